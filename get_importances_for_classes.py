@@ -1,0 +1,151 @@
+"""Stage 1: how important is each channel of a layer for each image's own class, and what goes into it?
+
+One forward pass over train/ keeps, for every image, the relative importance of each channel of the layer of interest
+and the sums of its input, 2 C + 4 C_in bytes an image. A run that was stopped goes on where it was when started again.
+
+    python get_importances_for_classes.py --data_dir /datasets/imagenet/ --model resnet50 --batch_size 254 \\
+        --store_dir /store_dir/
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from utils import command_line
+from utils.attribution import channel_importances, forward_with_gradient, relative_importances
+from utils.classes import map_folders
+from utils.data import ImageBatches, batches_of, list_images
+from utils.errors import UserError
+from utils.layers import check_tap_sums, find_layer, tap_sums
+from utils.models import check_precision, choose_device, load_network, network_arithmetic
+from utils.stages import identity
+from utils.store import ImportanceStore, run_name
+
+
+def get_args_parser():
+    parser = command_line.Parser(__doc__)
+    command_line.add_data_flag(parser)
+    command_line.add_store_flag(parser)
+    command_line.add_network_flags(parser)
+    command_line.add_image_flags(parser)
+    command_line.add_compute_flags(parser)
+    parser.add_argument(
+        "--chunk_size", type=command_line.positive_int, default=2048, help="images a file, the unit of resuming (2048)"
+    )
+    return parser
+
+
+def describe(args, network, layer, transform, images):
+    """``meta.json``: what the store is made of. No time, host or number of processes."""
+    return {
+        **identity(args.model, network, layer),
+        "weights": network.weights,
+        "num_inputs": layer.num_inputs,
+        "num_taps": layer.num_taps,
+        "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
+        "precision": args.precision,
+        "decoding": "pil",
+        "skip_unreadable": args.skip_unreadable,
+        "chunk_size": args.chunk_size,
+        "num_images": len(images),
+        "data_sha256": images.digest(),
+        "classes": map_folders(images.folders, layer.num_outputs),
+        "class_counts": images.counts(),
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+
+
+def measure(layer, record):
+    """What is kept of a batch of images."""
+    relative, positive_sums = relative_importances(channel_importances(record.activation, record.gradient))
+    return {
+        "relative_importances": relative,
+        "positive_sums": positive_sums,
+        "input_sums": tap_sums(layer.module, record.input),
+        "predictions": record.logits.argmax(1),
+    }
+
+
+def require_finite(kept):
+    if not all(batch[name].isfinite().all() for batch in kept for name in ("positive_sums", "input_sums")):
+        raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")
+
+
+def fill(store, args, network, layer, transform, images, device):
+    """Make the missing chunks. One loader serves all of them; a batch never crosses a chunk's end."""
+    plan = [
+        (chunk, batch)
+        for chunk in store.missing_chunks()
+        for batch in batches_of(store.chunk_range(chunk), args.batch_size)
+    ]
+    loader = ImageBatches(
+        images,
+        transform,
+        [batch for _, batch in plan],
+        num_workers=args.num_workers,
+        device=device,
+        skip_unreadable=args.skip_unreadable,
+        description="importances",
+    )
+    outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
+    targets = outputs[torch.from_numpy(images.folder_of)]
+    kept, checked = [], False
+    for (chunk, _), (next_chunk, _), (indices, pixels) in zip(plan, [*plan[1:], (None, None)], loader, strict=True):
+        if len(indices):
+            own = targets[indices].to(device)
+            with network_arithmetic(args.precision, device):
+                record = forward_with_gradient(network.module, layer.module, pixels, own)
+            if not checked:
+                check_tap_sums(layer.module, record.input, layer.name)
+                checked = True
+            kept.append({**measure(layer, record), "targets": own, "indices": indices})
+        if chunk != next_chunk:
+            require_finite(kept)
+            store.write_chunk(chunk, kept)
+            kept = []
+
+
+def report(store, args):
+    indices, targets, predictions = store.read_labels()
+    total = store.meta["num_images"]
+    skipped = f", {total - len(indices)} unreadable ones left out" if len(indices) < total else ""
+    correct = (targets == predictions).sum().item()
+    print(f"{len(indices)} images{skipped}; {correct / max(len(indices), 1):.1%} classified correctly")
+    print(f"wrote {store.folder}")
+    print(command_line.next_command("get_cosine_similarities.py", args))
+
+
+def main(args):
+    command_line.require(args, "model")
+    device = choose_device(args.device)
+    check_precision(args.precision, device)
+    images = list_images(Path(args.data_dir) / "train")
+    network = load_network(args.model, args.weights)
+    transform = command_line.transform_from_flags(args, network.transform)
+    layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
+    store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
+    store.begin(describe(args, network, layer, transform, images))
+
+    print(f"{args.model} with weights {network.weights}; layer of interest: {layer.name}")
+    if layer.note:
+        print(f"note: {layer.note}")
+    missing = store.missing_chunks()
+    print(f"{len(images)} images of {len(images.folders)} classes on {device}, {args.precision}")
+    if len(missing) < store.num_chunks:
+        print(f"going on: {store.num_chunks - len(missing)} of {store.num_chunks} chunks are there")
+    network.module.to(device, memory_format=torch.channels_last)
+    fill(store, args, network, layer, transform, images, device)
+    report(store, args)
+
+
+if __name__ == "__main__":
+    command_line.run(main, get_args_parser())

@@ -1,0 +1,1 @@
+"""Everything that two stages share, and all the mathematics."""

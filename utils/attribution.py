@@ -1,0 +1,112 @@
+"""Input x gradient at the layer of interest, from one forward pass (Eq. 1 and Ineq. 2 of the paper)."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from utils.layers import spatial_sums
+
+FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
+@dataclass
+class Record:
+    """What a forward pass leaves of the layer of interest.
+
+    ``input`` [B, C_in, H, W], ``activation`` [B, C, H', W'] (the layer's output, before anything later),
+    ``gradient`` of the images' own logits at the activation (same shape) or None, ``logits`` [B, outputs].
+    """
+
+    input: torch.Tensor = None
+    activation: torch.Tensor = None
+    gradient: torch.Tensor = None
+    logits: torch.Tensor = None
+
+
+@contextmanager
+def recorded(layer):
+    """Record the layer's input and output while in the block, and start the graph at its output.
+
+    All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf kept here. What
+    goes on is a clone, so that an in-place operation behind the layer spoils neither the leaf nor its gradient.
+    """
+    record = Record()
+
+    def hook(_, inputs, output):
+        record.input = inputs[0].detach()
+        record.activation = output.detach().requires_grad_(torch.is_grad_enabled())
+        return record.activation.clone()
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield record
+    finally:
+        handle.remove()
+
+
+def forward(network, layer, images):
+    """One forward pass without a graph: a Record without gradient."""
+    with torch.no_grad(), recorded(layer) as record:
+        record.logits = network(images)
+    return record
+
+
+def forward_with_gradient(network, layer, images, targets):
+    """One forward pass, and the gradient of each image's own logit at the layer's output.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In evaluation mode, all parameters frozen.
+    layer : nn.Module of ``network``
+    images : Tensor [B, 3, H, W]
+    targets : LongTensor [B]
+        The network output that is each image's own class.
+
+    Returns
+    -------
+    Record
+    """
+    with torch.enable_grad(), recorded(layer) as record:
+        record.logits = network(images)
+        own_logits = record.logits.gather(1, targets[:, None]).sum()
+        (record.gradient,) = torch.autograd.grad(own_logits, record.activation)
+    record.activation, record.logits = record.activation.detach(), record.logits.detach()
+    return record
+
+
+def channel_importances(activation, gradient):
+    """Importance of each channel, ``R_c(x) = sum_hw a_c * d y_t / d a_c``: [B, C], float32."""
+    return spatial_sums(activation.float() * gradient.float())
+
+
+def relative_importances(importances):
+    """Importances over the image's positive sum, as they are stored.
+
+    Raw importances underflow in float16, so the sum is kept beside them. An image whose positive sum is 0 gets
+    zeros: no channel is relevant for it.
+
+    Parameters
+    ----------
+    importances : Tensor [B, C]
+
+    Returns
+    -------
+    relative : Tensor [B, C], float16
+    positive_sums : Tensor [B], float32; ``sum_c max(R_c, 0)``
+    """
+    positive_sums = importances.clamp(min=0).sum(1)
+    relative = importances / positive_sums.where(positive_sums > 0, torch.inf)[:, None]
+    return relative.clamp(-FLOAT16_MAX, FLOAT16_MAX).half(), positive_sums
+
+
+def attribution_shares(activation, gradient):
+    """Each channel's share of an image's positive attribution, as the evaluation counts it: [B, C], float32.
+
+    ``sum_hw max(a_c * d y_t / d a_c, 0)`` over its sum over all channels: negative positions are dropped before
+    the sum over space, which is what the published evaluation does. 0 where nothing is positive.
+    """
+    positive = spatial_sums((activation.float() * gradient.float()).clamp(min=0))
+    total = positive.sum(1, keepdim=True)
+    return positive / total.where(total > 0, torch.inf)

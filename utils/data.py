@@ -1,0 +1,213 @@
+"""Images: lists of files, the evaluation transform, and batches decoded by worker processes."""
+
+import hashlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The evaluation transform: resize the shorter side, crop the centre, normalise.
+
+    Sizes in pixels; ``mean`` and ``std`` for each colour channel, of values in 0..1.
+    """
+
+    resize_size: int = 256
+    crop_size: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple = (0.485, 0.456, 0.406)
+    std: tuple = (0.229, 0.224, 0.225)
+
+    def crop(self, image):
+        """Resize and crop an RGB PIL image: uint8 Tensor [H, W, 3]."""
+        image = TF.resize(image, [self.resize_size], InterpolationMode(self.interpolation))
+        return torch.from_numpy(np.array(TF.center_crop(image, [self.crop_size])))
+
+    def normalise(self, images, device):
+        """Move a batch of crops, uint8 [B, H, W, 3], to ``device``: float32 [B, 3, H, W], channels last in memory."""
+        images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of some class folders: ``paths`` relative to ``root``, sorted; ``sizes`` in bytes.
+
+    ``folder_of[i]`` is the index in ``folders`` of image i. Arrays, not lists: a million Python strings would be
+    copied into every worker process.
+    """
+
+    root: Path
+    folders: list
+    paths: np.ndarray
+    sizes: np.ndarray
+    folder_of: np.ndarray
+
+    def __len__(self):
+        return len(self.paths)
+
+    def path(self, index):
+        return self.root / os.fsdecode(self.paths[index])
+
+    def counts(self):
+        """Number of images by folder name."""
+        counts = np.bincount(self.folder_of, minlength=len(self.folders)).tolist()
+        return dict(zip(self.folders, counts, strict=True))
+
+    def digest(self):
+        """SHA-256 of the relative paths and sizes: equal content at another place is equal."""
+        digest = hashlib.sha256()
+        for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True):
+            digest.update(b"%s\0%d\n" % (path, size))
+        return digest.hexdigest()
+
+
+def list_images(root, folders=None):
+    """List the images in the class folders of ``root``, sub-folders included, hidden files and folders ignored.
+
+    Parameters
+    ----------
+    root : Path
+        ``train/`` or ``val/``.
+    folders : list of str, optional
+        The class folders asked for; default: all.
+
+    Raises
+    ------
+    UserError
+        No such folder, no class folders, or a class without images.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: --data_dir must hold train/ and val/, one sub-folder a class")
+    present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not present:
+        flat = any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
+        what = "images but no class folders: sort them into one sub-folder a class" if flat else "no class folders"
+        raise UserError(f"{root} has {what}")
+    folders = present if folders is None else folders
+    missing = sorted(set(folders) - set(present))
+    if missing:
+        raise UserError(f"{root} has no class folder {missing[0]}")
+    found = [sorted(_scan(root / name, name)) for name in tqdm(folders, "listing images", delay=2, leave=False)]
+    empty = [name for name, files in zip(folders, found, strict=True) if not files]
+    if empty:
+        raise UserError(f"class folder {root / empty[0]} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    files = [file for of_folder in found for file in of_folder]
+    return ImageList(
+        root,
+        folders,
+        np.array([os.fsencode(path) for path, _ in files]),
+        np.array([size for _, size in files], dtype=np.int64),
+        np.repeat(np.arange(len(folders)), [len(of_folder) for of_folder in found]),
+    )
+
+
+def _scan(folder, prefix):
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _scan(entry.path, f"{prefix}/{entry.name}")
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield f"{prefix}/{entry.name}", entry.stat().st_size
+
+
+@dataclass
+class Batch:
+    """``crops`` uint8 [B, H, W, 3] of the images ``indices`` [B]; ``unreadable`` has (index, reason) of the rest."""
+
+    indices: torch.Tensor
+    crops: torch.Tensor
+    unreadable: list
+
+    def pin_memory(self):
+        self.crops = self.crops.pin_memory()
+        return self
+
+
+class ImageFiles(Dataset):
+    """Decoded crops of an ImageList; an image that cannot be read is returned as the reason why."""
+
+    def __init__(self, images, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        try:
+            with Image.open(self.images.path(index)) as image:
+                return index, self.transform.crop(image.convert("RGB")), None
+        except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
+            return index, None, f"{type(error).__name__}: {error}"
+
+
+def _collate(items):
+    readable = [(index, crop) for index, crop, reason in items if reason is None]
+    unreadable = [(index, reason) for index, _, reason in items if reason is not None]
+    crops = torch.stack([crop for _, crop in readable]) if readable else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
+    return Batch(torch.tensor([index for index, _ in readable], dtype=torch.long), crops, unreadable)
+
+
+def _ignore_interrupts(_):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches_of(indices, batch_size):
+    """Cut a sequence of image indices into batches."""
+    indices = [int(index) for index in indices]
+    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+
+
+class ImageBatches:
+    """Iterate over ``(indices, pixels)`` of batches, with a progress bar in images per second.
+
+    ``indices`` [B] are those of the readable images of a batch, perhaps none; ``pixels`` [B, 3, H, W] are normalised
+    and on the device. Worker processes decode ahead of what is asked for. An unreadable image is an error that names
+    it; with ``skip_unreadable`` it is left out, named on standard error and counted in ``skipped``.
+    """
+
+    def __init__(self, images, transform, batches, *, num_workers, device, skip_unreadable, description):
+        self.images, self.transform, self.batches, self.device = images, transform, batches, device
+        self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
+        self._loader = DataLoader(
+            ImageFiles(images, transform),
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            prefetch_factor=4 if num_workers else None,
+            worker_init_fn=_ignore_interrupts,
+        )
+
+    def __iter__(self):
+        with tqdm(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
+            for batch in self._loader:
+                for index, reason in batch.unreadable:
+                    self._report(index, reason)
+                yield batch.indices, self.transform.normalise(batch.crops, self.device)
+                bar.update(len(batch.indices) + len(batch.unreadable))
+
+    def _report(self, index, reason):
+        path = self.images.path(index)
+        if not self.skip_unreadable:
+            raise UserError(f"cannot read image {path} ({reason}): mend it, or leave it out with --skip_unreadable")
+        self.skipped += 1
+        tqdm.write(f"left out unreadable image {path} ({reason})", file=sys.stderr)

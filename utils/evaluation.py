@@ -1,0 +1,93 @@
+"""How much of the original channel each disentangled channel carries, and the distribution of activations."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import gaussian_kde
+
+
+def disentangled_sums(split, rho, tap_sums, positions):
+    """Spatial sums of ``c'_1 .. c'_K`` and the residual, from the tap sums of the layer's input.
+
+    Parameters
+    ----------
+    split : Split
+    rho : float
+    tap_sums : Tensor [B, C_in, taps]
+    positions : int
+        Number of positions of the layer's output.
+
+    Returns
+    -------
+    Tensor [B, K + 1], float64, on the CPU; the residual last
+    """
+    sums = torch.einsum("bit,kit->bk", tap_sums.double().cpu(), split.rows(rho).double())
+    return sums if split.bias is None else sums + split.bias.double() * positions
+
+
+def fractions_of_original(original, sums):
+    """``sum(c'_k) / sum(a_c)`` and ``sum(r) / sum(a_c)`` for each image: [n], [n, K + 1] -> [n, K + 1].
+
+    Infinite or NaN where the original sum is exactly 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums) / np.asarray(original)[:, None]
+
+
+@dataclass
+class Summary:
+    """Fractions of one concept over its included images: ``mean`` and ``median`` [K + 1] (NaN without images).
+
+    ``counted`` images are in them, of ``included`` (relative attribution of at least tau) of ``images``; the
+    difference of the first two had an original sum that is not positive.
+    """
+
+    mean: np.ndarray
+    median: np.ndarray
+    counted: int
+    included: int
+    images: int
+
+
+def summarise(original, sums, included):
+    """Summary of a concept's images: ``original`` [n], ``sums`` [n, K + 1], ``included`` [n] bool."""
+    original, sums, included = np.asarray(original), np.asarray(sums), np.asarray(included, dtype=bool)
+    counted = included & (original > 0)
+    if not counted.any():
+        nothing = np.full(sums.shape[1], np.nan)
+        return Summary(nothing, nothing, 0, int(included.sum()), len(original))
+    fractions = fractions_of_original(original[counted], sums[counted])
+    return Summary(
+        fractions.mean(0), np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
+    )
+
+
+def density_curves(samples, points=512):
+    """Gaussian kernel density estimates of several samples on one grid.
+
+    Parameters
+    ----------
+    samples : dict of label -> array [n]
+    points : int
+
+    Returns
+    -------
+    grid : array [points]
+        All values, with a margin of a tenth of their range on both sides.
+    curves : dict of label -> array [points] or None
+        None where no density can be estimated: fewer than two values that float arithmetic can tell apart.
+    """
+    values = np.concatenate(list(samples.values()))
+    margin = 0.1 * np.ptp(values) or max(0.1 * abs(values[0]), 0.1)
+    grid = np.linspace(values.min() - margin, values.max() + margin, points)
+    return grid, {label: _density(sample, grid) for label, sample in samples.items()}
+
+
+def _density(values, grid):
+    if len(np.unique(values)) < 2:
+        return None
+    try:
+        return gaussian_kde(values)(grid)
+    except np.linalg.LinAlgError:
+        return None

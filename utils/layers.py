@@ -1,0 +1,214 @@
+"""The layer of interest: everything that depends on what kind of layer it is.
+
+The rest of the project sees a layer as a weight ``[C, C_in, taps]``, an input that is summed tap by tap to
+``[B, C_in, taps]``, and an output with the channels in dimension 1. Only this module knows about kernels.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from utils.errors import UserError
+
+
+@dataclass
+class LayerOfInterest:
+    """A layer in its network: dotted ``name``, ``module``, the network's ``num_outputs``, and a ``note`` or None."""
+
+    name: str
+    module: nn.Conv2d
+    num_outputs: int
+    note: str | None
+
+    @property
+    def num_channels(self):
+        return self.module.out_channels
+
+    @property
+    def num_inputs(self):
+        return self.module.in_channels
+
+    @property
+    def num_taps(self):
+        return self.module.kernel_size[0] * self.module.kernel_size[1]
+
+
+def find_layer(network, name, image_size):
+    """Find the layer of interest by running one black image through ``network``.
+
+    Parameters
+    ----------
+    network : nn.Module in evaluation mode
+    name : str
+        A dotted module name, or ``last_conv``: the last convolution executed.
+    image_size : int
+        Side of the square image, in pixels.
+
+    Returns
+    -------
+    LayerOfInterest
+
+    Raises
+    ------
+    UserError
+        No such layer, not an ungrouped convolution, executed other than once, or a ``last_conv`` that is the
+        classifier itself or the patch embedding.
+    """
+    modules = dict(network.named_modules())
+    if name != "last_conv" and not (name and name in modules):
+        raise UserError(f"--layer_of_interest {name}: the network has no module of that name")
+    calls, logits = _trace(network, image_size)
+    convolutions = [called for called, _ in calls if isinstance(modules[called], nn.Conv2d)]
+    if name == "last_conv":
+        if not convolutions:
+            raise UserError("the network has no convolution: name a layer with --layer_of_interest")
+        found = convolutions[-1]
+        _refuse_unnamed(found, modules, calls, logits.shape[1])
+    else:
+        found = name
+    _check(found, modules[found], sum(called == found for called, _ in calls))
+    return LayerOfInterest(found, modules[found], logits.shape[1], _branch_note(found, modules[found], calls))
+
+
+def _trace(network, image_size):
+    """Names and input shapes of the modules in order of execution, and the logits, for one black image."""
+    calls, hooks = [], []
+    for name, module in network.named_modules():
+        hooks.append(
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: calls.append((name, getattr(inputs[0], "shape", ()) if inputs else ()))
+            )
+        )
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the network cannot take images of {image_size}x{image_size} pixels: {reason}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise UserError("the network is no classifier: its output is not one row of logits an image")
+    return calls, logits
+
+
+def _refuse_unnamed(name, modules, calls, num_outputs):
+    """Refuse a last convolution that nobody would mean: it sees the image, or it is the classifier."""
+    with_weights = [called for called, _ in calls if any(True for _ in modules[called].parameters(recurse=False))]
+    how = f"; if it is meant, say so: --layer_of_interest {name}"
+    if with_weights[0] == name:
+        raise UserError(f"the last convolution, {name}, sees the image itself (a patch embedding){how}")
+    if with_weights[-1] == name and modules[name].out_channels == num_outputs:
+        raise UserError(f"the last convolution, {name}, is the classifier itself{how}")
+
+
+def _check(name, module, executions):
+    if not isinstance(module, nn.Conv2d):
+        raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no convolution (Conv2d)")
+    if module.groups != 1:
+        raise UserError(f"layer {name} has groups={module.groups}: only ungrouped convolutions can be split")
+    if parametrize.is_parametrized(module) or module._forward_pre_hooks:
+        raise UserError(f"layer {name} computes its weight anew in each pass: remove the parametrization first")
+    if executions != 1:
+        raise UserError(f"layer {name} is executed {executions} times in one forward pass, not once")
+
+
+def _branch_note(name, module, calls):
+    """A later module that receives more channels than the layer makes: the layer is one branch of several."""
+    last = max(position for position, (called, _) in enumerate(calls) if called == name)
+    widest = max((shape[1] for _, shape in calls[last + 1 :] if len(shape) == 4), default=0)
+    if widest <= module.out_channels:
+        return None
+    return f"{name} is one branch of several: it makes {module.out_channels} of the {widest} channels behind it"
+
+
+def _padding(layer):
+    """Zero padding as ``F.pad`` takes it: left, right, top, bottom."""
+    if layer.padding == "valid":
+        return (0, 0, 0, 0)
+    if layer.padding == "same":
+        total_h, total_w = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        return (total_w // 2, total_w - total_w // 2, total_h // 2, total_h - total_h // 2)
+    (pad_h, pad_w) = layer.padding
+    return (pad_w, pad_w, pad_h, pad_h)
+
+
+def weight_taps(layer):
+    """The layer's weight as ``[C, C_in, taps]``, taps in row-major order of the kernel."""
+    return layer.weight.detach().flatten(2)
+
+
+def tap_sums(layer, x):
+    """Sum of the padded input over the positions that each kernel tap visits.
+
+    The spatial sum of every output channel is linear in them: ``sum_hw a = W . S + b * positions``.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d
+    x : Tensor [B, C_in, H, W]
+        The layer's input.
+
+    Returns
+    -------
+    Tensor [B, C_in, taps], float32
+    """
+    x = F.pad(x.float(), _padding(layer))
+    (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = layer.kernel_size, layer.stride, layer.dilation
+    reach_h = (x.shape[2] - gap_h * (kernel_h - 1) - 1) // step_h * step_h + 1
+    reach_w = (x.shape[3] - gap_w * (kernel_w - 1) - 1) // step_w * step_w + 1
+    sums = [
+        x[:, :, u * gap_h : u * gap_h + reach_h : step_h, v * gap_w : v * gap_w + reach_w : step_w].sum((2, 3))
+        for u in range(kernel_h)
+        for v in range(kernel_w)
+    ]
+    return torch.stack(sums, dim=-1)
+
+
+def spatial_sums(activation):
+    """Sum a layer's output ``[B, C, H, W]`` over space, in float32: ``[B, C]``."""
+    return activation.float().flatten(2).sum(-1)
+
+
+def check_tap_sums(layer, x, name):
+    """Raise UserError unless ``W S + b * positions`` equals the spatial sum of the layer's real output on ``x``.
+
+    A subclass of convolution may pad by itself or standardise its weight; what is stored would then be wrong.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        output = layer(x.float())
+    real = spatial_sums(output)
+    computed = torch.einsum("bit,cit->bc", tap_sums(layer, x), weight_taps(layer))
+    if layer.bias is not None:
+        computed = computed + layer.bias.detach() * output[0, 0].numel()
+    scale = output.abs().flatten(2).sum(-1).max()
+    if not torch.allclose(computed, real, rtol=0, atol=float(1e-3 * scale)):
+        raise UserError(f"layer {name} ({type(layer).__name__}) does not compute a plain zero-padded convolution")
+
+
+def with_rows(layer, rows, bias):
+    """A deep copy of ``layer`` that computes other channels from the same input.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d
+    rows : Tensor [R, C_in, taps]
+        Weights of the new output channels.
+    bias : Tensor [R] or None
+
+    Returns
+    -------
+    nn.Conv2d (of the layer's own class), R output channels, frozen
+    """
+    wider = copy.deepcopy(layer)
+    kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
+    wider.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    wider.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
+    wider.out_channels = rows.shape[0]
+    return wider

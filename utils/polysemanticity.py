@@ -1,0 +1,134 @@
+"""Relevant channels, averaged relevance vectors and gamma-polysemantic pairs (Ineq. 2, Definition and Theorem 3.1)."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class ClassStatistics:
+    """Running sums over images, per class; index 0 is over all images, index 1 over correctly classified ones.
+
+    ``images`` [2, T] and ``relevant`` [2, T, C] are counts (int64), ``input_sums`` [2, T, C_in, taps] float64.
+    Their size depends on classes and channels, never on the number of images.
+    """
+
+    images: torch.Tensor
+    relevant: torch.Tensor
+    input_sums: torch.Tensor
+
+    @classmethod
+    def zeros(cls, num_classes, num_channels, num_inputs, num_taps):
+        return cls(
+            torch.zeros(2, num_classes, dtype=torch.int64),
+            torch.zeros(2, num_classes, num_channels, dtype=torch.int64),
+            torch.zeros(2, num_classes, num_inputs, num_taps, dtype=torch.float64),
+        )
+
+    def add(self, relative, positive_sums, input_sums, targets, predictions, tau):
+        """Add the images of a chunk.
+
+        Parameters
+        ----------
+        relative : Tensor [n, C], float16
+        positive_sums : Tensor [n]
+        input_sums : Tensor [n, C_in, taps]
+        targets, predictions : LongTensor [n]
+        tau : float
+        """
+        relevant = relevant_channels(relative, positive_sums, tau)
+        for target in targets.unique().tolist():
+            own = targets == target
+            for which, rows in enumerate((own, own & (predictions == target))):
+                self.images[which, target] += rows.sum()
+                self.relevant[which, target] += relevant[rows].sum(0)
+                self.input_sums[which, target] += input_sums[rows].sum(0, dtype=torch.float64)
+
+    def mean_inputs(self):
+        """Class means of the tap sums, [2, T, C_in, taps] float64; NaN where a class has no image."""
+        return self.input_sums / self.images[..., None, None]
+
+
+def relevant_channels(relative, positive_sums, tau):
+    """Which channels carry at least ``tau`` of an image's positive importance (the inner part of Ineq. 2).
+
+    Relevance is defined on the stored float16 values; an image without positive importance makes none relevant.
+
+    Parameters
+    ----------
+    relative : Tensor [n, C], float16
+    positive_sums : Tensor [n]
+    tau : float, in (0, 1]
+
+    Returns
+    -------
+    BoolTensor [n, C]
+    """
+    return (relative.float() >= tau) & (positive_sums > 0)[:, None]
+
+
+def relevant_classes(counts, images, p):
+    """Which channels are relevant for which classes: in at least a fraction ``p`` of the class's images (Ineq. 2).
+
+    Parameters
+    ----------
+    counts : Tensor [T, C]
+        Images of the class in which the channel is relevant.
+    images : Tensor [T]
+    p : float, in (0, 1]
+
+    Returns
+    -------
+    BoolTensor [T, C]; False for classes without images
+    """
+    return (counts.double() / images.clamp(min=1).double()[:, None] >= p) & (images > 0)[:, None]
+
+
+def averaged_relevance_vectors(weight, mean_inputs):
+    """ARVs of one channel: what the previous layer's channels contribute to it, per class.
+
+    Input x gradient towards ``sum_hw a_c`` at the layer's input, summed over space, is linear in the tap sums
+    ``S``: ``ARV[c, t, i] = sum_uv W[c, i, u, v] * mean_{x in t} S[i, u, v](x)``. Signed, not normalised.
+
+    Parameters
+    ----------
+    weight : Tensor [C_in, taps]
+        The channel's row of the layer's weight.
+    mean_inputs : Tensor [T, C_in, taps]
+        Class means of the tap sums.
+
+    Returns
+    -------
+    Tensor [T, C_in], float64
+    """
+    return (weight.double() * mean_inputs.double()).sum(-1)
+
+
+def cosine_similarities(arvs):
+    """Cosine of every pair of ARVs, [T, C_in] -> [T, T]; 0 where an ARV is zero."""
+    unit = torch.nn.functional.normalize(arvs, dim=1)
+    return (unit @ unit.T).clamp(-1, 1)
+
+
+def class_pairs(weight, mean_inputs, relevant):
+    """All pairs of classes that share a relevant channel, with the cosine of their ARVs.
+
+    Parameters
+    ----------
+    weight : Tensor [C, C_in, taps]
+    mean_inputs : Tensor [T, C_in, taps]
+    relevant : BoolTensor [T, C]
+
+    Returns
+    -------
+    list of (channel, class1, class2, cosine)
+        With class1 < class2; sorted by cosine, highest first, equal ones by channel and classes.
+    """
+    pairs = []
+    for channel in torch.nonzero(relevant.sum(0) >= 2).flatten().tolist():
+        classes = torch.nonzero(relevant[:, channel]).flatten()
+        cosines = cosine_similarities(averaged_relevance_vectors(weight[channel], mean_inputs[classes]))
+        first, second = torch.triu_indices(len(classes), len(classes), offset=1)
+        columns = classes[first].tolist(), classes[second].tolist(), cosines[first, second].tolist()
+        pairs += [(channel, *pair) for pair in zip(*columns, strict=True)]
+    return sorted(pairs, key=lambda pair: (-pair[3], *pair[:3]))

@@ -1,0 +1,114 @@
+"""Results for people, in the working directory: paths and formats under the names that the paper's users know."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.evaluation import fractions_of_original
+from utils.store import read_json, split_name, write_bytes, write_json
+
+
+def pairs_path(output_dir, run, tau, p, low, high, only_correct):
+    suffix = "_only_correct" if only_correct else ""
+    name = f"{run}_required{tau}_p{p}_cossim{low}to{high}{suffix}.txt"
+    return Path(output_dir) / "results_get_cosine_similarities" / name
+
+
+def write_pairs(path, pairs):
+    """Write (channel, class1, class2, cosine) rows."""
+    rows = [f"{channel},{class1},{class2},{cosine:.6f}\n" for channel, class1, class2, cosine in pairs]
+    write_bytes(path, "".join(["Channel,Class1,Class2,CosineSimilarity\n", *rows]).encode())
+
+
+def density_path(output_dir, name, rho, concept):
+    """Path of one concept's density plot, without a suffix."""
+    return Path(output_dir) / "plots" / f"{name}_rho{rho}_concept{concept}_density"
+
+
+def write_figure(stem, figure):
+    """Write a matplotlib figure as png and pdf beside each other; return the png's path."""
+    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, **options)
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_bytes(path, buffer.getvalue())
+    return path
+
+
+def write_curves(stem, grid, curves):
+    """Write the coordinates of density curves as comma-separated text.
+
+    ``curves`` maps a label to its densities at ``grid``, or to None (written as nan) where there is none.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["spatial_sum", *curves])
+    columns = [np.full(len(grid), np.nan) if curve is None else curve for curve in curves.values()]
+    writer.writerows([f"{value:.6g}" for value in row] for row in zip(grid, *columns, strict=True))
+    write_bytes(stem.with_name(f"{stem.name}.txt"), buffer.getvalue().encode())
+
+
+@dataclass
+class PairResults:
+    """``results_quantitative/``: one JSON for each (RUN, channel, concepts, rho, tau) in ``pairs/``, and the text files
+    made from all of them.
+    """
+
+    output_dir: Path
+
+    def __post_init__(self):
+        self.folder = Path(self.output_dir) / "results_quantitative"
+
+    def path(self, content):
+        name = split_name(content["run"], content["channel"], content["concepts"])
+        return self.folder / "pairs" / f"{name}_rho{content['rho']}_required{content['tau']}.json"
+
+    def read_all(self):
+        """All evaluations, the newest of each (RUN, channel, concepts, tau) where there are several rho."""
+        newest = {}
+        for path in sorted((self.folder / "pairs").glob("*.json")):
+            content = read_json(path, "delete it and evaluate the pair again")
+            key = (content["run"], content["channel"], str(content["concepts"]), content["tau"])
+            if key not in newest or newest[key]["evaluation"] < content["evaluation"]:
+                newest[key] = content
+        return [newest[key] for key in sorted(newest)]
+
+    def check(self, run, weights_sha256):
+        """Refuse to mix results of different weights under one RUN."""
+        if any(pair["run"] == run and pair["weights_sha256"] != weights_sha256 for pair in self.read_all()):
+            raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
+
+    def write(self, content):
+        """Write a pair's JSON (``evaluation`` counts up) and make the text files anew; return the paths of these."""
+        evaluation = max((pair["evaluation"] for pair in self.read_all()), default=0) + 1
+        write_json(self.path(content), {**content, "evaluation": evaluation})
+        return self._write_rows()
+
+    def _write_rows(self):
+        """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
+        pairs = self.read_all()
+        several = len({pair["run"] for pair in pairs}) > 1
+        files = {}
+        for pair in pairs:
+            num_concepts = len(pair["concepts"])
+            prefix = f"{pair['run']}_" if several else ""
+            suffix = f"_K{num_concepts}" if num_concepts > 2 else ""
+            for k, images in enumerate(pair["images"], start=1):
+                name = f"{prefix}quantitative_concept{k}_required{pair['tau']}{suffix}.txt"
+                files.setdefault(name, []).append(included_rows(images))
+        for name, rows in files.items():
+            text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
+            write_bytes(self.folder / name, text.encode())
+        for stale in set(self.folder.glob("*quantitative_concept*_required*.txt")) - {self.folder / n for n in files}:
+            stale.unlink()
+        return [self.folder / name for name in sorted(files)]
+
+
+def included_rows(images):
+    """Fractions of the included images of one concept's results: array [n, K + 1]."""
+    included = np.array(images["included"], dtype=bool)
+    return fractions_of_original(np.array(images["original"])[included], np.array(images["sums"])[included])

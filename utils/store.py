@@ -1,0 +1,361 @@
+"""The store: paths and formats of everything that one stage leaves for the next.
+
+A file is made in memory, written under a temporary name, synced and renamed: it is there whole or not at all.
+Reading checks every byte that matters, and any damage ends in one UserError that names the file.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import zipfile
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.data import Transform
+from utils.disentangling import OBJECTIVES, RHOS, Split
+from utils.errors import UserError
+
+
+def run_name(model, layer_flag):
+    """RUN: the model's name, and the layer's where it is not ``last_conv``, fit for a file name."""
+    name = model if layer_flag == "last_conv" else f"{model}_{layer_flag}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
+
+
+def split_name(run, channel, concepts):
+    """Name of a channel and its concepts: ``RUN_channel1660_530_938``; classes of one concept joined by ``-``."""
+    classes = "_".join("-".join(map(str, concept)) for concept in concepts)
+    if len(classes) > 100:
+        classes = f"{len(concepts)}concepts_{hashlib.sha256(classes.encode()).hexdigest()[:16]}"
+    return f"{run}_channel{channel}_{classes}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files that are whole or not there
+
+
+def write_bytes(path, content):
+    """Write a file atomically, and remove what killed writers of the same file have left."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
+
+
+def remove_leftovers(path):
+    """Remove temporary files of ``path`` whose writer is not a living process of this host."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        host, pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rsplit(".", 1)
+        if host != socket.gethostname() or not _is_alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def damage_is_one_line(path, advice):
+    """Turn whatever a damaged file can raise while it is taken apart into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
+        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}): {advice}") from error
+
+
+def write_json(path, content):
+    """Write a dictionary as JSON, with a SHA-256 of its content."""
+    write_bytes(path, (json.dumps({"sha256": _digest(content), **content}, indent=1) + "\n").encode())
+
+
+def read_json(path, advice):
+    """Read a dictionary written by ``write_json``."""
+    data = path.read_bytes()
+    with damage_is_one_line(path, advice):
+        content = json.loads(data)
+        if content.pop("sha256") != _digest(content):
+            raise ValueError("its checksum is wrong")
+    return content
+
+
+def _digest(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_arrays(path, arrays):
+    """Write named arrays as an uncompressed npz; equal arrays make equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path, layout, advice, names=None):
+    """Read the arrays of an npz, whole members at a time, so that their CRC is checked.
+
+    Parameters
+    ----------
+    path : Path
+    layout : dict of name -> (dtype, shape)
+        What the file must hold; a shape's first entry may be None, the same number in all arrays.
+    advice : str
+        What to do if the file is damaged.
+    names : list of str, optional
+        Which of the arrays to read; default: all.
+    """
+    arrays = {}
+    with open(path, "rb") as file, damage_is_one_line(path, advice), zipfile.ZipFile(file) as archive:
+        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in layout):
+            raise ValueError(f"it holds {archive.namelist()}")
+        for name in names or layout:
+            member = io.BytesIO(archive.read(f"{name}.npy"))
+            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            dtype, shape = layout[name]
+            length = len(next(iter(arrays.values()))) if shape[0] is None else shape[0]
+            if arrays[name].dtype != dtype or arrays[name].shape != (length, *shape[1:]):
+                raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}")
+    return arrays
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Stage 1: importances and input sums
+
+
+class ImportanceStore:
+    """``RUN_channel_importances/``: ``meta.json``, and a chunk file for every ``chunk_size`` images."""
+
+    def __init__(self, store_dir, run):
+        store_dir = Path(store_dir)
+        if store_dir.exists() and not store_dir.is_dir():
+            raise UserError(f"--store_dir {store_dir} is a file, not a folder")
+        self.folder = store_dir / f"{run}_channel_importances"
+        self.meta = None
+
+    @property
+    def meta_path(self):
+        return self.folder / "meta.json"
+
+    def chunk_path(self, chunk):
+        return self.folder / f"chunk_{chunk:06d}.npz"
+
+    def load_meta(self):
+        """Read ``meta.json``; UserError where stage 1 has not begun."""
+        if not self.meta_path.is_file():
+            raise UserError(f"there is no {self.meta_path}: run get_importances_for_classes.py first")
+        self.meta = read_json(self.meta_path, f"delete {self.folder} and run get_importances_for_classes.py again")
+        return self.meta
+
+    def begin(self, meta):
+        """Begin a store described by ``meta``, or go on with one that agrees in everything that changes its content.
+
+        That leaves out where equal weights came from, and versions.
+        """
+        if self.meta_path.is_file():
+            keys = [key for key in meta if key not in ("weights", "versions")]
+            refuse_differences(meta, self.load_meta(), keys, self.folder)
+        else:
+            write_json(self.meta_path, meta)
+            self.meta = meta
+
+    @property
+    def num_chunks(self):
+        return -(-self.meta["num_images"] // self.meta["chunk_size"])
+
+    def chunk_range(self, chunk):
+        """Indices of the images of a chunk."""
+        size = self.meta["chunk_size"]
+        return range(chunk * size, min((chunk + 1) * size, self.meta["num_images"]))
+
+    def missing_chunks(self):
+        present = set(os.listdir(self.folder))
+        return [chunk for chunk in range(self.num_chunks) if self.chunk_path(chunk).name not in present]
+
+    def require_complete(self):
+        missing = sum(len(self.chunk_range(chunk)) for chunk in self.missing_chunks())
+        if missing:
+            raise UserError(
+                f"stage 1 is not finished: {missing} of {self.meta['num_images']} images are missing in {self.folder}; "
+                "run get_importances_for_classes.py again, it goes on where it stopped"
+            )
+
+    def _layout(self):
+        num_channels, num_inputs, num_taps = (self.meta[key] for key in ("num_channels", "num_inputs", "num_taps"))
+        return {
+            "relative_importances": (np.float16, (None, num_channels)),
+            "positive_sums": (np.float32, (None,)),
+            "input_sums": (np.float32, (None, num_inputs, num_taps)),
+            "targets": (np.int64, (None,)),
+            "predictions": (np.int64, (None,)),
+            "indices": (np.int64, (None,)),
+        }
+
+    def write_chunk(self, chunk, batches):
+        """Write a chunk from the tensors of its batches (dictionaries as ``_layout`` has them)."""
+        arrays = {}
+        for name, (dtype, shape) in self._layout().items():
+            parts = [batch[name].cpu().numpy().astype(dtype, copy=False) for batch in batches]
+            arrays[name] = np.concatenate([np.empty((0, *shape[1:]), dtype), *parts])
+        write_arrays(self.chunk_path(chunk), arrays)
+
+    def read_chunk(self, chunk, names=None):
+        """Read a chunk as tensors, by name."""
+        path, advice = self.chunk_path(chunk), "delete it and run get_importances_for_classes.py again"
+        arrays = read_arrays(path, self._layout(), advice, names)
+        with damage_is_one_line(path, advice):
+            indices, expected = arrays["indices"], self.chunk_range(chunk)
+            if not self.meta["skip_unreadable"] and len(indices) != len(expected):
+                raise ValueError(f"it has {len(indices)} images, not {len(expected)}")
+            if np.any(np.diff(indices) <= 0) or np.any(indices < expected[0]) or np.any(indices > expected[-1]):
+                raise ValueError("its images are not those of its place")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def read_labels(self):
+        """Indices, targets and predictions of all images used: three LongTensors [N]."""
+        names = ["indices", "targets", "predictions"]
+        chunks = [self.read_chunk(chunk, names) for chunk in range(self.num_chunks)]
+        return tuple(torch.cat([chunk[name] for chunk in chunks]) for name in names)
+
+
+def refuse_differences(asked, stored, keys, where):
+    """Raise a UserError that names the first of ``keys`` in which what was asked for differs from what is stored."""
+    for key in keys:
+        if asked[key] != stored[key]:
+            what = key.removesuffix("_sha256").replace("_", " ")
+            both = "" if key.endswith("_sha256") or key == "classes" else f" ({stored[key]}; now {asked[key]})"
+            raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Stage 2: class means, and counts of relevant images
+
+
+class ClassStore:
+    """``results_get_cosine_similarities/`` of the store: what stage 2 derives from a complete stage 1."""
+
+    def __init__(self, store_dir, run, meta):
+        self._folder, self._run, self._meta = Path(store_dir) / "results_get_cosine_similarities", run, meta
+        self._origin = np.frombuffer(bytes.fromhex(_digest(meta)), dtype=np.uint8)
+
+    def _layouts(self):
+        num_outputs, num_channels = self._meta["num_outputs"], self._meta["num_channels"]
+        inputs = (self._meta["num_inputs"], self._meta["num_taps"])
+        return {
+            "means": {"mean_inputs": (np.float64, (2, num_outputs, *inputs)), "images": (np.int64, (2, num_outputs))},
+            "relevant": {"relevant": (np.int64, (2, num_outputs, num_channels))},
+        }
+
+    def means_path(self):
+        return self._folder / f"{self._run}_class_means.npz"
+
+    def relevant_path(self, tau):
+        return self._folder / f"{self._run}_relevant_images_required{tau}.npz"
+
+    def write(self, statistics, tau):
+        write_arrays(
+            self.means_path(),
+            {
+                "mean_inputs": statistics.mean_inputs().numpy(),
+                "images": statistics.images.numpy(),
+                "origin": self._origin,
+            },
+        )
+        write_arrays(self.relevant_path(tau), {"relevant": statistics.relevant.numpy(), "origin": self._origin})
+
+    def read_means(self):
+        """Class means [2, T, C_in, taps] and numbers of images [2, T], or None where stage 2 has not run yet."""
+        arrays = self._read(self.means_path(), "means")
+        return arrays and (arrays["mean_inputs"], arrays["images"])
+
+    def read_relevant(self, tau):
+        """Counts of relevant images [2, T, C] for ``tau``, or None where they were not counted yet."""
+        arrays = self._read(self.relevant_path(tau), "relevant")
+        return arrays and arrays["relevant"]
+
+    def _read(self, path, kind):
+        if not path.is_file():
+            return None
+        layout = {**self._layouts()[kind], "origin": (np.uint8, (len(self._origin),))}
+        arrays = read_arrays(path, layout, "delete it and run get_cosine_similarities.py again")
+        if not np.array_equal(arrays["origin"], self._origin):
+            return None  # made from a store that has since been replaced
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Stage 3: split channels
+
+SPLIT_KEYS = {field.name for field in fields(Split)} | {
+    *("format", "rhos", "objective_names", "model", "weights_sha256", "layer", "num_channels", "num_outputs"),
+    *("transform", "classes", "only_correct", "sha256"),
+}
+
+
+def split_path(model_dir, run, channel, concepts):
+    return Path(model_dir) / f"{split_name(run, channel, concepts)}.pt"
+
+
+def find_splits(model_dir, run, channel):
+    """Paths of all split files of a channel, sorted."""
+    return sorted(Path(model_dir).glob(f"{run}_channel{channel}_*.pt"))
+
+
+def write_split(path, split, context):
+    """Write a Split with what it belongs to: ``context`` has the keys of ``SPLIT_KEYS`` that a Split lacks."""
+    content = {"format": 1, "rhos": list(RHOS), "objective_names": list(OBJECTIVES), **vars(split), **context}
+    content["sha256"] = _split_digest(content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_split(path):
+    """Read a split file: the Split, and a dictionary of what it belongs to."""
+    data = Path(path).read_bytes()
+    with damage_is_one_line(path, "run disentangle_channel.py again"):
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if set(content) != SPLIT_KEYS or content["sha256"] != _split_digest(content):
+            raise ValueError("its checksum is wrong")
+        if content["format"] != 1 or content["rhos"] != list(RHOS) or content["objective_names"] != list(OBJECTIVES):
+            raise ValueError("it is of another version of this program")
+        split = Split(**{field.name: content[field.name] for field in fields(Split)})
+    return split, content
+
+
+def _split_digest(content):
+    """SHA-256 of a split file's content: plain values as JSON, tensors as type, shape and bytes."""
+
+    def plain(value):
+        if isinstance(value, torch.Tensor):
+            data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
+        return value
+
+    return _digest({key: plain(value) for key, value in content.items() if key != "sha256"})
+
+
+def transform_from(stored):
+    """The Transform that a meta or split file holds as a dictionary."""
+    return Transform(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})

@@ -63,31 +63,33 @@ def summarise(original, sums, included):
     )
 
 
-def density_curves(samples, points=512):
+def density_curves(samples, points=256):
     """Gaussian kernel density estimates of several samples on one grid.
 
     Parameters
     ----------
     samples : dict of label -> array [n]
     points : int
+        Of the grid, for the range of all samples together and again for the range of each one, so that a narrow
+        curve beside a wide one is drawn as it is.
 
     Returns
     -------
-    grid : array [points]
-        All values, with a margin of a tenth of their range on both sides.
-    curves : dict of label -> array [points] or None
-        None where no density can be estimated: fewer than two values that float arithmetic can tell apart.
+    grid : array
+        Ascending; all values, with a margin on both sides.
+    curves : dict of label -> array or None
+        None where no density can be estimated: fewer than two values that differ in float32.
     """
-    values = np.concatenate(list(samples.values()))
-    margin = 0.1 * np.ptp(values) or max(0.1 * abs(values[0]), 0.1)
-    grid = np.linspace(values.min() - margin, values.max() + margin, points)
-    return grid, {label: _density(sample, grid) for label, sample in samples.items()}
-
-
-def _density(values, grid):
-    if len(np.unique(values)) < 2:
-        return None
-    try:
-        return gaussian_kde(values)(grid)
-    except np.linalg.LinAlgError:
-        return None
+    densities = {
+        label: gaussian_kde(sample) if len(np.unique(np.float32(sample))) > 1 else None
+        for label, sample in samples.items()
+    }
+    everything = np.concatenate(list(samples.values()))
+    margin = 0.1 * np.ptp(everything) or max(0.1 * abs(everything[0]), 0.1)
+    ranges = [(everything.min() - margin, everything.max() + margin)]
+    for label, estimate in densities.items():
+        if estimate is not None:
+            reach = 3 * np.sqrt(estimate.covariance.item())
+            ranges.append((samples[label].min() - reach, samples[label].max() + reach))
+    grid = np.unique(np.concatenate([np.linspace(*limits, points) for limits in ranges]))
+    return grid, {label: estimate and estimate(grid) for label, estimate in densities.items()}

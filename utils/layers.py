@@ -100,7 +100,8 @@ def _trace(network, image_size):
 
 def _refuse_unnamed(name, modules, calls, num_outputs):
     """Refuse a last convolution that nobody would mean: it sees the image, or it is the classifier."""
-    with_weights = [called for called, _ in calls if any(True for _ in modules[called].parameters(recurse=False))]
+    leaves = [called for called, _ in calls if not list(modules[called].children())]
+    with_weights = [called for called in leaves if any(True for _ in modules[called].parameters())]
     how = f"; if it is meant, say so: --layer_of_interest {name}"
     if with_weights[0] == name:
         raise UserError(f"the last convolution, {name}, sees the image itself (a patch embedding){how}")

@@ -1,0 +1,62 @@
+"""Small networks for the tests; also reached from the command line, as ``--model tests.networks:small``."""
+
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    """Two convolutions behind each other and a linear classifier; the last one is the layer of interest."""
+
+    def __init__(self, last, num_outputs=4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, last.in_channels, 3, stride=2, padding=1), nn.ReLU(inplace=True))
+        self.last = last
+        self.head = nn.Sequential(nn.BatchNorm2d(last.out_channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Linear(last.out_channels, num_outputs)
+
+    def forward(self, x):
+        return self.classifier(self.head(self.last(self.stem(x))).flatten(1))
+
+
+def make(*args, seed=0, num_outputs=4, **kwargs):
+    """A frozen Small whose last convolution has these arguments; equal seeds make equal weights."""
+    torch.manual_seed(seed)
+    return Small(nn.Conv2d(*args, **kwargs), num_outputs).eval().requires_grad_(False)
+
+
+def small():
+    return make(8, 12, 1, bias=False)
+
+
+def other_weights():
+    return make(8, 12, 1, bias=False, seed=1)
+
+
+def with_kernel():
+    return make(8, 12, 3, padding=1, bias=True)
+
+
+def grouped():
+    return make(8, 12, 3, groups=2)
+
+
+def not_a_module():
+    return "no network"
+
+
+class ReflectingConv2d(nn.Conv2d):
+    """Pads by itself, which nothing in its attributes tells."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+def pads_by_itself():
+    torch.manual_seed(0)
+    return Small(ReflectingConv2d(8, 12, 3, bias=False)).eval()
+
+
+def gives_nan():
+    network = small()
+    network.stem[0].weight.fill_(torch.nan)
+    return network

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torchvision
-from tests import networks
 
+from tests import networks
 from utils.attribution import (
     attribution_shares,
     channel_importances,

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import networks
 from torch import nn
 
+from tests import networks
 from utils.disentangling import (
     OBJECTIVES,
     RHOS,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.integrate import trapezoid
 from scipy.stats import norm
-from tests.test_disentangling import random_split
 from torch import nn
 
+from tests.test_disentangling import random_split
 from utils.disentangling import DisentangledLayer, merge
 from utils.evaluation import density_curves, disentangled_sums, fractions_of_original, summarise
 from utils.layers import tap_sums

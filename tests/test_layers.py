@@ -7,9 +7,9 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import networks
 from torch import nn
 
+from tests import networks
 from utils.errors import UserError
 from utils.layers import check_tap_sums, find_layer, tap_sums, weight_taps, with_rows
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import networks
 
+from tests import networks
 from utils.layers import tap_sums, weight_taps
 from utils.polysemanticity import (
     ClassStatistics,

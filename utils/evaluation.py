@@ -89,7 +89,7 @@ def density_curves(samples, points=256):
     ranges = [(everything.min() - margin, everything.max() + margin)]
     for label, estimate in densities.items():
         if estimate is not None:
-            reach = 3 * np.sqrt(estimate.covariance.item())
+            reach = 6 * np.sqrt(estimate.covariance.item())
             ranges.append((samples[label].min() - reach, samples[label].max() + reach))
     grid = np.unique(np.concatenate([np.linspace(*limits, points) for limits in ranges]))
     return grid, {label: estimate and estimate(grid) for label, estimate in densities.items()}

@@ -97,16 +97,15 @@ def _from_torchvision(model, weights):
 
 def _download(model, weights):
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    present = file.is_file()
     try:
         return torchvision.models.get_model(model, weights=weights)
-    except OSError as error:
-        raise UserError(
-            f"no weights file {file}, and it cannot be downloaded ({error}): put {weights.url} there"
-        ) from error
-    except Exception as error:  # the many ways in which a damaged file can fail to be read
-        raise UserError(
-            f"weights file {file} is damaged or not {model}'s ({type(error).__name__}): delete it"
-        ) from error
+    except Exception as error:  # the many ways in which a damaged file can fail to be read, or a download
+        if present:
+            reason = f"weights file {file} is damaged or not {model}'s ({type(error).__name__}): delete it"
+        else:
+            reason = f"no weights file {file}, and it cannot be downloaded ({error}): put {weights.url} there"
+        raise UserError(reason) from error
 
 
 def _transform_of(weights):
@@ -120,8 +119,9 @@ def _read_state_dict(path):
     if not Path(path).is_file():
         raise UserError(f"--weights {path}: there is no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        with open(path, "rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError:
         raise
     except Exception as error:  # the many ways in which a damaged file can fail to be read
         raise UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})") from error

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import warnings
 import zipfile
 from contextlib import contextmanager
 from dataclasses import fields
@@ -79,7 +80,9 @@ def _is_alive(pid):
 def damage_is_one_line(path, advice):
     """Turn whatever a damaged file can raise while it is taken apart into a UserError."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except UserError:
         raise
     except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds

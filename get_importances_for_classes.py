@@ -99,7 +99,7 @@ def fill(store, args, network, layer, transform, images, device):
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
     targets = outputs[torch.from_numpy(images.folder_of)]
     kept, checked = [], False
-    for (chunk, _), (next_chunk, _), (indices, pixels) in zip(plan, [*plan[1:], (None, None)], loader, strict=True):
+    for (chunk, batch), (indices, pixels) in zip(plan, loader, strict=True):
         if len(indices):
             own = targets[indices].to(device)
             with network_arithmetic(args.precision, device):
@@ -108,7 +108,7 @@ def fill(store, args, network, layer, transform, images, device):
                 check_tap_sums(layer.module, record.input, layer.name)
                 checked = True
             kept.append({**measure(layer, record), "targets": own, "indices": indices})
-        if chunk != next_chunk:
+        if batch[-1] == store.chunk_range(chunk)[-1]:
             require_finite(kept)
             store.write_chunk(chunk, kept)
             kept = []

@@ -3,13 +3,18 @@
 import torch
 from torch import nn
 
+COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (210, 200, 50))
+
 
 class Small(nn.Module):
-    """Two convolutions behind each other and a linear classifier; the last one is the layer of interest."""
+    """Two convolutions behind each other and a linear classifier; the last one is the layer of interest.
+
+    Its input has both signs, so that ARVs can point away from each other.
+    """
 
     def __init__(self, last, num_outputs=4):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, last.in_channels, 3, stride=2, padding=1), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(nn.Conv2d(3, last.in_channels, 3, stride=2, padding=1), nn.Tanh())
         self.last = last
         self.head = nn.Sequential(nn.BatchNorm2d(last.out_channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(last.out_channels, num_outputs)
@@ -24,12 +29,19 @@ def make(*args, seed=0, num_outputs=4, **kwargs):
     return Small(nn.Conv2d(*args, **kwargs), num_outputs).eval().requires_grad_(False)
 
 
-def small():
-    return make(8, 12, 1, bias=False)
+def small(seed=17):
+    """Tells images by the colours of the tests' classes; channel 9 serves bee and dog (cosine 0.04)."""
+    network = make(8, 12, 1, bias=False, seed=seed)
+    colours = (torch.tensor(COLOURS) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    flat = colours[:, :, None, None].expand(4, 3, 24, 24)
+    prototypes = network.head(network.last(network.stem(flat))).flatten(1)
+    network.classifier.weight.copy_(prototypes)
+    network.classifier.bias.copy_(-prototypes.square().sum(1) / 2)
+    return network
 
 
 def other_weights():
-    return make(8, 12, 1, bias=False, seed=1)
+    return small(seed=5)
 
 
 def with_kernel():

@@ -16,6 +16,7 @@ from tests.test_disentangling import random_split
 from utils import store
 from utils.disentangling import Split
 from utils.errors import UserError
+from utils.polysemanticity import ClassStatistics
 
 META = {
     **{"num_images": 3, "chunk_size": 2, "num_channels": 2, "num_inputs": 1, "num_taps": 1, "num_outputs": 2},
@@ -108,7 +109,7 @@ def test_a_split_file_holds_the_split(tmp_path, bias):
 def test_meta_that_was_changed_by_hand_is_noticed(tmp_path):
     path = opened(tmp_path).meta_path
     path.write_text(path.read_text().replace('"num_images": 3', '"num_images": 2'))
-    with pytest.raises(UserError, match="meta.json is damaged"):
+    with pytest.raises(UserError, match=r"meta\.json is damaged"):
         store.ImportanceStore(tmp_path, "m").load_meta()
 
 
@@ -123,7 +124,7 @@ def test_a_chunk_of_another_place_length_or_type_is_noticed(tmp_path):
     chunks = opened(tmp_path)
     for indices in ((0,), (1, 0), (1, 2), (0, 0)):
         chunks.write_chunk(0, [batch(*indices)])
-        with pytest.raises(UserError, match="chunk_000000.npz is damaged"):
+        with pytest.raises(UserError, match=r"chunk_000000\.npz is damaged"):
             chunks.read_chunk(0)
     np.savez(chunks.chunk_path(0), **{k: v.numpy().astype(np.float64) for k, v in batch(0, 1).items()})
     with pytest.raises(UserError, match="float64"):
@@ -165,8 +166,7 @@ def test_equal_arrays_make_equal_bytes(tmp_path):
 
 def test_a_store_goes_on_only_with_what_it_was_begun_with(tmp_path):
     opened(tmp_path)
-    opened(tmp_path, versions={"torch": "2"}, weights="elsewhere") if "weights" in META else None
-    assert opened(tmp_path, versions={"torch": "2"}).meta["versions"] == {"torch": "1"}
+    assert opened(tmp_path, versions={"torch": "2"}, weights="elsewhere").meta["versions"] == {"torch": "1"}
     with pytest.raises(UserError, match="another chunk size"):
         opened(tmp_path, chunk_size=5)
 
@@ -196,8 +196,6 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_live_ones_are_not(tm
 
 
 def test_class_means_of_another_store_are_not_used(tmp_path):
-    from utils.polysemanticity import ClassStatistics
-
     classes = store.ClassStore(tmp_path, "m", META)
     assert classes.read_means() is None
     statistics = ClassStatistics.zeros(2, 2, 1, 1)

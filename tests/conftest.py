@@ -1,0 +1,127 @@
+"""A tiny image folder, a finished store, and scripts run as processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.networks import COLOURS
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("ant", "bee", "cat", "dog")
+NETWORK = ("--model", "tests.networks:small")
+SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
+COMPUTE = ("--num_workers", "0", "--device", "cpu")
+CHANNEL = 9
+PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
+
+
+def write_image(path, class_index, seed, size=28):
+    """A noisy picture whose colour and stripes tell its class."""
+    random = np.random.default_rng([class_index, seed])
+    pixels = random.normal(COLOURS[class_index], 40, (size, size, 3))
+    pixels[:: class_index + 2] *= 0.4
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def write_images(folder, train=6, val=4, folders=FOLDERS):
+    for split, count in (("train", train), ("val", val)):
+        for class_index, name in enumerate(folders):
+            for number in range(count):
+                seed = number + 100 * (split == "val")
+                write_image(folder / split / name / f"{number}.png", class_index % 4, seed)
+    return folder
+
+
+def start_script(script, *arguments, cwd, **environment):
+    """Start a script of the project as a process; tests.networks is importable wherever it runs."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@cache
+def zygote():
+    """The process from which scripts are forked; it ends with its standard input."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "zygote.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_script(script, *arguments, cwd, **environment):
+    """Run a script to its end, forked from the zygote: a CompletedProcess with stdout and stderr as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
+        command = {"script": str(ROOT / script), "arguments": list(map(str, arguments)), "cwd": str(cwd)}
+        zygote().stdin.write(json.dumps({**command, "env": environment, **outputs}) + "\n")
+        zygote().stdin.flush()
+        status = int(zygote().stdout.readline())
+        texts = [Path(path).read_text() for path in outputs.values()]
+    return subprocess.CompletedProcess([script, *arguments], status, *texts)
+
+
+def succeed(script, *arguments, cwd, **environment):
+    result = run_script(script, *arguments, cwd=cwd, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stage1(data, store, *more, cwd):
+    flags = ("--data_dir", data, "--store_dir", store, "--batch_size", "4", "--chunk_size", "8")
+    return succeed("get_importances_for_classes.py", *NETWORK, *flags, *SMALL_IMAGES, *COMPUTE, *more, cwd=cwd)
+
+
+def stage2(store, *more, cwd):
+    flags = ("--store_dir", store, "--proportion_attribution_required", "0.05", "--p", "0.5")
+    return succeed("get_cosine_similarities.py", *NETWORK, *flags, *more, cwd=cwd)
+
+
+def stage3(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
+    flags = ("--data_dir", data, "--store_dir", store, "--channel_disentangle", channel, *pair)
+    return succeed("disentangle_channel.py", *NETWORK, *flags, *COMPUTE, *more, cwd=cwd)
+
+
+def stage4(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
+    flags = ("--data_dir", data, "--store_dir", store, "--channel_of_interest", channel, *pair)
+    return succeed("get_results.py", *NETWORK, *flags, *COMPUTE, *more, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with ``data``, and the ``store`` that stages 1 to 3 have made of it. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = write_images(folder / "data")
+    stage1(data, folder / "store", cwd=folder)
+    stage2(folder / "store", cwd=folder)
+    stage3(data, folder / "store", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of ``finished`` that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"

@@ -22,6 +22,8 @@ from utils.results import pairs_path, write_pairs
 from utils.stages import open_network
 from utils.store import ClassStore, ImportanceStore, run_name
 
+FEW_IMAGES = 10
+
 
 def get_args_parser():
     parser = command_line.Parser(__doc__)
@@ -44,6 +46,12 @@ def get_args_parser():
     )
     parser.add_argument(
         "--only_correct", action="store_true", help="count and average correctly classified images only"
+    )
+    parser.add_argument(
+        "--min_images",
+        type=command_line.positive_int,
+        default=1,
+        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (1)",
     )
     return parser
 
@@ -82,6 +90,23 @@ def print_pairs(pairs, classes):
             print(f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2}")
 
 
+def warn(args, pairs, kept, num_images):
+    """Say what the reader of a list of pairs should know: what fell away, and what rests on little."""
+    dropped = sum(cosine < min(0, args.cos_sim_low) for *_, cosine in pairs)
+    if dropped:
+        print(
+            f"warning: {dropped} pairs have a cosine below 0 and are left out; add --cos_sim_low -1 to keep them",
+            file=sys.stderr,
+        )
+    weak = sum(min(num_images[class1], num_images[class2]) < FEW_IMAGES for _, class1, class2, _ in kept)
+    if weak:
+        print(
+            f"warning: {weak} of these {len(kept)} pairs have a class of fewer than {FEW_IMAGES} images to measure; "
+            f"--min_images {FEW_IMAGES} leaves them out",
+            file=sys.stderr,
+        )
+
+
 def main(args):
     command_line.require(args, "model")
     if not args.cos_sim_low < args.cos_sim_high:
@@ -93,37 +118,27 @@ def main(args):
     _, layer = open_network(args, meta, store.folder)
     class_store = ClassStore(args.store_dir, run, meta)
 
-    mean_inputs, num_images, relevant_images = class_statistics(store, class_store, tau)
-    which = int(args.only_correct)
-    relevant = relevant_classes(relevant_images[which], num_images[which], args.p)
-    pairs = class_pairs(weight_taps(layer.module), mean_inputs[which], relevant)
+    means, images, relevant_images = class_statistics(store, class_store, tau)
+    mean_inputs, num_images, counts = (values[int(args.only_correct)] for values in (means, images, relevant_images))
+    relevant = relevant_classes(counts, num_images, args.p, args.min_images)
+    pairs = class_pairs(weight_taps(layer.module), mean_inputs, relevant)
     kept = [pair for pair in pairs if args.cos_sim_low <= pair[3] < args.cos_sim_high]
 
-    classes = ClassMap(meta["classes"])
-    print_pairs(kept, classes)
-    path = pairs_path(args.output_dir, run, tau, args.p, args.cos_sim_low, args.cos_sim_high, args.only_correct)
+    print_pairs(kept, ClassMap(meta["classes"]))
+    path = pairs_path(args, run)
     write_pairs(path, kept)
     shared, channels = (relevant.sum(0) >= 2).sum().item(), len({channel for channel, *_ in kept})
     print(
         f"\n{shared} channels of {layer.name} are relevant for several classes, in {len(pairs)} pairs of classes; "
         f"{len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}"
     )
-    dropped = sum(pair[3] < min(0, args.cos_sim_low) for pair in pairs)
-    if dropped:
-        print(
-            f"warning: {dropped} pairs have a cosine below 0 and are left out; add --cos_sim_low -1 to keep them",
-            file=sys.stderr,
-        )
+    warn(args, pairs, kept, num_images)
     print(f"wrote {path} and {class_store.means_path().parent}")
     if kept:
         channel, class1, class2, _ = kept[-1]
-        concepts = ["--classes_for_concept1", class1, "--classes_for_concept2", class2]
-        only_correct = ["--only_correct"] if args.only_correct else []
-        print(
-            command_line.next_command(
-                "disentangle_channel.py", args, "--channel_disentangle", channel, *concepts, *only_correct
-            )
-        )
+        flags = ["--classes_for_concept1", class1, "--classes_for_concept2", class2]
+        flags += ["--only_correct"] if args.only_correct else []
+        print(command_line.next_command("disentangle_channel.py", args, "--channel_disentangle", channel, *flags))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def test_a_class_needs_at_least_p_of_its_images():
     images = torch.tensor([4, 0, 1])
     expected = [[True, False, True], [False, False, False], [True, False, False]]
     assert relevant_classes(counts, images, 0.75).tolist() == expected
+    assert relevant_classes(counts, images, 0.75, min_images=2).tolist() == [*expected[:2], [False] * 3]
 
 
 def test_pairs_equal_a_loop():

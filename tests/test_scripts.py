@@ -156,8 +156,20 @@ def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
     assert negative > 0
     assert f"{negative} pairs" in result.stderr
-    assert result.stderr.strip().endswith("add --cos_sim_low -1 to keep them")
-    assert "warning" not in kept.stderr
+    assert any(line.endswith("add --cos_sim_low -1 to keep them") for line in result.stderr.splitlines())
+    assert "--cos_sim_low -1" not in kept.stderr
+
+
+def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
+    flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.05", "--p", "0.5")
+    result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
+    pairs = len(ast.literal_eval(result.stdout.split("\n")[0]))
+    assert f"warning: {pairs} of these {pairs} pairs have a class of fewer than 10 images" in result.stderr
+    result = run_script("get_cosine_similarities.py", *flags, "--min_images", "7", cwd=copy)
+    assert result.stdout.startswith("[]\n")
+    result = run_script("get_cosine_similarities.py", *flags, "--min_images", "6", cwd=copy)
+    assert len(ast.literal_eval(result.stdout.split("\n")[0])) == pairs > 0
+    assert (copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim0.0to1.0_min6.txt").is_file()
 
 
 def test_another_p_needs_no_chunk_and_another_tau_no_image(copy):

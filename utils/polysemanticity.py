@@ -67,7 +67,7 @@ def relevant_channels(relative, positive_sums, tau):
     return (relative.float() >= tau) & (positive_sums > 0)[:, None]
 
 
-def relevant_classes(counts, images, p):
+def relevant_classes(counts, images, p, min_images=1):
     """Which channels are relevant for which classes: in at least a fraction ``p`` of the class's images (Ineq. 2).
 
     Parameters
@@ -76,12 +76,13 @@ def relevant_classes(counts, images, p):
         Images of the class in which the channel is relevant.
     images : Tensor [T]
     p : float, in (0, 1]
+    min_images : int, from 1
 
     Returns
     -------
-    BoolTensor [T, C]; False for classes without images
+    BoolTensor [T, C]; False for classes with fewer images than ``min_images``
     """
-    return (counts.double() / images.clamp(min=1).double()[:, None] >= p) & (images > 0)[:, None]
+    return (counts.double() / images.clamp(min=1).double()[:, None] >= p) & (images >= min_images)[:, None]
 
 
 def averaged_relevance_vectors(weight, mean_inputs):

@@ -12,10 +12,14 @@ from utils.evaluation import fractions_of_original
 from utils.store import read_json, split_name, write_bytes, write_json
 
 
-def pairs_path(output_dir, run, tau, p, low, high, only_correct):
-    suffix = "_only_correct" if only_correct else ""
-    name = f"{run}_required{tau}_p{p}_cossim{low}to{high}{suffix}.txt"
-    return Path(output_dir) / "results_get_cosine_similarities" / name
+def pairs_path(args, run):
+    """Path of stage 2's table, named after the arguments that chose its pairs."""
+    name = (
+        f"{run}_required{args.proportion_attribution_required}_p{args.p}_cossim{args.cos_sim_low}to{args.cos_sim_high}"
+    )
+    name += "_only_correct" if args.only_correct else ""
+    name += f"_min{args.min_images}" if args.min_images > 1 else ""
+    return Path(args.output_dir) / "results_get_cosine_similarities" / f"{name}.txt"
 
 
 def write_pairs(path, pairs):

@@ -25,7 +25,15 @@ from utils.layers import weight_taps
 from utils.models import check_precision, choose_device, network_arithmetic
 from utils.polysemanticity import averaged_relevance_vectors, cosine_similarities
 from utils.stages import check_channel, open_network, open_transform
-from utils.store import ClassStore, ImportanceStore, refuse_differences, run_name, split_path, write_split
+from utils.store import (
+    SPLIT_CONTEXT,
+    ClassStore,
+    ImportanceStore,
+    refuse_differences,
+    run_name,
+    split_path,
+    write_split,
+)
 
 PROOF_IMAGES = 32
 LARGEST_ERROR = 1e-4
@@ -75,16 +83,25 @@ def concept_images(store, concepts, only_correct):
     return [indices[usable & torch.isin(targets, torch.tensor(concept))] for concept in concepts]
 
 
-def search_rho(search, network, layer, load, members, args, device):
-    """One pass over the concepts' images: every rho's objectives."""
+def print_concepts(concepts, classes, members, arvs):
+    for k, (concept, indices) in enumerate(zip(concepts, members, strict=True), start=1):
+        print(f"concept {k}: {classes.concept_name(concept)} {concept}, {len(indices)} training images")
+    cosines = cosine_similarities(arvs)[tuple(torch.triu_indices(len(arvs), len(arvs), offset=1))]
+    print(f"cosine of the concepts' ARVs: {', '.join(f'{cosine:.3f}' for cosine in cosines)}")
+
+
+def search_rho(network, layer, arvs, members, load, args):
+    """One pass over the concepts' images: every rho's objectives, as a RhoSearch."""
+    search = RhoSearch(layer.module, args.channel_disentangle, arvs)
     concept_of = {index: k for k, indices in enumerate(members) for index in indices.tolist()}
     for indices, pixels in load(torch.cat(members), "choosing rho"):
         if len(indices):
-            with network_arithmetic(args.precision, device):
+            with network_arithmetic(args.precision, pixels.device):
                 record = forward(network.module, layer.module, pixels)
             search.add(record.input, torch.tensor([concept_of[index] for index in indices.tolist()]))
     if search.objectives().isnan().any():
         raise UserError("a concept has no readable training image left: rho cannot be chosen")
+    return search
 
 
 def print_objectives(search, best):
@@ -97,7 +114,7 @@ def print_objectives(search, best):
         print(f" {rho:.2f}  {values[0]:10.4g}  {values[1]:10.4g}  {values[2]:8.4f}  {row}{mark}")
 
 
-def prove_equality(network, layer, split, load, members):
+def prove_equality(network, layer, split, members, load):
     """Show in fp32, on real images of all concepts, that the split changes nothing; UserError where it does."""
     each = -(-PROOF_IMAGES // len(members))
     picked = [indices[np.unique(np.linspace(0, len(indices) - 1, each).astype(int))] for indices in members]
@@ -132,29 +149,17 @@ def main(args):
     network, layer = open_network(args, meta, store.folder)
 
     def load(indices, description):
-        return ImageBatches(
-            images,
-            transform,
-            batches_of(indices, args.batch_size),
-            num_workers=args.num_workers,
-            device=device,
-            skip_unreadable=args.skip_unreadable,
-            description=description,
-        )
+        batches = batches_of(indices, args.batch_size)
+        return ImageBatches(images, transform, batches, description, **command_line.loading(args, device))
 
+    print(f"channel {args.channel_disentangle} of {layer.name} ({args.model}, weights {network.weights})")
     weight = weight_taps(layer.module)[args.channel_disentangle].clone()
     bias = None if layer.module.bias is None else layer.module.bias[args.channel_disentangle].clone()
     arvs = concept_arvs(ClassStore(args.store_dir, run, meta), weight, concepts, classes, args.only_correct)
     members = concept_images(store, concepts, args.only_correct)
-    print(f"channel {args.channel_disentangle} of {layer.name} ({args.model}, weights {network.weights})")
-    for k, (concept, indices) in enumerate(zip(concepts, members, strict=True), start=1):
-        print(f"concept {k}: {classes.concept_name(concept)} {concept}, {len(indices)} training images")
-    cosines = cosine_similarities(arvs)[tuple(torch.triu_indices(len(concepts), len(concepts), offset=1))]
-    print(f"cosine of the concepts' ARVs: {', '.join(f'{cosine:.3f}' for cosine in cosines)}")
-
+    print_concepts(concepts, classes, members, arvs)
     network.module.to(device, memory_format=torch.channels_last)
-    search = RhoSearch(layer.module, args.channel_disentangle, arvs)
-    search_rho(search, network, layer, load, members, args, device)
+    search = search_rho(network, layer, arvs, members, load, args)
     best = search.best(args.rho_objective)
     print_objectives(search, best)
     split = Split(
@@ -167,11 +172,10 @@ def main(args):
         objective=args.rho_objective,
         rho=best,
     )
-    prove_equality(network, layer, split, load, members)
+    prove_equality(network, layer, split, members, load)
 
     path = split_path(Path(args.store_dir) / "models_disentangled", run, split.channel, concepts)
-    shared = ("model", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
-    write_split(path, split, {**{key: meta[key] for key in shared}, "only_correct": args.only_correct})
+    write_split(path, split, {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct})
     print(f"\nwrote {path}")
     flags = [word for k, concept in enumerate(concepts, 1) for word in (f"--classes_for_concept{k}", *concept)]
     print(command_line.next_command("get_results.py", args, "--channel_of_interest", split.channel, *flags))

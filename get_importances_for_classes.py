@@ -87,15 +87,8 @@ def fill(store, args, network, layer, transform, images, device):
         for chunk in store.missing_chunks()
         for batch in batches_of(store.chunk_range(chunk), args.batch_size)
     ]
-    loader = ImageBatches(
-        images,
-        transform,
-        [batch for _, batch in plan],
-        num_workers=args.num_workers,
-        device=device,
-        skip_unreadable=args.skip_unreadable,
-        description="importances",
-    )
+    batches = [batch for _, batch in plan]
+    loader = ImageBatches(images, transform, batches, "importances", **command_line.loading(args, device))
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
     targets = outputs[torch.from_numpy(images.folder_of)]
     kept, checked = [], False

@@ -19,13 +19,13 @@ from utils.classes import ClassMap
 from utils.data import ImageBatches, batches_of, list_images
 from utils.disentangling import RHOS
 from utils.errors import UserError
-from utils.evaluation import density_curves, disentangled_sums, summarise
+from utils.evaluation import density_curves, disentangled_sums
 from utils.layers import spatial_sums, tap_sums
 from utils.models import check_precision, choose_device, network_arithmetic
 from utils.plots import density_figure
-from utils.results import PairResults, density_path, write_curves, write_figure
+from utils.results import PairResults, density_path, summary_table, write_curves, write_figure
 from utils.stages import open_network, open_transform
-from utils.store import find_splits, read_split, run_name, split_name, split_path
+from utils.store import find_splits, read_split, run_name, split_path
 
 
 def get_args_parser():
@@ -68,15 +68,10 @@ def open_split(args, model_dir, run):
     if path not in present:
         names = ", ".join(other.name for other in present)
         raise UserError(f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts")
-    return path, *read_split(path)
-
-
-def choose_rho(rho, split):
-    if rho is None:
-        return split.rho
-    if rho not in RHOS:
-        raise UserError(f"--rho {rho} is not one of the stored values {', '.join(map(str, RHOS))}")
-    return rho
+    split, context = read_split(path)
+    if args.rho is not None and args.rho not in RHOS:
+        raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
+    return path, split, context
 
 
 def measure(loader, network, layer, split, rho, targets, args):
@@ -118,38 +113,23 @@ def images_of_concepts(measured, images, concepts, tau):
     return parts
 
 
-def print_summary(title, names, parts):
-    """Mean and median of the fractions of each concept's included images."""
-    columns = [*(f"c'_{k}" for k in range(1, len(names) + 1)), "residual"]
-    print(f"\n{title:34}" + "".join(f"{column:>18}" for column in columns))
-    for name, part in zip(names, parts, strict=True):
-        summary = summarise(part["original"], part["sums"], part["included"])
-        cells = (f"{mean:9.3f} /{median:7.3f}" for mean, median in zip(summary.mean, summary.median, strict=True))
-        note = f"{summary.included} of {summary.images} images included"
-        if summary.included > summary.counted:
-            note += f", {summary.included - summary.counted} without positive activation not counted"
-        print(f"{name[:33]:34}" + "".join(f"{cell:>18}" for cell in cells) + f"   {note}")
-
-
 def quantitative(results, pair):
     """Store the pair, make the text files anew, and print mean and median over it and over all pairs so far."""
     files = results.write(pair)
     print("\nfractions of the original channel, mean / median")
-    print_summary(f"channel {pair['channel']}, rho {pair['rho']}", pair["concept_names"], pair["images"])
-    alike = [other for other in results.read_all() if all(other[key] == pair[key] for key in ("run", "tau"))]
-    alike = [other["images"] for other in alike if len(other["images"]) == len(pair["images"])]
+    print(summary_table(f"channel {pair['channel']}, rho {pair['rho']}", pair["concept_names"], pair["images"]))
+    alike = results.alike(pair)
     together = [
         {name: np.concatenate([part[name] for part in parts]) for name in ("original", "sums", "included")}
-        for parts in zip(*alike, strict=True)
+        for parts in zip(*(other["images"] for other in alike), strict=True)
     ]
-    names = [f"concept {k}" for k in range(1, len(together) + 1)]
-    print_summary(f"all {len(alike)} pairs so far" if len(alike) > 1 else "the only pair so far", names, together)
+    title = f"all {len(alike)} pairs so far" if len(alike) > 1 else "the only pair so far"
+    print(summary_table(title, [f"concept {k}" for k in range(1, len(together) + 1)], together))
     return files
 
 
 def qualitative(output_dir, pair):
     """Draw and store one density plot a concept: the original channel and every disentangled one."""
-    stem_name = split_name(pair["run"], pair["channel"], pair["concepts"])
     pictures = []
     for number, (name, part) in enumerate(zip(pair["concept_names"], pair["images"], strict=True), start=1):
         samples = {"original channel": np.array(part["original"])}
@@ -158,7 +138,7 @@ def qualitative(output_dir, pair):
         grid, curves = density_curves(samples)
         title = f"Images of {name}: channel {pair['channel']} and its parts"
         subtitle = f"{pair['run']}, {pair['layer']}, rho {pair['rho']}, {len(part['paths'])} validation images"
-        stem = density_path(output_dir, stem_name, pair["rho"], number)
+        stem = density_path(output_dir, pair, number)
         pictures.append(write_figure(stem, density_figure(samples, grid, curves, title, subtitle)))
         write_curves(stem, grid, curves)
     return pictures
@@ -170,7 +150,7 @@ def main(args):
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)
     path, split, context = open_split(args, Path(args.model_dir or Path(args.store_dir) / "models_disentangled"), run)
-    rho, classes = choose_rho(args.rho, split), ClassMap(context["classes"])
+    rho, classes = args.rho or split.rho, ClassMap(context["classes"])
     transform = open_transform(args, context, path)
     outputs = [output for concept in split.concepts for output in concept]
     images = list_images(Path(args.data_dir) / "val", [classes.folder(output) for output in outputs])
@@ -184,10 +164,8 @@ def main(args):
         images,
         transform,
         batches_of(range(len(images)), args.batch_size),
-        num_workers=args.num_workers,
-        device=device,
-        skip_unreadable=args.skip_unreadable,
-        description="validation images",
+        "validation images",
+        **command_line.loading(args, device),
     )
     targets = torch.tensor(outputs)[torch.from_numpy(images.folder_of)]
     measured = measure(loader, network, layer, split, rho, targets, args)

@@ -28,8 +28,8 @@ def train(tmp_path):
 
 
 def batches(images, transform, cut, **options):
-    settings = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False, description="")
-    return ImageBatches(images, transform, cut, **{**settings, **options})
+    settings = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
+    return ImageBatches(images, transform, cut, "", **{**settings, **options})
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 401), (64, 64)])

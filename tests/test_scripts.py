@@ -30,7 +30,8 @@ from tests.conftest import (
 from utils.attribution import attribution_shares, forward_with_gradient
 from utils.data import ImageBatches, list_images
 from utils.disentangling import with_splits
-from utils.store import ImportanceStore, read_split, transform_from, write_json
+from utils.files import write_json
+from utils.store import ImportanceStore, read_split, transform_from
 
 RUN = "tests.networks-small"
 
@@ -39,8 +40,8 @@ def load(folder, split):
     """All images of a split in the transform of the tests, with their targets."""
     images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
     batches = [list(range(len(images)))]
-    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False, description="")
-    ((_, pixels),) = ImageBatches(images, transform_from(meta["transform"]), batches, **options)
+    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
+    ((_, pixels),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
     return pixels, torch.from_numpy(images.folder_of)
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests import networks
 from tests.test_disentangling import random_split
-from utils import store
+from utils import files, store
 from utils.disentangling import Split
 from utils.errors import UserError
+from utils.models import fingerprint
 from utils.polysemanticity import ClassStatistics
 
 META = {
@@ -117,7 +119,7 @@ def test_meta_that_was_changed_by_hand_is_noticed(tmp_path):
 def test_json_that_is_none_is_noticed(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=r"x.json is damaged .*: do this"):
-        store.read_json(tmp_path / "x.json", "do this")
+        files.read_json(tmp_path / "x.json", "do this")
 
 
 def test_a_chunk_of_another_place_length_or_type_is_noticed(tmp_path):
@@ -173,14 +175,14 @@ def test_a_store_goes_on_only_with_what_it_was_begun_with(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    store.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        store.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -191,7 +193,7 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_live_ones_are_not(tm
     host, path = socket.gethostname(), tmp_path / "file"
     for writer in (f"{host}.{gone.pid}", f"elsewhere.example.{os.getpid()}", f"{host}.{os.getppid()}"):
         (tmp_path / f".file.{writer}.tmp").write_bytes(b"half")
-    store.write_bytes(path, b"whole")
+    files.write_bytes(path, b"whole")
     assert sorted(os.listdir(tmp_path)) == sorted([f".file.{host}.{os.getppid()}.tmp", "file"])
 
 
@@ -229,3 +231,19 @@ def test_split_names_stay_short_and_differ():
     many = [store.split_name("m", 1, [list(range(n)), [999]]) for n in (300, 301)]
     assert len(set(many)) == 2
     assert max(map(len, many)) < 100
+
+
+def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):
+    network = networks.small()
+    context = {**CONTEXT, "layer": "last", "weights_sha256": fingerprint(network)}
+    paths = [tmp_path / f"{channel}.pt" for channel in (1, 2)]
+    for channel, path in zip((1, 2), paths, strict=True):
+        store.write_split(path, random_split(network.last, channel), context)
+    split_network = store.split_network(network, *paths)
+    x = torch.randn(2, 3, 24, 24)
+    torch.testing.assert_close(split_network(x), network(x), rtol=1e-4, atol=1e-5)
+    assert split_network.last.channels == [1, 2]
+    with pytest.raises(ValueError, match="only once"):
+        store.split_network(network, paths[0], paths[0])
+    with pytest.raises(UserError, match="another weights"):
+        store.split_network(networks.other_weights(), *paths)

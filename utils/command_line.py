@@ -145,6 +145,11 @@ def add_compute_flags(parser):
     )
 
 
+def loading(args, device):
+    """Keyword arguments of ``data.ImageBatches`` that come from the flags."""
+    return {"num_workers": args.num_workers, "device": device, "skip_unreadable": args.skip_unreadable}
+
+
 def add_concept_flags(parser):
     for number in range(1, MAX_CONCEPTS + 1):
         parser.add_argument(

@@ -166,8 +166,10 @@ def _collate(items):
     return Batch(torch.tensor([index for index, _ in readable], dtype=torch.long), crops, unreadable)
 
 
-def _ignore_interrupts(_):
+def _leave_interrupts_to_the_main_process(_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # the thread that hands batches over reports through this hook that nobody is there any more to take them
+    sys.excepthook = lambda *_: None
 
 
 def batches_of(indices, batch_size):
@@ -184,7 +186,7 @@ class ImageBatches:
     it; with ``skip_unreadable`` it is left out, named on standard error and counted in ``skipped``.
     """
 
-    def __init__(self, images, transform, batches, *, num_workers, device, skip_unreadable, description):
+    def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable):
         self.images, self.transform, self.batches, self.device = images, transform, batches, device
         self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
         self._loader = DataLoader(
@@ -194,7 +196,7 @@ class ImageBatches:
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if num_workers else None,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_leave_interrupts_to_the_main_process,
         )
 
     def __iter__(self):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.evaluation import fractions_of_original
-from utils.store import read_json, split_name, write_bytes, write_json
+from utils.evaluation import fractions_of_original, summarise
+from utils.files import read_json, write_bytes, write_json
+from utils.store import split_name
 
 
 def pairs_path(args, run):
@@ -28,9 +29,10 @@ def write_pairs(path, pairs):
     write_bytes(path, "".join(["Channel,Class1,Class2,CosineSimilarity\n", *rows]).encode())
 
 
-def density_path(output_dir, name, rho, concept):
-    """Path of one concept's density plot, without a suffix."""
-    return Path(output_dir) / "plots" / f"{name}_rho{rho}_concept{concept}_density"
+def density_path(output_dir, pair, concept):
+    """Path of one concept's density plot, without a suffix; ``pair`` as in ``PairResults``."""
+    name = f"{split_name(pair['run'], pair['channel'], pair['concepts'])}_rho{pair['rho']}"
+    return Path(output_dir) / "plots" / f"{name}_concept{concept}_density"
 
 
 def write_figure(stem, figure):
@@ -86,6 +88,14 @@ class PairResults:
         if any(pair["run"] == run and pair["weights_sha256"] != weights_sha256 for pair in self.read_all()):
             raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
 
+    def alike(self, pair):
+        """All evaluations that can be gathered with ``pair``: of equal RUN, tau and number of concepts."""
+        return [
+            other
+            for other in self.read_all()
+            if (other["run"], other["tau"], len(other["concepts"])) == (pair["run"], pair["tau"], len(pair["concepts"]))
+        ]
+
     def write(self, content):
         """Write a pair's JSON (``evaluation`` counts up) and make the text files anew; return the paths of these."""
         evaluation = max((pair["evaluation"] for pair in self.read_all()), default=0) + 1
@@ -116,3 +126,20 @@ def included_rows(images):
     """Fractions of the included images of one concept's results: array [n, K + 1]."""
     included = np.array(images["included"], dtype=bool)
     return fractions_of_original(np.array(images["original"])[included], np.array(images["sums"])[included])
+
+
+def summary_table(title, names, parts):
+    """A table of mean and median of the fractions of each concept's included images.
+
+    ``parts`` has of each concept a dictionary with ``original`` [n], ``sums`` [n, K + 1] and ``included`` [n].
+    """
+    columns = [*(f"c'_{k}" for k in range(1, len(names) + 1)), "residual"]
+    lines = [f"\n{title:34}" + "".join(f"{column:>18}" for column in columns)]
+    for name, part in zip(names, parts, strict=True):
+        summary = summarise(part["original"], part["sums"], part["included"])
+        cells = (f"{mean:9.3f} /{median:7.3f}" for mean, median in zip(summary.mean, summary.median, strict=True))
+        note = f"{summary.included} of {summary.images} images included"
+        if summary.included > summary.counted:
+            note += f", {summary.included - summary.counted} without positive activation not counted"
+        lines.append(f"{name[:33]:34}" + "".join(f"{cell:>18}" for cell in cells) + f"   {note}")
+    return "\n".join(lines)

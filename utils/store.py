@@ -1,18 +1,9 @@
-"""The store: paths and formats of everything that one stage leaves for the next.
-
-A file is made in memory, written under a temporary name, synced and renamed: it is there whole or not at all.
-Reading checks every byte that matters, and any damage ends in one UserError that names the file.
-"""
+"""The store: paths and formats of everything that one stage leaves for the next."""
 
 import hashlib
 import io
-import json
 import os
 import re
-import socket
-import warnings
-import zipfile
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,8 +11,10 @@ import numpy as np
 import torch
 
 from utils.data import Transform
-from utils.disentangling import OBJECTIVES, RHOS, Split
+from utils.disentangling import OBJECTIVES, RHOS, Split, with_splits
 from utils.errors import UserError
+from utils.files import damage_is_one_line, json_digest, read_arrays, read_json, write_arrays, write_bytes, write_json
+from utils.models import fingerprint
 
 
 def run_name(model, layer_flag):
@@ -36,111 +29,6 @@ def split_name(run, channel, concepts):
     if len(classes) > 100:
         classes = f"{len(concepts)}concepts_{hashlib.sha256(classes.encode()).hexdigest()[:16]}"
     return f"{run}_channel{channel}_{classes}"
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Files that are whole or not there
-
-
-def write_bytes(path, content):
-    """Write a file atomically, and remove what killed writers of the same file have left."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
-
-
-def remove_leftovers(path):
-    """Remove temporary files of ``path`` whose writer is not a living process of this host."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        host, pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rsplit(".", 1)
-        if host != socket.gethostname() or not _is_alive(int(pid)):
-            leftover.unlink(missing_ok=True)
-
-
-def _is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def damage_is_one_line(path, advice):
-    """Turn whatever a damaged file can raise while it is taken apart into a UserError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}): {advice}") from error
-
-
-def write_json(path, content):
-    """Write a dictionary as JSON, with a SHA-256 of its content."""
-    write_bytes(path, (json.dumps({"sha256": _digest(content), **content}, indent=1) + "\n").encode())
-
-
-def read_json(path, advice):
-    """Read a dictionary written by ``write_json``."""
-    data = path.read_bytes()
-    with damage_is_one_line(path, advice):
-        content = json.loads(data)
-        if content.pop("sha256") != _digest(content):
-            raise ValueError("its checksum is wrong")
-    return content
-
-
-def _digest(content):
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_arrays(path, arrays):
-    """Write named arrays as an uncompressed npz; equal arrays make equal bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def read_arrays(path, layout, advice, names=None):
-    """Read the arrays of an npz, whole members at a time, so that their CRC is checked.
-
-    Parameters
-    ----------
-    path : Path
-    layout : dict of name -> (dtype, shape)
-        What the file must hold; a shape's first entry may be None, the same number in all arrays.
-    advice : str
-        What to do if the file is damaged.
-    names : list of str, optional
-        Which of the arrays to read; default: all.
-    """
-    arrays = {}
-    with open(path, "rb") as file, damage_is_one_line(path, advice), zipfile.ZipFile(file) as archive:
-        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in layout):
-            raise ValueError(f"it holds {archive.namelist()}")
-        for name in names or layout:
-            member = io.BytesIO(archive.read(f"{name}.npy"))
-            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-            dtype, shape = layout[name]
-            length = len(next(iter(arrays.values()))) if shape[0] is None else shape[0]
-            if arrays[name].dtype != dtype or arrays[name].shape != (length, *shape[1:]):
-                raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}")
-    return arrays
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -260,7 +148,7 @@ class ClassStore:
 
     def __init__(self, store_dir, run, meta):
         self._folder, self._run, self._meta = Path(store_dir) / "results_get_cosine_similarities", run, meta
-        self._origin = np.frombuffer(bytes.fromhex(_digest(meta)), dtype=np.uint8)
+        self._origin = np.frombuffer(bytes.fromhex(json_digest(meta)), dtype=np.uint8)
 
     def _layouts(self):
         num_outputs, num_channels = self._meta["num_outputs"], self._meta["num_channels"]
@@ -310,9 +198,12 @@ class ClassStore:
 # --------------------------------------------------------------------------------------------------------------------
 # Stage 3: split channels
 
-SPLIT_KEYS = {field.name for field in fields(Split)} | {
-    *("format", "rhos", "objective_names", "model", "weights_sha256", "layer", "num_channels", "num_outputs"),
-    *("transform", "classes", "only_correct", "sha256"),
+# What a split file takes over from meta.json, to be compared with what the next stage is asked for
+SPLIT_CONTEXT = ("model", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
+SPLIT_KEYS = {
+    *(field.name for field in fields(Split)),
+    *SPLIT_CONTEXT,
+    *("only_correct", "format", "rhos", "objective_names", "sha256"),
 }
 
 
@@ -326,7 +217,7 @@ def find_splits(model_dir, run, channel):
 
 
 def write_split(path, split, context):
-    """Write a Split with what it belongs to: ``context`` has the keys of ``SPLIT_KEYS`` that a Split lacks."""
+    """Write a Split with what it belongs to: ``context`` has ``SPLIT_CONTEXT`` and ``only_correct``."""
     content = {"format": 1, "rhos": list(RHOS), "objective_names": list(OBJECTIVES), **vars(split), **context}
     content["sha256"] = _split_digest(content)
     buffer = io.BytesIO()
@@ -356,9 +247,35 @@ def _split_digest(content):
             return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
         return value
 
-    return _digest({key: plain(value) for key, value in content.items() if key != "sha256"})
+    return json_digest({key: plain(value) for key, value in content.items() if key != "sha256"})
 
 
 def transform_from(stored):
     """The Transform that a meta or split file holds as a dictionary."""
     return Transform(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+
+
+def split_network(network, *paths, rhos=None):
+    """A copy of ``network`` with the channels of one or several split files disentangled, and equal outputs.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With the weights that the splits were made from.
+    paths : str or Path
+        Split files of different channels of one layer.
+    rhos : list of float, optional
+        One a file; default: the chosen ones.
+
+    Raises
+    ------
+    UserError
+        A file that is damaged, or of another network or layer.
+    ValueError
+        The same channel twice.
+    """
+    splits, contexts = zip(*(read_split(path) for path in paths), strict=True)
+    expected = {"weights_sha256": fingerprint(network), "layer": contexts[0]["layer"]}
+    for path, context in zip(paths, contexts, strict=True):
+        refuse_differences(expected, context, expected, path)
+    return with_splits(network, contexts[0]["layer"], splits, rhos)

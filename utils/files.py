@@ -37,8 +37,8 @@ def write_bytes(path, content):
 def remove_leftovers(path):
     """Remove temporary files of ``path`` whose writer is not a living process of this host."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        host, pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rsplit(".", 1)
-        if host != socket.gethostname() or not _is_alive(int(pid)):
+        host, _, pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rpartition(".")
+        if host != socket.gethostname() or not (pid.isdigit() and _is_alive(int(pid))):
             leftover.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """Figures: one colour for one thing everywhere, told apart in grey print by their lines."""
 
+import re
 import textwrap
 
 from matplotlib.figure import Figure
@@ -32,21 +33,40 @@ def density_figure(samples, grid, curves, title, subtitle):
     -------
     matplotlib.figure.Figure
     """
-    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    for (label, sample), (colour, line) in zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False):
+    styles = zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False)
+    for position, ((label, sample), (colour, line)) in enumerate(styles):
+        name = _symbols(textwrap.shorten(label, 50, placeholder=" ..."))
         if curves[label] is None:
-            note = f"{label}: {sample[0]:.3g} in every image, no density"
-            axes.plot(sample, [0] * len(sample), "|", color=colour, markersize=18, markeredgewidth=2, label=note)
+            name += f": {sample[0]:.3g} in every image, no density"
+            size = 30 - 3 * position  # so that none hides another at the same place
+            axes.plot(sample, [0] * len(sample), "|", color=colour, markersize=size, markeredgewidth=2, label=name)
         else:
-            axes.plot(grid, curves[label], color=colour, linestyle=line, linewidth=1.8, label=label)
+            axes.plot(grid, curves[label], color=colour, linestyle=line, linewidth=1.8, label=name)
             axes.fill_between(grid, curves[label], color=colour, alpha=0.08, linewidth=0)
     axes.set_ylim(bottom=0)
-    axes.set_xlim(grid[0], grid[-1])
+    axes.set_xlim(*_visible(samples, grid, curves))
     axes.set_xlabel("activation, summed over space")
     axes.set_ylabel("density")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    wide = sum(map(len, axes.get_legend_handles_labels()[1])) > 90
+    axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=1 if wide else len(samples))
     figure.suptitle(textwrap.fill(title, 60), fontsize=11)
     axes.set_title(textwrap.fill(subtitle, 90), fontsize=8, color="#555555")
     return figure
+
+
+def _symbols(text):
+    """Typeset ``c'_1`` as the paper does."""
+    return re.sub(r"c'_(\d)", r"$c'_{\1}$", text.replace("$", r"\$"))
+
+
+def _visible(samples, grid, curves):
+    """Where any curve is above a hundredth of its height, or a tick stands."""
+    shown = [grid[curve > 0.01 * curve.max()] for curve in curves.values() if curve is not None]
+    shown += [sample for label, sample in samples.items() if curves[label] is None]
+    low, high = min(part.min() for part in shown), max(part.max() for part in shown)
+    margin = 0.03 * (high - low) or 1.0
+    return low - margin, high + margin

@@ -86,8 +86,9 @@ def concept_images(store, concepts, only_correct):
 def print_concepts(concepts, classes, members, arvs):
     for k, (concept, indices) in enumerate(zip(concepts, members, strict=True), start=1):
         print(f"concept {k}: {classes.concept_name(concept)} {concept}, {len(indices)} training images")
-    cosines = cosine_similarities(arvs)[tuple(torch.triu_indices(len(arvs), len(arvs), offset=1))]
-    print(f"cosine of the concepts' ARVs: {', '.join(f'{cosine:.3f}' for cosine in cosines)}")
+    cosines = cosine_similarities(arvs)
+    pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(len(arvs)) for k in range(j + 1, len(arvs))]
+    print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
 
 
 def search_rho(network, layer, arvs, members, load, args):
@@ -118,7 +119,7 @@ def prove_equality(network, layer, split, members, load):
     """Show in fp32, on real images of all concepts, that the split changes nothing; UserError where it does."""
     each = -(-PROOF_IMAGES // len(members))
     picked = [indices[np.unique(np.linspace(0, len(indices) - 1, each).astype(int))] for indices in members]
-    pixels = torch.cat([pixels for indices, pixels in load(torch.cat(picked), "checking equality") if len(indices)])
+    pixels = torch.cat([pixels for indices, pixels in load(torch.cat(picked), "images to check") if len(indices)])
     channel_error, logit_error = equality_errors(network.module, layer.name, split, pixels)
     print(f"\nmerged channel against the original: largest difference {channel_error:.1e} of its largest value")
     print(

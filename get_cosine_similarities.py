@@ -128,9 +128,10 @@ def main(args):
     path = pairs_path(args, run)
     write_pairs(path, kept)
     shared, channels = (relevant.sum(0) >= 2).sum().item(), len({channel for channel, *_ in kept})
+    lowest = f", the lowest at {pairs[-1][3]:.3f}" if pairs else ""
     print(
-        f"\n{shared} channels of {layer.name} are relevant for several classes, in {len(pairs)} pairs of classes; "
-        f"{len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}"
+        f"\n{shared} channels of {layer.name} are relevant for several classes, in {len(pairs)} pairs of classes{lowest};"
+        f" {len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}"
     )
     warn(args, pairs, kept, num_images)
     print(f"wrote {path} and {class_store.means_path().parent}")

@@ -91,7 +91,7 @@ def usual(script, *changes):
             (("--precision", "bf16"), "precision (fp32; now bf16)"),
             (("--chunk_size", "4"), "chunk size (8; now 4)"),
             (("--skip_unreadable",), "skip unreadable (False; now True)"),
-            (("--interpolation", "bicubic"), "transform"),
+            (("--interpolation", "bicubic"), "interpolation (bilinear; now bicubic)"),
         )],
         *[(script, ("--weights", "other.pth"), "was made with another weights") for script in USUAL],
     ],
@@ -284,6 +284,16 @@ def test_results_of_other_weights_are_not_mixed(copy):
         "holds results of tests.networks-small with other weights",
         copy,
     )
+
+
+@pytest.mark.parametrize("script", [STAGE2, STAGE3, STAGE4])
+def test_weights_that_were_given_once_must_be_given_again(copy, script):
+    torch.save(networks.other_weights().state_dict(), copy / "other.pth")
+    shutil.rmtree(copy / "store")
+    for stage in (STAGE1, STAGE2, STAGE3):
+        result = run_script(stage, *usual(stage, "--weights", "other.pth"), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(script, usual(script), "was made with --weights other.pth: give them again", copy)
 
 
 @pytest.mark.parametrize("script", [STAGE1, STAGE2, STAGE3])

@@ -136,12 +136,13 @@ def test_classes_are_given_by_output_or_by_folder():
     [
         ([["1"], ["5"]], "concept2: class 5 is out of range"),
         ([["1"], ["-1"]], "out of range"),
-        ([["1"], ["2"]], "class 2 has no folder"),
+        ([["1"], ["3"]], "class 3 has no folder"),
         ([["1"], ["dog"]], "no class folder 'dog'"),
+        ([["1"], ["digital clock"]], "no class folder 'digital clock'; the folder of that name is n03196217, output 2"),
         ([["1"], ["cat"]], "concept2: class 1 is in --classes_for_concept1 too"),
         ([["1", "1"], ["0"]], "only once"),
     ],
 )
 def test_classes_that_cannot_be_used_are_refused(concepts, message):
     with pytest.raises(UserError, match=message):
-        ClassMap({"cat": 1, "bird": 0}).resolve(concepts, 3)
+        ClassMap({"cat": 1, "bird": 0, "n03196217": 2}).resolve(concepts, 5)

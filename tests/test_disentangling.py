@@ -136,6 +136,16 @@ def test_a_split_network_leaves_the_original_alone_and_can_be_saved():
     assert split_network.last.layer.weight.shape[0] == 14
 
 
+def test_hooks_on_the_original_layer_see_and_change_the_merged_channels():
+    network, x = networks.small(), torch.randn(2, 3, 16, 16)
+    network.last.register_forward_hook(lambda _, __, output: output.index_fill(1, torch.tensor([4]), 0.0))
+    split_network = with_splits(network, "last", [random_split(network.last, 4)])
+    assert not split_network.last.layer._forward_hooks
+    torch.testing.assert_close(split_network(x), network(x))
+    del network.last._forward_hooks[next(iter(network.last._forward_hooks))]
+    assert not torch.allclose(split_network(x), network(x))  # the hook does something
+
+
 @pytest.mark.parametrize(
     ("name", "image_size"),
     [

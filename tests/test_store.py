@@ -25,7 +25,7 @@ META = {
     **{"skip_unreadable": False, "model": "m", "versions": {"torch": "1"}},
 }
 CONTEXT = {
-    **{"model": "m", "weights_sha256": "00", "layer": "l", "num_channels": 3, "num_outputs": 2},
+    **{"model": "m", "weights": "w", "weights_sha256": "00", "layer": "l", "num_channels": 3, "num_outputs": 2},
     **{"transform": {"mean": [0.5, 0.5, 0.5]}, "classes": {"a": 0, "b": 1}, "only_correct": False},
 }
 
@@ -167,10 +167,19 @@ def test_equal_arrays_make_equal_bytes(tmp_path):
 
 
 def test_a_store_goes_on_only_with_what_it_was_begun_with(tmp_path):
-    opened(tmp_path)
+    opened(tmp_path).write_chunk(0, [batch(0, 1)])
     assert opened(tmp_path, versions={"torch": "2"}, weights="elsewhere").meta["versions"] == {"torch": "1"}
     with pytest.raises(UserError, match="another chunk size"):
         opened(tmp_path, chunk_size=5)
+
+
+def test_a_store_without_a_chunk_may_begin_anew(tmp_path):
+    opened(tmp_path)
+    chunks = opened(tmp_path, chunk_size=1)
+    assert chunks.num_chunks == 3
+    chunks.write_chunk(0, [batch(0)])
+    with pytest.raises(UserError, match="another chunk size"):
+        opened(tmp_path)
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -245,5 +254,12 @@ def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):
     assert split_network.last.channels == [1, 2]
     with pytest.raises(ValueError, match="only once"):
         store.split_network(network, paths[0], paths[0])
-    with pytest.raises(UserError, match="another weights"):
+    with pytest.raises(ValueError, match="with other weights"):
         store.split_network(networks.other_weights(), *paths)
+    with pytest.raises(ValueError, match="with other weights"):
+        store.split_network(split_network, paths[0])
+    with pytest.raises(ValueError, match="no split file"):
+        store.split_network(network)
+    store.write_split(paths[1], random_split(network.last, 2), {**context, "layer": "stem.0"})
+    with pytest.raises(ValueError, match=r"2.pt is a split of stem.0"):
+        store.split_network(network, *paths)

@@ -87,7 +87,9 @@ class ClassMap:
             output = int(given)
         except ValueError:
             if given not in self.outputs:
-                raise UserError(f"{flag}: there is no class folder {given!r}") from None
+                named = [folder for folder in self.outputs if imagenet_classes().get(folder) == given]
+                hint = f"; the folder of that name is {named[0]}, output {self.outputs[named[0]]}" if named else ""
+                raise UserError(f"{flag}: there is no class folder {given!r}{hint}") from None
             return self.outputs[given]
         if not 0 <= output < num_outputs:
             raise UserError(f"{flag}: class {output} is out of range, the network has outputs 0 to {num_outputs - 1}")

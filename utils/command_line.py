@@ -39,7 +39,10 @@ def run(main, parser):
     except OSError as error:
         _stop(parser, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; what is stored is whole, the same command goes on", file=sys.stderr)
+        print(
+            f"\n{parser.prog}: interrupted; finished files are whole, the same command goes on from them",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 
@@ -198,6 +201,6 @@ def next_command(script, args, *more):
         shared += ["--weights", args.weights]
     if args.layer_of_interest != "last_conv":
         shared += ["--layer_of_interest", args.layer_of_interest]
-    if hasattr(args, "data_dir") and script != "get_cosine_similarities.py":
-        shared += ["--data_dir", args.data_dir]
+    if script != "get_cosine_similarities.py":
+        shared += ["--data_dir", getattr(args, "data_dir", "DATA_DIR")]
     return "next: " + shlex.join(["python", script, *shared, "--store_dir", args.store_dir, *map(str, more)])

@@ -94,7 +94,7 @@ class DisentangledLayer(nn.Module):
 
     ``layer`` computes C + sum(K) channels: ``c'_1`` in the place of ``c``, then ``c'_2 .. c'_K, r`` of each split
     in turn. ``forward`` merges them. ``rows_of[n]`` lists where split ``n`` has its rows in ``layer``'s output, so a
-    forward hook on ``layer`` sees the disentangled channels.
+    forward hook on ``layer`` sees the disentangled channels; hooks on the original layer see the merged ones.
     """
 
     def __init__(self, layer, splits, rhos=None):
@@ -113,6 +113,7 @@ class DisentangledLayer(nn.Module):
             self.rows_of.append([split.channel, *range(next_row, next_row + len(rows) - 1)])
             next_row += len(rows) - 1
         self.out_channels = layer.out_channels
+        self._forward_hooks.update(layer._forward_hooks)
         self.layer = with_rows(layer, torch.cat(weights), None if layer.bias is None else torch.cat(biases))
 
     def forward(self, x):

@@ -62,7 +62,7 @@ def damage_is_one_line(path, advice):
     except UserError:
         raise
     except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        reason = str(error).strip().split("\n")[0].split(". ")[0][:120] or type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): {advice}") from error
 
 

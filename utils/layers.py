@@ -208,6 +208,7 @@ def with_rows(layer, rows, bias):
     nn.Conv2d (of the layer's own class), R output channels, frozen
     """
     wider = copy.deepcopy(layer)
+    wider._forward_hooks.clear()  # what hooks on the layer expect are its own channels
     kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
     wider.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
     wider.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)

@@ -57,6 +57,14 @@ def load_network(model, weights=None):
     return LoadedNetwork(module, source, fingerprint(module), transform)
 
 
+def default_weights(model):
+    """Where a network's weights come from unless ``--weights`` says otherwise, as ``LoadedNetwork.weights`` has it."""
+    if ":" in model:
+        return "the factory's own"
+    named = torchvision.models.get_model_weights(model).__members__
+    return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
+
+
 def fingerprint(network):
     """SHA-256 of a network's parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()
@@ -76,15 +84,14 @@ def _from_factory(model, weights):
     if not isinstance(network, nn.Module):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not a torch.nn.Module")
     if weights is None:
-        return network, "the factory's own", Transform()
+        return network, default_weights(model), Transform()
     _load_into(network, _read_state_dict(weights), weights)
     return network, Path(weights).name, Transform()
 
 
 def _from_torchvision(model, weights):
     named = torchvision.models.get_model_weights(model).__members__
-    if weights is None:
-        weights = "IMAGENET1K_V1" if "IMAGENET1K_V1" in named else "DEFAULT"
+    weights = weights or default_weights(model)
     if weights in named:
         return _download(model, named[weights]), named[weights].name, _transform_of(named[weights])
     if not Path(weights).is_file():

@@ -53,8 +53,9 @@ def density_figure(samples, grid, curves, title, subtitle):
     wide = sum(map(len, axes.get_legend_handles_labels()[1])) > 90
     axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=1 if wide else len(samples))
-    figure.suptitle(textwrap.fill(title, 60), fontsize=11)
-    axes.set_title(textwrap.fill(subtitle, 90), fontsize=8, color="#555555")
+    below = textwrap.fill(subtitle, 90)
+    axes.text(0.5, 1.02, below, transform=axes.transAxes, ha="center", va="bottom", fontsize=8, color="#555555")
+    axes.set_title(textwrap.fill(title, 60), fontsize=11, pad=8 + 11 * len(below.split("\n")))
     return figure
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from utils.command_line import transform_from_flags
 from utils.errors import UserError
 from utils.layers import find_layer
-from utils.models import load_network
+from utils.models import default_weights, load_network
 from utils.store import refuse_differences, transform_from
 
 
@@ -36,6 +36,8 @@ def open_network(args, stored, where):
     network : LoadedNetwork
     layer : LayerOfInterest
     """
+    if args.weights is None and args.model == stored["model"] and stored["weights"] != default_weights(args.model):
+        raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
     network = load_network(args.model, args.weights)
     layer = find_layer(network.module, args.layer_of_interest, stored["transform"]["crop_size"])
     asked = identity(args.model, network, layer)

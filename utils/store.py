@@ -62,9 +62,9 @@ class ImportanceStore:
     def begin(self, meta):
         """Begin a store described by ``meta``, or go on with one that agrees in everything that changes its content.
 
-        That leaves out where equal weights came from, and versions.
+        That leaves out where equal weights came from, and versions. Without a chunk there is nothing to go on with.
         """
-        if self.meta_path.is_file():
+        if self.meta_path.is_file() and any(self.folder.glob("chunk_*.npz")):
             keys = [key for key in meta if key not in ("weights", "versions")]
             refuse_differences(meta, self.load_meta(), keys, self.folder)
         else:
@@ -135,7 +135,9 @@ def refuse_differences(asked, stored, keys, where):
     for key in keys:
         if asked[key] != stored[key]:
             what = key.removesuffix("_sha256").replace("_", " ")
-            both = "" if key.endswith("_sha256") or key == "classes" else f" ({stored[key]}; now {asked[key]})"
+            if isinstance(stored[key], dict):
+                refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
+            both = "" if key.endswith("_sha256") else f" ({stored[key]}; now {asked[key]})"
             raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
 
 
@@ -199,7 +201,7 @@ class ClassStore:
 # Stage 3: split channels
 
 # What a split file takes over from meta.json, to be compared with what the next stage is asked for
-SPLIT_CONTEXT = ("model", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
+SPLIT_CONTEXT = ("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
 SPLIT_KEYS = {
     *(field.name for field in fields(Split)),
     *SPLIT_CONTEXT,
@@ -270,12 +272,17 @@ def split_network(network, *paths, rhos=None):
     Raises
     ------
     UserError
-        A file that is damaged, or of another network or layer.
+        A damaged file.
     ValueError
-        The same channel twice.
+        A file of another network (a split one is another), of another layer than the first, or of the same channel.
     """
+    if not paths:
+        raise ValueError("no split file was given")
     splits, contexts = zip(*(read_split(path) for path in paths), strict=True)
-    expected = {"weights_sha256": fingerprint(network), "layer": contexts[0]["layer"]}
+    weights = fingerprint(network)
     for path, context in zip(paths, contexts, strict=True):
-        refuse_differences(expected, context, expected, path)
+        if context["layer"] != contexts[0]["layer"]:
+            raise ValueError(f"{path} is a split of {context['layer']}, {paths[0]} of {contexts[0]['layer']}")
+        if context["weights_sha256"] != weights:
+            raise ValueError(f"{path} was made for {context['model']} with other weights (or before a split)")
     return with_splits(network, contexts[0]["layer"], splits, rhos)

@@ -115,7 +115,7 @@ def main(args):
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
-    _, layer = open_network(args, meta, store.folder)
+    network, layer = open_network(args, meta, store.folder)
     class_store = ClassStore(args.store_dir, run, meta)
 
     means, images, relevant_images = class_statistics(store, class_store, tau)
@@ -128,11 +128,10 @@ def main(args):
     path = pairs_path(args, run)
     write_pairs(path, kept)
     shared, channels = (relevant.sum(0) >= 2).sum().item(), len({channel for channel, *_ in kept})
-    lowest = f", the lowest at {pairs[-1][3]:.3f}" if pairs else ""
-    print(
-        f"\n{shared} channels of {layer.name} are relevant for several classes, in {len(pairs)} pairs of classes{lowest};"
-        f" {len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}"
-    )
+    lowest = f" (lowest cosine {pairs[-1][3]:.3f})" if pairs else ""
+    print(f"\n{args.model} with weights {network.weights}, layer {layer.name}:")
+    print(f"{shared} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
+    print(f"{len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}")
     warn(args, pairs, kept, num_images)
     print(f"wrote {path} and {class_store.means_path().parent}")
     if kept:
@@ -140,6 +139,8 @@ def main(args):
         flags = ["--classes_for_concept1", class1, "--classes_for_concept2", class2]
         flags += ["--only_correct"] if args.only_correct else []
         print(command_line.next_command("disentangle_channel.py", args, "--channel_disentangle", channel, *flags))
+    else:
+        print("next: a higher --cos_sim_high, or a lower --proportion_attribution_required or --p, finds more pairs")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 One forward pass over train/ keeps, for every image, the relative importance of each channel of the layer of interest
 and the sums of its input, 2 C + 4 C_in bytes an image. A run that was stopped goes on where it was when started again.
+Several processes (torchrun) share the work, each on its own GPU.
 
     python get_importances_for_classes.py --data_dir /datasets/imagenet/ --model resnet50 --batch_size 254 \\
         --store_dir /store_dir/
 """
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,13 +82,9 @@ def require_finite(kept):
         raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")
 
 
-def fill(store, args, network, layer, transform, images, device):
-    """Make the missing chunks. One loader serves all of them; a batch never crosses a chunk's end."""
-    plan = [
-        (chunk, batch)
-        for chunk in store.missing_chunks()
-        for batch in batches_of(store.chunk_range(chunk), args.batch_size)
-    ]
+def fill(store, chunks, args, network, layer, transform, images, device):
+    """Make chunks. One loader serves all of them; a batch never crosses a chunk's end."""
+    plan = [(chunk, batch) for chunk in chunks for batch in batches_of(store.chunk_range(chunk), args.batch_size)]
     batches = [batch for _, batch in plan]
     loader = ImageBatches(images, transform, batches, "importances", **command_line.loading(args, device))
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
@@ -98,7 +96,7 @@ def fill(store, args, network, layer, transform, images, device):
             with network_arithmetic(args.precision, device):
                 record = forward_with_gradient(network.module, layer.module, pixels, own)
             if not checked:
-                check_tap_sums(layer.module, record.input, layer.name)
+                check_tap_sums(layer.module, record.input, record.activation, layer.name)
                 checked = True
             kept.append({**measure(layer, record), "targets": own, "indices": indices})
         if batch[-1] == store.chunk_range(chunk)[-1]:
@@ -108,8 +106,11 @@ def fill(store, args, network, layer, transform, images, device):
 
 
 def report(store, args):
+    """Say what a complete store holds."""
     indices, targets, predictions = store.read_labels()
     total = store.meta["num_images"]
+    if len(indices) == 0:
+        raise UserError(f"none of the {total} images could be read: nothing can be computed from {store.folder}")
     skipped = f", {total - len(indices)} unreadable ones left out" if len(indices) < total else ""
     correct = (targets == predictions).sum().item()
     print(f"{len(indices)} images{skipped}; {correct / max(len(indices), 1):.1%} classified correctly")
@@ -126,7 +127,8 @@ def main(args):
     transform = command_line.transform_from_flags(args, network.transform)
     layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
     store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
-    store.begin(describe(args, network, layer, transform, images))
+    process, num_processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    store.begin(describe(args, network, layer, transform, images), process)
 
     print(f"{args.model} with weights {network.weights}; layer of interest: {layer.name}")
     if layer.note:
@@ -136,8 +138,12 @@ def main(args):
     if len(missing) < store.num_chunks:
         print(f"going on: {store.num_chunks - len(missing)} of {store.num_chunks} chunks are there")
     network.module.to(device, memory_format=torch.channels_last)
-    fill(store, args, network, layer, transform, images, device)
-    report(store, args)
+    own = [chunk for chunk in missing if chunk % num_processes == process]
+    fill(store, own, args, network, layer, transform, images, device)
+    if store.missing_chunks():
+        print(f"process {process} has made its {len(own)} chunks; other processes are not ready yet")
+    else:
+        report(store, args)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ from utils import command_line
 from utils.attribution import attribution_shares, forward_with_gradient
 from utils.classes import ClassMap
 from utils.data import ImageBatches, batches_of, list_images
-from utils.disentangling import RHOS
+from utils.disentangling import RHOS, merge
 from utils.errors import UserError
 from utils.evaluation import density_curves, disentangled_sums
-from utils.layers import spatial_sums, tap_sums
+from utils.layers import tap_sums
 from utils.models import check_precision, choose_device, network_arithmetic
 from utils.plots import density_figure
 from utils.results import PairResults, density_path, summary_table, write_curves, write_figure
 from utils.stages import open_network, open_transform
-from utils.store import find_splits, read_split, run_name, split_path
+from utils.store import find_splits, read_first_split, read_split, refuse_differences, run_name, split_path
 
 
 def get_args_parser():
@@ -62,13 +62,15 @@ def open_split(args, model_dir, run):
     present = find_splits(model_dir, run, channel)
     if not present:
         raise UserError(f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py")
-    _, context = read_split(present[0])
+    _, context = read_first_split(present)
     concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
     path = split_path(model_dir, run, channel, concepts)
     if path not in present:
         names = ", ".join(other.name for other in present)
         raise UserError(f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts")
     split, context = read_split(path)
+    asked = {"channel": channel, "concepts": concepts}
+    refuse_differences(asked, vars(split), asked, path)
     if args.rho is not None and args.rho not in RHOS:
         raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
     return path, split, context
@@ -78,7 +80,8 @@ def measure(loader, network, layer, split, rho, targets, args):
     """One pass over validation images: what is kept of each, as a dictionary of arrays.
 
     ``original`` [n] and ``sums`` [n, K + 1] are spatial sums of the channel and of ``c'_1 .. c'_K, r``; ``shares`` [n]
-    is the channel's relative attribution; ``indices``, ``targets`` and ``predictions`` [n].
+    is the channel's relative attribution; ``indices``, ``targets`` and ``predictions`` [n]. All sums follow from
+    those of the layer's input, so that they agree in whatever precision the network runs.
     """
     kept = []
     for indices, pixels in loader:
@@ -87,12 +90,13 @@ def measure(loader, network, layer, split, rho, targets, args):
             with network_arithmetic(args.precision, loader.device):
                 record = forward_with_gradient(network.module, layer.module, pixels, own)
             positions = record.activation[0, 0].numel()
+            sums = disentangled_sums(split, rho, tap_sums(layer.module, record.input), positions)
             batch = {
                 "indices": indices,
                 "targets": own,
                 "predictions": record.logits.argmax(1),
-                "original": spatial_sums(record.activation)[:, split.channel],
-                "sums": disentangled_sums(split, rho, tap_sums(layer.module, record.input), positions),
+                "original": merge(sums, dim=1),
+                "sums": sums,
                 "shares": attribution_shares(record.activation, record.gradient)[:, split.channel],
             }
             kept.append({name: values.cpu() for name, values in batch.items()})
@@ -158,7 +162,8 @@ def main(args):
     results = PairResults(args.output_dir)
     results.check(run, network.fingerprint)
 
-    print(f"{path.name}: layer {layer.name}, rho {rho}{' (the chosen one)' if rho == split.rho else ''}")
+    print(f"{args.model} with weights {network.weights}, layer {layer.name}")
+    print(f"{path.name}, rho {rho}{' (the chosen one)' if rho == split.rho else ''}")
     network.module.to(device, memory_format=torch.channels_last)
     loader = ImageBatches(
         images,
@@ -184,6 +189,7 @@ def main(args):
     written = quantitative(results, pair) if both or args.get_quantitative else []
     written += qualitative(args.output_dir, pair) if both or args.get_qualitative else []
     print("\nwrote " + "\n      ".join(map(str, written)))
+    print(command_line.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
 
 if __name__ == "__main__":

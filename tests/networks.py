@@ -72,3 +72,56 @@ def gives_nan():
     network = small()
     network.stem[0].weight.fill_(torch.nan)
     return network
+
+
+class ChangesItsInput(Small):
+    def forward(self, x):
+        x = 1.0 * self.stem(x)
+        x += self.last(x)
+        return self.classifier(self.head(x).flatten(1))
+
+
+def changes_its_input():
+    torch.manual_seed(0)
+    return ChangesItsInput(nn.Conv2d(12, 12, 1)).eval()
+
+
+class WidthAware(nn.Conv2d):
+    """Computes something else as soon as it has more output channels, as no split can allow for."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if len(self.weight) == 12 else 1.01)
+
+
+def width_aware():
+    network = small()
+    last = WidthAware(8, 12, 1, bias=False)
+    last.weight = network.last.weight
+    network.last = last
+    return network
+
+
+class ByKeyword(Small):
+    def forward(self, x):
+        return self.classifier(self.head(self.last(input=self.stem(x))).flatten(1))
+
+
+def by_keyword():
+    return ByKeyword(nn.Conv2d(8, 12, 1)).eval()
+
+
+class Detached(Small):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+def detached():
+    return Detached(nn.Conv2d(8, 12, 1)).eval()
+
+
+def stops():
+    raise SystemExit(0)
+
+
+def without_parameters():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -16,6 +16,7 @@ from utils.attribution import (
 NETWORKS = [
     (networks.small, "last"),
     (networks.with_kernel, "last"),
+    (networks.changes_its_input, "last"),
     (lambda: torchvision.models.vgg11(num_classes=4), "features.18"),  # an in-place ReLU follows the layer
     (lambda: torchvision.models.resnet18(num_classes=4), "layer4.0.conv1"),
 ]
@@ -26,7 +27,7 @@ def plain_autograd(network, layer, images, targets):
     kept = {}
 
     def hook(_, inputs, output):
-        kept["input"] = inputs[0]
+        kept["input"] = inputs[0].clone()
         kept["copy"] = output.detach().clone()  # an in-place operation may change the output itself
         output.register_hook(lambda gradient: kept.update(gradient=gradient.clone()))
 
@@ -78,6 +79,12 @@ def test_relative_importances_of_tiny_and_of_very_unequal_values_stay_finite():
     assert relative[0].tolist() == [0.5, 0.5]
     assert positive[0] > 0
     assert relative[1].isfinite().all()
+
+
+def test_importances_of_half_precision_are_summed_in_fp32():
+    activation, gradient = (torch.randn(2, 3, 40, 40).bfloat16() for _ in range(2))
+    expected = (activation.double() * gradient.double()).sum((2, 3)).float()
+    torch.testing.assert_close(channel_importances(activation, gradient), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_attribution_shares_drop_negative_positions_before_the_sum():

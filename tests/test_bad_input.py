@@ -120,10 +120,16 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
     [
         (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network nor"),
         (("--model", "tests.networks:nothing"), "--model tests.networks:nothing cannot be made (AttributeError"),
-        (("--model", "tests.networks:not_a_module"), "returned a str, not a torch.nn.Module"),
+        (("--model", "tests.networks:not_a_module"), "returned a str, not an ordinary torch.nn.Module"),
         (("--model", "tests.networks:grouped"), "layer last has groups=2"),
         (("--model", "tests.networks:pads_by_itself"), "does not compute a plain zero-padded convolution"),
         (("--model", "tests.networks:gives_nan"), "NaN or infinite"),
+        (("--model", "tests.networks:by_keyword"), "layer last is not called with images alone"),
+        (("--model", "tests.networks:detached"), "the logits have no gradient at the layer of interest"),
+        (("--model", "tests.networks:stops"), "cannot be made (SystemExit"),
+        (("--model", "tests.networks:without_parameters"), "the network has no convolution"),
+        (("--model", "torch.nn:Identity"), "the network is no classifier"),
+        (("--weights", "numbered.pth"), "--weights numbered.pth is no state dict"),
         (("--layer_of_interest", "layer9"), "--layer_of_interest layer9: the network has no module of that name"),
         (("--layer_of_interest", "classifier"), "--layer_of_interest classifier: Linear is no convolution"),
         (("--weights", "nowhere.pth"), "--weights nowhere.pth: there is no such file"),
@@ -134,6 +140,7 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
 )
 def test_networks_layers_and_weights_that_cannot_be_used(copy, arguments, message):
     torch.save(networks.with_kernel().state_dict(), copy / "misfit.pth")
+    torch.save({0: torch.zeros(3)}, copy / "numbered.pth")
     (copy / "damaged.pth").write_bytes((copy / "misfit.pth").read_bytes()[:700])
     refused(STAGE1, usual(STAGE1, *arguments), message, copy)
 
@@ -212,7 +219,10 @@ NEW = ("--store_dir", "new")
         (flatten("data/val"), STAGE4, (), "data/val has images but no class folders: sort them"),
         (remove("data/val/dog"), STAGE4, (), "data/val has no class folder dog"),
         (empty("data/val/dog"), STAGE4, (), "class folder data/val/dog has no images"),
+        (nothing, STAGE1, ("--store_dir", "data/val/ant/0.png/x"), "cannot write data/val/ant/0.png/x/"),
         (nothing, STAGE2, NEW, f"there is no new/{RUN}_channel_importances/meta.json: run get_importances"),
+        (remove(f"{IMPORTANCES}/meta.json"), STAGE1, (), "has chunks but no meta.json that says of what"),
+        (rename(SPLIT, SPLIT.replace("_1_3", "_0_2")), STAGE4, (*PAIR[:1], "0", *PAIR[2:3], "2"), "another concepts"),
         (remove(f"{IMPORTANCES}/chunk_000001.npz"), STAGE2, (), "8 of 24 images are missing"),
         (remove(f"{IMPORTANCES}/chunk_000002.npz"), STAGE3, (), "8 of 24 images are missing"),
         (nothing, STAGE3, NEW, "run get_importances_for_classes.py first"),
@@ -314,3 +324,27 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(copy, script):
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
     assert contents(copy) == before
+
+
+def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):
+    width_aware = ("--model", "tests.networks:width_aware")
+    for script in (STAGE1, STAGE2):
+        result = run_script(script, *usual(script, *width_aware), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(STAGE3, usual(STAGE3, *width_aware), "does not equal the original (limit 1e-04): nothing was stored", copy)
+    assert not list(copy.rglob("*width_aware*.pt"))
+
+
+def test_a_damaged_split_does_not_stand_in_the_way_of_another(copy):
+    (copy / SPLIT.replace("_1_3", "_0_1")).write_bytes(b"damaged")
+    result = run_script(STAGE4, *usual(STAGE4), cwd=copy)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_chunk_of_another_store_is_noticed(copy):
+    result = run_script(STAGE1, *usual(STAGE1, "--interpolation", "bicubic", *NEW), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    foreign = copy / "new" / f"{RUN}_channel_importances" / "chunk_000001.npz"
+    shutil.copy(foreign, copy / IMPORTANCES)
+    message = f"{IMPORTANCES}/chunk_000001.npz is damaged (it is of another store)"
+    refused(STAGE2, usual(STAGE2, "--proportion_attribution_required", "0.2"), message, copy)

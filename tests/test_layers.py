@@ -49,10 +49,14 @@ def test_tap_sums_equal_a_loop_over_positions(padding):
 
 
 def test_a_layer_that_pads_by_itself_is_refused():
-    network, x = networks.pads_by_itself(), torch.randn(2, 8, 6, 6)
+    layer, x = networks.pads_by_itself().last, torch.randn(2, 8, 6, 6)
     with pytest.raises(UserError, match="zero-padded"):
-        check_tap_sums(network.last, x, "last")
-    check_tap_sums(networks.with_kernel().last, x, "last")
+        check_tap_sums(layer, x, layer(x), "last")
+    layer = networks.with_kernel().last
+    check_tap_sums(layer, x, layer(x), "last")
+    check_tap_sums(layer, x, layer(x).bfloat16(), "last")
+    with pytest.raises(UserError, match="zero-padded"):
+        check_tap_sums(layer, x + 0.5, layer(x), "last")
 
 
 @pytest.mark.parametrize("bias", [False, True])

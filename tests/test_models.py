@@ -154,15 +154,31 @@ def test_devices_and_precisions_that_are_not_there_are_refused():
         check_precision("tf32", torch.device("cpu"))
 
 
-def test_bf16_is_for_the_network_alone_and_tf32_ends_with_it():
+def test_precisions_are_for_the_network_alone():
     layer, x = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4)
     cpu = torch.device("cpu")
+
+    def tf32():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    torch.backends.cudnn.deterministic = False
     check_precision("bf16", cpu)
-    with network_arithmetic("bf16", cpu):
-        assert layer(x).dtype == torch.bfloat16
-    assert layer(x).dtype == torch.float32
-    with network_arithmetic("tf32", cpu):
-        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
-    with network_arithmetic("fp32", cpu):
+    assert torch.backends.cudnn.deterministic
+    for precision, dtype, expected in (
+        ("fp32", torch.float32, (False, False)),
+        ("bf16", torch.bfloat16, (False, False)),
+        ("tf32", torch.float32, (True, True)),
+    ):
+        with network_arithmetic(precision, cpu):
+            assert layer(x).dtype == dtype
+            assert tf32() == expected
         assert layer(x).dtype == torch.float32
+        assert tf32() == (False, False)
+
+
+def test_extra_state_of_a_module_is_part_of_the_fingerprint():
+    class WithState(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    assert fingerprint(WithState(2, 2)) != fingerprint(torch.nn.Linear(2, 2))

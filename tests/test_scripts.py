@@ -1,6 +1,7 @@
 """The four scripts as processes: what they write and print, interrupted runs, and runs one after the other."""
 
 import ast
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import gaussian_kde
 
 from tests import networks
 from tests.conftest import (
@@ -29,7 +31,7 @@ from tests.conftest import (
 )
 from utils.attribution import attribution_shares, forward_with_gradient
 from utils.data import ImageBatches, list_images
-from utils.disentangling import with_splits
+from utils.disentangling import RhoSearch, with_splits
 from utils.files import write_json
 from utils.store import ImportanceStore, read_split, transform_from
 
@@ -383,3 +385,125 @@ def test_help_explains_every_flag(script, tmp_path):
     stdout, _ = process.communicate()
     assert process.returncode == 0
     assert f"python {script}.py" in stdout
+
+
+def concept_arrays(folder, concepts, only_correct):
+    """What stage 3 should use of each concept: its images' indices and its ARV for channel 9, from the chunks."""
+    store = ImportanceStore(folder / "store", RUN)
+    store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    weight, members, arvs = networks.small().last.weight[CHANNEL, :, 0, 0], [], []
+    for concept in concepts:
+        of_class = [images["targets"] == output for output in concept]
+        if only_correct:
+            of_class = [own & (images["predictions"] == images["targets"]) for own in of_class]
+        members.append(images["indices"][sum(of_class).bool()])
+        arvs.append(torch.stack([weight * images["input_sums"][own, :, 0].mean(0) for own in of_class]).mean(0))
+    return members, torch.stack(arvs)
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_correct):
+    pair = ("--classes_for_concept1", "ant", "cat", "--classes_for_concept2", "dog")
+    out = stage3("data", "store", *["--only_correct"] * only_correct, pair=pair, cwd=copy)
+    split, context = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_0-2_3.pt")
+    members, arvs = concept_arrays(copy, [[0, 2], [3]], only_correct)
+    assert (len(members[0]) < 12) == only_correct  # one ant of six is classified correctly
+    assert f"concept 1: ant + cat [0, 2], {len(members[0])} training images" in out
+    assert context["only_correct"] == only_correct
+    network, (pixels, _) = networks.small(), load(copy, "train")
+    search = RhoSearch(network.last, CHANNEL, arvs)
+    for k, indices in enumerate(members):
+        search.add(network.stem(pixels[indices]), torch.full_like(indices, k))
+    assert torch.equal(split.owners.long(), search.owners)
+    torch.testing.assert_close(split.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
+    store = ImportanceStore(copy / "store", RUN)
+    store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    used = (images["predictions"] == images["targets"]) if only_correct else torch.ones(24, dtype=torch.bool)
+    expected = {}
+    for class1, class2 in itertools.combinations(range(4), 2):
+        _, arvs = concept_arrays(copy, [[class1], [class2]], only_correct)
+        for channel in range(12):
+            shares = [
+                (images["relative_importances"][used & (images["targets"] == c), channel].float() >= 0.05)
+                .double()
+                .mean()
+                for c in (class1, class2)
+            ]
+            if min(shares) >= 0.5:
+                row = networks.small().last.weight[:, :, 0, 0]
+                scaled = arvs / row[CHANNEL] * row[channel]
+                expected[channel, class1, class2] = torch.cosine_similarity(*scaled, dim=0).item()
+    flags = ["--only_correct"] * only_correct
+    printed = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", *flags, cwd=copy).split("\n")[0])
+    found = {tuple(list(pair.values())[:3]): pair["cosine_similarity"] for pair in printed}
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert len(found) > 3
+
+
+def test_two_processes_share_the_chunks_of_one_store(tmp_path):
+    data = write_images(tmp_path / "data", train=10, val=0)
+    stage1(data, tmp_path / "one", cwd=tmp_path)
+    flags = ("--data_dir", data, "--store_dir", tmp_path / "two", "--batch_size", "4", "--chunk_size", "8")
+    flags = (*NETWORK, *flags, *SMALL_IMAGES, *COMPUTE)
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    first = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[0])
+    assert "process 0 has made its 3 chunks; other processes are not ready yet" in first.stdout
+    second = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[1])
+    assert "40 images; " in second.stdout
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_the_newest_rho_counts_and_only_equal_tau_and_k_are_gathered(copy):
+    more = ("--get_quantitative", "--proportion_attribution_required", "0.0001")
+    stage4("data", "store", *more, "--rho", "1.0", cwd=copy)
+    path = copy / "results_quantitative" / "quantitative_concept1_required0.0001.txt"
+    first = path.read_text()
+    stage4("data", "store", *more, "--rho", "0.05", cwd=copy)
+    second = path.read_text()
+    assert first != second
+    stage4("data", "store", *more, "--rho", "1.0", cwd=copy)
+    assert path.read_text() == first
+    out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.01", cwd=copy)
+    assert "the only pair so far" in out
+    pair = (*PAIR, "--classes_for_concept3", "ant")
+    stage3("data", "store", pair=pair, cwd=copy)
+    assert "the only pair so far" in stage4("data", "store", *more, pair=pair, cwd=copy)
+
+
+def test_files_of_other_names_in_the_results_are_left_alone(copy):
+    (copy / "results_quantitative").mkdir()
+    mine = copy / "results_quantitative" / "my_quantitative_concept1_required0.03_backup.txt"
+    mine.write_text("mine")
+    stage4("data", "store", "--get_quantitative", cwd=copy)
+    assert mine.read_text() == "mine"
+
+
+def test_density_curves_are_those_of_the_sums_in_the_results(copy):
+    stage4("data", "store", cwd=copy)
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    part = json.loads(path.read_text())["images"][1]
+    (curves,) = (copy / "plots").glob("*_concept2_density.txt")
+    rows = np.loadtxt(curves, delimiter=",", skiprows=1)
+    samples = [part["original"], *np.array(part["sums"])[:, :2].T]
+    for column, sample in enumerate(samples, start=1):
+        assert rows[:, column] == pytest.approx(gaussian_kde(sample)(rows[:, 0]), rel=1e-3, abs=1e-6)
+
+
+def test_class_folders_of_any_name_go_through_all_stages(tmp_path):
+    folders = ("a$_$b", "bee", "c\udce9", "dog")
+    data = write_images(tmp_path / "data", folders=folders)
+    stage1(data, "store", cwd=tmp_path)
+    stage2("store", cwd=tmp_path)
+    pair = ("--classes_for_concept1", "0", "--classes_for_concept2", "2")
+    stage3(data, "store", pair=pair, cwd=tmp_path)
+    out = stage4(data, "store", pair=pair, cwd=tmp_path)
+    assert "a$_$b" in out
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 2

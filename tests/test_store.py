@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import zipfile
 
 import numpy as np
@@ -128,7 +129,8 @@ def test_a_chunk_of_another_place_length_or_type_is_noticed(tmp_path):
         chunks.write_chunk(0, [batch(*indices)])
         with pytest.raises(UserError, match=r"chunk_000000\.npz is damaged"):
             chunks.read_chunk(0)
-    np.savez(chunks.chunk_path(0), **{k: v.numpy().astype(np.float64) for k, v in batch(0, 1).items()})
+    arrays = {**{name: values.numpy() for name, values in batch(0, 1).items()}, "origin": np.zeros(32)}
+    np.savez(chunks.chunk_path(0), **arrays)
     with pytest.raises(UserError, match="float64"):
         chunks.read_chunk(0)
     np.savez(chunks.chunk_path(0), targets=np.zeros(2))
@@ -154,6 +156,15 @@ def test_completeness_counts_the_images_of_missing_chunks(tmp_path):
     chunks.write_chunk(1, [batch(2)])
     chunks.require_complete()
     assert chunks.read_labels()[0].tolist() == [0, 1, 2]
+
+
+def test_processes_after_the_first_wait_for_its_meta(tmp_path):
+    late = store.ImportanceStore(tmp_path, "m")
+    timer = threading.Timer(0.5, lambda: opened(tmp_path))
+    timer.start()
+    late.begin(META, process=1)
+    timer.join()
+    assert late.meta == META
 
 
 def test_equal_arrays_make_equal_bytes(tmp_path):

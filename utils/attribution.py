@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.errors import UserError
 from utils.layers import spatial_sums
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -34,7 +35,7 @@ def recorded(layer):
     record = Record()
 
     def hook(_, inputs, output):
-        record.input = inputs[0].detach()
+        record.input = inputs[0].detach().clone()  # the network may go on to change it in place
         record.activation = output.detach().requires_grad_(torch.is_grad_enabled())
         return record.activation.clone()
 
@@ -67,10 +68,17 @@ def forward_with_gradient(network, layer, images, targets):
     Returns
     -------
     Record
+
+    Raises
+    ------
+    UserError
+        The logits do not depend on the layer, or the network forbids gradients.
     """
     with torch.enable_grad(), recorded(layer) as record:
         record.logits = network(images)
         own_logits = record.logits.gather(1, targets[:, None]).sum()
+        if not own_logits.requires_grad:
+            raise UserError("the logits have no gradient at the layer of interest: does anything behind it reach them?")
         (record.gradient,) = torch.autograd.grad(own_logits, record.activation)
     record.activation, record.logits = record.activation.detach(), record.logits.detach()
     return record

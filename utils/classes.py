@@ -46,8 +46,9 @@ class ClassMap:
         return self._folders[output]
 
     def name(self, output):
-        """The class's name: ImageNet's for a WordNet id, else the folder's."""
-        return imagenet_classes().get(self._folders[output], self._folders[output])
+        """The class's name, fit for print: ImageNet's for a WordNet id, else the folder's."""
+        folder = self._folders[output]
+        return imagenet_classes().get(folder, folder.encode(errors="backslashreplace").decode())
 
     def concept_name(self, concept):
         """The names of a concept's classes, joined."""
@@ -83,14 +84,13 @@ class ClassMap:
         return resolved
 
     def _output(self, flag, given, num_outputs):
-        try:
-            output = int(given)
-        except ValueError:
+        if not given.removeprefix("-").isdecimal():
             if given not in self.outputs:
                 named = [folder for folder in self.outputs if imagenet_classes().get(folder) == given]
                 hint = f"; the folder of that name is {named[0]}, output {self.outputs[named[0]]}" if named else ""
-                raise UserError(f"{flag}: there is no class folder {given!r}{hint}") from None
+                raise UserError(f"{flag}: there is no class folder {given!r}{hint}")
             return self.outputs[given]
+        output = int(given)
         if not 0 <= output < num_outputs:
             raise UserError(f"{flag}: class {output} is out of range, the network has outputs 0 to {num_outputs - 1}")
         if output not in self._folders:

@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main, parser):
     """Parse the arguments and call ``main``; what the user can mend is one line on standard error and status 2."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
         main(parser.parse_args())
     except UserError as error:

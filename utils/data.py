@@ -1,5 +1,6 @@
 """Images: lists of files, the evaluation transform, and batches decoded by worker processes."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 
+MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -142,6 +144,10 @@ class Batch:
         return self
 
 
+class MachineFailure(str):
+    """Why an image could not be read, where that is not the image's fault; it is never left out for it."""
+
+
 class ImageFiles(Dataset):
     """Decoded crops of an ImageList; an image that cannot be read is returned as the reason why."""
 
@@ -156,7 +162,9 @@ class ImageFiles(Dataset):
             with Image.open(self.images.path(index)) as image:
                 return index, self.transform.crop(image.convert("RGB")), None
         except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
-            return index, None, f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
+            machine = isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_ERRORS
+            return index, None, MachineFailure(reason) if machine else reason
 
 
 def _collate(items):
@@ -201,15 +209,31 @@ class ImageBatches:
 
     def __iter__(self):
         with tqdm(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
-            for batch in self._loader:
+            for batch in self._decoded():
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
                 yield batch.indices, self.transform.normalise(batch.crops, self.device)
                 bar.update(len(batch.indices) + len(batch.unreadable))
 
+    def _decoded(self):
+        try:
+            yield from self._loader
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that decodes images was killed (not enough memory, or /dev/shm too small?): "
+                "use fewer --num_workers or a smaller --batch_size"
+            ) from error
+
     def _report(self, index, reason):
         path = self.images.path(index)
+        if isinstance(reason, MachineFailure):
+            raise UserError(f"cannot read image {path} ({reason})")
         if not self.skip_unreadable:
-            raise UserError(f"cannot read image {path} ({reason}): mend it, or leave it out with --skip_unreadable")
+            raise UserError(
+                f"cannot read image {path} ({reason}): mend it, or leave it out with --skip_unreadable; "
+                "either makes another data set, so chunks made so far have to be deleted"
+            )
         self.skipped += 1
         tqdm.write(f"left out unreadable image {path} ({reason})", file=sys.stderr)

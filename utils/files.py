@@ -11,7 +11,7 @@ import os
 import socket
 import warnings
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def write_bytes(path, content):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
 
 

@@ -53,7 +53,7 @@ def load_network(model, weights=None):
         module, source, transform = _from_torchvision(model, weights)
     else:
         raise UserError(f"--model {model}: neither a torchvision classification network nor package.module:function")
-    module.eval().requires_grad_(False)
+    module.cpu().eval().requires_grad_(False)
     return LoadedNetwork(module, source, fingerprint(module), transform)
 
 
@@ -69,8 +69,11 @@ def fingerprint(network):
     """SHA-256 of a network's parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:  # a module's extra state
+            digest.update(f"{name} {value!r}\n".encode())
     return digest.hexdigest()
 
 
@@ -79,10 +82,10 @@ def _from_factory(model, weights):
     sys.path.insert(0, os.getcwd())
     try:
         network = getattr(importlib.import_module(module_name), function)()
-    except Exception as error:  # whatever somebody else's code raises
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
         raise UserError(f"--model {model} cannot be made ({type(error).__name__}: {error})") from error
-    if not isinstance(network, nn.Module):
-        raise UserError(f"--model {model} returned a {type(network).__name__}, not a torch.nn.Module")
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
     if weights is None:
         return network, default_weights(model), Transform()
     _load_into(network, _read_state_dict(weights), weights)
@@ -134,7 +137,9 @@ def _read_state_dict(path):
         raise UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})") from error
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"--weights {path} is no state dict (names and tensors)")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
@@ -157,7 +162,7 @@ def _local_options(model, state, weights):
             for n in (1000, 1001)
         ]
     classifier = [name for name, shape in shapes[0].items() if shape != shapes[1][name] and len(shape) > 1]
-    if classifier[-1] not in state:
+    if classifier[-1] not in state or state[classifier[-1]].ndim == 0:
         raise UserError(f"--weights {weights} does not fit {model}: it has no {classifier[-1]}")
     return {"num_classes": len(state[classifier[-1]]), **options}
 
@@ -171,9 +176,9 @@ def _load_into(network, state, weights):
 
 
 def choose_device(device):
-    """``cuda`` if there is one, else ``cpu``; or the device asked for, if it is there."""
+    """``cuda`` if there is one (of several processes each its own), else ``cpu``; or the device asked for."""
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -182,6 +187,8 @@ def choose_device(device):
         raise UserError(f"--device {device}: must be cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # where memory is pinned, too
     return chosen
 
 
@@ -208,6 +215,6 @@ def network_arithmetic(precision, device):
 
 
 def _allow_tf32(allowed):
-    # Torch has an older pair of switches for the same thing; setting both kinds raises.
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+    # Torch has a newer pair of switches too; setting both kinds makes reading them raise. These keep both in step.
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

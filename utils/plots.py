@@ -54,8 +54,9 @@ def density_figure(samples, grid, curves, title, subtitle):
     axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=1 if wide else len(samples))
     below = textwrap.fill(subtitle, 90)
-    axes.text(0.5, 1.02, below, transform=axes.transAxes, ha="center", va="bottom", fontsize=8, color="#555555")
-    axes.set_title(textwrap.fill(title, 60), fontsize=11, pad=8 + 11 * len(below.split("\n")))
+    plain = {"ha": "center", "parse_math": False}  # a class may be called $
+    axes.text(0.5, 1.02, below, transform=axes.transAxes, va="bottom", fontsize=8, color="#555555", **plain)
+    axes.set_title(textwrap.fill(title, 60), fontsize=11, pad=8 + 11 * len(below.split("\n")), **plain)
     return figure
 
 

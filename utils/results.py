@@ -106,19 +106,19 @@ class PairResults:
         """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
         pairs = self.read_all()
         several = len({pair["run"] for pair in pairs}) > 1
-        files = {}
+        files, names = {}, set()
         for pair in pairs:
-            num_concepts = len(pair["concepts"])
-            prefix = f"{pair['run']}_" if several else ""
-            suffix = f"_K{num_concepts}" if num_concepts > 2 else ""
+            suffix = f"_K{len(pair['concepts'])}" if len(pair["concepts"]) > 2 else ""
             for k, images in enumerate(pair["images"], start=1):
-                name = f"{prefix}quantitative_concept{k}_required{pair['tau']}{suffix}.txt"
-                files.setdefault(name, []).append(included_rows(images))
+                plain = f"quantitative_concept{k}_required{pair['tau']}{suffix}.txt"
+                named = f"{pair['run']}_{plain}"
+                names |= {plain, named}
+                files.setdefault(named if several else plain, []).append(included_rows(images))
         for name, rows in files.items():
             text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
             write_bytes(self.folder / name, text.encode())
-        for stale in set(self.folder.glob("*quantitative_concept*_required*.txt")) - {self.folder / n for n in files}:
-            stale.unlink()
+        for name in names - set(files):  # the same rows under the name they had when there were fewer RUNs
+            (self.folder / name).unlink(missing_ok=True)
         return [self.folder / name for name in sorted(files)]
 
 

@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import re
+import time
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -59,17 +61,31 @@ class ImportanceStore:
         self.meta = read_json(self.meta_path, f"delete {self.folder} and run get_importances_for_classes.py again")
         return self.meta
 
-    def begin(self, meta):
+    def begin(self, meta, process=0):
         """Begin a store described by ``meta``, or go on with one that agrees in everything that changes its content.
 
         That leaves out where equal weights came from, and versions. Without a chunk there is nothing to go on with.
+        Of several processes the first one writes ``meta.json``, and the others wait for it.
         """
-        if self.meta_path.is_file() and any(self.folder.glob("chunk_*.npz")):
-            keys = [key for key in meta if key not in ("weights", "versions")]
+        keys = [key for key in meta if key not in ("weights", "versions")]
+        chunks = any(self.folder.glob("chunk_*.npz"))
+        if chunks and not self.meta_path.is_file():
+            raise UserError(f"{self.folder} has chunks but no meta.json that says of what: delete the folder")
+        if process > 0:
+            self._wait_for(meta, keys)
+        if chunks or process > 0:
             refuse_differences(meta, self.load_meta(), keys, self.folder)
         else:
             write_json(self.meta_path, meta)
             self.meta = meta
+
+    def _wait_for(self, meta, keys, seconds=300):
+        """Wait until the first process has written ``meta``; what is there may be of an earlier attempt."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.meta_path.is_file() and all(self.load_meta().get(key) == meta[key] for key in keys):
+                return
+            time.sleep(0.2)
 
     @property
     def num_chunks(self):
@@ -103,24 +119,31 @@ class ImportanceStore:
             "indices": (np.int64, (None,)),
         }
 
+    def _origin(self):
+        return np.frombuffer(bytes.fromhex(json_digest(self.meta)), dtype=np.uint8)
+
     def write_chunk(self, chunk, batches):
         """Write a chunk from the tensors of its batches (dictionaries as ``_layout`` has them)."""
         arrays = {}
         for name, (dtype, shape) in self._layout().items():
             parts = [batch[name].cpu().numpy().astype(dtype, copy=False) for batch in batches]
             arrays[name] = np.concatenate([np.empty((0, *shape[1:]), dtype), *parts])
-        write_arrays(self.chunk_path(chunk), arrays)
+        write_arrays(self.chunk_path(chunk), {**arrays, "origin": self._origin()})
 
     def read_chunk(self, chunk, names=None):
-        """Read a chunk as tensors, by name."""
+        """Read a chunk as tensors, by name; ``indices`` are always among them."""
         path, advice = self.chunk_path(chunk), "delete it and run get_importances_for_classes.py again"
-        arrays = read_arrays(path, self._layout(), advice, names)
+        names = {"indices", "origin", *(names or self._layout())}
+        layout = {**self._layout(), "origin": (np.uint8, (32,))}
+        arrays = read_arrays(path, layout, advice, sorted(names))
         with damage_is_one_line(path, advice):
             indices, expected = arrays["indices"], self.chunk_range(chunk)
             if not self.meta["skip_unreadable"] and len(indices) != len(expected):
                 raise ValueError(f"it has {len(indices)} images, not {len(expected)}")
             if np.any(np.diff(indices) <= 0) or np.any(indices < expected[0]) or np.any(indices > expected[-1]):
                 raise ValueError("its images are not those of its place")
+            if not np.array_equal(arrays.pop("origin"), self._origin()):
+                raise ValueError("it is of another store")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def read_labels(self):
@@ -238,6 +261,14 @@ def read_split(path):
             raise ValueError("it is of another version of this program")
         split = Split(**{field.name: content[field.name] for field in fields(Split)})
     return split, content
+
+
+def read_first_split(paths):
+    """The first of several split files that is not damaged."""
+    for path in paths[:-1]:
+        with suppress(UserError):
+            return read_split(path)
+    return read_split(paths[-1])
 
 
 def _split_digest(content):

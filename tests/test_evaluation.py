@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.test_disentangling import random_split
 from utils.disentangling import DisentangledLayer, merge
-from utils.evaluation import density_curves, disentangled_sums, fractions_of_original, summarise
+from utils.evaluation import auroc, density_curves, disentangled_sums, fractions_of_original, summarise
 from utils.layers import tap_sums
 
 
@@ -35,6 +35,15 @@ def test_fractions_and_their_summary():
     assert (summary.counted, summary.included, summary.images) == (2, 4, 5)
     assert summarise(original, sums, [False] * 5).included == 0
     assert np.isnan(summarise(original, sums, [False] * 5).mean).all()
+
+
+def test_auroc_equals_a_loop_over_pairs():
+    random = np.random.default_rng(0)
+    positives, negatives = random.integers(0, 6, 13), random.integers(-2, 5, 17)  # with ties
+    wins = [(p > n) + 0.5 * (p == n) for p in positives for n in negatives]
+    assert auroc(positives, negatives) == pytest.approx(np.mean(wins))
+    assert auroc([3, 4], [1, 2]) == 1
+    assert auroc([1, 1], [1]) == 0.5
 
 
 def test_the_density_is_scipys_and_integrates_to_one():

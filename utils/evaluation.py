@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import gaussian_kde
+from scipy.stats import gaussian_kde, mannwhitneyu
 
 
 def disentangled_sums(split, rho, tap_sums, positions):
@@ -61,6 +61,14 @@ def summarise(original, sums, included):
     return Summary(
         fractions.mean(0), np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
     )
+
+
+def auroc(positives, negatives):
+    """How well larger values tell ``positives`` [n] from ``negatives`` [m]: the area under the ROC curve, in 0..1.
+
+    The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic).
+    """
+    return mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
 
 
 def density_curves(samples, points=256):

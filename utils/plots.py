@@ -60,6 +60,38 @@ def density_figure(samples, grid, curves, title, subtitle):
     return figure
 
 
+def top_pictures_figure(rows, frames, title, subtitle):
+    """Rows of the pictures that activate a channel most, each framed in the colour of its concept.
+
+    Parameters
+    ----------
+    rows : dict of label -> list of (picture [H, W, 3], concept name)
+        The original channel first, then ``c'_1 .. c'_K``; most activating first.
+    frames : list of str
+        The concepts' names in order: the first is framed in the colour of ``c'_1``, and so on.
+    title, subtitle : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(0.72 * columns + 1.6, 0.78 * len(rows) + 0.95), layout="constrained")
+    colours = dict(zip(frames, (colour for colour, _ in DISENTANGLED), strict=False))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (label, pictures) in zip(grid, rows.items(), strict=True):
+        for axes in axes_row:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        for axes, (picture, name) in zip(axes_row, pictures, strict=False):
+            axes.imshow(picture)
+            axes.spines[:].set(visible=True, color=colours[name], linewidth=3)
+        axes_row[0].set_ylabel(_symbols(textwrap.fill(label, 16)), rotation=0, ha="right", va="center", fontsize=10)
+    figure.suptitle(title, fontsize=12, parse_math=False)
+    figure.supxlabel(subtitle, fontsize=8, color="#555555", parse_math=False)
+    return figure
+
+
 def _symbols(text):
     """Typeset ``c'_1`` as the paper does."""
     return re.sub(r"c'_(\d)", r"$c'_{\1}$", text.replace("$", r"\$"))

@@ -1,0 +1,50 @@
+#!/bin/sh
+# The whole method in two minutes, without a download of images or weights: thirty concepts drawn by code, and a small
+# network whose twelve channels have to serve them all. Everything it makes is in demo_output/; what is there is reused.
+# Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
+set -eu
+cd "$(dirname "$0")"
+requirements=requirements.txt
+. ./make_venv.sh
+PATH="$PWD/.venv/bin:$PATH"
+
+DEMO_PICTURES=${DEMO_PICTURES:-100 40} # of each class, for training and validation
+run=utils.demo-demo_network
+network="--model utils.demo:demo_network --store_dir demo_output/store"
+images="--data_dir demo_output/pictures"
+output="--output_dir demo_output"
+
+# step FILE COMMAND...: say and run a command, unless the last file it makes (a pattern) is there
+step() {
+    made=$1
+    shift
+    # shellcheck disable=SC2086
+    if ls demo_output/$made >/dev/null 2>&1; then
+        echo "reusing demo_output/$made"
+    else
+        printf '\n$ %s\n' "$*"
+        "$@"
+    fi
+}
+
+# split CHANNEL CONCEPT CONCEPT OUTPUTS: stages 3 and 4
+split() {
+    flags="--classes_for_concept1 $2 --classes_for_concept2 $3"
+    step "store/models_disentangled/${run}_channel$1_$4.pt" \
+        python disentangle_channel.py $images $network --channel_disentangle "$1" $flags
+    step "plots/${run}_channel$1_$4_*_concept2_density.txt" \
+        python get_results.py $images $network --channel_of_interest "$1" $flags $output
+}
+
+# shellcheck disable=SC2086  (the variables are several words)
+step "pictures/val/waves/039.png" python -m utils.demo demo_output --pictures $DEMO_PICTURES
+step "store/${run}_channel_importances/chunk_000001.npz" \
+    python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64
+step "results_get_cosine_similarities/${run}_required0.03_p0.75_cossim-1.0to0.5.txt" \
+    python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 $output
+# Of the pairs of low cosine, three whose concepts activate their channel alike
+split 10 donut waves 6_29
+split 5 disc umbrella 5_28
+split 2 bricks triangle 2_27
+printf '\n$ python -m utils.demo demo_output --show\n'
+python -m utils.demo demo_output --show

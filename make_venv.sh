@@ -1,0 +1,17 @@
+# To be read by the other scripts: a virtual environment in .venv with the packages of the file $requirements, made once.
+# Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
+PYTHON=${PYTHON:-python3}
+
+stop() {
+    echo "$(basename "$0"): $1" >&2
+    exit 2
+}
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    stop "$PYTHON is missing or older than Python 3.10: set PYTHON to a newer one"
+if ! cmp -s "$requirements" ".venv/$requirements"; then
+    echo "$(basename "$0"): making a virtual environment in .venv (torch is large: some minutes)"
+    "$PYTHON" -m venv .venv || stop "$PYTHON cannot make a virtual environment: is its venv module there (python3-venv)?"
+    .venv/bin/python -m pip install --quiet --requirement "$requirements" ||
+        stop "the packages of $requirements could not be installed"
+    cp "$requirements" ".venv/$requirements"
+fi

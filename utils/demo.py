@@ -7,7 +7,6 @@
 ``demo.sh`` runs the four scripts on them, with ``--model utils.demo:demo_network``.
 """
 
-import argparse
 import io
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from utils import command_line
 from utils.attribution import forward
 from utils.data import Transform, list_images
 from utils.disentangling import merge
@@ -26,7 +26,7 @@ from utils.layers import tap_sums
 from utils.pictures import CONCEPTS, SIZE, write_pictures
 from utils.plots import top_pictures_figure
 from utils.results import PairResults, write_figure
-from utils.store import read_split
+from utils.store import read_split, split_path
 
 WEIGHTS = Path(__file__).with_name("demo_weights.pth")
 TRANSFORM = Transform(resize_size=SIZE, crop_size=SIZE)
@@ -133,57 +133,62 @@ def save_weights(network, path):
     write_bytes(Path(path), buffer.getvalue())
 
 
-def top_pictures(split, validation, count=9):
+def top_pictures(split, names, validation, count=9):
     """Labels and pictures for ``plots.top_pictures_figure``: what activates the channel and its parts most.
 
-    Among the validation pictures of the split's concepts, by the activation summed over space.
+    Among the validation pictures of the split's concepts (called ``names``), by the activation summed over space.
     """
+    concept_of = {output: name for concept, name in zip(split.concepts, names, strict=True) for output in concept}
     pixels, targets = validation
-    own = torch.isin(targets, torch.tensor([output for (output,) in split.concepts]))
-    pixels, targets, network = pixels[own], targets[own], demo_network().eval().requires_grad_(False)
+    own = torch.isin(targets, torch.tensor(list(concept_of)))
+    pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
     record = forward(network, network.last, TRANSFORM.normalise(pixels, torch.device("cpu")))
     sums = disentangled_sums(split, split.rho, tap_sums(network.last, record.input), positions=0)
     rows = {"original": merge(sums, dim=1)}
-    rows |= {f"c'_{k}, for {CONCEPTS[output]}": sums[:, k - 1] for k, (output,) in enumerate(split.concepts, start=1)}
+    rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
     return {
-        label: [(pixels[i].numpy(), CONCEPTS[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
+        label: [(pixels[i].numpy(), concept_of[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
         for label, values in rows.items()
     }
 
 
 def show(folder):
-    """Draw the figure of every split, and print a table of the fractions that stage 4 has measured."""
+    """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
     validation = read_pictures(folder / "pictures" / "val")
-    names = {(pair["channel"], str(pair["concepts"])): pair for pair in PairResults(folder).read_all()}
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
-    for path in sorted((folder / "store" / "models_disentangled").glob("*.pt")):
-        split, _ = read_split(path)
-        concepts = [CONCEPTS[output] for (output,) in split.concepts]
+    for pair in PairResults(folder).read_all():
+        path = split_path(folder / "store" / "models_disentangled", pair["run"], pair["channel"], pair["concepts"])
+        split, names = read_split(path)[0], pair["concept_names"]
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
-        count = torch.isin(validation[1], torch.tensor(split.concepts)).sum()
-        subtitle = f"of {count} validation pictures of {' and '.join(concepts)}"
-        figure = top_pictures_figure(top_pictures(split, validation), concepts, title, subtitle)
-        write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(concepts)}_top_pictures", figure)
-        parts = names[split.channel, str(split.concepts)]["images"]
-        means = [summarise(part["original"], part["sums"], part["included"]).mean for part in parts]
-        own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(concepts)))
-        other = " / ".join(f"{means[1 - k][k]:.2f}" for k in range(len(concepts)))
-        print(f"{split.channel:7d}  {' / '.join(concepts):22}{own:>25}{other:>14}  {split.rho:.2f}")
-    print(
-        "own: c'_1 on pictures of concept 1 / c'_2 on those of concept 2; other: c'_1 on concept 2 / c'_2 on concept 1"
-    )
+        subtitle = (
+            f"of {sum(len(part['paths']) for part in pair['images'])} validation pictures of {' and '.join(names)}"
+        )
+        figure = top_pictures_figure(top_pictures(split, names, validation), names, title, subtitle)
+        write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
+        means = [summarise(part["original"], part["sums"], part["included"]).mean for part in pair["images"]]
+        own = " / ".join(f"{means[k][k]:.2f}" for k in (0, 1))
+        other = " / ".join(f"{means[1 - k][k]:.2f}" for k in (0, 1))
+        print(f"{split.channel:7d}  {' / '.join(names):22}{own:>25}{other:>14}  {split.rho:.2f}")
+    print("own: c'_1 on concept 1 / c'_2 on concept 2; other: c'_1 on concept 2 / c'_2 on concept 1 (ideal: 1 and 0)")
     print(f"figures: {folder / 'plots'}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_args_parser():
+    parser = command_line.Parser(__doc__)
     parser.add_argument("folder", type=Path, help="everything goes below it: pictures/, store/, plots/, ...")
     parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
-    parser.add_argument("--show", action="store_true", help="figures and a table of what has been split")
+    parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
-        "--pictures", type=int, nargs=2, default=(100, 40), help="of each class, for training and validation (100 40)"
+        "--pictures",
+        type=command_line.positive_int,
+        nargs=2,
+        default=(100, 40),
+        help="of each class, for training and validation (100 40)",
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main(args):
     if args.show:
         show(args.folder)
         return
@@ -197,4 +202,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, get_args_parser())

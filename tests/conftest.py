@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from tests import networks
 from tests.networks import COLOURS
+from utils.data import ImageBatches, list_images
+from utils.store import ImportanceStore, transform_from
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("ant", "bee", "cat", "dog")
@@ -21,6 +25,7 @@ NETWORK = ("--model", "tests.networks:small")
 SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
+RUN = "tests.networks-small"
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 
@@ -107,6 +112,31 @@ def stage3(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
 def stage4(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
     flags = ("--data_dir", data, "--store_dir", store, "--channel_of_interest", channel, *pair)
     return succeed("get_results.py", *NETWORK, *flags, *COMPUTE, *more, cwd=cwd)
+
+
+def load(folder, split):
+    """All images of a split in the transform of the tests, with their targets."""
+    images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
+    batches = [list(range(len(images)))]
+    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
+    ((_, pixels),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
+    return pixels, torch.from_numpy(images.folder_of)
+
+
+def concept_arrays(folder, concepts, only_correct):
+    """What stage 3 should use of each concept: its images' indices and its ARV for channel 9, from the chunks."""
+    store = ImportanceStore(folder / "store", RUN)
+    store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    weight, members, arvs = networks.small().last.weight[CHANNEL, :, 0, 0], [], []
+    for concept in concepts:
+        of_class = [images["targets"] == output for output in concept]
+        if only_correct:
+            of_class = [own & (images["predictions"] == images["targets"]) for own in of_class]
+        members.append(images["indices"][sum(of_class).bool()])
+        arvs.append(torch.stack([weight * images["input_sums"][own, :, 0].mean(0) for own in of_class]).mean(0))
+    return members, torch.stack(arvs)
 
 
 @pytest.fixture(scope="session")

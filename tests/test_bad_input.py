@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tests import networks
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, ROOT, SMALL_IMAGES, contents, run_script
+from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, ROOT, RUN, SMALL_IMAGES, contents, run_script
 
-RUN = "tests.networks-small"
 STAGE1, STAGE2, STAGE3, STAGE4 = (
     *("get_importances_for_classes.py", "get_cosine_similarities.py"),
     *("disentangle_channel.py", "get_results.py"),

@@ -38,7 +38,7 @@ split() {
 
 # shellcheck disable=SC2086  (the variables are several words)
 step "pictures/val/waves/039.png" python -m utils.demo demo_output --pictures $DEMO_PICTURES
-step "store/${run}_channel_importances/chunk_000001.npz" \
+step "store/results_get_cosine_similarities/${run}_class_means.npz" \
     python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64
 step "results_get_cosine_similarities/${run}_required0.03_p0.75_cossim-1.0to0.5.txt" \
     python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 $output

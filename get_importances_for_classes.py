@@ -127,7 +127,7 @@ def main(args):
     transform = command_line.transform_from_flags(args, network.transform)
     layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
     store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
-    process, num_processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    process, num_processes = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     store.begin(describe(args, network, layer, transform, images), process)
 
     print(f"{args.model} with weights {network.weights}; layer of interest: {layer.name}")

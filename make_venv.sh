@@ -8,10 +8,11 @@ stop() {
 }
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     stop "$PYTHON is missing or older than Python 3.10: set PYTHON to a newer one"
-if ! cmp -s "$requirements" ".venv/$requirements"; then
+made_of=$(cat requirements*.txt && "$PYTHON" --version && echo "$requirements")
+if ! .venv/bin/python -c '' 2>/dev/null || [ "$made_of" != "$(cat .venv/made_of 2>/dev/null)" ]; then
     echo "$(basename "$0"): making a virtual environment in .venv (torch is large: some minutes)"
     "$PYTHON" -m venv .venv || stop "$PYTHON cannot make a virtual environment: is its venv module there (python3-venv)?"
     .venv/bin/python -m pip install --quiet --requirement "$requirements" ||
         stop "the packages of $requirements could not be installed"
-    cp "$requirements" ".venv/$requirements"
+    echo "$made_of" >.venv/made_of
 fi

@@ -5,8 +5,9 @@
 On the pictures of the demonstration each class is one known concept, so there is a right answer. For networks trained
 from several seeds, every gamma-polysemantic pair (tau 0.03, p 0.75, gamma 0.5, negative cosines too) is split in both
 orders of its concepts, and evaluated on validation pictures. A split is clean if c'_1 keeps at least 80 % of the
-original channel on concept 1 and at most 20 % on concept 2, and c'_2 the reverse. Prints Markdown tables: mean over
-pairs, with the standard deviation over seeds. Five minutes on 2 cores.
+original channel on concept 1 and at most 20 % on concept 2, and c'_2 the reverse. A pair is
+measured if the original channel is positive in some included picture of each concept. Prints Markdown tables: mean
+over pairs, with the standard deviation over seeds. Five minutes on 2 cores.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from utils.polysemanticity import ClassStatistics, averaged_relevance_vectors, c
 TAU, P, GAMMA = 0.03, 0.75, 0.5
 BANDS = ((-1.0, 0.1), (0.1, 0.3), (0.3, 0.5))
 WAYS = (*OBJECTIVES, "rho = 1")
-FIGURES = ("clean", "AUROC", "AUROC original", "own", "other")
+FIGURES = ("measured", "clean of all", "clean of measured", "AUROC", "AUROC original", "own", "other")
 
 
 def record_layer(network, pictures):
@@ -77,55 +78,56 @@ def split_every_way(network, training, channel, concepts, means):
 
 
 def evaluate(split, validation):
-    """FIGURES of a split on validation pictures of its two concepts, or None where one has no picture to count."""
+    """FIGURES of a split on validation pictures of its two concepts.
+
+    Where the original channel is positive in no included picture of a concept there are no fractions: the split is not
+    measured, and ``clean of measured``, ``own`` and ``other`` are NaN.
+    """
     parts = []
     for (concept,) in split.concepts:
         own = validation["targets"] == concept
         sums = disentangled_sums(split, split.rho, validation["input_sums"][own], positions=0)
         included = validation["shares"][own, split.channel] >= TAU
         parts.append((merge(sums, dim=1).numpy(), sums.numpy(), included.numpy()))
-    summaries = [summarise(*part) for part in parts]
-    if any(summary.counted == 0 for summary in summaries):
-        return None
-    own = [summaries[k].mean[k] for k in (0, 1)]
-    other = [summaries[1 - k].mean[k] for k in (0, 1)]
+    means = [summarise(*part).mean for part in parts]
+    own, other = ([means[k][k] for k in (0, 1)], [means[1 - k][k] for k in (0, 1)])
+    measured = bool(np.isfinite(means).all())
+    clean = min(own) >= 0.8 and max(other) <= 0.2
     (original1, sums1, _), (original2, sums2, _) = parts
     original = auroc(original1, original2)
     return (
-        float(min(own) >= 0.8 and max(other) <= 0.2),
+        measured,
+        measured and clean,
+        clean if measured else np.nan,
         (auroc(sums1[:, 0], sums2[:, 0]) + auroc(sums2[:, 1], sums1[:, 1])) / 2,
         max(original, 1 - original),
-        np.mean(own),
-        np.mean(other),
+        np.mean(own) if measured else np.nan,
+        np.mean(other) if measured else np.nan,
     )
 
 
 def run_seed(seed, pictures, sparsity):
-    """FIGURES of every pair: {(band, order, way): array [pairs, 5]}, and the chosen rho of each way."""
+    """FIGURES of every pair: {(band, order, way): array [pairs, 7]}, and the chosen rho of each way."""
     network = train(pictures, seed, sparsity).requires_grad_(False)
     training, validation = (record_layer(network, read_pictures(pictures / part)) for part in ("train", "val"))
     pairs, means = find_pairs(network, training)
     correct = (validation["predictions"] == validation["targets"]).float().mean().item()
     print(f"seed {seed}: {correct:.1%} of the validation pictures correct, {len(pairs)} pairs", flush=True)
-    figures, rhos, left_out = defaultdict(list), defaultdict(list), 0
+    figures, rhos = defaultdict(list), defaultdict(list)
     for channel, class1, class2, cosine in tqdm(pairs, f"splitting, seed {seed}", unit=" pairs"):
         band = next(band for band in BANDS if band[0] <= cosine < band[1])
         for order, concepts in enumerate(((class1, class2), (class2, class1))):
             for way, split in split_every_way(network, training, channel, concepts, means):
-                measured = evaluate(split, validation)
-                if measured is None:
-                    left_out += 1 / 2 / len(WAYS)
-                else:
-                    figures[band, order, way].append(measured)
-                    rhos[way].append(split.rho)
-    print(f"{left_out:.0f} pairs left out: of a concept, no included picture has a positive original sum")
+                figures[band, order, way].append(evaluate(split, validation))
+                rhos[way].append(split.rho)
     return {key: np.array(values) for key, values in figures.items()}, rhos
 
 
 def spread(seeds, keys, column):
-    """Mean over the pairs under ``keys``, as mean and standard deviation over seeds."""
-    means = [np.concatenate([figures[key] for key in keys if key in figures])[:, column].mean() for figures in seeds]
-    return f"{np.mean(means):.3f} ± {np.std(means):.3f}"
+    """Mean over the pairs under ``keys``, as mean and standard deviation over the seeds that have any."""
+    found = [[figures[key][:, column] for key in keys if key in figures] for figures in seeds]
+    means = [np.nanmean(np.concatenate(values)) for values in found if values]
+    return f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else "–"
 
 
 def print_table(seeds, rows):

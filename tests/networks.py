@@ -1,5 +1,7 @@
 """Small networks for the tests; also reached from the command line, as ``--model tests.networks:small``."""
 
+import time
+
 import torch
 from torch import nn
 
@@ -125,3 +127,13 @@ def stops():
 
 def without_parameters():
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Slow(Small):
+    def forward(self, x):
+        time.sleep(0.3)
+        return super().forward(x)
+
+
+def slow():
+    return Slow(nn.Conv2d(8, 12, 1)).eval()

@@ -1,5 +1,6 @@
 """Lists of images, the evaluation transform, batches, and the map from folders to outputs."""
 
+import errno
 import os
 
 import numpy as np
@@ -146,3 +147,13 @@ def test_classes_are_given_by_output_or_by_folder():
 def test_classes_that_cannot_be_used_are_refused(concepts, message):
     with pytest.raises(UserError, match=message):
         ClassMap({"cat": 1, "bird": 0, "n03196217": 2}).resolve(concepts, 5)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), MemoryError(), OSError("out of memory")])
+def test_a_failing_machine_is_no_unreadable_image(train, monkeypatch, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match="cannot read image"):
+        list(batches(list_images(train), Transform(16, 16), [[0]], skip_unreadable=True))

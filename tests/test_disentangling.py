@@ -142,6 +142,12 @@ def test_hooks_on_the_original_layer_see_and_change_the_merged_channels():
     split_network = with_splits(network, "last", [random_split(network.last, 4)])
     assert not split_network.last.layer._forward_hooks
     torch.testing.assert_close(split_network(x), network(x))
+    seen = []
+    network.last.register_forward_hook(lambda _, inputs, kwargs, output: seen.append(output.shape[1]), with_kwargs=True)
+    network.last.register_full_backward_hook(lambda _, __, gradients: seen.append(gradients[0].shape[1]))
+    with_splits(network, "last", [random_split(network.last, 4)])(x.requires_grad_()).sum().backward()
+    assert seen == [12, 12]
+    x = x.detach()
     del network.last._forward_hooks[next(iter(network.last._forward_hooks))]
     assert not torch.allclose(split_network(x), network(x))  # the hook does something
 

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
-    data = write_images(tmp_path / "data", train=60, val=0)
+    data = write_images(tmp_path / "data", train=120, val=0)
     stage1(data, tmp_path / "whole", cwd=tmp_path)
     flags = ("--data_dir", data, "--store_dir", tmp_path / "killed", "--batch_size", "4", "--chunk_size", "8")
     flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
@@ -75,9 +76,9 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk_*.npz")}
-    assert 3 <= len(done) < 30
+    assert 3 <= len(done) < 60
     # what a writer that is killed between writing and renaming leaves, under its dead process id
-    leftover = folder / f".chunk_000029.npz.{os.uname().nodename}.{process.pid}.tmp"
+    leftover = folder / f".chunk_000059.npz.{os.uname().nodename}.{process.pid}.tmp"
     leftover.write_bytes(b"half a chunk")
     for script, more in (
         ("get_cosine_similarities.py", ()),
@@ -85,15 +86,31 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
     ):
         result = run_script(script, *NETWORK, "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
         assert result.returncode == 2
-        assert f"{240 - 8 * len(done)} of 240 images are missing" in result.stderr
+        assert f"{480 - 8 * len(done)} of 480 images are missing" in result.stderr
     out = stage1(data, tmp_path / "killed", cwd=tmp_path)
-    assert f"going on: {len(done)} of 30 chunks are there" in out
+    assert f"going on: {len(done)} of 60 chunks are there" in out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
 
 
+def test_a_killed_worker_process_is_one_line(tmp_path):
+    data = write_images(tmp_path / "data", train=20, val=0)
+    flags = ("--model", "tests.networks:slow", "--data_dir", data, "--store_dir", tmp_path / "s", *SMALL_IMAGES)
+    flags = (*flags, "--batch_size", "4", "--chunk_size", "8", "--num_workers", "1", "--device", "cpu")
+    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
+    while not list((tmp_path / "s").rglob("chunk_000000.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in stderr
+    assert "a process that decodes images was killed" in stderr.strip().split("\n")[-1]
+
+
 def test_an_interrupt_is_one_line_and_the_next_run_goes_on(tmp_path):
-    data = write_images(tmp_path / "data", train=60, val=0)
+    data = write_images(tmp_path / "data", train=120, val=0)
     flags = ("--data_dir", data, "--store_dir", tmp_path / "s", "--batch_size", "4", "--chunk_size", "8")
     flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
     process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)

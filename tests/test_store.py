@@ -167,6 +167,13 @@ def test_processes_after_the_first_wait_for_its_meta(tmp_path):
     assert late.meta == META
 
 
+def test_a_store_without_a_chunk_keeps_a_meta_that_agrees(tmp_path):
+    opened(tmp_path)
+    late = store.ImportanceStore(tmp_path, "m")
+    late.begin({**META, "versions": {"torch": "2"}}, process=1)
+    assert opened(tmp_path, versions={"torch": "2"}).meta == late.meta == META
+
+
 def test_equal_arrays_make_equal_bytes(tmp_path):
     chunks, one = opened(tmp_path), batch(0, 1)
     chunks.write_chunk(0, [one])

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -34,6 +35,11 @@ def run(main, parser):
         _stop(parser, error)
     except torch.cuda.OutOfMemoryError:
         _stop(parser, "out of GPU memory: use a smaller --batch_size")
+    except RuntimeError as error:
+        # torch raises this wherever the main process is when a worker process dies
+        if not re.search("DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
+            raise
+        _stop(parser, "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

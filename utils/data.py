@@ -1,6 +1,5 @@
 """Images: lists of files, the evaluation transform, and batches decoded by worker processes."""
 
-import errno
 import hashlib
 import os
 import signal
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 
-MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -163,7 +161,8 @@ class ImageFiles(Dataset):
                 return index, self.transform.crop(image.convert("RGB")), None
         except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
             reason = f"{type(error).__name__}: {error}"
-            machine = isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_ERRORS
+            # damage has no errno; a file system that fails, and memory that is short, are not the image's fault
+            machine = isinstance(error, MemoryError) or getattr(error, "errno", None) or "out of memory" in reason
             return index, None, MachineFailure(reason) if machine else reason
 
 
@@ -209,22 +208,11 @@ class ImageBatches:
 
     def __iter__(self):
         with tqdm(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
-            for batch in self._decoded():
+            for batch in self._loader:
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
                 yield batch.indices, self.transform.normalise(batch.crops, self.device)
                 bar.update(len(batch.indices) + len(batch.unreadable))
-
-    def _decoded(self):
-        try:
-            yield from self._loader
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a process that decodes images was killed (not enough memory, or /dev/shm too small?): "
-                "use fewer --num_workers or a smaller --batch_size"
-            ) from error
 
     def _report(self, index, reason):
         path = self.images.path(index)

@@ -20,9 +20,11 @@ from utils import command_line
 from utils.attribution import forward
 from utils.data import Transform, list_images
 from utils.disentangling import merge
+from utils.errors import UserError
 from utils.evaluation import disentangled_sums, summarise
 from utils.files import write_bytes
 from utils.layers import tap_sums
+from utils.models import fingerprint
 from utils.pictures import CONCEPTS, SIZE, write_pictures
 from utils.plots import top_pictures_figure
 from utils.results import PairResults, write_figure
@@ -95,6 +97,7 @@ def train(folder, seed=0, sparsity=SPARSITY):
     class, the classes of a channel use different ones.
     """
     torch.manual_seed(seed)
+    torch.set_num_threads(2)  # the number of threads changes the order of sums, and so the weights
     torch.set_flush_denormal(True)  # sparse activations end in denormal numbers, which are slow by a factor of ten
     generator = torch.Generator().manual_seed(seed)
     pixels, targets = read_pictures(Path(folder) / "train")
@@ -133,7 +136,7 @@ def save_weights(network, path):
     write_bytes(Path(path), buffer.getvalue())
 
 
-def top_pictures(split, names, validation, count=9):
+def top_pictures(split, rho, names, validation, count=9):
     """Labels and pictures for ``plots.top_pictures_figure``: what activates the channel and its parts most.
 
     Among the validation pictures of the split's concepts (called ``names``), by the activation summed over space.
@@ -143,7 +146,7 @@ def top_pictures(split, names, validation, count=9):
     own = torch.isin(targets, torch.tensor(list(concept_of)))
     pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
     record = forward(network, network.last, TRANSFORM.normalise(pixels, torch.device("cpu")))
-    sums = disentangled_sums(split, split.rho, tap_sums(network.last, record.input), positions=0)
+    sums = disentangled_sums(split, rho, tap_sums(network.last, record.input), positions=0)
     rows = {"original": merge(sums, dim=1)}
     rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
     return {
@@ -154,28 +157,37 @@ def top_pictures(split, names, validation, count=9):
 
 def show(folder):
     """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
-    validation = read_pictures(folder / "pictures" / "val")
+    validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
     for pair in PairResults(folder).read_all():
+        if pair["run"] != "utils.demo-demo_network":
+            continue
+        if pair["weights_sha256"] != weights:
+            raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")
         path = split_path(folder / "store" / "models_disentangled", pair["run"], pair["channel"], pair["concepts"])
-        split, names = read_split(path)[0], pair["concept_names"]
+        (split, _), names, rho = read_split(path), pair["concept_names"], pair["rho"]
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
-        subtitle = (
-            f"of {sum(len(part['paths']) for part in pair['images'])} validation pictures of {' and '.join(names)}"
-        )
-        figure = top_pictures_figure(top_pictures(split, names, validation), names, title, subtitle)
+        count = sum(len(part["paths"]) for part in pair["images"])
+        subtitle = f"of {count} validation pictures of {' and '.join(names)}"
+        figure = top_pictures_figure(top_pictures(split, rho, names, validation), names, title, subtitle)
         write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
         means = [summarise(part["original"], part["sums"], part["included"]).mean for part in pair["images"]]
-        own = " / ".join(f"{means[k][k]:.2f}" for k in (0, 1))
-        other = " / ".join(f"{means[1 - k][k]:.2f}" for k in (0, 1))
-        print(f"{split.channel:7d}  {' / '.join(names):22}{own:>25}{other:>14}  {split.rho:.2f}")
+        own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(names)))
+        other = " / ".join(f"{np.mean([m[k] for j, m in enumerate(means) if j != k]):.2f}" for k in range(len(names)))
+        print(f"{split.channel:7d}  {' / '.join(names):22}{own:>25}{other:>14}  {rho:.2f}")
     print("own: c'_1 on concept 1 / c'_2 on concept 2; other: c'_1 on concept 2 / c'_2 on concept 1 (ideal: 1 and 0)")
     print(f"figures: {folder / 'plots'}")
 
 
 def get_args_parser():
     parser = command_line.Parser(__doc__)
-    parser.add_argument("folder", type=Path, help="everything goes below it: pictures/, store/, plots/, ...")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("demo_output"),
+        help="everything goes below it: pictures/, store/, plots/ ... (demo_output)",
+    )
     parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
@@ -195,7 +207,6 @@ def main(args):
     write_pictures(args.folder / "pictures", *args.pictures)
     print(f"pictures of {len(CONCEPTS)} concepts: {args.folder / 'pictures'}")
     if args.train:
-        torch.set_num_threads(2)  # the number of threads changes the order of sums, and so the weights
         network = train(args.folder / "pictures")
         save_weights(network, WEIGHTS)
         print(f"{accuracy(network, args.folder / 'pictures'):.1%} of the validation pictures correct; wrote {WEIGHTS}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from utils.layers import with_rows
+from utils.layers import HOOKS, with_rows
 
 RHOS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 OBJECTIVES = ("positive", "absolute", "contrast")
@@ -113,7 +113,9 @@ class DisentangledLayer(nn.Module):
             self.rows_of.append([split.channel, *range(next_row, next_row + len(rows) - 1)])
             next_row += len(rows) - 1
         self.out_channels = layer.out_channels
-        self._forward_hooks.update(layer._forward_hooks)
+        for hooks in HOOKS:
+            getattr(self, hooks).update(getattr(layer, hooks))
+        self._is_full_backward_hook = layer._is_full_backward_hook
         self.layer = with_rows(layer, torch.cat(weights), None if layer.bias is None else torch.cat(biases))
 
     def forward(self, x):

@@ -14,6 +14,11 @@ from torch.nn.utils import parametrize
 
 from utils.errors import UserError
 
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_backward_hooks", "_backward_pre_hooks"),
+)
+
 
 @dataclass
 class LayerOfInterest:
@@ -216,7 +221,8 @@ def with_rows(layer, rows, bias):
     nn.Conv2d (of the layer's own class), R output channels, frozen
     """
     wider = copy.deepcopy(layer)
-    wider._forward_hooks.clear()  # what hooks on the layer expect are its own channels
+    for hooks in HOOKS:
+        getattr(wider, hooks).clear()  # what hooks on the layer expect are its own channels
     kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
     wider.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
     wider.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)

@@ -178,7 +178,7 @@ def _load_into(network, state, weights):
 def choose_device(device):
     """``cuda`` if there is one (of several processes each its own), else ``cpu``; or the device asked for."""
     if device is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:

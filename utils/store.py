@@ -71,20 +71,22 @@ class ImportanceStore:
         chunks = any(self.folder.glob("chunk_*.npz"))
         if chunks and not self.meta_path.is_file():
             raise UserError(f"{self.folder} has chunks but no meta.json that says of what: delete the folder")
-        if process > 0:
-            self._wait_for(meta, keys)
-        if chunks or process > 0:
+        if chunks:
             refuse_differences(meta, self.load_meta(), keys, self.folder)
-        else:
+        elif process > 0:
+            self._wait_for(meta, keys)
+            refuse_differences(meta, self.load_meta(), keys, self.folder)
+        elif not self._agrees(meta, keys):
             write_json(self.meta_path, meta)
             self.meta = meta
+
+    def _agrees(self, meta, keys):
+        return self.meta_path.is_file() and all(self.load_meta().get(key) == meta[key] for key in keys)
 
     def _wait_for(self, meta, keys, seconds=300):
         """Wait until the first process has written ``meta``; what is there may be of an earlier attempt."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.meta_path.is_file() and all(self.load_meta().get(key) == meta[key] for key in keys):
-                return
+        while not self._agrees(meta, keys) and time.monotonic() < end:
             time.sleep(0.2)
 
     @property

@@ -127,7 +127,9 @@ def spread(seeds, keys, column):
     """Mean over the pairs under ``keys``, as mean and standard deviation over the seeds that have any."""
     found = [[figures[key][:, column] for key in keys if key in figures] for figures in seeds]
     means = [np.nanmean(np.concatenate(values)) for values in found if values]
-    return f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else "–"
+    if not means:
+        return "–"
+    return f"{np.mean(means):.3f}" + (f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else "")
 
 
 def print_table(seeds, rows):

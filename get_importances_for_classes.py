@@ -113,7 +113,7 @@ def report(store, args):
         raise UserError(f"none of the {total} images could be read: nothing can be computed from {store.folder}")
     skipped = f", {total - len(indices)} unreadable ones left out" if len(indices) < total else ""
     correct = (targets == predictions).sum().item()
-    print(f"{len(indices)} images{skipped}; {correct / max(len(indices), 1):.1%} classified correctly")
+    print(f"{len(indices)} images{skipped}; {correct / len(indices):.1%} classified correctly")
     print(f"wrote {store.folder}")
     print(command_line.next_command("get_cosine_similarities.py", args))
 

@@ -1,6 +1,7 @@
 """Lists of images, the evaluation transform, batches, and the map from folders to outputs."""
 
 import errno
+import io
 import os
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
+from utils import command_line
 from utils.classes import ClassMap, imagenet_classes, map_folders
 from utils.data import ImageBatches, Transform, batches_of, list_images
 from utils.errors import UserError
@@ -72,7 +74,9 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
     seen = [(indices.tolist(), len(pixels)) for indices, pixels in loader]
     assert seen == [([3, 0], 2), ([], 0), ([2], 1)]
     assert loader.skipped == 1
-    assert str(train / "a" / "x.JPEG") in capsys.readouterr().err
+    stderr = capsys.readouterr().err
+    assert str(train / "a" / "x.JPEG") in stderr
+    assert "1 unreadable images left out" in stderr
     with pytest.raises(UserError, match=r"x.JPEG.*--skip_unreadable"):
         list(batches(images, Transform(16, 16), cut, num_workers=num_workers))
 
@@ -157,3 +161,19 @@ def test_a_failing_machine_is_no_unreadable_image(train, monkeypatch, error):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match="cannot read image"):
         list(batches(list_images(train), Transform(16, 16), [[0]], skip_unreadable=True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(104, "reset"), EOFError(), RuntimeError("DataLoader worker (pid 1) is killed by signal: 9")],
+)
+def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, monkeypatch):
+    def main(_):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(main, command_line.Parser("a script"))
+    assert stop.value.code == 2
+    assert command_line.WORKER_DIED in capsys.readouterr().err

@@ -12,6 +12,7 @@ import torch
 from utils.errors import UserError
 
 MAX_CONCEPTS = 8
+WORKER_DIED = "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers"
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +40,12 @@ def run(main, parser):
         # torch raises this wherever the main process is when a worker process dies
         if not re.search("DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
             raise
-        _stop(parser, "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers")
+        _stop(parser, WORKER_DIED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (ConnectionError, EOFError):  # what is left of the connection to such a process
+        _stop(parser, WORKER_DIED)
     except OSError as error:
         _stop(parser, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:

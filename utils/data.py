@@ -213,6 +213,8 @@ class ImageBatches:
                     self._report(index, reason)
                 yield batch.indices, self.transform.normalise(batch.crops, self.device)
                 bar.update(len(batch.indices) + len(batch.unreadable))
+        if self.skipped:
+            print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
 
     def _report(self, index, reason):
         path = self.images.path(index)

@@ -168,6 +168,7 @@ def main(args):
         concepts=concepts,
         weight=weight,
         bias=bias,
+        arvs=arvs,
         owners=search.owners.to(torch.uint8),
         objectives=search.objectives(),
         objective=args.rho_objective,

@@ -74,7 +74,7 @@ def split_every_way(network, training, channel, concepts, means):
     for way in WAYS:
         rho = 1.0 if way == "rho = 1" else search.best(way)
         objectives = search.objectives()
-        yield way, Split(channel, [[c] for c in concepts], weight, None, search.owners, objectives, way, rho)
+        yield way, Split(channel, [[c] for c in concepts], weight, None, arvs, search.owners, objectives, way, rho)
 
 
 def evaluate(split, validation):

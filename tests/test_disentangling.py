@@ -33,7 +33,7 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     bias = None if layer.bias is None else layer.bias[channel].clone()
     concepts = [[k] for k in range(num_concepts)]
     weight = weight_taps(layer)[channel].clone()
-    return Split(channel, concepts, weight, bias, owners, torch.zeros(20, 3), "positive", rho)
+    return Split(channel, concepts, weight, bias, arvs, owners, torch.zeros(20, 3), "positive", rho)
 
 
 def test_the_grid_of_rho():

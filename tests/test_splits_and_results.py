@@ -77,14 +77,14 @@ def test_stage4_rows_are_fractions_of_the_original_channel(copy):
     x = record.input
     maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
     expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum((1, 2)) for part in maps], dim=1)
-    assert not (copy / "plots").exists()
+    assert not list((copy / "plots").glob("*channel9*"))
     for concept, target in ((1, 1), (2, 3)):
         path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.1.txt"
         rows = np.loadtxt(path, delimiter=",", ndmin=2)
         wanted = expected[included & (targets == target)].numpy()
         assert rows == pytest.approx(wanted, rel=1e-3, abs=1e-4)
-        assert f"{len(wanted)} of 4 images included" in out
-        assert f"{wanted[:, 0].mean():9.3f} /{np.median(wanted[:, 0]):7.3f}" in out
+        assert f"| {len(wanted)} of 4 " in out
+        assert f"{wanted[:, 0].mean():.2f} ± {wanted[:, 0].std(ddof=1):.2f} ({np.median(wanted[:, 0]):.2f})" in out
         assert len(wanted) > 0
 
 
@@ -106,8 +106,8 @@ def test_evaluating_again_replaces_rows_and_several_pairs_are_gathered(copy):
     out = stage4("data", "store", *more, channel=4, cwd=copy)
     rows = (folder / "quantitative_concept1_required0.0001.txt").read_text().splitlines()
     assert len(rows) > len(first)
-    assert "all 2 pairs so far" in out
-    assert f"{len(rows)} of 8 images included" in out
+    (overall,) = (line for line in out.split("\n") if line.startswith("| all 2 ") and "concept 1" in line)
+    assert f"| {len(rows)} of 8 " in overall
 
 
 def test_three_concepts_are_a_case_of_k_concepts(copy):
@@ -122,7 +122,7 @@ def test_three_concepts_are_a_case_of_k_concepts(copy):
     rows = np.loadtxt(copy / "results_quantitative" / names[2], delimiter=",", ndmin=2)
     assert rows.shape[1] == 4
     assert rows[:, :3].sum(1) - 2 * rows[:, 3] == pytest.approx(np.ones(len(rows)), abs=1e-3)
-    assert len(list((copy / "plots").glob("*.png"))) == 3
+    assert len(list((copy / "plots").glob("*_density.png"))) == 3
 
 
 def test_several_runs_in_one_folder_get_their_names_in_front(copy):
@@ -226,10 +226,10 @@ def test_the_newest_rho_counts_and_only_equal_tau_and_k_are_gathered(copy):
     stage4("data", "store", *more, "--rho", "1.0", cwd=copy)
     assert path.read_text() == first
     out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.01", cwd=copy)
-    assert "the only pair so far" in out
+    assert "| all 1 " in out
     pair = (*PAIR, "--classes_for_concept3", "ant")
     stage3("data", "store", pair=pair, cwd=copy)
-    assert "the only pair so far" in stage4("data", "store", *more, pair=pair, cwd=copy)
+    assert "| all 1 " in stage4("data", "store", *more, pair=pair, cwd=copy)
 
 
 def test_files_of_other_names_in_the_results_are_left_alone(copy):
@@ -260,4 +260,4 @@ def test_class_folders_of_any_name_go_through_all_stages(tmp_path):
     stage3(data, "store", pair=pair, cwd=tmp_path)
     out = stage4(data, "store", pair=pair, cwd=tmp_path)
     assert "a$_$b" in out
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 2
+    assert len(list((tmp_path / "plots").glob("*_density.png"))) == 2

@@ -26,7 +26,7 @@ from utils.files import write_bytes
 from utils.layers import tap_sums
 from utils.models import fingerprint
 from utils.pictures import CONCEPTS, SIZE, write_pictures
-from utils.plots import top_pictures_figure
+from utils.plots import DISENTANGLED, pictures_figure
 from utils.results import PairResults, write_figure
 from utils.store import read_split, split_path
 
@@ -137,20 +137,20 @@ def save_weights(network, path):
 
 
 def top_pictures(split, rho, names, validation, count=9):
-    """Labels and pictures for ``plots.top_pictures_figure``: what activates the channel and its parts most.
+    """Rows for ``plots.pictures_figure``: what activates the channel and its parts most.
 
     Among the validation pictures of the split's concepts (called ``names``), by the activation summed over space.
     """
-    concept_of = {output: name for concept, name in zip(split.concepts, names, strict=True) for output in concept}
+    colours = {output: DISENTANGLED[k][0] for k, concept in enumerate(split.concepts) for output in concept}
     pixels, targets = validation
-    own = torch.isin(targets, torch.tensor(list(concept_of)))
+    own = torch.isin(targets, torch.tensor(list(colours)))
     pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
     record = forward(network, network.last, TRANSFORM.normalise(pixels, torch.device("cpu")))
     sums = disentangled_sums(split, rho, tap_sums(network.last, record.input), positions=0)
     rows = {"original": merge(sums, dim=1)}
     rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
     return {
-        label: [(pixels[i].numpy(), concept_of[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
+        label: [(pixels[i].numpy(), colours[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
         for label, values in rows.items()
     }
 
@@ -169,7 +169,7 @@ def show(folder):
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
         count = sum(len(part["paths"]) for part in pair["images"])
         subtitle = f"of {count} validation pictures of {' and '.join(names)}"
-        figure = top_pictures_figure(top_pictures(split, rho, names, validation), names, title, subtitle)
+        figure = pictures_figure(top_pictures(split, rho, names, validation), title, subtitle)
         write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
         means = [summarise(part["original"], part["sums"], part["included"]).mean for part in pair["images"]]
         own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(names)))

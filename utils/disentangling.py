@@ -17,16 +17,17 @@ DENOMINATOR_OFFSET = 1e-5
 class Split:
     """One channel of a layer, divided among K concepts, for every rho of the grid.
 
-    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``owners`` [20, C_in] says for each
-    rho whose input a channel of the previous layer is: 0 shared, k concept k. ``objectives`` [20, 3] float64 are
-    the values that choose rho, in the order of ``OBJECTIVES``; ``objective`` and ``rho`` are the chosen ones.
-    ``concepts`` are lists of network outputs.
+    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``arvs`` [K, C_in] are the concepts'.
+    ``owners`` [20, C_in] says for each rho whose input a channel of the previous layer is: 0 shared, k concept k.
+    ``objectives`` [20, 3] float64 are the values that choose rho, in the order of ``OBJECTIVES``; ``objective`` and
+    ``rho`` are the chosen ones. ``concepts`` are lists of network outputs.
     """
 
     channel: int
     concepts: list
     weight: torch.Tensor
     bias: torch.Tensor | None
+    arvs: torch.Tensor
     owners: torch.Tensor
     objectives: torch.Tensor
     objective: str
@@ -80,6 +81,12 @@ def disentangled_rows(weight, owners, num_concepts):
     Tensor [K + 1, C_in, taps], the residual last
     """
     return torch.stack([weight * ((owners == 0) | (owners == k))[:, None] for k in [*range(1, num_concepts + 1), 0]])
+
+
+def original_and_disentangled(layer, split, rho=None):
+    """A copy of ``layer`` that computes the original channel, ``c'_1 .. c'_K`` from its input: K + 1 channels."""
+    rows = torch.cat([split.weight[None], split.rows(rho)[:-1]])
+    return with_rows(layer, rows, None if split.bias is None else split.bias.expand(len(rows)))
 
 
 def merge(channels, dim):

@@ -37,13 +37,15 @@ def fractions_of_original(original, sums):
 
 @dataclass
 class Summary:
-    """Fractions of one concept over its included images: ``mean`` and ``median`` [K + 1] (NaN without images).
+    """Fractions of one concept over its included images: ``mean``, ``std`` and ``median`` [K + 1].
 
-    ``counted`` images are in them, of ``included`` (relative attribution of at least tau) of ``images``; the
-    difference of the first two had an original sum that is not positive.
+    NaN without images; the sample standard deviation is NaN with one. ``counted`` images are in them, of ``included``
+    (relative attribution of at least tau) of ``images``; the difference of the first two had an original sum that is
+    not positive.
     """
 
     mean: np.ndarray
+    std: np.ndarray
     median: np.ndarray
     counted: int
     included: int
@@ -56,10 +58,11 @@ def summarise(original, sums, included):
     counted = included & (original > 0)
     if not counted.any():
         nothing = np.full(sums.shape[1], np.nan)
-        return Summary(nothing, nothing, 0, int(included.sum()), len(original))
+        return Summary(nothing, nothing, nothing, 0, int(included.sum()), len(original))
     fractions = fractions_of_original(original[counted], sums[counted])
+    std = fractions.std(0, ddof=1) if len(fractions) > 1 else np.full(sums.shape[1], np.nan)
     return Summary(
-        fractions.mean(0), np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
+        fractions.mean(0), std, np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
     )
 
 
@@ -69,6 +72,31 @@ def auroc(positives, negatives):
     The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic).
     """
     return mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
+
+
+def separation(originals, sums):
+    """How well the channels tell each concept from the other ones, as areas under the ROC curve.
+
+    Parameters
+    ----------
+    originals : list of K arrays [n_k]
+        Spatial sums of the original channel in the images of each concept.
+    sums : list of K arrays [n_k, K + 1]
+        Those of ``c'_1 .. c'_K`` and the residual.
+
+    Returns
+    -------
+    list of K pairs
+        Of concept k against the others: the area of ``c'_k``, and of the original channel in its better direction,
+        ``max(A, 1 - A)``.
+    """
+    areas = []
+    for k in range(len(sums)):
+        others = [j for j in range(len(sums)) if j != k]
+        own = auroc(sums[k][:, k], np.concatenate([sums[j][:, k] for j in others]))
+        original = auroc(originals[k], np.concatenate([originals[j] for j in others]))
+        areas.append((own, max(original, 1 - original)))
+    return areas
 
 
 def density_curves(samples, points=256):

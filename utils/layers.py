@@ -22,10 +22,14 @@ HOOKS = (
 
 @dataclass
 class LayerOfInterest:
-    """A layer in its network: dotted ``name``, ``module``, the network's ``num_outputs``, and a ``note`` or None."""
+    """A layer in its network: dotted ``name``, ``module``, the network's ``num_outputs``, and a ``note`` or None.
+
+    ``map_size`` is the number of rows and columns of its output.
+    """
 
     name: str
     module: nn.Conv2d
+    map_size: tuple
     num_outputs: int
     note: str | None
 
@@ -76,8 +80,11 @@ def find_layer(network, name, image_size):
         _refuse_unnamed(found, modules, calls, logits.shape[1])
     else:
         found = name
-    _check(found, modules[found], [shape for called, shape in calls if called == found])
-    return LayerOfInterest(found, modules[found], logits.shape[1], _branch_note(found, modules[found], calls))
+    input_shapes = [shape for called, shape in calls if called == found]
+    _check(found, modules[found], input_shapes)
+    with torch.no_grad():
+        map_size = tuple(modules[found](torch.zeros(input_shapes[0])).shape[2:])
+    return LayerOfInterest(found, modules[found], map_size, logits.shape[1], _branch_note(found, modules[found], calls))
 
 
 def _trace(network, image_size):

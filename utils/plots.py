@@ -6,6 +6,7 @@ import textwrap
 from matplotlib.figure import Figure
 
 ORIGINAL = ("#222222", "-")
+GREY = "#a0a0a0"  # the residual, and pictures of other classes
 DISENTANGLED = (
     ("#0072b2", "--"),
     ("#d55e00", "-."),
@@ -35,23 +36,10 @@ def density_figure(samples, grid, curves, title, subtitle):
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    styles = zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False)
-    for position, ((label, sample), (colour, line)) in enumerate(styles):
-        name = _symbols(textwrap.shorten(label, 50, placeholder=" ..."))
-        if curves[label] is None:
-            name += f": {sample[0]:.3g} in every image, no density"
-            size = 30 - 3 * position  # so that none hides another at the same place
-            axes.plot(sample, [0] * len(sample), "|", color=colour, markersize=size, markeredgewidth=2, label=name)
-        else:
-            axes.plot(grid, curves[label], color=colour, linestyle=line, linewidth=1.8, label=name)
-            axes.fill_between(grid, curves[label], color=colour, alpha=0.08, linewidth=0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(*_visible(samples, grid, curves))
+    density_axes(axes, samples, grid, curves)
+    axes.set_xlim(*density_limits(samples, grid, curves))
     axes.set_xlabel("activation, summed over space")
-    axes.set_ylabel("density")
-    axes.spines[["top", "right"]].set_visible(False)
     wide = sum(map(len, axes.get_legend_handles_labels()[1])) > 90
-    axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=1 if wide else len(samples))
     below = textwrap.fill(subtitle, 90)
     plain = {"ha": "center", "parse_math": False}  # a class may be called $
@@ -60,15 +48,40 @@ def density_figure(samples, grid, curves, title, subtitle):
     return figure
 
 
-def top_pictures_figure(rows, frames, title, subtitle):
-    """Rows of the pictures that activate a channel most, each framed in the colour of its concept.
+def density_axes(axes, samples, grid, curves):
+    """Draw the densities of ``density_figure`` into axes, with labels for a legend."""
+    styles = zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False)
+    for position, ((label, sample), (colour, line)) in enumerate(styles):
+        name = symbols(fitted(label, 50, 1))
+        if curves[label] is None:
+            name += f": {sample[0]:.3g} in every image, no density"
+            size = 30 - 3 * position  # so that none hides another at the same place
+            axes.plot(sample, [0] * len(sample), "|", color=colour, markersize=size, markeredgewidth=2, label=name)
+        else:
+            axes.plot(grid, curves[label], color=colour, linestyle=line, linewidth=1.8, label=name)
+            axes.fill_between(grid, curves[label], color=colour, alpha=0.08, linewidth=0)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("density")
+    axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def density_limits(samples, grid, curves):
+    """Where any curve is above a hundredth of its height, or a tick stands: lowest and highest activation to show."""
+    shown = [grid[curve > 0.01 * curve.max()] for curve in curves.values() if curve is not None]
+    shown += [sample for label, sample in samples.items() if curves[label] is None]
+    low, high = min(part.min() for part in shown), max(part.max() for part in shown)
+    margin = 0.03 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def pictures_figure(rows, title, subtitle):
+    """Rows of framed pictures, one a channel.
 
     Parameters
     ----------
-    rows : dict of label -> list of (picture [H, W, 3], concept name)
-        The original channel first, then ``c'_1 .. c'_K``; most activating first.
-    frames : list of str
-        The concepts' names in order: the first is framed in the colour of ``c'_1``, and so on.
+    rows : dict of label -> list of (picture [H, W, 3], colour of its frame)
+        The original channel first, then ``c'_1 .. c'_K``.
     title, subtitle : str
 
     Returns
@@ -76,31 +89,37 @@ def top_pictures_figure(rows, frames, title, subtitle):
     matplotlib.figure.Figure
     """
     columns = max(map(len, rows.values()))
-    figure = Figure(figsize=(0.72 * columns + 1.6, 0.78 * len(rows) + 0.95), layout="constrained")
-    colours = dict(zip(frames, (colour for colour, _ in DISENTANGLED), strict=False))
+    wide = max(columns, 6)  # or the title does not fit
+    side = 0.72 * wide / columns
+    figure = Figure(figsize=(0.72 * wide + 1.6, (side + 0.06) * len(rows) + 0.95), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, (label, pictures) in zip(grid, rows.items(), strict=True):
-        for axes in axes_row:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for axes, (picture, name) in zip(axes_row, pictures, strict=False):
-            axes.imshow(picture)
-            axes.spines[:].set(visible=True, color=colours[name], linewidth=3)
-        axes_row[0].set_ylabel(_symbols(textwrap.fill(label, 16)), rotation=0, ha="right", va="center", fontsize=10)
-    figure.suptitle(title, fontsize=12, parse_math=False)
-    figure.supxlabel(subtitle, fontsize=8, color="#555555", parse_math=False)
+        for axes in axes_row[len(pictures) :]:
+            axes.set_axis_off()
+        for axes, (picture, colour) in zip(axes_row, pictures, strict=False):
+            framed(axes, picture, colour)
+        name = symbols(fitted(label, 16, 4))
+        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    figure.suptitle(fitted(title, 75, 2), fontsize=12, parse_math=False)
+    figure.supxlabel(fitted(subtitle, 100, 2), fontsize=8, color="#555555", parse_math=False)
     return figure
 
 
-def _symbols(text):
+def framed(axes, picture, colour):
+    """Show a picture [H, W, 3] in a frame of a colour."""
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=colour, linewidth=3)
+
+
+def fitted(text, width, lines):
+    """Text wrapped to so many lines of so many characters, cut with an ellipsis where it is longer."""
+    wrapped = textwrap.wrap(text, width)
+    if len(wrapped) > lines:
+        wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"]
+    return "\n".join(wrapped)
+
+
+def symbols(text):
     """Typeset ``c'_1`` as the paper does."""
     return re.sub(r"c'_(\d)", r"$c'_{\1}$", text.replace("$", r"\$"))
-
-
-def _visible(samples, grid, curves):
-    """Where any curve is above a hundredth of its height, or a tick stands."""
-    shown = [grid[curve > 0.01 * curve.max()] for curve in curves.values() if curve is not None]
-    shown += [sample for label, sample in samples.items() if curves[label] is None]
-    low, high = min(part.min() for part in shown), max(part.max() for part in shown)
-    margin = 0.03 * (high - low) or 1.0
-    return low - margin, high + margin

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.evaluation import fractions_of_original, summarise
+from utils.evaluation import fractions_of_original
 from utils.files import read_json, write_bytes, write_json
 from utils.store import split_name
+from utils.summary import comma_separated, document
+
+PAIR_FORMAT = 2
 
 
 def pairs_path(args, run):
@@ -29,10 +32,10 @@ def write_pairs(path, pairs):
     write_bytes(path, "".join(["Channel,Class1,Class2,CosineSimilarity\n", *rows]).encode())
 
 
-def density_path(output_dir, pair, concept):
-    """Path of one concept's density plot, without a suffix; ``pair`` as in ``PairResults``."""
+def plot_path(output_dir, pair, what):
+    """Path of a figure of a pair, without a suffix; ``pair`` as in ``PairResults``, ``what`` is shown."""
     name = f"{split_name(pair['run'], pair['channel'], pair['concepts'])}_rho{pair['rho']}"
-    return Path(output_dir) / "plots" / f"{name}_concept{concept}_density"
+    return Path(output_dir) / "plots" / f"{name}_{what}"
 
 
 def write_figure(stem, figure):
@@ -60,8 +63,8 @@ def write_curves(stem, grid, curves):
 
 @dataclass
 class PairResults:
-    """``results_quantitative/``: one JSON for each (RUN, channel, concepts, rho, tau) in ``pairs/``, and the text files
-    made from all of them.
+    """``results_quantitative/``: one JSON for each (RUN, channel, concepts, rho, tau) in ``pairs/``, and rows and
+    summaries made from all of them.
     """
 
     output_dir: Path
@@ -77,7 +80,10 @@ class PairResults:
         """All evaluations, the newest of each (RUN, channel, concepts, tau) where there are several rho."""
         newest = {}
         for path in sorted((self.folder / "pairs").glob("*.json")):
-            content = read_json(path, "delete it and evaluate the pair again")
+            advice = "delete it and evaluate the pair again"
+            content = read_json(path, advice)
+            if content.get("format") != PAIR_FORMAT:
+                raise UserError(f"{path} is of another version of this program: {advice}")
             key = (content["run"], content["channel"], str(content["concepts"]), content["tau"])
             if key not in newest or newest[key]["evaluation"] < content["evaluation"]:
                 newest[key] = content
@@ -88,19 +94,21 @@ class PairResults:
         if any(pair["run"] == run and pair["weights_sha256"] != weights_sha256 for pair in self.read_all()):
             raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
 
-    def alike(self, pair):
-        """All evaluations that can be gathered with ``pair``: of equal RUN, tau and number of concepts."""
-        return [
-            other
-            for other in self.read_all()
-            if (other["run"], other["tau"], len(other["concepts"])) == (pair["run"], pair["tau"], len(pair["concepts"]))
-        ]
-
     def write(self, content):
-        """Write a pair's JSON (``evaluation`` counts up) and make the text files anew; return the paths of these."""
+        """Write a pair's JSON (``evaluation`` counts up) and make all other files anew; return the paths of these."""
         evaluation = max((pair["evaluation"] for pair in self.read_all()), default=0) + 1
-        write_json(self.path(content), {**content, "evaluation": evaluation})
-        return self._write_rows()
+        write_json(self.path(content), {"format": PAIR_FORMAT, **content, "evaluation": evaluation})
+        return [*self._write_rows(), *self.write_summary()]
+
+    def write_summary(self):
+        """Write ``summary.csv`` and ``summary.md`` of all pairs; return their paths."""
+        pairs = self.read_all()
+        if not pairs:
+            raise UserError(f"there are no results in {self.folder}: run get_results.py --get_quantitative for a pair")
+        texts = {"summary.csv": comma_separated(pairs), "summary.md": document(pairs)}
+        for name, text in texts.items():
+            write_bytes(self.folder / name, text.encode())
+        return [self.folder / name for name in texts]
 
     def _write_rows(self):
         """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
@@ -126,20 +134,3 @@ def included_rows(images):
     """Fractions of the included images of one concept's results: array [n, K + 1]."""
     included = np.array(images["included"], dtype=bool)
     return fractions_of_original(np.array(images["original"])[included], np.array(images["sums"])[included])
-
-
-def summary_table(title, names, parts):
-    """A table of mean and median of the fractions of each concept's included images.
-
-    ``parts`` has of each concept a dictionary with ``original`` [n], ``sums`` [n, K + 1] and ``included`` [n].
-    """
-    columns = [*(f"c'_{k}" for k in range(1, len(names) + 1)), "residual"]
-    lines = [f"\n{title:34}" + "".join(f"{column:>18}" for column in columns)]
-    for name, part in zip(names, parts, strict=True):
-        summary = summarise(part["original"], part["sums"], part["included"])
-        cells = (f"{mean:9.3f} /{median:7.3f}" for mean, median in zip(summary.mean, summary.median, strict=True))
-        note = f"{summary.included} of {summary.images} images included"
-        if summary.included > summary.counted:
-            note += f", {summary.included - summary.counted} without positive activation not counted"
-        lines.append(f"{name[:33]:34}" + "".join(f"{cell:>18}" for cell in cells) + f"   {note}")
-    return "\n".join(lines)

@@ -191,6 +191,10 @@ class ClassStore:
     def relevant_path(self, tau):
         return self._folder / f"{self._run}_relevant_images_required{tau}.npz"
 
+    def channels_path(self, pairs_path):
+        """Path of the table of all channels, named like the table of pairs."""
+        return self._folder / f"{pairs_path.stem}_channels.csv"
+
     def write(self, statistics, tau):
         write_arrays(
             self.means_path(),
@@ -227,6 +231,7 @@ class ClassStore:
 
 # What a split file takes over from meta.json, to be compared with what the next stage is asked for
 SPLIT_CONTEXT = ("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
+SPLIT_FORMAT = 2
 SPLIT_KEYS = {
     *(field.name for field in fields(Split)),
     *SPLIT_CONTEXT,
@@ -245,7 +250,13 @@ def find_splits(model_dir, run, channel):
 
 def write_split(path, split, context):
     """Write a Split with what it belongs to: ``context`` has ``SPLIT_CONTEXT`` and ``only_correct``."""
-    content = {"format": 1, "rhos": list(RHOS), "objective_names": list(OBJECTIVES), **vars(split), **context}
+    content = {
+        "format": SPLIT_FORMAT,
+        "rhos": list(RHOS),
+        "objective_names": list(OBJECTIVES),
+        **vars(split),
+        **context,
+    }
     content["sha256"] = _split_digest(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -257,9 +268,10 @@ def read_split(path):
     data = Path(path).read_bytes()
     with damage_is_one_line(path, "run disentangle_channel.py again"):
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if set(content) != SPLIT_KEYS or content["sha256"] != _split_digest(content):
+        if content["sha256"] != _split_digest(content):
             raise ValueError("its checksum is wrong")
-        if content["format"] != 1 or content["rhos"] != list(RHOS) or content["objective_names"] != list(OBJECTIVES):
+        version = content["format"], content["rhos"], content["objective_names"]
+        if set(content) != SPLIT_KEYS or version != (SPLIT_FORMAT, list(RHOS), list(OBJECTIVES)):
             raise ValueError("it is of another version of this program")
         split = Split(**{field.name: content[field.name] for field in fields(Split)})
     return split, content

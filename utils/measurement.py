@@ -1,0 +1,129 @@
+"""What stage 4 measures of validation images, in one pass over them."""
+
+import numpy as np
+import torch
+
+from utils.attribution import attribution_shares, forward, forward_with_gradient
+from utils.data import ImageFiles
+from utils.disentangling import merge, original_and_disentangled, with_splits
+from utils.errors import UserError
+from utils.evaluation import disentangled_sums
+from utils.layers import tap_sums
+from utils.models import network_arithmetic
+from utils.patches import most_activating, patch, peaks
+
+
+def measure(loader, network, layer_name, split, rho, targets, precision):
+    """One pass over images of the split's concepts: what is kept of each, as a dictionary of arrays.
+
+    All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
+
+    Parameters
+    ----------
+    loader : ImageBatches
+    network : nn.Module
+        The original, frozen, on the loader's device.
+    layer_name : str
+    split : Split
+    rho : float
+    targets : LongTensor [N]
+        The network output that is each image's own class.
+    precision : str
+
+    Returns
+    -------
+    dict
+        ``indices``, ``targets``, ``predictions`` and, by the split network, ``split_predictions`` [n]; spatial sums of
+        the channel ``original`` [n] and of ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution
+        ``shares`` [n]; ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and ``c'_1 .. c'_K``. Empty
+        if no image could be read.
+    """
+    layer, split_network = network.get_submodule(layer_name), with_splits(network, layer_name, [split], [rho])
+    channels, kept = original_and_disentangled(layer, split, rho), []
+    for indices, pixels in loader:
+        if len(indices):
+            own = targets[indices].to(loader.device)
+            with network_arithmetic(precision, loader.device):
+                record = forward_with_gradient(network, layer, pixels, own)
+                with torch.no_grad():
+                    split_logits = split_network(pixels)
+            positions = record.activation[0, 0].numel()
+            sums = disentangled_sums(split, rho, tap_sums(layer, record.input), positions)
+            batch = {
+                "indices": indices,
+                "targets": own,
+                "predictions": record.logits.argmax(1),
+                "split_predictions": split_logits.argmax(1),
+                "original": merge(sums, dim=1),
+                "sums": sums,
+                "shares": attribution_shares(record.activation, record.gradient)[:, split.channel],
+                **_peaks(channels, record),
+            }
+            kept.append({name: values.cpu() for name, values in batch.items()})
+    return _together(kept)
+
+
+def measure_peaks(loader, network, layer_name, split, rho, precision):
+    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``measure`` has them."""
+    layer = network.get_submodule(layer_name)
+    channels, kept = original_and_disentangled(layer, split, rho), []
+    for indices, pixels in loader:
+        if len(indices):
+            with network_arithmetic(precision, loader.device):
+                record = forward(network, layer, pixels)
+            batch = {"indices": indices, **_peaks(channels, record)}
+            kept.append({name: values.cpu() for name, values in batch.items()})
+    return _together(kept)
+
+
+def _peaks(channels, record):
+    with torch.no_grad():
+        values, centres = peaks(channels(record.input.float()))
+    return {"peaks": values, "centres": centres}
+
+
+def _together(kept):
+    return {name: torch.cat([batch[name] for batch in kept]).numpy() for name in kept[0]} if kept else {}
+
+
+def images_of_concepts(measured, images, concepts, tau):
+    """What was measured, concept by concept, as lists for a JSON file."""
+    names = ("targets", "predictions", "split_predictions", "original", "sums", "shares")
+    parts = []
+    for number, concept in enumerate(concepts, start=1):
+        own = np.isin(measured.get("targets", []), concept)
+        if not own.any():
+            raise UserError(f"concept {number} has no readable image in {images.root}")
+        paths = [str(images.path(index).relative_to(images.root)) for index in measured["indices"][own]]
+        included = (measured["shares"][own] >= tau).tolist()
+        parts.append({"paths": paths, **{name: measured[name][own].tolist() for name in names}, "included": included})
+    return parts
+
+
+def top_patches(images, transform, measured, concepts, size):
+    """The patches of ``size`` pixels that are shown for each channel, read again from their files.
+
+    Parameters
+    ----------
+    images : ImageList
+    transform : Transform
+    measured : dict
+        ``indices``, ``peaks`` and ``centres``, as ``measure`` has them.
+    concepts : array [len(images)]
+        Which concept (from 0) each image is of, or -1.
+    size : int
+
+    Returns
+    -------
+    list of K + 1 lists of (array [size, size, 3], concept)
+    """
+    files, groups, shown = ImageFiles(images, transform), concepts[measured["indices"]], []
+    for channel in range(measured["peaks"].shape[1]):
+        patches = []
+        for number in most_activating(measured["peaks"][:, channel], groups):
+            index, crop, reason = files[measured["indices"][number]]
+            if reason is not None:
+                raise UserError(f"cannot read image {images.path(index)} again ({reason})")
+            patches.append((patch(crop.numpy(), measured["centres"][number, channel], size), groups[number]))
+        shown.append(patches)
+    return shown

@@ -1,0 +1,63 @@
+"""The patches that activate a channel most (supplement, A): where they are, and which of them are shown."""
+
+import numpy as np
+import torch
+
+TOP_IMAGES = 16
+SHOWN = 6
+STRIDES = 3
+
+
+def peaks(maps):
+    """The largest activation of each channel in each image, and where it is.
+
+    Parameters
+    ----------
+    maps : Tensor [B, C, H, W]
+
+    Returns
+    -------
+    values : Tensor [B, C]
+    centres : Tensor [B, C, 2]
+        Row and column of the position's centre, as fractions of the image's sides.
+    """
+    height, width = maps.shape[2:]
+    values, positions = maps.flatten(2).max(-1)
+    rows = positions.div(width, rounding_mode="floor")
+    return values, torch.stack([(rows + 0.5) / height, (positions % width + 0.5) / width], dim=-1)
+
+
+def default_patch_size(image_size, map_size):
+    """Three strides of the layer, in pixels of the image: 96 of 224 for a map of 7x7. At most the whole image."""
+    return min(round(STRIDES * image_size / map_size), image_size)
+
+
+def patch(image, centre, size):
+    """The square of ``size`` pixels around ``centre``, shifted to lie inside: [H, W, 3] -> [size, size, 3]."""
+    corners = [round(float(at) * side - size / 2) for at, side in zip(centre, image.shape, strict=False)]
+    top, left = (min(max(corner, 0), side - size) for corner, side in zip(corners, image.shape, strict=False))
+    return image[top : top + size, left : left + size]
+
+
+def most_activating(values, groups):
+    """Which images are shown for a channel: six of the sixteen most activating, of all groups as equally as they occur.
+
+    Parameters
+    ----------
+    values : array [n]
+        The channel's largest activation in each image.
+    groups : array [n]
+        Which concept an image is of, or -1.
+
+    Returns
+    -------
+    list of at most six image numbers, most activating first
+    """
+    top = np.argsort(-np.asarray(values), kind="stable")[:TOP_IMAGES].tolist()
+    waiting = {group: [image for image in top if groups[image] == group] for group in dict.fromkeys(groups[top])}
+    shown = []
+    while len(shown) < min(SHOWN, len(top)):
+        for images in waiting.values():
+            if images and len(shown) < SHOWN:
+                shown.append(images.pop(0))
+    return sorted(shown, key=top.index)

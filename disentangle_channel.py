@@ -7,9 +7,11 @@ images before anything is stored.
     python disentangle_channel.py --data_dir /datasets/imagenet/ --model resnet50 --channel_disentangle 1660 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --store_dir /store_dir/
 
-More concepts: --classes_for_concept3 ... --classes_for_concept8.
+More concepts: --classes_for_concept3 ... --classes_for_concept8. Many pairs in one process, each class's images read
+once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,12 @@ from utils import command_line
 from utils.attribution import forward
 from utils.classes import ClassMap
 from utils.data import ImageBatches, batches_of, list_images
-from utils.disentangling import OBJECTIVES, RHOS, RhoSearch, Split, equality_errors
+from utils.disentangling import OBJECTIVES, RHOS, EqualityCheck, RhoSearch, Split, channels_split
 from utils.errors import UserError
 from utils.layers import weight_taps
 from utils.models import check_precision, choose_device, network_arithmetic
 from utils.polysemanticity import averaged_relevance_vectors, cosine_similarities
-from utils.stages import check_channel, open_network, open_transform
+from utils.stages import check_channel, open_network, open_transform, pairs_from
 from utils.store import (
     SPLIT_CONTEXT,
     ClassStore,
@@ -47,6 +49,7 @@ def get_args_parser():
     command_line.add_channel_count_flag(parser)
     parser.add_argument("--channel_disentangle", type=command_line.count, help="the channel to split")
     command_line.add_concept_flags(parser)
+    command_line.add_candidates_flag(parser)
     parser.add_argument(
         "--only_correct",
         action="store_true",
@@ -63,6 +66,19 @@ def get_args_parser():
     return parser
 
 
+@dataclass
+class Candidate:
+    """A channel to split: its ``concepts`` as lists of outputs, their ``arvs`` [K, C_in]."""
+
+    channel: int
+    concepts: list
+    arvs: torch.Tensor
+
+    def concept_of(self, output):
+        """Which concept (from 0) a class is in, or None."""
+        return next((k for k, concept in enumerate(self.concepts) if output in concept), None)
+
+
 def concept_arvs(class_store, weight, concepts, classes, only_correct):
     """ARV of each concept, the mean of its classes': Tensor [K, C_in]."""
     means = class_store.read_means()
@@ -76,111 +92,148 @@ def concept_arvs(class_store, weight, concepts, classes, only_correct):
     return torch.stack([averaged_relevance_vectors(weight, mean_inputs[concept]).mean(0) for concept in concepts])
 
 
-def concept_images(store, concepts, only_correct):
-    """Training images of each concept, as used in stage 1: a list of LongTensors of indices."""
+def images_by_class(store, candidates, only_correct):
+    """Training images of each class that a candidate uses, as used in stage 1: {output: LongTensor of indices}."""
     indices, targets, predictions = store.read_labels()
     usable = targets == predictions if only_correct else torch.ones_like(targets, dtype=torch.bool)
-    return [indices[usable & torch.isin(targets, torch.tensor(concept))] for concept in concepts]
+    outputs = {output for candidate in candidates for concept in candidate.concepts for output in concept}
+    return {output: indices[usable & (targets == output)] for output in sorted(outputs)}
 
 
-def print_concepts(concepts, classes, members, arvs):
-    for k, (concept, indices) in enumerate(zip(concepts, members, strict=True), start=1):
-        print(f"concept {k}: {classes.concept_name(concept)} {concept}, {len(indices)} training images")
-    cosines = cosine_similarities(arvs)
-    pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(len(arvs)) for k in range(j + 1, len(arvs))]
-    print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
+def search_rho(network, layer, candidates, members, load, args):
+    """One pass over the images of all classes: every rho's objectives, as a RhoSearch for each candidate.
 
-
-def search_rho(network, layer, arvs, members, load, args):
-    """One pass over the concepts' images: every rho's objectives, as a RhoSearch."""
-    search = RhoSearch(layer.module, args.channel_disentangle, arvs)
-    concept_of = {index: k for k, indices in enumerate(members) for index in indices.tolist()}
-    for indices, pixels in load(torch.cat(members), "choosing rho"):
+    A batch is of one class, so that it is the same however many candidates there are.
+    """
+    searches = [RhoSearch(layer.module, candidate.channel, candidate.arvs) for candidate in candidates]
+    plan = [(output, batch) for output in members for batch in batches_of(members[output], args.batch_size)]
+    loader = load([batch for _, batch in plan], "choosing rho")
+    for (output, _), (indices, pixels) in zip(plan, loader, strict=True):
         if len(indices):
             with network_arithmetic(args.precision, pixels.device):
                 record = forward(network.module, layer.module, pixels)
-            search.add(record.input, torch.tensor([concept_of[index] for index in indices.tolist()]))
-    if search.objectives().isnan().any():
+            for candidate, search in zip(candidates, searches, strict=True):
+                concept = candidate.concept_of(output)
+                if concept is not None:
+                    search.add(record.input, torch.full((len(indices),), concept))
+    if any(search.objectives().isnan().any() for search in searches):
         raise UserError("a concept has no readable training image left: rho cannot be chosen")
-    return search
+    return searches
 
 
-def print_objectives(search, best):
-    sizes = [f"|S_{k}|" for k in range(1, search.num_concepts + 1)]
+def check_equality(network, layer, splits, members, load, batch_size):
+    """Compare split networks with the original in fp32, on real images of all concepts: an EqualityCheck each."""
+    picked = []
+    for split in splits:
+        of_concepts = [torch.cat([members[output] for output in concept]) for concept in split.concepts]
+        each = -(-PROOF_IMAGES // len(of_concepts))
+        places = [np.unique(np.linspace(0, len(indices) - 1, each).astype(int)) for indices in of_concepts]
+        picked.append(torch.cat([indices[at] for indices, at in zip(of_concepts, places, strict=True)]))
+    checks = [EqualityCheck() for _ in splits]
+    for indices, pixels in load(batches_of(torch.cat(picked).unique(), batch_size), "images to check"):
+        if len(indices):
+            original = forward(network.module, layer.module, pixels)
+            for split, own, check in zip(splits, picked, checks, strict=True):
+                rows = torch.isin(indices, own).to(pixels.device)
+                if rows.any():
+                    with channels_split(network.module, layer.name, [split]) as changed:
+                        merged = forward(network.module, changed, pixels[rows])
+                    maps = original.activation[rows, split.channel], merged.activation[:, split.channel]
+                    check.add(*maps, original.logits[rows], merged.logits)
+    return checks
+
+
+def report(candidate, search, best, members, classes, network, layer):
+    """Print what a split is made of, and the table from which rho was chosen."""
+    print(f"\nchannel {candidate.channel} of {layer.name} (weights {network.weights})")
+    for k, concept in enumerate(candidate.concepts, start=1):
+        count = sum(len(members[output]) for output in concept)
+        print(f"concept {k}: {classes.concept_name(concept)} {concept}, {count} training images")
+    cosines, num_concepts = cosine_similarities(candidate.arvs), len(candidate.concepts)
+    pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
+    print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
+    sizes = [f"|S_{k}|" for k in range(1, num_concepts + 1)]
     print(f"\n  rho  {'positive':>10}  {'absolute':>10}  contrast  {'  '.join(f'{size:>6}' for size in sizes)}  shared")
     for rho, values, owners in zip(RHOS, search.objectives().tolist(), search.owners, strict=True):
-        counts = owners.bincount(minlength=search.num_concepts + 1).tolist()
+        counts = owners.bincount(minlength=num_concepts + 1).tolist()
         row = "  ".join(f"{number:6d}" for number in [*counts[1:], counts[0]])
         mark = " <- chosen" if rho == best else ""
         print(f" {rho:.2f}  {values[0]:10.4g}  {values[1]:10.4g}  {values[2]:8.4f}  {row}{mark}")
 
 
-def prove_equality(network, layer, split, members, load):
-    """Show in fp32, on real images of all concepts, that the split changes nothing; UserError where it does."""
-    each = -(-PROOF_IMAGES // len(members))
-    picked = [indices[np.unique(np.linspace(0, len(indices) - 1, each).astype(int))] for indices in members]
-    pixels = torch.cat([pixels for indices, pixels in load(torch.cat(picked), "images to check") if len(indices)])
-    channel_error, logit_error = equality_errors(network.module, layer.name, split, pixels)
+def require_equality(split, check):
+    """Print how far the split network is from the original; UserError where it is too far."""
+    channel_error, logit_error = check.errors()
     print(f"\nmerged channel against the original: largest difference {channel_error:.1e} of its largest value")
-    print(
-        f"logits of the split network against the original's: {logit_error:.1e} of their range ({len(pixels)} images)"
-    )
+    print(f"logits of the split network against the original's: {logit_error:.1e} of their range")
     if not (channel_error < LARGEST_ERROR and logit_error < LARGEST_ERROR):
         raise UserError(
-            f"the split network does not equal the original (limit {LARGEST_ERROR:.0e}): nothing was stored"
+            f"the network with channel {split.channel} split does not equal the original (limit {LARGEST_ERROR:.0e}): "
+            "the split was not stored"
         )
 
 
 def main(args):
-    command_line.require(args, "model", "channel_disentangle")
-    given = command_line.concepts_from(args)
+    command_line.require(args, "model")
+    given = pairs_from(args, "channel_disentangle")
     device = choose_device(args.device)
     check_precision(args.precision, device)
+    loading = command_line.loading(args, device)
     run = run_name(args.model, args.layer_of_interest)
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
     classes = ClassMap(meta["classes"])
-    concepts = classes.resolve(given, meta["num_outputs"])
-    check_channel("channel_disentangle", args.channel_disentangle, meta["num_channels"])
+    pairs = [(channel, classes.resolve(concepts, meta["num_outputs"])) for channel, concepts in given]
+    for channel, _ in pairs:
+        check_channel("channel_disentangle", channel, meta["num_channels"])
     transform = open_transform(args, meta, store.folder)
     images = list_images(Path(args.data_dir) / "train")
     data = {"num_images": len(images), "data_sha256": images.digest()}
     refuse_differences(data, meta, data, store.folder)
     network, layer = open_network(args, meta, store.folder)
+    class_store, weights = ClassStore(args.store_dir, run, meta), weight_taps(layer.module).clone()
+    candidates = [
+        Candidate(channel, concepts, concept_arvs(class_store, weights[channel], concepts, classes, args.only_correct))
+        for channel, concepts in pairs
+    ]
+    members = images_by_class(store, candidates, args.only_correct)
+    biases = None if layer.module.bias is None else layer.module.bias.clone()
 
-    def load(indices, description):
-        batches = batches_of(indices, args.batch_size)
-        return ImageBatches(images, transform, batches, description, **command_line.loading(args, device))
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
 
-    print(f"channel {args.channel_disentangle} of {layer.name} ({args.model}, weights {network.weights})")
-    weight = weight_taps(layer.module)[args.channel_disentangle].clone()
-    bias = None if layer.module.bias is None else layer.module.bias[args.channel_disentangle].clone()
-    arvs = concept_arvs(ClassStore(args.store_dir, run, meta), weight, concepts, classes, args.only_correct)
-    members = concept_images(store, concepts, args.only_correct)
-    print_concepts(concepts, classes, members, arvs)
     network.module.to(device, memory_format=torch.channels_last)
-    search = search_rho(network, layer, arvs, members, load, args)
-    best = search.best(args.rho_objective)
-    print_objectives(search, best)
-    split = Split(
-        channel=args.channel_disentangle,
-        concepts=concepts,
-        weight=weight,
-        bias=bias,
-        arvs=arvs,
-        owners=search.owners.to(torch.uint8),
-        objectives=search.objectives(),
-        objective=args.rho_objective,
-        rho=best,
-    )
-    prove_equality(network, layer, split, members, load)
-
-    path = split_path(Path(args.store_dir) / "models_disentangled", run, split.channel, concepts)
-    write_split(path, split, {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct})
-    print(f"\nwrote {path}")
-    flags = [word for k, concept in enumerate(concepts, 1) for word in (f"--classes_for_concept{k}", *concept)]
-    print(command_line.next_command("get_results.py", args, "--channel_of_interest", split.channel, *flags))
+    searches = search_rho(network, layer, candidates, members, load, args)
+    splits = [
+        Split(
+            channel=candidate.channel,
+            concepts=candidate.concepts,
+            weight=weights[candidate.channel].clone(),
+            bias=None if biases is None else biases[candidate.channel].clone(),
+            arvs=candidate.arvs,
+            owners=search.owners.to(torch.uint8),
+            objectives=search.objectives(),
+            objective=args.rho_objective,
+            rho=search.best(args.rho_objective),
+        )
+        for candidate, search in zip(candidates, searches, strict=True)
+    ]
+    checks = check_equality(network, layer, splits, members, load, args.batch_size)
+    context = {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct}
+    for candidate, search, split, check in zip(candidates, searches, splits, checks, strict=True):
+        report(candidate, search, split.rho, members, classes, network, layer)
+        require_equality(split, check)
+        path = split_path(Path(args.store_dir) / "models_disentangled", run, split.channel, split.concepts)
+        write_split(path, split, context)
+        print(f"\nwrote {path}")
+    if args.candidates:
+        flags = ["--candidates", args.candidates]
+    else:
+        concepts = enumerate(split.concepts, start=1)
+        flags = [word for k, concept in concepts for word in (f"--classes_for_concept{k}", *concept)]
+        flags = ["--channel_of_interest", split.channel, *flags]
+    print(command_line.next_command("get_results.py", args, *flags))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,35 @@ cosine of their averaged relevance vectors is below gamma (--cos_sim_high).
 
     python get_cosine_similarities.py --model resnet50 --nr_channels_in_layer_of_interest 2048 \\
         --proportion_attribution_required 0.03 --p 0.75 --cos_sim_high 0.5
+
+Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
 """
 
-import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
 from utils import command_line
 from utils.classes import ClassMap
 from utils.errors import UserError
+from utils.layer_plots import overview_figure, wordnet_figure
 from utils.layers import weight_taps
+from utils.overview import (
+    classes_of_channels,
+    gamma_from,
+    print_pairs,
+    print_summary,
+    similarity_summary,
+    warn,
+    write_channels,
+    write_similarities,
+)
+from utils.pairs import pairs_path, write_pairs
 from utils.polysemanticity import ClassStatistics, class_pairs, relevant_classes
-from utils.results import pairs_path, write_pairs
+from utils.results import write_figure
 from utils.stages import open_network
 from utils.store import ClassStore, ImportanceStore, run_name
-
-FEW_IMAGES = 10
+from utils.wordnet import class_synsets, path_similarities, rank_correlation
 
 
 def get_args_parser():
@@ -53,6 +66,12 @@ def get_args_parser():
         default=1,
         help="leave out classes with fewer images (with --only_correct: correctly classified ones) (1)",
     )
+    parser.add_argument(
+        "--plot_wordnet",
+        action="store_true",
+        help="also draw the classes' WordNet path similarity over the cosine, for all pairs and whatever the bounds; "
+        "class folders must be WordNet ids (n02124075)",
+    )
     return parser
 
 
@@ -78,33 +97,28 @@ def class_statistics(store, class_store, tau):
     return *means, relevant
 
 
-def print_pairs(pairs, classes):
-    """Print the pairs as the published code does, and as a table with class names."""
-    columns = ("channel", "class1", "class2", "cosine_similarity")
-    print([dict(zip(columns, (*pair[:3], round(pair[3], 4)), strict=True)) for pair in pairs])
-    if pairs:
-        names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in pairs]
-        widths = [max(map(len, column)) for column in zip(*names, strict=True)]
-        print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
-        for (channel, class1, class2, cosine), (name1, name2) in zip(pairs, names, strict=True):
-            print(f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2}")
+def settings(args):
+    """What chose the pairs, for the figures."""
+    text = f"τ = {args.proportion_attribution_required:g}, p = {args.p:g}"
+    text += ", correctly classified images only" if args.only_correct else ""
+    return text + (f", classes of at least {args.min_images} images" if args.min_images > 1 else "")
 
 
-def warn(args, pairs, kept, num_images):
-    """Say what the reader of a list of pairs should know: what fell away, and what rests on little."""
-    dropped = sum(cosine < min(0, args.cos_sim_low) for *_, cosine in pairs)
-    if dropped:
-        print(
-            f"warning: {dropped} pairs have a cosine below 0 and are left out; add --cos_sim_low -1 to keep them",
-            file=sys.stderr,
-        )
-    weak = sum(min(num_images[class1], num_images[class2]) < FEW_IMAGES for _, class1, class2, _ in kept)
-    if weak:
-        print(
-            f"warning: {weak} of these {len(kept)} pairs have a class of fewer than {FEW_IMAGES} images to measure; "
-            f"--min_images {FEW_IMAGES} leaves them out",
-            file=sys.stderr,
-        )
+def plot_wordnet(args, path, title, pairs, synsets, classes):
+    """Draw, write and sum up the WordNet path similarity of all pairs."""
+    if not pairs:
+        print("no two classes share a relevant channel: there is no WordNet figure")
+        return
+    gamma, similarities = gamma_from(args.cos_sim_high), path_similarities(pairs, synsets)
+    correlation = rank_correlation([pair[3] for pair in pairs], similarities)
+    ranks = "" if correlation is None else f"; Spearman's rank correlation {correlation:.2f}"
+    subtitle = f"{settings(args)}; {len(pairs)} pairs of classes that share a channel{ranks}"
+    values = path.with_name(f"{path.stem}_wordnet.csv")
+    write_similarities(values, pairs, similarities)
+    figure = wordnet_figure(pairs, similarities, gamma, classes.name, title, subtitle)
+    drawn = write_figure(Path(args.output_dir) / "plots" / values.stem, figure)
+    print(similarity_summary(pairs, similarities, gamma, correlation))
+    print(f"wrote {values} and {drawn}")
 
 
 def main(args):
@@ -115,25 +129,31 @@ def main(args):
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
+    synsets = class_synsets(meta["classes"]) if args.plot_wordnet else None
     network, layer = open_network(args, meta, store.folder)
-    class_store = ClassStore(args.store_dir, run, meta)
+    class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
 
     means, images, relevant_images = class_statistics(store, class_store, tau)
     mean_inputs, num_images, counts = (values[int(args.only_correct)] for values in (means, images, relevant_images))
     relevant = relevant_classes(counts, num_images, args.p, args.min_images)
     pairs = class_pairs(weight_taps(layer.module), mean_inputs, relevant)
     kept = [pair for pair in pairs if args.cos_sim_low <= pair[3] < args.cos_sim_high]
+    channels, gamma = classes_of_channels(relevant, pairs), gamma_from(args.cos_sim_high)
 
-    print_pairs(kept, ClassMap(meta["classes"]))
     path = pairs_path(args, run)
     write_pairs(path, kept)
-    shared, channels = (relevant.sum(0) >= 2).sum().item(), len({channel for channel, *_ in kept})
-    lowest = f" (lowest cosine {pairs[-1][3]:.3f})" if pairs else ""
-    print(f"\n{args.model} with weights {network.weights}, layer {layer.name}:")
-    print(f"{shared} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
-    print(f"{len(kept)} pairs of {channels} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}")
+    write_channels(class_store.channels_path(path), channels, gamma, classes)
+    title = f"{args.model}, layer {layer.name}"
+    figure = overview_figure(channels, gamma, classes.name, title, settings(args))
+    overview = write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure)
+
+    print_pairs(kept, classes)
+    print_summary(args, network, layer, channels, pairs, kept)
     warn(args, pairs, kept, num_images)
+    if args.plot_wordnet:
+        plot_wordnet(args, path, title, pairs, synsets, classes)
     print(f"wrote {path} and {class_store.means_path().parent}")
+    print(f"wrote {overview}")
     if kept:
         channel, class1, class2, _ = kept[-1]
         flags = ["--classes_for_concept1", class1, "--classes_for_concept2", class2]

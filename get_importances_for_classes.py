@@ -50,7 +50,7 @@ def describe(args, network, layer, transform, images):
         "num_taps": layer.num_taps,
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
         "precision": args.precision,
-        "decoding": "pil",
+        "decoding": args.decode,
         "skip_unreadable": args.skip_unreadable,
         "chunk_size": args.chunk_size,
         "num_images": len(images),
@@ -82,18 +82,18 @@ def require_finite(kept):
         raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")
 
 
-def fill(store, chunks, args, network, layer, transform, images, device):
+def fill(store, chunks, args, network, layer, transform, images, loading):
     """Make chunks. One loader serves all of them; a batch never crosses a chunk's end."""
     plan = [(chunk, batch) for chunk in chunks for batch in batches_of(store.chunk_range(chunk), args.batch_size)]
     batches = [batch for _, batch in plan]
-    loader = ImageBatches(images, transform, batches, "importances", **command_line.loading(args, device))
+    loader = ImageBatches(images, transform, batches, "importances", **loading)
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
     targets = outputs[torch.from_numpy(images.folder_of)]
     kept, checked = [], False
     for (chunk, batch), (indices, pixels) in zip(plan, loader, strict=True):
         if len(indices):
-            own = targets[indices].to(device)
-            with network_arithmetic(args.precision, device):
+            own = targets[indices].to(loader.device)
+            with network_arithmetic(args.precision, loader.device):
                 record = forward_with_gradient(network.module, layer.module, pixels, own)
             if not checked:
                 check_tap_sums(layer.module, record.input, record.activation, layer.name)
@@ -122,6 +122,7 @@ def main(args):
     command_line.require(args, "model")
     device = choose_device(args.device)
     check_precision(args.precision, device)
+    loading = command_line.loading(args, device)
     images = list_images(Path(args.data_dir) / "train")
     network = load_network(args.model, args.weights)
     transform = command_line.transform_from_flags(args, network.transform)
@@ -139,7 +140,7 @@ def main(args):
         print(f"going on: {store.num_chunks - len(missing)} of {store.num_chunks} chunks are there")
     network.module.to(device, memory_format=torch.channels_last)
     own = [chunk for chunk in missing if chunk % num_processes == process]
-    fill(store, own, args, network, layer, transform, images, device)
+    fill(store, own, args, network, layer, transform, images, loading)
     if store.missing_chunks():
         print(f"process {process} has made its {len(own)} chunks; other processes are not ready yet")
     else:

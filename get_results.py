@@ -9,6 +9,8 @@ nor another figure named: both. --get_channel_card: one figure of the split with
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative
 
+    python get_results.py --model resnet50 --candidates paper_pairs.txt     many pairs, each class's images read once
+
     python get_results.py --summary        the table of all pairs evaluated so far, without a network or images
 """
 
@@ -18,20 +20,20 @@ import numpy as np
 import torch
 
 from utils import command_line, summary
-from utils.card import Card, card_figure
 from utils.classes import ClassMap
 from utils.data import ImageBatches, batches_of, class_folders, list_images
-from utils.disentangling import RHOS, original_and_disentangled
+from utils.disentangling import original_and_disentangled
 from utils.errors import UserError
-from utils.evaluation import density_curves
 from utils.measurement import images_of_concepts, measure, measure_peaks, top_patches
 from utils.models import check_precision, choose_device
+from utils.pair_figures import channel_card, qualitative, visualization
 from utils.patches import default_patch_size
-from utils.plots import DISENTANGLED, ORIGINAL, density_figure, pictures_figure
 from utils.polysemanticity import cosine_similarities
-from utils.results import PairResults, plot_path, write_curves, write_figure
-from utils.stages import open_network, open_transform
-from utils.store import find_splits, read_first_split, read_split, refuse_differences, run_name, split_path
+from utils.results import PairResults
+from utils.stages import open_network, open_splits, open_transform
+from utils.store import (
+    run_name,
+)
 from utils.visualization import maximise_activation
 
 
@@ -45,6 +47,7 @@ def get_args_parser():
     command_line.add_channel_count_flag(parser)
     parser.add_argument("--channel_of_interest", type=command_line.count, help="the channel that was split")
     command_line.add_concept_flags(parser)
+    command_line.add_candidates_flag(parser)
     parser.add_argument(
         "--rho",
         type=command_line.fraction,
@@ -85,34 +88,13 @@ def get_args_parser():
 
 def check_flags(args):
     """Refuse flags that would be ignored; without a wish, wish for the two kinds of results of the paper."""
-    command_line.require(args, "model", "channel_of_interest")
+    command_line.require(args, "model")
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:
             raise UserError(f"--{flag} is for --get_channel_card: add it")
     wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
     if not any(getattr(args, wish) for wish in wishes):
         args.get_qualitative = args.get_quantitative = True
-
-
-def open_split(args, run):
-    """The split asked for, and what it belongs to. Class folders' names are resolved by the splits' own class map."""
-    model_dir = Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
-    channel, given = args.channel_of_interest, command_line.concepts_from(args)
-    present = find_splits(model_dir, run, channel)
-    if not present:
-        raise UserError(f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py")
-    _, context = read_first_split(present)
-    concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
-    path = split_path(model_dir, run, channel, concepts)
-    if path not in present:
-        names = ", ".join(other.name for other in present)
-        raise UserError(f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts")
-    split, context = read_split(path)
-    asked = {"channel": channel, "concepts": concepts}
-    refuse_differences(asked, vars(split), asked, path)
-    if args.rho is not None and args.rho not in RHOS:
-        raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
-    return path, split, context
 
 
 def print_summary(results):
@@ -122,72 +104,29 @@ def print_summary(results):
     print(f"wrote {' and '.join(map(str, files))}")
 
 
-def quantitative(results, pair):
-    """Store the pair, make rows and summaries anew, and print the table of it and of all pairs so far."""
-    files = results.write(pair)
-    alike = summary.groups(results.read_all())[summary.group_of(pair)]
-    print(f"\n{summary.markdown(alike, shown=[pair])}\n\n{summary.EXPLANATION}")
+def quantitative(results, pairs):
+    """Store the pairs, make rows and summaries anew, and print the tables of them and of all pairs so far."""
+    files = results.write(pairs)
+    alike = summary.groups(results.read_all())
+    for group, shown in summary.groups(pairs).items():
+        print(f"\n{summary.markdown(alike[group], shown)}")
+    print(f"\n{summary.EXPLANATION}")
     return files
 
 
-def densities(pair):
-    """For the images of each concept, samples by label (the original channel and every disentangled one) and curves."""
-    for part in pair["images"]:
-        samples = {"original channel": np.array(part["original"])}
-        for k, name in enumerate(pair["concept_names"]):
-            samples[f"c'_{k + 1}, for {name}"] = np.array(part["sums"])[:, k]
-        yield samples, density_curves(samples)
-
-
-def qualitative(output_dir, pair):
-    """Draw and store one density plot a concept."""
-    pictures = []
-    for number, (samples, (grid, curves)) in enumerate(densities(pair), start=1):
-        title = f"Images of {pair['concept_names'][number - 1]}: channel {pair['channel']} and its parts"
-        count = len(samples["original channel"])
-        subtitle = f"{pair['run']}, {pair['layer']}, rho {pair['rho']}, {count} validation images"
-        stem = plot_path(output_dir, pair, f"concept{number}_density")
-        pictures.append(write_figure(stem, density_figure(samples, grid, curves, title, subtitle)))
-        write_curves(stem, grid, curves)
-    return pictures
-
-
-def visualization(output_dir, pair, pictures):
-    """Draw and store images that were made to activate each channel, [K + 1, seeds, H, W, 3]."""
-    labels = ["original channel", *(f"c'_{k}, for {name}" for k, name in enumerate(pair["concept_names"], start=1))]
-    colours = [colour for colour, _ in (ORIGINAL, *DISENTANGLED)]
-    rows = {label: [(one, colours[k]) for one in pictures[k]] for k, label in enumerate(labels)}
-    title = f"Channel {pair['channel']} and its parts: images made to activate them"
-    subtitle = f"{pair['run']}, layer {pair['layer']}, rho {pair['rho']}"
-    return [write_figure(plot_path(output_dir, pair, "visualization"), pictures_figure(rows, title, subtitle))]
-
-
-def channel_card(output_dir, pair, patches, visualizations):
-    """Draw and store the channel card."""
-    samples, curves = zip(*densities(pair), strict=True)
-    above_diagonal = np.array(pair["cosines"])[np.triu_indices(len(pair["cosines"]), 1)]
-    cosines = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (above_diagonal.min(), above_diagonal.max())))
-    card = Card(
-        channel=pair["channel"],
-        subtitle=f"{pair['run']}, layer {pair['layer']};  cosine of the ARVs {cosines},  ρ = {pair['rho']:.2f};  "
-        f"{sum(len(part['paths']) for part in pair['images'])} validation images, fractions at τ = {pair['tau']}",
-        names=pair["concept_names"],
-        patches=patches,
-        visualizations=visualizations,
-        samples=samples,
-        curves=curves,
-        summaries=[row.summary for row in summary.pair_rows(pair)],
-    )
-    return [write_figure(plot_path(output_dir, pair, "card"), card_figure(card))]
-
-
-def validation_images(args, classes, concepts):
-    """Images of the concepts (and of all classes, if asked for), and which concept each is of: 0 .. K-1, or -1."""
+def list_validation(args, classes, splits):
+    """Images of the classes of all splits, and of all other classes if asked for."""
     root = Path(args.data_dir) / "val"
-    concept_of = {classes.folder(output): k for k, concept in enumerate(concepts) for output in concept}
-    others = [name for name in class_folders(root) if name not in concept_of] if args.all_classes else []
-    images = list_images(root, [*concept_of, *others])
-    return images, np.array([concept_of.get(name, -1) for name in images.folders])[images.folder_of]
+    outputs = sorted({output for split in splits for concept in split.concepts for output in concept})
+    own = [classes.folder(output) for output in outputs]
+    others = [name for name in class_folders(root) if name not in own] if args.all_classes else []
+    return list_images(root, [*own, *others]), outputs
+
+
+def concepts_of_images(split, classes, images):
+    """Which concept of a split each image is of: 0 .. K-1, or -1."""
+    concept_of = {classes.folder(output): k for k, concept in enumerate(split.concepts) for output in concept}
+    return np.array([concept_of.get(name, -1) for name in images.folders])[images.folder_of]
 
 
 def check_patch_size(args, transform, layer):
@@ -198,58 +137,73 @@ def check_patch_size(args, transform, layer):
     return size
 
 
-def main(args):
-    results = PairResults(args.output_dir)
-    if args.summary and args.channel_of_interest is None:
-        return print_summary(results)
-    check_flags(args)
-    device = choose_device(args.device)
-    check_precision(args.precision, device)
-    run = run_name(args.model, args.layer_of_interest)
-    path, split, context = open_split(args, run)
-    rho, tau, classes = args.rho or split.rho, args.proportion_attribution_required, ClassMap(context["classes"])
-    transform = open_transform(args, context, path)
-    images, concepts = validation_images(args, classes, split.concepts)
-    network, layer = open_network(args, context, path)
-    patch_size = check_patch_size(args, transform, layer)
-    results.check(run, network.fingerprint)
-
-    def load(indices, description):
-        batches = batches_of(indices, args.batch_size)
-        return ImageBatches(images, transform, batches, description, **command_line.loading(args, device))
-
-    print(f"{args.model} with weights {network.weights}, layer {layer.name}")
-    print(f"{path.name}, rho {rho}{' (the chosen one)' if rho == split.rho else ''}")
-    network.module.to(device, memory_format=torch.channels_last)
-    subject = network.module, layer.name, split, rho
-    outputs = torch.tensor([classes.outputs.get(folder, -1) for folder in images.folders])
-    targets = outputs[torch.from_numpy(images.folder_of)]
-    measured = measure(load(np.flatnonzero(concepts >= 0), "validation images"), *subject, targets, args.precision)
-    pair = {
+def describe(opened, run, tau, measured, images, classes):
+    """A pair as it is stored."""
+    split = opened.split
+    return {
         "run": run,
-        **{key: context[key] for key in ("weights_sha256", "layer", "only_correct")},
+        **{key: opened.context[key] for key in ("weights_sha256", "layer", "only_correct")},
         "channel": split.channel,
         "concepts": split.concepts,
         "concept_names": [classes.concept_name(concept) for concept in split.concepts],
         "cosines": cosine_similarities(split.arvs).tolist(),
-        "rho": rho,
+        "rho": opened.rho,
         "rho_objective": split.objective,
         "tau": tau,
         "images": images_of_concepts(measured, images, split.concepts, tau),
     }
-    written = quantitative(results, pair) if args.get_quantitative else []
-    written += qualitative(args.output_dir, pair) if args.get_qualitative else []
-    visualizations = None
-    if args.get_feature_visualization:
-        channels = original_and_disentangled(layer.module, split, rho)
-        visualizations = maximise_activation(network.module, layer.module, channels, transform, device=device).numpy()
-        written += visualization(args.output_dir, pair, visualizations)
-    if args.get_channel_card:
-        if args.all_classes:
-            elsewhere = measure_peaks(load(np.flatnonzero(concepts < 0), "other classes"), *subject, args.precision)
-            measured = {name: np.concatenate([measured[name], values]) for name, values in elsewhere.items()}
-        patches = top_patches(images, transform, measured, concepts, patch_size)
-        written += channel_card(args.output_dir, pair, patches, visualizations)
+
+
+def main(args):
+    results = PairResults(args.output_dir)
+    if args.summary and args.channel_of_interest is None and args.candidates is None:
+        return print_summary(results)
+    check_flags(args)
+    device = choose_device(args.device)
+    check_precision(args.precision, device)
+    loading = command_line.loading(args, device)
+    run = run_name(args.model, args.layer_of_interest)
+    opened = open_splits(args, run)
+    first = opened[0]
+    classes, transform = ClassMap(first.context["classes"]), open_transform(args, first.context, first.path)
+    images, outputs = list_validation(args, classes, [one.split for one in opened])
+    network, layer = open_network(args, first.context, first.path)
+    patch_size = check_patch_size(args, transform, layer)
+    results.check(run, network.fingerprint)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    print(f"{args.model} with weights {network.weights}, layer {layer.name}")
+    for one in opened:
+        print(f"{one.path.name}, rho {one.rho}{' (the chosen one)' if one.rho == one.split.rho else ''}")
+    network.module.to(device, memory_format=torch.channels_last)
+    splits = [(one.split, one.rho) for one in opened]
+    folders = [images.folders.index(classes.folder(output)) for output in outputs]
+    plan = [
+        (output, batch)
+        for output, folder in zip(outputs, folders, strict=True)
+        for batch in batches_of(np.flatnonzero(images.folder_of == folder), args.batch_size)
+    ]
+    targets, batches = zip(*plan, strict=True)
+    loader = load(list(batches), "validation images")
+    measured = measure(loader, targets, network.module, layer.name, splits, args.precision)
+    tau = args.proportion_attribution_required
+    pairs = [describe(one, run, tau, arrays, images, classes) for one, arrays in zip(opened, measured, strict=True)]
+    if args.all_classes:
+        loader = load(batches_of(range(len(images)), args.batch_size), "images of all classes")
+        measured = measure_peaks(loader, network.module, layer.name, splits, args.precision)
+    written = quantitative(results, pairs) if args.get_quantitative else []
+    for (split, rho), pair, arrays in zip(splits, pairs, measured, strict=True):
+        written += qualitative(args.output_dir, pair) if args.get_qualitative else []
+        visualizations = None
+        if args.get_feature_visualization:
+            channels = original_and_disentangled(layer.module, split, rho)
+            visualizations = maximise_activation(network.module, layer.module, channels, transform, device=device)
+            written += visualization(args.output_dir, pair, visualizations.numpy())
+        if args.get_channel_card:
+            patches = top_patches(images, transform, arrays, concepts_of_images(split, classes, images), patch_size)
+            written += channel_card(args.output_dir, pair, patches, visualizations)
     if args.summary:
         print_summary(results)
     print("\nwrote " + "\n      ".join(map(str, written)))

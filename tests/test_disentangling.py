@@ -1,6 +1,7 @@
 """Splits against brute force, the objectives against loops, and split networks against the originals."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,14 +11,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests import networks
+from utils.attribution import forward
 from utils.disentangling import (
     OBJECTIVES,
     RHOS,
     DisentangledLayer,
+    EqualityCheck,
     RhoSearch,
     Split,
+    channels_split,
     disentangled_rows,
-    equality_errors,
     merge,
     objective_terms,
     split_sources,
@@ -168,18 +171,50 @@ def test_split_networks_equal_the_originals_and_a_wrong_split_is_noticed(name, i
     # the channel that moves the logits most, so that a wrong split must be seen in them
     channel = int(layer.module.weight.flatten(1).norm(dim=1).argmax())
     split = random_split(layer.module, channel)
-    errors = equality_errors(network, layer.name, split, images)
-    assert max(errors) < 1e-5
+    small = errors(network, layer.name, split, images)
+    assert max(small) < 1e-5
     split.weight = split.weight * 1.5
-    channel_error, _ = equality_errors(network, layer.name, split, images)
+    channel_error, _ = errors(network, layer.name, split, images)
     assert channel_error > 1e-3
+
+
+def errors(network, layer_name, split, batches):
+    check, layer = EqualityCheck(), network.get_submodule(layer_name)
+    for images in batches.split(2):
+        original = forward(network, layer, images)
+        with channels_split(network, layer_name, [split]) as changed:
+            merged = forward(network, changed, images)
+        assert network.get_submodule(layer_name) is layer
+        maps = original.activation[:, split.channel], merged.activation[:, split.channel]
+        check.add(*maps, original.logits, merged.logits)
+    return check.errors()
+
+
+def test_errors_are_relative_to_the_original_and_the_largest_of_all_batches():
+    check = EqualityCheck()
+    check.add(
+        torch.tensor([[[-8.0, 2.0]]]), torch.tensor([[[-8.0, 1.0]]]), torch.tensor([[1.0]]), torch.tensor([[1.0]])
+    )
+    assert check.errors() == (0.125, 0.0)
+    check.add(torch.tensor([[[1.0]]]), torch.tensor([[[3.0]]]), torch.tensor([[5.0]]), torch.tensor([[4.5]]))
+    assert check.errors() == (0.25, 0.125)
+    check.add(torch.tensor([[[torch.nan]]]), torch.tensor([[[3.0]]]), torch.tensor([[5.0]]), torch.tensor([[4.5]]))
+    assert math.isnan(check.errors()[0])
+
+
+def test_a_layer_is_itself_again_after_a_failure():
+    network = networks.small()
+    layer = network.last
+    with pytest.raises(ZeroDivisionError), channels_split(network, "last", [random_split(layer, 2)]):
+        1 / 0  # noqa: B018
+    assert network.last is layer
 
 
 def test_a_wrong_split_is_noticed_in_the_logits():
     network = networks.small()
     split = random_split(network.last, 2)
     split.weight = split.weight + 10
-    channel_error, logit_error = equality_errors(network, "last", split, torch.randn(4, 3, 16, 16))
+    channel_error, logit_error = errors(network, "last", split, torch.randn(4, 3, 16, 16))
     assert channel_error > 1e-2
     assert logit_error > 1e-2
 
@@ -188,7 +223,7 @@ def test_a_difference_in_a_constant_channel_is_no_division_by_zero():
     network = networks.small()
     network.last.weight[2] = 0
     split = random_split(network.last, 2)
-    assert equality_errors(network, "last", split, torch.randn(2, 3, 16, 16)) == (0.0, 0.0)
+    assert errors(network, "last", split, torch.randn(2, 3, 16, 16)) == (0.0, 0.0)
 
 
 def objective_loop(maps, concept):

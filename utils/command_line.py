@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import torch
 
+from utils.decoding import DECODERS
 from utils.errors import UserError
 
 MAX_CONCEPTS = 8
@@ -146,7 +147,15 @@ def add_compute_flags(parser):
         "--num_workers",
         type=count,
         default=min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 32),
-        help="processes that decode images (%(default)s here; 0: the main process does)",
+        help="processes that decode images (%(default)s here; 0: the main process does); with --decode gpu, threads "
+        "that read them",
+    )
+    compute.add_argument(
+        "--decode",
+        choices=DECODERS,
+        default="pil",
+        help="what decodes and resizes JPEG files: pil (default, what the paper used), fast (torchvision), gpu (a CUDA "
+        "device); all other files are left to PIL",
     )
     compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     compute.add_argument(
@@ -159,8 +168,11 @@ def add_compute_flags(parser):
 
 
 def loading(args, device):
-    """Keyword arguments of ``data.ImageBatches`` that come from the flags."""
-    return {"num_workers": args.num_workers, "device": device, "skip_unreadable": args.skip_unreadable}
+    """Keyword arguments of ``data.ImageBatches`` that come from the flags; UserError where the device lacks them."""
+    if args.decode == "gpu" and device.type != "cuda":
+        raise UserError("--decode gpu needs a CUDA device: use --decode fast")
+    shared = {name: getattr(args, name) for name in ("num_workers", "skip_unreadable", "decode")}
+    return {"device": device, **shared}
 
 
 def add_concept_flags(parser):
@@ -173,6 +185,15 @@ def add_concept_flags(parser):
             if number <= 2
             else argparse.SUPPRESS,
         )
+
+
+def add_candidates_flag(parser):
+    parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="many pairs in one go, instead of a channel and its concepts: stage 2's table, or a text file with a line "
+        "'channel: class1, class2' a pair. Each class's images are read once however many pairs use it",
+    )
 
 
 def require(args, *names):

@@ -1,4 +1,4 @@
-"""Images: lists of files, the evaluation transform, and batches decoded by worker processes."""
+"""Images: lists of files, the evaluation transform, and batches of them however they are decoded."""
 
 import hashlib
 import os
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from utils.decoding import Batch, MachineFailure, attempt, crop_with_pil, crop_with_torchvision
+from utils.device_decoding import DeviceBatches
 from utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -78,6 +79,18 @@ class ImageList:
         return digest.hexdigest()
 
 
+def class_folders(root):
+    """Names of the class folders of ``train/`` or ``val/``, sorted; UserError where there are none."""
+    if not Path(root).is_dir():
+        raise UserError(f"there is no folder {root}: --data_dir must hold train/ and val/, one sub-folder a class")
+    present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not present:
+        flat = any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
+        what = "images but no class folders: sort them into one sub-folder a class" if flat else "no class folders"
+        raise UserError(f"{root} has {what}")
+    return present
+
+
 def list_images(root, folders=None):
     """List the images in the class folders of ``root``, sub-folders included, hidden files and folders ignored.
 
@@ -93,14 +106,7 @@ def list_images(root, folders=None):
     UserError
         No such folder, no class folders, or a class without images.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}: --data_dir must hold train/ and val/, one sub-folder a class")
-    present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    if not present:
-        flat = any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
-        what = "images but no class folders: sort them into one sub-folder a class" if flat else "no class folders"
-        raise UserError(f"{root} has {what}")
+    root, present = Path(root), class_folders(root)
     folders = present if folders is None else folders
     missing = sorted(set(folders) - set(present))
     if missing:
@@ -129,41 +135,17 @@ def _scan(folder, prefix):
             yield f"{prefix}/{entry.name}", entry.stat().st_size
 
 
-@dataclass
-class Batch:
-    """``crops`` uint8 [B, H, W, 3] of the images ``indices`` [B]; ``unreadable`` has (index, reason) of the rest."""
-
-    indices: torch.Tensor
-    crops: torch.Tensor
-    unreadable: list
-
-    def pin_memory(self):
-        self.crops = self.crops.pin_memory()
-        return self
-
-
-class MachineFailure(str):
-    """Why an image could not be read, where that is not the image's fault; it is never left out for it."""
-
-
 class ImageFiles(Dataset):
     """Decoded crops of an ImageList; an image that cannot be read is returned as the reason why."""
 
-    def __init__(self, images, transform):
-        self.images, self.transform = images, transform
+    def __init__(self, images, transform, crop=crop_with_pil):
+        self.images, self.transform, self.crop = images, transform, crop
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        try:
-            with Image.open(self.images.path(index)) as image:
-                return index, self.transform.crop(image.convert("RGB")), None
-        except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
-            reason = f"{type(error).__name__}: {error}"
-            # damage has no errno; a file system that fails, and memory that is short, are not the image's fault
-            machine = isinstance(error, MemoryError) or getattr(error, "errno", None) or "out of memory" in reason
-            return index, None, MachineFailure(reason) if machine else reason
+        return index, *attempt(self.crop, self.images.path(index), self.transform)
 
 
 def _collate(items):
@@ -189,22 +171,26 @@ class ImageBatches:
     """Iterate over ``(indices, pixels)`` of batches, with a progress bar in images per second.
 
     ``indices`` [B] are those of the readable images of a batch, perhaps none; ``pixels`` [B, 3, H, W] are normalised
-    and on the device. Worker processes decode ahead of what is asked for. An unreadable image is an error that names
-    it; with ``skip_unreadable`` it is left out, named on standard error and counted in ``skipped``.
+    and on the device. Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read
+    ahead and the device decodes. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
+    out, named on standard error and counted in ``skipped``.
     """
 
-    def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable):
+    def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable, decode="pil"):
         self.images, self.transform, self.batches, self.device = images, transform, batches, device
         self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
-        self._loader = DataLoader(
-            ImageFiles(images, transform),
-            batch_sampler=batches,
-            num_workers=num_workers,
-            collate_fn=_collate,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if num_workers else None,
-            worker_init_fn=_leave_interrupts_to_the_main_process,
-        )
+        if decode == "gpu":
+            self._loader = DeviceBatches(images, transform, batches, num_workers, device)
+        else:
+            self._loader = DataLoader(
+                ImageFiles(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
+                batch_sampler=batches,
+                num_workers=num_workers,
+                collate_fn=_collate,
+                pin_memory=device.type == "cuda",
+                prefetch_factor=4 if num_workers else None,
+                worker_init_fn=_leave_interrupts_to_the_main_process,
+            )
 
     def __iter__(self):
         with tqdm(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:

@@ -1,6 +1,7 @@
 """Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +134,17 @@ class DisentangledLayer(nn.Module):
         return merged
 
 
+@contextmanager
+def channels_split(network, layer_name, splits, rhos=None):
+    """While in the block, the layer of ``network`` itself has the channels of ``splits`` disentangled."""
+    layer = network.get_submodule(layer_name)
+    network.set_submodule(layer_name, DisentangledLayer(layer, splits, rhos))
+    try:
+        yield network.get_submodule(layer_name)
+    finally:
+        network.set_submodule(layer_name, layer)
+
+
 def with_splits(network, layer_name, splits, rhos=None):
     """A copy of ``network`` whose layer ``layer_name`` has the channels of ``splits`` disentangled.
 
@@ -232,39 +244,36 @@ class RhoSearch:
         return RHOS[int((values == values.max()).nonzero()[0])]
 
 
-def equality_errors(network, layer_name, split, images):
-    """How far a split network is from the original, on real images.
+class EqualityCheck:
+    """How far a split network is from the original, over batches of real images."""
 
-    Parameters
-    ----------
-    network : nn.Module
-        The original, on the images' device.
-    layer_name : str
-    split : Split
-    images : Tensor [B, 3, H, W]
+    def __init__(self):
+        self._channel, self._logits = _Difference(), _Difference()
 
-    Returns
-    -------
-    channel_error : float
-        Largest difference of the merged from the original channel over the original's largest magnitude.
-    logit_error : float
-        Largest difference of the logits over the range of the original's.
-    """
-    split_network = with_splits(network, layer_name, [split])
-    outputs = []
-    for module in (network, split_network):
-        layer = module.get_submodule(layer_name)
-        handle = layer.register_forward_hook(lambda _, __, output: outputs.append(output[:, split.channel].clone()))
-        with torch.no_grad():
-            outputs.append(module(images))
-        handle.remove()
-    channel, logits, merged, split_logits = outputs
-    return (
-        _relative_difference(merged, channel, channel.abs().max()),
-        _relative_difference(split_logits, logits, logits.max() - logits.min()),
-    )
+    def add(self, channel, merged, logits, split_logits):
+        """Add a batch: the channel and the merged one [B, H, W], both networks' logits [B, outputs]."""
+        self._channel.add(channel, merged)
+        self._logits.add(logits, split_logits)
+
+    def errors(self):
+        """Largest difference of the channel over its largest magnitude, and of the logits over the original's range."""
+        channel, logits = self._channel, self._logits
+        return channel.over(torch.maximum(channel.highest, -channel.lowest)), logits.over(
+            logits.highest - logits.lowest
+        )
 
 
-def _relative_difference(value, reference, scale):
-    difference = (value - reference).abs().max()
-    return 0.0 if difference == 0 else float(difference / scale)
+class _Difference:
+    """The largest difference from a reference so far, and the reference's range; NaN where there was one."""
+
+    def __init__(self):
+        self.largest, self.lowest, self.highest = torch.tensor(0.0), torch.tensor(torch.inf), torch.tensor(-torch.inf)
+
+    def add(self, reference, values):
+        reference, values = reference.float(), values.float()
+        self.largest = torch.maximum(self.largest, (values - reference).abs().max().cpu())
+        self.lowest = torch.minimum(self.lowest, reference.min().cpu())
+        self.highest = torch.maximum(self.highest, reference.max().cpu())
+
+    def over(self, scale):
+        return 0.0 if self.largest == 0 else float(self.largest / scale)

@@ -5,7 +5,7 @@ import torch
 
 from utils.attribution import attribution_shares, forward, forward_with_gradient
 from utils.data import ImageFiles
-from utils.disentangling import merge, original_and_disentangled, with_splits
+from utils.disentangling import channels_split, merge, original_and_disentangled
 from utils.errors import UserError
 from utils.evaluation import disentangled_sums
 from utils.layers import tap_sums
@@ -13,67 +13,73 @@ from utils.models import network_arithmetic
 from utils.patches import most_activating, patch, peaks
 
 
-def measure(loader, network, layer_name, split, rho, targets, precision):
-    """One pass over images of the split's concepts: what is kept of each, as a dictionary of arrays.
+def measure(loader, plan, network, layer_name, splits, precision):
+    """One pass over images of the splits' concepts: what is kept of each, as a dictionary of arrays for each split.
 
     All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
 
     Parameters
     ----------
     loader : ImageBatches
+    plan : list of int
+        Of each batch the network output that is the class of its images, so that a batch is the same however many
+        splits there are.
     network : nn.Module
         The original, frozen, on the loader's device.
     layer_name : str
-    split : Split
-    rho : float
-    targets : LongTensor [N]
-        The network output that is each image's own class.
+    splits : list of (Split, rho)
     precision : str
 
     Returns
     -------
-    dict
+    list of dict
         ``indices``, ``targets``, ``predictions`` and, by the split network, ``split_predictions`` [n]; spatial sums of
         the channel ``original`` [n] and of ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution
         ``shares`` [n]; ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and ``c'_1 .. c'_K``. Empty
         if no image could be read.
     """
-    layer, split_network = network.get_submodule(layer_name), with_splits(network, layer_name, [split], [rho])
-    channels, kept = original_and_disentangled(layer, split, rho), []
-    for indices, pixels in loader:
+    layer, kept = network.get_submodule(layer_name), [[] for _ in splits]
+    channels = [original_and_disentangled(layer, split, rho) for split, rho in splits]
+    uses = [{output for concept in split.concepts for output in concept} for split, _ in splits]
+    for target, (indices, pixels) in zip(plan, loader, strict=True):
         if len(indices):
-            own = targets[indices].to(loader.device)
+            targets = torch.full((len(indices),), target, device=loader.device)
             with network_arithmetic(precision, loader.device):
-                record = forward_with_gradient(network, layer, pixels, own)
-                with torch.no_grad():
-                    split_logits = split_network(pixels)
-            positions = record.activation[0, 0].numel()
-            sums = disentangled_sums(split, rho, tap_sums(layer, record.input), positions)
-            batch = {
-                "indices": indices,
-                "targets": own,
-                "predictions": record.logits.argmax(1),
-                "split_predictions": split_logits.argmax(1),
-                "original": merge(sums, dim=1),
-                "sums": sums,
-                "shares": attribution_shares(record.activation, record.gradient)[:, split.channel],
-                **_peaks(channels, record),
-            }
-            kept.append({name: values.cpu() for name, values in batch.items()})
-    return _together(kept)
+                record = forward_with_gradient(network, layer, pixels, targets)
+            shares = attribution_shares(record.activation, record.gradient)
+            inputs, positions = tap_sums(layer, record.input), record.activation[0, 0].numel()
+            for n, (split, rho) in enumerate(splits):
+                if target in uses[n]:
+                    arithmetic = network_arithmetic(precision, loader.device)
+                    with channels_split(network, layer_name, [split], [rho]), arithmetic, torch.no_grad():
+                        split_logits = network(pixels)
+                    sums = disentangled_sums(split, rho, inputs, positions)
+                    batch = {
+                        "indices": indices,
+                        "targets": targets,
+                        "predictions": record.logits.argmax(1),
+                        "split_predictions": split_logits.argmax(1),
+                        "original": merge(sums, dim=1),
+                        "sums": sums,
+                        "shares": shares[:, split.channel],
+                        **_peaks(channels[n], record),
+                    }
+                    kept[n].append({name: values.cpu() for name, values in batch.items()})
+    return [_together(batches) for batches in kept]
 
 
-def measure_peaks(loader, network, layer_name, split, rho, precision):
-    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``measure`` has them."""
-    layer = network.get_submodule(layer_name)
-    channels, kept = original_and_disentangled(layer, split, rho), []
+def measure_peaks(loader, network, layer_name, splits, precision):
+    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``measure`` has them, for each split."""
+    layer, kept = network.get_submodule(layer_name), [[] for _ in splits]
+    channels = [original_and_disentangled(layer, split, rho) for split, rho in splits]
     for indices, pixels in loader:
         if len(indices):
             with network_arithmetic(precision, loader.device):
                 record = forward(network, layer, pixels)
-            batch = {"indices": indices, **_peaks(channels, record)}
-            kept.append({name: values.cpu() for name, values in batch.items()})
-    return _together(kept)
+            for batches, channel in zip(kept, channels, strict=True):
+                batch = {"indices": indices, **_peaks(channel, record)}
+                batches.append({name: values.cpu() for name, values in batch.items()})
+    return [_together(batches) for batches in kept]
 
 
 def _peaks(channels, record):

@@ -16,22 +16,6 @@ from utils.summary import comma_separated, document
 PAIR_FORMAT = 2
 
 
-def pairs_path(args, run):
-    """Path of stage 2's table, named after the arguments that chose its pairs."""
-    name = (
-        f"{run}_required{args.proportion_attribution_required}_p{args.p}_cossim{args.cos_sim_low}to{args.cos_sim_high}"
-    )
-    name += "_only_correct" if args.only_correct else ""
-    name += f"_min{args.min_images}" if args.min_images > 1 else ""
-    return Path(args.output_dir) / "results_get_cosine_similarities" / f"{name}.txt"
-
-
-def write_pairs(path, pairs):
-    """Write (channel, class1, class2, cosine) rows."""
-    rows = [f"{channel},{class1},{class2},{cosine:.6f}\n" for channel, class1, class2, cosine in pairs]
-    write_bytes(path, "".join(["Channel,Class1,Class2,CosineSimilarity\n", *rows]).encode())
-
-
 def plot_path(output_dir, pair, what):
     """Path of a figure of a pair, without a suffix; ``pair`` as in ``PairResults``, ``what`` is shown."""
     name = f"{split_name(pair['run'], pair['channel'], pair['concepts'])}_rho{pair['rho']}"
@@ -94,10 +78,11 @@ class PairResults:
         if any(pair["run"] == run and pair["weights_sha256"] != weights_sha256 for pair in self.read_all()):
             raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
 
-    def write(self, content):
-        """Write a pair's JSON (``evaluation`` counts up) and make all other files anew; return the paths of these."""
+    def write(self, contents):
+        """Write pairs' JSON (``evaluation`` counts up) and make all other files anew; return the paths of these."""
         evaluation = max((pair["evaluation"] for pair in self.read_all()), default=0) + 1
-        write_json(self.path(content), {"format": PAIR_FORMAT, **content, "evaluation": evaluation})
+        for content in contents:
+            write_json(self.path(content), {"format": PAIR_FORMAT, **content, "evaluation": evaluation})
         return [*self._write_rows(), *self.write_summary()]
 
     def write_summary(self):

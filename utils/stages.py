@@ -1,12 +1,24 @@
-"""What stages 2 to 4 begin with: the network they were asked for, checked against what is stored."""
+"""What stages 2 to 4 begin with: the pairs and the network they were asked for, checked against what is stored."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from utils.command_line import transform_from_flags
+from utils.classes import ClassMap
+from utils.command_line import MAX_CONCEPTS, concepts_from, require, transform_from_flags
+from utils.disentangling import RHOS, Split
 from utils.errors import UserError
 from utils.layers import find_layer
 from utils.models import default_weights, load_network
-from utils.store import refuse_differences, transform_from
+from utils.pairs import read_pairs
+from utils.store import (
+    SPLIT_CONTEXT,
+    find_splits,
+    read_first_split,
+    read_split,
+    refuse_differences,
+    split_path,
+    transform_from,
+)
 
 
 def identity(model, network, layer):
@@ -62,3 +74,55 @@ def check_channel(flag, channel, num_channels):
     """Raise UserError unless the layer has this channel."""
     if channel >= num_channels:
         raise UserError(f"--{flag} {channel} is out of range, the layer has channels 0 to {num_channels - 1}")
+
+
+def pairs_from(args, channel_flag):
+    """What is asked for, as (channel, the classes of each concept as given) of every pair: one, or a file's."""
+    concept_flags = [f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1)]
+    if args.candidates is None:
+        require(args, channel_flag)
+        return [(getattr(args, channel_flag), concepts_from(args))]
+    for flag in (channel_flag, *concept_flags):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--candidates names channels and classes: leave out --{flag}")
+    return read_pairs(args.candidates)
+
+
+@dataclass
+class Opened:
+    """A split file: its path, the Split, the rho asked for, and what the split belongs to."""
+
+    path: Path
+    split: Split
+    rho: float
+    context: dict
+
+
+def open_splits(args, run):
+    """The splits asked for. Class folders' names are resolved by the splits' own class map."""
+    if args.rho is not None and args.rho not in RHOS:
+        raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
+    model_dir = Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
+    opened = []
+    for channel, given in pairs_from(args, "channel_of_interest"):
+        present = find_splits(model_dir, run, channel)
+        if not present:
+            raise UserError(
+                f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py"
+            )
+        _, context = read_first_split(present)
+        concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
+        path = split_path(model_dir, run, channel, concepts)
+        if path not in present:
+            names = ", ".join(other.name for other in present)
+            raise UserError(
+                f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts"
+            )
+        split, context = read_split(path)
+        asked = {"channel": channel, "concepts": concepts}
+        refuse_differences(asked, vars(split), asked, path)
+        if opened:
+            shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
+            refuse_differences(opened[0].context, context, shared, path)
+        opened.append(Opened(path, split, args.rho or split.rho, context))
+    return opened

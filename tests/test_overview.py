@@ -60,6 +60,7 @@ def assert_readable(figure):
                     texts -= {tick.label1, tick.label2}
         if not axes.axison:
             texts -= {axes.xaxis.label, axes.yaxis.label}
+    assert not any(text.get_parse_math() for text in texts if "$ix$" in text.get_text())
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     for text, box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0, text

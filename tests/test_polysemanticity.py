@@ -86,6 +86,15 @@ def test_the_threshold_counts_itself_and_is_not_rounded_to_float16():
     assert not relevant_channels(stored, torch.zeros(1), 0.01).any()
 
 
+def test_relevance_equals_a_comparison_of_every_half_with_tau():
+    """All 65536 halves but NaN, as one image's channels."""
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.half)
+    halves = halves[~halves.isnan()][None]
+    taus = [1.0, 0.03, 0.01, 0.25, 1e-4, 6e-8, 5e-8, 1e-9, 0.1 + 1e-9, float(torch.tensor(0.05).half())]
+    for tau in taus:
+        assert torch.equal(relevant_channels(halves, torch.ones(1), tau), halves.float() >= tau)
+
+
 def test_a_class_needs_at_least_p_of_its_images():
     counts = torch.tensor([[3, 2, 4], [0, 0, 0], [1, 0, 0]])
     images = torch.tensor([4, 0, 1])

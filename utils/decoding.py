@@ -75,12 +75,14 @@ def decode(files, device):
 
 
 def _resize_and_crop(image, transform):
-    # directly on uint8: torchvision's functional.resize takes a detour over float32, three times as long
+    # directly on uint8 with colours innermost, as the decoder leaves them, in the way of torchvision's v2 transforms;
+    # functional.resize takes a detour over float32, and a plain image[None] hides the layout from interpolate
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     nearest = transform.interpolation == "nearest"
     (size,) = resized_sizes(torch.tensor([image.shape[1:]]), transform.resize_size).int().tolist()
     mode = "nearest-exact" if nearest else transform.interpolation
-    resized = interpolate(image[None], size, mode=mode, antialias=not nearest)[0]
-    return center_crop(resized, [transform.crop_size]).permute(1, 2, 0).contiguous()
+    (resized,) = interpolate(batch, size, mode=mode, antialias=not nearest)
+    return center_crop(resized, [transform.crop_size]).permute(1, 2, 0)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -36,13 +36,15 @@ class ClassStatistics:
         targets, predictions : LongTensor [n]
         tau : float
         """
-        relevant = relevant_channels(relative, positive_sums, tau)
-        for target in targets.unique().tolist():
-            own = targets == target
-            for which, rows in enumerate((own, own & (predictions == target))):
-                self.images[which, target] += rows.sum()
-                self.relevant[which, target] += relevant[rows].sum(0)
-                self.input_sums[which, target] += input_sums[rows].sum(0, dtype=torch.float64)
+        classes = targets.unique()
+        own = targets == classes[:, None]
+        rows = torch.cat([own, own & (predictions == targets)])  # [2 * present classes, n]
+        # Sums over the images of classes as products, which are many times as fast; counts are exact below 2 ** 24
+        relevant = rows.float() @ relevant_channels(relative, positive_sums, tau).float()
+        sums = rows.double() @ input_sums.double().flatten(1)
+        self.images[:, classes] += rows.sum(1).unflatten(0, (2, -1))
+        self.relevant[:, classes] += relevant.long().unflatten(0, (2, -1))
+        self.input_sums[:, classes] += sums.unflatten(0, (2, -1)).unflatten(-1, input_sums.shape[1:])
 
     def mean_inputs(self):
         """Class means of the tap sums, [2, T, C_in, taps] float64; NaN where a class has no image."""
@@ -64,7 +66,14 @@ def relevant_channels(relative, positive_sums, tau):
     -------
     BoolTensor [n, C]
     """
-    return (relative.float() >= tau) & (positive_sums > 0)[:, None]
+    smallest = torch.tensor(tau).half()  # that is relevant
+    if smallest.float() < torch.tensor(tau):
+        smallest = smallest.nextafter(torch.tensor(torch.inf).half())
+    # Halves of one sign are ordered as their bits are, and those below zero have negative ones: comparing bits saves
+    # the conversion, which is most of the time.
+    relevant = relative.view(torch.int16) >= smallest.view(torch.int16)
+    relevant[positive_sums <= 0] = False
+    return relevant
 
 
 def relevant_classes(counts, images, p, min_images=1):

@@ -1,0 +1,122 @@
+"""Stage 2 at the size of ImageNet: time and memory on a synthetic store.
+
+    python -m benchmarks.stage2_scale --store_dir /scratch/synthetic
+
+Makes a store of 1,281,167 images x 2048 channels x 512 inputs (8 GB; --images makes it smaller) unless it is there,
+runs get_cosine_similarities.py on it for several new tau, and prints a Markdown table with medians. A class has a few
+relevant channels, of which it shares most with other classes.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.report import print_table, run
+from utils.data import Transform
+from utils.layers import find_layer
+from utils.models import load_network
+from utils.stages import identity
+from utils.store import ImportanceStore, run_name
+
+MODEL = "benchmarks.stage2_scale:network"
+CHANNELS, INPUTS, CLASSES, RELEVANT = 2048, 512, 1000, 6
+
+
+def network():
+    """As small as a network with the last convolution and the classifier of ResNet-50 can be."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, INPUTS, 1, stride=32), nn.ReLU(), nn.Conv2d(INPUTS, CHANNELS, 1, bias=False)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, CLASSES))
+
+
+def describe(num_images):
+    """``meta.json`` as stage 1 writes it."""
+    loaded = load_network(MODEL)
+    layer = find_layer(loaded.module, "last_conv", Transform().crop_size)
+    folders = {f"n{output:08d}": output for output in range(CLASSES)}
+    return {
+        **identity(MODEL, loaded, layer),
+        "weights": loaded.weights,
+        "num_inputs": layer.num_inputs,
+        "num_taps": layer.num_taps,
+        "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Transform()).items()},
+        "precision": "fp32",
+        "decoding": "pil",
+        "skip_unreadable": False,
+        "chunk_size": 2048,
+        "num_images": num_images,
+        "data_sha256": "0" * 64,
+        "classes": folders,
+        "class_counts": dict.fromkeys(folders, num_images // CLASSES),
+        "versions": {},
+    }
+
+
+def make_store(store_dir, num_images):
+    """Fill a store with importances of small noise, and large ones where a channel is relevant for a class."""
+    store = ImportanceStore(store_dir, run_name(MODEL, "last_conv"))
+    store.begin(describe(num_images))
+    random = np.random.default_rng(0)
+    channels = random.integers(0, CHANNELS // 4, (CLASSES, RELEVANT))
+    patterns = random.exponential(1, (CLASSES, INPUTS)).astype(np.float32)
+    noise = (random.random((2048, CHANNELS), dtype=np.float32) * 0.004).astype(np.float16)
+    for chunk in tqdm(store.missing_chunks(), "making the store", unit=" chunks"):
+        indices = np.arange(num_images)[slice(*(store.chunk_range(chunk)[0], store.chunk_range(chunk)[-1] + 1))]
+        targets = indices * CLASSES // num_images
+        relative = noise[: len(indices)].copy()
+        large = random.random((len(indices), RELEVANT)) < 0.85
+        relative[np.arange(len(indices))[:, None], channels[targets]] = np.where(large, 0.05, 0.001)
+        inputs = patterns[targets] * random.random((len(indices), 1), dtype=np.float32)
+        arrays = {
+            "relative_importances": relative,
+            "positive_sums": np.ones(len(indices), np.float32),
+            "input_sums": inputs[:, :, None],
+            "targets": targets,
+            "predictions": np.where(random.random(len(indices)) < 0.75, targets, (targets + 1) % CLASSES),
+            "indices": indices,
+        }
+        store.write_chunk(chunk, [{name: torch.from_numpy(array) for name, array in arrays.items()}])
+    return store
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1_281_167)
+    parser.add_argument("--store_dir", type=Path, help="kept; default: a temporary folder")
+    parser.add_argument("--repeat", type=int, default=3)
+    args = parser.parse_args()
+    folder = args.store_dir or Path(tempfile.mkdtemp())
+    store = make_store(folder, args.images)
+    size = sum(path.stat().st_size for path in store.folder.iterdir())
+    flags = ("get_cosine_similarities.py", "--model", MODEL, "--store_dir", folder, "--output_dir", folder / "results")
+    rows = []
+    for what, taus in (("a new tau", [0.03 + step / 1000 for step in range(args.repeat)]), ("another p", [0.03])):
+        runs = []
+        for tau in taus:
+            more = ("--proportion_attribution_required", f"{tau:.3f}", "--cos_sim_high", "0.5")
+            if what == "a new tau":
+                for path in (folder / "results_get_cosine_similarities").glob(f"*_required{tau:.3f}.npz"):
+                    path.unlink()
+            else:
+                more += ("--p", "0.8")
+            runs.append(run(*flags, *more))
+        seconds, memory = (statistics.median(values) for values in zip(*(r[:2] for r in runs), strict=True))
+        pairs = next(line for line in runs[-1][2].split("\n") if "pairs in all" in line)
+        rows.append(
+            (what, f"{args.images:,}", f"{size / 1e9:.1f} GB", f"{seconds:.1f} s", f"{memory / 1e9:.2f} GB", pairs)
+        )
+    print_table(("stage 2", "images", "store", "time", "peak memory", "found"), rows)
+    if args.store_dir is None:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,8 +32,9 @@ split() {
     flags="--classes_for_concept1 $2 --classes_for_concept2 $3"
     step "store/models_disentangled/${run}_channel$1_$4.pt" \
         python disentangle_channel.py $images $network --channel_disentangle "$1" $flags
-    step "plots/${run}_channel$1_$4_*_concept2_density.txt" \
-        python get_results.py $images $network --channel_of_interest "$1" $flags $output
+    step "plots/${run}_channel$1_$4_*_card.png" \
+        python get_results.py $images $network --channel_of_interest "$1" $flags $output \
+        --get_quantitative --get_qualitative --get_channel_card
 }
 
 # shellcheck disable=SC2086  (the variables are several words)

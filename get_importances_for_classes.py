@@ -2,10 +2,12 @@
 
 One forward pass over train/ keeps, for every image, the relative importance of each channel of the layer of interest
 and the sums of its input, 2 C + 4 C_in bytes an image. A run that was stopped goes on where it was when started again.
-Several processes (torchrun) share the work, each on its own GPU.
+Several processes share the chunks, each on its own GPU; one that dies is started again.
 
     python get_importances_for_classes.py --data_dir /datasets/imagenet/ --model resnet50 --batch_size 254 \\
         --store_dir /store_dir/
+    torchrun --nproc_per_node=4 --max_restarts=3 get_importances_for_classes.py --data_dir /datasets/imagenet/ \\
+        --model resnet50 --batch_size 254 --store_dir /store_dir/
 """
 
 import os
@@ -105,6 +107,18 @@ def fill(store, chunks, args, network, layer, transform, images, loading):
             kept = []
 
 
+def announce(store, args, network, layer, images, device, num_processes):
+    """Say what is going to be done."""
+    print(f"{args.model} with weights {network.weights}; layer of interest: {layer.name}")
+    if layer.note:
+        print(f"note: {layer.note}")
+    shared = f", shared by {num_processes} processes" if num_processes > 1 else ""
+    print(f"{len(images)} images of {len(images.folders)} classes on {device}, {args.precision}{shared}")
+    present = store.num_chunks - len(store.missing_chunks())
+    if present:
+        print(f"going on: {present} of {store.num_chunks} chunks are there")
+
+
 def report(store, args):
     """Say what a complete store holds."""
     indices, targets, predictions = store.read_labels()
@@ -130,20 +144,14 @@ def main(args):
     store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
     process, num_processes = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     store.begin(describe(args, network, layer, transform, images), process)
-
-    print(f"{args.model} with weights {network.weights}; layer of interest: {layer.name}")
-    if layer.note:
-        print(f"note: {layer.note}")
-    missing = store.missing_chunks()
-    print(f"{len(images)} images of {len(images.folders)} classes on {device}, {args.precision}")
-    if len(missing) < store.num_chunks:
-        print(f"going on: {store.num_chunks - len(missing)} of {store.num_chunks} chunks are there")
+    if process == 0:
+        announce(store, args, network, layer, images, device, num_processes)
     network.module.to(device, memory_format=torch.channels_last)
-    own = [chunk for chunk in missing if chunk % num_processes == process]
+    own = [chunk for chunk in store.missing_chunks() if chunk % num_processes == process]
     fill(store, own, args, network, layer, transform, images, loading)
     if store.missing_chunks():
         print(f"process {process} has made its {len(own)} chunks; other processes are not ready yet")
-    else:
+    elif own or process == 0:  # of the processes that had nothing left to do only the first one reports
         report(store, args)
 
 

@@ -140,13 +140,19 @@ def add_image_flags(parser):
     )
 
 
+def _default_workers():
+    """As many as there are cores, divided among the processes that torchrun has started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1), 32))
+
+
 def add_compute_flags(parser):
     compute = parser.add_argument_group("computing")
     compute.add_argument("--batch_size", type=positive_int, default=64, help="images a batch (64)")
     compute.add_argument(
         "--num_workers",
         type=count,
-        default=min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 32),
+        default=_default_workers(),
         help="processes that decode images (%(default)s here; 0: the main process does); with --decode gpu, threads "
         "that read them",
     )

@@ -79,6 +79,11 @@ class ImageList:
         return digest.hexdigest()
 
 
+def progress(*args, **kwargs):
+    """A progress bar; of several processes (torchrun) only the first one shows its own, as they share a terminal."""
+    return tqdm(*args, disable=int(os.environ.get("RANK") or 0) > 0, **kwargs)
+
+
 def class_folders(root):
     """Names of the class folders of ``train/`` or ``val/``, sorted; UserError where there are none."""
     if not Path(root).is_dir():
@@ -111,7 +116,7 @@ def list_images(root, folders=None):
     missing = sorted(set(folders) - set(present))
     if missing:
         raise UserError(f"{root} has no class folder {missing[0]}")
-    found = [sorted(_scan(root / name, name)) for name in tqdm(folders, "listing images", delay=2, leave=False)]
+    found = [sorted(_scan(root / name, name)) for name in progress(folders, "listing images", delay=2, leave=False)]
     empty = [name for name, files in zip(folders, found, strict=True) if not files]
     if empty:
         raise UserError(f"class folder {root / empty[0]} has no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -173,16 +178,16 @@ class ImageBatches:
     ``indices`` [B] are those of the readable images of a batch, perhaps none; ``pixels`` [B, 3, H, W] are normalised
     and on the device. Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read
     ahead and the device decodes. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
-    out, named on standard error and counted in ``skipped``.
+    out, named on standard error and counted in ``skipped``. ``loader`` gives each ``Batch`` before it is normalised.
     """
 
     def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable, decode="pil"):
         self.images, self.transform, self.batches, self.device = images, transform, batches, device
         self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
         if decode == "gpu":
-            self._loader = DeviceBatches(images, transform, batches, num_workers, device)
+            self.loader = DeviceBatches(images, transform, batches, num_workers, device)
         else:
-            self._loader = DataLoader(
+            self.loader = DataLoader(
                 ImageFiles(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
                 batch_sampler=batches,
                 num_workers=num_workers,
@@ -193,8 +198,8 @@ class ImageBatches:
             )
 
     def __iter__(self):
-        with tqdm(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
-            for batch in self._loader:
+        with progress(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
+            for batch in self.loader:
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
                 yield batch.indices, self.transform.normalise(batch.crops, self.device)

@@ -15,6 +15,8 @@ from torchvision.transforms.functional import center_crop
 from utils.resizing import resized_sizes
 
 DECODERS = ("pil", "fast", "gpu")
+MOST_PIXELS = 2**26  # larger images are PIL's, which looks out for decompression bombs
+
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 BASELINE, PROGRESSIVE, START_OF_SCAN, ADOBE = 0xC0, 0xC2, 0xDA, 0xEE
 HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, applications' own
@@ -100,8 +102,8 @@ def read_plain_jpeg(path):
 def plain_jpeg_size(data):
     """(height, width) of a JPEG file that all decoders understand alike, else None.
 
-    Eight bits, Huffman-coded, grey or YCbCr, nothing unusual before the first scan, of a size at which PIL does not
-    yet warn of decompression bombs, and with an end: libjpeg fills what is missing of a truncated image with grey.
+    Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, nothing unusual before the first scan, and with
+    an end: decoders may fill what is missing of a truncated image with grey.
     """
     size, at = None, len(START_OF_IMAGE)
     if not data.startswith(START_OF_IMAGE):
@@ -123,7 +125,7 @@ def _frame_size(frame):
     if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3) or frame[6::3] == b"RGB":
         return None
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    return (height, width) if 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 0) else None
+    return (height, width) if 0 < height * width <= MOST_PIXELS else None
 
 
 def _is_ycbcr(segment):

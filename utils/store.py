@@ -75,6 +75,8 @@ class ImportanceStore:
             refuse_differences(meta, self.load_meta(), keys, self.folder)
         elif process > 0:
             self._wait_for(meta, keys)
+            if not self.meta_path.is_file():
+                raise UserError(f"process 0 has not begun {self.folder}: do all processes see the same --store_dir?")
             refuse_differences(meta, self.load_meta(), keys, self.folder)
         elif not self._agrees(meta, keys):
             write_json(self.meta_path, meta)

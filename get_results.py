@@ -88,7 +88,7 @@ def get_args_parser():
 
 def check_flags(args):
     """Refuse flags that would be ignored; without a wish, wish for the two kinds of results of the paper."""
-    command_line.require(args, "model")
+    command_line.require(args, "model", *(["channel_of_interest"] if args.candidates is None else []))
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:
             raise UserError(f"--{flag} is for --get_channel_card: add it")

@@ -1,5 +1,7 @@
 """Small networks for the tests; also reached from the command line, as ``--model tests.networks:small``."""
 
+import os
+import signal
 import time
 
 import torch
@@ -127,6 +129,25 @@ def stops():
 
 def without_parameters():
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Mortal(Small):
+    """The process whose number $VICTIM names is killed at its sixth pass, unless torchrun has started it again."""
+
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        names = ("RANK", "TORCHELASTIC_RESTART_COUNT")
+        if self.passes == 6 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def mortal():
+    network = Mortal(nn.Conv2d(8, 12, 1, bias=False))
+    network.load_state_dict(small().state_dict())
+    return network.eval()
 
 
 class Slow(Small):

@@ -127,7 +127,7 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     network, transform = networks.small(), transform_from(context["transform"])
     options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
     loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
-    measured = measure_peaks(loader, network, "last", split, 0.7, "fp32")
+    (measured,) = measure_peaks(loader, network, "last", [(split, 0.7)], "fp32")
     concepts = np.array([0] * 4 + [1] * 4)
     shown = top_patches(images, transform, measured, concepts, 8)
     pixels, _ = load(copy, "val")

@@ -116,8 +116,11 @@ def search_rho(network, layer, candidates, members, load, args):
                 concept = candidate.concept_of(output)
                 if concept is not None:
                     search.add(record.input, torch.full((len(indices),), concept))
-    if any(search.objectives().isnan().any() for search in searches):
-        raise UserError("a concept has no readable training image left: rho cannot be chosen")
+    for candidate, search in zip(candidates, searches, strict=True):
+        if search.objectives().isfinite().all():
+            continue
+        what = "is NaN or infinite" if search.has_images() else "has no readable training image of a concept"
+        raise UserError(f"rho cannot be chosen: channel {candidate.channel} {what} (classes {candidate.concepts})")
     return searches
 
 
@@ -161,16 +164,14 @@ def report(candidate, search, best, members, classes, network, layer):
         print(f" {rho:.2f}  {values[0]:10.4g}  {values[1]:10.4g}  {values[2]:8.4f}  {row}{mark}")
 
 
-def require_equality(split, check):
-    """Print how far the split network is from the original; UserError where it is too far."""
+def is_equal(check):
+    """Print how far a split network is from the original, and return whether that is near enough."""
     channel_error, logit_error = check.errors()
     print(f"\nmerged channel against the original: largest difference {channel_error:.1e} of its largest value")
-    print(f"logits of the split network against the original's: {logit_error:.1e} of their range")
-    if not (channel_error < LARGEST_ERROR and logit_error < LARGEST_ERROR):
-        raise UserError(
-            f"the network with channel {split.channel} split does not equal the original (limit {LARGEST_ERROR:.0e}): "
-            "the split was not stored"
-        )
+    print(
+        f"logits of the split network against the original's: {logit_error:.1e} of their range ({check.images} images)"
+    )
+    return check.images > 0 and channel_error < LARGEST_ERROR and logit_error < LARGEST_ERROR
 
 
 def main(args):
@@ -184,9 +185,12 @@ def main(args):
     meta = store.load_meta()
     store.require_complete()
     classes = ClassMap(meta["classes"])
-    pairs = [(channel, classes.resolve(concepts, meta["num_outputs"])) for channel, concepts in given]
-    for channel, _ in pairs:
-        check_channel("channel_disentangle", channel, meta["num_channels"])
+    pairs = []
+    for pair in given:
+        with pair.named():
+            check_channel("channel_disentangle", pair.channel, meta["num_channels"])
+            resolved = pair.channel, classes.resolve(pair.concepts, meta["num_outputs"])
+        pairs += [resolved] if resolved not in pairs else []
     transform = open_transform(args, meta, store.folder)
     images = list_images(Path(args.data_dir) / "train")
     data = {"num_images": len(images), "data_sha256": images.digest()}
@@ -221,12 +225,20 @@ def main(args):
     ]
     checks = check_equality(network, layer, splits, members, load, args.batch_size)
     context = {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct}
+    unequal = []
     for candidate, search, split, check in zip(candidates, searches, splits, checks, strict=True):
         report(candidate, search, split.rho, members, classes, network, layer)
-        require_equality(split, check)
         path = split_path(Path(args.store_dir) / "models_disentangled", run, split.channel, split.concepts)
-        write_split(path, split, context)
-        print(f"\nwrote {path}")
+        if is_equal(check):
+            write_split(path, split, context)
+            print(f"\nwrote {path}")
+        else:
+            unequal.append(path.name)
+    if unequal:
+        raise UserError(
+            f"the split network does not equal the original (limit {LARGEST_ERROR:.0e}): it was not stored "
+            f"({', '.join(unequal)})"
+        )
     if args.candidates:
         flags = ["--candidates", args.candidates]
     else:

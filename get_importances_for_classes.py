@@ -11,6 +11,7 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
 """
 
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from utils.classes import map_folders
 from utils.data import ImageBatches, batches_of, list_images
 from utils.errors import UserError
 from utils.layers import check_tap_sums, find_layer, tap_sums
-from utils.models import check_precision, choose_device, load_network, network_arithmetic
+from utils.models import check_precision, choose_device, compile_network, load_network, network_arithmetic
 from utils.stages import identity
 from utils.store import ImportanceStore, run_name
 
@@ -40,6 +41,9 @@ def get_args_parser():
     parser.add_argument(
         "--chunk_size", type=command_line.positive_int, default=2048, help="images a file, the unit of resuming (2048)"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network first: a minute, needs a C++ compiler; then faster"
+    )
     return parser
 
 
@@ -53,6 +57,7 @@ def describe(args, network, layer, transform, images):
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
         "precision": args.precision,
         "decoding": args.decode,
+        "compiled": args.compile,
         "skip_unreadable": args.skip_unreadable,
         "chunk_size": args.chunk_size,
         "num_images": len(images),
@@ -148,10 +153,18 @@ def main(args):
         announce(store, args, network, layer, images, device, num_processes)
     network.module.to(device, memory_format=torch.channels_last)
     own = [chunk for chunk in store.missing_chunks() if chunk % num_processes == process]
+    if args.compile and own:
+        size = min(args.batch_size, len(store.chunk_range(own[0])))
+        black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
+        compile_network(network.module, layer, transform.normalise(black, device), args.precision)
     fill(store, own, args, network, layer, transform, images, loading)
+    # torchrun ends all processes of its machine with one that fails: there the first one can wait, to report once
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(num_processes)
+    while one_machine and process == 0 and store.missing_chunks():
+        time.sleep(0.5)
     if store.missing_chunks():
         print(f"process {process} has made its {len(own)} chunks; other processes are not ready yet")
-    elif own or process == 0:  # of the processes that had nothing left to do only the first one reports
+    elif process == 0 or (own and not one_machine):
         report(store, args)
 
 

@@ -21,7 +21,7 @@ import torch
 
 from utils import command_line, summary
 from utils.classes import ClassMap
-from utils.data import ImageBatches, batches_of, class_folders, list_images
+from utils.data import ImageBatches, batches_of, class_folders, has_images, list_images
 from utils.disentangling import original_and_disentangled
 from utils.errors import UserError
 from utils.measurement import images_of_concepts, measure, measure_peaks, top_patches
@@ -97,6 +97,16 @@ def check_flags(args):
         args.get_qualitative = args.get_quantitative = True
 
 
+def refuse_ignored_flags(args):
+    """--summary alone reads what is there: no other flag means anything."""
+    parser = get_args_parser()
+    for name, value in vars(args).items():
+        if name not in ("summary", "output_dir") and value != parser.get_default(name):
+            raise UserError(
+                f"--{name} means nothing to --summary alone: name a channel or --candidates, or leave it out"
+            )
+
+
 def print_summary(results):
     """Print the summary of all pairs evaluated so far, and make its files anew."""
     files = results.write_summary()
@@ -119,7 +129,9 @@ def list_validation(args, classes, splits):
     root = Path(args.data_dir) / "val"
     outputs = sorted({output for split in splits for concept in split.concepts for output in concept})
     own = [classes.folder(output) for output in outputs]
-    others = [name for name in class_folders(root) if name not in own] if args.all_classes else []
+    if not args.all_classes:
+        return list_images(root, own), outputs
+    others = [name for name in class_folders(root) if name not in own and has_images(root / name)]
     return list_images(root, [*own, *others]), outputs
 
 
@@ -157,6 +169,7 @@ def describe(opened, run, tau, measured, images, classes):
 def main(args):
     results = PairResults(args.output_dir)
     if args.summary and args.channel_of_interest is None and args.candidates is None:
+        refuse_ignored_flags(args)
         return print_summary(results)
     check_flags(args)
     device = choose_device(args.device)
@@ -190,10 +203,10 @@ def main(args):
     measured = measure(loader, targets, network.module, layer.name, splits, args.precision)
     tau = args.proportion_attribution_required
     pairs = [describe(one, run, tau, arrays, images, classes) for one, arrays in zip(opened, measured, strict=True)]
+    written = quantitative(results, pairs) if args.get_quantitative else []
     if args.all_classes:
         loader = load(batches_of(range(len(images)), args.batch_size), "images of all classes")
         measured = measure_peaks(loader, network.module, layer.name, splits, args.precision)
-    written = quantitative(results, pairs) if args.get_quantitative else []
     for (split, rho), pair, arrays in zip(splits, pairs, measured, strict=True):
         written += qualitative(args.output_dir, pair) if args.get_qualitative else []
         visualizations = None

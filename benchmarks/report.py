@@ -1,4 +1,4 @@
-"""What all benchmarks print: the machine, medians of repeated runs, and Markdown tables."""
+"""What all benchmarks share: trees of images, runs of the scripts, and Markdown tables under the machine's name."""
 
 import os
 import platform
@@ -11,6 +11,10 @@ from pathlib import Path
 
 import torch
 import torchvision
+
+from utils.data import list_images
+
+ROOT = Path(__file__).parent.parent
 
 
 def machine():
@@ -31,15 +35,29 @@ def print_table(header, rows):
         print(f"| {' | '.join(map(str, row))} |")
 
 
-def run(*command, **environment):
+def link_images(source, folder, per_class, classes=None):
+    """Fill ``folder`` with links to the first images of the classes (default: all) of ``source``: their number."""
+    images = list_images(source, classes)
+    seen = dict.fromkeys(range(len(images.folders)), 0)
+    for index, owner in enumerate(images.folder_of.tolist()):
+        if seen[owner] < per_class:
+            original = images.path(index).resolve()
+            link = Path(folder) / images.folders[owner] / f"{seen[owner]:06d}{original.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(original)
+            seen[owner] += 1
+    return sum(seen.values())
+
+
+def run(script, *arguments, **environment):
     """Run a script of the project to its end: seconds it took, its peak memory in bytes, and its output."""
     start = time.perf_counter()
-    arguments = [sys.executable, *map(str, command)]
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     process = subprocess.Popen(
-        arguments, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     out, errors = process.communicate()
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{errors}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
     return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, out

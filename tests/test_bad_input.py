@@ -330,7 +330,7 @@ def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):
     for script in (STAGE1, STAGE2):
         result = run_script(script, *usual(script, *width_aware), cwd=copy)
         assert result.returncode == 0, result.stderr
-    refused(STAGE3, usual(STAGE3, *width_aware), "does not equal the original (limit 1e-04): the split was not stored", copy)
+    refused(STAGE3, usual(STAGE3, *width_aware), "does not equal the original (limit 1e-04): it was not stored", copy)
     assert not list(copy.rglob("*width_aware*.pt"))
 
 

@@ -1,16 +1,17 @@
 """Many pairs in one process: equal to single runs, each class's images read once."""
 
+import itertools
 import json
 import re
 
 import pytest
 
-from tests.conftest import COMPUTE, NETWORK, ROOT, contents, run_script, stage2, stage3, stage4
+from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, contents, run_script, stage2, stage3, stage4
 from utils.errors import UserError
 from utils.pairs import read_pairs
 
 PAIRS = ((9, "1", "3"), (4, "1", "3"), (9, "0", "3"), (2, "1", "dog"))
-TEXT = "# mine\n9: 1, 3\n4: 1, 3   # again the same classes\n\n9 0 3\n2: 1; dog\n9: 1, 3\n"
+TEXT = "\ufeff# mine\n9: 1, 3\n4: 1, 3   # again the same classes\n\n9 0 3\n2: 1; dog\n9: bee, 3\n"
 TAU = ("--proportion_attribution_required", "0.0001")
 
 
@@ -64,6 +65,23 @@ def test_results_equal_those_of_single_runs_and_each_image_is_read_once(copy):
     assert len(list((copy / "plots").glob("*_density.png"))) == 2 * 4
 
 
+def test_a_split_that_fails_its_check_does_not_keep_the_others_from_being_stored(copy):
+    """Channel 0 of this network changes as soon as the layer has other rows."""
+    model = ("--model", "tests.networks:row_aware", "--store_dir", "aware", "--data_dir", "data", *COMPUTE)
+    images = (*SMALL_IMAGES, "--batch_size", "4")
+    (copy / "pairs.txt").write_text("0: 1, 3\n9: 1, 3\n")
+    for script, flags in (
+        ("get_importances_for_classes.py", (*model, *images)),
+        ("get_cosine_similarities.py", model[:4]),
+    ):
+        assert run_script(script, *flags, cwd=copy).returncode == 0
+    result = run_script("disentangle_channel.py", *model, "--candidates", "pairs.txt", cwd=copy)
+    assert result.returncode == 2
+    assert "does not equal the original (limit 1e-04): it was not stored (" in result.stderr
+    assert "channel0_1_3.pt)" in result.stderr
+    assert [path.name[-15:] for path in (copy / "aware" / "models_disentangled").iterdir()] == ["channel9_1_3.pt"]
+
+
 def comparable(data):
     """A file of results without what says when it was made."""
     if not data.startswith(b"{"):
@@ -75,14 +93,16 @@ def test_the_table_of_stage_2_can_be_given_as_it_is(copy):
     stage2("store", "--cos_sim_low", "-1", "--output_dir", "made", cwd=copy)
     (table,) = (copy / "made" / "results_get_cosine_similarities").glob("*0.05*.txt")
     rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
-    assert read_pairs(table) == [(int(row[0]), [[row[1]], [row[2]]]) for row in rows]
+    assert [(pair.channel, pair.concepts) for pair in read_pairs(table)] == [
+        (int(row[0]), [[row[1]], [row[2]]]) for row in rows
+    ]
     table.rename(copy / "pairs.txt")
     many("disentangle_channel.py", copy)
     assert len(list((copy / "store" / "models_disentangled").iterdir())) == len(rows)
 
 
 def test_the_pairs_of_the_paper_are_those_of_the_shell_scripts():
-    found = [(channel, first, second) for channel, ((first,), (second,)) in read_pairs(ROOT / "paper_pairs.txt")]
+    found = [(pair.channel, *itertools.chain(*pair.concepts)) for pair in read_pairs(ROOT / "paper_pairs.txt")]
     for script in ("disentanglement_calls.sh", "quantitative_evaluation_calls.sh"):
         lines = re.findall(r"^\w+ (\d+) (\d+) (\d+)$", (ROOT / script).read_text(), re.MULTILINE)
         assert [(int(channel), first, second) for channel, first, second in lines] == found
@@ -95,6 +115,8 @@ def test_the_pairs_of_the_paper_are_those_of_the_shell_scripts():
         ("9: 1\n", "line 1 is no 'channel: class1, class2' (9: 1)"),
         ("9: 1, 2\nnine: 1, 2\n", "line 2 is no 'channel: class1, class2' (nine: 1, 2)"),
         ("9: 1, 2, 0.5, 3\n", "line 1 is no"),
+        ("9: 1, 2, 3\n", "line 1 is no"),
+        ("9: great dane, cat\n", "line 1 is no"),
         ("Channel,Class1,Class2,CosineSimilarity\n", "there is no pair in it"),
         ("", "there is no pair in it"),
     ],
@@ -113,8 +135,8 @@ def test_files_that_are_no_list_of_pairs(tmp_path, text, message):
         ("get_results.py", ("--candidates", "none.txt"), "--candidates none.txt: there is no such file"),
         ("disentangle_channel.py", ("--channel_disentangle", "9"), "leave out --channel_disentangle"),
         ("get_results.py", classes("1", "3"), "leave out --classes_for_concept1"),
-        ("disentangle_channel.py", (), "channel_disentangle 12 is out of range"),
-        ("get_results.py", (), "there is no split of channel 12"),
+        ("disentangle_channel.py", (), "--candidates pairs.txt, line 2: --channel_disentangle 12 is out of range"),
+        ("get_results.py", (), "--candidates pairs.txt, line 2: there is no split of channel 12"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(finished, tmp_path, script, flags, message):

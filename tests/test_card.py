@@ -54,6 +54,8 @@ CARDS = {
     "three with visualizations": make_card(("barn", "banana", "candle"), visualizations=True),
     "eight": make_card([f"class {k}" for k in range(8)]),
     "long names": make_card(LONG, visualizations=True),
+    "wide letters": make_card(("W" * 60, "M" * 60), visualizations=True),
+    "wide letters, four": make_card(["W" * 60] * 4),
     "one image": make_card(("barn", "banana"), images=1),
     "constant": make_card(("barn", "banana"), constant=True),
     "nothing included": make_card(("barn", "banana"), included=False),
@@ -174,6 +176,7 @@ def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alo
     without = card_and_summary()
     for number in range(10):
         write_image(copy / "data" / "val" / "unknown" / f"{number}.png", 3, 100 + number)  # like dogs
+    (copy / "data" / "val" / "empty").mkdir()
     assert card_and_summary() == without
     card, summary = card_and_summary("--all_classes")
     assert card != without[0]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.conftest import COMPUTE, NETWORK, RUN, run_script, stage1, write_images
 from tests.test_resizing import picture
-from utils import decoding, device_decoding
+from utils import command_line, decoding, device_decoding
 from utils.data import ImageBatches, Transform, list_images
 from utils.errors import UserError
 from utils.store import ImportanceStore
@@ -149,7 +149,8 @@ def test_only_what_every_decoder_understands_alike_is_plain():
     assert (
         decoding.plain_jpeg_size((data[:2] + thumbnail + data[2:])[:-2]) is None
     )  # the thumbnail's end is not its own
-    assert decoding.plain_jpeg_size(data[:2] + b"\0" + data[2:]) is None
+    for junk in (b"\0", b"\xff\xf0\0\2"):
+        assert decoding.plain_jpeg_size(data[:2] + junk + data[2:]) is None
     assert [decoding.plain_jpeg_size(data[:length]) for length in range(0, len(data), 7)] == [None] * -(-len(data) // 7)
 
 
@@ -202,10 +203,17 @@ def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeyp
             raise RuntimeError("nvjpeg: bad file")
         return original(files, **options)
 
+    def crop_with_pil(path, transform):
+        left_to_pil.append(path.name)
+        return decoding.crop_with_pil(path, transform)
+
+    left_to_pil = []
     monkeypatch.setattr(decoding, "decode_jpeg", decode_jpeg)
+    monkeypatch.setattr(device_decoding, "crop_with_pil", crop_with_pil)
     cut = [[i for i, path in enumerate(list_images(readable).paths) if path.decode()[2:] in kept]]
     expected, found = (levels(readable, way, cut=cut) for way in ("pil", "gpu"))
     assert list(found) == kept
+    assert sorted(left_to_pil) == [kept[number] for number in refused]
     for number, name in enumerate(kept):
         assert (found[name] - expected[name]).abs().max() < (1e-3 if number in refused else 2.01)
 
@@ -261,6 +269,15 @@ def test_stage1_decodes_fast_and_does_not_go_on_otherwise(jpegs, tmp_path):
         result = run_script("get_importances_for_classes.py", *NETWORK, *flags, *COMPUTE, *more, cwd=tmp_path)
         assert result.returncode == 2
         assert f"decoding ({store}; now {now})" in result.stderr
+
+
+def test_the_flag_reaches_the_loader(readable):
+    parser = command_line.Parser("a script")
+    command_line.add_image_flags(parser)
+    command_line.add_compute_flags(parser)
+    for flags, crop in (((), decoding.crop_with_pil), (("--decode", "fast"), decoding.crop_with_torchvision)):
+        options = command_line.loading(parser.parse_args(["--num_workers", "0", *flags]), CPU)
+        assert ImageBatches(list_images(readable), SMALL, [[0]], "", **options).loader.dataset.crop is crop
 
 
 @pytest.mark.parametrize(

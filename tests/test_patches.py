@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.measurement import strongest
 from utils.patches import default_patch_size, most_activating, patch, peaks
 
 
@@ -22,9 +23,7 @@ def test_peaks_equal_a_loop_over_positions():
             assert centres[image, channel].tolist() == pytest.approx([(row + 0.5) / 4, (column + 0.5) / 5])
 
 
-@pytest.mark.parametrize(
-    ("image", "side", "size"), [(224, 7, 96), (64, 8, 24), (299, 8, 112), (24, 12, 6), (32, 1, 32)]
-)
+@pytest.mark.parametrize(("image", "side", "size"), [(224, 7, 96), (64, 8, 24), (299, 8, 96), (24, 12, 6), (32, 1, 32)])
 def test_a_patch_is_three_strides_of_the_layer_and_at_most_the_image(image, side, size):
     assert default_patch_size(image, side) == size
 
@@ -55,6 +54,24 @@ def test_what_one_concept_lacks_the_others_fill_up():
     assert most_activating(values, np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])) == [0, 1, 3, 4, 6, 7]
     assert most_activating(values[:4], np.array([0, 0, -1, 1])) == [0, 1, 2, 3]
     assert most_activating(values[:1], np.array([1])) == [0]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_what_is_kept_batch_by_batch_shows_the_same_patches_as_everything(ties):
+    generator, kept = torch.Generator().manual_seed(0), []
+    values = torch.randn(90, 3, generator=generator)
+    values = values.round() if ties else values
+    centres, groups = torch.rand(90, 3, 2, generator=generator), np.arange(90) % 3 - 1
+    for start in range(0, 90, 7):
+        rows = slice(start, start + 7)
+        batch = {"indices": torch.arange(90)[rows], "peaks": values[rows], "centres": centres[rows]}
+        kept = strongest([*kept, batch])
+    (kept,) = kept
+    assert len(kept["indices"]) <= 3 * 16
+    assert torch.equal(kept["centres"], centres[kept["indices"]])
+    for channel in range(3):
+        shown = most_activating(kept["peaks"][:, channel].numpy(), groups[kept["indices"]])
+        assert kept["indices"][shown].tolist() == most_activating(values[:, channel].numpy(), groups)
 
 
 def test_only_the_sixteen_most_activating_images_count():

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from tests import networks
-from tests.conftest import CHANNEL, PAIR, RUN, contents, load, run_script, stage3, stage4, succeed
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    PAIR,
+    RUN,
+    SMALL_IMAGES,
+    contents,
+    load,
+    run_script,
+    stage3,
+    stage4,
+    succeed,
+)
 from utils import summary
 from utils.evaluation import auroc, separation
 from utils.files import write_json
@@ -218,7 +230,7 @@ def test_the_summary_of_all_pairs_follows_an_evaluation_where_asked_for(copy):
 def refused(*arguments, cwd):
     result = run_script("get_results.py", *arguments, cwd=cwd)
     assert result.returncode == 2
-    assert len(result.stderr.strip().split("\n")) == 1
+    assert len([line for line in result.stderr.replace("\r", "\n").split("\n") if line and "images/s" not in line]) == 1
     return result.stderr
 
 
@@ -233,6 +245,27 @@ def test_results_of_an_earlier_version_are_named(tmp_path):
     write_json(path, {**pair(3), "evaluation": 1})
     message = refused("--summary", "--output_dir", tmp_path, cwd=tmp_path)
     assert f"{path.name} is of another version of this program: delete it and evaluate the pair again" in message
+
+
+@pytest.mark.parametrize("flags", [("--get_channel_card",), PAIR, ("--model", "m"), ("--rho", "0.5")])
+def test_flags_that_a_summary_alone_would_ignore_are_refused(tmp_path, flags):
+    assert f"{flags[0]} means nothing to --summary alone" in refused("--summary", *flags, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("what", ["--get_quantitative", "--get_channel_card"])
+def test_an_image_that_gives_nan_is_named_and_nothing_is_stored(copy, what):
+    """A split of a network that gives NaN only in batches of three images, which stage 4 alone asks for here."""
+    model = ("--model", "tests.networks:nan_in_batches_of_three", "--store_dir", "nan", "--data_dir", "data", *COMPUTE)
+    for script, flags in (
+        ("get_importances_for_classes.py", (*SMALL_IMAGES, "--batch_size", "4")),
+        ("get_cosine_similarities.py", None),
+        ("disentangle_channel.py", ("--channel_disentangle", CHANNEL, *PAIR, "--batch_size", "6")),
+    ):
+        succeed(script, *(model[:4] if flags is None else (*model, *flags)), cwd=copy)
+    asked = ("--channel_of_interest", CHANNEL, *PAIR, "--batch_size", "3", what)
+    message = refused(*model, *asked, cwd=copy)
+    assert "the network gives NaN or infinite values for data/val/bee/0.png: it cannot be measured" in message
+    assert not (copy / "results_quantitative").exists()
 
 
 def test_only_parts_of_the_pair_may_be_missing_when_all_of_it_is(tmp_path):

@@ -65,10 +65,10 @@ def card_figure(card):
     fractions = densities + DENSITY_WIDTH + PANEL_GAP + 0.2
     bars = max(2.4, BAR * (num_concepts + 2) * num_concepts)
     page = Page(fractions + bars + MARGIN, TOP + height + BOTTOM)
-    each = int(10 * page.width / num_concepts) - 8
-    title = f"Channel {card.channel}: {' and '.join(fitted(name, each, 1) for name in card.names)}"
+    each = (page.width - 1.8) / num_concepts - 0.5
+    title = f"Channel {card.channel}: {' and '.join(fitted(name, each, 12) for name in card.names)}"
     page.text(page.width / 2, page.height - 0.3, title, 12)
-    page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, int(16 * page.width), 1), 8, color="#555555")
+    page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, page.width - 0.4, 8), 8, color="#555555")
     for channel, left in enumerate(blocks):
         _pictures(page, card, channel, left, page.height - TOP)
     _densities(page, card, densities, height)
@@ -80,7 +80,9 @@ def _pictures(page, card, channel, left, top):
     """The patches of one channel, in rows from the upper left, under its name; visualizations below them."""
     colour = DISENTANGLED[channel - 1][0] if channel else ORIGINAL[0]
     label = f"c'_{channel}, for {card.names[channel - 1]}" if channel else "original channel"
-    page.text(left + BLOCK / 2, top + 0.09, symbols(fitted(label, 24, 2)), 9, color=colour, parse_math=True)
+    page.text(
+        left + BLOCK / 2, top + 0.09, symbols(fitted(label, BLOCK + 0.1, 9, lines=2)), 9, color=colour, parse_math=True
+    )
     for place, (picture, concept) in enumerate(card.patches[channel]):
         row, column = divmod(place, COLUMNS)
         corner = left + column * (PICTURE + GAP), top - row * (PICTURE + GAP) - PICTURE
@@ -113,7 +115,7 @@ def _densities(page, card, left, height):
         density_axes(axes, samples, *curves)
         axes.set(xlim=(min(low for low, _ in limits), max(high for _, high in limits)), yticks=[], ylabel="")
         axes.tick_params(labelsize=7, labelbottom=k == len(card.names) - 1)
-        _panel_title(axes, card, k, 34)
+        _panel_title(axes, card, k)
         if not any(curve is not None for curve in curves[1].values()):
             axes.text(0.5, 0.6, "one value, no density", transform=axes.transAxes, ha="center", fontsize=7)
     axes.set_xlabel("activation, summed over space", fontsize=8)
@@ -124,9 +126,10 @@ def _densities(page, card, left, height):
     axes.legend(handles[: len(channels)], channels, fontsize=7, frameon=False, **place, **columns)
 
 
-def _panel_title(axes, card, k, width):
+def _panel_title(axes, card, k):
     colour = DISENTANGLED[k][0]
-    axes.set_title(f"images of {fitted(card.names[k], width, 1)}", fontsize=8, color=colour, pad=3, parse_math=False)
+    title = fitted(f"images of {card.names[k]}", DENSITY_WIDTH, 8)
+    axes.set_title(title, fontsize=8, color=colour, pad=3, parse_math=False)
 
 
 def _fractions(page, card, left, width, height):
@@ -144,7 +147,7 @@ def _fractions(page, card, left, width, height):
             axes.bar(places, summary.mean, yerr=summary.std, color=colours, width=0.8, error_kw=error)
         else:
             axes.text(middle, 0.5, "no image\nto measure", fontsize=7, ha="center", va="center")
-        note = f"images of\n{fitted(card.names[k], 16, 2)}\nn = {summary.counted}"
+        note = f"images of\n{fitted(card.names[k], BAR * (num_concepts + 1.6), 7, lines=2)}\nn = {summary.counted}"
         axes.annotate(note, (middle, 0), (0, -18), xycoords=("data", "axes fraction"), textcoords="offset points",
                       ha="center", va="top", fontsize=7, color=DISENTANGLED[k][0], parse_math=False)  # fmt: skip
     axes.set_xticks(ticks, labels * num_concepts, fontsize=7)

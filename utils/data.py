@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
@@ -130,6 +130,11 @@ def list_images(root, folders=None):
     )
 
 
+def has_images(folder):
+    """Whether ``list_images`` would find an image in a class folder."""
+    return any(True for _ in _scan(folder, ""))
+
+
 def _scan(folder, prefix):
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
@@ -156,7 +161,8 @@ class ImageFiles(Dataset):
 def _collate(items):
     readable = [(index, crop) for index, crop, reason in items if reason is None]
     unreadable = [(index, reason) for index, _, reason in items if reason is not None]
-    crops = torch.stack([crop for _, crop in readable]) if readable else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
+    # in a worker process default_collate stacks in memory that is shared with the main one
+    crops = default_collate([crop for _, crop in readable]) if readable else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
     return Batch(torch.tensor([index for index, _ in readable], dtype=torch.long), crops, unreadable)
 
 

@@ -112,11 +112,11 @@ class DeviceBatches:
         """A DecodedBatch of what the reading threads have read."""
         pictures = [picture for task in reading for picture in task.result()]
         encoded = [picture for picture in pictures if picture.data is not None]
-        groups, arrived = [], []
+        groups, decoded = [], []
         for group in groups_of_similar_size(encoded, PIXELS_A_GROUP):
-            decoded, windows = self._decode_group(group, streams)
-            groups += windows
-            arrived += decoded
+            of_group, padded_windows = self._decode_group(group, streams)
+            groups += padded_windows
+            decoded += of_group
         cropped = [picture for picture in pictures if picture.crop is not None]
         place = {picture: number for number, picture in enumerate(pictures)}
         size = self.transform.crop_size
@@ -124,7 +124,7 @@ class DeviceBatches:
         batch = DecodedBatch(
             groups,
             crops.to(self.device),
-            torch.tensor([place[picture] for picture in arrived + cropped], dtype=torch.long).argsort().to(self.device),
+            torch.tensor([place[picture] for picture in decoded + cropped], dtype=torch.long).argsort().to(self.device),
             torch.tensor([picture.index for picture in pictures if picture.reason is None], dtype=torch.long),
             [(picture.index, picture.reason) for picture in pictures if picture.reason is not None],
         )
@@ -156,6 +156,7 @@ def require_decoder(device):
     """Raise UserError where torchvision cannot decode on a device, rather than leave every single file to PIL."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
+    DecodingStreams(device).wait()
     try:
         decode_jpeg([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], device=device)
     except RuntimeError as error:

@@ -234,6 +234,10 @@ class RhoSearch:
         self._sums.index_add_(0, concepts, terms)
         self._images += concepts.bincount(minlength=self.num_concepts)
 
+    def has_images(self):
+        """Whether there was an image of every concept."""
+        return bool((self._images > 0).all())
+
     def objectives(self):
         """The sum over concepts of the mean over their images, [20, 3] float64."""
         return (self._sums / self._images[:, None, None]).sum(0)[self._which]
@@ -248,10 +252,11 @@ class EqualityCheck:
     """How far a split network is from the original, over batches of real images."""
 
     def __init__(self):
-        self._channel, self._logits = _Difference(), _Difference()
+        self._channel, self._logits, self.images = _Difference(), _Difference(), 0
 
     def add(self, channel, merged, logits, split_logits):
         """Add a batch: the channel and the merged one [B, H, W], both networks' logits [B, outputs]."""
+        self.images += len(channel)
         self._channel.add(channel, merged)
         self._logits.add(logits, split_logits)
 

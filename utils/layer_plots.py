@@ -5,12 +5,10 @@ from itertools import count
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import NullFormatter
 
 from utils.overview import polysemantic
-from utils.plots import ORIGINAL
+from utils.plots import ORIGINAL, text_width
 from utils.wordnet import most_surprising
 
 # Colour and marker: told apart in grey print too
@@ -304,7 +302,7 @@ def _short(name, length=NAME_LENGTH):
 
 def _fit(name, width, size):
     """Shorten a name to what is at most ``width`` points wide."""
-    return next((text for n in range(NAME_LENGTH, 4, -1) if _width(text := _short(name, n), size) <= width), "...")
+    return next((text for n in range(NAME_LENGTH, 4, -1) if text_width(text := _short(name, n), size) <= width), "...")
 
 
 def _fit_list(names, width, size):
@@ -313,12 +311,7 @@ def _fit_list(names, width, size):
     for n in range(1, len(names) + 1):
         more = f" and {len(names) - n} more" if n < len(names) else ""
         longer = f"also {', '.join(names[:n])}{more}"
-        if n > 1 and _width(longer, size) > width:
+        if n > 1 and text_width(longer, size) > width:
             break
         text = longer
     return text
-
-
-def _width(text, size):
-    """Width in points of print; pixels can make a small text a little wider."""
-    return 1.06 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]

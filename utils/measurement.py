@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.evaluation import disentangled_sums
 from utils.layers import tap_sums
 from utils.models import network_arithmetic
-from utils.patches import most_activating, patch, peaks
+from utils.patches import TOP_IMAGES, most_activating, patch, peaks
 
 
 def measure(loader, plan, network, layer_name, splits, precision):
@@ -47,6 +47,7 @@ def measure(loader, plan, network, layer_name, splits, precision):
             with network_arithmetic(precision, loader.device):
                 record = forward_with_gradient(network, layer, pixels, targets)
             shares = attribution_shares(record.activation, record.gradient)
+            require_finite(record, indices, loader.images)
             inputs, positions = tap_sums(layer, record.input), record.activation[0, 0].numel()
             for n, (split, rho) in enumerate(splits):
                 if target in uses[n]:
@@ -61,7 +62,7 @@ def measure(loader, plan, network, layer_name, splits, precision):
                         "split_predictions": split_logits.argmax(1),
                         "original": merge(sums, dim=1),
                         "sums": sums,
-                        "shares": shares[:, split.channel],
+                        "shares": shares[:, split.channel].clone(),  # a view would keep all channels'
                         **_peaks(channels[n], record),
                     }
                     kept[n].append({name: values.cpu() for name, values in batch.items()})
@@ -69,17 +70,38 @@ def measure(loader, plan, network, layer_name, splits, precision):
 
 
 def measure_peaks(loader, network, layer_name, splits, precision):
-    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``measure`` has them, for each split."""
+    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``measure`` has them, for each split.
+
+    Only images among the most activating ones of any of a split's channels are kept, however many there are.
+    """
     layer, kept = network.get_submodule(layer_name), [[] for _ in splits]
     channels = [original_and_disentangled(layer, split, rho) for split, rho in splits]
     for indices, pixels in loader:
         if len(indices):
             with network_arithmetic(precision, loader.device):
                 record = forward(network, layer, pixels)
-            for batches, channel in zip(kept, channels, strict=True):
+            require_finite(record, indices, loader.images)
+            for n, channel in enumerate(channels):
                 batch = {"indices": indices, **_peaks(channel, record)}
-                batches.append({name: values.cpu() for name, values in batch.items()})
+                kept[n] = strongest([*kept[n], {name: values.cpu() for name, values in batch.items()}])
     return [_together(batches) for batches in kept]
+
+
+def strongest(batches):
+    """Of batches as ``measure_peaks`` has them, the images among the most activating ones of any channel, as one."""
+    together = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    order = together["peaks"].sort(dim=0, descending=True, stable=True).indices[:TOP_IMAGES]
+    images = order.unique()
+    return [{name: values[images] for name, values in together.items()}]
+
+
+def require_finite(record, indices, images):
+    """Raise a UserError that names an image for which the network gives NaN or infinite values."""
+    values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
+    finite = torch.stack([value.flatten(1).isfinite().all(1).cpu() for value in values]).all(0)
+    if not finite.all():
+        path = images.path(int(indices[~finite][0]))
+        raise UserError(f"the network gives NaN or infinite values for {path}: it cannot be measured")
 
 
 def _peaks(channels, record):

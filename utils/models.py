@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
+from utils.attribution import forward_with_gradient
 from utils.data import Transform
 from utils.errors import UserError
 
@@ -212,6 +213,40 @@ def network_arithmetic(precision, device):
             yield
     finally:
         _allow_tf32(False)
+
+
+def compile_network(network, layer, images, precision):
+    """Compile a network in place, and run it once on ``images``, so that what fails does so now.
+
+    The layer of interest is left out: hooks on it run outside of the compiled code, as they are.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On its device.
+    layer : LayerOfInterest
+    images : Tensor [B, 3, H, W]
+        Of the shape and layout of most batches.
+    precision : str
+
+    Raises
+    ------
+    UserError
+        No compiler that works, or a network that cannot be compiled.
+    """
+    parent, _, child = layer.name.rpartition(".")
+    setattr(network.get_submodule(parent), child, torch.compiler.disable(layer.module))
+    network.compile(dynamic=False)  # each batch size its own code, so that results do not depend on which came first
+    try:
+        with network_arithmetic(precision, images.device):
+            forward_with_gradient(network, layer.module, images, torch.zeros_like(images[:, 0, 0, 0], dtype=torch.long))
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the many ways in which compilers can be missing or fail
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--compile: the network cannot be compiled ({reason}): is there a C++ compiler? Else leave out --compile"
+        ) from error
 
 
 def _allow_tf32(allowed):

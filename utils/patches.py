@@ -1,5 +1,7 @@
 """The patches that activate a channel most (supplement, A): where they are, and which of them are shown."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -28,8 +30,11 @@ def peaks(maps):
 
 
 def default_patch_size(image_size, map_size):
-    """Three strides of the layer, in pixels of the image: 96 of 224 for a map of 7x7. At most the whole image."""
-    return min(round(STRIDES * image_size / map_size), image_size)
+    """Three strides of the layer, in pixels of the image: 96 of 224 for a map of 7x7. At most the whole image.
+
+    The stride is the power of two that is nearest to the image's size over the map's, which padding makes inexact.
+    """
+    return min(STRIDES * 2 ** round(math.log2(image_size / map_size)), image_size)
 
 
 def patch(image, centre, size):

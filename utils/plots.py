@@ -4,6 +4,8 @@ import re
 import textwrap
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 ORIGINAL = ("#222222", "-")
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
@@ -52,7 +54,7 @@ def density_axes(axes, samples, grid, curves):
     """Draw the densities of ``density_figure`` into axes, with labels for a legend."""
     styles = zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False)
     for position, ((label, sample), (colour, line)) in enumerate(styles):
-        name = symbols(fitted(label, 50, 1))
+        name = symbols(fitted(label, 3.4, 9))
         if curves[label] is None:
             name += f": {sample[0]:.3g} in every image, no density"
             size = 30 - 3 * position  # so that none hides another at the same place
@@ -98,10 +100,10 @@ def pictures_figure(rows, title, subtitle):
             axes.set_axis_off()
         for axes, (picture, colour) in zip(axes_row, pictures, strict=False):
             framed(axes, picture, colour)
-        name = symbols(fitted(label, 16, 4))
+        name = symbols(fitted(label, 1.35, 10, lines=4))
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    figure.suptitle(fitted(title, 75, 2), fontsize=12, parse_math=False)
-    figure.supxlabel(fitted(subtitle, 100, 2), fontsize=8, color="#555555", parse_math=False)
+    figure.suptitle(fitted(title, 0.72 * wide + 1.5, 12, lines=2), fontsize=12, parse_math=False)
+    figure.supxlabel(fitted(subtitle, 0.72 * wide + 1.5, 8, lines=2), fontsize=8, color="#555555", parse_math=False)
     return figure
 
 
@@ -112,12 +114,20 @@ def framed(axes, picture, colour):
     axes.spines[:].set(visible=True, color=colour, linewidth=3)
 
 
-def fitted(text, width, lines):
-    """Text wrapped to so many lines of so many characters, cut with an ellipsis where it is longer."""
-    wrapped = textwrap.wrap(text, width)
-    if len(wrapped) > lines:
-        wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"]
-    return "\n".join(wrapped)
+def fitted(text, width, size, lines=1):
+    """Text of a font size in points, wrapped to so many lines of ``width`` inches, cut where it is longer."""
+    for length in range(min(len(text), 300), 1, -1):
+        wrapped = textwrap.wrap(text, length)
+        if len(wrapped) > lines:
+            wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: length - 1] + "…"]
+        if all(text_width(line, size) <= 72 * width for line in wrapped):
+            return "\n".join(wrapped)
+    return text[:1]
+
+
+def text_width(text, size):
+    """Width in points of print; pixels can make a small text a little wider."""
+    return 1.06 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
 
 
 def symbols(text):

@@ -9,7 +9,7 @@ from utils.disentangling import RHOS, Split
 from utils.errors import UserError
 from utils.layers import find_layer
 from utils.models import default_weights, load_network
-from utils.pairs import read_pairs
+from utils.pairs import AskedPair, read_pairs
 from utils.store import (
     SPLIT_CONTEXT,
     find_splits,
@@ -77,11 +77,11 @@ def check_channel(flag, channel, num_channels):
 
 
 def pairs_from(args, channel_flag):
-    """What is asked for, as (channel, the classes of each concept as given) of every pair: one, or a file's."""
+    """What is asked for, as an AskedPair each: one by flags, or a file's."""
     concept_flags = [f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1)]
     if args.candidates is None:
         require(args, channel_flag)
-        return [(getattr(args, channel_flag), concepts_from(args))]
+        return [AskedPair(getattr(args, channel_flag), concepts_from(args))]
     for flag in (channel_flag, *concept_flags):
         if getattr(args, flag) is not None:
             raise UserError(f"--candidates names channels and classes: leave out --{flag}")
@@ -99,30 +99,32 @@ class Opened:
 
 
 def open_splits(args, run):
-    """The splits asked for. Class folders' names are resolved by the splits' own class map."""
+    """The splits asked for, each once."""
     if args.rho is not None and args.rho not in RHOS:
         raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
-    model_dir = Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
-    opened = []
-    for channel, given in pairs_from(args, "channel_of_interest"):
-        present = find_splits(model_dir, run, channel)
-        if not present:
-            raise UserError(
-                f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py"
-            )
-        _, context = read_first_split(present)
-        concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
-        path = split_path(model_dir, run, channel, concepts)
-        if path not in present:
-            names = ", ".join(other.name for other in present)
-            raise UserError(
-                f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts"
-            )
-        split, context = read_split(path)
-        asked = {"channel": channel, "concepts": concepts}
-        refuse_differences(asked, vars(split), asked, path)
-        if opened:
+    model_dir, opened = Path(args.model_dir or Path(args.store_dir) / "models_disentangled"), {}
+    for pair in pairs_from(args, "channel_of_interest"):
+        with pair.named():
+            path, split, context = _open_split(model_dir, run, pair.channel, pair.concepts)
+        for first in list(opened.values())[:1]:
             shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
-            refuse_differences(opened[0].context, context, shared, path)
-        opened.append(Opened(path, split, args.rho or split.rho, context))
-    return opened
+            refuse_differences(first.context, context, shared, path)
+        opened[path] = Opened(path, split, args.rho or split.rho, context)
+    return list(opened.values())
+
+
+def _open_split(model_dir, run, channel, given):
+    """A split file's path, Split and context; class folders' names are resolved by the splits' own class map."""
+    present = find_splits(model_dir, run, channel)
+    if not present:
+        raise UserError(f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py")
+    _, context = read_first_split(present)
+    concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
+    path = split_path(model_dir, run, channel, concepts)
+    if path not in present:
+        names = ", ".join(other.name for other in present[:20])
+        raise UserError(f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts")
+    split, context = read_split(path)
+    asked = {"channel": channel, "concepts": concepts}
+    refuse_differences(asked, vars(split), asked, path)
+    return path, split, context

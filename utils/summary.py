@@ -17,7 +17,7 @@ c'_k, residual: fractions of the original channel, mean ± standard deviation (m
 which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
 AUROC: of c'_k for the images of concept k against the others / of the original channel in its better direction.
 top-1: share of all these images that the original network / the split network classifies correctly.
-cosine: of the ARVs of the concept and the closest other one. all: fractions over images, the rest over pairs."""
+cosine: of the ARVs of the concept and the closest other one. all: fractions, top-1 over images, the rest over pairs."""
 
 
 @dataclass

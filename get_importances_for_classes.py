@@ -57,7 +57,7 @@ def describe(args, network, layer, transform, images):
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
         "precision": args.precision,
         "decoding": args.decode,
-        "compiled": args.compile,
+        "compilation": "inductor" if args.compile else "none",
         "skip_unreadable": args.skip_unreadable,
         "chunk_size": args.chunk_size,
         "num_images": len(images),

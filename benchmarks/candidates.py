@@ -32,9 +32,8 @@ def link_store(store_dir, folder):
 
 
 def pair_flags(stage, pair):
-    channel, (class1, class2) = pair
-    classes = ("--classes_for_concept1", *class1, "--classes_for_concept2", *class2)
-    return CHANNEL_FLAGS[stage], channel, *classes
+    (class1,), (class2,) = pair.concepts
+    return CHANNEL_FLAGS[stage], pair.channel, "--classes_for_concept1", class1, "--classes_for_concept2", class2
 
 
 def results(folder):
@@ -66,8 +65,8 @@ def get_options():
 
 def one_round(folder, pairs, flags):
     """{(stage, way): seconds}, and whether both ways have made the same."""
-    lines = [f"{channel}: {class1}, {class2}\n" for channel, ((class1,), (class2,)) in pairs]
-    (folder / "pairs.txt").write_text("".join(lines))
+    lines = [f"{pair.channel}: {', '.join(class_ for (class_,) in pair.concepts)}" for pair in pairs]
+    (folder / "pairs.txt").write_text("\n".join(lines))
     seconds = {}
     for stage in SCRIPTS:
         ways = {"single": [pair_flags(stage, pair) for pair in pairs]}
@@ -96,7 +95,7 @@ def main():
             for way in ("single", "many"):
                 link_store(args.store_dir, Path(folder) / way / "store")
             rounds.append(one_round(Path(folder), pairs, flags))
-    uses = [class_ for _, concepts in pairs for class_ in itertools.chain(*concepts)]
+    uses = [class_ for pair in pairs for class_ in itertools.chain(*pair.concepts)]
     shared = f"{len(uses)} / {len(set(uses))} = {len(uses) / len(set(uses)):.2f}"
     rows = []
     for stage in SCRIPTS:

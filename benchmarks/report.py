@@ -3,9 +3,9 @@
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,11 +53,12 @@ def run(script, *arguments, **environment):
     """Run a script of the project to its end: seconds it took, its peak memory in bytes, and its output."""
     start = time.perf_counter()
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    out, errors = process.communicate()
-    seconds = time.perf_counter() - start
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)  # the peak memory of this process, not of all so far
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        texts = [(file.seek(0), file.read())[1] for file in (out, errors)]
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, out
+        raise SystemExit(f"{' '.join(command)} failed:\n{texts[1]}")
+    return seconds, usage.ru_maxrss * 1024, texts[0]

@@ -50,6 +50,7 @@ def describe(num_images):
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Transform()).items()},
         "precision": "fp32",
         "decoding": "pil",
+        "compilation": "none",
         "skip_unreadable": False,
         "chunk_size": 2048,
         "num_images": num_images,
@@ -98,21 +99,19 @@ def main():
     size = sum(path.stat().st_size for path in store.folder.iterdir())
     flags = ("get_cosine_similarities.py", "--model", MODEL, "--store_dir", folder, "--output_dir", folder / "results")
     rows = []
-    for what, taus in (("a new tau", [0.03 + step / 1000 for step in range(args.repeat)]), ("another p", [0.03])):
+    for what in ("a new tau", "another p"):
         runs = []
-        for tau in taus:
-            more = ("--proportion_attribution_required", f"{tau:.3f}", "--cos_sim_high", "0.5")
+        for step in range(args.repeat):
+            tau = round(0.03 + step / 1000, 3)
             if what == "a new tau":
-                for path in (folder / "results_get_cosine_similarities").glob(f"*_required{tau:.3f}.npz"):
+                for path in (folder / "results_get_cosine_similarities").glob(f"*_required{tau}.npz"):
                     path.unlink()
-            else:
-                more += ("--p", "0.8")
-            runs.append(run(*flags, *more))
-        seconds, memory = (statistics.median(values) for values in zip(*(r[:2] for r in runs), strict=True))
-        pairs = next(line for line in runs[-1][2].split("\n") if "pairs in all" in line)
-        rows.append(
-            (what, f"{args.images:,}", f"{size / 1e9:.1f} GB", f"{seconds:.1f} s", f"{memory / 1e9:.2f} GB", pairs)
-        )
+            more = () if what == "a new tau" else ("--p", "0.8")
+            runs.append(run(*flags, "--proportion_attribution_required", tau, "--cos_sim_high", "0.5", *more))
+        seconds, memory = (statistics.median(one[column] for one in runs) for column in (0, 1))
+        found = next(line for line in runs[-1][2].split("\n") if "pairs in all" in line).split(" (")[0]
+        figures = f"{args.images:,}", f"{size / 1e9:.1f} GB", f"{seconds:.1f} s", f"{memory / 1e9:.2f} GB"
+        rows.append((what, *figures, found))
     print_table(("stage 2", "images", "store", "time", "peak memory", "found"), rows)
     if args.store_dir is None:
         shutil.rmtree(folder)

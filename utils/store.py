@@ -160,11 +160,11 @@ class ImportanceStore:
 def refuse_differences(asked, stored, keys, where):
     """Raise a UserError that names the first of ``keys`` in which what was asked for differs from what is stored."""
     for key in keys:
-        if asked[key] != stored[key]:
+        if asked[key] != stored.get(key):  # a store of an earlier version may lack it
             what = key.removesuffix("_sha256").replace("_", " ")
-            if isinstance(stored[key], dict):
+            if isinstance(stored.get(key), dict):
                 refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
-            both = "" if key.endswith("_sha256") else f" ({stored[key]}; now {asked[key]})"
+            both = "" if key.endswith("_sha256") else f" ({stored.get(key)}; now {asked[key]})"
             raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
 
 

@@ -9,8 +9,8 @@ requirements=requirements.txt
 PATH="$PWD/.venv/bin:$PATH"
 
 DEMO_PICTURES=${DEMO_PICTURES:-100 40} # of each class, for training and validation
-run=utils.demo-demo_network
-network="--model utils.demo:demo_network --store_dir demo_output/store"
+run=examples.demo-demo_network
+network="--model examples.demo:demo_network --store_dir demo_output/store"
 images="--data_dir demo_output/pictures"
 output="--output_dir demo_output"
 
@@ -38,7 +38,7 @@ split() {
 }
 
 # shellcheck disable=SC2086  (the variables are several words)
-step "pictures/val/waves/039.png" python -m utils.demo demo_output --pictures $DEMO_PICTURES
+step "pictures/val/waves/039.png" python -m examples.demo demo_output --pictures $DEMO_PICTURES
 step "store/results_get_cosine_similarities/${run}_class_means.npz" \
     python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64
 step "results_get_cosine_similarities/${run}_required0.03_p0.75_cossim-1.0to0.5.txt" \
@@ -47,5 +47,5 @@ step "results_get_cosine_similarities/${run}_required0.03_p0.75_cossim-1.0to0.5.
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28
 split 2 bricks triangle 2_27
-printf '\n$ python -m utils.demo demo_output --show\n'
-python -m utils.demo demo_output --show
+printf '\n$ python -m examples.demo demo_output --show\n'
+python -m examples.demo demo_output --show

@@ -17,25 +17,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import command_line
-from utils.attribution import forward
-from utils.classes import ClassMap
-from utils.data import ImageBatches, batches_of, list_images
-from utils.disentangling import OBJECTIVES, RHOS, EqualityCheck, RhoSearch, Split, channels_split
+from utils.command_line import flags as command_line
+from utils.command_line.opening import check_channel, open_network, open_transform, pairs_from
+from utils.command_line.run import run
 from utils.errors import UserError
-from utils.layers import weight_taps
-from utils.models import check_precision, choose_device, network_arithmetic
-from utils.polysemanticity import averaged_relevance_vectors, cosine_similarities
-from utils.stages import check_channel, open_network, open_transform, pairs_from
-from utils.store import (
-    SPLIT_CONTEXT,
-    ClassStore,
-    ImportanceStore,
-    refuse_differences,
-    run_name,
-    split_path,
-    write_split,
-)
+from utils.images.batches import ImageBatches, batches_of
+from utils.images.classes import ClassMap
+from utils.images.listing import list_images
+from utils.method.disentangling import RHOS, Split
+from utils.method.equality import EqualityCheck
+from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
+from utils.method.rho import OBJECTIVES, RhoSearch
+from utils.networks.arithmetic import check_precision, choose_device, network_arithmetic
+from utils.networks.kinds import weight_taps
+from utils.networks.recording import forward
+from utils.networks.splitting import channels_split
+from utils.store.class_statistics import ClassStore
+from utils.store.files import refuse_differences
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
+from utils.store.splits import SPLIT_CONTEXT, split_path, write_split
 
 PROOF_IMAGES = 32
 LARGEST_ERROR = 1e-4
@@ -249,4 +250,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_args_parser())
+    run(main, get_args_parser())

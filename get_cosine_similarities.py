@@ -15,12 +15,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import command_line
-from utils.classes import ClassMap
+from utils.command_line import flags as command_line
+from utils.command_line.opening import open_network
+from utils.command_line.run import run
 from utils.errors import UserError
-from utils.layer_plots import overview_figure, wordnet_figure
-from utils.layers import weight_taps
-from utils.overview import (
+from utils.images.classes import ClassMap
+from utils.method.importance import relevant_classes
+from utils.method.polysemanticity import ClassStatistics, class_pairs
+from utils.networks.kinds import weight_taps
+from utils.report.files import write_figure
+from utils.report.layer_figures import overview_figure, wordnet_figure
+from utils.report.layer_tables import (
     classes_of_channels,
     gamma_from,
     print_pairs,
@@ -30,12 +35,11 @@ from utils.overview import (
     write_channels,
     write_similarities,
 )
-from utils.pairs import pairs_path, write_pairs
-from utils.polysemanticity import ClassStatistics, class_pairs, relevant_classes
-from utils.results import write_figure
-from utils.stages import open_network
-from utils.store import ClassStore, ImportanceStore, run_name
-from utils.wordnet import class_synsets, path_similarities, rank_correlation
+from utils.report.wordnet import class_synsets, path_similarities, rank_correlation
+from utils.store.candidates import pairs_path, write_pairs
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 
 
 def get_args_parser():
@@ -164,4 +168,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_args_parser())
+    run(main, get_args_parser())

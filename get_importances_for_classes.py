@@ -20,15 +20,21 @@ import PIL
 import torch
 import torchvision
 
-from utils import command_line
-from utils.attribution import channel_importances, forward_with_gradient, relative_importances
-from utils.classes import map_folders
-from utils.data import ImageBatches, batches_of, list_images
+from utils.command_line import flags as command_line
+from utils.command_line.opening import identity
+from utils.command_line.run import run
 from utils.errors import UserError
-from utils.layers import check_tap_sums, find_layer, tap_sums
-from utils.models import check_precision, choose_device, compile_network, load_network, network_arithmetic
-from utils.stages import identity
-from utils.store import ImportanceStore, run_name
+from utils.images.batches import ImageBatches, batches_of
+from utils.images.classes import map_folders
+from utils.images.listing import list_images
+from utils.method.importance import channel_importances, relative_importances
+from utils.networks.arithmetic import check_precision, choose_device, compile_network, network_arithmetic
+from utils.networks.kinds import check_tap_sums, tap_sums
+from utils.networks.layers import find_layer
+from utils.networks.loading import load_network
+from utils.networks.recording import forward_with_gradient
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 
 
 def get_args_parser():
@@ -169,4 +175,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_args_parser())
+    run(main, get_args_parser())

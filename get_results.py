@@ -19,22 +19,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import command_line, summary
-from utils.classes import ClassMap
-from utils.data import ImageBatches, batches_of, class_folders, has_images, list_images
-from utils.disentangling import original_and_disentangled
+from utils.command_line import flags as command_line
+from utils.command_line.opening import open_network, open_splits, open_transform
+from utils.command_line.run import run
 from utils.errors import UserError
-from utils.measurement import images_of_concepts, measure, measure_peaks, top_patches
-from utils.models import check_precision, choose_device
-from utils.pair_figures import channel_card, qualitative, visualization
-from utils.patches import default_patch_size
-from utils.polysemanticity import cosine_similarities
-from utils.results import PairResults
-from utils.stages import open_network, open_splits, open_transform
-from utils.store import (
-    run_name,
-)
-from utils.visualization import maximise_activation
+from utils.images.batches import ImageBatches, batches_of
+from utils.images.classes import ClassMap
+from utils.images.listing import class_folders, has_images, list_images
+from utils.method.patches import default_patch_size
+from utils.method.polysemanticity import cosine_similarities
+from utils.networks.arithmetic import check_precision, choose_device
+from utils.networks.feature_visualization import maximise_activation
+from utils.networks.splitting import original_and_disentangled
+from utils.report import summary
+from utils.report.split_figures import channel_card, qualitative, visualization
+from utils.stages.evaluation import images_of_concepts, measure, measure_peaks, top_patches
+from utils.store.names import run_name
+from utils.store.results import PairResults
 
 
 def get_args_parser():
@@ -224,4 +225,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    command_line.run(main, get_args_parser())
+    run(main, get_args_parser())

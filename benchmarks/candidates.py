@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import print_table, run
-from utils.pairs import read_pairs
+from utils.store.candidates import read_pairs
 
 SCRIPTS = {"stage 3": "disentangle_channel.py", "stage 4": "get_results.py"}
 CHANNEL_FLAGS = {"stage 3": "--channel_disentangle", "stage 4": "--channel_of_interest"}

@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.attribution import attribution_shares, channel_importances, forward_with_gradient, relative_importances
-from utils.demo import TRANSFORM, read_pictures, train
-from utils.disentangling import OBJECTIVES, RhoSearch, Split, merge
-from utils.evaluation import auroc, disentangled_sums, summarise
-from utils.layers import tap_sums, weight_taps
-from utils.pictures import write_pictures
-from utils.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs, relevant_classes
+from examples.demo.network import TRANSFORM
+from examples.demo.pictures import write_pictures
+from examples.demo.training import read_pictures, train
+from utils.method.disentangling import Split, merge
+from utils.method.evaluation import auroc, disentangled_sums, summarise
+from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
+from utils.method.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs
+from utils.method.rho import OBJECTIVES, RhoSearch
+from utils.networks.kinds import tap_sums, weight_taps
+from utils.networks.recording import forward_with_gradient
 
 TAU, P, GAMMA = 0.03, 0.75, 0.5
 BANDS = ((-1.0, 0.1), (0.1, 0.3), (0.3, 0.5))

@@ -26,10 +26,13 @@ import torch
 
 import get_cosine_similarities as stage2
 from benchmarks.report import link_images, print_table, run
-from utils.layers import weight_taps
-from utils.models import load_network
-from utils.polysemanticity import averaged_relevance_vectors, class_pairs, relevant_classes
-from utils.store import ClassStore, ImportanceStore, run_name
+from utils.method.importance import relevant_classes
+from utils.method.polysemanticity import averaged_relevance_vectors, class_pairs
+from utils.networks.kinds import weight_taps
+from utils.networks.loading import load_network
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 
 REFERENCE = "pil, fp32"
 CHUNKS = 8  # of which the first one is not timed

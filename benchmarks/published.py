@@ -30,14 +30,17 @@ from torchvision.datasets import ImageFolder
 
 import get_importances_for_classes as stage1
 from benchmarks.report import link_images, print_table, run
-from utils import command_line
-from utils.attribution import relative_importances
-from utils.classes import ClassMap, map_folders
-from utils.data import Transform, class_folders, list_images
-from utils.layers import find_layer
-from utils.models import check_precision, choose_device, load_network
-from utils.polysemanticity import relevant_classes
-from utils.store import ClassStore, ImportanceStore, run_name
+from utils.command_line import flags as command_line
+from utils.images.classes import ClassMap, map_folders
+from utils.images.listing import class_folders, list_images
+from utils.images.transform import Transform
+from utils.method.importance import relative_importances, relevant_classes
+from utils.networks.arithmetic import check_precision, choose_device
+from utils.networks.layers import find_layer
+from utils.networks.loading import load_network
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 
 TAU, P = 0.03, 0.75
 PUBLISHED = "published procedure, fp32"

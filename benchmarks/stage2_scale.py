@@ -20,11 +20,12 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
-from utils.data import Transform
-from utils.layers import find_layer
-from utils.models import load_network
-from utils.stages import identity
-from utils.store import ImportanceStore, run_name
+from utils.command_line.opening import identity
+from utils.images.transform import Transform
+from utils.networks.layers import find_layer
+from utils.networks.loading import load_network
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 
 MODEL = "benchmarks.stage2_scale:network"
 CHANNELS, INPUTS, CLASSES, RELEVANT = 2048, 512, 1000, 6

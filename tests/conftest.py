@@ -14,18 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import networks
-from tests.networks import COLOURS
-from utils.data import ImageBatches, list_images
-from utils.store import ImportanceStore, transform_from
+from tests import factories
+from tests.factories import COLOURS
+from utils.images.batches import ImageBatches
+from utils.images.listing import list_images
+from utils.store.importances import ImportanceStore
+from utils.store.splits import transform_from
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("ant", "bee", "cat", "dog")
-NETWORK = ("--model", "tests.networks:small")
+NETWORK = ("--model", "tests.factories:small")
 SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
-RUN = "tests.networks-small"
+RUN = "tests.factories-small"
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 
@@ -48,7 +50,7 @@ def write_images(folder, train=6, val=4, folders=FOLDERS):
 
 
 def start_script(script, *arguments, cwd, **environment):
-    """Start a script of the project as a process; tests.networks is importable wherever it runs."""
+    """Start a script of the project as a process; tests.factories is importable wherever it runs."""
     return subprocess.Popen(
         [sys.executable, ROOT / script, *map(str, arguments)],
         cwd=cwd,
@@ -129,7 +131,7 @@ def concept_arrays(folder, concepts, only_correct):
     store.load_meta()
     chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
     images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    weight, members, arvs = networks.small().last.weight[CHANNEL, :, 0, 0], [], []
+    weight, members, arvs = factories.small().last.weight[CHANNEL, :, 0, 0], [], []
     for concept in concepts:
         of_class = [images["targets"] == output for output in concept]
         if only_correct:

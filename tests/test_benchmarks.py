@@ -8,10 +8,11 @@ import torch
 
 from benchmarks import candidates, precision, published, report, stage2_scale
 from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script
-from tests.networks import small
-from utils.attribution import channel_importances, forward_with_gradient
-from utils.data import Transform
-from utils.polysemanticity import averaged_relevance_vectors
+from tests.factories import small
+from utils.images.transform import Transform
+from utils.method.importance import channel_importances
+from utils.method.polysemanticity import averaged_relevance_vectors
+from utils.networks.recording import forward_with_gradient
 
 TRANSFORM = Transform(24, 24)
 

@@ -1,0 +1,109 @@
+"""A demonstration that needs no download: pictures drawn by code, and a network whose channels are polysemantic.
+
+    python -m examples.demo demo_output            draw the pictures: 100 a class for training, 40 for validation
+    python -m examples.demo demo_output --train    make the weights again, from nothing (half a minute on 2 cores)
+    python -m examples.demo demo_output --show     figures and a table of what has been split
+
+``demo.sh`` runs the four scripts on them, with ``--model examples.demo:demo_network``.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from examples.demo.network import TRANSFORM, WEIGHTS, demo_network
+from examples.demo.pictures import CONCEPTS, write_pictures
+from examples.demo.training import accuracy, read_pictures, save_weights, train
+from utils.command_line import flags as command_line
+from utils.command_line.run import run
+from utils.errors import UserError
+from utils.method.disentangling import merge
+from utils.method.evaluation import disentangled_sums, summarise
+from utils.networks.kinds import tap_sums
+from utils.networks.loading import fingerprint
+from utils.networks.recording import forward
+from utils.report.files import write_figure
+from utils.report.plots import DISENTANGLED, pictures_figure
+from utils.store.results import PairResults
+from utils.store.splits import read_split, split_path
+
+
+def top_pictures(split, rho, names, validation, count=9):
+    """Rows for ``plots.pictures_figure``: what activates the channel and its parts most.
+
+    Among the validation pictures of the split's concepts (called ``names``), by the activation summed over space.
+    """
+    colours = {output: DISENTANGLED[k][0] for k, concept in enumerate(split.concepts) for output in concept}
+    pixels, targets = validation
+    own = torch.isin(targets, torch.tensor(list(colours)))
+    pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
+    record = forward(network, network.last, TRANSFORM.normalise(pixels, torch.device("cpu")))
+    sums = disentangled_sums(split, rho, tap_sums(network.last, record.input), positions=0)
+    rows = {"original": merge(sums, dim=1)}
+    rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
+    return {
+        label: [(pixels[i].numpy(), colours[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
+        for label, values in rows.items()
+    }
+
+
+def show(folder):
+    """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
+    validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
+    print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
+    for pair in PairResults(folder).read_all():
+        if pair["run"] != "examples.demo-demo_network":
+            continue
+        if pair["weights_sha256"] != weights:
+            raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")
+        path = split_path(folder / "store" / "models_disentangled", pair["run"], pair["channel"], pair["concepts"])
+        (split, _), names, rho = read_split(path), pair["concept_names"], pair["rho"]
+        title = f"Channel {split.channel}: what activates it most, and what activates its parts"
+        count = sum(len(part["paths"]) for part in pair["images"])
+        subtitle = f"of {count} validation pictures of {' and '.join(names)}"
+        figure = pictures_figure(top_pictures(split, rho, names, validation), title, subtitle)
+        write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
+        means = [summarise(part["original"], part["sums"], part["included"]).mean for part in pair["images"]]
+        own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(names)))
+        other = " / ".join(f"{np.mean([m[k] for j, m in enumerate(means) if j != k]):.2f}" for k in range(len(names)))
+        print(f"{split.channel:7d}  {' / '.join(names):22}{own:>25}{other:>14}  {rho:.2f}")
+    print("own: c'_1 on concept 1 / c'_2 on concept 2; other: c'_1 on concept 2 / c'_2 on concept 1 (ideal: 1 and 0)")
+    print(f"figures: {folder / 'plots'}")
+
+
+def get_args_parser():
+    parser = command_line.Parser(__doc__)
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("demo_output"),
+        help="everything goes below it: pictures/, store/, plots/ ... (demo_output)",
+    )
+    parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
+    parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
+    parser.add_argument(
+        "--pictures",
+        type=command_line.positive_int,
+        nargs=2,
+        default=(100, 40),
+        help="of each class, for training and validation (100 40)",
+    )
+    return parser
+
+
+def main(args):
+    if args.show:
+        show(args.folder)
+        return
+    write_pictures(args.folder / "pictures", *args.pictures)
+    print(f"pictures of {len(CONCEPTS)} concepts: {args.folder / 'pictures'}")
+    if args.train:
+        network = train(args.folder / "pictures")
+        save_weights(network, WEIGHTS)
+        print(f"{accuracy(network, args.folder / 'pictures'):.1%} of the validation pictures correct; wrote {WEIGHTS}")
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())

@@ -1,0 +1,349 @@
+"""Bad input of every kind: one clear line on standard error, status 2, no traceback, and the store as it was."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests import factories
+from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, ROOT, RUN, SMALL_IMAGES, contents, run_script
+
+STAGE1, STAGE2, STAGE3, STAGE4 = (
+    *("get_importances_for_classes.py", "get_cosine_similarities.py"),
+    *("disentangle_channel.py", "get_results.py"),
+)
+DATA, STORE = ("--data_dir", "data"), ("--store_dir", "store")
+CHUNKS = ("--batch_size", "4", "--chunk_size", "8")
+USUAL = {
+    STAGE1: (*NETWORK, *DATA, *STORE, *SMALL_IMAGES, *COMPUTE, *CHUNKS),
+    STAGE2: (*NETWORK, *STORE),
+    STAGE3: (*NETWORK, *DATA, *STORE, *COMPUTE, "--channel_disentangle", CHANNEL, *PAIR),
+    STAGE4: (*NETWORK, *DATA, *STORE, *COMPUTE, "--channel_of_interest", CHANNEL, *PAIR),
+}
+IMPORTANCES = f"store/{RUN}_channel_importances"
+SPLIT = f"store/models_disentangled/{RUN}_channel{CHANNEL}_1_3.pt"
+MEANS = f"store/results_get_cosine_similarities/{RUN}_class_means.npz"
+
+
+def refused(script, arguments, message, cwd, **environment):
+    """Run a script and check that it is refused as it should be."""
+    before = contents(cwd)
+    result = run_script(script, *arguments, cwd=cwd, **environment)
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.replace("\r", "\n").split("\n") if line.strip() and "images/s" not in line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith(f"{script}: error: ")
+    assert message in lines[0]
+    after = contents(cwd)
+    assert before.items() <= after.items()
+    assert not [name for name in after if name.endswith(".tmp")]
+
+
+def usual(script, *changes):
+    """The usual arguments of a script; of a flag given twice the last one counts."""
+    return (*USUAL[script], *changes)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (STAGE1, ("--batch_size", "0"), "--batch_size: must be a whole number from 1, not '0'"),
+        (STAGE1, ("--num_workers", "-1"), "--num_workers: must be a whole number from 0"),
+        (STAGE1, ("--chunk_size", "many"), "--chunk_size: must be a whole number from 1, not 'many'"),
+        (STAGE1, ("--device", "tpu9"), "--device tpu9: must be cpu, cuda or cuda:N"),
+        (STAGE1, ("--device", "cuda:99"), "--device cuda:99: there are"),
+        (STAGE1, ("--precision", "fp8"), "--precision: invalid choice: 'fp8'"),
+        (STAGE1, ("--precision", "tf32"), "--precision tf32 needs a CUDA device"),
+        (STAGE1, ("--crop_size", "25"), "--crop_size 25 is larger than --resize_size 24"),
+        (STAGE1, ("--std", "0", "1", "1"), "--std: must be a number above 0, not '0'"),
+        (STAGE1, ("--batch", "4"), "unrecognized arguments: --batch 4"),
+        (STAGE1, ("--store_dir", "data/val/ant/0.png"), "--store_dir data/val/ant/0.png is a file, not a folder"),
+        (STAGE2, ("--store_dir", "data/val/ant/0.png"), "is a file, not a folder"),
+        (STAGE2, ("--proportion_attribution_required", "0"), "must be a number above 0 and at most 1, not '0'"),
+        (STAGE2, ("--p", "1.5"), "--p: must be a number above 0 and at most 1, not '1.5'"),
+        (STAGE2, ("--p", "nan"), "--p: must be"),
+        (STAGE2, ("--cos_sim_high", "2"), "--cos_sim_high: must be a number from -1 to 1"),
+        (STAGE2, ("--cos_sim_low", "0.5", "--cos_sim_high", "0.5"), "--cos_sim_low 0.5 is not below --cos_sim_high"),
+        (STAGE3, ("--channel_disentangle", "12"), "12 is out of range, the layer has channels 0 to 11"),
+        (STAGE3, ("--channel_disentangle", "-1"), "--channel_disentangle: must be a whole number from 0"),
+        (STAGE3, ("--classes_for_concept2", "4"), "--classes_for_concept2: class 4 is out of range"),
+        (STAGE3, ("--classes_for_concept2", "eel"), "--classes_for_concept2: there is no class folder 'eel'"),
+        (STAGE3, ("--classes_for_concept2", "0", "bee"), "class 1 is in --classes_for_concept1 too"),
+        (STAGE3, ("--classes_for_concept4", "0"), "--classes_for_concept3 is missing"),
+        (STAGE3, ("--rho_objective", "best"), "--rho_objective: invalid choice: 'best'"),
+        (STAGE4, ("--rho", "0.33"), "--rho 0.33 is not one of the stored values 0.05, 0.1"),
+        (STAGE4, ("--rho", "1.5"), "--rho: must be a number above 0 and at most 1"),
+        (STAGE4, ("--rho_objective", "positive"), "unrecognized arguments"),
+        (STAGE4, ("--channel_of_interest", "3"), "there is no split of channel 3"),
+        (STAGE4, ("--classes_for_concept2", "cat"), f"no split {RUN}_channel9_1_2.pt, only {RUN}_channel9_1_3.pt"),
+        (STAGE4, ("--model_dir", "nowhere"), "in nowhere: run disentangle_channel.py"),
+        *[
+            (script, ("--nr_channels_in_layer_of_interest", "2048"), "layer last has 12 channels")
+            for script in (STAGE2, STAGE3, STAGE4)
+        ],
+        (STAGE3, ("--resize_size", "32"), "was made with another resize size (24; now 32)"),
+        (STAGE4, ("--mean", "0", "0", "0"), "was made with another mean"),
+        *[(STAGE1, changes, f"was made with another {what}") for changes, what in (
+            (("--precision", "bf16"), "precision (fp32; now bf16)"),
+            (("--chunk_size", "4"), "chunk size (8; now 4)"),
+            (("--skip_unreadable",), "skip unreadable (False; now True)"),
+            (("--interpolation", "bicubic"), "interpolation (bilinear; now bicubic)"),
+        )],
+        *[(script, ("--weights", "other.pth"), "was made with another weights") for script in USUAL],
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range_and_other_than_what_is_stored(copy, script, arguments, message):
+    if "other.pth" in arguments:
+        torch.save(factories.other_weights().state_dict(), copy / "other.pth")
+    refused(script, usual(script, *arguments), message, copy)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (STAGE1, (), "--model must be given"),
+        (STAGE3, NETWORK, "--channel_disentangle must be given"),
+        (STAGE3, (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]), "--classes_for_concept2 must be given"),
+        (STAGE4, (), "--model, --channel_of_interest must be given"),
+    ],
+)
+def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
+    refused(script, arguments, message, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network nor"),
+        (("--model", "tests.factories:nothing"), "--model tests.factories:nothing cannot be made (AttributeError"),
+        (("--model", "tests.factories:not_a_module"), "returned a str, not an ordinary torch.nn.Module"),
+        (("--model", "tests.factories:grouped"), "layer last has groups=2"),
+        (("--model", "tests.factories:pads_by_itself"), "does not compute a plain zero-padded convolution"),
+        (("--model", "tests.factories:gives_nan"), "NaN or infinite"),
+        (("--model", "tests.factories:by_keyword"), "layer last is not called with images alone"),
+        (("--model", "tests.factories:detached"), "the logits have no gradient at the layer of interest"),
+        (("--model", "tests.factories:stops"), "cannot be made (SystemExit"),
+        (("--model", "tests.factories:without_parameters"), "the network has no convolution"),
+        (("--model", "torch.nn:Identity"), "the network is no classifier"),
+        (("--weights", "numbered.pth"), "--weights numbered.pth is no state dict"),
+        (("--layer_of_interest", "layer9"), "--layer_of_interest layer9: the network has no module of that name"),
+        (("--layer_of_interest", "classifier"), "--layer_of_interest classifier: Linear is no convolution"),
+        (("--weights", "nowhere.pth"), "--weights nowhere.pth: there is no such file"),
+        (("--weights", "misfit.pth"), "--weights misfit.pth does not fit the network"),
+        (("--weights", "damaged.pth"), "--weights damaged.pth is damaged or no state dict"),
+        (("--model", "resnet18", "--weights", "IMAGENET1K_V7"), "neither a file nor one of resnet18's weights"),
+    ],
+)
+def test_networks_layers_and_weights_that_cannot_be_used(copy, arguments, message):
+    torch.save(factories.with_kernel().state_dict(), copy / "misfit.pth")
+    torch.save({0: torch.zeros(3)}, copy / "numbered.pth")
+    (copy / "damaged.pth").write_bytes((copy / "misfit.pth").read_bytes()[:700])
+    refused(STAGE1, usual(STAGE1, *arguments), message, copy)
+
+
+def test_without_weights_file_and_network_the_message_says_which_file_goes_where(copy):
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
+    message = "no weights file cache/hub/checkpoints/resnet18-f37072fd.pth, and it cannot be downloaded"
+    refused(STAGE1, usual(STAGE1, "--model", "resnet18"), message, copy, TORCH_HOME="cache", **nowhere)
+
+
+def remove(*names):
+    def spoil(folder):
+        for name in names:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return spoil
+
+
+def empty(name):
+    def spoil(folder):
+        for path in (folder / name).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return spoil
+
+
+def overwrite(name, content=b"\x89PNG no picture"):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def damage(name):
+    def spoil(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return spoil
+
+
+def flatten(name):
+    def spoil(folder):
+        for class_folder in list((folder / name).iterdir()):
+            for path in class_folder.iterdir():
+                path.rename(folder / name / f"{class_folder.name}_{path.name}")
+            class_folder.rmdir()
+
+    return spoil
+
+
+def rename(name, new):
+    return lambda folder: (folder / name).rename(folder / new)
+
+
+def nothing(_):
+    pass
+
+
+NEW = ("--store_dir", "new")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "script", "arguments", "message"),
+    [
+        (remove("data/train"), STAGE1, (), "there is no folder data/train"),
+        (empty("data/train"), STAGE1, (), "data/train has no class folders"),
+        (flatten("data/train"), STAGE1, (), "data/train has images but no class folders"),
+        (empty("data/train/bee"), STAGE1, (), "class folder data/train/bee has no images"),
+        (remove("data/train/bee"), STAGE1, (), "the network has 4 outputs but train/ has 3 class folders"),
+        (overwrite("data/train/bee/3.png"), STAGE1, NEW, "cannot read image data/train/bee/3.png"),
+        (overwrite("data/train/bee/3.png"), STAGE1, (), "was made with another data"),
+        (remove("data/train/bee/3.png"), STAGE1, (), "was made with another num images (24; now 23)"),
+        (remove("data/train/bee/3.png"), STAGE3, (), "was made with another num images (24; now 23)"),
+        (rename("data/train/bee/3.png", "data/train/bee/33.png"), STAGE3, (), "was made with another data"),
+        (overwrite("data/val/dog/3.png"), STAGE4, (), "cannot read image data/val/dog/3.png"),
+        (remove("data/val"), STAGE4, (), "there is no folder data/val"),
+        (flatten("data/val"), STAGE4, (), "data/val has images but no class folders: sort them"),
+        (remove("data/val/dog"), STAGE4, (), "data/val has no class folder dog"),
+        (empty("data/val/dog"), STAGE4, (), "class folder data/val/dog has no images"),
+        (nothing, STAGE1, ("--store_dir", "data/val/ant/0.png/x"), "cannot write data/val/ant/0.png/x/"),
+        (nothing, STAGE2, NEW, f"there is no new/{RUN}_channel_importances/meta.json: run get_importances"),
+        (remove(f"{IMPORTANCES}/meta.json"), STAGE1, (), "has chunks but no meta.json that says of what"),
+        (rename(SPLIT, SPLIT.replace("_1_3", "_0_2")), STAGE4, (*PAIR[:1], "0", *PAIR[2:3], "2"), "another concepts"),
+        (remove(f"{IMPORTANCES}/chunk_000001.npz"), STAGE2, (), "8 of 24 images are missing"),
+        (remove(f"{IMPORTANCES}/chunk_000002.npz"), STAGE3, (), "8 of 24 images are missing"),
+        (nothing, STAGE3, NEW, "run get_importances_for_classes.py first"),
+        (remove(MEANS), STAGE3, (), "run get_cosine_similarities.py first"),
+        (nothing, STAGE4, NEW, "there is no split of channel 9"),
+        (nothing, STAGE3, ("--only_correct", "--weights", "blind.pth"), "(bee) has no correctly classified image"),
+        (damage(f"{IMPORTANCES}/meta.json"), STAGE1, (), f"{IMPORTANCES}/meta.json is damaged"),
+        (damage(f"{IMPORTANCES}/meta.json"), STAGE2, (), f"{IMPORTANCES}/meta.json is damaged"),
+        (damage(f"{IMPORTANCES}/chunk_000001.npz"), STAGE3, (), f"{IMPORTANCES}/chunk_000001.npz is damaged"),
+        (
+            damage(f"{IMPORTANCES}/chunk_000001.npz"), STAGE2, ("--proportion_attribution_required", "0.2"),
+            f"{IMPORTANCES}/chunk_000001.npz is damaged",
+        ),
+        (damage(MEANS), STAGE2, (), f"{MEANS} is damaged"),
+        (damage(MEANS), STAGE3, (), f"{MEANS} is damaged"),
+        (
+            damage(f"store/results_get_cosine_similarities/{RUN}_relevant_images_required0.05.npz"), STAGE2,
+            ("--proportion_attribution_required", "0.05"), "required0.05.npz is damaged",
+        ),
+        (damage(SPLIT), STAGE4, (), f"{SPLIT} is damaged"),
+        (overwrite(SPLIT, b""), STAGE4, (), f"{SPLIT} is damaged"),
+        (
+            rename(IMPORTANCES, "store/tests.factories-other_weights_channel_importances"), STAGE2,
+            ("--model", "tests.factories:other_weights"), "was made with another model",
+        ),
+        (
+            rename(IMPORTANCES, f"store/{RUN}_stem.0_channel_importances"), STAGE2,
+            ("--layer_of_interest", "stem.0"), "was made with another layer (last; now stem.0)",
+        ),
+        (
+            rename(SPLIT, SPLIT.replace("small", "other_weights")), STAGE4,
+            ("--model", "tests.factories:other_weights"), "was made with another model",
+        ),
+    ],
+)  # fmt: skip
+def test_data_and_stores_that_cannot_be_used(copy, spoil, script, arguments, message):
+    if "--only_correct" in arguments:
+        make_bee_wrong(copy)
+    spoil(copy)
+    refused(script, usual(script, *arguments), message, copy)
+
+
+def make_bee_wrong(folder):
+    """Make the store anew with a network that never sees a bee."""
+    network = factories.small()
+    network.classifier.bias[1] = -1e6
+    torch.save(network.state_dict(), folder / "blind.pth")
+    shutil.rmtree(folder / "store")
+    for script in (STAGE1, STAGE2):
+        result = run_script(script, *usual(script, "--weights", "blind.pth"), cwd=folder)
+        assert result.returncode == 0, result.stderr
+
+
+def test_results_of_other_weights_are_not_mixed(copy):
+    result = run_script(STAGE4, *usual(STAGE4, "--get_quantitative"), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    (copy / "results_quantitative" / "pairs" / "damaged.json").write_text(path.read_text()[:-30])
+    refused(STAGE4, usual(STAGE4), "damaged.json is damaged", copy)
+    (copy / "results_quantitative" / "pairs" / "damaged.json").unlink()
+    torch.save(factories.other_weights().state_dict(), copy / "other.pth")
+    shutil.rmtree(copy / "store")
+    for script in (STAGE1, STAGE2, STAGE3):
+        result = run_script(script, *usual(script, "--weights", "other.pth"), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(
+        STAGE4,
+        usual(STAGE4, "--weights", "other.pth"),
+        "holds results of tests.factories-small with other weights",
+        copy,
+    )
+
+
+@pytest.mark.parametrize("script", [STAGE2, STAGE3, STAGE4])
+def test_weights_that_were_given_once_must_be_given_again(copy, script):
+    torch.save(factories.other_weights().state_dict(), copy / "other.pth")
+    shutil.rmtree(copy / "store")
+    for stage in (STAGE1, STAGE2, STAGE3):
+        result = run_script(stage, *usual(stage, "--weights", "other.pth"), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(script, usual(script), "was made with --weights other.pth: give them again", copy)
+
+
+@pytest.mark.parametrize("script", [STAGE1, STAGE2, STAGE3])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(copy, script):
+    """Files may not grow beyond 200 bytes here, which writing notices as it notices a full disk."""
+    before = contents(copy)
+    arguments = usual(script, *{STAGE1: NEW, STAGE2: ("--p", "0.6"), STAGE3: ()}[script])
+    result = subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=copy,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "cannot write" in result.stderr.strip().split("\n")[-1]
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert contents(copy) == before
+
+
+def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):
+    width_aware = ("--model", "tests.factories:width_aware")
+    for script in (STAGE1, STAGE2):
+        result = run_script(script, *usual(script, *width_aware), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(STAGE3, usual(STAGE3, *width_aware), "does not equal the original (limit 1e-04): it was not stored", copy)
+    assert not list(copy.rglob("*width_aware*.pt"))
+
+
+def test_a_damaged_split_does_not_stand_in_the_way_of_another(copy):
+    (copy / SPLIT.replace("_1_3", "_0_1")).write_bytes(b"damaged")
+    result = run_script(STAGE4, *usual(STAGE4), cwd=copy)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_chunk_of_another_store_is_noticed(copy):
+    result = run_script(STAGE1, *usual(STAGE1, "--interpolation", "bicubic", *NEW), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    foreign = copy / "new" / f"{RUN}_channel_importances" / "chunk_000001.npz"
+    shutil.copy(foreign, copy / IMPORTANCES)
+    message = f"{IMPORTANCES}/chunk_000001.npz is damaged (it is of another store)"
+    refused(STAGE2, usual(STAGE2, "--proportion_attribution_required", "0.2"), message, copy)

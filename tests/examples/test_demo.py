@@ -1,0 +1,145 @@
+"""The demonstration: its pictures, its weights, the whole of it end to end, and the right answer."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.ground_truth import evaluate, find_pairs, record_layer, split_every_way
+from examples.demo.network import DemoNetwork, demo_network
+from examples.demo.pictures import CONCEPTS, draw, write_pictures
+from examples.demo.training import augment, read_pictures, save_weights, train
+from tests.conftest import ROOT
+
+STORED = Path(__file__).with_name("demo_pictures.npz")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder, train=12, val=8)
+    return folder
+
+
+def test_pictures_are_the_same_everywhere():
+    """One of each concept, stored by ``np.savez_compressed(STORED, pictures=...)``; rounding may differ a little."""
+    stored = np.load(STORED)["pictures"]
+    assert len(stored) == len(CONCEPTS) == 30
+    for index, name in enumerate(CONCEPTS):
+        difference = np.abs(draw(name, 0, index, 0).astype(int) - stored[index])
+        assert difference.max() <= 1, name
+        assert (difference > 0).any(-1).mean() <= 1e-3, name
+
+
+def test_equal_seeds_make_equal_pictures_and_others_do_not():
+    assert np.array_equal(draw("star", 0, 1, 2), draw("star", 0, 1, 2))
+    assert not np.array_equal(draw("star", 0, 1, 2), draw("star", 0, 1, 3))
+    assert draw("star", 0, 1, 2).shape == (64, 64, 3)
+
+
+def test_the_outputs_are_in_the_order_of_the_folders(pictures):
+    assert list(CONCEPTS) == sorted(path.name for path in (pictures / "train").iterdir())
+    assert len(list((pictures / "val" / "waves").iterdir())) == 8
+
+
+def test_pictures_that_are_there_are_left_alone(pictures):
+    path = pictures / "train" / "star" / "000.png"
+    before = path.stat().st_mtime_ns
+    write_pictures(pictures, train=12, val=8)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_committed_weights_classify_the_pictures(pictures):
+    pixels, targets = read_pictures(pictures / "val")
+    record = record_layer(demo_network().eval().requires_grad_(False), (pixels, targets))
+    assert (record["predictions"] == targets).float().mean() > 0.95
+
+
+def test_augmentation_keeps_the_values_of_a_picture():
+    pixels = torch.from_numpy(np.stack([draw("star", 0, 0, number) for number in range(8)]))
+    inverted, seen = 0, augment(pixels, torch.Generator().manual_seed(0))
+    assert seen.shape == (8, 3, 64, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    restored = (seen.permute(0, 2, 3, 1) * std + mean).mul(255).round()
+    for before, after in zip(pixels, restored, strict=True):
+        values = [before.sum(-1).flatten().sort()[0], (255 - before.int()).sum(-1).flatten().sort()[0]]
+        same = [torch.equal(value.float(), after.sum(-1).flatten().sort()[0]) for value in values]
+        assert any(same)
+        inverted += same[1]
+    assert 0 < inverted < 8
+
+
+def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("examples.demo.EPOCHS", 10)
+    torch.manual_seed(0)
+    pixels, targets = read_pictures(pictures / "train")
+    untrained = DemoNetwork().eval().requires_grad_(False)
+    network = train(pictures)
+    assert not network.expand._forward_hooks
+    losses = []
+    for candidate in (untrained, network):
+        images = augment(pixels, torch.Generator().manual_seed(1))
+        losses.append(torch.nn.functional.cross_entropy(candidate(images), targets).item())
+    assert losses[1] < losses[0] - 0.05
+    save_weights(network, tmp_path / "weights.pth")
+    monkeypatch.setattr("examples.demo.WEIGHTS", tmp_path / "weights.pth")
+    torch.testing.assert_close(demo_network().last.weight, network.last.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_splits_are_right_where_the_right_answer_is_known(pictures):
+    network = demo_network().eval().requires_grad_(False)
+    training, validation = (record_layer(network, read_pictures(pictures / part)) for part in ("train", "val"))
+    pairs, means = find_pairs(network, training)
+    assert len(pairs) > 200
+    figures = []
+    for channel, class1, class2, _ in pairs[::-1][:60]:  # of lowest cosine
+        ways = dict(split_every_way(network, training, channel, (class1, class2), means))
+        figures.append(evaluate(ways["positive"], validation))
+    measured, clean_of_all, clean, separation, original, own, other = np.nanmean(figures, axis=0)
+    assert len(figures) == 60
+    assert measured > 0.4
+    assert clean_of_all > 0.9 * measured
+    assert clean > 0.9
+    assert separation > 0.98 > 0.95 > original
+    assert own > 1 > 0 > other
+
+
+def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(tmp_path):
+    """demo.sh itself, with few pictures, in a copy of the project whose environment is the one of the tests."""
+    project = tmp_path / "project"
+    ignored = shutil.ignore_patterns(".*", "tests", "__pycache__", "demo_output", "docs", "store_dir")
+    shutil.copytree(ROOT, project, ignore=ignored)
+    (project / ".venv" / "bin").mkdir(parents=True)
+    requirements = [path.read_text() for path in sorted(project.glob("requirements*.txt"))]
+    version = subprocess.run([sys.executable, "--version"], capture_output=True, text=True).stdout
+    (project / ".venv" / "made_of").write_text("".join([*requirements, version, "requirements.txt\n"]))
+    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (project / ".venv" / "bin" / "python").chmod(0o755)
+    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8", "OMP_NUM_THREADS": "1"}
+
+    def demo():
+        command = ["sh", project / "demo.sh"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    before = {path.name for path in project.iterdir()}
+    first = demo()
+    assert first.returncode == 0, first.stderr
+    for script in ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results"):
+        assert f"\n$ python {script}.py --" in first.stdout
+    assert "donut / waves" in first.stdout
+    output = project / "demo_output"
+    assert f"figures: {output.relative_to(project) / 'plots'}" in first.stdout
+    assert len(list((output / "plots").glob("*_top_pictures.png"))) == 3
+    assert {path.name for path in project.iterdir()} - before == {"demo_output"}
+    split = next((output / "store" / "models_disentangled").iterdir())
+    made = split.stat().st_mtime_ns
+    second = demo()
+    assert second.returncode == 0, second.stderr
+    assert split.stat().st_mtime_ns == made
+    assert "$ python disentangle_channel.py" not in second.stdout
+    assert second.stdout.count("reusing") >= 6

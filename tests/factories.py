@@ -1,0 +1,194 @@
+"""Small networks for the tests; also reached from the command line, as ``--model tests.factories:small``."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (210, 200, 50))
+
+
+class Small(nn.Module):
+    """Two convolutions behind each other and a linear classifier; the last one is the layer of interest.
+
+    Its input has both signs, so that ARVs can point away from each other.
+    """
+
+    def __init__(self, last, num_outputs=4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, last.in_channels, 3, stride=2, padding=1), nn.Tanh())
+        self.last = last
+        self.head = nn.Sequential(nn.BatchNorm2d(last.out_channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Linear(last.out_channels, num_outputs)
+
+    def forward(self, x):
+        return self.classifier(self.head(self.last(self.stem(x))).flatten(1))
+
+
+def make(*args, seed=0, num_outputs=4, **kwargs):
+    """A frozen Small whose last convolution has these arguments; equal seeds make equal weights."""
+    torch.manual_seed(seed)
+    return Small(nn.Conv2d(*args, **kwargs), num_outputs).eval().requires_grad_(False)
+
+
+def small(seed=17):
+    """Tells images by the colours of the tests' classes; channel 9 serves bee and dog (cosine 0.04)."""
+    network = make(8, 12, 1, bias=False, seed=seed)
+    colours = (torch.tensor(COLOURS) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    flat = colours[:, :, None, None].expand(4, 3, 24, 24)
+    prototypes = network.head(network.last(network.stem(flat))).flatten(1)
+    network.classifier.weight.copy_(prototypes)
+    network.classifier.bias.copy_(-prototypes.square().sum(1) / 2)
+    return network
+
+
+def other_weights():
+    return small(seed=5)
+
+
+def with_kernel():
+    return make(8, 12, 3, padding=1, bias=True)
+
+
+def grouped():
+    return make(8, 12, 3, groups=2)
+
+
+def not_a_module():
+    return "no network"
+
+
+class ReflectingConv2d(nn.Conv2d):
+    """Pads by itself, which nothing in its attributes tells."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+def pads_by_itself():
+    torch.manual_seed(0)
+    return Small(ReflectingConv2d(8, 12, 3, bias=False)).eval()
+
+
+def gives_nan():
+    network = small()
+    network.stem[0].weight.fill_(torch.nan)
+    return network
+
+
+class NanLater(Small):
+    """Gives NaN for the first image of a batch, once it sees as many images as only stage 4 gives it."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        if len(x) == 3:
+            x = torch.cat([x[:1] * torch.nan, x[1:]])
+        return self.classifier(self.head(self.last(x)).flatten(1))
+
+
+def nan_in_batches_of_three():
+    network = NanLater(nn.Conv2d(8, 12, 1, bias=False)).eval()
+    network.load_state_dict(small().state_dict())
+    return network
+
+
+class ChangesItsInput(Small):
+    def forward(self, x):
+        x = self.stem(x)
+        x += self.last(x)
+        return self.classifier(self.head(x).flatten(1))
+
+
+def changes_its_input():
+    torch.manual_seed(0)
+    return ChangesItsInput(nn.Conv2d(12, 12, 1)).eval()
+
+
+class WidthAware(nn.Conv2d):
+    """Computes something else as soon as it has more output channels, as no split can allow for."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if len(self.weight) == 12 else 1.01)
+
+
+def width_aware():
+    network = small()
+    last = WidthAware(8, 12, 1, bias=False)
+    last.weight = network.last.weight
+    network.last = last
+    return network
+
+
+class RowAware(nn.Conv2d):
+    """Adds to channel 0 whenever that channel's row is not the one it had."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        changed = (self.weight[0] - self.own_row).abs().sum() > 0
+        return out + torch.eye(out.shape[1])[0, :, None, None] * changed
+
+
+def row_aware():
+    network = small()
+    last = RowAware(8, 12, 1, bias=False)
+    last.weight = network.last.weight
+    last.own_row = network.last.weight[0].clone()
+    network.last = last
+    return network
+
+
+class ByKeyword(Small):
+    def forward(self, x):
+        return self.classifier(self.head(self.last(input=self.stem(x))).flatten(1))
+
+
+def by_keyword():
+    return ByKeyword(nn.Conv2d(8, 12, 1)).eval()
+
+
+class Detached(Small):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+def detached():
+    return Detached(nn.Conv2d(8, 12, 1)).eval()
+
+
+def stops():
+    raise SystemExit(0)
+
+
+def without_parameters():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Mortal(Small):
+    """The process whose number $VICTIM names is killed at its sixth pass, unless torchrun has started it again."""
+
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        names = ("RANK", "TORCHELASTIC_RESTART_COUNT")
+        if self.passes == 6 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def mortal():
+    network = Mortal(nn.Conv2d(8, 12, 1, bias=False))
+    network.load_state_dict(small().state_dict())
+    return network.eval()
+
+
+class Slow(Small):
+    def forward(self, x):
+        time.sleep(0.3)
+        return super().forward(x)
+
+
+def slow():
+    return Slow(nn.Conv2d(8, 12, 1)).eval()

@@ -1,0 +1,287 @@
+"""Splits against brute force, the objectives against loops, and split networks against the originals."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests import factories
+from utils.method.disentangling import RHOS, Split, disentangled_rows, merge, split_sources
+from utils.method.equality import EqualityCheck
+from utils.method.rho import OBJECTIVES, RhoSearch, objective_terms
+from utils.networks.kinds import weight_taps
+from utils.networks.layers import find_layer
+from utils.networks.recording import forward
+from utils.networks.splitting import DisentangledLayer, channels_split, with_splits
+
+
+def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
+    torch.manual_seed(seed)
+    arvs = torch.randn(num_concepts, layer.in_channels)
+    owners = torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8)
+    bias = None if layer.bias is None else layer.bias[channel].clone()
+    concepts = [[k] for k in range(num_concepts)]
+    weight = weight_taps(layer)[channel].clone()
+    return Split(channel, concepts, weight, bias, arvs, owners, torch.zeros(20, 3), "positive", rho)
+
+
+def test_the_grid_of_rho():
+    assert RHOS == (
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.25,
+        0.3,
+        0.35,
+        0.4,
+        0.45,
+        0.5,
+        0.55,
+        0.6,
+        0.65,
+        0.7,
+        0.75,
+        0.8,
+        0.85,
+        0.9,
+        0.95,
+        1.0,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_concepts=st.integers(2, 4), rho=st.sampled_from(RHOS), seed=st.integers(0, 10_000))
+def test_sources_equal_a_loop_over_inputs(num_concepts, rho, seed):
+    torch.manual_seed(seed)
+    arvs = torch.randn(num_concepts, 12)  # signed, as ARVs are
+    owners = split_sources(arvs, rho)
+    for i in range(12):
+        expected = 0
+        for k in range(num_concepts):
+            if all(rho * arvs[k, i] > arvs[j, i] for j in range(num_concepts) if j != k):
+                expected = k + 1
+                break
+        assert owners[i] == expected
+
+
+def test_sources_of_a_hand_worked_case():
+    arvs = torch.tensor([[4.0, 1.0, 2.0, 0.0, -3.0], [1.0, 4.0, 2.0, 0.0, -4.0]])
+    assert split_sources(arvs, 0.5).tolist() == [1, 2, 0, 0, 1]
+    assert split_sources(arvs, 1.0).tolist() == [1, 2, 0, 0, 1]
+
+
+def test_where_both_concepts_qualify_the_first_one_gets_the_input():
+    arvs = torch.tensor([[-3.0], [-4.0]])  # 0.5 * -3 > -4 and 0.5 * -4 > -3
+    assert split_sources(arvs, 0.5).tolist() == [1]
+    assert split_sources(arvs.flip(0), 0.5).tolist() == [1]
+
+
+@pytest.mark.parametrize("num_concepts", [2, 3])
+def test_rows_drop_the_inputs_of_the_other_concepts(num_concepts):
+    torch.manual_seed(0)
+    weight, owners = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 2, 0][:6]).clamp(max=num_concepts)
+    rows = disentangled_rows(weight, owners, num_concepts)
+    for k, i in itertools.product(range(num_concepts + 1), range(6)):
+        kept = owners[i] in (0, k + 1 if k < num_concepts else 0)
+        assert torch.equal(rows[k, i], weight[i] if kept else torch.zeros(4))
+    torch.testing.assert_close(merge(rows, dim=0), weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2, "padding": 2, "dilation": 2}])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("num_concepts", [2, 3])
+def test_a_disentangled_layer_has_the_output_of_the_original(kernel, options, num_concepts):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 12, kernel, **options)
+    x = torch.randn(2, 8, 9, 9)
+    splits = [random_split(layer, 3, num_concepts), random_split(layer, 7, 2, seed=1, rho=0.3)]
+    disentangled = DisentangledLayer(layer, splits)
+    torch.testing.assert_close(disentangled(x), layer(x), rtol=1e-4, atol=1e-5)
+    wide = disentangled.layer(x)
+    assert wide.shape[1] == 12 + num_concepts + 2
+    assert disentangled.rows_of == [[3, *range(12, 12 + num_concepts)], [7, 12 + num_concepts, 13 + num_concepts]]
+    for split, rows in zip(splits, disentangled.rows_of, strict=True):
+        for row, weight in zip(rows, split.rows(), strict=True):
+            kernels = weight.view(1, 8, kernel, kernel)
+            bias = None if layer.bias is None else layer.bias[[split.channel]]
+            expected = nn.functional.conv2d(x, kernels, bias, layer.stride, layer.padding, layer.dilation)
+            torch.testing.assert_close(wide[:, [row]], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_channel_cannot_be_split_twice():
+    network = factories.small()
+    splits = [random_split(network.last, 2), random_split(network.last, 2, seed=1)]
+    with pytest.raises(ValueError, match="only once"):
+        with_splits(network, "last", splits)
+
+
+def test_a_split_network_leaves_the_original_alone_and_can_be_saved():
+    network = factories.small()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    split_network = with_splits(network, "last", [random_split(network.last, 1)], rhos=[0.05])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert isinstance(network.last, nn.Conv2d)
+    assert split_network.last.layer.weight.shape[0] == 14
+
+
+def test_hooks_on_the_original_layer_see_and_change_the_merged_channels():
+    network, x = factories.small(), torch.randn(2, 3, 16, 16)
+    network.last.register_forward_hook(lambda _, __, output: output.index_fill(1, torch.tensor([4]), 0.0))
+    split_network = with_splits(network, "last", [random_split(network.last, 4)])
+    assert not split_network.last.layer._forward_hooks
+    torch.testing.assert_close(split_network(x), network(x))
+    seen = []
+    network.last.register_forward_hook(lambda _, inputs, kwargs, output: seen.append(output.shape[1]), with_kwargs=True)
+    network.last.register_full_backward_hook(lambda _, __, gradients: seen.append(gradients[0].shape[1]))
+    with_splits(network, "last", [random_split(network.last, 4)])(x.requires_grad_()).sum().backward()
+    assert seen == [12, 12]
+    x = x.detach()
+    del network.last._forward_hooks[next(iter(network.last._forward_hooks))]
+    assert not torch.allclose(split_network(x), network(x))  # the hook does something
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        *[("resnet18", 32), ("resnet50", 32), ("vgg11", 32), ("alexnet", 64)],
+        *[("vgg11_bn", 32), ("densenet121", 32), ("googlenet", 32), ("mobilenet_v3_small", 32)],
+    ],
+)
+def test_split_networks_equal_the_originals_and_a_wrong_split_is_noticed(name, image_size):
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    network = torchvision.models.get_model(name, num_classes=10, **options).eval().requires_grad_(False)
+    layer = find_layer(network, "last_conv", image_size)
+    images = torch.randn(4, 3, image_size, image_size)
+    # the channel that moves the logits most, so that a wrong split must be seen in them
+    channel = int(layer.module.weight.flatten(1).norm(dim=1).argmax())
+    split = random_split(layer.module, channel)
+    small = errors(network, layer.name, split, images)
+    assert max(small) < 1e-5
+    split.weight = split.weight * 1.5
+    channel_error, _ = errors(network, layer.name, split, images)
+    assert channel_error > 1e-3
+
+
+def errors(network, layer_name, split, batches):
+    check, layer = EqualityCheck(), network.get_submodule(layer_name)
+    for images in batches.split(2):
+        original = forward(network, layer, images)
+        with channels_split(network, layer_name, [split]) as changed:
+            merged = forward(network, changed, images)
+        assert network.get_submodule(layer_name) is layer
+        maps = original.activation[:, split.channel], merged.activation[:, split.channel]
+        check.add(*maps, original.logits, merged.logits)
+    return check.errors()
+
+
+def test_errors_are_relative_to_the_original_and_the_largest_of_all_batches():
+    check = EqualityCheck()
+    check.add(
+        torch.tensor([[[-8.0, 2.0]]]), torch.tensor([[[-8.0, 1.0]]]), torch.tensor([[1.0]]), torch.tensor([[1.0]])
+    )
+    assert check.errors() == (0.125, 0.0)
+    check.add(torch.tensor([[[1.0]]]), torch.tensor([[[3.0]]]), torch.tensor([[5.0]]), torch.tensor([[4.5]]))
+    assert check.errors() == (0.25, 0.125)
+    check.add(torch.tensor([[[torch.nan]]]), torch.tensor([[[3.0]]]), torch.tensor([[5.0]]), torch.tensor([[4.5]]))
+    assert math.isnan(check.errors()[0])
+
+
+def test_a_layer_is_itself_again_after_a_failure():
+    network = factories.small()
+    layer = network.last
+    with pytest.raises(ZeroDivisionError), channels_split(network, "last", [random_split(layer, 2)]):
+        1 / 0  # noqa: B018
+    assert network.last is layer
+
+
+def test_a_wrong_split_is_noticed_in_the_logits():
+    network = factories.small()
+    split = random_split(network.last, 2)
+    split.weight = split.weight + 10
+    channel_error, logit_error = errors(network, "last", split, torch.randn(4, 3, 16, 16))
+    assert channel_error > 1e-2
+    assert logit_error > 1e-2
+
+
+def test_a_difference_in_a_constant_channel_is_no_division_by_zero():
+    network = factories.small()
+    network.last.weight[2] = 0
+    split = random_split(network.last, 2)
+    assert errors(network, "last", split, torch.randn(2, 3, 16, 16)) == (0.0, 0.0)
+
+
+def objective_loop(maps, concept):
+    """Eq. 6's summand for one image and one split, three readings: ``maps`` is [K][P] of floats."""
+    others = [k for k in range(len(maps)) if k != concept]
+    positive = [sum(max(value, 0) for value in row) for row in maps]
+    absolute = [sum(abs(value) for value in row) for row in maps]
+    other, other_absolute = (sum(s[k] for k in others) / len(others) for s in (positive, absolute))
+    both = positive[concept] + other
+    return (
+        positive[concept] / (other + 1e-5),
+        absolute[concept] / (other_absolute + 1e-5),
+        (positive[concept] - other) / both if both else 0.0,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(num_concepts=st.integers(2, 4), seed=st.integers(0, 1000))
+def test_objectives_equal_a_loop(num_concepts, seed):
+    torch.manual_seed(seed)
+    maps = torch.randn(5, 3, num_concepts, 6)
+    maps[0, 0] = -1  # nothing positive: 0/0 counts as 0
+    concepts = torch.randint(0, num_concepts, (5,))
+    terms = objective_terms(maps, concepts)
+    for image, split in itertools.product(range(5), range(3)):
+        expected = objective_loop(maps[image, split].tolist(), concepts[image].item())
+        assert terms[image, split].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_concepts", [2, 3])
+@pytest.mark.parametrize("options", [{"kernel_size": 1, "bias": False}, {"kernel_size": 3, "padding": 1, "stride": 2}])
+def test_the_search_equals_one_evaluation_of_each_rho_and_image(num_concepts, options):
+    torch.manual_seed(1)
+    layer = nn.Conv2d(6, 5, **options).requires_grad_(False)
+    x, concepts = torch.rand(9, 6, 5, 5), torch.arange(9) % num_concepts
+    arvs = torch.randn(num_concepts, 6)
+    search = RhoSearch(layer, 2, arvs)
+    for part in (slice(0, 4), slice(4, 9)):
+        search.add(x[part], concepts[part])
+    expected = torch.zeros(20, 3, dtype=torch.float64)
+    for index, rho in enumerate(RHOS):
+        rows = disentangled_rows(weight_taps(layer)[2], split_sources(arvs, rho), num_concepts)
+        for k in range(num_concepts):
+            members = torch.nonzero(concepts == k).flatten().tolist()
+            for image in members:
+                maps = [
+                    nn.functional.conv2d(
+                        x[[image]],
+                        row.view(1, 6, *layer.kernel_size),
+                        None if layer.bias is None else layer.bias[[2]],
+                        layer.stride,
+                        layer.padding,
+                    )
+                    .flatten()
+                    .tolist()
+                    for row in rows[:-1]
+                ]
+                expected[index] += torch.tensor(objective_loop(maps, k), dtype=torch.float64) / len(members)
+    torch.testing.assert_close(search.objectives(), expected, rtol=1e-3, atol=1e-5)
+    for column, objective in enumerate(OBJECTIVES):
+        assert search.best(objective) == RHOS[int(search.objectives()[:, column].argmax())]
+
+
+def test_of_equal_values_the_smallest_rho_is_chosen():
+    layer = nn.Conv2d(4, 3, 1, bias=False).requires_grad_(False)
+    arvs = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])  # every rho splits alike
+    search = RhoSearch(layer, 0, arvs)
+    search.add(torch.rand(4, 4, 3, 3), torch.tensor([0, 1, 0, 1]))
+    assert len(search.objectives().unique(dim=0)) == 1
+    assert search.best("positive") == 0.05

@@ -1,0 +1,70 @@
+"""Fractions, summaries and densities."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import trapezoid
+from scipy.stats import norm
+from torch import nn
+
+from tests.method.test_disentangling import random_split
+from utils.method.disentangling import merge
+from utils.method.evaluation import auroc, density_curves, disentangled_sums, fractions_of_original, summarise
+from utils.networks.kinds import tap_sums
+from utils.networks.splitting import DisentangledLayer
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 1, "bias": False}, {"kernel_size": 3, "padding": 1, "stride": 2}])
+def test_sums_from_tap_sums_equal_the_sums_of_the_disentangled_layers_maps(options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 5, **options).requires_grad_(False)
+    x, split = torch.randn(3, 6, 7, 7), random_split(layer, 2, num_concepts=3)
+    disentangled = DisentangledLayer(layer, [split], rhos=[0.4])
+    maps = disentangled.layer(x)[:, disentangled.rows_of[0]]
+    sums = disentangled_sums(split, 0.4, tap_sums(layer, x), maps[0, 0].numel())
+    torch.testing.assert_close(sums.float(), maps.sum((2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merge(sums, dim=1).float(), layer(x)[:, 2].sum((1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_fractions_and_their_summary():
+    original, sums = [2.0, 4.0, 0.0, -1.0, 8.0], [[1.0, 2.0], [4.0, 0.0], [1.0, 1.0], [1.0, 1.0], [6.0, 2.0]]
+    assert fractions_of_original(original[:2], sums[:2]).tolist() == [[0.5, 1.0], [1.0, 0.0]]
+    assert not np.isfinite(fractions_of_original(original, sums)[2]).any()
+    summary = summarise(original, sums, [True, True, True, True, False])
+    assert summary.mean.tolist() == [0.75, 0.5]
+    assert summary.median.tolist() == [0.75, 0.5]
+    assert (summary.counted, summary.included, summary.images) == (2, 4, 5)
+    assert summarise(original, sums, [False] * 5).included == 0
+    assert np.isnan(summarise(original, sums, [False] * 5).mean).all()
+
+
+def test_auroc_equals_a_loop_over_pairs():
+    random = np.random.default_rng(0)
+    positives, negatives = random.integers(0, 6, 13), random.integers(-2, 5, 17)  # with ties
+    wins = [(p > n) + 0.5 * (p == n) for p in positives for n in negatives]
+    assert auroc(positives, negatives) == pytest.approx(np.mean(wins))
+    assert auroc([3, 4], [1, 2]) == 1
+    assert auroc([1, 1], [1]) == 0.5
+
+
+def test_the_density_is_scipys_and_integrates_to_one():
+    values = np.random.default_rng(0).normal(3, 2, 2000)
+    grid, curves = density_curves({"a": values, "b": values[:3]})
+    assert trapezoid(curves["a"], grid) == pytest.approx(1, abs=0.01)
+    assert np.abs(curves["a"] - norm(3, 2).pdf(grid)).max() < 0.02
+    assert grid[0] < values.min() < values.max() < grid[-1]
+
+
+@pytest.mark.parametrize("values", [[0.0], [2.5, 2.5, 2.5], [1e8, 1e8 + 1e-8]])
+def test_values_that_are_all_equal_have_no_density(values):
+    grid, curves = density_curves({"constant": np.array(values), "other": np.array([1.0, 2.0])})
+    assert curves["constant"] is None
+    assert curves["other"] is not None
+    assert np.all(np.diff(grid) > 0)
+    assert density_curves({"constant": np.array(values)})[1] == {"constant": None}
+
+
+def test_a_narrow_density_beside_a_wide_one_is_not_lost_between_grid_points():
+    random = np.random.default_rng(0)
+    grid, curves = density_curves({"wide": random.normal(0, 1000, 50), "narrow": random.normal(0, 1e-3, 50)})
+    assert trapezoid(curves["narrow"], grid) == pytest.approx(1, abs=0.02)

@@ -1,0 +1,117 @@
+"""Relevance counts, ARVs and pairs against loops and plain autograd."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import factories
+from utils.method.importance import relevant_channels, relevant_classes
+from utils.method.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs, cosine_similarities
+from utils.networks.kinds import tap_sums, weight_taps
+
+LAYERS = [
+    dict(kernel_size=1, bias=False),
+    dict(kernel_size=1, bias=True),
+    dict(kernel_size=3, padding=1, stride=2),
+    dict(kernel_size=(2, 3), padding=(0, 2), dilation=2),
+]
+
+
+@pytest.mark.parametrize("options", LAYERS)
+def test_arv_equals_autograd_at_the_layers_input(options):
+    network = factories.make(5, 6, **options)
+    images = torch.randn(4, 3, 20, 20)
+    expected = torch.zeros(6, 5)
+    inputs = []
+    for image in images:
+        x = network.stem(image[None]).detach().requires_grad_()
+        inputs.append(x.detach())
+        for channel in range(6):
+            (gradient,) = torch.autograd.grad(network.last(x)[0, channel].sum(), x)
+            expected[channel] += (x * gradient).sum((0, 2, 3)).detach() / len(images)
+    mean_inputs = tap_sums(network.last, torch.cat(inputs)).mean(0, keepdim=True)
+    for channel in range(6):
+        arv = averaged_relevance_vectors(weight_taps(network.last)[channel], mean_inputs)
+        torch.testing.assert_close(arv[0].float(), expected[channel], rtol=1e-4, atol=1e-5)
+
+
+def random_chunk(seed, images=40, classes=3, channels=6, inputs=4, taps=2):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "relative": (torch.randn(images, channels, generator=generator) / 10).half(),
+        "positive_sums": torch.rand(images, generator=generator) * (torch.rand(images, generator=generator) > 0.2),
+        "input_sums": torch.randn(images, inputs, taps, generator=generator),
+        "targets": torch.randint(0, classes, (images,), generator=generator),
+        "predictions": torch.randint(0, classes, (images,), generator=generator),
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), tau=st.floats(0.01, 0.3), cut=st.integers(0, 40))
+def test_statistics_equal_a_loop_over_images_however_they_are_chunked(seed, tau, cut):
+    chunk = random_chunk(seed)
+    statistics = ClassStatistics.zeros(4, 6, 4, 2)
+    for part in (slice(0, cut), slice(cut, 40)):
+        statistics.add(**{name: values[part] for name, values in chunk.items()}, tau=tau)
+    images, relevant = torch.zeros(2, 4).long(), torch.zeros(2, 4, 6).long()
+    sums = torch.zeros(2, 4, 4, 2, dtype=torch.float64)
+    for i in range(40):
+        target = chunk["targets"][i].item()
+        for which in (0, 1) if target == chunk["predictions"][i] else (0,):
+            images[which, target] += 1
+            sums[which, target] += chunk["input_sums"][i].double()
+            for channel in range(6):
+                enough = chunk["relative"][i, channel].float().item() >= tau
+                relevant[which, target, channel] += enough and chunk["positive_sums"][i].item() > 0
+    assert torch.equal(statistics.images, images)
+    assert torch.equal(statistics.relevant, relevant)
+    torch.testing.assert_close(statistics.input_sums, sums)
+    assert statistics.mean_inputs()[:, 3].isnan().all()  # a class without images
+    torch.testing.assert_close(statistics.mean_inputs()[0, :3], (sums[0, :3] / images[0, :3, None, None]))
+
+
+def test_the_threshold_counts_itself_and_is_not_rounded_to_float16():
+    stored = torch.tensor([[0.25, 0.03, 0.029]]).half()
+    assert relevant_channels(stored, torch.ones(1), 0.25).tolist() == [[True, False, False]]
+    assert relevant_channels(stored, torch.ones(1), 0.03).tolist() == [[True, stored[0, 1].item() >= 0.03, False]]
+    assert not relevant_channels(stored, torch.zeros(1), 0.01).any()
+
+
+def test_relevance_equals_a_comparison_of_every_half_with_tau():
+    """All 65536 halves but NaN, as one image's channels."""
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.half)
+    halves = halves[~halves.isnan()][None]
+    taus = [1.0, 0.03, 0.01, 0.25, 1e-4, 6e-8, 5e-8, 1e-9, 0.1 + 1e-9, float(torch.tensor(0.05).half())]
+    for tau in taus:
+        assert torch.equal(relevant_channels(halves, torch.ones(1), tau), halves.float() >= tau)
+
+
+def test_a_class_needs_at_least_p_of_its_images():
+    counts = torch.tensor([[3, 2, 4], [0, 0, 0], [1, 0, 0]])
+    images = torch.tensor([4, 0, 1])
+    expected = [[True, False, True], [False, False, False], [True, False, False]]
+    assert relevant_classes(counts, images, 0.75).tolist() == expected
+    assert relevant_classes(counts, images, 0.75, min_images=2).tolist() == [*expected[:2], [False] * 3]
+
+
+def test_pairs_equal_a_loop():
+    torch.manual_seed(0)
+    weight, means, relevant = torch.randn(5, 4, 2), torch.randn(6, 4, 2), torch.rand(6, 5) > 0.4
+    expected = []
+    for channel, class1, class2 in itertools.product(range(5), range(6), range(6)):
+        if class1 < class2 and relevant[class1, channel] and relevant[class2, channel]:
+            first, second = ((weight[channel] * means[c]).sum(1) for c in (class1, class2))
+            expected.append((channel, class1, class2, (first @ second / first.norm() / second.norm()).item()))
+    expected.sort(key=lambda pair: -pair[3])
+    pairs = class_pairs(weight, means, relevant)
+    assert [pair[:3] for pair in pairs] == [pair[:3] for pair in expected]
+    assert [pair[3] for pair in pairs] == pytest.approx([pair[3] for pair in expected], abs=1e-6)
+    assert class_pairs(weight, means, torch.zeros(6, 5, dtype=torch.bool)) == []
+
+
+def test_cosine_with_a_zero_vector_is_zero():
+    assert cosine_similarities(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0].tolist() == [0, 0]
+    torch.testing.assert_close(cosine_similarities(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))[0, 1], torch.tensor(0.6))

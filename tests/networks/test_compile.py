@@ -1,0 +1,46 @@
+"""Stage 1 with --compile."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script, start_script
+from tests.factories import small
+from utils.networks.arithmetic import compile_network
+from utils.networks.layers import LayerOfInterest
+from utils.networks.recording import forward_with_gradient
+
+FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_network_records_the_same_of_every_batch(finished):
+    pixels, targets = load(finished, "train")
+    network, compiled = small(), small()
+    layer = LayerOfInterest("last", compiled.last, (12, 12), 4, None)
+    compile_network(compiled, layer, torch.zeros_like(pixels[:10]), "fp32")
+    for batch in (slice(0, 10), slice(10, 20), slice(20, 24), slice(5, 15)):
+        expected = forward_with_gradient(network, network.last, pixels[batch], targets[batch])
+        found = forward_with_gradient(compiled, layer.module, pixels[batch], targets[batch])
+        for name, values in vars(expected).items():
+            torch.testing.assert_close(getattr(found, name), values, rtol=1e-4, atol=1e-5)
+
+
+def test_no_compiler_is_one_line(finished, tmp_path):
+    environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    flags = ("--data_dir", finished / "data", "--store_dir", "store")
+    process = start_script("get_importances_for_classes.py", *FLAGS, *flags, cwd=tmp_path, **environment)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--compile: the network cannot be compiled" in errors
+    assert len(errors.strip().split("\n")) == 1
+    assert not list(tmp_path.rglob("chunk_*"))
+
+
+def test_a_store_is_not_continued_with_another_compilation(copy):
+    (copy / "store" / "tests.factories-small_channel_importances" / "chunk_000002.npz").unlink()
+    flags = ("--data_dir", "data", "--store_dir", "store", "--chunk_size", "8")
+    result = run_script("get_importances_for_classes.py", *FLAGS, *flags, cwd=copy)
+    assert result.returncode == 2
+    assert "was made with another compilation (none; now inductor)" in result.stderr

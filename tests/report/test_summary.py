@@ -1,0 +1,272 @@
+"""The quantitative summary: from stored rows, in whatever order the pairs came, without a network or images."""
+
+import csv
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tests import factories
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    PAIR,
+    RUN,
+    SMALL_IMAGES,
+    contents,
+    load,
+    run_script,
+    stage3,
+    stage4,
+    succeed,
+)
+from utils.method.evaluation import auroc, separation
+from utils.report import summary
+from utils.store.files import write_json
+from utils.store.results import PairResults
+
+TAU = ("--proportion_attribution_required", "0.0001")
+
+
+def images(seed, n, num_concepts=2, own=0):
+    random = np.random.default_rng(seed)
+    sums = random.normal(0, 1, (n, num_concepts + 1))
+    sums[:, own] += 4
+    original = sums[:, :-1].sum(1) - (num_concepts - 1) * sums[:, -1]
+    return {
+        "paths": [f"{seed}/{number}.png" for number in range(n)],
+        "targets": [seed] * n,
+        "predictions": [seed if number % 2 else 0 for number in range(n)],
+        "split_predictions": [seed if number % 3 else 0 for number in range(n)],
+        "original": original.tolist(),
+        "sums": sums.tolist(),
+        "shares": [0.5] * n,
+        "included": (random.random(n) < 0.7).tolist(),
+    }
+
+
+def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **changes):
+    k = len(concepts)
+    return {
+        **{"run": "net", "weights_sha256": "0", "layer": "last", "only_correct": False, "channel": channel},
+        "concepts": [list(concept) for concept in concepts],
+        "concept_names": [f"name {concept[0]}" for concept in concepts],
+        **{"cosines": [list(row) for row in cosines], "rho": 0.95, "rho_objective": "positive", "tau": 0.03},
+        "images": [images(10 * channel + c + 1, 6 + c, k, c) for c in range(k)],
+        **changes,
+    }
+
+
+def three(channel):
+    cosines = ((1.0, 0.1, 0.3), (0.1, 1.0, 0.2), (0.3, 0.2, 1.0))
+    return pair(channel, ((1,), (2,), (3, 4)), cosines)
+
+
+def table(text):
+    """The cells of a Markdown table, a list a row."""
+    lines = [line for line in text.split("\n") if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_table_of_a_pair_equals_a_computation_by_hand():
+    one = pair(3)
+    header, *rows = table(summary.markdown([one]))
+    assert header[:5] == ["channel", "concept", "cosine", "rho", "included"]
+    assert len(rows) == 4
+    both = [np.array(part["sums"]) for part in one["images"]]
+    for k, (part, row) in enumerate(zip(one["images"], rows, strict=False)):
+        sums, original, included = (np.array(part[name]) for name in ("sums", "original", "included"))
+        counted = included & (original > 0)
+        fractions = sums[counted] / original[counted, None]
+        assert row[:4] == ["3", f"name {k + 1}", "0.25", "0.95"]
+        assert row[4].startswith(f"{included.sum()} of {6 + k}")
+        for column in range(3):
+            values = fractions[:, column]
+            assert row[5 + column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({np.median(values):.2f})"
+        area = auroc(both[k][:, k], both[1 - k][:, k])
+        original_area = auroc(one["images"][0]["original"], one["images"][1]["original"])
+        assert row[8] == f"{area:.2f} / {max(original_area, 1 - original_area):.2f}"
+        correct = [
+            np.mean([t == p for part in one["images"] for t, p in zip(part["targets"], part[who], strict=True)])
+            for who in ("predictions", "split_predictions")
+        ]
+        assert correct[0] != correct[1]
+        assert row[9] == f"{correct[0]:.3f} / {correct[1]:.3f}"
+
+
+def test_images_without_positive_activation_are_named_and_not_counted():
+    one = pair(3)
+    one["images"][0] |= {"included": [True] * 6, "original": [-1.0, 2.0, 0.0, 2.0, 2.0, 2.0]}
+    assert table(summary.markdown([one]))[1][4] == "6 of 6, 2 not counted"
+
+
+def test_a_concept_without_a_measured_image_and_one_with_a_single_image_have_a_row():
+    one = pair(3)
+    one["images"][0]["included"] = [False] * 6
+    one["images"][1] |= {"included": [True] + [False] * 6, "original": [2.0] * 7}
+    _, first, second, *_ = table(summary.markdown([one]))
+    assert first[5:8] == ["–"] * 3
+    assert "nan" not in "".join(second) and "±" not in second[5]
+
+
+def test_the_original_channels_area_is_of_its_better_direction():
+    originals = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
+    sums = [np.array([[5.0, 0, 0], [6.0, 0, 0]]), np.array([[1.0, 1, 0], [5.0, 2, 0]])]
+    assert separation(originals, sums) == [(0.875, 1.0), (1.0, 1.0)]
+
+
+def test_three_concepts_are_told_from_the_two_others_together():
+    one = three(4)
+    sums = [np.array(part["sums"]) for part in one["images"]]
+    areas = separation([np.array(part["original"]) for part in one["images"]], sums)
+    for k in range(3):
+        wins = [
+            (own > other) + 0.5 * (own == other)
+            for own in sums[k][:, k]
+            for other in itertools.chain(*(sums[j][:, k] for j in range(3) if j != k))
+        ]
+        assert areas[k][0] == pytest.approx(np.mean(wins))
+    _, *rows = table(summary.markdown([one]))
+    assert [row[2] for row in rows] == ["0.30", "0.20", "0.30"] * 2  # of the closest other concept
+    assert len(rows[0]) == 5 + 4 + 2
+
+
+def test_all_pairs_pool_images_and_average_areas():
+    pairs = [pair(3), pair(5, cosines=((1, 0.5), (0.5, 1)))]
+    overall = table(summary.markdown(pairs))[-2:]
+    rows = [summary.pair_rows(one) for one in pairs]
+    for k in (0, 1):
+        parts = [one["images"][k] for one in pairs]
+        original, sums, included = (
+            np.concatenate([np.array(part[name]) for part in parts]) for name in ("original", "sums", "included")
+        )
+        counted = included & (original > 0)
+        values = sums[counted, k] / original[counted]
+        assert overall[k][:2] == ["all 2", f"concept {k + 1}"]
+        assert overall[k][5 + k] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({np.median(values):.2f})"
+        mean = np.mean([of_pair[k].aurocs for of_pair in rows], axis=0)
+        assert overall[k][8] == f"{mean[0]:.2f} / {mean[1]:.2f}"
+        assert float(overall[k][2]) == pytest.approx(0.375, abs=0.006)
+
+
+def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_and_k():
+    pairs = [pair(12), pair(3), three(3), pair(3, run="other"), pair(3, tau=0.1), pair(3, ((1,), (7,)))]
+    document, comma_separated = summary.document(pairs), summary.comma_separated(pairs)
+    for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]):
+        assert summary.document([pairs[i] for i in order]) == document
+        assert summary.comma_separated([pairs[i] for i in order]) == comma_separated
+    assert document.count("### ") == 4
+    channels = [row[0] for row in table(document.split("### ")[1]) if row[0].isdecimal()]
+    assert channels == ["3", "3", "3", "3", "12", "12"]
+
+
+def test_the_csv_has_all_numbers_of_the_table():
+    pairs = [pair(3), three(4)]
+    rows = list(csv.DictReader(io.StringIO(summary.comma_separated(pairs))))
+    assert len(rows) == (2 + 2) + (3 + 3)
+    for row, expected in zip(rows, [*summary.pair_rows(pairs[0]), *summary.overall_rows(pairs[:1])], strict=False):
+        for column, name in enumerate(("c1", "c2", "residual")):
+            for statistic in ("mean", "std", "median"):
+                value = getattr(expected.summary, statistic)[column]
+                assert float(row[f"{name}_{statistic}"]) == pytest.approx(value, rel=1e-5)
+        assert row["c3_mean"] == ""
+        assert int(row["counted"]) == expected.summary.counted
+        assert float(row["auroc"]) == pytest.approx(expected.aurocs[0], rel=1e-5)
+        assert float(row["auroc_original"]) == pytest.approx(expected.aurocs[1], rel=1e-5)
+        assert float(row["top1_split"]) == pytest.approx(expected.top1[1], rel=1e-5)
+    assert [row["channel"] for row in rows] == ["3", "3", "", "", "4", "4", "4", "", "", ""]
+    assert rows[6]["classes"] == "3 4"
+    assert "nan" not in summary.comma_separated(pairs)
+
+
+def test_a_name_cannot_break_the_table():
+    one = pair(3, concept_names=["a|b", "n" * 60])
+    header, first, second, *_ = [
+        line.replace("\\|", "") for line in summary.markdown([one]).split("\n") if "--" not in line
+    ]
+    assert header.count("|") == first.count("|") == second.count("|")
+    assert "n" * 41 not in second
+
+
+def test_stage4_measures_what_the_summary_needs(copy):
+    out = stage4("data", "store", "--get_quantitative", *TAU, cwd=copy)
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    stored = json.loads(path.read_text())
+    pixels, targets = load(copy, "val")
+    network = factories.small()
+    predictions = network(pixels).argmax(1)
+    for k, target in enumerate((1, 3)):
+        part = stored["images"][k]
+        assert part["predictions"] == part["split_predictions"] == predictions[targets == target].tolist()
+        assert part["targets"] == [target] * 4
+    assert stored["cosines"][0][1] == stored["cosines"][1][0] == pytest.approx(0.04, abs=0.01)
+    _, *rows = table(out)
+    assert [row[0] for row in rows] == [str(CHANNEL)] * 2 + ["all 1"] * 2
+    written = (copy / "results_quantitative" / "summary.md").read_text()
+    assert table(written) == table(out)
+
+
+def test_the_summary_needs_neither_network_nor_images(copy, tmp_path):
+    stage4("data", "store", "--get_quantitative", *TAU, cwd=copy)
+    stage3("data", "store", channel=4, cwd=copy)
+    stage4("data", "store", "--get_quantitative", *TAU, channel=4, cwd=copy)
+    before = contents(copy / "results_quantitative")
+    for name in ("summary.csv", "summary.md"):
+        (copy / "results_quantitative" / name).unlink()
+    out = succeed("get_results.py", "--summary", "--output_dir", copy, cwd=tmp_path)
+    assert contents(copy / "results_quantitative") == before
+    assert out.startswith(before["summary.md"].decode())
+    assert f"### {RUN}, layer last, tau 0.0001" in out
+    assert [row[0] for row in table(out)[1:]] == ["4", "4", "9", "9", "all 2", "all 2"]
+
+
+def test_the_summary_of_all_pairs_follows_an_evaluation_where_asked_for(copy):
+    out = stage4("data", "store", "--get_qualitative", "--get_quantitative", "--summary", *TAU, cwd=copy)
+    assert f"### {RUN}, layer last, tau 0.0001" in out
+
+
+def refused(*arguments, cwd):
+    result = run_script("get_results.py", *arguments, cwd=cwd)
+    assert result.returncode == 2
+    assert len([line for line in result.stderr.replace("\r", "\n").split("\n") if line and "images/s" not in line]) == 1
+    return result.stderr
+
+
+def test_a_summary_of_nothing_says_what_to_do(tmp_path):
+    message = refused("--summary", cwd=tmp_path)
+    assert "there are no results in results_quantitative: run get_results.py --get_quantitative" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_an_earlier_version_are_named(tmp_path):
+    path = PairResults(tmp_path).path(pair(3))
+    write_json(path, {**pair(3), "evaluation": 1})
+    message = refused("--summary", "--output_dir", tmp_path, cwd=tmp_path)
+    assert f"{path.name} is of another version of this program: delete it and evaluate the pair again" in message
+
+
+@pytest.mark.parametrize("flags", [("--get_channel_card",), PAIR, ("--model", "m"), ("--rho", "0.5")])
+def test_flags_that_a_summary_alone_would_ignore_are_refused(tmp_path, flags):
+    assert f"{flags[0]} means nothing to --summary alone" in refused("--summary", *flags, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("what", ["--get_quantitative", "--get_channel_card"])
+def test_an_image_that_gives_nan_is_named_and_nothing_is_stored(copy, what):
+    """A split of a network that gives NaN only in batches of three images, which stage 4 alone asks for here."""
+    model = ("--model", "tests.factories:nan_in_batches_of_three", "--store_dir", "nan", "--data_dir", "data", *COMPUTE)
+    for script, flags in (
+        ("get_importances_for_classes.py", (*SMALL_IMAGES, "--batch_size", "4")),
+        ("get_cosine_similarities.py", None),
+        ("disentangle_channel.py", ("--channel_disentangle", CHANNEL, *PAIR, "--batch_size", "6")),
+    ):
+        succeed(script, *(model[:4] if flags is None else (*model, *flags)), cwd=copy)
+    asked = ("--channel_of_interest", CHANNEL, *PAIR, "--batch_size", "3", what)
+    message = refused(*model, *asked, cwd=copy)
+    assert "the network gives NaN or infinite values for data/val/bee/0.png: it cannot be measured" in message
+    assert not (copy / "results_quantitative").exists()
+
+
+def test_only_parts_of_the_pair_may_be_missing_when_all_of_it_is(tmp_path):
+    assert "--channel_of_interest must be given" in refused("--model", "m", *PAIR, cwd=tmp_path)

@@ -1,0 +1,262 @@
+"""Stages 1 and 2 as processes: what they write and print, interrupted and shared runs."""
+
+import ast
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import factories
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    NETWORK,
+    PAIR,
+    RUN,
+    SMALL_IMAGES,
+    concept_arrays,
+    contents,
+    load,
+    run_script,
+    stage1,
+    stage2,
+    stage3,
+    start_script,
+    write_images,
+)
+from utils.networks.recording import forward_with_gradient
+from utils.store.importances import ImportanceStore
+
+
+def test_stage1_stores_importances_and_input_sums_of_every_image(finished):
+    pixels, targets = load(finished, "train")
+    network = factories.small()
+    record = forward_with_gradient(network, network.last, pixels, targets)
+    importances = (record.activation * record.gradient).sum((2, 3))
+    store = ImportanceStore(finished / "store", RUN)
+    store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(3)]
+    stored = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    positive = importances.clamp(min=0).sum(1)
+    torch.testing.assert_close(stored["positive_sums"], positive, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        stored["relative_importances"].float(), importances / positive[:, None], rtol=2e-3, atol=1e-4
+    )
+    torch.testing.assert_close(stored["input_sums"][..., 0], record.input.sum((2, 3)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(stored["predictions"], record.logits.argmax(1))
+    assert torch.equal(stored["targets"], targets)
+    assert stored["indices"].tolist() == list(range(24))
+
+
+def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
+    data = write_images(tmp_path / "data", train=2, val=0)
+    out = stage1(data, "s", cwd=tmp_path)
+    assert "layer of interest: last" in out
+    assert "8 images; " in out
+    assert "classified correctly" in out
+    assert "next: python get_cosine_similarities.py --model tests.factories:small --store_dir s" in out
+    again = stage1(data, "s", cwd=tmp_path)
+    assert "1 of 1 chunks are there" in again
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
+    data = write_images(tmp_path / "data", train=120, val=0)
+    stage1(data, tmp_path / "whole", cwd=tmp_path)
+    flags = ("--data_dir", data, "--store_dir", tmp_path / "killed", "--batch_size", "4", "--chunk_size", "8")
+    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
+    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
+    folder = tmp_path / "killed" / f"{RUN}_channel_importances"
+    while not (folder / "chunk_000002.npz").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk_*.npz")}
+    assert 3 <= len(done) < 60
+    # what a writer that is killed between writing and renaming leaves, under its dead process id
+    leftover = folder / f".chunk_000059.npz.{os.uname().nodename}.{process.pid}.tmp"
+    leftover.write_bytes(b"half a chunk")
+    for script, more in (
+        ("get_cosine_similarities.py", ()),
+        ("disentangle_channel.py", ("--channel_disentangle", CHANNEL, *PAIR)),
+    ):
+        result = run_script(script, *NETWORK, "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
+        assert result.returncode == 2
+        assert f"{480 - 8 * len(done)} of 480 images are missing" in result.stderr
+    out = stage1(data, tmp_path / "killed", cwd=tmp_path)
+    assert f"going on: {len(done)} of 60 chunks are there" in out
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
+
+
+def test_a_killed_worker_process_is_one_line(tmp_path):
+    data = write_images(tmp_path / "data", train=20, val=0)
+    flags = ("--model", "tests.factories:slow", "--data_dir", data, "--store_dir", tmp_path / "s", *SMALL_IMAGES)
+    flags = (*flags, "--batch_size", "4", "--chunk_size", "8", "--num_workers", "1", "--device", "cpu")
+    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
+    while not list((tmp_path / "s").rglob("chunk_000000.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in stderr
+    assert "a process that decodes images was killed" in stderr.strip().split("\n")[-1]
+
+
+def test_an_interrupt_is_one_line_and_the_next_run_goes_on(tmp_path):
+    data = write_images(tmp_path / "data", train=120, val=0)
+    flags = ("--data_dir", data, "--store_dir", tmp_path / "s", "--batch_size", "4", "--chunk_size", "8")
+    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
+    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
+    while not list((tmp_path / "s").rglob("chunk_000001.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert "interrupted" in stderr.strip().split("\n")[-1]
+
+
+def test_stage2_prints_and_writes_the_pairs_without_reading_an_image(finished, tmp_path):
+    out = stage2(finished / "store", "--cos_sim_low", "-1", "--output_dir", tmp_path, cwd=finished)
+    printed = ast.literal_eval(out.split("\n")[0])
+    assert set(printed[0]) == {"channel", "class1", "class2", "cosine_similarity"}
+    (path,) = (tmp_path / "results_get_cosine_similarities").iterdir()
+    assert path.name == f"{RUN}_required0.05_p0.5_cossim-1.0to1.0.txt"
+    header, *rows = path.read_text().splitlines()
+    assert header == "Channel,Class1,Class2,CosineSimilarity"
+    assert len(rows) == len(printed)
+    cosines = [float(row.split(",")[3]) for row in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    for row, pair in zip(rows, printed, strict=True):
+        channel, class1, class2, cosine = row.split(",")
+        assert [int(channel), int(class1), int(class2)] == list(pair.values())[:3]
+        assert round(float(cosine), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
+    assert "bee" in out
+
+
+def test_stage2_keeps_low_up_to_below_high_and_says_what_falls_away(copy):
+    everything = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", cwd=copy).split("\n")[0])
+    middle = sorted(pair["cosine_similarity"] for pair in everything)[len(everything) // 2]
+    low = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", "--cos_sim_high", middle, cwd=copy).split("\n")[0])
+    high = ast.literal_eval(stage2("store", "--cos_sim_low", max(middle, -1), cwd=copy).split("\n")[0])
+    assert low
+    assert high
+    assert len(low) + len(high) == len(everything)
+    assert max(pair["cosine_similarity"] for pair in low) <= min(pair["cosine_similarity"] for pair in high)
+
+
+def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
+    flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.001", "--p", "0.01")
+    kept = run_script("get_cosine_similarities.py", *flags, "--cos_sim_low", "-1", cwd=copy)
+    negative = sum(pair["cosine_similarity"] < 0 for pair in ast.literal_eval(kept.stdout.split("\n")[0]))
+    result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
+    assert negative > 0
+    assert f"{negative} pairs" in result.stderr
+    assert any(line.endswith("add --cos_sim_low -1 to keep them") for line in result.stderr.splitlines())
+    assert "--cos_sim_low -1" not in kept.stderr
+
+
+def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
+    flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.05", "--p", "0.5")
+    result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
+    pairs = len(ast.literal_eval(result.stdout.split("\n")[0]))
+    assert f"warning: {pairs} of these {pairs} pairs have a class of fewer than 10 images" in result.stderr
+    result = run_script("get_cosine_similarities.py", *flags, "--min_images", "7", cwd=copy)
+    assert result.stdout.startswith("[]\n")
+    result = run_script("get_cosine_similarities.py", *flags, "--min_images", "6", cwd=copy)
+    assert len(ast.literal_eval(result.stdout.split("\n")[0])) == pairs > 0
+    assert (copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim0.0to1.0_min6.txt").is_file()
+
+
+def test_another_p_needs_no_chunk_and_another_tau_no_image(copy):
+    for path in copy.rglob("chunk_*.npz"):
+        path.write_bytes(b"")  # what is counted is counted
+    stage2("store", "--p", "0.9", cwd=copy)
+    flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.2")
+    result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
+    assert result.returncode == 2
+    assert "damaged" in result.stderr
+
+
+def test_only_correct_counts_correctly_classified_images_only(copy):
+    out = stage2("store", "--only_correct", "--cos_sim_low", "-1", cwd=copy)
+    assert (
+        copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim-1.0to1.0_only_correct.txt"
+    ).is_file()
+    store = ImportanceStore(copy / "store", RUN)
+    store.load_meta()
+    _, targets, predictions = store.read_labels()
+    right = set(targets[targets == predictions].tolist())
+    assert {pair[key] for pair in ast.literal_eval(out.split("\n")[0]) for key in ("class1", "class2")} <= right
+
+
+def test_unreadable_images_are_left_out_named_and_counted_where_asked_for(copy):
+    broken = copy / "data" / "train" / "bee" / "1.png"
+    broken.write_bytes(b"broken")
+    flags = ("--data_dir", "data", "--store_dir", "other", "--skip_unreadable", *SMALL_IMAGES, *COMPUTE)
+    result = run_script("get_importances_for_classes.py", *NETWORK, *flags, cwd=copy)
+    assert result.returncode == 0
+    assert "23 images, 1 unreadable ones left out" in result.stdout
+    assert str(broken.relative_to(copy)) in result.stderr
+    stage2("other", cwd=copy)
+    out = stage3("data", "other", pair=("--classes_for_concept1", "bee", "--classes_for_concept2", "dog"), cwd=copy)
+    assert "concept 1: bee [1], 5 training images" in out
+
+
+@pytest.mark.parametrize(
+    "script", ["get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results"]
+)
+def test_help_explains_every_flag(script, tmp_path):
+    process = start_script(f"{script}.py", "--help", cwd=tmp_path)
+    stdout, _ = process.communicate()
+    assert process.returncode == 0
+    assert f"python {script}.py" in stdout
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
+    store = ImportanceStore(copy / "store", RUN)
+    store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    used = (images["predictions"] == images["targets"]) if only_correct else torch.ones(24, dtype=torch.bool)
+    expected = {}
+    for class1, class2 in itertools.combinations(range(4), 2):
+        _, arvs = concept_arrays(copy, [[class1], [class2]], only_correct)
+        for channel in range(12):
+            shares = [
+                (images["relative_importances"][used & (images["targets"] == c), channel].float() >= 0.05)
+                .double()
+                .mean()
+                for c in (class1, class2)
+            ]
+            if min(shares) >= 0.5:
+                row = factories.small().last.weight[:, :, 0, 0]
+                scaled = arvs / row[CHANNEL] * row[channel]
+                expected[channel, class1, class2] = torch.cosine_similarity(*scaled, dim=0).item()
+    flags = ["--only_correct"] * only_correct
+    printed = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", *flags, cwd=copy).split("\n")[0])
+    found = {tuple(list(pair.values())[:3]): pair["cosine_similarity"] for pair in printed}
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert len(found) > 3
+
+
+def test_two_processes_share_the_chunks_of_one_store(tmp_path):
+    data = write_images(tmp_path / "data", train=10, val=0)
+    stage1(data, tmp_path / "one", cwd=tmp_path)
+    flags = ("--data_dir", data, "--store_dir", tmp_path / "two", "--batch_size", "4", "--chunk_size", "8")
+    flags = (*NETWORK, *flags, *SMALL_IMAGES, *COMPUTE)
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    first = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[0])
+    assert "process 0 has made its 3 chunks; other processes are not ready yet" in first.stdout
+    second = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[1])
+    assert "40 images; " in second.stdout
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")

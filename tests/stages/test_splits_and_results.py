@@ -1,0 +1,265 @@
+"""Stages 3 and 4 as processes: splits, rows, summaries and plots, one pair after the other."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import gaussian_kde
+
+from tests import factories
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    PAIR,
+    RUN,
+    SMALL_IMAGES,
+    concept_arrays,
+    contents,
+    load,
+    run_script,
+    stage1,
+    stage2,
+    stage3,
+    stage4,
+    write_images,
+)
+from utils.method.importance import attribution_shares
+from utils.method.rho import RhoSearch
+from utils.networks.recording import forward_with_gradient
+from utils.networks.splitting import with_splits
+from utils.store.files import write_json
+from utils.store.importances import ImportanceStore
+from utils.store.splits import read_split
+
+
+def test_stage3_stores_a_split_that_leaves_the_network_as_it_is(finished):
+    (path,) = (finished / "store" / "models_disentangled").iterdir()
+    assert path.name == f"{RUN}_channel9_1_3.pt"
+    split, context = read_split(path)
+    assert split.concepts == [[1], [3]]
+    assert context["layer"] == "last"
+    assert torch.equal(split.weight[:, 0], factories.small().last.weight[CHANNEL, :, 0, 0])
+    pixels, _ = load(finished, "val")
+    network = factories.small()
+    torch.testing.assert_close(with_splits(network, "last", [split])(pixels), network(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_stage3_prints_the_table_and_both_equality_figures(copy):
+    out = stage3("data", "store", channel=4, cwd=copy)
+    rows = [line.split() for line in out.split("\n") if line[:3] in (" 0.", " 1.")]
+    assert [float(row[0]) for row in rows] == [round(0.05 * step, 2) for step in range(1, 21)]
+    assert all(sum(map(int, row[4:7])) == 8 for row in rows)  # S_1, S_2 and shared are all inputs
+    chosen = [row for row in rows if row[-1] == "chosen"]
+    assert len(chosen) == 1
+    assert float(chosen[0][1]) == max(float(row[1]) for row in rows)
+    assert "merged channel against the original" in out
+    assert "logits of the split network against the original's" in out
+    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel4_1_3.pt")
+    assert split.rho == float(chosen[0][0])
+
+
+@pytest.mark.parametrize("objective", ["absolute", "contrast"])
+def test_the_objective_asked_for_chooses_rho(copy, objective):
+    out = stage3("data", "store", "--rho_objective", objective, cwd=copy)
+    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+    column = {"absolute": 1, "contrast": 2}[objective]
+    assert split.objective == objective
+    assert split.objectives[:, column].max() == split.objectives[round(split.rho / 0.05) - 1, column]
+    assert f"{split.rho:.2f} " in next(line for line in out.split("\n") if line.endswith("<- chosen"))
+
+
+def test_stage4_rows_are_fractions_of_the_original_channel(copy):
+    out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.1", cwd=copy)
+    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+    network = factories.small()
+    pixels, targets = load(copy, "val")
+    record = forward_with_gradient(network, network.last, pixels, targets)
+    included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.1
+    x = record.input
+    maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
+    expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum((1, 2)) for part in maps], dim=1)
+    assert not list((copy / "plots").glob("*channel9*"))
+    for concept, target in ((1, 1), (2, 3)):
+        path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.1.txt"
+        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+        wanted = expected[included & (targets == target)].numpy()
+        assert rows == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+        assert f"| {len(wanted)} of 4 " in out
+        assert f"{wanted[:, 0].mean():.2f} ± {wanted[:, 0].std(ddof=1):.2f} ({np.median(wanted[:, 0]):.2f})" in out
+        assert len(wanted) > 0
+
+
+def test_evaluating_again_replaces_rows_and_several_pairs_are_gathered(copy):
+    more = ("--get_quantitative", "--proportion_attribution_required", "0.0001")
+    stage4("data", "store", *more, cwd=copy)
+    folder = copy / "results_quantitative"
+    once = contents(folder)
+    first = (folder / "quantitative_concept1_required0.0001.txt").read_text().splitlines()
+    stage4("data", "store", *more, cwd=copy)
+    again = contents(folder)
+    assert {name: data for name, data in again.items() if name.endswith("txt")} == {
+        name: data for name, data in once.items() if name.endswith("txt")
+    }
+    other = ("--rho", "0.05")
+    stage4("data", "store", *more, *other, cwd=copy)
+    assert len((folder / "quantitative_concept1_required0.0001.txt").read_text().splitlines()) == len(first)
+    stage3("data", "store", channel=4, cwd=copy)
+    out = stage4("data", "store", *more, channel=4, cwd=copy)
+    rows = (folder / "quantitative_concept1_required0.0001.txt").read_text().splitlines()
+    assert len(rows) > len(first)
+    (overall,) = (line for line in out.split("\n") if line.startswith("| all 2 ") and "concept 1" in line)
+    assert f"| {len(rows)} of 8 " in overall
+
+
+def test_three_concepts_are_a_case_of_k_concepts(copy):
+    pair = (*PAIR, "--classes_for_concept3", "ant", "cat")
+    out = stage3("data", "store", pair=pair, cwd=copy)
+    assert "|S_3|" in out
+    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3_0-2.pt")
+    assert split.rows().shape == (4, 8, 1)
+    stage4("data", "store", "--proportion_attribution_required", "0.0001", pair=pair, cwd=copy)
+    names = sorted(path.name for path in (copy / "results_quantitative").glob("*.txt"))
+    assert names == [f"quantitative_concept{k}_required0.0001_K3.txt" for k in (1, 2, 3)]
+    rows = np.loadtxt(copy / "results_quantitative" / names[2], delimiter=",", ndmin=2)
+    assert rows.shape[1] == 4
+    assert rows[:, :3].sum(1) - 2 * rows[:, 3] == pytest.approx(np.ones(len(rows)), abs=1e-3)
+    assert len(list((copy / "plots").glob("*_density.png"))) == 3
+
+
+def test_several_runs_in_one_folder_get_their_names_in_front(copy):
+    more = ("--get_quantitative", "--proportion_attribution_required", "0.0001")
+    stage4("data", "store", *more, cwd=copy)
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    other = json.loads(path.read_text().replace(RUN, "other"))
+    del other["sha256"]
+    write_json(path.with_name("other.json"), other)
+    stage4("data", "store", *more, cwd=copy)
+    names = sorted(path.name for path in (copy / "results_quantitative").glob("*.txt"))
+    assert names == sorted(
+        f"{run}_quantitative_concept{k}_required0.0001.txt" for run in (RUN, "other") for k in (1, 2)
+    )
+
+
+def test_stage4_draws_a_density_plot_for_each_concept_with_its_coordinates(copy):
+    out = stage4("data", "store", "--get_qualitative", "--rho", "0.5", cwd=copy)
+    assert not (copy / "results_quantitative").exists()
+    for concept in (1, 2):
+        stem = copy / "plots" / f"{RUN}_channel9_1_3_rho0.5_concept{concept}_density"
+        with Image.open(f"{stem}.png") as picture:
+            assert picture.width > 800
+        assert (copy / "plots" / f"{stem.name}.pdf").read_bytes().startswith(b"%PDF")
+        header, *rows = (copy / "plots" / f"{stem.name}.txt").read_text().splitlines()
+        labels = ["spatial_sum", "original channel", "c'_1, for bee", "c'_2, for dog"]
+        assert next(csv.reader([header])) == labels
+        assert len(rows) > 500
+        assert f"{stem.name}.png" in out
+
+
+def test_a_single_image_is_drawn_as_a_tick(copy):
+    for name in ("bee", "dog"):
+        for path in sorted((copy / "data" / "val" / name).iterdir())[1:]:
+            path.unlink()
+    stage4("data", "store", cwd=copy)
+    stem = (
+        copy
+        / "plots"
+        / f"{RUN}_channel9_1_3_rho{read_split(next((copy / 'store' / 'models_disentangled').iterdir()))[0].rho}"
+    )
+    rows = np.genfromtxt(f"{stem}_concept1_density.txt", delimiter=",", skip_header=1)
+    assert np.isnan(rows[:, 1:]).all()
+
+
+def test_bf16_runs_through_all_stages_and_stays_close(copy):
+    stage1("data", "half", "--precision", "bf16", cwd=copy)
+    stores = [ImportanceStore(copy / name, RUN) for name in ("store", "half")]
+    assert [store.load_meta()["precision"] for store in stores] == ["fp32", "bf16"]
+    sums = [store.read_chunk(0)["input_sums"] for store in stores]
+    assert not torch.equal(*sums)
+    torch.testing.assert_close(*sums, rtol=0.05, atol=0.5)
+    stage2("half", cwd=copy)
+    out = stage3("data", "half", "--precision", "bf16", cwd=copy)
+    assert "merged channel" in out  # the proof is in fp32 whatever the precision of the network
+    stage4("data", "half", "--precision", "bf16", cwd=copy)
+
+
+def test_a_kxk_layer_with_bias_named_on_the_command_line_goes_through_all_stages(copy):
+    network = ("--model", "tests.factories:with_kernel", "--layer_of_interest", "last", "--store_dir", "kxk")
+    images = ("--data_dir", "data", *COMPUTE)
+    run = f"{RUN.replace('small', 'with_kernel')}_last"
+    for script, flags in (
+        ("get_importances_for_classes.py", (*images, *SMALL_IMAGES)),
+        ("get_cosine_similarities.py", ("--nr_channels_in_layer_of_interest", 12)),
+        ("disentangle_channel.py", (*images, "--channel_disentangle", 0, *PAIR)),
+        ("get_results.py", (*images, "--channel_of_interest", 0, *PAIR)),
+    ):
+        result = run_script(script, *network, *flags, cwd=copy)
+        assert result.returncode == 0, result.stderr
+    assert (copy / "kxk" / "models_disentangled" / f"{run}_channel0_1_3.pt").is_file()
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_correct):
+    pair = ("--classes_for_concept1", "ant", "cat", "--classes_for_concept2", "dog")
+    out = stage3("data", "store", *["--only_correct"] * only_correct, pair=pair, cwd=copy)
+    split, context = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_0-2_3.pt")
+    members, arvs = concept_arrays(copy, [[0, 2], [3]], only_correct)
+    assert (len(members[0]) < 12) == only_correct  # one ant of six is classified correctly
+    assert f"concept 1: ant + cat [0, 2], {len(members[0])} training images" in out
+    assert context["only_correct"] == only_correct
+    network, (pixels, _) = factories.small(), load(copy, "train")
+    search = RhoSearch(network.last, CHANNEL, arvs)
+    for k, indices in enumerate(members):
+        search.add(network.stem(pixels[indices]), torch.full_like(indices, k))
+    assert torch.equal(split.owners.long(), search.owners)
+    torch.testing.assert_close(split.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_newest_rho_counts_and_only_equal_tau_and_k_are_gathered(copy):
+    more = ("--get_quantitative", "--proportion_attribution_required", "0.0001")
+    stage4("data", "store", *more, "--rho", "1.0", cwd=copy)
+    path = copy / "results_quantitative" / "quantitative_concept1_required0.0001.txt"
+    first = path.read_text()
+    stage4("data", "store", *more, "--rho", "0.05", cwd=copy)
+    second = path.read_text()
+    assert first != second
+    stage4("data", "store", *more, "--rho", "1.0", cwd=copy)
+    assert path.read_text() == first
+    out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.01", cwd=copy)
+    assert "| all 1 " in out
+    pair = (*PAIR, "--classes_for_concept3", "ant")
+    stage3("data", "store", pair=pair, cwd=copy)
+    assert "| all 1 " in stage4("data", "store", *more, pair=pair, cwd=copy)
+
+
+def test_files_of_other_names_in_the_results_are_left_alone(copy):
+    (copy / "results_quantitative").mkdir()
+    mine = copy / "results_quantitative" / "my_quantitative_concept1_required0.03_backup.txt"
+    mine.write_text("mine")
+    stage4("data", "store", "--get_quantitative", cwd=copy)
+    assert mine.read_text() == "mine"
+
+
+def test_density_curves_are_those_of_the_sums_in_the_results(copy):
+    stage4("data", "store", cwd=copy)
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    part = json.loads(path.read_text())["images"][1]
+    (curves,) = (copy / "plots").glob("*_concept2_density.txt")
+    rows = np.loadtxt(curves, delimiter=",", skiprows=1)
+    samples = [part["original"], *np.array(part["sums"])[:, :2].T]
+    for column, sample in enumerate(samples, start=1):
+        assert rows[:, column] == pytest.approx(gaussian_kde(sample)(rows[:, 0]), rel=1e-3, abs=1e-6)
+
+
+def test_class_folders_of_any_name_go_through_all_stages(tmp_path):
+    folders = ("a$_$b", "bee", "c\udce9", "dog")
+    data = write_images(tmp_path / "data", folders=folders)
+    stage1(data, "store", cwd=tmp_path)
+    stage2("store", cwd=tmp_path)
+    pair = ("--classes_for_concept1", "0", "--classes_for_concept2", "2")
+    stage3(data, "store", pair=pair, cwd=tmp_path)
+    out = stage4(data, "store", pair=pair, cwd=tmp_path)
+    assert "a$_$b" in out
+    assert len(list((tmp_path / "plots").glob("*_density.png"))) == 2

@@ -1,0 +1,204 @@
+"""Command line: flags that several scripts share, their checks, and errors in one line."""
+
+import argparse
+import os
+import shlex
+from dataclasses import asdict, replace
+
+from utils.errors import UserError
+from utils.images.decoding import DECODERS
+
+MAX_CONCEPTS = 8
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations (``--rho`` must never mean ``--rho_objective``), and errors in one line."""
+
+    def __init__(self, description):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message):
+        raise UserError(f"{message} (--help explains the flags)")
+
+
+def _number(kind, accept, what):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not accept(value):
+            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda value: value >= 1, "a whole number from 1")
+count = _number(int, lambda value: value >= 0, "a whole number from 0")
+fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+cosine = _number(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
+positive = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+finite = _number(float, lambda value: abs(value) < float("inf"), "a number")
+
+
+def add_data_flag(parser):
+    parser.add_argument(
+        "--data_dir",
+        default=os.environ.get("DATA_DIR", "/datasets/imagenet/"),
+        help="folder with train/ and val/, one sub-folder a class ($DATA_DIR, else /datasets/imagenet/)",
+    )
+
+
+def add_store_flag(parser):
+    parser.add_argument(
+        "--store_dir",
+        default=os.environ.get("STORE_DIR", "./store_dir"),
+        help="folder that each stage writes to and the next one reads ($STORE_DIR, else ./store_dir)",
+    )
+
+
+def add_output_flag(parser):
+    parser.add_argument("--output_dir", default=".", help="where results for people go (default: here)")
+
+
+def add_network_flags(parser):
+    parser.add_argument(
+        "--model",
+        help="a torchvision classification network by name, or package.module:function, called without arguments",
+    )
+    parser.add_argument(
+        "--weights",
+        help="a torchvision weights name (default: IMAGENET1K_V1, else the network's DEFAULT) or a local state-dict "
+        "file; a factory has its own unless given",
+    )
+    parser.add_argument(
+        "--layer_of_interest",
+        default="last_conv",
+        help="the convolution whose channels are looked at: last_conv (default) or a module's name, layer4.2.conv3",
+    )
+
+
+def add_channel_count_flag(parser):
+    parser.add_argument(
+        "--nr_channels_in_layer_of_interest",
+        type=positive_int,
+        help="optional; checked against the layer",
+    )
+
+
+def add_image_flags(parser):
+    images = parser.add_argument_group("images", "default: the transform of the named weights, or of the stage before")
+    images.add_argument("--resize_size", type=positive_int, help="pixels of the shorter side (else 256)")
+    images.add_argument("--crop_size", type=positive_int, help="pixels of the central square (else 224)")
+    images.add_argument("--interpolation", choices=["nearest", "bilinear", "bicubic"], help="(else bilinear)")
+    images.add_argument("--mean", type=finite, nargs=3, help="of each colour, 0 to 1 (else ImageNet's)")
+    images.add_argument("--std", type=positive, nargs=3, help="of each colour (else ImageNet's)")
+    images.add_argument(
+        "--skip_unreadable", action="store_true", help="leave unreadable images out, name and count them"
+    )
+
+
+def _default_workers():
+    """As many as there are cores, divided among the processes that torchrun has started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1), 32))
+
+
+def add_compute_flags(parser):
+    compute = parser.add_argument_group("computing")
+    compute.add_argument("--batch_size", type=positive_int, default=64, help="images a batch (64)")
+    compute.add_argument(
+        "--num_workers",
+        type=count,
+        default=_default_workers(),
+        help="processes that decode images (%(default)s here; 0: the main process does); with --decode gpu, threads "
+        "that read them",
+    )
+    compute.add_argument(
+        "--decode",
+        choices=DECODERS,
+        default="pil",
+        help="what decodes and resizes JPEG files: pil (default, what the paper used), fast (torchvision), gpu (a CUDA "
+        "device); all other files are left to PIL",
+    )
+    compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    compute.add_argument(
+        "--precision",
+        choices=["fp32", "tf32", "bf16"],
+        default="fp32",
+        help="arithmetic of the network: fp32 (default, what the paper used), tf32 (CUDA only), bf16; all that is "
+        "computed from it is fp32",
+    )
+
+
+def loading(args, device):
+    """Keyword arguments of ``data.ImageBatches`` that come from the flags; UserError where the device lacks them."""
+    if args.decode == "gpu" and device.type != "cuda":
+        raise UserError("--decode gpu needs a CUDA device: use --decode fast")
+    shared = {name: getattr(args, name) for name in ("num_workers", "skip_unreadable", "decode")}
+    return {"device": device, **shared}
+
+
+def add_concept_flags(parser):
+    for number in range(1, MAX_CONCEPTS + 1):
+        parser.add_argument(
+            f"--classes_for_concept{number}",
+            nargs="+",
+            metavar="CLASS",
+            help="one or more classes: a network output (530) or a class folder's name (n03196217)"
+            if number <= 2
+            else argparse.SUPPRESS,
+        )
+
+
+def add_candidates_flag(parser):
+    parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="many pairs in one go, instead of a channel and its concepts: stage 2's table, or a text file with a line "
+        "'channel: class1, class2' a pair. Each class's images are read once however many pairs use it",
+    )
+
+
+def require(args, *names):
+    """Raise UserError unless every named argument was given."""
+    missing = [f"--{name}" for name in names if getattr(args, name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given (--help explains the flags)")
+
+
+def concepts_from(args):
+    """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps, K at least 2."""
+    given = [getattr(args, f"classes_for_concept{number}") for number in range(1, MAX_CONCEPTS + 1)]
+    concepts = [classes for classes in given if classes is not None]
+    require(args, "classes_for_concept1", "classes_for_concept2")
+    if given[: len(concepts)] != concepts:
+        raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
+    return concepts
+
+
+def transform_from_flags(args, default):
+    """``default`` (a Transform) with what the flags say."""
+    given = {name: getattr(args, name) for name in asdict(default) if getattr(args, name) is not None}
+    transform = replace(default, **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    if transform.crop_size > transform.resize_size:
+        raise UserError(
+            f"--crop_size {transform.crop_size} is larger than --resize_size {transform.resize_size}: "
+            "the crop would have a black border"
+        )
+    return transform
+
+
+def next_command(script, args, *more):
+    """The command that continues with ``script``, with the flags of ``args`` that it shares."""
+    shared = ["--model", args.model]
+    if args.weights is not None:
+        shared += ["--weights", args.weights]
+    if args.layer_of_interest != "last_conv":
+        shared += ["--layer_of_interest", args.layer_of_interest]
+    if script != "get_cosine_similarities.py":
+        shared += ["--data_dir", getattr(args, "data_dir", "DATA_DIR")]
+    return "next: " + shlex.join(["python", script, *shared, "--store_dir", args.store_dir, *map(str, more)])

@@ -1,0 +1,33 @@
+"""Images: lists of files, the evaluation transform, and batches of them however they are decoded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The evaluation transform: resize the shorter side, crop the centre, normalise.
+
+    Sizes in pixels; ``mean`` and ``std`` for each colour channel, of values in 0..1.
+    """
+
+    resize_size: int = 256
+    crop_size: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple = (0.485, 0.456, 0.406)
+    std: tuple = (0.229, 0.224, 0.225)
+
+    def crop(self, image):
+        """Resize and crop an RGB PIL image: uint8 Tensor [H, W, 3]."""
+        image = TF.resize(image, [self.resize_size], InterpolationMode(self.interpolation))
+        return torch.from_numpy(np.array(TF.center_crop(image, [self.crop_size])))
+
+    def normalise(self, images, device):
+        """Move a batch of crops, uint8 [B, H, W, 3], to ``device``: float32 [B, 3, H, W], channels last in memory."""
+        images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std)

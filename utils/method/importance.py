@@ -1,0 +1,89 @@
+"""Input x gradient at the layer of interest, from one forward pass (Eq. 1 and Ineq. 2 of the paper)."""
+
+import torch
+
+FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
+def channel_importances(activation, gradient):
+    """Importance of each channel, ``R_c(x) = sum_hw a_c * d y_t / d a_c``: [B, C], float32."""
+    return spatial_sums(activation.float() * gradient.float())
+
+
+def relative_importances(importances):
+    """Importances over the image's positive sum, as they are stored.
+
+    Raw importances underflow in float16, so the sum is kept beside them. An image whose positive sum is 0 gets
+    zeros: no channel is relevant for it.
+
+    Parameters
+    ----------
+    importances : Tensor [B, C]
+
+    Returns
+    -------
+    relative : Tensor [B, C], float16
+    positive_sums : Tensor [B], float32; ``sum_c max(R_c, 0)``
+    """
+    positive_sums = importances.clamp(min=0).sum(1)
+    relative = importances / positive_sums.where(positive_sums > 0, torch.inf)[:, None]
+    return relative.clamp(-FLOAT16_MAX, FLOAT16_MAX).half(), positive_sums
+
+
+def attribution_shares(activation, gradient):
+    """Each channel's share of an image's positive attribution, as the evaluation counts it: [B, C], float32.
+
+    ``sum_hw max(a_c * d y_t / d a_c, 0)`` over its sum over all channels: negative positions are dropped before
+    the sum over space, which is what the published evaluation does. 0 where nothing is positive.
+    """
+    positive = spatial_sums((activation.float() * gradient.float()).clamp(min=0))
+    total = positive.sum(1, keepdim=True)
+    return positive / total.where(total > 0, torch.inf)
+
+
+def spatial_sums(activation):
+    """Sum a layer's output ``[B, C, H, W]`` over space, in float32: ``[B, C]``."""
+    return activation.float().flatten(2).sum(-1)
+
+
+def relevant_channels(relative, positive_sums, tau):
+    """Which channels carry at least ``tau`` of an image's positive importance (the inner part of Ineq. 2).
+
+    Relevance is defined on the stored float16 values; an image without positive importance makes none relevant.
+
+    Parameters
+    ----------
+    relative : Tensor [n, C], float16
+    positive_sums : Tensor [n]
+    tau : float, in (0, 1]
+
+    Returns
+    -------
+    BoolTensor [n, C]
+    """
+    smallest = torch.tensor(tau).half()  # that is relevant
+    if smallest.float() < torch.tensor(tau):
+        smallest = smallest.nextafter(torch.tensor(torch.inf).half())
+    # Halves of one sign are ordered as their bits are, and those below zero have negative ones: comparing bits saves
+    # the conversion, which is most of the time.
+    relevant = relative.view(torch.int16) >= smallest.view(torch.int16)
+    relevant[positive_sums <= 0] = False
+    return relevant
+
+
+def relevant_classes(counts, images, p, min_images=1):
+    """Which channels are relevant for which classes: in at least a fraction ``p`` of the class's images (Ineq. 2).
+
+    Parameters
+    ----------
+    counts : Tensor [T, C]
+        Images of the class in which the channel is relevant.
+    images : Tensor [T]
+    p : float, in (0, 1]
+    min_images : int, from 1
+
+    Returns
+    -------
+    BoolTensor [T, C]; False for classes with fewer images than ``min_images``
+    """
+    return (counts.double() / images.clamp(min=1).double()[:, None] >= p) & (images >= min_images)[:, None]

@@ -1,0 +1,86 @@
+"""Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
+
+import torch
+
+from utils.method.disentangling import RHOS, disentangled_rows, split_sources
+from utils.networks.kinds import with_rows
+
+OBJECTIVES = ("positive", "absolute", "contrast")
+DENOMINATOR_OFFSET = 1e-5
+
+
+def objective_terms(maps, concepts):
+    """What each image adds to the three readings of Eq. 6: its own channel over the mean of the other ones.
+
+    ``positive``: s = sum max(c', 0), ``absolute``: s = sum |c'|, both s_own / (s_others + 1e-5);
+    ``contrast``: (s_own - s_others) / (s_own + s_others) with the s of ``positive``, 0/0 counting as 0.
+
+    Parameters
+    ----------
+    maps : Tensor [B, R, K, P]
+        ``c'_k`` at every position, for R splits.
+    concepts : LongTensor [B]
+        Which concept (from 0) an image is of.
+
+    Returns
+    -------
+    Tensor [B, R, 3]
+    """
+    own_mask = torch.nn.functional.one_hot(concepts, maps.shape[2]).to(maps)[:, None]
+
+    def own_and_others(activations):
+        own = (activations * own_mask).sum(-1)
+        return own, (activations * (1 - own_mask)).sum(-1) / (maps.shape[2] - 1)
+
+    own, others = own_and_others(maps.clamp(min=0).sum(-1))
+    own_absolute, others_absolute = own_and_others(maps.abs().sum(-1))
+    both = own + others
+    return torch.stack(
+        [
+            own / (others + DENOMINATOR_OFFSET),
+            own_absolute / (others_absolute + DENOMINATOR_OFFSET),
+            (own - others) / both.where(both > 0, torch.inf),
+        ],
+        dim=-1,
+    )
+
+
+class RhoSearch:
+    """The three objectives for every rho of the grid, from one pass over the concepts' images.
+
+    The layer's input is what all splits share, so one network evaluation an image serves the whole grid. Factors
+    with equal splits share their values exactly: of equal ones, the smallest rho wins.
+    """
+
+    def __init__(self, layer, channel, arvs):
+        """``layer``: nn.Conv2d, ``channel``: int, ``arvs``: Tensor [K, C_in]."""
+        self.num_concepts = len(arvs)
+        self.owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
+        distinct, self._which = self.owners.unique(dim=0, return_inverse=True)
+        weight = layer.weight.detach()[channel].flatten(1).cpu()
+        rows = torch.cat([disentangled_rows(weight, owners, self.num_concepts)[:-1] for owners in distinct])
+        bias = None if layer.bias is None else layer.bias.detach()[channel].expand(len(rows))
+        self._layer = with_rows(layer, rows, bias)
+        self._sums = torch.zeros(self.num_concepts, len(distinct), len(OBJECTIVES), dtype=torch.float64)
+        self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
+
+    def add(self, x, concepts):
+        """Add a batch: ``x`` [B, C_in, H, W], the layer's input, and ``concepts`` [B], from 0."""
+        with torch.no_grad():
+            maps = self._layer(x.float()).flatten(2).unflatten(1, (-1, self.num_concepts))
+        terms, concepts = objective_terms(maps, concepts.to(x.device)).double().cpu(), concepts.cpu()
+        self._sums.index_add_(0, concepts, terms)
+        self._images += concepts.bincount(minlength=self.num_concepts)
+
+    def has_images(self):
+        """Whether there was an image of every concept."""
+        return bool((self._images > 0).all())
+
+    def objectives(self):
+        """The sum over concepts of the mean over their images, [20, 3] float64."""
+        return (self._sums / self._images[:, None, None]).sum(0)[self._which]
+
+    def best(self, objective):
+        """The rho of the largest value; of equal ones, the smallest."""
+        values = self.objectives()[:, OBJECTIVES.index(objective)]
+        return RHOS[int((values == values.max()).nonzero()[0])]

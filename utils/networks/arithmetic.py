@@ -1,0 +1,88 @@
+"""Networks: torchvision's by name or anybody's by factory, their weights, and how they are run."""
+
+import os
+from contextlib import contextmanager
+
+import torch
+
+from utils.errors import UserError
+from utils.networks.recording import forward_with_gradient
+
+
+def choose_device(device):
+    """``cuda`` if there is one (of several processes each its own), else ``cpu``; or the device asked for."""
+    if device is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: must be cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # where memory is pinned, too
+    return chosen
+
+
+def check_precision(precision, device):
+    """Raise UserError where the device does not have the arithmetic, and make cuDNN deterministic.
+
+    Everything outside of ``network_arithmetic`` is true fp32.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("--precision tf32 needs a CUDA device")
+    torch.backends.cudnn.deterministic = True
+    _allow_tf32(False)
+
+
+@contextmanager
+def network_arithmetic(precision, device):
+    """The context in which a network is called: ``fp32``, ``tf32`` (CUDA only) or ``bf16`` (autocast)."""
+    _allow_tf32(precision == "tf32")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        _allow_tf32(False)
+
+
+def compile_network(network, layer, images, precision):
+    """Compile a network in place, and run it once on ``images``, so that what fails does so now.
+
+    The layer of interest is left out: hooks on it run outside of the compiled code, as they are.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On its device.
+    layer : LayerOfInterest
+    images : Tensor [B, 3, H, W]
+        Of the shape and layout of most batches.
+    precision : str
+
+    Raises
+    ------
+    UserError
+        No compiler that works, or a network that cannot be compiled.
+    """
+    parent, _, child = layer.name.rpartition(".")
+    setattr(network.get_submodule(parent), child, torch.compiler.disable(layer.module))
+    network.compile(dynamic=False)  # each batch size its own code, so that results do not depend on which came first
+    try:
+        with network_arithmetic(precision, images.device):
+            forward_with_gradient(network, layer.module, images, torch.zeros_like(images[:, 0, 0, 0], dtype=torch.long))
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the many ways in which compilers can be missing or fail
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--compile: the network cannot be compiled ({reason}): is there a C++ compiler? Else leave out --compile"
+        ) from error
+
+
+def _allow_tf32(allowed):
+    # Torch has a newer pair of switches too; setting both kinds makes reading them raise. These keep both in step.
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -1,0 +1,174 @@
+"""Networks: torchvision's by name or anybody's by factory, their weights, and how they are run."""
+
+import hashlib
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import nn
+
+from utils.errors import UserError
+from utils.images.transform import Transform
+
+
+@dataclass
+class LoadedNetwork:
+    """A frozen network in evaluation mode, with what identifies it.
+
+    ``weights`` says where its weights came from, for people; ``fingerprint`` is a SHA-256 of their values;
+    ``transform`` is the evaluation transform that goes with them.
+    """
+
+    module: nn.Module
+    weights: str
+    fingerprint: str
+    transform: Transform
+
+
+def load_network(model, weights=None):
+    """Load a network and its weights, on the CPU.
+
+    Parameters
+    ----------
+    model : str
+        A torchvision classification network's name, or ``package.module:function``.
+    weights : str, optional
+        A torchvision weights name or a local state-dict file. Default: ``IMAGENET1K_V1``, else the network's
+        ``DEFAULT``; a factory's own.
+
+    Raises
+    ------
+    UserError
+        Unknown model or weights, weights that do not fit, or that can be neither found nor downloaded.
+    """
+    if ":" in model:
+        module, source, transform = _from_factory(model, weights)
+    elif model in torchvision.models.list_models(module=torchvision.models):
+        module, source, transform = _from_torchvision(model, weights)
+    else:
+        raise UserError(f"--model {model}: neither a torchvision classification network nor package.module:function")
+    module.cpu().eval().requires_grad_(False)
+    return LoadedNetwork(module, source, fingerprint(module), transform)
+
+
+def default_weights(model):
+    """Where a network's weights come from unless ``--weights`` says otherwise, as ``LoadedNetwork.weights`` has it."""
+    if ":" in model:
+        return "the factory's own"
+    named = torchvision.models.get_model_weights(model).__members__
+    return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
+
+
+def fingerprint(network):
+    """SHA-256 of a network's parameters and buffers: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:  # a module's extra state
+            digest.update(f"{name} {value!r}\n".encode())
+    return digest.hexdigest()
+
+
+def _from_factory(model, weights):
+    module_name, _, function = model.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        network = getattr(importlib.import_module(module_name), function)()
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        raise UserError(f"--model {model} cannot be made ({type(error).__name__}: {error})") from error
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
+    if weights is None:
+        return network, default_weights(model), Transform()
+    _load_into(network, _read_state_dict(weights), weights)
+    return network, Path(weights).name, Transform()
+
+
+def _from_torchvision(model, weights):
+    named = torchvision.models.get_model_weights(model).__members__
+    weights = weights or default_weights(model)
+    if weights in named:
+        return _download(model, named[weights]), named[weights].name, _transform_of(named[weights])
+    if not Path(weights).is_file():
+        raise UserError(f"--weights {weights}: neither a file nor one of {model}'s weights ({', '.join(named)})")
+    state = _read_state_dict(weights)
+    network = torchvision.models.get_model(model, weights=None, **_local_options(model, state, weights))
+    _load_into(network, state, weights)
+    return network, Path(weights).name, Transform()
+
+
+def _download(model, weights):
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    present = file.is_file()
+    try:
+        return torchvision.models.get_model(model, weights=weights)
+    except Exception as error:  # the many ways in which a damaged file can fail to be read, or a download
+        if present:
+            reason = f"weights file {file} is damaged or not {model}'s ({type(error).__name__}): delete it"
+        else:
+            reason = f"no weights file {file}, and it cannot be downloaded ({error}): put {weights.url} there"
+        raise UserError(reason) from error
+
+
+def _transform_of(weights):
+    preset = weights.transforms()
+    (resize_size,), (crop_size,) = preset.resize_size, preset.crop_size
+    return Transform(resize_size, crop_size, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
+
+
+def _read_state_dict(path):
+    """A state dict, also as ``state_dict`` or ``model`` of a checkpoint, or of a network in DataParallel."""
+    if not Path(path).is_file():
+        raise UserError(f"--weights {path}: there is no such file")
+    try:
+        with open(path, "rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # the many ways in which a damaged file can fail to be read
+        raise UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})") from error
+    for key in ("state_dict", "model"):
+        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise UserError(f"--weights {path} is no state dict (names and tensors)")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _local_options(model, state, weights):
+    """Number of classes and auxiliary classifiers, read off a state dict.
+
+    The classifier is what changes its shape with the number of classes; made on the meta device this costs nothing.
+    """
+    auxiliary = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}.get(model)
+    options = {}
+    if auxiliary:
+        options = {"aux_logits": any(name.startswith(auxiliary) for name in state), "init_weights": False}
+    with torch.device("meta"):
+        shapes = [
+            {
+                name: value.shape
+                for name, value in torchvision.models.get_model(model, num_classes=n, **options).state_dict().items()
+            }
+            for n in (1000, 1001)
+        ]
+    classifier = [name for name, shape in shapes[0].items() if shape != shapes[1][name] and len(shape) > 1]
+    if classifier[-1] not in state or state[classifier[-1]].ndim == 0:
+        raise UserError(f"--weights {weights} does not fit {model}: it has no {classifier[-1]}")
+    return {"num_classes": len(state[classifier[-1]]), **options}
+
+
+def _load_into(network, state, weights):
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        problems = [line.strip() for line in str(error).split("\n")[1:]]
+        raise UserError(f"--weights {weights} does not fit the network: {' '.join(problems)[:300]}") from error

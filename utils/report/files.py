@@ -1,0 +1,39 @@
+"""Results for people, in the working directory: paths and formats under the names that the paper's users know."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from utils.store.files import write_bytes
+from utils.store.names import split_name
+
+
+def plot_path(output_dir, pair, what):
+    """Path of a figure of a pair, without a suffix; ``pair`` as in ``PairResults``, ``what`` is shown."""
+    name = f"{split_name(pair['run'], pair['channel'], pair['concepts'])}_rho{pair['rho']}"
+    return Path(output_dir) / "plots" / f"{name}_{what}"
+
+
+def write_figure(stem, figure):
+    """Write a matplotlib figure as png and pdf beside each other; return the png's path."""
+    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, **options)
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_bytes(path, buffer.getvalue())
+    return path
+
+
+def write_curves(stem, grid, curves):
+    """Write the coordinates of density curves as comma-separated text.
+
+    ``curves`` maps a label to its densities at ``grid``, or to None (written as nan) where there is none.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["spatial_sum", *curves])
+    columns = [np.full(len(grid), np.nan) if curve is None else curve for curve in curves.values()]
+    writer.writerows([f"{value:.6g}" for value in row] for row in zip(grid, *columns, strict=True))
+    write_bytes(stem.with_name(f"{stem.name}.txt"), buffer.getvalue().encode())

@@ -1,0 +1,136 @@
+"""WordNet path similarity of classes whose folders are WordNet ids (supplement, Fig. 4), read with nltk."""
+
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+
+import numpy as np
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.store.files import damage_is_one_line
+
+DOWNLOAD_SECONDS = 60
+HOW_TO_GET_IT = "python -m nltk.downloader wordnet (or set NLTK_DATA to the nltk_data folder that holds it)"
+AGAIN = f"delete it and get it again with {HOW_TO_GET_IT}"
+
+
+def class_synsets(classes):
+    """The WordNet 3.0 noun that each class's folder is named by.
+
+    The corpus is looked for where nltk looks, and downloaded by nltk where it is missing.
+
+    Parameters
+    ----------
+    classes : dict of folder -> output
+        Folders such as ``n02124075``: a noun and its offset.
+
+    Returns
+    -------
+    dict of output -> nltk Synset
+
+    Raises
+    ------
+    UserError
+        A folder that is no WordNet id, nltk or the corpus missing, a damaged corpus.
+    """
+    for folder in classes:
+        if not re.fullmatch(r"n[0-9]{8}", folder):
+            raise UserError(f"--plot_wordnet: class folder {folder!r} is no WordNet id such as n02124075")
+    try:
+        from nltk.corpus.reader import WordNetCorpusReader
+    except ImportError as error:
+        raise UserError("--plot_wordnet needs nltk: pip install nltk") from error
+    corpus = _find_corpus() or _download_corpus()
+    with damage_is_one_line(corpus, AGAIN):
+        reader = WordNetCorpusReader(corpus, None)
+        if reader.get_version() != "3.0":
+            raise ValueError(f"it is WordNet {reader.get_version()}, not 3.0")
+        synsets = {folder: reader.synset_from_pos_and_offset("n", int(folder[1:])) for folder in classes}
+        for synset in filter(None, synsets.values()):
+            synset.max_depth()  # reads the whole way to the root, so that damage is found now
+    unknown = [folder for folder, synset in synsets.items() if synset is None]
+    if unknown:
+        raise UserError(f"--plot_wordnet: class folder {unknown[0]} is no noun of the WordNet 3.0 in {corpus}")
+    return {classes[folder]: synset for folder, synset in synsets.items()}
+
+
+def _find_corpus():
+    """Where nltk finds WordNet, unpacked or as a zip file; None where it does not."""
+    import nltk
+
+    for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
+        with damage_is_one_line("corpora/wordnet.zip of nltk's data", AGAIN), suppress(LookupError):
+            return nltk.data.find(name)
+    return None
+
+
+def _download_corpus():
+    """Let nltk download WordNet to where it looks for it; UserError where that fails.
+
+    In a process of its own: behind a firewall nltk waits for minutes, and it prints errors even when told not to.
+    """
+    print(f"nltk has no WordNet corpus: downloading it (10 MB, at most {DOWNLOAD_SECONDS} s)", file=sys.stderr)
+    command = [sys.executable, "-m", "nltk.downloader", "-q", "wordnet"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DOWNLOAD_SECONDS)
+    corpus = _find_corpus()
+    if corpus is None:
+        raise UserError(
+            f"--plot_wordnet: nltk finds no WordNet corpus and cannot download it; get it with {HOW_TO_GET_IT}"
+        )
+    return corpus
+
+
+def path_similarities(pairs, synsets):
+    """Path similarity, 1 / (1 + length of the shortest path between two synsets), of the classes of each pair.
+
+    Parameters
+    ----------
+    pairs : list of (channel, class1, class2, cosine)
+    synsets : dict of output -> nltk Synset
+
+    Returns
+    -------
+    list of float
+    """
+    similarity = cache(lambda class1, class2: synsets[class1].path_similarity(synsets[class2]))
+    return [similarity(*pair[1:3]) for pair in tqdm(pairs, "WordNet paths", unit=" pairs", delay=2)]
+
+
+def rank_correlation(first, second):
+    """Spearman's rank correlation; None for fewer than three points or where either is constant."""
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return np.corrcoef(rankdata(first), rankdata(second))[0, 1]
+
+
+def most_surprising(pairs, similarities, count=3):
+    """Pairs of high cosine though far apart in WordNet, and of low cosine though close; each two classes once.
+
+    Parameters
+    ----------
+    pairs : list of (channel, class1, class2, cosine)
+    similarities : list of float
+    count : int
+
+    Returns
+    -------
+    high, low : lists of int
+        Positions in ``pairs``, the largest difference of the two ranks first; at most ``count`` each.
+    """
+    cosine_ranks, similarity_ranks = rankdata([pair[3] for pair in pairs]), rankdata(similarities)
+    middle, difference = (len(pairs) + 1) / 2, cosine_ranks - similarity_ranks
+    high = (cosine_ranks > middle) & (similarity_ranks < middle)
+    low = (cosine_ranks < middle) & (similarity_ranks > middle)
+    order = np.argsort(-difference, kind="stable")
+    chosen = []
+    for positions in (order[high[order]], order[::-1][low[order[::-1]]]):
+        distinct = {}
+        for position in positions.tolist():
+            distinct.setdefault(pairs[position][1:3], position)
+        chosen.append(list(distinct.values())[:count])
+    return chosen

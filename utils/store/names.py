@@ -1,0 +1,18 @@
+"""The store: paths and formats of everything that one stage leaves for the next."""
+
+import hashlib
+import re
+
+
+def run_name(model, layer_flag):
+    """RUN: the model's name, and the layer's where it is not ``last_conv``, fit for a file name."""
+    name = model if layer_flag == "last_conv" else f"{model}_{layer_flag}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
+
+
+def split_name(run, channel, concepts):
+    """Name of a channel and its concepts: ``RUN_channel1660_530_938``; classes of one concept joined by ``-``."""
+    classes = "_".join("-".join(map(str, concept)) for concept in concepts)
+    if len(classes) > 100:
+        classes = f"{len(concepts)}concepts_{hashlib.sha256(classes.encode()).hexdigest()[:16]}"
+    return f"{run}_channel{channel}_{classes}"

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import print_table, run
-from utils.store.candidates import read_pairs
+from utils.store.candidates import read_candidates
 
 SCRIPTS = {"stage 3": "disentangle_channel.py", "stage 4": "get_results.py"}
 CHANNEL_FLAGS = {"stage 3": "--channel_disentangle", "stage 4": "--channel_of_interest"}
@@ -79,7 +79,7 @@ def one_round(folder, pairs, flags):
 
 def main():
     args, rest = get_options()
-    pairs = read_pairs(args.candidates)[: args.pairs]
+    pairs = read_candidates(args.candidates)[: args.pairs]
     flags = {
         "stage 3": [*rest, *(["--only_correct"] if args.only_correct else [])],
         "stage 4": [

@@ -23,12 +23,12 @@ from examples.demo.network import TRANSFORM
 from examples.demo.pictures import write_pictures
 from examples.demo.training import read_pictures, train
 from utils.method.disentangling import Split, merge
-from utils.method.evaluation import auroc, disentangled_sums, summarise
+from utils.method.evaluation import auroc, spatial_sums, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
-from utils.method.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs
+from utils.method.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs, gamma_polysemantic
 from utils.method.rho import OBJECTIVES, RhoSearch
-from utils.networks.kinds import tap_sums, weight_taps
-from utils.networks.recording import forward_with_gradient
+from utils.networks.layers import layer_of
+from utils.networks.recording import Recorder
 
 TAU, P, GAMMA = 0.03, 0.75, 0.5
 BANDS = ((-1.0, 0.1), (0.1, 0.3), (0.3, 0.5))
@@ -39,14 +39,16 @@ FIGURES = ("measured", "clean of all", "clean of measured", "AUROC", "AUROC orig
 def record_layer(network, pictures):
     """Everything the method needs of a set of pictures, which here fits into memory."""
     pixels, targets = pictures
+    layer = layer_of("last", network.last)
     pieces = defaultdict(list)
     for batch, own in zip(pixels.split(256), targets.split(256), strict=True):
         images = TRANSFORM.normalise(batch, torch.device("cpu"))
-        record = forward_with_gradient(network, network.last, images, own)
+        with Recorder(network, layer) as recorder:
+            record = recorder.forward_with_gradient(images, own)
         relative, positive_sums = relative_importances(channel_importances(record.activation, record.gradient))
         for name, values in {
             "input": record.input,
-            "input_sums": tap_sums(network.last, record.input),
+            "input_sums": layer.tap_sums(record.input),
             "relative": relative,
             "positive_sums": positive_sums,
             "predictions": record.logits.argmax(1),
@@ -58,22 +60,25 @@ def record_layer(network, pictures):
 
 def find_pairs(network, training):
     """All gamma-polysemantic pairs, and the class means of the input sums."""
-    statistics = ClassStatistics.zeros(len(training["targets"].unique()), *weight_taps(network.last).shape)
+    weight = layer_of("last", network.last).weight
+    statistics = ClassStatistics.zeros(len(training["targets"].unique()), *weight.shape)
     names = ("relative", "positive_sums", "input_sums", "targets", "predictions")
     statistics.add(**{name: training[name] for name in names}, tau=TAU)
     relevant = relevant_classes(statistics.relevant[0], statistics.images[0], P)
     means = statistics.mean_inputs()[0]
-    return [pair for pair in class_pairs(weight_taps(network.last), means, relevant) if pair[3] < GAMMA], means
+    return [pair for pair in class_pairs(weight, means, relevant) if gamma_polysemantic(pair.cosine, GAMMA)], means
 
 
 def split_every_way(network, training, channel, concepts, means):
     """A Split of the channel for each of WAYS."""
-    weight = weight_taps(network.last)[channel]
+    layer = layer_of("last", network.last)
+    weight = layer.weight[channel]
     arvs = averaged_relevance_vectors(weight, means[list(concepts)])
-    search = RhoSearch(network.last, channel, arvs)
+    search = RhoSearch(weight, None, arvs)
+    maps = layer.maps(search.rows, None)
     for k, concept in enumerate(concepts):
         own = training["input"][training["targets"] == concept]
-        search.add(own, torch.full((len(own),), k))
+        search.add(maps(own), torch.full((len(own),), k))
     for way in WAYS:
         rho = 1.0 if way == "rho = 1" else search.best(way)
         objectives = search.objectives()
@@ -89,7 +94,7 @@ def evaluate(split, validation):
     parts = []
     for (concept,) in split.concepts:
         own = validation["targets"] == concept
-        sums = disentangled_sums(split, split.rho, validation["input_sums"][own], positions=0)
+        sums = spatial_sums(split.rows().double(), None, validation["input_sums"][own].double(), positions=0)
         included = validation["shares"][own, split.channel] >= TAU
         parts.append((merge(sums, dim=1).numpy(), sums.numpy(), included.numpy()))
     means = [summarise(*part).mean for part in parts]

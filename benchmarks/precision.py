@@ -24,12 +24,12 @@ from pathlib import Path
 
 import torch
 
-import get_cosine_similarities as stage2
 from benchmarks.report import link_images, print_table, run
 from utils.method.importance import relevant_classes
-from utils.method.polysemanticity import averaged_relevance_vectors, class_pairs
-from utils.networks.kinds import weight_taps
+from utils.method.polysemanticity import averaged_relevance_vectors, class_pairs, gamma_polysemantic
+from utils.networks.layers import layer_of
 from utils.networks.loading import load_network
+from utils.stages.relevance import class_statistics
 from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore
 from utils.store.names import run_name
@@ -57,13 +57,17 @@ class Results:
     def __init__(self, store, args):
         self.store, which = store, int(args.only_correct)
         class_store = ClassStore(store.folder.parent, run_name(args.model, args.layer_of_interest), store.load_meta())
-        found = stage2.class_statistics(store, class_store, args.proportion_attribution_required)
+        found = class_statistics(store, class_store, args.proportion_attribution_required)
         self.mean_inputs, images, counts = (values[which] for values in found)
         self.relevant = relevant_classes(counts, images, args.p, args.min_images)
 
     def candidates(self, weight, gamma):
         """{(channel, class1, class2)} with a cosine below gamma."""
-        return {pair[:3] for pair in class_pairs(weight, self.mean_inputs, self.relevant) if pair[3] < gamma}
+        return {
+            pair[:3]
+            for pair in class_pairs(weight, self.mean_inputs, self.relevant)
+            if gamma_polysemantic(pair.cosine, gamma)
+        }
 
 
 def rate(store):
@@ -160,7 +164,7 @@ def main():
         results = {name: Results(store, args) for name, store in stores.items()}
         network = load_network(args.model, args.weights).module
         reference = results.pop(REFERENCE)
-        weight = weight_taps(network.get_submodule(reference.store.meta["layer"]))
+        weight = layer_of("", network.get_submodule(reference.store.meta["layer"])).weight
         rows = [table_row(name, result, reference, rates, weight, args) for name, result in results.items()]
     changes = ("importances: median / max", "ARVs: median / max", "candidates: both / either")
     print_table((f"against {REFERENCE}, {num_images} images", *changes, "images/s", "ratio"), rows)

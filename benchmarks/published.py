@@ -6,7 +6,7 @@ The published procedure is written here from its description, in its cheapest re
 network, torchvision's transform in loader workers, forward and back to the image with the gradient of the layer of
 interest, without gradients of weights; then three files an image (importances; the layer's output and its gradient; the
 layer's input). Stage 2: for every relevant channel and class one forward pass over the class's images, and back to the
-layer's input. Ours: the loop of get_importances_for_classes.py, and get_cosine_similarities.py as a process.
+layer's input. Ours: the loop of stage 1, and get_cosine_similarities.py as a process.
 
 In stage 1 loading the network is left out on both sides, starting loader workers and writing files are not. All other
 flags are those of stage 1 (--weights, --layer_of_interest, --batch_size, --num_workers, --device, ...).
@@ -28,9 +28,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-import get_importances_for_classes as stage1
 from benchmarks.report import link_images, print_table, run
-from utils.command_line import flags as command_line
+from utils.command_line import flags
 from utils.images.classes import ClassMap, map_folders
 from utils.images.listing import class_folders, list_images
 from utils.images.transform import Transform
@@ -38,6 +37,7 @@ from utils.method.importance import relative_importances, relevant_classes
 from utils.networks.arithmetic import check_precision, choose_device
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
+from utils.stages.importances import describe_store, fill_store
 from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore
 from utils.store.names import run_name
@@ -120,9 +120,9 @@ def our_importances(args, network, layer, transform, images, device, precision, 
     """Stage 1 into a new store, as the script does it once everything is loaded."""
     args = argparse.Namespace(**{**vars(args), "precision": precision})
     store = ImportanceStore(store_dir, run_name(args.model, args.layer_of_interest))
-    store.begin(stage1.describe(args, network, layer, transform, images))
-    loading = command_line.loading(args, device)
-    stage1.fill(store, store.missing_chunks(), args, network, layer, transform, images, loading)
+    store.begin(describe_store(args, network, layer, transform, images))
+    how = {"batch_size": args.batch_size, "precision": precision, "loading": flags.loading(args, device)}
+    fill_store(store, store.missing_chunks(), network.module, layer, images, transform, **how)
 
 
 def take_turns(ways, folder, repeat):
@@ -200,7 +200,11 @@ def get_options():
     parser.add_argument("--passes", type=int, default=3, help="passes of stage 2 that are measured")
     parser.add_argument("--class_images", type=int, default=100, help="images of a class in stage 2")
     options, rest = parser.parse_known_args()
-    return options, stage1.get_args_parser().parse_args(rest)
+    stage1 = flags.Parser(__doc__)
+    for add in (flags.add_data_flag, flags.add_network_flags, flags.add_image_flags, flags.add_compute_flags):
+        add(stage1)
+    stage1.set_defaults(chunk_size=2048, compile=False)
+    return options, stage1.parse_args(rest)
 
 
 def main():
@@ -208,7 +212,7 @@ def main():
     device = choose_device(args.device)
     check_precision("fp32", device)
     network = load_network(args.model, args.weights)
-    transform = command_line.transform_from_flags(args, network.transform)
+    transform = flags.transform_from_flags(args, network.transform)
     layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
     contiguous = copy.deepcopy(network.module).to(device)
     network.module.to(device, memory_format=torch.channels_last)

@@ -20,11 +20,10 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
-from utils.command_line.opening import identity
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
-from utils.store.importances import ImportanceStore
+from utils.store.importances import ImportanceStore, identity
 from utils.store.names import run_name
 
 MODEL = "benchmarks.stage2_scale:network"

@@ -15,17 +15,17 @@ import torch
 from examples.demo.network import TRANSFORM, WEIGHTS, demo_network
 from examples.demo.pictures import CONCEPTS, write_pictures
 from examples.demo.training import accuracy, read_pictures, save_weights, train
-from utils.command_line import flags as command_line
+from utils.command_line import flags
 from utils.command_line.run import run
 from utils.errors import UserError
 from utils.method.disentangling import merge
-from utils.method.evaluation import disentangled_sums, summarise
-from utils.networks.kinds import tap_sums
+from utils.method.evaluation import spatial_sums, summarise
+from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
-from utils.networks.recording import forward
+from utils.networks.recording import Recorder
 from utils.report.files import write_figure
 from utils.report.plots import DISENTANGLED, pictures_figure
-from utils.store.results import PairResults
+from utils.store.results import Results
 from utils.store.splits import read_split, split_path
 
 
@@ -38,8 +38,11 @@ def top_pictures(split, rho, names, validation, count=9):
     pixels, targets = validation
     own = torch.isin(targets, torch.tensor(list(colours)))
     pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
-    record = forward(network, network.last, TRANSFORM.normalise(pixels, torch.device("cpu")))
-    sums = disentangled_sums(split, rho, tap_sums(network.last, record.input), positions=0)
+    layer = layer_of("last", network.last)
+    with Recorder(network, layer) as recorder:
+        record = recorder.forward(TRANSFORM.normalise(pixels, torch.device("cpu")))
+    tap_sums = layer.tap_sums(record.input).double()
+    sums = spatial_sums(split.rows(rho).double(), split.biases(), tap_sums, record.activation.shape[2])
     rows = {"original": merge(sums, dim=1)}
     rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
     return {
@@ -52,19 +55,21 @@ def show(folder):
     """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
     validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
-    for pair in PairResults(folder).read_all():
-        if pair["run"] != "examples.demo-demo_network":
+    for result in Results(folder).read_all():
+        if result["run"] != "examples.demo-demo_network":
             continue
-        if pair["weights_sha256"] != weights:
+        if result["weights_sha256"] != weights:
             raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")
-        path = split_path(folder / "store" / "models_disentangled", pair["run"], pair["channel"], pair["concepts"])
-        (split, _), names, rho = read_split(path), pair["concept_names"], pair["rho"]
+        path = split_path(
+            folder / "store" / "models_disentangled", result["run"], result["channel"], result["concepts"]
+        )
+        (split, _), names, rho = read_split(path), result["concept_names"], result["rho"]
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
-        count = sum(len(part["paths"]) for part in pair["images"])
+        count = sum(len(part["paths"]) for part in result["images"])
         subtitle = f"of {count} validation pictures of {' and '.join(names)}"
         figure = pictures_figure(top_pictures(split, rho, names, validation), title, subtitle)
         write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
-        means = [summarise(part["original"], part["sums"], part["included"]).mean for part in pair["images"]]
+        means = [summarise(part["original"], part["sums"], part["included"]).mean for part in result["images"]]
         own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(names)))
         other = " / ".join(f"{np.mean([m[k] for j, m in enumerate(means) if j != k]):.2f}" for k in range(len(names)))
         print(f"{split.channel:7d}  {' / '.join(names):22}{own:>25}{other:>14}  {rho:.2f}")
@@ -73,7 +78,7 @@ def show(folder):
 
 
 def get_args_parser():
-    parser = command_line.Parser(__doc__)
+    parser = flags.Parser(__doc__)
     parser.add_argument(
         "folder",
         type=Path,
@@ -85,7 +90,7 @@ def get_args_parser():
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
         "--pictures",
-        type=command_line.positive_int,
+        type=flags.positive_int,
         nargs=2,
         default=(100, 40),
         help="of each class, for training and validation (100 40)",

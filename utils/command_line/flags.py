@@ -1,4 +1,4 @@
-"""Command line: flags that several scripts share, their checks, and errors in one line."""
+"""Flags that several scripts share, and their checks. Nothing here imports torch."""
 
 import argparse
 import os
@@ -6,9 +6,13 @@ import shlex
 from dataclasses import asdict, replace
 
 from utils.errors import UserError
-from utils.images.decoding import DECODERS
 
 MAX_CONCEPTS = 8
+# Repeated here, so that --help need not import what they belong to; a test compares
+DECODERS = ("pil", "fast", "gpu")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+OBJECTIVES = ("positive", "absolute", "contrast")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help explains the flags)")
 
 
-def _number(kind, accept, what):
+def _checked(kind, accept, what):
     def parse(text):
         try:
             value = kind(text)
@@ -36,12 +40,12 @@ def _number(kind, accept, what):
     return parse
 
 
-positive_int = _number(int, lambda value: value >= 1, "a whole number from 1")
-count = _number(int, lambda value: value >= 0, "a whole number from 0")
-fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-cosine = _number(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
-positive = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
-finite = _number(float, lambda value: abs(value) < float("inf"), "a number")
+positive_int = _checked(int, lambda value: value >= 1, "a whole number from 1")
+count = _checked(int, lambda value: value >= 0, "a whole number from 0")
+fraction = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+cosine = _checked(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
+positive = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+finite = _checked(float, lambda value: abs(value) < float("inf"), "a number")
 
 
 def add_data_flag(parser):
@@ -93,7 +97,7 @@ def add_image_flags(parser):
     images = parser.add_argument_group("images", "default: the transform of the named weights, or of the stage before")
     images.add_argument("--resize_size", type=positive_int, help="pixels of the shorter side (else 256)")
     images.add_argument("--crop_size", type=positive_int, help="pixels of the central square (else 224)")
-    images.add_argument("--interpolation", choices=["nearest", "bilinear", "bicubic"], help="(else bilinear)")
+    images.add_argument("--interpolation", choices=INTERPOLATIONS, help="(else bilinear)")
     images.add_argument("--mean", type=finite, nargs=3, help="of each colour, 0 to 1 (else ImageNet's)")
     images.add_argument("--std", type=positive, nargs=3, help="of each colour (else ImageNet's)")
     images.add_argument(
@@ -127,7 +131,7 @@ def add_compute_flags(parser):
     compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     compute.add_argument(
         "--precision",
-        choices=["fp32", "tf32", "bf16"],
+        choices=PRECISIONS,
         default="fp32",
         help="arithmetic of the network: fp32 (default, what the paper used), tf32 (CUDA only), bf16; all that is "
         "computed from it is fp32",
@@ -135,7 +139,7 @@ def add_compute_flags(parser):
 
 
 def loading(args, device):
-    """Keyword arguments of ``data.ImageBatches`` that come from the flags; UserError where the device lacks them."""
+    """Arguments of ``ImageBatches`` that come from the flags; UserError where the device lacks what they need."""
     if args.decode == "gpu" and device.type != "cuda":
         raise UserError("--decode gpu needs a CUDA device: use --decode fast")
     shared = {name: getattr(args, name) for name in ("num_workers", "skip_unreadable", "decode")}
@@ -178,6 +182,46 @@ def concepts_from(args):
     if given[: len(concepts)] != concepts:
         raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
     return concepts
+
+
+def check_candidates(args, channel_flag):
+    """Raise UserError unless either --candidates is given, or a channel and its concepts."""
+    if args.candidates is None:
+        require(args, channel_flag)
+        concepts_from(args)
+        return
+    for flag in (channel_flag, *(f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1))):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--candidates names channels and classes: leave out --{flag}")
+
+
+def check_wishes(args):
+    """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
+    require(args, "model")
+    check_candidates(args, "channel_of_interest")
+    for flag in ("all_classes", "patch_size"):
+        if getattr(args, flag) and not args.get_channel_card:
+            raise UserError(f"--{flag} is for --get_channel_card: add it")
+    wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
+    if not any(getattr(args, wish) for wish in wishes):
+        args.get_qualitative = args.get_quantitative = True
+
+
+def refuse_ignored(args, parser, flag, *meant):
+    """Where ``flag`` alone reads what is there, refuse all others but those ``meant``: they would be ignored."""
+    for name, value in vars(args).items():
+        if name not in (flag, *meant) and value != parser.get_default(name):
+            advice = "name a channel or --candidates, or leave it out"
+            raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")
+
+
+def candidate_flags(args, split):
+    """The flags with which stage 4 measures what stage 3 has split."""
+    if args.candidates:
+        return ["--candidates", args.candidates]
+    concepts = enumerate(split.concepts, start=1)
+    named = [word for k, concept in concepts for word in (f"--classes_for_concept{k}", *concept)]
+    return ["--channel_of_interest", split.channel, *named]
 
 
 def transform_from_flags(args, default):

@@ -1,28 +1,19 @@
-"""What stages 2 to 4 begin with: the pairs and the network they were asked for, checked against what is stored."""
+"""What stages 2 to 4 begin with: the candidates and the network they were asked for, checked against what is stored."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from utils.command_line.flags import MAX_CONCEPTS, concepts_from, require, transform_from_flags
+from utils.command_line.flags import concepts_from, transform_from_flags
 from utils.errors import UserError
 from utils.images.classes import ClassMap
 from utils.method.disentangling import RHOS, Split
+from utils.method.patches import default_patch_size
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, load_network
-from utils.store.candidates import AskedPair, read_pairs
+from utils.store.candidates import AskedCandidate, read_candidates
 from utils.store.files import refuse_differences
+from utils.store.importances import identity
 from utils.store.splits import SPLIT_CONTEXT, find_splits, read_first_split, read_split, split_path, transform_from
-
-
-def identity(model, network, layer):
-    """What two stages must agree in: a dictionary for ``meta.json`` and for split files."""
-    return {
-        "model": model,
-        "layer": layer.name,
-        "weights_sha256": network.fingerprint,
-        "num_channels": layer.num_channels,
-        "num_outputs": layer.num_outputs,
-    }
 
 
 def open_network(args, stored, where):
@@ -39,7 +30,7 @@ def open_network(args, stored, where):
     Returns
     -------
     network : LoadedNetwork
-    layer : LayerOfInterest
+    layer : Layer
     """
     if args.weights is None and args.model == stored["model"] and stored["weights"] != default_weights(args.model):
         raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
@@ -63,22 +54,40 @@ def open_transform(args, stored, where):
     return transform
 
 
-def check_channel(flag, channel, num_channels):
-    """Raise UserError unless the layer has this channel."""
-    if channel >= num_channels:
-        raise UserError(f"--{flag} {channel} is out of range, the layer has channels 0 to {num_channels - 1}")
+def check_patch_size(args, transform, layer):
+    """The side of a patch, in pixels; UserError where it is larger than the image."""
+    size = args.patch_size or default_patch_size(transform.crop_size, min(layer.map_size))
+    if size > transform.crop_size:
+        raise UserError(f"--patch_size {size} is larger than the image, {transform.crop_size} pixels")
+    return size
 
 
-def pairs_from(args, channel_flag):
-    """What is asked for, as an AskedPair each: one by flags, or a file's."""
-    concept_flags = [f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1)]
+def asked_candidates(args, channel_flag):
+    """What is asked for, as an AskedCandidate each: one by flags, or a file's."""
     if args.candidates is None:
-        require(args, channel_flag)
-        return [AskedPair(getattr(args, channel_flag), concepts_from(args))]
-    for flag in (channel_flag, *concept_flags):
-        if getattr(args, flag) is not None:
-            raise UserError(f"--candidates names channels and classes: leave out --{flag}")
-    return read_pairs(args.candidates)
+        return [AskedCandidate(getattr(args, channel_flag), concepts_from(args))]
+    return read_candidates(args.candidates)
+
+
+def resolved_candidates(args, channel_flag, meta, classes):
+    """What is asked for, as channels and concepts of network outputs: a list of (channel, concepts), each once.
+
+    Raises
+    ------
+    UserError
+        A channel that the layer does not have, or a class that is not there; with its line of the file.
+    """
+    resolved = []
+    for candidate in asked_candidates(args, channel_flag):
+        with candidate.named():
+            if candidate.channel >= meta["num_channels"]:
+                raise UserError(
+                    f"--{channel_flag} {candidate.channel} is out of range, "
+                    f"the layer has channels 0 to {meta['num_channels'] - 1}"
+                )
+            one = candidate.channel, classes.resolve(candidate.concepts, meta["num_outputs"])
+        resolved += [one] if one not in resolved else []
+    return resolved
 
 
 @dataclass
@@ -96,9 +105,9 @@ def open_splits(args, run):
     if args.rho is not None and args.rho not in RHOS:
         raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
     model_dir, opened = Path(args.model_dir or Path(args.store_dir) / "models_disentangled"), {}
-    for pair in pairs_from(args, "channel_of_interest"):
-        with pair.named():
-            path, split, context = _open_split(model_dir, run, pair.channel, pair.concepts)
+    for candidate in asked_candidates(args, "channel_of_interest"):
+        with candidate.named():
+            path, split, context = _open_split(model_dir, run, candidate.channel, candidate.concepts)
         for first in list(opened.values())[:1]:
             shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
             refuse_differences(first.context, context, shared, path)

@@ -1,4 +1,4 @@
-"""Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
+"""Splitting a channel into channels that serve one concept each (Ineq. 5), and merging them."""
 
 from dataclasses import dataclass
 
@@ -36,9 +36,13 @@ class Split:
         """Each row carries the whole bias of the channel: [K + 1], or None."""
         return None if self.bias is None else self.bias.expand(len(self.concepts) + 1)
 
+    def shown_rows(self, rho=None):
+        """Weights of the original channel and of ``c'_1 .. c'_K``, which figures show: [K + 1, C_in, taps]."""
+        return torch.cat([self.weight[None], self.rows(rho)[:-1]])
+
 
 def split_sources(arvs, rho):
-    """Divide the previous layer's channels among the concepts (Ineq. 5).
+    """Ineq. 5: divide the previous layer's channels among the concepts.
 
     Input ``i`` belongs to concept ``k`` if ``rho * ARV_k[i] > ARV_j[i]`` for every other ``j``. Where entries are
     negative several concepts can qualify: the first one gets the input, so the order of the concepts matters.
@@ -60,7 +64,7 @@ def split_sources(arvs, rho):
 
 
 def disentangled_rows(weight, owners, num_concepts):
-    """Weights of ``c'_1 .. c'_K`` and of the residual.
+    """The disentangled channels: weights of ``c'_1 .. c'_K`` and of the residual.
 
     ``c'_k`` has the inputs of every other concept set to zero, the residual has those of all concepts set to zero.
 
@@ -78,7 +82,7 @@ def disentangled_rows(weight, owners, num_concepts):
 
 
 def merge(channels, dim):
-    """Put the original channel together again: ``a_c = sum_k c'_k - (K - 1) r``, with ``r`` last along ``dim``."""
+    """The merge: the original channel, ``a_c = sum_k c'_k - (K - 1) r``, with ``r`` last along ``dim``."""
     num_concepts = channels.shape[dim] - 1
     disentangled = channels.narrow(dim, 0, num_concepts).sum(dim)
     return disentangled - (num_concepts - 1) * channels.select(dim, num_concepts)

@@ -1,4 +1,4 @@
-"""Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
+"""How near a split network is to the original."""
 
 import torch
 

@@ -7,27 +7,27 @@ import torch
 from scipy.stats import gaussian_kde, mannwhitneyu
 
 
-def disentangled_sums(split, rho, tap_sums, positions):
-    """Spatial sums of ``c'_1 .. c'_K`` and the residual, from the tap sums of the layer's input.
+def spatial_sums(rows, biases, tap_sums, positions):
+    """Spatial sums of the channels that ``rows`` are, from the tap sums of the layer's input.
 
     Parameters
     ----------
-    split : Split
-    rho : float
-    tap_sums : Tensor [B, C_in, taps]
+    rows : Tensor [R, C_in, taps], float64
+    biases : Tensor [R] or None
+    tap_sums : Tensor [B, C_in, taps], float64
     positions : int
         Number of positions of the layer's output.
 
     Returns
     -------
-    Tensor [B, K + 1], float64, on the CPU; the residual last
+    Tensor [B, R], float64
     """
-    sums = torch.einsum("bit,kit->bk", tap_sums.double().cpu(), split.rows(rho).double())
-    return sums if split.bias is None else sums + split.bias.double() * positions
+    sums = torch.einsum("bit,kit->bk", tap_sums, rows)
+    return sums if biases is None else sums + biases.double() * positions
 
 
 def fractions_of_original(original, sums):
-    """``sum(c'_k) / sum(a_c)`` and ``sum(r) / sum(a_c)`` for each image: [n], [n, K + 1] -> [n, K + 1].
+    """The fractions ``sum(c'_k) / sum(a_c)`` and ``sum(r) / sum(a_c)`` of each image: [n], [n, K + 1] -> [n, K + 1].
 
     Infinite or NaN where the original sum is exactly 0.
     """

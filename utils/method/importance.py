@@ -1,4 +1,4 @@
-"""Input x gradient at the layer of interest, from one forward pass (Eq. 1 and Ineq. 2 of the paper)."""
+"""How important a channel is for an image (Eq. 1), and which channels are relevant for a class (Ineq. 2)."""
 
 import torch
 
@@ -6,8 +6,19 @@ FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def channel_importances(activation, gradient):
-    """Importance of each channel, ``R_c(x) = sum_hw a_c * d y_t / d a_c``: [B, C], float32."""
-    return spatial_sums(activation.float() * gradient.float())
+    """Eq. 1: importance of each channel for an image's own class, ``R_c(x) = sum_hw a_c * d y_t / d a_c``.
+
+    Input x gradient at the layer's output, towards the logit of the image's own class, summed over positions.
+
+    Parameters
+    ----------
+    activation, gradient : Tensor [B, C, positions]
+
+    Returns
+    -------
+    Tensor [B, C], float32
+    """
+    return (activation.float() * gradient.float()).sum(-1)
 
 
 def relative_importances(importances):
@@ -36,18 +47,13 @@ def attribution_shares(activation, gradient):
     ``sum_hw max(a_c * d y_t / d a_c, 0)`` over its sum over all channels: negative positions are dropped before
     the sum over space, which is what the published evaluation does. 0 where nothing is positive.
     """
-    positive = spatial_sums((activation.float() * gradient.float()).clamp(min=0))
+    positive = (activation.float() * gradient.float()).clamp(min=0).sum(-1)
     total = positive.sum(1, keepdim=True)
     return positive / total.where(total > 0, torch.inf)
 
 
-def spatial_sums(activation):
-    """Sum a layer's output ``[B, C, H, W]`` over space, in float32: ``[B, C]``."""
-    return activation.float().flatten(2).sum(-1)
-
-
-def relevant_channels(relative, positive_sums, tau):
-    """Which channels carry at least ``tau`` of an image's positive importance (the inner part of Ineq. 2).
+def relevant_in_images(relative, positive_sums, tau):
+    """The condition of Ineq. 2 on an image: ``R_c >= tau * sum_c' max(R_c', 0)``.
 
     Relevance is defined on the stored float16 values; an image without positive importance makes none relevant.
 
@@ -72,12 +78,12 @@ def relevant_channels(relative, positive_sums, tau):
 
 
 def relevant_classes(counts, images, p, min_images=1):
-    """Which channels are relevant for which classes: in at least a fraction ``p`` of the class's images (Ineq. 2).
+    """Ineq. 2: a channel is relevant for a class if it is in at least a fraction ``p`` of the class's images.
 
     Parameters
     ----------
     counts : Tensor [T, C]
-        Images of the class in which the channel is relevant.
+        Images of the class in which the channel is relevant, ``relevant_in_images`` summed over them.
     images : Tensor [T]
     p : float, in (0, 1]
     min_images : int, from 1

@@ -3,30 +3,29 @@
 import math
 
 import numpy as np
-import torch
 
 TOP_IMAGES = 16
 SHOWN = 6
 STRIDES = 3
 
 
-def peaks(maps):
+def peaks(maps, places):
     """The largest activation of each channel in each image, and where it is.
 
     Parameters
     ----------
-    maps : Tensor [B, C, H, W]
+    maps : Tensor [B, C, positions]
+    places : Tensor [positions, 2]
+        Row and column of each position's centre, as fractions of the image's sides.
 
     Returns
     -------
     values : Tensor [B, C]
     centres : Tensor [B, C, 2]
-        Row and column of the position's centre, as fractions of the image's sides.
+        The places of the largest ones.
     """
-    height, width = maps.shape[2:]
-    values, positions = maps.flatten(2).max(-1)
-    rows = positions.div(width, rounding_mode="floor")
-    return values, torch.stack([(rows + 0.5) / height, (positions % width + 0.5) / width], dim=-1)
+    values, positions = maps.max(-1)
+    return values, places[positions]
 
 
 def default_patch_size(image_size, map_size):

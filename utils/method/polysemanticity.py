@@ -1,10 +1,11 @@
 """Relevant channels, averaged relevance vectors and gamma-polysemantic pairs (Ineq. 2, Definition and Theorem 3.1)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from utils.method.importance import relevant_channels
+from utils.method.importance import relevant_in_images
 
 
 @dataclass
@@ -42,7 +43,7 @@ class ClassStatistics:
         own = targets == classes[:, None]
         rows = torch.cat([own, own & (predictions == targets)])  # [2 * present classes, n]
         # Sums over the images of classes as products, which are many times as fast; counts are exact below 2 ** 24
-        relevant = rows.float() @ relevant_channels(relative, positive_sums, tau).float()
+        relevant = rows.float() @ relevant_in_images(relative, positive_sums, tau).float()
         sums = rows.double() @ input_sums.double().flatten(1)
         self.images[:, classes] += rows.sum(1).unflatten(0, (2, -1))
         self.relevant[:, classes] += relevant.long().unflatten(0, (2, -1))
@@ -54,7 +55,7 @@ class ClassStatistics:
 
 
 def averaged_relevance_vectors(weight, mean_inputs):
-    """ARVs of one channel: what the previous layer's channels contribute to it, per class.
+    """The ARVs of one channel: what the previous layer's channels contribute to it, per class.
 
     Input x gradient towards ``sum_hw a_c`` at the layer's input, summed over space, is linear in the tap sums
     ``S``: ``ARV[c, t, i] = sum_uv W[c, i, u, v] * mean_{x in t} S[i, u, v](x)``. Signed, not normalised.
@@ -79,6 +80,23 @@ def cosine_similarities(arvs):
     return (unit @ unit.T).clamp(-1, 1)
 
 
+def gamma_polysemantic(cosines, gamma):
+    """Theorem 3.1: two classes that share a relevant channel make it gamma-polysemantic if their cosine is below gamma.
+
+    ``cosines`` of the ARVs of classes that the channel is relevant for: a number, array or Tensor; so is what returns.
+    """
+    return cosines < gamma
+
+
+class ClassPair(NamedTuple):
+    """Two classes that a channel is relevant for, ``class1 < class2``, and the cosine of their ARVs."""
+
+    channel: int
+    class1: int
+    class2: int
+    cosine: float
+
+
 def class_pairs(weight, mean_inputs, relevant):
     """All pairs of classes that share a relevant channel, with the cosine of their ARVs.
 
@@ -90,8 +108,8 @@ def class_pairs(weight, mean_inputs, relevant):
 
     Returns
     -------
-    list of (channel, class1, class2, cosine)
-        With class1 < class2; sorted by cosine, highest first, equal ones by channel and classes.
+    list of ClassPair
+        Sorted by cosine, highest first, equal ones by channel and classes.
     """
     pairs = []
     for channel in torch.nonzero(relevant.sum(0) >= 2).flatten().tolist():
@@ -99,5 +117,5 @@ def class_pairs(weight, mean_inputs, relevant):
         cosines = cosine_similarities(averaged_relevance_vectors(weight[channel], mean_inputs[classes]))
         first, second = torch.triu_indices(len(classes), len(classes), offset=1)
         columns = classes[first].tolist(), classes[second].tolist(), cosines[first, second].tolist()
-        pairs += [(channel, *pair) for pair in zip(*columns, strict=True)]
-    return sorted(pairs, key=lambda pair: (-pair[3], *pair[:3]))
+        pairs += [ClassPair(channel, *pair) for pair in zip(*columns, strict=True)]
+    return sorted(pairs, key=lambda pair: (-pair.cosine, *pair))

@@ -1,16 +1,15 @@
-"""Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
+"""Choosing rho (Eq. 6)."""
 
 import torch
 
 from utils.method.disentangling import RHOS, disentangled_rows, split_sources
-from utils.networks.kinds import with_rows
 
 OBJECTIVES = ("positive", "absolute", "contrast")
 DENOMINATOR_OFFSET = 1e-5
 
 
 def objective_terms(maps, concepts):
-    """What each image adds to the three readings of Eq. 6: its own channel over the mean of the other ones.
+    """Eq. 6: what each image adds to its three readings, the image's own channel over the mean of the other ones.
 
     ``positive``: s = sum max(c', 0), ``absolute``: s = sum |c'|, both s_own / (s_others + 1e-5);
     ``contrast``: (s_own - s_others) / (s_own + s_others) with the s of ``positive``, 0/0 counting as 0.
@@ -48,27 +47,25 @@ def objective_terms(maps, concepts):
 class RhoSearch:
     """The three objectives for every rho of the grid, from one pass over the concepts' images.
 
-    The layer's input is what all splits share, so one network evaluation an image serves the whole grid. Factors
-    with equal splits share their values exactly: of equal ones, the smallest rho wins.
+    The layer's input is what all splits share, so one network evaluation an image serves the whole grid: ``rows``
+    [R * K, C_in, taps] and ``biases`` are those of ``c'_1 .. c'_K`` for the R splits that differ. Factors with equal
+    splits share their values exactly: of equal ones, the smallest rho wins. ``owners`` [20, C_in] is for all rho.
     """
 
-    def __init__(self, layer, channel, arvs):
-        """``layer``: nn.Conv2d, ``channel``: int, ``arvs``: Tensor [K, C_in]."""
+    def __init__(self, weight, bias, arvs):
+        """``weight`` [C_in, taps] and ``bias`` ([] or None) of the channel, ``arvs`` [K, C_in] of the concepts."""
         self.num_concepts = len(arvs)
         self.owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
         distinct, self._which = self.owners.unique(dim=0, return_inverse=True)
-        weight = layer.weight.detach()[channel].flatten(1).cpu()
-        rows = torch.cat([disentangled_rows(weight, owners, self.num_concepts)[:-1] for owners in distinct])
-        bias = None if layer.bias is None else layer.bias.detach()[channel].expand(len(rows))
-        self._layer = with_rows(layer, rows, bias)
+        self.rows = torch.cat([disentangled_rows(weight, owners, self.num_concepts)[:-1] for owners in distinct])
+        self.biases = None if bias is None else bias.expand(len(self.rows))
         self._sums = torch.zeros(self.num_concepts, len(distinct), len(OBJECTIVES), dtype=torch.float64)
         self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
 
-    def add(self, x, concepts):
-        """Add a batch: ``x`` [B, C_in, H, W], the layer's input, and ``concepts`` [B], from 0."""
-        with torch.no_grad():
-            maps = self._layer(x.float()).flatten(2).unflatten(1, (-1, self.num_concepts))
-        terms, concepts = objective_terms(maps, concepts.to(x.device)).double().cpu(), concepts.cpu()
+    def add(self, maps, concepts):
+        """Add a batch: ``maps`` [B, rows, positions] of ``rows`` and ``biases``, and ``concepts`` [B], from 0."""
+        maps = maps.unflatten(1, (-1, self.num_concepts))
+        terms, concepts = objective_terms(maps, concepts.to(maps.device)).double().cpu(), concepts.cpu()
         self._sums.index_add_(0, concepts, terms)
         self._images += concepts.bincount(minlength=self.num_concepts)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.errors import UserError
-from utils.networks.recording import forward_with_gradient
+from utils.networks.recording import Recorder
 
 
 def choose_device(device):
@@ -57,7 +57,7 @@ def compile_network(network, layer, images, precision):
     ----------
     network : nn.Module
         On its device.
-    layer : LayerOfInterest
+    layer : Layer
     images : Tensor [B, 3, H, W]
         Of the shape and layout of most batches.
     precision : str
@@ -71,8 +71,8 @@ def compile_network(network, layer, images, precision):
     setattr(network.get_submodule(parent), child, torch.compiler.disable(layer.module))
     network.compile(dynamic=False)  # each batch size its own code, so that results do not depend on which came first
     try:
-        with network_arithmetic(precision, images.device):
-            forward_with_gradient(network, layer.module, images, torch.zeros_like(images[:, 0, 0, 0], dtype=torch.long))
+        with network_arithmetic(precision, images.device), Recorder(network, layer) as recorder:
+            recorder.forward_with_gradient(images, torch.zeros_like(images[:, 0, 0, 0], dtype=torch.long))
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the many ways in which compilers can be missing or fail

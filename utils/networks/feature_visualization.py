@@ -30,7 +30,7 @@ class _Reached(Exception):
 
 
 def maximise_activation(
-    network, layer, channels, transform, *, device, seeds=SEEDS, steps=STEPS, description="feature visualization"
+    network, layer, rows, biases, transform, *, device, seeds=SEEDS, steps=STEPS, description="feature visualization"
 ):
     """Images that maximise the spatial mean of channels computed from a layer's input.
 
@@ -42,10 +42,11 @@ def maximise_activation(
     ----------
     network : nn.Module
         In evaluation mode, all parameters frozen, on ``device``.
-    layer : nn.Conv2d of ``network``
-    channels : nn.Conv2d
-        Computes the N channels from the layer's input, as ``utils.layers.with_rows`` makes it.
-    transform : utils.data.Transform
+    layer : Layer of ``network``
+    rows : Tensor [N, C_in, taps]
+        The channels, as weights for the layer's input.
+    biases : Tensor [N] or None
+    transform : Transform
         Its ``crop_size`` is the side of the images, its ``mean`` and ``std`` normalise them.
     device : torch.device
     seeds : int
@@ -64,7 +65,8 @@ def maximise_activation(
     UserError
         The layer's input has no gradient towards the image, or one that is not finite.
     """
-    wanted = [(channel, seed) for channel in range(channels.out_channels) for seed in range(seeds)]
+    maps = layer.maps(rows, biases)
+    wanted = [(channel, seed) for channel in range(len(rows)) for seed in range(seeds)]
     batches = [wanted[start : start + BATCH_SIZE] for start in range(0, len(wanted), BATCH_SIZE)]
     with tqdm(total=steps * len(batches), desc=description, unit=" steps") as bar, torch.enable_grad():
 
@@ -77,14 +79,14 @@ def maximise_activation(
             for _ in range(steps):
                 images = transformed(pixels(spectra, transform.crop_size), generators)
                 images = TF.normalize(images, transform.mean, transform.std)
-                maps = channels(layer_input(network, layer, images))
-                spectra.grad = _gradient(-maps.mean((2, 3)).gather(1, own).sum(), spectra)
+                activations = maps(layer_input(network, layer.module, images))
+                spectra.grad = _gradient(-activations.mean(-1).gather(1, own).sum(), spectra)
                 optimiser.step()
                 bar.update()
             return pixels(spectra.detach(), transform.crop_size)
 
         images = torch.cat([optimise(batch) for batch in batches])
-    return images.mul(255).round().byte().permute(0, 2, 3, 1).unflatten(0, (channels.out_channels, seeds)).cpu()
+    return images.mul(255).round().byte().permute(0, 2, 3, 1).unflatten(0, (len(rows), seeds)).cpu()
 
 
 def random_spectra(size, generators):
@@ -124,13 +126,13 @@ def transformed(images, generators):
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def layer_input(network, layer, images):
-    """What enters ``layer``, with its graph. The network is stopped there, before it can change it in place."""
+def layer_input(network, module, images):
+    """What enters ``module``, with its graph. The network is stopped there, before it can change it in place."""
 
     def stop(_, inputs):
         raise _Reached(inputs[0])
 
-    handle = layer.register_forward_pre_hook(stop)
+    handle = module.register_forward_pre_hook(stop)
     try:
         network(images)
     except _Reached as reached:

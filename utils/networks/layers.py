@@ -1,42 +1,12 @@
-"""The layer of interest: everything that depends on what kind of layer it is.
-
-The rest of the project sees a layer as a weight ``[C, C_in, taps]``, an input that is summed tap by tap to
-``[B, C_in, taps]``, and an output with the channels in dimension 1. Only this module knows about kernels.
-"""
-
-from dataclasses import dataclass
+"""Finding the layer of interest in a network, and refusing what cannot be split."""
 
 import torch
-from torch import nn
 from torch.nn.utils import parametrize
 
 from utils.errors import UserError
+from utils.networks.convolution import Convolution
 
-
-@dataclass
-class LayerOfInterest:
-    """A layer in its network: dotted ``name``, ``module``, the network's ``num_outputs``, and a ``note`` or None.
-
-    ``map_size`` is the number of rows and columns of its output.
-    """
-
-    name: str
-    module: nn.Conv2d
-    map_size: tuple
-    num_outputs: int
-    note: str | None
-
-    @property
-    def num_channels(self):
-        return self.module.out_channels
-
-    @property
-    def num_inputs(self):
-        return self.module.in_channels
-
-    @property
-    def num_taps(self):
-        return self.module.kernel_size[0] * self.module.kernel_size[1]
+KINDS = (Convolution,)
 
 
 def find_layer(network, name, image_size):
@@ -53,7 +23,8 @@ def find_layer(network, name, image_size):
 
     Returns
     -------
-    LayerOfInterest
+    Layer
+        Of the kind that the module is of.
 
     Raises
     ------
@@ -65,7 +36,7 @@ def find_layer(network, name, image_size):
     if name != "last_conv" and not (name and name in modules):
         raise UserError(f"--layer_of_interest {name}: the network has no module of that name")
     calls, logits = _trace(network, image_size)
-    convolutions = [called for called, _ in calls if isinstance(modules[called], nn.Conv2d)]
+    convolutions = [called for called, _ in calls if isinstance(modules[called], Convolution.module_type)]
     if name == "last_conv":
         if not convolutions:
             raise UserError("the network has no convolution: name a layer with --layer_of_interest")
@@ -74,10 +45,12 @@ def find_layer(network, name, image_size):
     else:
         found = name
     input_shapes = [shape for called, shape in calls if called == found]
-    _check(found, modules[found], input_shapes)
+    layer = layer_of(found, modules[found])
+    _check(layer, input_shapes)
     with torch.no_grad():
-        map_size = tuple(modules[found](torch.zeros(input_shapes[0])).shape[2:])
-    return LayerOfInterest(found, modules[found], map_size, logits.shape[1], _branch_note(found, modules[found], calls))
+        layer.map_size = tuple(layer.module(torch.zeros(input_shapes[0])).shape[2:])
+    layer.num_outputs, layer.note = logits.shape[1], _branch_note(layer, calls)
+    return layer
 
 
 def _trace(network, image_size):
@@ -114,11 +87,19 @@ def _refuse_unnamed(name, modules, calls, num_outputs):
         raise UserError(f"the last convolution, {name}, is the classifier itself{how}")
 
 
-def _check(name, module, input_shapes):
-    if not isinstance(module, nn.Conv2d):
-        raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no convolution (Conv2d)")
-    if module.groups != 1:
-        raise UserError(f"layer {name} has groups={module.groups}: only ungrouped convolutions can be split")
+def layer_of(name, module):
+    """A module as a Layer of its kind; UserError where there is none."""
+    for kind in KINDS:
+        if isinstance(module, kind.module_type):
+            return kind(module, name)
+    kinds = " or ".join(kind.description for kind in KINDS)
+    raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no {kinds}")
+
+
+def _check(layer, input_shapes):
+    name, module, reason = layer.name, layer.module, layer.refusal()
+    if reason:
+        raise UserError(f"layer {name} {reason}")
     if parametrize.is_parametrized(module) or module._forward_pre_hooks:
         raise UserError(f"layer {name} computes its weight anew in each pass: remove the parametrization first")
     if len(input_shapes) != 1:
@@ -127,10 +108,10 @@ def _check(name, module, input_shapes):
         raise UserError(f"layer {name} is not called with images alone: its input cannot be recorded")
 
 
-def _branch_note(name, module, calls):
+def _branch_note(layer, calls):
     """A later module that receives more channels than the layer makes: the layer is one branch of several."""
-    last = max(position for position, (called, _) in enumerate(calls) if called == name)
+    last = max(position for position, (called, _) in enumerate(calls) if called == layer.name)
     widest = max((shape[1] for _, shape in calls[last + 1 :] if len(shape) == 4), default=0)
-    if widest <= module.out_channels:
+    if widest <= layer.num_channels:
         return None
-    return f"{name} is one branch of several: it makes {module.out_channels} of the {widest} channels behind it"
+    return f"{layer.name} is one branch of several: it makes {layer.num_channels} of the {widest} channels behind it"

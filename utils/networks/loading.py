@@ -6,12 +6,14 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import extend_path
 from urllib.parse import urlparse
 
 import torch
 import torchvision
 from torch import nn
 
+import utils
 from utils.errors import UserError
 from utils.images.transform import Transform
 
@@ -79,6 +81,7 @@ def fingerprint(network):
 def _from_factory(model, weights):
     module_name, _, function = model.partition(":")
     sys.path.insert(0, os.getcwd())
+    utils.__path__ = extend_path(utils.__path__, "utils")  # a package of that name in the working directory, too
     try:
         network = getattr(importlib.import_module(module_name), function)()
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises

@@ -1,6 +1,5 @@
-"""Input x gradient at the layer of interest, from one forward pass (Eq. 1 and Ineq. 2 of the paper)."""
+"""What a forward pass leaves of the layer of interest, with the gradient of the images' own logits."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,70 +11,79 @@ from utils.errors import UserError
 class Record:
     """What a forward pass leaves of the layer of interest.
 
-    ``input`` [B, C_in, H, W], ``activation`` [B, C, H', W'] (the layer's output, before anything later),
+    ``input`` is the layer's input as it is; ``activation`` [B, C, positions] its output, before anything later,
     ``gradient`` of the images' own logits at the activation (same shape) or None, ``logits`` [B, outputs].
     """
 
-    input: torch.Tensor = None
-    activation: torch.Tensor = None
-    gradient: torch.Tensor = None
-    logits: torch.Tensor = None
+    input: torch.Tensor
+    activation: torch.Tensor
+    gradient: torch.Tensor | None
+    logits: torch.Tensor
 
 
-@contextmanager
-def recorded(layer):
-    """Record the layer's input and output while in the block, and start the graph at its output.
+class Recorder:
+    """Calls a network and gives a Record of each pass; its hook is on the layer while in the ``with`` block.
 
-    All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf kept here. What
-    goes on is a clone, so that an in-place operation behind the layer spoils neither the leaf nor its gradient.
-    """
-    record = Record()
-
-    def hook(_, inputs, output):
-        record.input = inputs[0].detach().clone()  # the network may go on to change it in place
-        record.activation = output.detach().requires_grad_(torch.is_grad_enabled())
-        return record.activation.clone()
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield record
-    finally:
-        handle.remove()
-
-
-def forward(network, layer, images):
-    """One forward pass without a graph: a Record without gradient."""
-    with torch.no_grad(), recorded(layer) as record:
-        record.logits = network(images)
-    return record
-
-
-def forward_with_gradient(network, layer, images, targets):
-    """One forward pass, and the gradient of each image's own logit at the layer's output.
+    All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf that the hook keeps.
+    What goes on is a clone, so that an in-place operation behind the layer spoils neither the leaf nor its gradient.
 
     Parameters
     ----------
     network : nn.Module
         In evaluation mode, all parameters frozen.
-    layer : nn.Module of ``network``
-    images : Tensor [B, 3, H, W]
-    targets : LongTensor [B]
-        The network output that is each image's own class.
-
-    Returns
-    -------
-    Record
-
-    Raises
-    ------
-    UserError
-        The logits do not depend on the layer, or the network forbids gradients.
+    layer : Layer of ``network``
     """
-    with torch.enable_grad(), recorded(layer) as record:
-        record.logits = network(images)
-        own_logits = record.logits.gather(1, targets[:, None]).sum()
-        if not own_logits.requires_grad:
-            raise UserError("the logits have no gradient at the layer of interest: does anything behind it reach them?")
-        (record.gradient,) = torch.autograd.grad(own_logits, record.activation)
-    record.activation, record.logits = record.activation.detach(), record.logits.detach()
-    return record
+
+    def __init__(self, network, layer):
+        self.network, self.layer = network, layer
+
+    def __enter__(self):
+        self._handle = self.layer.module.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *_):
+        self._handle.remove()
+
+    def _keep(self, _, inputs, output):
+        self._input = inputs[0].detach().clone()  # the network may go on to change it in place
+        self._leaf = output.detach().requires_grad_(torch.is_grad_enabled())
+        return self._leaf.clone()
+
+    def forward(self, images):
+        """A pass without a graph: a Record without gradient. ``images`` [B, 3, H, W]."""
+        with torch.no_grad():
+            logits = self.network(images)
+        return self._record(None, logits)
+
+    def forward_with_gradient(self, images, targets):
+        """A pass, and the gradient of each image's own logit at the layer's output.
+
+        Parameters
+        ----------
+        images : Tensor [B, 3, H, W]
+        targets : LongTensor [B]
+            The network output that is each image's own class.
+
+        Returns
+        -------
+        Record
+
+        Raises
+        ------
+        UserError
+            The logits do not depend on the layer, or the network forbids gradients.
+        """
+        with torch.enable_grad():
+            logits = self.network(images)
+            own = logits.gather(1, targets[:, None]).sum()
+            if not own.requires_grad:
+                raise UserError(
+                    "the logits have no gradient at the layer of interest: does anything behind it reach them?"
+                )
+            (gradient,) = torch.autograd.grad(own, self._leaf)
+        return self._record(self.layer.by_position(gradient), logits.detach())
+
+    def _record(self, gradient, logits):
+        record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
+        self._input = self._leaf = None  # or the last batch of a pass would stay in memory
+        return record

@@ -1,4 +1,4 @@
-"""Splitting a channel into channels that serve one concept each (Ineq. 5), and choosing rho (Eq. 6)."""
+"""The layer of interest with some channels split: in place of the original one, with the same output."""
 
 import copy
 from contextlib import contextmanager
@@ -7,13 +7,8 @@ import torch
 from torch import nn
 
 from utils.method.disentangling import merge
-from utils.networks.kinds import HOOKS, with_rows
-
-
-def original_and_disentangled(layer, split, rho=None):
-    """A copy of ``layer`` that computes the original channel, ``c'_1 .. c'_K`` from its input: K + 1 channels."""
-    rows = torch.cat([split.weight[None], split.rows(rho)[:-1]])
-    return with_rows(layer, rows, None if split.bias is None else split.bias.expand(len(rows)))
+from utils.networks.hooks import share_hooks
+from utils.networks.layers import layer_of
 
 
 class DisentangledLayer(nn.Module):
@@ -25,13 +20,13 @@ class DisentangledLayer(nn.Module):
     """
 
     def __init__(self, layer, splits, rhos=None):
-        """``layer``: nn.Conv2d, ``splits``: Splits of different channels, ``rhos``: None for the chosen ones."""
+        """``layer``: Layer, ``splits``: Splits of different channels, ``rhos``: None for the chosen ones."""
         super().__init__()
         self.channels = [split.channel for split in splits]
         if len(set(self.channels)) < len(self.channels):
             raise ValueError("a channel can be split only once")
-        weights, biases = [layer.weight.detach().flatten(2).clone()], [layer.bias]
-        self.rows_of, next_row = [], layer.out_channels
+        weights, biases = [layer.weight.clone()], [layer.bias]
+        self.rows_of, next_row = [], layer.num_channels
         for split, rho in zip(splits, rhos or [None] * len(splits), strict=True):
             rows = split.rows(rho).to(weights[0])
             weights[0][split.channel] = rows[0]
@@ -39,29 +34,27 @@ class DisentangledLayer(nn.Module):
             biases.append(None if layer.bias is None else layer.bias[split.channel].expand(len(rows) - 1))
             self.rows_of.append([split.channel, *range(next_row, next_row + len(rows) - 1)])
             next_row += len(rows) - 1
-        self.out_channels = layer.out_channels
-        for hooks in HOOKS:
-            getattr(self, hooks).update(getattr(layer, hooks))
-        self._is_full_backward_hook = layer._is_full_backward_hook
-        self.layer = with_rows(layer, torch.cat(weights), None if layer.bias is None else torch.cat(biases))
+        self.out_channels, self.channel_dim = layer.num_channels, layer.channel_dim
+        share_hooks(layer.module, self)
+        self.layer = layer.with_rows(torch.cat(weights), None if layer.bias is None else torch.cat(biases))
 
     def forward(self, x):
         wide = self.layer(x)
-        merged = wide[:, : self.out_channels].clone()
+        merged = wide.narrow(self.channel_dim, 0, self.out_channels).clone()
         for channel, rows in zip(self.channels, self.rows_of, strict=True):
-            merged[:, channel] = merge(wide[:, rows], dim=1)
+            parts = wide.index_select(self.channel_dim, torch.tensor(rows, device=wide.device))
+            merged.select(self.channel_dim, channel).copy_(merge(parts, self.channel_dim))
         return merged
 
 
 @contextmanager
-def channels_split(network, layer_name, splits, rhos=None):
-    """While in the block, the layer of ``network`` itself has the channels of ``splits`` disentangled."""
-    layer = network.get_submodule(layer_name)
-    network.set_submodule(layer_name, DisentangledLayer(layer, splits, rhos))
+def in_place_of(network, layer, module):
+    """While in the block, ``module`` stands in the network where the layer is."""
+    network.set_submodule(layer.name, module)
     try:
-        yield network.get_submodule(layer_name)
+        yield module
     finally:
-        network.set_submodule(layer_name, layer)
+        network.set_submodule(layer.name, layer.module)
 
 
 def with_splits(network, layer_name, splits, rhos=None):
@@ -86,5 +79,6 @@ def with_splits(network, layer_name, splits, rhos=None):
         The same channel twice.
     """
     network = copy.deepcopy(network)
-    network.set_submodule(layer_name, DisentangledLayer(network.get_submodule(layer_name), splits, rhos))
+    layer = layer_of(layer_name, network.get_submodule(layer_name))
+    network.set_submodule(layer_name, DisentangledLayer(layer, splits, rhos))
     return network

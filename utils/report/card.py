@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, density_axes, density_limits, fitted, framed, symbols
+from utils.report.plots import (
+    DISENTANGLED,
+    GREY,
+    ORIGINAL,
+    SUBTLE,
+    density_axes,
+    density_limits,
+    fitted,
+    framed,
+    symbols,
+)
 
 # In inches: everything is placed by hand, so that nothing overlaps whatever the names and the number of concepts
 PICTURE, GAP, COLUMNS, ROWS = 0.8, 0.07, 2, 3
@@ -68,7 +78,7 @@ def card_figure(card):
     each = (page.width - 1.8) / num_concepts - 0.5
     title = f"Channel {card.channel}: {' and '.join(fitted(name, each, 12) for name in card.names)}"
     page.text(page.width / 2, page.height - 0.3, title, 12)
-    page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, page.width - 0.4, 8), 8, color="#555555")
+    page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, page.width - 0.4, 8), 8, color=SUBTLE)
     for channel, left in enumerate(blocks):
         _pictures(page, card, channel, left, page.height - TOP)
     _densities(page, card, densities, height)
@@ -89,7 +99,7 @@ def _pictures(page, card, channel, left, top):
         _patch(page.axes(*corner, PICTURE, PICTURE), picture, concept)
     if card.visualizations is not None:
         below = top - ROWS * (PICTURE + GAP) - PANEL_TITLE
-        page.text(left + BLOCK / 2, below + 0.08, "activation maximised", 7, color="#555555")
+        page.text(left + BLOCK / 2, below + 0.08, "activation maximised", 7, color=SUBTLE)
         for column, picture in enumerate(card.visualizations[channel][:COLUMNS]):
             axes = page.axes(left + column * (PICTURE + GAP), below - PICTURE, PICTURE, PICTURE)
             framed(axes, picture, colour)

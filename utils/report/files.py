@@ -1,4 +1,4 @@
-"""Results for people, in the working directory: paths and formats under the names that the paper's users know."""
+"""Files of figures, under the names that the paper's users know."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from utils.store.files import write_bytes
 from utils.store.names import split_name
 
 
-def plot_path(output_dir, pair, what):
-    """Path of a figure of a pair, without a suffix; ``pair`` as in ``PairResults``, ``what`` is shown."""
-    name = f"{split_name(pair['run'], pair['channel'], pair['concepts'])}_rho{pair['rho']}"
+def plot_path(output_dir, result, what):
+    """Path of a figure of a split, without a suffix; ``result`` as in ``Results``, ``what`` is shown."""
+    name = f"{split_name(result['run'], result['channel'], result['concepts'])}_rho{result['rho']}"
     return Path(output_dir) / "plots" / f"{name}_{what}"
 
 

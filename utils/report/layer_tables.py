@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.method.polysemanticity import gamma_polysemantic
 from utils.store.files import write_bytes
 
 FEW_IMAGES = 10
@@ -19,7 +20,7 @@ def gamma_from(cos_sim_high):
 
 
 class ChannelClasses(NamedTuple):
-    """A channel, the classes it is relevant for, and their pairs (class1, class2, cosine), lowest cosine first."""
+    """A channel, the classes it is relevant for, and their ClassPairs, lowest cosine first."""
 
     channel: int
     classes: list
@@ -32,22 +33,22 @@ def classes_of_channels(relevant, pairs):
     Parameters
     ----------
     relevant : BoolTensor [T, C]
-    pairs : list of (channel, class1, class2, cosine)
+    pairs : list of ClassPair
 
     Returns
     -------
     list of ChannelClasses, one for each of the C channels
     """
     channels = [ChannelClasses(c, row.nonzero()[0].tolist(), []) for c, row in enumerate(relevant.T.numpy())]
-    for channel, *pair in sorted(pairs, key=lambda pair: pair[3]):
-        channels[channel].pairs.append(tuple(pair))
+    for pair in sorted(pairs, key=lambda pair: pair.cosine):
+        channels[pair.channel].pairs.append(pair)
     return channels
 
 
 def polysemantic(channels, gamma):
-    """The gamma-polysemantic channels (Theorem 3.1), lowest cosine first."""
-    found = [channel for channel in channels if channel.pairs and channel.pairs[0][2] < gamma]
-    return sorted(found, key=lambda channel: channel.pairs[0][2])
+    """The gamma-polysemantic channels, lowest cosine first."""
+    found = [channel for channel in channels if channel.pairs and gamma_polysemantic(channel.pairs[0].cosine, gamma)]
+    return sorted(found, key=lambda channel: channel.pairs[0].cosine)
 
 
 def print_pairs(pairs, classes):
@@ -62,20 +63,20 @@ def print_pairs(pairs, classes):
             print(f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2}")
 
 
-def print_summary(args, network, layer, channels, pairs, kept):
+def print_layer(model, network, layer, channels, pairs, kept, cosines):
     """Print how many channels are relevant for how many classes, and how many pairs there are and were kept."""
     counts = np.bincount([min(len(channel.classes), 3) for channel in channels], minlength=4)
     lowest = f" (lowest cosine {pairs[-1][3]:.3f})" if pairs else ""
     of = len({channel for channel, *_ in kept})
-    print(f"\n{args.model} with weights {network.weights}, layer {layer.name}:")
+    print(f"\n{model} with weights {network.weights}, layer {layer.name}:")
     print(f"channels relevant for 0 / 1 / 2 / 3 or more classes: {' / '.join(map(str, counts))}")
     print(f"{counts[2:].sum()} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
-    print(f"{len(kept)} pairs of {of} channels have {args.cos_sim_low} <= cosine < {args.cos_sim_high}")
+    print(f"{len(kept)} pairs of {of} channels have {cosines[0]} <= cosine < {cosines[1]}")
 
 
-def warn(args, pairs, kept, num_images):
+def warn(cos_sim_low, pairs, kept, num_images):
     """Say what the reader of a list of pairs should know: what fell away, and what rests on little."""
-    dropped = sum(cosine < min(0, args.cos_sim_low) for *_, cosine in pairs)
+    dropped = sum(cosine < min(0, cos_sim_low) for *_, cosine in pairs)
     if dropped:
         print(
             f"warning: {dropped} pairs have a cosine below 0 and are left out; add --cos_sim_low -1 to keep them",
@@ -98,37 +99,18 @@ def write_channels(path, channels, gamma, classes):
             channel.channel,
             len(channel.classes),
             "; ".join(map(str, channel.classes)),
-            f"{channel.pairs[0][2]:.6f}" if channel.pairs else "",
-            sum(cosine < gamma for *_, cosine in channel.pairs),
+            f"{channel.pairs[0].cosine:.6f}" if channel.pairs else "",
+            sum(gamma_polysemantic(pair.cosine, gamma) for pair in channel.pairs),
             "; ".join(map(classes.name, channel.classes)),
         )
         for channel in channels
     ]
-    _write_table(path, header, rows)
+    write_table(path, header, rows)
 
 
-def write_similarities(path, pairs, similarities):
-    """Write (channel, class1, class2, cosine) rows with the WordNet path similarity of each."""
-    header = ("Channel", "Class1", "Class2", "CosineSimilarity", "PathSimilarity")
-    rows = ((*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in zip(pairs, similarities, strict=True))
-    _write_table(path, header, rows)
-
-
-def _write_table(path, header, rows):
+def write_table(path, header, rows):
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
     write_bytes(path, buffer.getvalue().encode())
-
-
-def similarity_summary(pairs, similarities, gamma, correlation):
-    """What the WordNet figure shows, in a sentence."""
-    cosines, values = np.array([pair[3] for pair in pairs]), np.array(similarities)
-    parts = [
-        f"{np.median(part):.3f} over {len(part)} pairs {which} gamma = {gamma:g}"
-        for part, which in ((values[cosines < gamma], "under"), (values[cosines >= gamma], "at or above"))
-        if len(part)
-    ]
-    ranks = "" if correlation is None else f"; rank correlation with the cosine {correlation:.2f}"
-    return f"WordNet path similarity, median: {', '.join(parts)}{ranks}"

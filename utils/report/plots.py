@@ -8,6 +8,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 ORIGINAL = ("#222222", "-")
+SUBTLE = "#555555"  # what is said in small print
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
 DISENTANGLED = (
     ("#0072b2", "--"),
@@ -45,7 +46,7 @@ def density_figure(samples, grid, curves, title, subtitle):
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=1 if wide else len(samples))
     below = textwrap.fill(subtitle, 90)
     plain = {"ha": "center", "parse_math": False}  # a class may be called $
-    axes.text(0.5, 1.02, below, transform=axes.transAxes, va="bottom", fontsize=8, color="#555555", **plain)
+    axes.text(0.5, 1.02, below, transform=axes.transAxes, va="bottom", fontsize=8, color=SUBTLE, **plain)
     axes.set_title(textwrap.fill(title, 60), fontsize=11, pad=8 + 11 * len(below.split("\n")), **plain)
     return figure
 
@@ -103,7 +104,7 @@ def pictures_figure(rows, title, subtitle):
         name = symbols(fitted(label, 1.35, 10, lines=4))
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     figure.suptitle(fitted(title, 0.72 * wide + 1.5, 12, lines=2), fontsize=12, parse_math=False)
-    figure.supxlabel(fitted(subtitle, 0.72 * wide + 1.5, 8, lines=2), fontsize=8, color="#555555", parse_math=False)
+    figure.supxlabel(fitted(subtitle, 0.72 * wide + 1.5, 8, lines=2), fontsize=8, color=SUBTLE, parse_math=False)
     return figure
 
 

@@ -90,7 +90,7 @@ def path_similarities(pairs, synsets):
 
     Parameters
     ----------
-    pairs : list of (channel, class1, class2, cosine)
+    pairs : list of ClassPair
     synsets : dict of output -> nltk Synset
 
     Returns
@@ -113,7 +113,7 @@ def most_surprising(pairs, similarities, count=3):
 
     Parameters
     ----------
-    pairs : list of (channel, class1, class2, cosine)
+    pairs : list of ClassPair
     similarities : list of float
     count : int
 

@@ -22,6 +22,17 @@ from utils.store.files import (
 # Stage 1: importances and input sums
 
 
+def identity(model, network, layer):
+    """What two stages must agree in: a dictionary for ``meta.json`` and for split files."""
+    return {
+        "model": model,
+        "layer": layer.name,
+        "weights_sha256": network.fingerprint,
+        "num_channels": layer.num_channels,
+        "num_outputs": layer.num_outputs,
+    }
+
+
 class ImportanceStore:
     """``RUN_channel_importances/``: ``meta.json``, and a chunk file for every ``chunk_size`` images."""
 

@@ -1,0 +1,1 @@
+"""Images: folders, classes, the evaluation transform, decoding, batches on a device."""

@@ -1,0 +1,114 @@
+"""What the figures of a layer share: titles, colours of the two kinds of pairs, stacked points, names that fit."""
+
+import textwrap
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from utils.method.polysemanticity import gamma_polysemantic
+from utils.report.plots import ORIGINAL, SUBTLE, text_width
+
+# Colour and marker: told apart in grey print too
+UNDER_GAMMA = ("#dc267f", "^")
+OTHER = (ORIGINAL[0], "o")
+NAME_LENGTH = 40
+LARGEST_POINT, SMALLEST_POINT = 6.0, 0.3  # points of print
+
+
+def titled_parts(width, heights, title, subtitle):
+    """A figure of parts above one another, of these widths and heights in inches, and its parts."""
+    figure = Figure(figsize=(width, sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11, parse_math=False)
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    parts[0].suptitle(textwrap.fill(subtitle, int(15.5 * width)), fontsize=8, color=SUBTLE, parse_math=False)
+    return figure, parts
+
+
+def sides(cosines, gamma):
+    """Colour, marker, members and name of the pairs under gamma, and of the others."""
+    under = gamma_polysemantic(cosines, gamma)
+    return (*UNDER_GAMMA, under, "under"), (*OTHER, ~under, "at or above")
+
+
+def draw_points(axes, x, rows, gamma):
+    """Stack the points of each row so that none hides another, as large as the most crowded place allows.
+
+    Returns the points' places, array [n, 2]. The axes must have their final size.
+    """
+    width, height = size_in_points(axes)
+    across, room = x * width / np.ptp(axes.get_xlim()), 0.95 * height / np.ptp(axes.get_ylim())
+    members = [np.flatnonzero(rows == row) for row in np.unique(rows)]
+    for size in np.geomspace(LARGEST_POINT, SMALLEST_POINT, 40):
+        if max(_crowd(across[own], size) for own in members) * size <= room:
+            break
+    y = rows.astype(float)
+    for own in members:
+        y[own] += _offsets(across[own], size, room) * np.ptp(axes.get_ylim()) / height
+    for colour, marker, part, _ in sides(x, gamma):
+        axes.scatter(x[part], y[part], s=size**2, c=colour, marker=marker, linewidths=0, zorder=2)
+    return np.stack([x, y], axis=1)
+
+
+def _crowd(x, size):
+    """How many points of width ``size`` lie over one another at the most crowded place; odd, so as to be centred."""
+    x = np.sort(x)
+    return (np.searchsorted(x, x + size) - np.arange(len(x))).max() | 1
+
+
+def _offsets(x, size, room):
+    """Distance of each point from the middle of its row: the nearest free place, taken from left to right.
+
+    Where ``room`` is too little even for the smallest points, they overlap.
+    """
+    ends, levels = [], np.empty(len(x), dtype=int)
+    most = max(int(room / size), 1)
+    for i in np.argsort(x, kind="stable"):
+        level = next((k for k, end in enumerate(ends) if end <= x[i]), None)
+        if level is None:
+            level = len(ends) if len(ends) < most else int(np.argmin(ends))
+        ends[level : level + 1] = [x[i] + size]
+        levels[i] = level
+    return size * np.where(levels % 2, 1, -1) * ((levels + 1) // 2)
+
+
+def lay_out(figure):
+    """Give the axes their final sizes, which text and points are then fitted to."""
+    figure.canvas.figure.draw_without_rendering()
+
+
+def size_in_points(axes):
+    return axes.bbox.size * 72 / axes.figure.dpi
+
+
+def label_axes(axes, x, y):
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def write_text(axes, x, y, text, size, **options):
+    """Text that does not move the axes, and in which a $ is a $."""
+    axes.text(x, y, text, fontsize=size, parse_math=False, **{"va": "center", **options}).set_in_layout(False)
+
+
+def _short(name, length=NAME_LENGTH):
+    name = " ".join(name.split())
+    return name if len(name) <= length else f"{name[: length - 3]}..."
+
+
+def fit(name, width, size):
+    """Shorten a name to what is at most ``width`` points wide."""
+    return next((text for n in range(NAME_LENGTH, 4, -1) if text_width(text := _short(name, n), size) <= width), "...")
+
+
+def fit_list(names, width, size):
+    """As many of the names as fit, and how many more there are."""
+    text = ""
+    for n in range(1, len(names) + 1):
+        more = f" and {len(names) - n} more" if n < len(names) else ""
+        longer = f"also {', '.join(names[:n])}{more}"
+        if n > 1 and text_width(longer, size) > width:
+            break
+        text = longer
+    return text

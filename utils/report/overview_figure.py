@@ -1,0 +1,107 @@
+"""Overview of a layer: how many classes its channels serve, and which ones the polysemantic ones do."""
+
+import numpy as np
+from matplotlib.ticker import NullFormatter
+
+from utils.report.layer_figure_parts import (
+    OTHER,
+    draw_points,
+    fit,
+    fit_list,
+    label_axes,
+    lay_out,
+    sides,
+    size_in_points,
+    titled_parts,
+    write_text,
+)
+from utils.report.layer_tables import polysemantic
+from utils.report.plots import SUBTLE
+
+MOST_CLASSES = 10
+MOST_CHANNELS = 20
+BIN = 0.05
+
+
+def overview_figure(channels, gamma, name, title, subtitle):
+    """How many classes the channels serve, the cosines of all pairs, and the classes of the polysemantic channels.
+
+    Parameters
+    ----------
+    channels : list of ChannelClasses
+        All channels of the layer.
+    gamma : float
+    name : function of a class's output
+    title, subtitle : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Panels that would be empty are left out.
+    """
+    cosines = np.array([cosine for channel in channels for *_, cosine in channel.pairs])
+    found = polysemantic(channels, gamma)
+    shown = found[:MOST_CHANNELS]
+    heights = [2.3, 0.27 * len(shown) + 0.85] if shown else [2.3]
+    if not shown:
+        subtitle += f"; no pair is under γ = {gamma:g}" if len(cosines) else "; no channel is relevant for two classes"
+    figure, parts = titled_parts(7.0 if len(cosines) else 4.2, heights, title, subtitle)
+    panels = parts[0].subplots(1, 2 if len(cosines) else 1, squeeze=False)[0]
+    _draw_class_counts(panels[0], [len(channel.classes) for channel in channels])
+    if len(cosines):
+        _draw_cosines(panels[1], cosines, gamma)
+    if shown:
+        _draw_channels(parts[1], shown, len(found), gamma, name)
+    return figure
+
+
+def _draw_class_counts(axes, num_classes):
+    """A bar for every number of classes, the large ones gathered in the last."""
+    counts = np.bincount(np.minimum(num_classes, MOST_CLASSES), minlength=3)
+    labels = [str(number) for number in range(len(counts))]
+    if max(num_classes) > MOST_CLASSES:
+        labels[-1] = f"{MOST_CLASSES}–{max(num_classes)}"
+    axes.bar_label(axes.bar(labels, counts, color=OTHER[0]), fontsize=7, padding=1)
+    log = counts[0] > 5 * counts[1:].max() > 0  # else the others could not be seen
+    axes.set_yscale("log" if log else "linear")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0.5 if log else 0, counts.max() * (3 if log else 1.12))
+    label_axes(axes, "classes that a channel is relevant for", "channels (log scale)" if log else "channels")
+
+
+def _draw_cosines(axes, cosines, gamma):
+    """Histogram with gamma at the edge of a bin, so that each bar is on one side of it."""
+    edges = gamma + BIN * np.arange(np.floor((-1 - gamma) / BIN) - 1, np.ceil((1 - gamma) / BIN) + 2)
+    for colour, _, part, which in sides(cosines, gamma):
+        label = f"{which} γ = {gamma:g}: {part.sum()}"
+        axes.hist(cosines[part], edges, color=colour, edgecolor="white", linewidth=0.5, label=label)
+    axes.set_xlim(min(cosines.min(), gamma, 0) - BIN, 1 + BIN)
+    axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--")
+    label_axes(axes, "cosine of two classes' ARVs", "pairs of classes")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, frameon=False)
+
+
+def _draw_channels(figure, shown, total, gamma, name):
+    """A row a channel: the cosines of its pairs, the names of the two that differ most, and below them the others."""
+    axes, text = figure.subplots(1, 2, width_ratios=(2, 3))
+    text.set_axis_off()
+    more = f" (the first {len(shown)} of {total}, all are in the table)" if total > len(shown) else ""
+    figure.suptitle(f"polysemantic channels, lowest cosine first{more}", fontsize=9)
+    points = [(cosine, row) for row, channel in enumerate(shown) for *_, cosine in channel.pairs]
+    x, rows = map(np.array, zip(*points, strict=True))
+    margin = 0.03 * (1 - x.min())
+    axes.set(xlim=(min(x.min(), 0) - margin, 1 + margin), ylim=(len(shown) - 0.4, -0.6))
+    text.set_ylim(axes.get_ylim())
+    axes.set_yticks(range(len(shown)), [channel.channel for channel in shown])
+    axes.hlines(range(len(shown)), *axes.get_xlim(), color="#dddddd", linewidth=0.5, zorder=0)
+    axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--")
+    label_axes(axes, "cosine of two classes' ARVs", "channel")
+    lay_out(figure)
+    draw_points(axes, x, rows, gamma)
+    width = size_in_points(text)[0]
+    for row, channel in enumerate(shown):
+        _, first, second, _ = channel.pairs[0]
+        others = [fit(name(other), 0.7 * width, 6.5) for other in channel.classes if other not in (first, second)]
+        both = " / ".join(fit(name(output), width / 2 - 8, 8) for output in (first, second))
+        write_text(text, 0, row - 0.02, both, 8, va="bottom" if others else "center")
+        write_text(text, 0, row + 0.02, fit_list(others, width, 6.5), 6.5, va="top", color=SUBTLE)

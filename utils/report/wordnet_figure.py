@@ -1,0 +1,174 @@
+"""How the cosines of pairs relate to the classes' distance in WordNet (supplement, Fig. 4)."""
+
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from utils.method.polysemanticity import gamma_polysemantic
+from utils.report.files import write_figure
+from utils.report.layer_figure_parts import (
+    OTHER,
+    draw_points,
+    fit,
+    label_axes,
+    lay_out,
+    sides,
+    size_in_points,
+    titled_parts,
+    write_text,
+)
+from utils.report.layer_tables import write_table
+from utils.report.plots import SUBTLE
+from utils.report.wordnet import most_surprising, path_similarities, rank_correlation
+
+STRIP = 0.05  # at either side of the points, as a share of their range
+
+
+def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, settings):
+    """Draw, write and sum up the WordNet path similarity of all pairs, beside stage 2's ``table`` of pairs.
+
+    Parameters
+    ----------
+    table : Path
+    output_dir : Path or str
+    pairs : list of ClassPair
+    synsets : dict of output -> nltk Synset
+    classes : ClassMap
+    gamma : float
+    title, settings : str
+        ``settings`` says what chose the pairs.
+    """
+    if not pairs:
+        print("no two classes share a relevant channel: there is no WordNet figure")
+        return
+    similarities = path_similarities(pairs, synsets)
+    correlation = rank_correlation([pair.cosine for pair in pairs], similarities)
+    ranks = "" if correlation is None else f"; Spearman's rank correlation {correlation:.2f}"
+    subtitle = f"{settings}; {len(pairs)} pairs of classes that share a channel{ranks}"
+    values = table.with_name(f"{table.stem}_wordnet.csv")
+    write_similarities(values, pairs, similarities)
+    figure = wordnet_figure(pairs, similarities, gamma, classes.name, title, subtitle)
+    drawn = write_figure(Path(output_dir) / "plots" / values.stem, figure)
+    print(similarity_summary(pairs, similarities, gamma, correlation))
+    print(f"wrote {values} and {drawn}")
+
+
+def write_similarities(path, pairs, similarities):
+    """Write (channel, class1, class2, cosine) rows with the WordNet path similarity of each."""
+    header = ("Channel", "Class1", "Class2", "CosineSimilarity", "PathSimilarity")
+    rows = ((*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in zip(pairs, similarities, strict=True))
+    write_table(path, header, rows)
+
+
+def similarity_summary(pairs, similarities, gamma, correlation):
+    """What the WordNet figure shows, in a sentence."""
+    values = np.array(similarities)
+    under = gamma_polysemantic(np.array([pair.cosine for pair in pairs]), gamma)
+    parts = [
+        f"{np.median(part):.3f} over {len(part)} pairs {which} gamma = {gamma:g}"
+        for part, which in ((values[under], "under"), (values[~under], "at or above"))
+        if len(part)
+    ]
+    ranks = "" if correlation is None else f"; rank correlation with the cosine {correlation:.2f}"
+    return f"WordNet path similarity, median: {', '.join(parts)}{ranks}"
+
+
+def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
+    """WordNet path similarity over the cosine of the ARVs, for all pairs of classes that share a relevant channel.
+
+    The similarity is 1 / (1 + path length): a row for each, in which points are stacked, so that none hides another.
+    Of the pairs whose two ranks differ most, three of either kind are numbered, and named in a key below.
+
+    Parameters
+    ----------
+    pairs : list of ClassPair
+        At least one.
+    similarities : list of float
+    gamma : float
+    name : function of a class's output
+    title, subtitle : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    cosines = np.array([pair[3] for pair in pairs])
+    rows = np.rint(1 / np.array(similarities)).astype(int)  # synsets on the path
+    surprising = most_surprising(pairs, similarities)
+    lines = sum(len(part) + 1 for part in surprising if part)
+    pitch = 0.18 + 0.12 * min(len(pairs) / 10000, 1)  # a page for the most
+    heights = [max(2.4, 0.8 + pitch * (np.ptp(rows) + 1)), *([0.17 * lines + 0.1] if lines else [])]
+    figure, parts = titled_parts(6.4, heights, title, subtitle)
+    axes = parts[0].subplots()
+    _prepare_wordnet(axes, cosines, rows, gamma)
+    parts[0].legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    if lines:
+        key = parts[1].subplots()
+        key.set_axis_off()
+    lay_out(figure)
+    points = draw_points(axes, cosines, rows, gamma)
+    if lines:
+        _number_points(axes, points, surprising)
+        _write_key(key, pairs, rows, surprising, name)
+    return figure
+
+
+def _prepare_wordnet(axes, cosines, rows, gamma):
+    """All but the points: limits with room for numbers, a tick for every length of a path, gamma, and the legend."""
+    low, high = min(cosines.min(), gamma), max(cosines.max(), gamma)
+    strip = STRIP * (high - low) or STRIP
+    axes.set(xlim=(low - strip, high + strip), ylim=(rows.max() + 0.5, rows.min() - 0.5))
+    ticks = range(rows.min(), rows.max() + 1)
+    axes.set_yticks(ticks, [f"1/{row}" for row in ticks])
+    axes.hlines(ticks, *axes.get_xlim(), color="#eeeeee", linewidth=0.5, zorder=0)
+    axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--", label=f"γ = {gamma:g}")
+    for colour, marker, part, which in sides(cosines, gamma):
+        if part.any():
+            axes.scatter([], [], c=colour, marker=marker, s=20, linewidths=0, label=f"pairs {which} γ: {part.sum()}")
+    label_axes(axes, "cosine of the two classes' ARVs", "WordNet path similarity\n1 / number of synsets on the path")
+
+
+def _number_points(axes, points, surprising):
+    """Ring and number the most surprising points: numbers in the empty strips at the right and left, on thin lines."""
+    height = size_in_points(axes)[1]
+    left, right = axes.get_xlim()
+    inside = STRIP / (1 + 2 * STRIP) * (right - left) / 2
+    numbers = count(1)
+    for part, edge in zip(surprising, (right - inside, left + inside), strict=True):
+        levels = _spread(points[part, 1], 9 * np.ptp(axes.get_ylim()) / height, *sorted(axes.get_ylim()))
+        for (x, y), level in zip(points[part], levels, strict=True):
+            axes.plot([x, edge], [y, level], color=SUBTLE, linewidth=0.5, zorder=1)
+            axes.plot(x, y, "o", color=SUBTLE, markersize=9, markerfacecolor="none", markeredgewidth=0.8)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            write_text(axes, edge, level, str(next(numbers)), 7, weight="bold", ha="center", bbox=box)
+
+
+def _spread(heights, gap, low, high):
+    """Move heights as little as makes them ``gap`` apart, inside ``low .. high``; in their order."""
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(order))
+    moved = np.maximum.accumulate(np.asarray(heights)[order] - steps) + steps
+    limits = high - gap / 2 - steps[::-1]
+    placed = np.empty(len(order))
+    placed[order] = np.maximum(np.minimum(moved, limits), low + gap / 2 + steps)
+    return placed
+
+
+def _write_key(axes, pairs, rows, surprising, name):
+    """Name the numbered pairs: a line each, under a heading for either kind."""
+    half = 0.36 * size_in_points(axes)[0]
+    numbers, lines = count(1), []
+    kinds = ("high cosine, far apart in WordNet", "low cosine, close in WordNet")
+    for kind, part in zip(kinds, surprising, strict=True):
+        lines += [("", kind, "channel", "cosine", "WordNet")] * bool(part)
+        for position in part:
+            channel, *outputs, cosine = pairs[position]
+            names = " / ".join(fit(name(output), half - 5, 7.5) for output in outputs)
+            lines.append((next(numbers), names, channel, f"{cosine:.2f}", f"1/{rows[position]}"))
+    axes.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5))
+    columns = (0.02, "right"), (0.035, "left"), (0.82, "right"), (0.905, "right"), (1.0, "right")
+    for height, line in enumerate(lines):
+        colour = SUBTLE if line[0] == "" else OTHER[0]
+        for (x, align), cell in zip(columns, line, strict=True):
+            write_text(axes, x, height, str(cell), 7.5, color=colour, ha=align)

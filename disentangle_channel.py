@@ -55,14 +55,7 @@ def main(args):
     from utils.images.listing import list_images
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.split_text import LARGEST_ERROR, print_equality, print_split
-    from utils.stages.disentangling import (
-        Candidate,
-        check_equality,
-        concept_arvs,
-        images_by_class,
-        search_rho,
-        split_by,
-    )
+    from utils.stages.disentangling import check_equality, images_by_class, make_candidates, search_rho, split_by
     from utils.store.class_statistics import ClassStore
     from utils.store.files import refuse_differences
     from utils.store.importances import ImportanceStore
@@ -86,11 +79,8 @@ def main(args):
     refuse_differences(data, meta, data, store.folder)
     network, layer = open_network(args, meta, store.folder)
 
-    class_store, weight = ClassStore(args.store_dir, run, meta), layer.weight.clone()
-    candidates = [
-        Candidate(channel, concepts, concept_arvs(class_store, weight[channel], concepts, classes, args.only_correct))
-        for channel, concepts in asked
-    ]
+    class_store = ClassStore(args.store_dir, run, meta)
+    candidates = make_candidates(asked, layer, class_store, classes, args.only_correct)
     members = images_by_class(store, candidates, args.only_correct)
 
     def load(batches, description):
@@ -100,8 +90,7 @@ def main(args):
     how = {"batch_size": args.batch_size, "precision": args.precision}
     searches = search_rho(network.module, layer, candidates, members, load, **how)
     splits = [
-        split_by(search, candidate, layer, args.rho_objective)
-        for candidate, search in zip(candidates, searches, strict=True)
+        split_by(search, candidate, args.rho_objective) for candidate, search in zip(candidates, searches, strict=True)
     ]
     checks = check_equality(network.module, layer, splits, members, load, batch_size=args.batch_size)
     context = {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct}

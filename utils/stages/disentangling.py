@@ -20,9 +20,12 @@ PROOF_IMAGES = 32
 
 @dataclass
 class Candidate:
-    """A channel to split: its ``concepts`` as lists of outputs, their ``arvs`` [K, C_in]."""
+    """A channel to split: its ``weight`` [C_in, taps] and ``bias`` ([] or None), its ``concepts`` as lists of outputs,
+    their ``arvs`` [K, C_in]."""
 
     channel: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     concepts: list
     arvs: torch.Tensor
 
@@ -31,17 +34,22 @@ class Candidate:
         return next((k for k, concept in enumerate(self.concepts) if output in concept), None)
 
 
-def concept_arvs(class_store, weight, concepts, classes, only_correct):
-    """ARV of each concept, the mean of its classes': Tensor [K, C_in]."""
+def make_candidates(asked, layer, class_store, classes, only_correct):
+    """Candidates of what is asked for: (channel, concepts) each; the ARV of a concept is the mean of its classes'."""
     means = class_store.read_means()
     if means is None:
         raise UserError(f"there is no {class_store.means_path()} for this store: run get_cosine_similarities.py first")
     mean_inputs, num_images = (values[int(only_correct)] for values in means)
-    for output in (output for concept in concepts for output in concept):
-        if num_images[output] == 0:
-            which = "correctly classified image" if only_correct else "readable image"
-            raise UserError(f"class {output} ({classes.name(output)}) has no {which} in train/")
-    return torch.stack([averaged_relevance_vectors(weight, mean_inputs[concept]).mean(0) for concept in concepts])
+    candidates = []
+    for channel, concepts in asked:
+        for output in (output for concept in concepts for output in concept):
+            if num_images[output] == 0:
+                which = "correctly classified image" if only_correct else "readable image"
+                raise UserError(f"class {output} ({classes.name(output)}) has no {which} in train/")
+        weight, bias = layer.weight[channel].clone(), None if layer.bias is None else layer.bias[channel].clone()
+        arvs = [averaged_relevance_vectors(weight, mean_inputs[concept]).mean(0) for concept in concepts]
+        candidates.append(Candidate(channel, weight, bias, concepts, torch.stack(arvs)))
+    return candidates
 
 
 def images_by_class(store, candidates, only_correct):
@@ -69,10 +77,7 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
     batch_size : int
     precision : str
     """
-    weight, bias = layer.weight.cpu(), None if layer.bias is None else layer.bias.cpu()
-    searches = [
-        RhoSearch(weight[one.channel], None if bias is None else bias[one.channel], one.arvs) for one in candidates
-    ]
+    searches = [RhoSearch(one.weight, one.bias, one.arvs) for one in candidates]
     maps = [layer.maps(search.rows, search.biases) for search in searches]
     plan = [(output, batch) for output in members for batch in batches_of(members[output], batch_size)]
     loader = load([batch for _, batch in plan], "choosing rho")
@@ -93,15 +98,10 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
     return searches
 
 
-def split_by(search, candidate, layer, objective):
+def split_by(search, candidate, objective):
     """The Split of a candidate, with the rho of a RhoSearch that one of the objectives chooses."""
-    bias = None if layer.bias is None else layer.bias[candidate.channel].cpu().clone()
     return Split(
-        channel=candidate.channel,
-        concepts=candidate.concepts,
-        weight=layer.weight[candidate.channel].cpu().clone(),
-        bias=bias,
-        arvs=candidate.arvs,
+        **vars(candidate),
         owners=search.owners.to(torch.uint8),
         objectives=search.objectives(),
         objective=objective,

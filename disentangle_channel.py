@@ -26,14 +26,11 @@ def get_args_parser():
     flags.add_store_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    parser.add_argument("--channel_disentangle", type=flags.count, help="the channel to split")
+    flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")
     flags.add_concept_flags(parser)
     flags.add_candidates_flag(parser)
-    parser.add_argument(
-        "--only_correct",
-        action="store_true",
-        help="take ARVs and the images that choose rho from correctly classified images only",
-    )
+    help = "ARVs and the images that choose rho from correctly classified images only (default: as the candidates say)"
+    flags.add_only_correct_flag(parser, help)
     parser.add_argument(
         "--rho_objective",
         choices=flags.OBJECTIVES,
@@ -47,20 +44,18 @@ def get_args_parser():
 
 def main(args):
     import torch
+    from tqdm import tqdm
 
-    from utils.command_line.opening import open_network, open_transform, resolved_candidates
-    from utils.errors import UserError
+    from utils.command_line import opening
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
-    from utils.images.listing import list_images
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.report.split_text import LARGEST_ERROR, print_equality, print_split
-    from utils.stages.disentangling import check_equality, images_by_class, make_candidates, search_rho, split_by
+    from utils.networks.equality import EqualityProof
+    from utils.report.split_text import print_closing_table, print_equality, print_split
+    from utils.stages import disentangling
     from utils.store.class_statistics import ClassStore
-    from utils.store.files import refuse_differences
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
-    from utils.store.splits import SPLIT_CONTEXT, split_path, write_split
 
     flags.require(args, "model")
     flags.check_candidates(args, "channel_disentangle")
@@ -71,45 +66,48 @@ def main(args):
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
-    classes = ClassMap(meta["classes"])
-    asked = resolved_candidates(args, "channel_disentangle", meta, classes)
-    transform = open_transform(args, meta, store.folder)
-    images = list_images(Path(args.data_dir) / "train")
-    data = {"num_images": len(images), "data_sha256": images.digest()}
-    refuse_differences(data, meta, data, store.folder)
-    network, layer = open_network(args, meta, store.folder)
+    opening.check_channel_count(args, meta)
+    classes, asked = ClassMap(meta["classes"]), opening.asked_candidates(args, "channel_disentangle")
+    opening.check_origin(asked, args, meta)
+    only_correct = opening.setting("only_correct", args, asked.settings)
+    problems = opening.Problems(len(asked.candidates))
+    channels = opening.resolve_all(asked, "channel_disentangle", meta, classes, problems)
+    transform = opening.open_transform(args, meta, store.folder)
+    network, layer = opening.open_network(args, meta, store.folder)
 
     class_store = ClassStore(args.store_dir, run, meta)
-    candidates = make_candidates(asked, layer, class_store, classes, args.only_correct)
-    members = images_by_class(store, candidates, args.only_correct)
+    maker = disentangling.CandidateMaker(store, class_store, classes, only_correct)
+    candidates = problems.collect(maker.make, channels)
+    how = {"batch_size": args.batch_size, "precision": args.precision}
+    settings = {**asked.settings, **how, "only_correct": only_correct, "decoding": args.decode}
+    splits = disentangling.SplitWriter(args.store_dir, run, meta, settings, args.rho_objective)
+    print(f"{'only correctly classified' if only_correct else 'all'} images; rho by the objective {args.rho_objective}")
+    missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
+    labels = store.read_labels()
+    images = store.read_images(Path(args.data_dir) / "train").with_contents(labels.indices, labels.contents)
+    members = disentangling.images_by_class(labels, {output for one in missing for output in one.outputs}, only_correct)
 
     def load(batches, description):
         return ImageBatches(images, transform, batches, description, **loading)
 
     network.module.to(device, memory_format=torch.channels_last)
-    how = {"batch_size": args.batch_size, "precision": args.precision}
-    searches = search_rho(network.module, layer, candidates, members, load, **how)
-    splits = [
-        split_by(search, candidate, args.rho_objective) for candidate, search in zip(candidates, searches, strict=True)
-    ]
-    checks = check_equality(network.module, layer, splits, members, load, batch_size=args.batch_size)
-    context = {**{key: meta[key] for key in SPLIT_CONTEXT}, "only_correct": args.only_correct}
-    unequal = []
-    for candidate, search, split, check in zip(candidates, searches, splits, checks, strict=True):
-        print_split(candidate, search, split.rho, members, classes, network, layer)
-        path = split_path(Path(args.store_dir) / "models_disentangled", run, split.channel, split.concepts)
-        if print_equality(check):
-            write_split(path, split, context)
+    proof, written = EqualityProof(network.module, layer), []
+    for candidate, search, pixels in disentangling.search_rho(network.module, layer, missing, members, load, **how):
+        with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
+            split = disentangling.split_by(candidate, search, args.rho_objective)
+            print_split(candidate, search, split.rho, members, network, layer)
+            check = proof.check(split, pixels)
+            print_equality(check)
+            path, file = splits.write(candidate, split, check)
+            written.append(file)
             print(f"\nwrote {path}")
-        else:
-            unequal.append(path.name)
-    if unequal:
-        raise UserError(
-            f"the split network does not equal the original (limit {LARGEST_ERROR:.0e}): it was not stored "
-            f"({', '.join(unequal)})"
-        )
-    print(flags.next_command("get_results.py", args, *flags.candidate_flags(args, splits[-1])))
+    if len(written) > 1:
+        print_closing_table(written)
+    problems.finish("split")
+    more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
+    print(flags.next_command("get_results.py", args, *more))
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision")
+    interrupted = "splits that were written stay; the same command makes the missing ones"
+    run(main, get_args_parser(), "torch", "torchvision", interrupted=interrupted)

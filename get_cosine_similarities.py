@@ -24,14 +24,11 @@ def get_args_parser():
     parser = flags.Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
+    flags.add_data_flag(parser, "where the images are: for the line that says what to run next; none is read")
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    parser.add_argument(
-        "--proportion_attribution_required",
-        type=flags.fraction,
-        default=0.03,
-        help="tau: share of an image's positive importance that makes a channel relevant for it (0.03)",
-    )
+    help = "share of an image's positive importance that makes a channel relevant for it (0.03)"
+    flags.add_tau_flag(parser, help, 0.03)
     parser.add_argument(
         "--p", type=flags.fraction, default=0.75, help="share of a class's images that must agree (0.75)"
     )
@@ -65,24 +62,17 @@ def settings(args):
 
 
 def main(args):
-    from utils.command_line.opening import open_network
+    from utils.command_line.opening import check_channel_count, open_network
     from utils.errors import UserError
     from utils.images.classes import ClassMap
     from utils.method.importance import relevant_classes
     from utils.method.polysemanticity import class_pairs, gamma_polysemantic
+    from utils.report import layer_tables
     from utils.report.files import write_figure
-    from utils.report.layer_tables import (
-        classes_of_channels,
-        gamma_from,
-        print_layer,
-        print_pairs,
-        warn,
-        write_channels,
-    )
     from utils.report.overview_figure import overview_figure
     from utils.report.wordnet import class_synsets
     from utils.report.wordnet_figure import plot_wordnet
-    from utils.stages.relevance import class_statistics
+    from utils.stages.relevance import class_statistics, pairs_at_taus
     from utils.store.candidates import pairs_path, write_pairs
     from utils.store.class_statistics import ClassStore
     from utils.store.importances import ImportanceStore
@@ -96,40 +86,45 @@ def main(args):
     meta = store.load_meta()
     store.require_complete()
     synsets = class_synsets(meta["classes"]) if args.plot_wordnet else None
-    network, layer = open_network(args, meta, store.folder)
+    check_channel_count(args, meta)
+    if args.weights is not None:
+        open_network(args, meta, store.folder)
     class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
 
-    means, images, relevant_images = class_statistics(store, class_store, tau)
-    mean_inputs, num_images, counts = (values[int(args.only_correct)] for values in (means, images, relevant_images))
+    mean_inputs, num_images, (counts,) = class_statistics(store, class_store, [tau])
+    which = int(args.only_correct)
+    mean_inputs, num_images, counts = mean_inputs[which, 0], num_images[which, 0], counts[which]
     relevant = relevant_classes(counts, num_images, args.p, args.min_images)
-    pairs = class_pairs(layer.weight, mean_inputs, relevant)
+    pairs = class_pairs(store.read_layer()[0], mean_inputs, relevant)
     low, high = args.cos_sim_low, args.cos_sim_high
-    kept = [pair for pair in pairs if low <= pair.cosine and gamma_polysemantic(pair.cosine, high)]
+    kept = pairs[(pairs.cosine >= low) & gamma_polysemantic(pairs.cosine, high)]
 
     chosen_by = {"tau": tau, "p": args.p, "only_correct": args.only_correct, "min_images": args.min_images}
-    path = pairs_path(args.output_dir, run, cosines=(low, high), **chosen_by)
-    write_pairs(path, kept)
-    channels, gamma = classes_of_channels(relevant, pairs), gamma_from(high)
-    write_channels(class_store.channels_path(path), channels, gamma, classes)
-    title = f"{args.model}, layer {layer.name}"
+    path, gamma = pairs_path(args.output_dir, run, cosines=(low, high), **chosen_by), layer_tables.gamma_from(high)
+    origin = {key: meta[key] for key in ("model", "layer", "weights_sha256")}
+    candidates = write_pairs(path, kept, classes.name, {**origin, **chosen_by, "gamma": gamma, "cosines": [low, high]})
+    channels = layer_tables.ChannelClasses(relevant, pairs)
+    table = layer_tables.write_channels(path, channels, gamma, classes)
+    title = f"{args.model}, layer {meta['layer']}"
     figure = overview_figure(channels, gamma, classes.name, title, settings(args))
     overview = write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure)
 
-    print_pairs(kept, classes)
-    print_layer(args.model, network, layer, channels, pairs, kept, (low, high))
-    warn(low, pairs, kept, num_images)
+    layer_tables.print_pairs(kept, classes, path)
+    layer_tables.print_layer(meta, channels, kept, (low, high))
+    layer_tables.warn(low, pairs, kept, num_images)
     if args.plot_wordnet:
         plot_wordnet(path, args.output_dir, pairs, synsets, classes, gamma, title, settings(args))
-    print(f"wrote {path} and {class_store.means_path().parent}")
-    print(f"wrote {overview}")
-    if kept:
-        channel, class1, class2, _ = kept[-1]
-        more = ["--channel_disentangle", channel, "--classes_for_concept1", class1, "--classes_for_concept2", class2]
-        more += ["--only_correct"] if args.only_correct else []
+    print(
+        "wrote " + "\n      ".join(str(one) for one in (path, candidates, table, overview, class_store.folder) if one)
+    )
+    if candidates and len(kept):
+        more = ["--candidates", candidates, "--channel_disentangle", int(kept.channel[-1])]
         print(flags.next_command("disentangle_channel.py", args, *more))
-    else:
-        print("next: a higher --cos_sim_high, or a lower --proportion_attribution_required or --p, finds more pairs")
+    elif not len(kept):
+        how = {"p": args.p, "cosines": (low, high), "only_correct": args.only_correct, "min_images": args.min_images}
+        layer_tables.print_helpful_taus(pairs_at_taus(store, mean_inputs, num_images, **how))
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", "scipy.stats", "matplotlib.figure")
+    libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
+    run(main, get_args_parser(), *libraries, interrupted="what was written is whole, the same command begins again")

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import os
 import time
-from pathlib import Path
 
 from utils.command_line import flags
 from utils.command_line.run import run
@@ -29,6 +28,13 @@ def get_args_parser():
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     parser.add_argument(
+        "--images",
+        choices=["train", "val"],
+        default="train",
+        help="the folder that the store is made of: train (default), or val, which spares stage 4 its pass over images",
+    )
+    flags.add_class_map_flag(parser)
+    parser.add_argument(
         "--chunk_size", type=flags.positive_int, default=2048, help="images a file, the unit of resuming (2048)"
     )
     parser.add_argument(
@@ -40,7 +46,7 @@ def get_args_parser():
 def main(args):
     import torch
 
-    from utils.images.listing import list_images
+    from utils.command_line.opening import open_images
     from utils.networks.arithmetic import check_precision, choose_device, compile_network
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
@@ -53,14 +59,15 @@ def main(args):
     device = choose_device(args.device)
     check_precision(args.precision, device)
     loading = flags.loading(args, device)
-    images = list_images(Path(args.data_dir) / "train")
+    run = run_name(args.model, args.layer_of_interest)
+    store = ImportanceStore(args.store_dir, run, args.images)
     network = load_network(args.model, args.weights)
     transform = flags.transform_from_flags(args, network.transform)
     layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
+    images, classes = open_images(args, run, network, layer)
 
     process, num_processes = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
-    store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
-    store.begin(describe_store(args, network, layer, transform, images), process)
+    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images, process)
     if process == 0:
         print_plan(store, args.model, network, layer, images, device, args.precision, num_processes)
 
@@ -85,4 +92,10 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision")
+    run(
+        main,
+        get_args_parser(),
+        "torch",
+        "torchvision",
+        interrupted="full chunks are kept, the same command goes on from there",
+    )

@@ -17,7 +17,6 @@ nor another figure named: both. --get_channel_card: one figure of the split with
 if __name__ == "__main__":
     import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
 
-from pathlib import Path
 
 from utils.command_line import flags
 from utils.command_line.run import run
@@ -31,20 +30,24 @@ def get_args_parser():
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    parser.add_argument("--channel_of_interest", type=flags.count, help="the channel that was split")
+    flags.add_channel_flag(parser, "channel_of_interest", "the channel that was split")
     flags.add_concept_flags(parser)
     flags.add_candidates_flag(parser)
+    flags.add_only_correct_flag(
+        parser, "the split that was made of correctly classified images only, where there are two"
+    )
+    parser.add_argument(
+        "--rho_objective",
+        choices=flags.OBJECTIVES,
+        help="the split whose rho this objective chose, where there are two",
+    )
     parser.add_argument(
         "--rho",
         type=flags.fraction,
         help="one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)",
     )
-    parser.add_argument(
-        "--proportion_attribution_required",
-        type=flags.fraction,
-        default=0.03,
-        help="tau: share of an image's positive attribution that includes it in the fractions (0.03)",
-    )
+    help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
+    flags.add_tau_flag(parser, help)
     wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
     wanted.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")
     wanted.add_argument("--get_quantitative", action="store_true", help="fractions, into results_quantitative/")
@@ -73,79 +76,64 @@ def get_args_parser():
 
 
 def main(args):
-    import torch
+    from tqdm import tqdm
 
-    from utils.command_line.opening import check_patch_size, open_network, open_splits, open_transform
-    from utils.images.batches import ImageBatches, batches_of
+    from utils.command_line import opening
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.report.result_tables import print_results, print_summary, write_tables
-    from utils.report.split_figures import channel_card, densities_figures, visualization_figure
-    from utils.stages.evaluation import (
-        concepts_of_images,
-        list_validation,
-        measure_peaks,
-        measure_splits,
-        plan_batches,
-        result_of,
-        top_patches,
-        visualize,
-    )
+    from utils.report.result_tables import print_results, print_summary, warn_of_empty_inclusion, write_tables
+    from utils.report.split_figures import FigureMaker
+    from utils.stages.evaluation import describe_result, evaluate, result_of
     from utils.store.names import run_name
     from utils.store.results import Results
 
-    results = Results(args.output_dir)
+    results = Results(args.output_dir, opening.model_dir_of(args))
     if args.summary and args.channel_of_interest is None and args.candidates is None:
-        flags.refuse_ignored(args, get_args_parser(), "summary", "output_dir")
+        flags.refuse_ignored(args, get_args_parser(), "summary", "output_dir", "store_dir", "model_dir")
         return print_summary(results)
     flags.check_wishes(args)
     device = choose_device(args.device)
     check_precision(args.precision, device)
-    loading = flags.loading(args, device)
-    run = run_name(args.model, args.layer_of_interest)
-    opened = open_splits(args, run)
-    first = opened[0]
-    classes, transform = ClassMap(first.context["classes"]), open_transform(args, first.context, first.path)
-    splits = [(one.split, one.rho) for one in opened]
-    images, outputs = list_validation(Path(args.data_dir) / "val", classes, splits, args.all_classes)
-    network, layer = open_network(args, first.context, first.path)
-    patch_size = check_patch_size(args, transform, layer)
-    results.check(run, network.fingerprint)
+    run, asked = run_name(args.model, args.layer_of_interest), opening.asked_candidates(args, "channel_of_interest")
+    problems = opening.Problems(len(asked.candidates))
+    opened = opening.open_splits(args, run, asked, problems)
+    context = opened[0].file.context
+    opening.check_channel_count(args, context)
+    classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
+    source = opening.open_validation(args, run, opened, context, classes, transform, device)
+    results.check(run, context["weights_sha256"])
+    known = [
+        describe_result(one, run, opening.setting("tau", args, asked.settings, one.file.settings), source, classes)
+        for one in opened
+    ]
+    print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
+    for one, result in zip(opened, known, strict=True):
+        chosen = " (the chosen one)" if one.rho == one.file.split.rho else ""
+        print(f"{one.path.name}, rho {one.rho}{chosen}, tau {result['tau']}")
+    figures = FigureMaker(args, source, opened, classes, transform, device)
 
-    def load(batches, description):
-        return ImageBatches(images, transform, batches, description, **loading)
-
-    print(f"{args.model} with weights {network.weights}, layer {layer.name}")
-    for one in opened:
-        print(f"{one.path.name}, rho {one.rho}{' (the chosen one)' if one.rho == one.split.rho else ''}")
-    network.module.to(device, memory_format=torch.channels_last)
-    targets, batches = plan_batches(images, classes, outputs, args.batch_size)
-    loader = load(batches, "validation images")
-    measured = measure_splits(loader, targets, network.module, layer, splits, args.precision)
-    tau = args.proportion_attribution_required
-    found = [result_of(one, run, tau, arrays, images, classes) for one, arrays in zip(opened, measured, strict=True)]
-    written = []
+    found, written = [], []
+    for number, result, arrays in evaluate(opened, known, source, results, flags.wants_input(args)):
+        with problems.noted(opened[number].path.name), tqdm.external_write_mode():
+            if result is None:
+                result = result_of(known[number], arrays, source.images, classes)
+                if args.get_quantitative:
+                    results.write(result)
+            warn_of_empty_inclusion(result)
+            written += figures.draw(number, result, arrays)
+            found.append(result)
     if args.get_quantitative:
-        results.write(found)
-        written = write_tables(results)
-        print_results(results, found)
-    if args.all_classes:
-        loader = load(batches_of(range(len(images)), args.batch_size), "images of all classes")
-        measured = measure_peaks(loader, network.module, layer, splits, args.precision)
-    for (split, rho), result, arrays in zip(splits, found, measured, strict=True):
-        written += densities_figures(args.output_dir, result) if args.get_qualitative else []
-        pictures = None
-        if args.get_feature_visualization:
-            pictures = visualize(network.module, layer, split, rho, transform, device)
-            written += visualization_figure(args.output_dir, result, pictures)
-        if args.get_channel_card:
-            patches = top_patches(images, transform, arrays, concepts_of_images(split, classes, images), patch_size)
-            written += channel_card(args.output_dir, result, patches, pictures)
+        tables, paths = write_tables(results)
+        print_results(results, tables, found)
+        written = paths + written
     if args.summary:
         print_summary(results)
     print("\nwrote " + "\n      ".join(map(str, written)))
+    problems.finish("evaluated")
     print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", "scipy.stats", "matplotlib.figure")
+    libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
+    interrupted = "results that were written stay; the same command measures the rest"
+    run(main, get_args_parser(), *libraries, interrupted=interrupted)

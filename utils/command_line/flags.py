@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from utils.errors import UserError
 
 MAX_CONCEPTS = 8
+SECOND_STAGE = "get_cosine_similarities.py"
+NOT_SAID = {"precision": "fp32", "decode": "pil"}  # defaults, which need not be repeated
 # Repeated here, so that --help need not import what they belong to; a test compares
 DECODERS = ("pil", "fast", "gpu")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -83,6 +85,21 @@ def add_network_flags(parser):
         default="last_conv",
         help="the convolution whose channels are looked at: last_conv (default) or a module's name, layer4.2.conv3",
     )
+
+
+def add_channel_flag(parser, name, what):
+    parser.add_argument(
+        f"--{name}", type=count, nargs="+", metavar="CHANNEL", help=f"{what}; beside --candidates: only these of them"
+    )
+
+
+def add_tau_flag(parser, help, default=None):
+    parser.add_argument("--proportion_attribution_required", type=fraction, default=default, help=f"tau: {help}")
+
+
+def add_only_correct_flag(parser, help):
+    """Three states: what is not said comes from the candidates or the split."""
+    parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
 
 
 def add_channel_count_flag(parser):
@@ -162,8 +179,9 @@ def add_candidates_flag(parser):
     parser.add_argument(
         "--candidates",
         metavar="FILE",
-        help="many pairs in one go, instead of a channel and its concepts: stage 2's table, or a text file with a line "
-        "'channel: class1, class2' a pair. Each class's images are read once however many pairs use it",
+        help="many channels in one go, instead of a channel and its concepts: stage 2's .json or table, or a text file "
+        "with a line 'channel: class1, class2' each, classes of one concept joined by +. Each class's images are read "
+        "once however many candidates use it",
     )
 
 
@@ -190,9 +208,9 @@ def check_candidates(args, channel_flag):
         require(args, channel_flag)
         concepts_from(args)
         return
-    for flag in (channel_flag, *(f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1))):
-        if getattr(args, flag) is not None:
-            raise UserError(f"--candidates names channels and classes: leave out --{flag}")
+    for number in range(1, MAX_CONCEPTS + 1):
+        if getattr(args, f"classes_for_concept{number}") is not None:
+            raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
 
 
 def check_wishes(args):
@@ -207,6 +225,11 @@ def check_wishes(args):
         args.get_qualitative = args.get_quantitative = True
 
 
+def wants_input(args):
+    """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
+    return args.get_channel_card or args.get_feature_visualization
+
+
 def refuse_ignored(args, parser, flag, *meant):
     """Where ``flag`` alone reads what is there, refuse all others but those ``meant``: they would be ignored."""
     for name, value in vars(args).items():
@@ -215,13 +238,15 @@ def refuse_ignored(args, parser, flag, *meant):
             raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")
 
 
-def candidate_flags(args, split):
-    """The flags with which stage 4 measures what stage 3 has split."""
-    if args.candidates:
-        return ["--candidates", args.candidates]
-    concepts = enumerate(split.concepts, start=1)
-    named = [word for k, concept in concepts for word in (f"--classes_for_concept{k}", *concept)]
-    return ["--channel_of_interest", split.channel, *named]
+def candidate_flags(args, channel_flag, other_flag):
+    """The flags that name the same candidates to another stage, which calls its channel flag ``other_flag``."""
+    words = ["--candidates", args.candidates] if args.candidates else []
+    channels = getattr(args, channel_flag)
+    words += [f"--{other_flag}", *channels] if channels else []
+    for number in range(1, MAX_CONCEPTS + 1):
+        classes = getattr(args, f"classes_for_concept{number}")
+        words += [f"--classes_for_concept{number}", *classes] if classes else []
+    return words
 
 
 def transform_from_flags(args, default):
@@ -237,12 +262,13 @@ def transform_from_flags(args, default):
 
 
 def next_command(script, args, *more):
-    """The command that continues with ``script``, with the flags of ``args`` that it shares."""
-    shared = ["--model", args.model]
-    if args.weights is not None:
-        shared += ["--weights", args.weights]
+    """The command that continues with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
+    words = ["--model", args.model]
+    for name in ("weights", "device", "precision", "decode"):
+        given = getattr(args, name, None)
+        if given is not None and given != NOT_SAID.get(name) and (script != SECOND_STAGE or name == "weights"):
+            words += [f"--{name}", given]
     if args.layer_of_interest != "last_conv":
-        shared += ["--layer_of_interest", args.layer_of_interest]
-    if script != "get_cosine_similarities.py":
-        shared += ["--data_dir", getattr(args, "data_dir", "DATA_DIR")]
-    return "next: " + shlex.join(["python", script, *shared, "--store_dir", args.store_dir, *map(str, more)])
+        words += ["--layer_of_interest", args.layer_of_interest]
+    words += ["--data_dir", args.data_dir, "--store_dir", args.store_dir]
+    return "next: " + shlex.join(["python", script, *map(str, words), *map(str, more)])

@@ -1,19 +1,29 @@
-"""What stages 2 to 4 begin with: the candidates and the network they were asked for, checked against what is stored."""
+"""What stages 2 to 4 begin with: candidates, settings, network and splits, checked against what is stored."""
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-from utils.command_line.flags import concepts_from, transform_from_flags
+import torch
+
+from utils.command_line import flags
 from utils.errors import UserError
-from utils.images.classes import ClassMap
-from utils.method.disentangling import RHOS, Split
-from utils.method.patches import default_patch_size
+from utils.images.batches import ImageBatches
+from utils.images.classes import ClassMap, map_folders, read_class_map
+from utils.images.listing import class_folders, list_images
+from utils.images.text import printable
+from utils.method.disentangling import RHOS
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, load_network
-from utils.store.candidates import AskedCandidate, read_candidates
+from utils.stages.validation import ImagePass, StoredValidation, list_validation
+from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
 from utils.store.files import refuse_differences
-from utils.store.importances import identity
-from utils.store.splits import SPLIT_CONTEXT, find_splits, read_first_split, read_split, split_path, transform_from
+from utils.store.importances import ImportanceStore, identity
+from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight, transform_from
+
+DEFAULTS = {"tau": 0.03, "only_correct": False}
+FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
 
 
 def open_network(args, stored, where):
@@ -38,95 +48,264 @@ def open_network(args, stored, where):
     layer = find_layer(network.module, args.layer_of_interest, stored["transform"]["crop_size"])
     asked = identity(args.model, network, layer)
     refuse_differences(asked, stored, asked, where)
-    if args.nr_channels_in_layer_of_interest not in (None, layer.num_channels):
-        raise UserError(
-            f"--nr_channels_in_layer_of_interest {args.nr_channels_in_layer_of_interest}: "
-            f"layer {layer.name} has {layer.num_channels} channels"
-        )
     return network, layer
+
+
+def open_images(args, run, network, layer):
+    """Stage 1's images, and the map of their class folders to network outputs.
+
+    A val store takes the map of the training store; folders of ``val/`` that it does not know are named and left out.
+    """
+    root = Path(args.data_dir) / args.images
+    if args.images == "train":
+        class_map = None if args.class_map is None else read_class_map(args.class_map)
+        images = list_images(root)
+        how = {"named_weights": network.named_imagenet_weights, "class_map": class_map}
+        return images, map_folders(images.folders, layer.num_outputs, **how)
+    if args.class_map is not None:
+        raise UserError("--class_map: a val store takes the class map of the training store: leave it out")
+    training = ImportanceStore(args.store_dir, run)
+    meta = training.load_meta()
+    asked = identity(args.model, network, layer)
+    refuse_differences(asked, meta, asked, training.folder)
+    present = class_folders(root)
+    unknown = [folder for folder in present if folder not in meta["classes"]]
+    if unknown:
+        names = ", ".join(map(printable, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+        print(f"{len(unknown)} folders of {root} are not in the training store and are left out: {names}")
+    return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
+
+
+def check_channel_count(args, stored):
+    """Refuse a number of channels that is not the layer's."""
+    asked = args.nr_channels_in_layer_of_interest
+    if asked not in (None, stored["num_channels"]):
+        raise UserError(
+            f"--nr_channels_in_layer_of_interest {asked}: layer {stored['layer']} has {stored['num_channels']} channels"
+        )
 
 
 def open_transform(args, stored, where):
     """The stored transform; refuse where the flags ask for a different one."""
     transform = transform_from(stored["transform"])
-    asked = transform_from_flags(args, transform)
+    asked = flags.transform_from_flags(args, transform)
     refuse_differences(asdict(asked), asdict(transform), asdict(asked), where)
     return transform
 
 
-def check_patch_size(args, transform, layer):
-    """The side of a patch, in pixels; UserError where it is larger than the image."""
-    size = args.patch_size or default_patch_size(transform.crop_size, min(layer.map_size))
-    if size > transform.crop_size:
-        raise UserError(f"--patch_size {size} is larger than the image, {transform.crop_size} pixels")
-    return size
+# --------------------------------------------------------------------------------------------------------------------
+# Candidates and settings
 
 
 def asked_candidates(args, channel_flag):
-    """What is asked for, as an AskedCandidate each: one by flags, or a file's."""
+    """What is asked for: one candidate by flags; a file's, of all channels or of those given beside it."""
+    channels = getattr(args, channel_flag)
     if args.candidates is None:
-        return [AskedCandidate(getattr(args, channel_flag), concepts_from(args))]
-    return read_candidates(args.candidates)
+        if len(channels) > 1:
+            raise UserError(f"--{channel_flag} takes several channels only beside --candidates")
+        return AskedCandidates([AskedCandidate(channels[0], flags.concepts_from(args))])
+    asked = read_candidates(args.candidates)
+    if channels is not None:
+        missing = sorted(set(channels) - {one.channel for one in asked.candidates})
+        if missing:
+            raise UserError(f"--candidates {args.candidates} has no channel {missing[0]}")
+        asked.candidates = [one for one in asked.candidates if one.channel in channels]
+    return asked
 
 
-def resolved_candidates(args, channel_flag, meta, classes):
-    """What is asked for, as channels and concepts of network outputs: a list of (channel, concepts), each once.
+def setting(name, args, *sources):
+    """A setting that travels: a flag, else the first of the sources (dictionaries) that knows it, else its default."""
+    given = getattr(args, FLAGS[name])
+    known = [source[name] for source in sources if source.get(name) is not None]
+    return given if given is not None else known[0] if known else DEFAULTS[name]
 
-    Raises
-    ------
-    UserError
-        A channel that the layer does not have, or a class that is not there; with its line of the file.
+
+class Problems:
+    """Candidates that something is wrong with: the others go on, and all of these are named at the end.
+
+    Not where a single candidate was asked for: there the error itself ends the run.
     """
-    resolved = []
-    for candidate in asked_candidates(args, channel_flag):
-        with candidate.named():
-            if candidate.channel >= meta["num_channels"]:
-                raise UserError(
-                    f"--{channel_flag} {candidate.channel} is out of range, "
-                    f"the layer has channels 0 to {meta['num_channels'] - 1}"
-                )
-            one = candidate.channel, classes.resolve(candidate.concepts, meta["num_outputs"])
-        resolved += [one] if one not in resolved else []
-    return resolved
+
+    def __init__(self, total):
+        self.total, self.found = total, []
+
+    @contextmanager
+    def noted(self, what):
+        """Note a UserError in the block, as one of ``what``."""
+        try:
+            yield
+        except UserError as error:
+            if self.total == 1:
+                raise
+            self.found.append(f"{what}: {error}")
+
+    def collect(self, make, asked):
+        """What ``make`` makes of each (channel, ...) that is asked for and that nothing is wrong with."""
+        made = []
+        for channel, *more in asked:
+            with self.noted(f"channel {channel}"):
+                made.append(make(channel, *more))
+        return made
+
+    def finish(self, verb):
+        """Raise a UserError that names what could not be done, if anything."""
+        if self.found:
+            shown = "; ".join(self.found[:20]) + (f"; and {len(self.found) - 20} more" if len(self.found) > 20 else "")
+            raise UserError(f"{len(self.found)} of {self.total} candidates could not be {verb}: {shown}")
+
+
+def resolve(candidate, channel_flag, context, classes):
+    """A candidate's concepts as lists of network outputs; UserError where its channel or a class is not there."""
+    with candidate.named():
+        if candidate.channel >= context["num_channels"]:
+            last = context["num_channels"] - 1
+            raise UserError(f"--{channel_flag} {candidate.channel} is out of range, the layer has channels 0 to {last}")
+        return classes.resolve(candidate.concepts, context["num_outputs"])
+
+
+def resolve_all(asked, channel_flag, meta, classes, problems):
+    """The candidates asked for, each once: a list of (channel, concepts as lists of outputs)."""
+    resolved = {}
+    for candidate in asked.candidates:
+        with problems.noted(f"channel {candidate.channel}"):
+            concepts = resolve(candidate, channel_flag, meta, classes)
+            resolved[candidate.channel, str(concepts)] = candidate.channel, concepts
+    return list(resolved.values())
+
+
+def check_origin(asked, args, meta):
+    """Refuse candidates that stage 2 found in a network of other weights or another layer."""
+    origin = {key: asked.settings[key] for key in ("weights_sha256", "layer") if key in asked.settings}
+    refuse_differences(meta, origin, origin, args.candidates)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Splits
 
 
 @dataclass
-class Opened:
-    """A split file: its path, the Split, the rho asked for, and what the split belongs to."""
+class OpenedSplit:
+    """A split file's ``path`` and content, and the ``rho`` asked for."""
 
     path: Path
-    split: Split
+    file: SplitFile
     rho: float
-    context: dict
+
+    @cached_property
+    def outputs(self):
+        """All classes of all concepts, sorted."""
+        return sorted(output for concept in self.file.split.classes for output in concept)
 
 
-def open_splits(args, run):
-    """The splits asked for, each once."""
+def open_splits(args, run, asked, problems):
+    """The splits asked for, each once: a list of OpenedSplit."""
     if args.rho is not None and args.rho not in RHOS:
         raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
-    model_dir, opened = Path(args.model_dir or Path(args.store_dir) / "models_disentangled"), {}
-    for candidate in asked_candidates(args, "channel_of_interest"):
-        with candidate.named():
-            path, split, context = _open_split(model_dir, run, candidate.channel, candidate.concepts)
-        for first in list(opened.values())[:1]:
+    model_dir, opened, first = model_dir_of(args), {}, None
+    for candidate in asked.candidates:
+        with problems.noted(f"channel {candidate.channel}"), candidate.named():
+            path, file = _open_split(args, model_dir, run, candidate, asked.settings)
+            first = first or file
             shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
-            refuse_differences(first.context, context, shared, path)
-        opened[path] = Opened(path, split, args.rho or split.rho, context)
+            refuse_differences(first.context, file.context, shared, path)
+            opened[path] = OpenedSplit(path, file, args.rho or file.split.rho)
+    if not opened:
+        problems.finish("opened")
     return list(opened.values())
 
 
-def _open_split(model_dir, run, channel, given):
-    """A split file's path, Split and context; class folders' names are resolved by the splits' own class map."""
-    present = find_splits(model_dir, run, channel)
+def model_dir_of(args):
+    return Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
+
+
+def _open_split(args, model_dir, run, candidate, settings):
+    """A split file's path and content; class folders' names are resolved by the splits' own class map."""
+    present = find_splits(model_dir, run, candidate.channel)
     if not present:
-        raise UserError(f"there is no split of channel {channel} of {run} in {model_dir}: run disentangle_channel.py")
-    _, context = read_first_split(present)
-    concepts = ClassMap(context["classes"]).resolve(given, context["num_outputs"])
-    path = split_path(model_dir, run, channel, concepts)
-    if path not in present:
+        raise UserError(
+            f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
+        )
+    context = _first_readable(present).context
+    concepts = resolve(candidate, "channel_of_interest", context, ClassMap(context["classes"]))
+    found = find_splits(model_dir, run, candidate.channel, concepts)
+    if not found:
         names = ", ".join(other.name for other in present[:20])
-        raise UserError(f"there is no split {path.name}, only {names}: run disentangle_channel.py for these concepts")
-    split, context = read_split(path)
-    asked = {"channel": channel, "concepts": concepts}
-    refuse_differences(asked, vars(split), asked, path)
-    return path, split, context
+        wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
+        raise UserError(
+            f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
+            "run disentangle_channel.py for these concepts"
+        )
+    files = {path: read_split(path) for path in found}
+    chosen = {path: file for path, file in files.items() if _is_wanted(file, args, settings)}
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in chosen or found)
+        which = "several splits match" if chosen else "no split matches"
+        raise UserError(f"{which} ({names}): choose one with --only_correct or --no-only_correct, and --rho_objective")
+    ((path, file),) = chosen.items()
+    asked = {"channel": candidate.channel, "classes": concepts}
+    refuse_differences(asked, {"channel": file.split.channel, "classes": file.split.classes}, asked, path)
+    return path, file
+
+
+def _is_wanted(file, args, settings):
+    """Whether a split was made as the flags, or else the candidates' settings, say."""
+    only_correct = args.only_correct if args.only_correct is not None else settings.get("only_correct")
+    return only_correct in (None, file.settings["only_correct"]) and args.rho_objective in (None, file.split.objective)
+
+
+def _first_readable(paths):
+    """The first of several split files that is not damaged."""
+    for path in paths[:-1]:
+        try:
+            return read_split(path)
+        except UserError:
+            continue
+    return read_split(paths[-1])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Validation images
+
+
+def open_validation(args, run, opened, context, classes, transform, device):
+    """Where stage 4's images come from: a complete val store that matches, unless pictures need the images; else val/.
+
+    Returns
+    -------
+    StoredValidation or ImagePass
+    """
+    root = Path(args.data_dir) / "val"
+    store = _matching_val_store(args, run, context)
+    if store is not None and not flags.wants_input(args):
+        if args.weights is not None:
+            open_network(args, context, opened[0].path)
+        _check_weights(opened, *store.read_layer())
+        return StoredValidation(store, root, classes)
+    outputs = sorted({output for one in opened for output in one.outputs})
+    images = list_validation(root, classes, outputs, args.all_classes)
+    network, layer = open_network(args, context, opened[0].path)
+    _check_weights(opened, layer.weight, layer.bias)
+    how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    network.module.to(device, memory_format=torch.channels_last)
+    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how)
+
+
+def _check_weights(opened, weight, bias):
+    for one in opened:
+        require_weight(one.path, one.file.split, weight, bias)
+
+
+def _matching_val_store(args, run, context):
+    """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
+    store = ImportanceStore(args.store_dir, run, "val")
+    if not store.meta_path.is_file():
+        return None
+    meta = store.load_meta()
+    keys = ("weights_sha256", "layer", "num_channels", "num_outputs", "positions", "transform", "classes")
+    how = {"precision": args.precision, "decoding": args.decode}
+    asked = {**{key: context[key] for key in keys}, **how}
+    return None if any(meta[key] != asked[key] for key in asked) or store.missing_chunks() else store

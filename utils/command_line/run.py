@@ -11,11 +11,11 @@ from utils.errors import UserError
 WORKER_DIED = "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers"
 
 
-def run(main, parser, *libraries):
+def run(main, parser, *libraries, interrupted):
     """Parse the arguments and call ``main``; what the user can mend is one line on standard error and status 2.
 
     ``libraries`` are what takes seconds to import: ``--help`` and wrong arguments do not wait for it, and an interrupt
-    meanwhile ends the process at once.
+    meanwhile ends the process at once. ``interrupted`` says what an interrupt leaves behind.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
@@ -41,10 +41,7 @@ def run(main, parser, *libraries):
             raise
         _stop(parser, WORKER_DIED)
     except KeyboardInterrupt:
-        print(
-            f"\n{parser.prog}: interrupted; finished files are whole, the same command goes on from them",
-            file=sys.stderr,
-        )
+        print(f"\n{parser.prog}: interrupted; {interrupted}", file=sys.stderr)
         sys.exit(STATUS)
 
 

@@ -8,13 +8,24 @@ RHOS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
 @dataclass
+class Concept:
+    """What a new channel is to serve: ``classes`` are network outputs; ``images``, indices of training images, where
+    the concept has no label; ``kind`` is ``classes``, ``images`` or ``background``."""
+
+    name: str
+    classes: list
+    images: list | None = None
+    kind: str = "classes"
+
+
+@dataclass
 class Split:
     """One channel of a layer, divided among K concepts, for every rho of the grid.
 
     ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``arvs`` [K, C_in] are the concepts'.
     ``owners`` [20, C_in] says for each rho whose input a channel of the previous layer is: 0 shared, k concept k.
     ``objectives`` [20, 3] float64 are the values that choose rho, in the order of ``OBJECTIVES``; ``objective`` and
-    ``rho`` are the chosen ones. ``concepts`` are lists of network outputs.
+    ``rho`` are the chosen ones. ``concepts`` are Concepts, in the order that decides Ineq. 5.
     """
 
     channel: int
@@ -26,6 +37,11 @@ class Split:
     objectives: torch.Tensor
     objective: str
     rho: float
+
+    @property
+    def classes(self):
+        """The classes of each concept: lists of network outputs."""
+        return [concept.classes for concept in self.concepts]
 
     def rows(self, rho=None):
         """Weights of ``c'_1 .. c'_K`` and the residual at ``rho`` (default: the chosen one), [K + 1, C_in, taps]."""

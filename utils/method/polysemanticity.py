@@ -1,57 +1,65 @@
 """Relevant channels, averaged relevance vectors and gamma-polysemantic pairs (Ineq. 2, Definition and Theorem 3.1)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from utils.method.importance import relevant_in_images
 
 
-@dataclass
-class ClassStatistics:
-    """Running sums over images, per class; index 0 is over all images, index 1 over correctly classified ones.
+class ClassMeans:
+    """Class means of the tap sums, from running sums: their size never depends on the number of images.
 
-    ``images`` [2, T] and ``relevant`` [2, T, C] are counts (int64), ``input_sums`` [2, T, C_in, taps] float64.
-    Their size depends on classes and channels, never on the number of images.
+    Over [all images, correctly classified ones] x [even, odd index]: two halves tell how much a mean can be trusted.
     """
 
-    images: torch.Tensor
-    relevant: torch.Tensor
-    input_sums: torch.Tensor
+    def __init__(self, num_classes, num_inputs, num_taps):
+        self._images = torch.zeros(2, 2, num_classes, dtype=torch.int64)
+        self._sums = torch.zeros(2, 2, num_classes, num_inputs, num_taps, dtype=torch.float64)
 
-    @classmethod
-    def zeros(cls, num_classes, num_channels, num_inputs, num_taps):
-        return cls(
-            torch.zeros(2, num_classes, dtype=torch.int64),
-            torch.zeros(2, num_classes, num_channels, dtype=torch.int64),
-            torch.zeros(2, num_classes, num_inputs, num_taps, dtype=torch.float64),
-        )
+    def add(self, input_sums, targets, predictions, indices):
+        """Add images: ``input_sums`` [n, C_in, taps]; ``targets``, ``predictions`` and ``indices`` [n]."""
+        classes, own = _images_of_classes(targets, predictions)
+        odd = indices % 2 == 1
+        rows = torch.stack([own & ~odd, own & odd], dim=1)  # [2, 2, present classes, n]
+        # sums over the images of classes as one product, which is many times as fast
+        sums = rows.flatten(0, 2).double() @ input_sums.double().flatten(1)
+        self._images[:, :, classes] += rows.sum(-1)
+        self._sums[:, :, classes] += sums.view(*rows.shape[:3], *input_sums.shape[1:])
 
-    def add(self, relative, positive_sums, input_sums, targets, predictions, tau):
-        """Add the images of a chunk.
+    def numbers(self):
+        """Numbers of images of [all, even, odd] indices: [2, 3, T]."""
+        return _with_all(self._images)
 
-        Parameters
-        ----------
-        relative : Tensor [n, C], float16
-        positive_sums : Tensor [n]
-        input_sums : Tensor [n, C_in, taps]
-        targets, predictions : LongTensor [n]
-        tau : float
-        """
-        classes = targets.unique()
-        own = targets == classes[:, None]
-        rows = torch.cat([own, own & (predictions == targets)])  # [2 * present classes, n]
-        # Sums over the images of classes as products, which are many times as fast; counts are exact below 2 ** 24
-        relevant = rows.float() @ relevant_in_images(relative, positive_sums, tau).float()
-        sums = rows.double() @ input_sums.double().flatten(1)
-        self.images[:, classes] += rows.sum(1).unflatten(0, (2, -1))
-        self.relevant[:, classes] += relevant.long().unflatten(0, (2, -1))
-        self.input_sums[:, classes] += sums.unflatten(0, (2, -1)).unflatten(-1, input_sums.shape[1:])
+    def means(self):
+        """Means over images of [all, even, odd] indices, [2, 3, T, C_in, taps] float64; NaN where there is none."""
+        return _with_all(self._sums) / self.numbers()[..., None, None]
 
-    def mean_inputs(self):
-        """Class means of the tap sums, [2, T, C_in, taps] float64; NaN where a class has no image."""
-        return self.input_sums / self.images[..., None, None]
+
+class RelevantCounts:
+    """In how many images of each class every channel is relevant, ``counts`` [2, T, C], as in ``ClassMeans``."""
+
+    def __init__(self, tau, num_classes, num_channels):
+        self.tau, self.counts = tau, torch.zeros(2, num_classes, num_channels, dtype=torch.int64)
+
+    def add(self, relative, positive_sums, targets, predictions):
+        """Add images: ``relative`` [n, C] float16; ``positive_sums``, ``targets`` and ``predictions`` [n]."""
+        classes, own = _images_of_classes(targets, predictions)
+        relevant = relevant_in_images(relative, positive_sums, self.tau).float()
+        counts = own.flatten(0, 1).float() @ relevant  # exact below 2 ** 24
+        self.counts[:, classes] += counts.long().view(2, len(classes), -1)
+
+
+def _images_of_classes(targets, predictions):
+    """The classes that are present, and which images are of each: all, and correctly classified ones [2, P, n]."""
+    classes = targets.unique()
+    own = targets == classes[:, None]
+    return classes, torch.stack([own, own & (predictions == targets)])
+
+
+def _with_all(halves):
+    return torch.cat([halves.sum(1, keepdim=True), halves], dim=1)
 
 
 def averaged_relevance_vectors(weight, mean_inputs):
@@ -88,13 +96,29 @@ def gamma_polysemantic(cosines, gamma):
     return cosines < gamma
 
 
-class ClassPair(NamedTuple):
-    """Two classes that a channel is relevant for, ``class1 < class2``, and the cosine of their ARVs."""
+@dataclass
+class ClassPairs:
+    """Pairs of classes that share a relevant channel: ``channel``, ``class1`` < ``class2`` (LongTensor [N]), and the
+    ``cosine`` of their ARVs (Tensor [N]).
 
-    channel: int
-    class1: int
-    class2: int
-    cosine: float
+    Tensors, as a low tau makes millions of them. Sorted by cosine, highest first, equal ones by channel and classes.
+    """
+
+    channel: torch.Tensor
+    class1: torch.Tensor
+    class2: torch.Tensor
+    cosine: torch.Tensor
+
+    def __len__(self):
+        return len(self.channel)
+
+    def __getitem__(self, chosen):
+        """The pairs of a slice, a mask or a list of places."""
+        return ClassPairs(*(values[chosen] for values in vars(self).values()))
+
+    def rows(self):
+        """(channel, class1, class2, cosine) of each pair, as Python numbers."""
+        return zip(*(values.tolist() for values in vars(self).values()), strict=True)
 
 
 def class_pairs(weight, mean_inputs, relevant):
@@ -108,14 +132,15 @@ def class_pairs(weight, mean_inputs, relevant):
 
     Returns
     -------
-    list of ClassPair
-        Sorted by cosine, highest first, equal ones by channel and classes.
+    ClassPairs
     """
-    pairs = []
+    columns = [(torch.empty(0, dtype=torch.long),) * 3 + (torch.empty(0, dtype=torch.float64),)]
     for channel in torch.nonzero(relevant.sum(0) >= 2).flatten().tolist():
         classes = torch.nonzero(relevant[:, channel]).flatten()
         cosines = cosine_similarities(averaged_relevance_vectors(weight[channel], mean_inputs[classes]))
         first, second = torch.triu_indices(len(classes), len(classes), offset=1)
-        columns = classes[first].tolist(), classes[second].tolist(), cosines[first, second].tolist()
-        pairs += [ClassPair(channel, *pair) for pair in zip(*columns, strict=True)]
-    return sorted(pairs, key=lambda pair: (-pair.cosine, *pair))
+        shared = torch.full((len(first),), channel), classes[first], classes[second], cosines[first, second]
+        columns.append(shared)
+    channel, class1, class2, cosine = map(torch.cat, zip(*columns, strict=True))
+    order = np.lexsort((class2.numpy(), class1.numpy(), channel.numpy(), -cosine.numpy()))
+    return ClassPairs(channel, class1, class2, cosine)[torch.from_numpy(order)]

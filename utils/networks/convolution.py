@@ -15,6 +15,7 @@ class Convolution(Layer):
     the output map, likewise.
     """
 
+    kind = "convolution"
     module_type = nn.Conv2d
     description = "convolution (Conv2d)"
 
@@ -26,6 +27,10 @@ class Convolution(Layer):
     @property
     def weight(self):
         return self.module.weight.detach().flatten(2)
+
+    @property
+    def num_positions(self):
+        return self.map_size[0] * self.map_size[1]
 
     def tap_sums(self, x):
         layer = self.module

@@ -19,7 +19,8 @@ class Layer:
     output, ``num_outputs`` that of the network's logits; ``note`` is something to know about the layer, or None.
 
     Channels of the output are C, those of the input C_in. A *tap* is a place in the kernel from which one weight sees
-    the input, a *position* a place in the output. ``channel_dim`` is the dimension of the output that has the channels.
+    the input, a *position* a place in the output. ``channel_dim`` is the dimension of the output that has the channels,
+    ``kind`` the kind of layer in a word.
     """
 
     module: nn.Module
@@ -29,6 +30,7 @@ class Layer:
     note: str | None = None
 
     channel_dim = 1
+    kind = None
 
     def refusal(self):
         """Why a module of this kind cannot be split, or None."""
@@ -55,6 +57,11 @@ class Layer:
     @property
     def num_taps(self):
         return self.weight.shape[2]
+
+    @property
+    def num_positions(self):
+        """Number of positions of the output."""
+        raise NotImplementedError
 
     def tap_sums(self, x):
         """Sum of the layer's input over the positions that each tap visits: ``[B, C_in, taps]``, float32.

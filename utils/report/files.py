@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.store.files import write_bytes
-from utils.store.names import split_name
 
 
 def plot_path(output_dir, result, what):
     """Path of a figure of a split, without a suffix; ``result`` as in ``Results``, ``what`` is shown."""
-    name = f"{split_name(result['run'], result['channel'], result['concepts'])}_rho{result['rho']}"
-    return Path(output_dir) / "plots" / f"{name}_{what}"
+    return Path(output_dir) / "plots" / f"{result['split']}_rho{result['rho']}_{what}"
 
 
 def write_figure(stem, figure):

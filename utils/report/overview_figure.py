@@ -15,7 +15,6 @@ from utils.report.layer_figure_parts import (
     titled_parts,
     write_text,
 )
-from utils.report.layer_tables import polysemantic
 from utils.report.plots import SUBTLE
 
 MOST_CLASSES = 10
@@ -28,8 +27,7 @@ def overview_figure(channels, gamma, name, title, subtitle):
 
     Parameters
     ----------
-    channels : list of ChannelClasses
-        All channels of the layer.
+    channels : ChannelClasses
     gamma : float
     name : function of a class's output
     title, subtitle : str
@@ -39,19 +37,18 @@ def overview_figure(channels, gamma, name, title, subtitle):
     matplotlib.figure.Figure
         Panels that would be empty are left out.
     """
-    cosines = np.array([cosine for channel in channels for *_, cosine in channel.pairs])
-    found = polysemantic(channels, gamma)
+    cosines, found = channels.pairs.cosine.numpy(), channels.polysemantic(gamma)
     shown = found[:MOST_CHANNELS]
     heights = [2.3, 0.27 * len(shown) + 0.85] if shown else [2.3]
     if not shown:
         subtitle += f"; no pair is under γ = {gamma:g}" if len(cosines) else "; no channel is relevant for two classes"
     figure, parts = titled_parts(7.0 if len(cosines) else 4.2, heights, title, subtitle)
     panels = parts[0].subplots(1, 2 if len(cosines) else 1, squeeze=False)[0]
-    _draw_class_counts(panels[0], [len(channel.classes) for channel in channels])
+    _draw_class_counts(panels[0], channels.num_classes)
     if len(cosines):
         _draw_cosines(panels[1], cosines, gamma)
     if shown:
-        _draw_channels(parts[1], shown, len(found), gamma, name)
+        _draw_channels(parts[1], channels, shown, len(found), gamma, name)
     return figure
 
 
@@ -81,18 +78,19 @@ def _draw_cosines(axes, cosines, gamma):
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, frameon=False)
 
 
-def _draw_channels(figure, shown, total, gamma, name):
+def _draw_channels(figure, channels, shown, total, gamma, name):
     """A row a channel: the cosines of its pairs, the names of the two that differ most, and below them the others."""
     axes, text = figure.subplots(1, 2, width_ratios=(2, 3))
     text.set_axis_off()
     more = f" (the first {len(shown)} of {total}, all are in the table)" if total > len(shown) else ""
     figure.suptitle(f"polysemantic channels, lowest cosine first{more}", fontsize=9)
-    points = [(cosine, row) for row, channel in enumerate(shown) for *_, cosine in channel.pairs]
-    x, rows = map(np.array, zip(*points, strict=True))
+    pairs = [channels.pairs_of(channel) for channel in shown]
+    x = np.concatenate([of_channel.cosine.numpy() for of_channel in pairs])
+    rows = np.repeat(np.arange(len(shown)), list(map(len, pairs)))
     margin = 0.03 * (1 - x.min())
     axes.set(xlim=(min(x.min(), 0) - margin, 1 + margin), ylim=(len(shown) - 0.4, -0.6))
     text.set_ylim(axes.get_ylim())
-    axes.set_yticks(range(len(shown)), [channel.channel for channel in shown])
+    axes.set_yticks(range(len(shown)), shown)
     axes.hlines(range(len(shown)), *axes.get_xlim(), color="#dddddd", linewidth=0.5, zorder=0)
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--")
     label_axes(axes, "cosine of two classes' ARVs", "channel")
@@ -100,8 +98,9 @@ def _draw_channels(figure, shown, total, gamma, name):
     draw_points(axes, x, rows, gamma)
     width = size_in_points(text)[0]
     for row, channel in enumerate(shown):
-        _, first, second, _ = channel.pairs[0]
-        others = [fit(name(other), 0.7 * width, 6.5) for other in channel.classes if other not in (first, second)]
+        _, first, second, _ = next(pairs[row][:1].rows())
+        others = [other for other in channels.classes(channel) if other not in (first, second)]
+        others = [fit(name(other), 0.7 * width, 6.5) for other in others]
         both = " / ".join(fit(name(output), width / 2 - 8, 8) for output in (first, second))
         write_text(text, 0, row - 0.02, both, 8, va="bottom" if others else "center")
         write_text(text, 0, row + 0.02, fit_list(others, width, 6.5), 6.5, va="top", color=SUBTLE)

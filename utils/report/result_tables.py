@@ -5,6 +5,8 @@ A result is a dictionary as ``utils.store.results.Results`` stores it.
 
 import csv
 import io
+import json
+import sys
 from dataclasses import dataclass
 from itertools import chain
 
@@ -25,7 +27,7 @@ EXPLANATION = """\
 c'_k, residual: fractions of the original channel, mean ± standard deviation (median) over the included images, those in
 which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
 AUROC: of c'_k for the images of concept k against the others / of the original channel in its better direction.
-top-1: share of all these images that the original network / the split network classifies correctly.
+top-1: share of all these images that the network, original or split, classifies correctly.
 cosine: of the ARVs of the concept and the closest other one. all: fractions, top-1 over images, the rest over pairs."""
 
 
@@ -33,8 +35,7 @@ cosine: of the ARVs of the concept and the closest other one. all: fractions, to
 class Row:
     """One concept of one result, or of all results: ``result`` is the result or None, ``concept`` counts from 0.
 
-    ``summary`` of the fractions; ``aurocs`` of ``c'_k`` and the original channel; ``top1`` of the original and the
-    split network.
+    ``summary`` of the fractions; ``aurocs`` of ``c'_k`` and the original channel; ``top1`` of the network.
     """
 
     result: dict | None
@@ -43,27 +44,38 @@ class Row:
     cosine: float
     summary: Summary
     aurocs: tuple
-    top1: tuple
+    top1: float
 
 
 def group_of(result):
-    """What results in one table have in common: RUN, tau and K."""
-    return result["run"], result["tau"], len(result["concepts"])
+    """What results in one table have in common: RUN, tau, K, and how they were measured."""
+    transform = json.dumps(result["transform"], sort_keys=True)
+    return result["run"], result["tau"], len(result["concepts"]), result["precision"], result["decoding"], transform
 
 
 def groups(results):
-    """The results of each table, by ``group_of``; sorted by channel and concepts, in whatever order they were made."""
+    """The results of each table, as lists sorted by channel and concepts, in whatever order they were made.
+
+    Two results whose images of one class folder differ are never in one table.
+    """
     found = {}
-    for result in sorted(results, key=lambda result: (*group_of(result), result["channel"], result["concepts"])):
-        found.setdefault(group_of(result), []).append(result)
-    return found
+    for result in sorted(results, key=lambda result: (*group_of(result), result["channel"], result["split"])):
+        alike = found.setdefault(group_of(result), [])
+        for validation, group in alike:
+            if all(validation.get(folder, digest) == digest for folder, digest in result["validation"].items()):
+                validation |= result["validation"]
+                group.append(result)
+                break
+        else:
+            alike.append((dict(result["validation"]), [result]))
+    return [group for alike in found.values() for _, group in alike]
 
 
 def result_rows(result):
     """A Row for each concept of a result."""
     parts = [{name: np.array(part[name]) for name in ("original", "sums", "included")} for part in result["images"]]
     areas = separation([part["original"] for part in parts], [part["sums"] for part in parts])
-    top1 = tuple(_accuracy(result["images"], who) for who in ("predictions", "split_predictions"))
+    top1 = _accuracy([result])
     rows = []
     for k, (part, name) in enumerate(zip(parts, result["concept_names"], strict=True)):
         cosine = max(value for j, value in enumerate(result["cosines"][k]) if j != k)
@@ -71,35 +83,59 @@ def result_rows(result):
     return rows
 
 
-def overall_rows(results):
-    """A Row for each concept number, over all results."""
-    by_concept = list(zip(*map(result_rows, results), strict=True))
-    everything = list(chain.from_iterable(result["images"] for result in results))
-    top1 = tuple(_accuracy(everything, who) for who in ("predictions", "split_predictions"))
-    rows = []
-    for k, of_results in enumerate(by_concept):
+def overall_rows(results, rows):
+    """A Row for each concept number, over all results; ``rows`` are those of each of them."""
+    top1, overall = _accuracy(results), []
+    for k, of_results in enumerate(zip(*rows, strict=True)):
         images = [result["images"][k] for result in results]
         summary = summarise(
             *(np.concatenate([part[name] for part in images]) for name in ("original", "sums", "included"))
         )
         areas = tuple(np.mean([row.aurocs for row in of_results], axis=0))
         cosine = np.mean([row.cosine for row in of_results])
-        rows.append(Row(None, f"concept {k + 1}", k, cosine, summary, areas, top1))
-    return rows
+        overall.append(Row(None, f"concept {k + 1}", k, cosine, summary, areas, top1))
+    return overall
 
 
-def _accuracy(parts, predictions):
-    correct = np.concatenate([np.array(part[predictions]) == np.array(part["targets"]) for part in parts])
-    return correct.mean()
+def _accuracy(results):
+    """Share of the images that are classified correctly, each counted once."""
+    correct = {}
+    for part in chain.from_iterable(result["images"] for result in results):
+        hits = np.array(part["predictions"]) == np.array(part["targets"])
+        correct |= dict(zip(part["paths"], hits, strict=True))
+    return np.mean(list(correct.values()))
 
 
-def markdown(results, shown=None):
-    """The aligned Markdown table of the results of one group; those ``shown`` (default: all) have rows of their own."""
-    rows = [*chain.from_iterable(map(result_rows, results if shown is None else shown)), *overall_rows(results)]
-    num_concepts = len(results[0]["concepts"])
+@dataclass
+class Table:
+    """Results that may be summed up together, the Rows of each, and those over all: everything is computed once."""
+
+    results: list
+    rows: list
+    overall: list
+
+
+def make_tables(results):
+    """The Tables of all results."""
+    tables = []
+    for group in groups(results):
+        rows = list(map(result_rows, group))
+        tables.append(Table(group, rows, overall_rows(group, rows)))
+    return tables
+
+
+def markdown(table, shown=None):
+    """A Table as aligned Markdown; the results named in ``shown`` (split, rho; default: all) have rows of their own."""
+    own = [
+        rows
+        for result, rows in zip(table.results, table.rows, strict=True)
+        if shown is None or (result["split"], result["rho"]) in shown
+    ]
+    num_concepts = len(table.results[0]["concepts"])
     header = ["channel", "concept", "cosine", "rho", "included"]
     header += [*(f"c'_{k}" for k in range(1, num_concepts + 1)), "residual", "AUROC c'_k / c", "top-1"]
-    cells = [header, *(_cells(row, len(results)) for row in rows)]
+    rows = [*chain.from_iterable(own), *table.overall]
+    cells = [header, *(_cells(row, len(table.results)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
@@ -120,7 +156,7 @@ def _cells(row, num_results):
         of,
         *(_fraction(*values) for values in fractions),
         " / ".join(f"{area:.2f}" for area in row.aurocs),
-        " / ".join(f"{share:.3f}" for share in row.top1),
+        f"{row.top1:.3f}",
     ]
 
 
@@ -130,40 +166,46 @@ def _fraction(mean, std, median):
     return f"{mean:.2f} ± {std:.2f} ({median:.2f})" if np.isfinite(std) else f"{mean:.2f} ({median:.2f})"
 
 
-def document(results):
-    """The whole summary in Markdown: a heading and a table for each group."""
-    parts = []
-    for (run, tau, num_concepts), group in groups(results).items():
-        what = f"{num_concepts} concepts, " if num_concepts > 2 else ""
-        parts.append(f"### {run}, layer {group[0]['layer']}, {what}tau {tau}\n\n{markdown(group)}\n")
+def heading(table):
+    """What a Table is of, in a line."""
+    result, num_concepts = table.results[0], len(table.results[0]["concepts"])
+    what = f"{num_concepts} concepts, " if num_concepts > 2 else ""
+    how = f"{result['precision']}, {result['decoding']}"
+    return f"{result['run']}, layer {result['layer']}, {what}tau {result['tau']}, {how}"
+
+
+def document(tables):
+    """The whole summary in Markdown: a heading and a table each."""
+    parts = [f"### {heading(table)}\n\n{markdown(table)}\n" for table in tables]
     return "\n".join([*parts, EXPLANATION]) + "\n"
 
 
-def comma_separated(results):
+def comma_separated(tables):
     """The whole summary as CSV, with a header; rows of all results have no channel. Empty where there is no value."""
-    most = max(len(result["concepts"]) for result in results)
+    most = max(len(table.results[0]["concepts"]) for table in tables)
     parts = [*(f"c{k}" for k in range(1, most + 1)), "residual"]
     statistics = ("mean", "std", "median")
     columns = [*("run", "layer", "tau", "channel", "concept", "classes", "name", "only_correct", "cosine", "rho")]
+    columns += ["precision", "decoding"]
     columns += ["images", "included", "counted", *(f"{part}_{name}" for part in parts for name in statistics)]
-    columns += ["auroc", "auroc_original", "top1_original", "top1_split"]
+    columns += ["auroc", "auroc_original", "top1"]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    for (run, tau, num_concepts), group in groups(results).items():
-        for row in [*chain.from_iterable(map(result_rows, group)), *overall_rows(group)]:
-            values = {"run": run, "layer": group[0]["layer"], "tau": tau, "concept": row.concept + 1, "name": row.name}
+    for table in tables:
+        shared = {name: table.results[0][name] for name in ("run", "layer", "tau", "precision", "decoding")}
+        names = [*parts[: len(table.results[0]["concepts"])], "residual"]
+        for row in [*chain.from_iterable(table.rows), *table.overall]:
+            values = {**shared, "concept": row.concept + 1, "name": row.name}
             if row.result:
                 values |= {name: row.result[name] for name in ("channel", "only_correct", "rho")}
                 values["classes"] = " ".join(map(str, row.result["concepts"][row.concept]))
-            names = [*parts[:num_concepts], "residual"]
             for statistic in statistics:
                 of_parts = getattr(row.summary, statistic)
                 values |= {f"{part}_{statistic}": _cell(value) for part, value in zip(names, of_parts, strict=True)}
             values |= {name: getattr(row.summary, name) for name in ("images", "included", "counted")}
             values |= {"auroc": _cell(row.aurocs[0]), "auroc_original": _cell(row.aurocs[1])}
-            values |= {"top1_original": _cell(row.top1[0]), "top1_split": _cell(row.top1[1])}
-            writer.writerow({**values, "cosine": _cell(row.cosine)})
+            writer.writerow({**values, "cosine": _cell(row.cosine), "top1": _cell(row.top1)})
     return buffer.getvalue()
 
 
@@ -176,29 +218,35 @@ def _cell(value):
 
 
 def write_tables(results):
-    """Make the rows of images and the summaries anew from all results: the paths of the files.
+    """Make the rows of images and the summaries anew from all results.
+
+    Others may write results at the same time: all is made again until nothing has changed meanwhile, so that whoever
+    ends last has seen everything. (A lock would need a file system that has them.)
 
     Parameters
     ----------
     results : Results
+
+    Returns
+    -------
+    tables : list of Table
+    paths : list of Path
     """
-    return [*_write_rows(results), *write_summary(results)]
+    state = None
+    while state != results.state():
+        state, found = results.state(), results.read_all()
+        if not found:
+            raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
+        tables = make_tables(found)
+        paths = _write_rows(results.folder, found)
+        for name, text in (("summary.csv", comma_separated(tables)), ("summary.md", document(tables))):
+            write_bytes(results.folder / name, text.encode())
+            paths.append(results.folder / name)
+    return tables, paths
 
 
-def write_summary(results):
-    """Write ``summary.csv`` and ``summary.md`` of all results; return their paths."""
-    found = results.read_all()
-    if not found:
-        raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative for a pair")
-    texts = {"summary.csv": comma_separated(found), "summary.md": document(found)}
-    for name, text in texts.items():
-        write_bytes(results.folder / name, text.encode())
-    return [results.folder / name for name in texts]
-
-
-def _write_rows(results):
+def _write_rows(folder, found):
     """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
-    found = results.read_all()
     several = len({result["run"] for result in found}) > 1
     files, names = {}, set()
     for result in found:
@@ -210,26 +258,52 @@ def _write_rows(results):
             files.setdefault(named if several else plain, []).append(included_rows(images))
     for name, rows in files.items():
         text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
-        write_bytes(results.folder / name, text.encode())
+        write_bytes(folder / name, text.encode())
     for name in names - set(files):  # the same rows under the name they had when there were fewer RUNs
-        (results.folder / name).unlink(missing_ok=True)
-    return [results.folder / name for name in sorted(files)]
+        (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in sorted(files)]
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Print
 
 
-def print_results(results, shown):
-    """Print the tables of the results that are ``shown`` and of all so far."""
-    alike = groups(results.read_all())
-    for group, own in groups(shown).items():
-        print(f"\n{markdown(alike[group], own)}")
+def print_results(results, tables, shown):
+    """Print the Tables of the results that are ``shown``, with the rows of all so far."""
+    names = {(result["split"], result["rho"]) for result in shown}
+    for table in tables:
+        if any((result["split"], result["rho"]) in names for result in table.results):
+            print(f"\n{markdown(table, names)}")
     print(f"\n{EXPLANATION}")
+    _print_doubts(results)
 
 
 def print_summary(results):
     """Print the summary of all results, and make its files anew."""
-    files = write_summary(results)
-    print(document(results.read_all()))
-    print(f"wrote {' and '.join(map(str, files))}")
+    tables, paths = write_tables(results)
+    print(document(tables))
+    _print_doubts(results)
+    print("wrote " + "\n      ".join(map(str, paths)))
+
+
+def _print_doubts(results):
+    """Name results that are left out because their split has changed, and those whose split was not found."""
+    for names, what in (
+        (results.stale, "left out, as their splits have changed since: evaluate them again"),
+        (results.unchecked, f"not checked, as their splits are not in {results.model_dir}"),
+    ):
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            print(f"warning: {len(names)} results {what} ({shown})", file=sys.stderr)
+
+
+def warn_of_empty_inclusion(result):
+    """Say where no image of a concept counts, for which tau some would."""
+    for name, part in zip(result["concept_names"], result["images"], strict=True):
+        if not any(part["included"]):
+            print(
+                f"warning: channel {result['channel']}: none of {len(part['paths'])} images of {name} has a relative "
+                f"attribution of tau = {result['tau']}; the largest is {max(part['shares']):.3g} "
+                "(--proportion_attribution_required)",
+                file=sys.stderr,
+            )

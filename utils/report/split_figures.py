@@ -2,11 +2,15 @@
 
 import numpy as np
 
+from utils.errors import UserError
+from utils.images.batches import batches_of
 from utils.method.evaluation import density_curves
+from utils.method.patches import default_patch_size
 from utils.report.card import Card, card_figure
 from utils.report.files import plot_path, write_curves, write_figure
 from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, pictures_figure
 from utils.report.result_tables import result_rows
+from utils.stages.evaluation import SplitMeasures, concepts_of_images, measure_peaks, top_patches, visualize
 
 
 def densities(result):
@@ -58,3 +62,52 @@ def channel_card(output_dir, result, patches, visualizations):
         summaries=[row.summary for row in result_rows(result)],
     )
     return [write_figure(plot_path(output_dir, result, "card"), card_figure(card))]
+
+
+class FigureMaker:
+    """Draws what was asked for of each split.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of stage 4.
+    source : ImagePass or StoredValidation
+    opened : list of OpenedSplit
+    classes : ClassMap
+    transform : Transform
+    device : torch.device
+    """
+
+    def __init__(self, args, source, opened, classes, transform, device):
+        self.args, self.source, self.opened, self.classes = args, source, opened, classes
+        self.transform, self.device, self.peaks = transform, device, None
+        if args.get_channel_card:
+            self.patch_size = _patch_size(args.patch_size, transform.crop_size, source.layer)
+        if args.all_classes:
+            loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
+            measures = [SplitMeasures(one, source.layer) for one in opened]
+            self.peaks = measure_peaks(loader, source.network, source.layer, measures, args.precision)
+
+    def draw(self, number, result, arrays):
+        """Draw the figures of split ``number``, from its result and what was measured (or None): their paths."""
+        args, one = self.args, self.opened[number]
+        written = densities_figures(args.output_dir, result) if args.get_qualitative else []
+        pictures = None
+        if args.get_feature_visualization:
+            source = self.source
+            pictures = visualize(source.network, source.layer, one.file.split, one.rho, self.transform, self.device)
+            written += visualization_figure(args.output_dir, result, pictures)
+        if args.get_channel_card:
+            concepts = concepts_of_images(one.file.split, self.classes, self.source.images)
+            shown = arrays if self.peaks is None else self.peaks[number]
+            patches = top_patches(self.source.images, self.transform, shown, concepts, self.patch_size)
+            written += channel_card(args.output_dir, result, patches, pictures)
+        return written
+
+
+def _patch_size(asked, crop_size, layer):
+    """The side of a patch, in pixels; UserError where it is larger than the image."""
+    size = asked or default_patch_size(crop_size, min(layer.map_size))
+    if size > crop_size:
+        raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
+    return size

@@ -90,7 +90,7 @@ def path_similarities(pairs, synsets):
 
     Parameters
     ----------
-    pairs : list of ClassPair
+    pairs : ClassPairs
     synsets : dict of output -> nltk Synset
 
     Returns
@@ -98,7 +98,10 @@ def path_similarities(pairs, synsets):
     list of float
     """
     similarity = cache(lambda class1, class2: synsets[class1].path_similarity(synsets[class2]))
-    return [similarity(*pair[1:3]) for pair in tqdm(pairs, "WordNet paths", unit=" pairs", delay=2)]
+    return [
+        similarity(*pair[1:3])
+        for pair in tqdm(pairs.rows(), total=len(pairs), desc="WordNet paths", unit=" pairs", delay=2)
+    ]
 
 
 def rank_correlation(first, second):
@@ -113,7 +116,7 @@ def most_surprising(pairs, similarities, count=3):
 
     Parameters
     ----------
-    pairs : list of ClassPair
+    pairs : ClassPairs
     similarities : list of float
     count : int
 
@@ -122,15 +125,15 @@ def most_surprising(pairs, similarities, count=3):
     high, low : lists of int
         Positions in ``pairs``, the largest difference of the two ranks first; at most ``count`` each.
     """
-    cosine_ranks, similarity_ranks = rankdata([pair[3] for pair in pairs]), rankdata(similarities)
+    cosine_ranks, similarity_ranks = rankdata(pairs.cosine.numpy()), rankdata(similarities)
     middle, difference = (len(pairs) + 1) / 2, cosine_ranks - similarity_ranks
     high = (cosine_ranks > middle) & (similarity_ranks < middle)
     low = (cosine_ranks < middle) & (similarity_ranks > middle)
     order = np.argsort(-difference, kind="stable")
-    chosen = []
+    classes, chosen = list(zip(pairs.class1.tolist(), pairs.class2.tolist(), strict=True)), []
     for positions in (order[high[order]], order[::-1][low[order[::-1]]]):
         distinct = {}
         for position in positions.tolist():
-            distinct.setdefault(pairs[position][1:3], position)
+            distinct.setdefault(classes[position], position)
         chosen.append(list(distinct.values())[:count])
     return chosen

@@ -32,18 +32,18 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
     ----------
     table : Path
     output_dir : Path or str
-    pairs : list of ClassPair
+    pairs : ClassPairs
     synsets : dict of output -> nltk Synset
     classes : ClassMap
     gamma : float
     title, settings : str
         ``settings`` says what chose the pairs.
     """
-    if not pairs:
+    if not len(pairs):
         print("no two classes share a relevant channel: there is no WordNet figure")
         return
     similarities = path_similarities(pairs, synsets)
-    correlation = rank_correlation([pair.cosine for pair in pairs], similarities)
+    correlation = rank_correlation(pairs.cosine.numpy(), similarities)
     ranks = "" if correlation is None else f"; Spearman's rank correlation {correlation:.2f}"
     subtitle = f"{settings}; {len(pairs)} pairs of classes that share a channel{ranks}"
     values = table.with_name(f"{table.stem}_wordnet.csv")
@@ -57,14 +57,15 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
 def write_similarities(path, pairs, similarities):
     """Write (channel, class1, class2, cosine) rows with the WordNet path similarity of each."""
     header = ("Channel", "Class1", "Class2", "CosineSimilarity", "PathSimilarity")
-    rows = ((*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in zip(pairs, similarities, strict=True))
+    both = zip(pairs.rows(), similarities, strict=True)
+    rows = ((*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in both)
     write_table(path, header, rows)
 
 
 def similarity_summary(pairs, similarities, gamma, correlation):
     """What the WordNet figure shows, in a sentence."""
     values = np.array(similarities)
-    under = gamma_polysemantic(np.array([pair.cosine for pair in pairs]), gamma)
+    under = gamma_polysemantic(pairs.cosine.numpy(), gamma)
     parts = [
         f"{np.median(part):.3f} over {len(part)} pairs {which} gamma = {gamma:g}"
         for part, which in ((values[under], "under"), (values[~under], "at or above"))
@@ -82,7 +83,7 @@ def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
 
     Parameters
     ----------
-    pairs : list of ClassPair
+    pairs : ClassPairs
         At least one.
     similarities : list of float
     gamma : float
@@ -93,7 +94,7 @@ def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
     -------
     matplotlib.figure.Figure
     """
-    cosines = np.array([pair[3] for pair in pairs])
+    cosines = pairs.cosine.numpy()
     rows = np.rint(1 / np.array(similarities)).astype(int)  # synsets on the path
     surprising = most_surprising(pairs, similarities)
     lines = sum(len(part) + 1 for part in surprising if part)
@@ -163,7 +164,7 @@ def _write_key(axes, pairs, rows, surprising, name):
     for kind, part in zip(kinds, surprising, strict=True):
         lines += [("", kind, "channel", "cosine", "WordNet")] * bool(part)
         for position in part:
-            channel, *outputs, cosine = pairs[position]
+            channel, *outputs, cosine = next(pairs[position : position + 1].rows())
             names = " / ".join(fit(name(output), half - 5, 7.5) for output in outputs)
             lines.append((next(numbers), names, channel, f"{cosine:.2f}", f"1/{rows[position]}"))
     axes.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5))

@@ -9,19 +9,25 @@ import torchvision
 
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.classes import map_folders
-from utils.method.importance import channel_importances, relative_importances
+from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.normal_form import check_normal_form
 from utils.networks.recording import Recorder
-from utils.store.importances import identity
+from utils.store.importances import STORE_FORMAT, identity
 
 
-def describe_store(args, network, layer, transform, images):
-    """``meta.json``: what the store is made of. No time, host or number of processes."""
+def describe_store(args, network, layer, transform, images, classes):
+    """``meta.json``: what the store is made of. No time, host or number of processes.
+
+    ``classes`` is the map of class folders to network outputs.
+    """
     return {
+        "format": STORE_FORMAT,
+        "images": args.images,
         **identity(args.model, network, layer),
         "weights": network.weights,
+        "kind": layer.kind,
+        "positions": layer.num_positions,
         "num_inputs": layer.num_inputs,
         "num_taps": layer.num_taps,
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
@@ -32,7 +38,7 @@ def describe_store(args, network, layer, transform, images):
         "chunk_size": args.chunk_size,
         "num_images": len(images),
         "data_sha256": images.digest(),
-        "classes": map_folders(images.folders, layer.num_outputs),
+        "classes": classes,
         "class_counts": images.counts(),
         "versions": {
             "torch": torch.__version__,
@@ -65,9 +71,9 @@ def fill_store(store, chunks, network, layer, images, transform, *, batch_size, 
     loader = ImageBatches(images, transform, [batch for _, batch in plan], "importances", **loading)
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
     targets = outputs[torch.from_numpy(images.folder_of)]
-    kept, checked = [], False
+    validation, kept, checked = store.meta["images"] == "val", [], False
     with Recorder(network, layer) as recorder:
-        for (chunk, batch), (indices, pixels) in zip(plan, loader, strict=True):
+        for (chunk, batch), (indices, pixels, contents) in zip(plan, loader, strict=True):
             if len(indices):
                 own = targets[indices].to(loader.device)
                 with network_arithmetic(precision, loader.device):
@@ -75,7 +81,10 @@ def fill_store(store, chunks, network, layer, images, transform, *, batch_size, 
                 if not checked:
                     check_normal_form(layer, record)
                     checked = True
-                kept.append({**importances_of(layer, record), "targets": own, "indices": indices})
+                labels = {"targets": own, "indices": indices, "content": contents}
+                kept.append({**importances_of(layer, record), **labels})
+                if validation:
+                    kept[-1] |= evaluation_of(record)
             if batch[-1] == store.chunk_range(chunk)[-1]:
                 _require_finite(kept)
                 store.write_chunk(chunk, kept)
@@ -91,6 +100,12 @@ def importances_of(layer, record):
         "input_sums": layer.tap_sums(record.input),
         "predictions": record.logits.argmax(1),
     }
+
+
+def evaluation_of(record):
+    """What is kept of a batch of validation images on top: half precision is what inclusion is defined on."""
+    shares = attribution_shares(record.activation, record.gradient)
+    return {"shares": shares.half(), "logits": record.logits.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()}
 
 
 def _require_finite(kept):

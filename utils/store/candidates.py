@@ -1,17 +1,31 @@
-"""Stage 2's table of gamma-polysemantic pairs, and what stages 3 and 4 read as ``--candidates``."""
+"""Candidates: channels and their concepts that stages 3 and 4 are asked for, and stage 2's tables of them.
 
+Stage 2 writes the pairs that it finds twice: the published table, for people and their scripts, and a JSON with a
+checksum and all settings. People write text: a line ``channel: class[+class...], class[+class...], ...`` each.
+"""
+
+import json
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.store.files import write_bytes
+from utils.store.files import damage_is_one_line, printable, read_bytes, read_json, write_bytes, write_json
+
+CANDIDATES_FORMAT = 1
+HEADER = "Channel,Class1,Class2,CosineSimilarity"
+MOST_PAIRS = 100_000  # in a JSON; nobody splits more
+TOKEN = re.compile(r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<sign>[:,;+#])|(?P<word>[^\s,:;+#"]+))')
+COSINE = re.compile(r"-?[01]\.\d+|-?\d(\.\d+)?e-\d+")
 
 
 @dataclass
 class AskedCandidate:
-    """A channel and the classes of each concept, as given; ``line`` says where, or is None for flags."""
+    """A channel and the classes of each concept: an int is a network output, text is what somebody wrote.
+
+    ``line`` says where it stands, or is None for flags.
+    """
 
     channel: int
     concepts: list
@@ -28,6 +42,14 @@ class AskedCandidate:
             raise UserError(f"{self.line}: {error}") from error
 
 
+@dataclass
+class AskedCandidates:
+    """What is asked for, and the ``settings`` of stage 2 that it comes from, where they are known."""
+
+    candidates: list
+    settings: dict = field(default_factory=dict)
+
+
 def pairs_path(output_dir, run, *, tau, p, cosines, only_correct, min_images):
     """Path of stage 2's table, named after the settings that chose its pairs; ``cosines`` are the bounds."""
     low, high = cosines
@@ -37,40 +59,119 @@ def pairs_path(output_dir, run, *, tau, p, cosines, only_correct, min_images):
     return Path(output_dir) / "results_get_cosine_similarities" / f"{name}.txt"
 
 
-def write_pairs(path, pairs):
-    """Write ClassPairs as stage 2's table."""
-    rows = [f"{channel},{class1},{class2},{cosine:.6f}\n" for channel, class1, class2, cosine in pairs]
-    write_bytes(path, "".join(["Channel,Class1,Class2,CosineSimilarity\n", *rows]).encode())
+def write_pairs(path, pairs, names, settings):
+    """Write ClassPairs as the published table, and as candidates with a checksum beside it; return the latter's path.
+
+    ``names`` has the name of each output, ``settings`` all that stage 2 was asked. The JSON is not written (None) for
+    more pairs than anybody splits.
+    """
+    rows = [f"{channel},{class1},{class2},{cosine:.6f}\n" for channel, class1, class2, cosine in pairs.rows()]
+    write_bytes(path, "".join([HEADER, "\n", *rows]).encode())
+    if len(pairs) > MOST_PAIRS:
+        return None
+    candidates = [
+        {
+            "channel": channel,
+            "concepts": [[class1], [class2]],
+            "names": [names(class1), names(class2)],
+            "cosines": [[1.0, cosine], [cosine, 1.0]],
+        }
+        for channel, class1, class2, cosine in pairs.rows()
+    ]
+    path = path.with_suffix(".json")
+    write_json(path, {"format": CANDIDATES_FORMAT, "settings": settings, "candidates": candidates})
+    return path
 
 
 def read_candidates(path):
-    """Read candidates from ``write_pairs``'s table, or from text with a line ``channel: class1, class2`` each.
+    """Read ``--candidates``: stage 2's JSON or table, or text.
 
-    Parameters
-    ----------
-    path : str or Path
-        Empty lines and what follows a ``#`` do not count. Folders with spaces or ``,:;#`` in their names can only be
-        given as outputs.
+    Text: ``channel: class[+class...], class[+class...], ...``, or the words of the published table (channel, two
+    classes, perhaps a cosine). Empty lines and what follows a ``#`` do not count. A class whose name has
+    whitespace or any of ``,:;+#"`` is written as a JSON string.
 
     Returns
     -------
-    list of AskedCandidate
+    AskedCandidates
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise UserError(f"--candidates {path}: there is no such file")
-    candidates, text = [], Path(path).read_text(encoding="utf-8-sig", errors="backslashreplace")
+    text = read_bytes(path).decode("utf-8-sig", errors="backslashreplace")
+    if text.lstrip().startswith("{"):
+        return _read_json(path)
+    found = []
     for number, line in enumerate(text.splitlines(), start=1):
-        words, where = re.split(r"[\s,:;]+", line.partition("#")[0].strip()), f"--candidates {path}, line {number}"
-        if words == [""] or words[0] == "Channel":
-            continue
-        if len(words) - _has_cosine(words) != 3 or not words[0].isdecimal():
-            raise UserError(f"{where} is no 'channel: class1, class2' ({line.strip()[:60]})")
-        candidates.append(AskedCandidate(int(words[0]), [[words[1]], [words[2]]], where))
-    if not candidates:
-        raise UserError(f"--candidates {path}: there is no pair in it")
-    return candidates
+        where = f"--candidates {path}, line {number}"
+        try:
+            candidate = _parse(line)
+        except ValueError as error:
+            raise UserError(
+                f"{where} is no 'channel: class, class' ({printable(line.strip()[:60])}): {error}"
+            ) from error
+        found += [AskedCandidate(*candidate, where)] if candidate else []
+    if not found:
+        raise UserError(f"--candidates {path}: there is no candidate in it")
+    return AskedCandidates(found)
 
 
-def _has_cosine(words):
-    """Whether a line ends in a cosine, as those of stage 2's table do: a fourth word, which is no class."""
-    return len(words) == 4 and bool(re.fullmatch(r"-?[01]\.\d+", words[3]))
+def _read_json(path):
+    advice = "run get_cosine_similarities.py again"
+    content = read_json(path, advice)
+    with damage_is_one_line(path, advice):
+        if content.get("format") != CANDIDATES_FORMAT:
+            raise ValueError("it is of another version of this program")
+        found = [
+            AskedCandidate(int(one["channel"]), [list(map(int, concept)) for concept in one["concepts"]], f"{path}")
+            for one in content["candidates"]
+        ]
+    if not found:
+        raise UserError(f"--candidates {path}: there is no candidate in it")
+    return AskedCandidates(found, content["settings"])
+
+
+def _tokens(line):
+    """The signs, words and quoted names of a line, up to a comment."""
+    at, line = 0, line.rstrip()
+    while at < len(line):
+        match = TOKEN.match(line, at)
+        if match is None:
+            raise ValueError("a quotation mark is not closed")
+        if match["sign"] == "#":
+            return
+        yield match["sign"], json.loads(match["quoted"]) if match["quoted"] else match["word"]
+        at = match.end()
+
+
+def _parse(line):
+    """(channel, concepts) of a line of text; None where it says nothing."""
+    tokens = list(_tokens(line))
+    if not tokens or line.strip() == HEADER:
+        return None
+    (_, first), *rest = tokens
+    if first is None or not re.fullmatch(r"[0-9]{1,9}", first):
+        raise ValueError("it does not begin with a channel")
+    if rest and rest[0][0] == ":":
+        return int(first), _concepts(rest[1:])
+    words = [word for sign, word in rest if sign is None]
+    if any(sign not in (None, ",", ";") for sign, _ in rest) or len(words) not in (2, 3):
+        raise ValueError("a channel and two classes are wanted")
+    if len(words) == 3 and not COSINE.fullmatch(words[2]):
+        raise ValueError("what follows the two classes is no cosine")
+    return int(first), [[words[0]], [words[1]]]
+
+
+def _concepts(tokens):
+    """The concepts of ``class+class, class, ...``: names and signs take turns."""
+    concepts, expected = [[]], "a class"
+    for sign, word in tokens:
+        if (sign is None) != (expected == "a class") or sign not in (None, ",", "+"):
+            raise ValueError(f"{expected} is wanted where {sign or word!r} stands")
+        if sign == ",":
+            concepts.append([])
+        elif sign is None:
+            concepts[-1].append(word)
+        expected = "a class" if sign else "a comma or +"
+    if expected == "a class":
+        raise ValueError("a class is missing at its end")
+    return concepts

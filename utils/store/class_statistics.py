@@ -1,67 +1,82 @@
-"""The store: paths and formats of everything that one stage leaves for the next."""
+"""Stage 2's part of the store: class means of the layer's input, and counts of relevant images for each tau."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils.store.files import json_digest, read_arrays, write_arrays
+from utils.errors import UserError
+from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
 
-# --------------------------------------------------------------------------------------------------------------------
-# Stage 2: class means, and counts of relevant images
+AGAIN = "delete it and run get_cosine_similarities.py again"
 
 
 class ClassStore:
-    """``results_get_cosine_similarities/`` of the store: what stage 2 derives from a complete stage 1."""
+    """``results_get_cosine_similarities/`` of the store: what stage 2 derives from a complete stage 1.
+
+    The first dimension of everything is [all images, correctly classified ones]; T classes.
+    """
 
     def __init__(self, store_dir, run, meta):
-        self._folder, self._run, self._meta = Path(store_dir) / "results_get_cosine_similarities", run, meta
+        self.folder, self._run, self._meta = Path(store_dir) / "results_get_cosine_similarities", run, meta
         self._origin = np.frombuffer(bytes.fromhex(json_digest(meta)), dtype=np.uint8)
 
-    def _layouts(self):
-        num_outputs, num_channels = self._meta["num_outputs"], self._meta["num_channels"]
-        inputs = (self._meta["num_inputs"], self._meta["num_taps"])
-        return {
-            "means": {"mean_inputs": (np.float64, (2, num_outputs, *inputs)), "images": (np.int64, (2, num_outputs))},
-            "relevant": {"relevant": (np.int64, (2, num_outputs, num_channels))},
-        }
-
     def means_path(self):
-        return self._folder / f"{self._run}_class_means.npz"
+        return self.folder / f"{self._run}_class_means.npz"
 
     def relevant_path(self, tau):
-        return self._folder / f"{self._run}_relevant_images_required{tau}.npz"
+        return self.folder / f"{self._run}_relevant_images_required{tau}.npz"
 
-    def channels_path(self, pairs_path):
-        """Path of the table of all channels, named like the table of pairs."""
-        return self._folder / f"{pairs_path.stem}_channels.csv"
+    def write_means(self, mean_inputs, images):
+        """Write class means [2, 3, T, C_in, taps] of [all, even, odd] indices, and numbers of images [2, 3, T]."""
+        arrays = {"mean_inputs": mean_inputs.numpy(), "images": images.numpy()}
+        write_arrays(self.means_path(), {**arrays, "origin": self._origin})
 
-    def write(self, statistics, tau):
-        write_arrays(
-            self.means_path(),
-            {
-                "mean_inputs": statistics.mean_inputs().numpy(),
-                "images": statistics.images.numpy(),
-                "origin": self._origin,
-            },
-        )
-        write_arrays(self.relevant_path(tau), {"relevant": statistics.relevant.numpy(), "origin": self._origin})
+    def write_relevant(self, tau, counts):
+        """Write counts of relevant images [2, T, C]; tau is part of the content, not of the name alone."""
+        arrays = {"tau": np.array([tau]), "relevant": counts.numpy(), "origin": self._origin}
+        write_arrays(self.relevant_path(tau), arrays)
 
     def read_means(self):
-        """Class means [2, T, C_in, taps] and numbers of images [2, T], or None where stage 2 has not run yet."""
-        arrays = self._read(self.means_path(), "means")
-        return arrays and (arrays["mean_inputs"], arrays["images"])
+        """Class means and numbers of images, as ``write_means`` has them; None where stage 2 has not run yet."""
+        num_outputs, inputs = self._meta["num_outputs"], (self._meta["num_inputs"], self._meta["num_taps"])
+        layout = {"mean_inputs": (np.float64, (2, 3, num_outputs, *inputs)), "images": (np.int64, (2, 3, num_outputs))}
+        arrays = self._read(self.means_path(), layout)
+        if arrays is None:
+            return None
+        with damage_is_one_line(self.means_path(), AGAIN):
+            images = arrays["images"]
+            if images.min() < 0 or (images[:, 0] != images[:, 1] + images[:, 2]).any():
+                raise ValueError("its numbers of images are impossible")
+            if not np.isfinite(arrays["mean_inputs"][images > 0]).all():
+                raise ValueError("its means are not finite")
+        return torch.from_numpy(arrays["mean_inputs"]), torch.from_numpy(images)
+
+    def require_means(self):
+        """``read_means``; UserError where stage 2 has not run yet."""
+        means = self.read_means()
+        if means is None:
+            raise UserError(f"there is no {self.means_path()} for this store: run get_cosine_similarities.py first")
+        return means
 
     def read_relevant(self, tau):
         """Counts of relevant images [2, T, C] for ``tau``, or None where they were not counted yet."""
-        arrays = self._read(self.relevant_path(tau), "relevant")
-        return arrays and arrays["relevant"]
+        path = self.relevant_path(tau)
+        counts = (2, self._meta["num_outputs"], self._meta["num_channels"])
+        arrays = self._read(path, {"tau": (np.float64, (1,)), "relevant": (np.int64, counts)})
+        if arrays is None:
+            return None
+        with damage_is_one_line(path, AGAIN):
+            if arrays["tau"][0] != tau:
+                raise ValueError(f"it is of tau {arrays['tau'][0]}")
+            if arrays["relevant"].min() < 0:
+                raise ValueError("its counts are impossible")
+        return torch.from_numpy(arrays["relevant"])
 
-    def _read(self, path, kind):
+    def _read(self, path, layout):
         if not path.is_file():
             return None
-        layout = {**self._layouts()[kind], "origin": (np.uint8, (len(self._origin),))}
-        arrays = read_arrays(path, layout, "delete it and run get_cosine_similarities.py again")
+        arrays = read_arrays(path, {**layout, "origin": (np.uint8, (len(self._origin),))}, AGAIN)
         if not np.array_equal(arrays["origin"], self._origin):
             return None  # made from a store that has since been replaced
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return arrays

@@ -1,14 +1,15 @@
 """Files that are whole or not there, and damage that is always found.
 
-A file is made in memory, written under a temporary name, synced and renamed. Reading checks every byte that matters,
-and any damage ends in one UserError that names the file.
+A file is made in memory, written under a temporary name, synced and renamed. Reading checks every byte that matters.
+Damage ends in one UserError that names the file; a machine that fails (OSError, MemoryError) is not damage.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
-import socket
+import secrets
 import warnings
 import zipfile
 from contextlib import contextmanager, suppress
@@ -17,13 +18,18 @@ import numpy as np
 
 from utils.errors import UserError
 
+LEFTOVER_SECONDS = 3600
+
 
 def write_bytes(path, content):
-    """Write a file atomically, and remove what killed writers of the same file have left."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    """Write a file atomically, and remove what killed writers have left beside it.
+
+    Writers of other machines may share the folder, so nobody can tell whose a temporary file is: its random name keeps
+    them apart, and one that is an hour older than the file just written is nobody's any more.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -33,24 +39,15 @@ def write_bytes(path, content):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
+    with suppress(OSError):  # somebody else may be tidying up, too
+        remove_leftovers(path.parent, path.stat().st_mtime - LEFTOVER_SECONDS)
 
 
-def remove_leftovers(path):
-    """Remove temporary files of ``path`` whose writer is not a living process of this host."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        host, _, pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rpartition(".")
-        if host != socket.gethostname() or not (pid.isdigit() and _is_alive(int(pid))):
+def remove_leftovers(folder, before):
+    """Remove temporary files of a folder that were last written before a time (of the same file system's clock)."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.stat().st_mtime < before:
             leftover.unlink(missing_ok=True)
-
-
-def _is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager
@@ -63,8 +60,29 @@ def damage_is_one_line(path, advice):
     except UserError:
         raise
     except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
-        reason = str(error).strip().split("\n")[0].split(". ")[0][:120] or type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}): {advice}") from error
+        if is_machine_failure(error):
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            raise UserError(f"cannot read {path}: {reason}; the file itself may be whole") from error
+        reason = " ".join(str(error).split())[:120].split(". ")[0] or type(error).__name__
+        raise UserError(f"{path} is damaged ({printable(reason)}): {advice}") from error
+
+
+def is_machine_failure(error):
+    """Whether an exception is about the machine (disk, permission, memory) and not about what a file holds."""
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)  # a place that a damaged file points to, before its beginning
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def printable(text):
+    """Text of somebody's file without what a terminal would take for commands."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def read_bytes(path):
+    """All of a file; a machine's failure is a UserError that names it."""
+    with damage_is_one_line(path, ""):
+        return path.read_bytes()
 
 
 def write_json(path, content):
@@ -74,7 +92,7 @@ def write_json(path, content):
 
 def read_json(path, advice):
     """Read a dictionary written by ``write_json``."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     with damage_is_one_line(path, advice):
         content = json.loads(data)
         if content.pop("sha256") != json_digest(content):
@@ -106,26 +124,46 @@ def read_arrays(path, layout, advice, names=None):
     names : list of str, optional
         Which of the arrays to read; default: all.
     """
-    arrays = {}
-    with open(path, "rb") as file, damage_is_one_line(path, advice), zipfile.ZipFile(file) as archive:
+    arrays, length = {}, None
+    with damage_is_one_line(path, advice), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in layout):
             raise ValueError(f"it holds {archive.namelist()}")
         for name in names or layout:
-            member = io.BytesIO(archive.read(f"{name}.npy"))
-            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            arrays[name] = _read_member(archive, name)
             dtype, shape = layout[name]
-            length = len(next(iter(arrays.values()))) if shape[0] is None else shape[0]
-            if arrays[name].dtype != dtype or arrays[name].shape != (length, *shape[1:]):
+            if shape and shape[0] is None:
+                length = len(arrays[name]) if length is None else length
+                shape = (length, *shape[1:])
+            if arrays[name].dtype != dtype or arrays[name].shape != shape:
                 raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}")
     return arrays
+
+
+def _read_member(archive, name):
+    """An array of an npz; what its header promises is compared with its bytes before memory is asked for."""
+    if archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    data = archive.read(f"{name}.npy")
+    member = io.BytesIO(data)
+    if np.lib.format.read_magic(member) != (1, 0):
+        raise ValueError(f"{name} is of another version of numpy's format")
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(member)
+    if in_columns or dtype.hasobject or len(data) - member.tell() != dtype.itemsize * int(np.prod(shape, dtype=object)):
+        raise ValueError(f"{name} is not what its header says")
+    return np.frombuffer(data, dtype, offset=member.tell()).reshape(shape).copy()
 
 
 def refuse_differences(asked, stored, keys, where):
     """Raise a UserError that names the first of ``keys`` in which what was asked for differs from what is stored."""
     for key in keys:
-        if asked[key] != stored.get(key):  # a store of an earlier version may lack it
+        if asked[key] != stored.get(key):
             what = key.removesuffix("_sha256").replace("_", " ")
-            if isinstance(stored.get(key), dict):
+            if isinstance(asked[key], dict) and isinstance(stored.get(key), dict):
                 refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
-            both = "" if key.endswith("_sha256") else f" ({stored.get(key)}; now {asked[key]})"
+            both = "" if key.endswith("_sha256") else f" ({_short(stored.get(key))}; now {_short(asked[key])})"
             raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
+
+
+def _short(value):
+    text = printable(str(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."

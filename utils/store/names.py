@@ -1,4 +1,4 @@
-"""The store: paths and formats of everything that one stage leaves for the next."""
+"""Names of files."""
 
 import hashlib
 import re
@@ -16,3 +16,14 @@ def split_name(run, channel, concepts):
     if len(classes) > 100:
         classes = f"{len(concepts)}concepts_{hashlib.sha256(classes.encode()).hexdigest()[:16]}"
     return f"{run}_channel{channel}_{classes}"
+
+
+SUFFIXES = r"(_only_correct)?(_absolute|_contrast)?(_least_squares)?(_background)?"
+
+
+def split_suffix(*, only_correct, objective, split_by="arv", background=None):
+    """What follows in the name of a split: everything that makes another split of the same channel and concepts."""
+    suffix = "_only_correct" if only_correct else ""
+    suffix += f"_{objective}" if objective != "positive" else ""
+    suffix += f"_{split_by}" if split_by != "arv" else ""
+    return suffix + ("_background" if background is not None else "")

@@ -26,7 +26,7 @@ from utils.networks.recording import Recorder
 from utils.report.files import write_figure
 from utils.report.plots import DISENTANGLED, pictures_figure
 from utils.store.results import Results
-from utils.store.splits import read_split, split_path
+from utils.store.splits import read_split
 
 
 def top_pictures(split, rho, names, validation, count=9):
@@ -34,7 +34,7 @@ def top_pictures(split, rho, names, validation, count=9):
 
     Among the validation pictures of the split's concepts (called ``names``), by the activation summed over space.
     """
-    colours = {output: DISENTANGLED[k][0] for k, concept in enumerate(split.concepts) for output in concept}
+    colours = {output: DISENTANGLED[k][0] for k, concept in enumerate(split.classes) for output in concept}
     pixels, targets = validation
     own = torch.isin(targets, torch.tensor(list(colours)))
     pixels, targets, network = pixels[own], targets[own].tolist(), demo_network().eval().requires_grad_(False)
@@ -55,15 +55,13 @@ def show(folder):
     """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
     validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
-    for result in Results(folder).read_all():
+    splits = folder / "store" / "models_disentangled"
+    for result in Results(folder, splits).read_all():
         if result["run"] != "examples.demo-demo_network":
             continue
         if result["weights_sha256"] != weights:
             raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")
-        path = split_path(
-            folder / "store" / "models_disentangled", result["run"], result["channel"], result["concepts"]
-        )
-        (split, _), names, rho = read_split(path), result["concept_names"], result["rho"]
+        split, names, rho = read_split(splits / f"{result['split']}.pt").split, result["concept_names"], result["rho"]
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
         count = sum(len(part["paths"]) for part in result["images"])
         subtitle = f"of {count} validation pictures of {' and '.join(names)}"

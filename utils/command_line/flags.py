@@ -50,12 +50,9 @@ positive = _checked(float, lambda value: 0 < value < float("inf"), "a number abo
 finite = _checked(float, lambda value: abs(value) < float("inf"), "a number")
 
 
-def add_data_flag(parser):
-    parser.add_argument(
-        "--data_dir",
-        default=os.environ.get("DATA_DIR", "/datasets/imagenet/"),
-        help="folder with train/ and val/, one sub-folder a class ($DATA_DIR, else /datasets/imagenet/)",
-    )
+def add_data_flag(parser, help="folder with train/ and val/, one sub-folder a class"):
+    default = os.environ.get("DATA_DIR", "/datasets/imagenet/")
+    parser.add_argument("--data_dir", default=default, help=f"{help} ($DATA_DIR, else /datasets/imagenet/)")
 
 
 def add_store_flag(parser):

@@ -1,4 +1,4 @@
-"""Images: lists of files, the evaluation transform, and batches of them however they are decoded."""
+"""The evaluation transform."""
 
 from dataclasses import dataclass
 

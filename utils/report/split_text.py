@@ -1,12 +1,15 @@
 """What stage 3 says of a split: what it is made of, how rho was chosen, and that the output stays what it was."""
 
+import torch
+
 from utils.method.disentangling import RHOS
 from utils.method.polysemanticity import cosine_similarities
+from utils.method.rho import OBJECTIVES
 
 LARGEST_ERROR = 1e-4
 
 
-def print_split(candidate, search, best, members, classes, network, layer):
+def print_split(candidate, search, best, members, network, layer):
     """Print what a split is made of, and the table from which rho was chosen.
 
     Parameters
@@ -16,14 +19,13 @@ def print_split(candidate, search, best, members, classes, network, layer):
     best : float
         The chosen rho.
     members : dict of output -> its training images' indices
-    classes : ClassMap
     network : LoadedNetwork
     layer : Layer
     """
     print(f"\nchannel {candidate.channel} of {layer.name} (weights {network.weights})")
     for k, concept in enumerate(candidate.concepts, start=1):
-        count = sum(len(members[output]) for output in concept)
-        print(f"concept {k}: {classes.concept_name(concept)} {concept}, {count} training images")
+        count = sum(len(members[output]) for output in concept.classes)
+        print(f"concept {k}: {concept.name} {concept.classes}, {count} training images")
     cosines, num_concepts = cosine_similarities(candidate.arvs), len(candidate.concepts)
     pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
     print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
@@ -44,3 +46,25 @@ def print_equality(check):
         f"logits of the split network against the original's: {logit_error:.1e} of their range ({check.images} images)"
     )
     return check.images > 0 and channel_error < LARGEST_ERROR and logit_error < LARGEST_ERROR
+
+
+def print_closing_table(files):
+    """Print a line for each of several splits.
+
+    Parameters
+    ----------
+    files : list of SplitFile
+    """
+    header = f"{'channel':>7}  {'cosine':>6}  {'rho':>4}  {'contrast':>8}  {'changed':>9}  concepts"
+    print(f"\n{len(files)} splits\n{header}")
+    for file in files:
+        split, cosines = file.split, cosine_similarities(file.split.arvs)
+        highest = cosines[torch.triu(torch.ones_like(cosines), 1).bool()].max()
+        contrast = split.objectives[RHOS.index(split.rho), OBJECTIVES.index("contrast")]
+        changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
+        names = " / ".join(concept.name for concept in split.concepts)
+        print(f"{split.channel:7d}  {highest:6.3f}  {split.rho:.2f}  {contrast:8.4f}  {changed:>9}  {names}")
+    print(
+        "contrast: the objective of that name, at best the number of concepts; changed: predictions, of the images on"
+    )
+    print("which equality was shown")

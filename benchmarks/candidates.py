@@ -79,7 +79,7 @@ def one_round(folder, pairs, flags):
 
 def main():
     args, rest = get_options()
-    pairs = read_candidates(args.candidates)[: args.pairs]
+    pairs = read_candidates(args.candidates).candidates[: args.pairs]
     flags = {
         "stage 3": [*rest, *(["--only_correct"] if args.only_correct else [])],
         "stage 4": [

@@ -22,10 +22,16 @@ from tqdm import tqdm
 from examples.demo.network import TRANSFORM
 from examples.demo.pictures import write_pictures
 from examples.demo.training import read_pictures, train
-from utils.method.disentangling import Split, merge
+from utils.method.disentangling import Concept, Split, merge
 from utils.method.evaluation import auroc, spatial_sums, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
-from utils.method.polysemanticity import ClassStatistics, averaged_relevance_vectors, class_pairs, gamma_polysemantic
+from utils.method.polysemanticity import (
+    ClassMeans,
+    RelevantCounts,
+    averaged_relevance_vectors,
+    class_pairs,
+    gamma_polysemantic,
+)
 from utils.method.rho import OBJECTIVES, RhoSearch
 from utils.networks.layers import layer_of
 from utils.networks.recording import Recorder
@@ -61,12 +67,13 @@ def record_layer(network, pictures):
 def find_pairs(network, training):
     """All gamma-polysemantic pairs, and the class means of the input sums."""
     weight = layer_of("last", network.last).weight
-    statistics = ClassStatistics.zeros(len(training["targets"].unique()), *weight.shape)
-    names = ("relative", "positive_sums", "input_sums", "targets", "predictions")
-    statistics.add(**{name: training[name] for name in names}, tau=TAU)
-    relevant = relevant_classes(statistics.relevant[0], statistics.images[0], P)
-    means = statistics.mean_inputs()[0]
-    return [pair for pair in class_pairs(weight, means, relevant) if gamma_polysemantic(pair.cosine, GAMMA)], means
+    num_classes, labels = len(training["targets"].unique()), (training["targets"], training["predictions"])
+    counts, statistics = RelevantCounts(TAU, num_classes, len(weight)), ClassMeans(num_classes, *weight.shape[1:])
+    counts.add(training["relative"], training["positive_sums"], *labels)
+    statistics.add(training["input_sums"], *labels, torch.arange(len(training["targets"])))
+    means, images = statistics.means()[0, 0], statistics.numbers()[0, 0]
+    pairs = class_pairs(weight, means, relevant_classes(counts.counts[0], images, P))
+    return list(pairs[gamma_polysemantic(pairs.cosine, GAMMA)].rows()), means
 
 
 def split_every_way(network, training, channel, concepts, means):
@@ -82,7 +89,20 @@ def split_every_way(network, training, channel, concepts, means):
     for way in WAYS:
         rho = 1.0 if way == "rho = 1" else search.best(way)
         objectives = search.objectives()
-        yield way, Split(channel, [[c] for c in concepts], weight, None, arvs, search.owners, objectives, way, rho)
+        yield (
+            way,
+            Split(
+                channel,
+                [Concept(str(c), [c]) for c in concepts],
+                weight,
+                None,
+                arvs,
+                search.owners,
+                objectives,
+                way,
+                rho,
+            ),
+        )
 
 
 def evaluate(split, validation):
@@ -92,7 +112,7 @@ def evaluate(split, validation):
     measured, and ``clean of measured``, ``own`` and ``other`` are NaN.
     """
     parts = []
-    for (concept,) in split.concepts:
+    for (concept,) in split.classes:
         own = validation["targets"] == concept
         sums = spatial_sums(split.rows().double(), None, validation["input_sums"][own].double(), positions=0)
         included = validation["shares"][own, split.channel] >= TAU

@@ -57,17 +57,14 @@ class Results:
     def __init__(self, store, args):
         self.store, which = store, int(args.only_correct)
         class_store = ClassStore(store.folder.parent, run_name(args.model, args.layer_of_interest), store.load_meta())
-        found = class_statistics(store, class_store, args.proportion_attribution_required)
-        self.mean_inputs, images, counts = (values[which] for values in found)
-        self.relevant = relevant_classes(counts, images, args.p, args.min_images)
+        means, images, (counts,) = class_statistics(store, class_store, [args.proportion_attribution_required])
+        self.mean_inputs = means[which, 0]
+        self.relevant = relevant_classes(counts[which], images[which, 0], args.p, args.min_images)
 
     def candidates(self, weight, gamma):
         """{(channel, class1, class2)} with a cosine below gamma."""
-        return {
-            pair[:3]
-            for pair in class_pairs(weight, self.mean_inputs, self.relevant)
-            if gamma_polysemantic(pair.cosine, gamma)
-        }
+        pairs = class_pairs(weight, self.mean_inputs, self.relevant)
+        return {pair[:3] for pair in pairs[gamma_polysemantic(pairs.cosine, gamma)].rows()}
 
 
 def rate(store):

@@ -120,7 +120,8 @@ def our_importances(args, network, layer, transform, images, device, precision, 
     """Stage 1 into a new store, as the script does it once everything is loaded."""
     args = argparse.Namespace(**{**vars(args), "precision": precision})
     store = ImportanceStore(store_dir, run_name(args.model, args.layer_of_interest))
-    store.begin(describe_store(args, network, layer, transform, images))
+    classes = map_folders(images.folders, layer.num_outputs)
+    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images)
     how = {"batch_size": args.batch_size, "precision": precision, "loading": flags.loading(args, device)}
     fill_store(store, store.missing_chunks(), network.module, layer, images, transform, **how)
 
@@ -169,7 +170,7 @@ def run_stage2(args, store_dir, output_dir):
     seconds, _, _ = run("get_cosine_similarities.py", *flags, "--proportion_attribution_required", TAU, "--p", P)
     run_of = run_name(args.model, args.layer_of_interest)
     stored = ClassStore(store_dir, run_of, ImportanceStore(store_dir, run_of).load_meta())
-    relevant = relevant_classes(stored.read_relevant(TAU)[0], stored.read_means()[1][0], P)
+    relevant = relevant_classes(stored.read_relevant(TAU)[0], stored.require_means()[1][0, 0], P)
     return seconds, relevant.T.nonzero().tolist()
 
 
@@ -203,7 +204,7 @@ def get_options():
     stage1 = flags.Parser(__doc__)
     for add in (flags.add_data_flag, flags.add_network_flags, flags.add_image_flags, flags.add_compute_flags):
         add(stage1)
-    stage1.set_defaults(chunk_size=2048, compile=False)
+    stage1.set_defaults(chunk_size=2048, compile=False, images="train")
     return options, stage1.parse_args(rest)
 
 

@@ -11,7 +11,6 @@ import argparse
 import shutil
 import statistics
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
+from utils.images.listing import ImageList
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
-from utils.store.importances import ImportanceStore, identity
+from utils.stages.importances import describe_store
+from utils.store.importances import ImportanceStore
 from utils.store.names import run_name
 
 MODEL = "benchmarks.stage2_scale:network"
@@ -37,34 +38,31 @@ def network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, CLASSES))
 
 
-def describe(num_images):
-    """``meta.json`` as stage 1 writes it."""
+def begin(store, num_images):
+    """Begin a store as stage 1 does, of images that are nowhere."""
     loaded = load_network(MODEL)
     layer = find_layer(loaded.module, "last_conv", Transform().crop_size)
-    folders = {f"n{output:08d}": output for output in range(CLASSES)}
-    return {
-        **identity(MODEL, loaded, layer),
-        "weights": loaded.weights,
-        "num_inputs": layer.num_inputs,
-        "num_taps": layer.num_taps,
-        "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Transform()).items()},
-        "precision": "fp32",
-        "decoding": "pil",
-        "compilation": "none",
-        "skip_unreadable": False,
-        "chunk_size": 2048,
-        "num_images": num_images,
-        "data_sha256": "0" * 64,
-        "classes": folders,
-        "class_counts": dict.fromkeys(folders, num_images // CLASSES),
-        "versions": {},
-    }
+    folder_of = np.arange(num_images) * CLASSES // num_images
+    paths = np.array([b"n%08d/%07d.JPEG" % (folder, number) for number, folder in enumerate(folder_of)])
+    folders = [f"n{output:08d}" for output in range(CLASSES)]
+    images = ImageList(Path("."), folders, paths, np.ones(num_images, np.int64), folder_of)
+    args = argparse.Namespace(
+        model=MODEL,
+        images="train",
+        precision="fp32",
+        decode="pil",
+        compile=False,
+        skip_unreadable=False,
+        chunk_size=2048,
+    )
+    classes = {folder: output for output, folder in enumerate(folders)}
+    store.begin(describe_store(args, loaded, layer, Transform(), images, classes), layer, images)
 
 
 def make_store(store_dir, num_images):
     """Fill a store with importances of small noise, and large ones where a channel is relevant for a class."""
     store = ImportanceStore(store_dir, run_name(MODEL, "last_conv"))
-    store.begin(describe(num_images))
+    begin(store, num_images)
     random = np.random.default_rng(0)
     channels = random.integers(0, CHANNELS // 4, (CLASSES, RELEVANT))
     patterns = random.exponential(1, (CLASSES, INPUTS)).astype(np.float32)
@@ -83,8 +81,9 @@ def make_store(store_dir, num_images):
             "targets": targets,
             "predictions": np.where(random.random(len(indices)) < 0.75, targets, (targets + 1) % CLASSES),
             "indices": indices,
+            "content": indices.astype(np.uint64),
         }
-        store.write_chunk(chunk, [{name: torch.from_numpy(array) for name, array in arrays.items()}])
+        store.write_chunk(chunk, [arrays])
     return store
 
 

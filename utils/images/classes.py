@@ -209,7 +209,7 @@ class ClassMap:
             raise UserError(
                 f"{flag}: class {shortened(text)} is out of range, the network has outputs 0 to {num_outputs - 1}"
             )
-        if isinstance(given, str) and self.outputs.get(given, output) != output:
+        if self.outputs.get(given, output) != output:  # only text is the name of a folder
             raise UserError(f"{flag}: {self._two_meanings(given, output)}")
         if output not in self._folders:
             raise UserError(f"{flag}: class {output} has no folder, and so no images, in train/")

@@ -77,7 +77,7 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
     plan = [(output, batch) for output in members for batch in batches_of(members[output], batch_size)]
     loader = load([batch for _, batch in plan], "choosing rho")
     with Recorder(network, layer) as recorder, torch.no_grad():
-        for (output, _), (indices, pixels) in zip(plan, loader, strict=True):
+        for (output, _), (indices, pixels, _) in zip(plan, loader, strict=True):
             if len(indices):
                 with network_arithmetic(precision, pixels.device):
                     record = recorder.forward(pixels)
@@ -115,7 +115,7 @@ def check_equality(network, layer, splits, members, load, *, batch_size):
     checks = [EqualityCheck() for _ in splits]
     changed = [replace(layer, module=DisentangledLayer(layer, [split])) for split in splits]
     recorders = [Recorder(network, one) for one in (layer, *changed)]
-    for indices, pixels in load(batches_of(torch.cat(picked).unique(), batch_size), "images to check"):
+    for indices, pixels, _ in load(batches_of(torch.cat(picked).unique(), batch_size), "images to check"):
         if len(indices):
             with recorders[0] as recorder:
                 original = recorder.forward(pixels)

@@ -121,7 +121,7 @@ def measure_splits(loader, plan, network, layer, splits, precision):
     """
     measures = [SplitMeasures(layer, split, rho) for split, rho in splits]
     with Recorder(network, layer) as recorder:
-        for target, (indices, pixels) in zip(plan, loader, strict=True):
+        for target, (indices, pixels, _) in zip(plan, loader, strict=True):
             if len(indices):
                 targets = torch.full((len(indices),), target, device=loader.device)
                 with network_arithmetic(precision, loader.device):
@@ -154,7 +154,7 @@ def measure_peaks(loader, network, layer, splits, precision):
     """
     measures = [SplitMeasures(layer, split, rho) for split, rho in splits]
     with Recorder(network, layer) as recorder:
-        for indices, pixels in loader:
+        for indices, pixels, _ in loader:
             if len(indices):
                 with network_arithmetic(precision, loader.device):
                     record = recorder.forward(pixels)
@@ -234,10 +234,10 @@ def top_patches(images, transform, measured, concepts, size):
     for channel in range(measured["peaks"].shape[1]):
         patches = []
         for number in most_activating(measured["peaks"][:, channel], groups):
-            index, crop, reason = files[measured["indices"][number]]
-            if reason is not None:
-                raise UserError(f"cannot read image {images.path(index)} again ({reason})")
-            patches.append((patch(crop.numpy(), measured["centres"][number, channel], size), groups[number]))
+            picture = files[measured["indices"][number]]
+            if picture.reason is not None:
+                raise UserError(f"cannot read image {images.path(picture.index)} again ({picture.reason})")
+            patches.append((patch(picture.crop.numpy(), measured["centres"][number, channel], size), groups[number]))
         shown.append(patches)
     return shown
 

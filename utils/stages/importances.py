@@ -67,7 +67,7 @@ def fill_store(store, chunks, network, layer, images, transform, *, batch_size, 
     targets = outputs[torch.from_numpy(images.folder_of)]
     kept, checked = [], False
     with Recorder(network, layer) as recorder:
-        for (chunk, batch), (indices, pixels) in zip(plan, loader, strict=True):
+        for (chunk, batch), (indices, pixels, _) in zip(plan, loader, strict=True):
             if len(indices):
                 own = targets[indices].to(loader.device)
                 with network_arithmetic(precision, loader.device):

@@ -121,7 +121,7 @@ def load(folder, split):
     images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
     batches = [list(range(len(images)))]
     options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    ((_, pixels),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
+    ((_, pixels, _),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
     return pixels, torch.from_numpy(images.folder_of)
 
 

@@ -1,4 +1,4 @@
-"""Lists of images, the evaluation transform, batches, and the map from folders to outputs."""
+"""Lists of images, the evaluation transform, and batches."""
 
 import errno
 import io
@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
-from utils.command_line import flags as command_line
+from utils.command_line.flags import Parser
+from utils.command_line.run import WORKER_DIED, run
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.classes import ClassMap, imagenet_classes, map_folders
 from utils.images.listing import list_images
 from utils.images.transform import Transform
 
@@ -40,7 +40,7 @@ def batches(images, transform, cut, **options):
 @pytest.mark.parametrize("size", [(400, 300), (300, 401), (64, 64)])
 def test_the_default_transform_is_torchvisions_evaluation_transform(tmp_path, size):
     write_image(tmp_path / "a" / "x.png", 1, size)
-    ((_, pixels),) = batches(list_images(tmp_path), Transform(), [[0]])
+    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(), [[0]])
     with Image.open(tmp_path / "a" / "x.png") as image:
         expected = ResNet50_Weights.IMAGENET1K_V1.transforms()(image)
     torch.testing.assert_close(pixels[0], expected, rtol=0, atol=1e-6)
@@ -73,7 +73,7 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
     (train / "a" / "x.JPEG").write_bytes(b"no JPEG at all")
     images, cut = list_images(train), [[3, 0], [1], [2]]
     loader = batches(images, Transform(16, 16), cut, num_workers=num_workers, skip_unreadable=True)
-    seen = [(indices.tolist(), len(pixels)) for indices, pixels in loader]
+    seen = [(indices.tolist(), len(pixels)) for indices, pixels, _ in loader]
     assert seen == [([3, 0], 2), ([], 0), ([2], 1)]
     assert loader.skipped == 1
     stderr = capsys.readouterr().err
@@ -87,7 +87,7 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     write_image(tmp_path / "a" / f"x.{suffix}", mode=mode)
-    ((_, pixels),) = batches(list_images(tmp_path), Transform(16, 16), [[0]])
+    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(16, 16), [[0]])
     assert pixels.shape == (1, 3, 16, 16)
 
 
@@ -111,53 +111,9 @@ def test_batches_of_never_lose_an_index():
     assert batches_of(np.array([7]), 2) == [[7]]
 
 
-def test_as_many_folders_as_outputs_map_in_order():
-    assert map_folders(["cat", "dog"], 2) == {"cat": 0, "dog": 1}
-
-
-def test_a_subset_of_imagenet_maps_by_wordnet_id():
-    ids = list(imagenet_classes())
-    assert len(ids) == 1000
-    assert ids == sorted(ids)  # so that both rules agree on the whole of ImageNet
-    assert map_folders(["n03196217", "n07715103"], 1000) == {"n03196217": 530, "n07715103": 938}
-    assert ClassMap({"n03196217": 530}).name(530) == "digital clock"
-
-
-@pytest.mark.parametrize(
-    ("folders", "outputs", "message"),
-    [(["cat", "dog"], 3, "3 outputs but train/ has 2"), (["n03196217", "cat"], 1000, "cat is no WordNet id")],
-)
-def test_folders_that_cannot_be_mapped_are_refused(folders, outputs, message):
-    with pytest.raises(UserError, match=message):
-        map_folders(folders, outputs)
-
-
-def test_classes_are_given_by_output_or_by_folder():
-    classes = ClassMap({"n03196217": 530, "n07715103": 938, "cat": 7})
-    assert classes.resolve([["938", "cat"], ["n03196217"]], 1000) == [[7, 938], [530]]
-    assert classes.concept_name([530, 7]) == "digital clock + cat"
-
-
-@pytest.mark.parametrize(
-    ("concepts", "message"),
-    [
-        ([["1"], ["5"]], "concept2: class 5 is out of range"),
-        ([["1"], ["-1"]], "out of range"),
-        ([["1"], ["3"]], "class 3 has no folder"),
-        ([["1"], ["dog"]], "no class folder 'dog'"),
-        ([["1"], ["digital clock"]], "no class folder 'digital clock'; the folder of that name is n03196217, output 2"),
-        ([["1"], ["cat"]], "concept2: class 1 is in --classes_for_concept1 too"),
-        ([["1", "1"], ["0"]], "only once"),
-    ],
-)
-def test_classes_that_cannot_be_used_are_refused(concepts, message):
-    with pytest.raises(UserError, match=message):
-        ClassMap({"cat": 1, "bird": 0, "n03196217": 2}).resolve(concepts, 5)
-
-
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), MemoryError(), OSError("out of memory")])
 def test_a_failing_machine_is_no_unreadable_image(train, monkeypatch, error):
-    def fail(_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(Image, "open", fail)
@@ -176,6 +132,6 @@ def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, m
     monkeypatch.setattr("sys.argv", ["script"])
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
     with pytest.raises(SystemExit) as stop:
-        command_line.run(main, command_line.Parser("a script"))
+        run(main, Parser("a script"))
     assert stop.value.code == 2
-    assert command_line.WORKER_DIED in capsys.readouterr().err
+    assert WORKER_DIED in capsys.readouterr().err

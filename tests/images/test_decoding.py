@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
+from utils.images.reading import attempt
 from utils.images.transform import Transform
 from utils.store.importances import ImportanceStore
 
@@ -80,14 +81,14 @@ def loader(folder, decode, transform=SMALL, cut=None, **options):
 def levels(folder, decode, transform=SMALL, **options):
     """Pixels of all images by name, in 0..255."""
     files, found = loader(folder, decode, transform, **options), {}
-    for indices, pixels in files:
+    for indices, pixels, _ in files:
         pixels = (pixels * torch.tensor(transform.std).view(3, 1, 1) + torch.tensor(transform.mean).view(3, 1, 1)) * 255
         found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), pixels, strict=True)})
     return found
 
 
-def pil_is_not_to_be_asked(path, transform):
-    raise AssertionError(f"{path} was left to PIL")
+def pil_is_not_to_be_asked(data, transform):
+    raise AssertionError("left to PIL")
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -124,7 +125,7 @@ def test_plain_jpeg_files_are_not_left_to_pil_and_all_others_are(readable, decod
     for module in (decoding, device_decoding):
         monkeypatch.setattr(module, "crop_with_pil", pil_is_not_to_be_asked)
     files = loader(readable, decode, skip_unreadable=True)
-    ((indices, _),) = files
+    ((indices, _, _),) = files
     assert {files.images.path(index).name for index in indices.tolist()} == {*PLAIN, "trailing.jpg"}
 
 
@@ -157,7 +158,7 @@ def test_only_what_every_decoder_understands_alike_is_plain():
     assert [decoding.plain_jpeg_size(data[:length]) for length in range(0, len(data), 7)] == [None] * -(-len(data) // 7)
 
 
-def test_what_pil_refuses_no_decoder_accepts(tmp_path):
+def test_what_pil_refuses_no_decoder_accepts():
     """Bytes changed at random, most of them in the header."""
     file, random = io.BytesIO(), np.random.default_rng(0)
     picture((24, 20)).save(file, "JPEG")
@@ -166,11 +167,7 @@ def test_what_pil_refuses_no_decoder_accepts(tmp_path):
         data = bytearray(file.getvalue())
         for _ in range(random.integers(1, 4)):
             data[random.integers(len(data) if random.random() < 0.3 else 200)] = random.integers(256)
-        path = tmp_path / "x.jpg"
-        path.write_bytes(data)
-        reasons = [
-            decoding.attempt(crop, path, SMALL)[1] for crop in (decoding.crop_with_pil, decoding.crop_with_torchvision)
-        ]
+        reasons = [attempt(crop, data, SMALL)[1] for crop in (decoding.crop_with_pil, decoding.crop_with_torchvision)]
         assert reasons[0] == reasons[1]
         refused += reasons[0] is not None
     assert 50 < refused < 250
@@ -184,11 +181,11 @@ def test_order_is_kept_across_batches_groups_and_what_is_left_to_pil(readable, d
     shuffled = np.random.default_rng(0).permutation(count).tolist()
     cut = [shuffled[start : start + 5] for start in range(0, count, 5)] * 3
     expected = {}
-    for indices, pixels in loader(readable, "pil"):
+    for indices, pixels, _ in loader(readable, "pil"):
         expected.update(zip(indices.tolist(), pixels, strict=True))
     found = list(loader(readable, decode, cut=cut, num_workers=num_workers))
-    assert [indices.tolist() for indices, _ in found] == cut
-    for indices, pixels in found:
+    assert [indices.tolist() for indices, _, _ in found] == cut
+    for indices, pixels, _ in found:
         assert pixels.is_contiguous(memory_format=torch.channels_last)
         for index, crop in zip(indices.tolist(), pixels, strict=True):
             assert (crop - expected[index]).abs().max() < 0.04  # two levels
@@ -198,7 +195,7 @@ def test_order_is_kept_across_batches_groups_and_what_is_left_to_pil(readable, d
 def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeypatch):
     """One bad file fails the whole call, without partial results."""
     kept = ["grey.jpg", "odd.jpg", "tall.jpg", "wide.jpg"]
-    data = [bytes(decoding.read_plain_jpeg(readable / "a" / name)[0].numpy()) for name in kept]
+    data = [(readable / "a" / name).read_bytes() for name in kept]
     original = device_decoding.decode_jpeg
 
     def decode_jpeg(files, **options):
@@ -206,9 +203,9 @@ def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeyp
             raise RuntimeError("nvjpeg: bad file")
         return original(files, **options)
 
-    def crop_with_pil(path, transform):
-        left_to_pil.append(path.name)
-        return decoding.crop_with_pil(path, transform)
+    def crop_with_pil(file, transform):
+        left_to_pil.append(data.index(file))
+        return decoding.crop_with_pil(file, transform)
 
     left_to_pil = []
     monkeypatch.setattr(decoding, "decode_jpeg", decode_jpeg)
@@ -216,7 +213,7 @@ def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeyp
     cut = [[i for i, path in enumerate(list_images(readable).paths) if path.decode()[2:] in kept]]
     expected, found = (levels(readable, way, cut=cut) for way in ("pil", "gpu"))
     assert list(found) == kept
-    assert sorted(left_to_pil) == [kept[number] for number in refused]
+    assert sorted(left_to_pil) == refused
     for number, name in enumerate(kept):
         assert (found[name] - expected[name]).abs().max() < (1e-3 if number in refused else 2.01)
 
@@ -226,7 +223,7 @@ def test_unreadable_images_are_reported_as_with_pil(damaged, decode, capsys):
     seen = {}
     for way in ("pil", decode):
         files = loader(damaged, way, skip_unreadable=True, cut=[[0], [1, 2], [3, 4], [5]])
-        batches = [indices.tolist() for indices, _ in files]
+        batches = [indices.tolist() for indices, _, _ in files]
         said = [line for line in capsys.readouterr().err.split("\n") if "unreadable" in line]
         with pytest.raises(UserError, match=r"cut_header.jpg \(.*--skip_unreadable") as error:
             list(loader(damaged, way))

@@ -9,8 +9,9 @@ import torch
 from tests.images.test_decoding import CPU, loader
 from tests.images.test_resizing import picture
 from utils.errors import UserError
-from utils.images import decoding, device_decoding
-from utils.images.device_decoding import DecodingStreams, Picture, groups_of_similar_size, require_decoder
+from utils.images import decoding, device_decoding, reading
+from utils.images.device_decoding import DecodingStreams, groups_of_similar_size, require_decoder
+from utils.images.reading import Picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 
@@ -44,7 +45,7 @@ def test_files_are_read_some_batches_ahead_and_no_further(photos, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), torch.OutOfMemoryError("boom"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["read_plain_jpeg", "decode", "resize_windows", "here"])
+@pytest.mark.parametrize("where", ["read_file", "plain_jpeg_size", "decode", "resize_windows", "here"])
 def test_no_thread_outlives_an_error_and_none_is_lost(photos, where, error, monkeypatch):
     def fail(*_):
         raise error
@@ -57,9 +58,9 @@ def test_no_thread_outlives_an_error_and_none_is_lost(photos, where, error, monk
             batches.throw(error)
     else:
         # what reading raises is the image's fault, unless it is no Exception at all
-        expected = UserError if where == "read_plain_jpeg" and isinstance(error, Exception) else type(error)
+        expected = UserError if where == "read_file" and isinstance(error, Exception) else type(error)
         files = loader(photos, "gpu", cut=[[0, 1], [2]] * 30)
-        monkeypatch.setattr(device_decoding, where, fail)
+        monkeypatch.setattr(reading if where == "read_file" else device_decoding, where, fail)
         with pytest.raises(expected, match="boom" if isinstance(error, Exception) else None):
             list(files)
     assert set(threading.enumerate()) == before

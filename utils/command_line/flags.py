@@ -107,6 +107,17 @@ def add_channel_count_flag(parser):
     )
 
 
+def add_class_map_flag(parser):
+    parser.add_argument(
+        "--class_map",
+        metavar="FILE",
+        help="CSV file that says which class folder of train/ is which output of the network, a line each, counted "
+        "from 0: folder,output in the first line, then cat,0 and so on. Needed only where names do not say it: "
+        "WordNet ids of ImageNet and folders 0, 1, 2 ... do, and else as many folders as outputs are taken in their "
+        "order",
+    )
+
+
 def add_image_flags(parser):
     images = parser.add_argument_group("images", "default: the transform of the named weights, or of the stage before")
     images.add_argument("--resize_size", type=positive_int, help="pixels of the shorter side (else 256)")

@@ -1,20 +1,36 @@
-"""Images: lists of files, the evaluation transform, and batches of them however they are decoded."""
+"""Batches of images on a device, however they are decoded."""
 
 import signal
 import sys
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.images.decoding import Batch, MachineFailure, attempt, crop_with_pil, crop_with_torchvision
+from utils.images.decoding import Batch, crop_with_pil, crop_with_torchvision
 from utils.images.device_decoding import DeviceBatches
 from utils.images.progress import progress
+from utils.images.reading import ContentChanged, MachineFailure, read_picture
+from utils.images.text import printable
+
+
+class ImageBatch(NamedTuple):
+    """The readable images of a batch, B of them, perhaps none.
+
+    ``indices`` LongTensor [B] in the ImageList; ``pixels`` float32 [B, 3, H, W], normalised, on the device;
+    ``contents`` array of uint64 [B], the first 8 bytes of the SHA-256 of the files that were decoded.
+    """
+
+    indices: torch.Tensor
+    pixels: torch.Tensor
+    contents: np.ndarray
 
 
 class ImageFiles(Dataset):
-    """Decoded crops of an ImageList; an image that cannot be read is returned as the reason why."""
+    """Pictures of an ImageList: their crops, or the reason why there is none."""
 
     def __init__(self, images, transform, crop=crop_with_pil):
         self.images, self.transform, self.crop = images, transform, crop
@@ -23,15 +39,16 @@ class ImageFiles(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        return index, *attempt(self.crop, self.images.path(index), self.transform)
+        picture = read_picture(self.images, index)
+        if picture.reason is None:
+            picture.decode(self.crop, self.transform)
+        return picture
 
 
-def _collate(items):
-    readable = [(index, crop) for index, crop, reason in items if reason is None]
-    unreadable = [(index, reason) for index, _, reason in items if reason is not None]
+def _collate(pictures):
+    crops = [picture.crop for picture in pictures if picture.reason is None]
     # in a worker process default_collate stacks in memory that is shared with the main one
-    crops = default_collate([crop for _, crop in readable]) if readable else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
-    return Batch(torch.tensor([index for index, _ in readable], dtype=torch.long), crops, unreadable)
+    return Batch.of(pictures, default_collate(crops) if crops else torch.empty(0, 1, 1, 3, dtype=torch.uint8))
 
 
 def _leave_interrupts_to_the_main_process(_):
@@ -47,12 +64,12 @@ def batches_of(indices, batch_size):
 
 
 class ImageBatches:
-    """Iterate over ``(indices, pixels)`` of batches, with a progress bar in images per second.
+    """Iterate over an ``ImageBatch`` for each of ``batches``, with a progress bar in images per second.
 
-    ``indices`` [B] are those of the readable images of a batch, perhaps none; ``pixels`` [B, 3, H, W] are normalised
-    and on the device. Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read
-    ahead and the device decodes. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
-    out, named on standard error and counted in ``skipped``. ``loader`` gives each ``Batch`` before it is normalised.
+    Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read ahead and the device
+    decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
+    out, named on standard error and counted in ``skipped``. An image whose content is not the one that the ImageList
+    has of it is always an error. ``loader`` gives each ``Batch`` before it is normalised.
     """
 
     def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable, decode="pil"):
@@ -76,19 +93,22 @@ class ImageBatches:
             for batch in self.loader:
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
-                yield batch.indices, self.transform.normalise(batch.crops, self.device)
+                pixels = self.transform.normalise(batch.crops, self.device)
+                yield ImageBatch(batch.indices, pixels, batch.contents)
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
 
     def _report(self, index, reason):
-        path = self.images.path(index)
+        path = printable(str(self.images.path(index)))
+        if isinstance(reason, ContentChanged):
+            raise UserError(f"{path} is not the image that stage 1 measured: {reason}")
         if isinstance(reason, MachineFailure):
-            raise UserError(f"cannot read image {path} ({reason})")
+            raise UserError(f"cannot read image {path} ({printable(reason)})")
         if not self.skip_unreadable:
             raise UserError(
-                f"cannot read image {path} ({reason}): mend it, or leave it out with --skip_unreadable; "
+                f"cannot read image {path} ({printable(reason)}): mend it, or leave it out with --skip_unreadable; "
                 "either makes another data set, so chunks made so far have to be deleted"
             )
         self.skipped += 1
-        tqdm.write(f"left out unreadable image {path} ({reason})", file=sys.stderr)
+        tqdm.write(f"left out unreadable image {path} ({printable(reason)})", file=sys.stderr)

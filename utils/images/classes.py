@@ -1,11 +1,18 @@
 """Classes: folders of images, outputs of the network, and names for people."""
 
 import csv
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.images.text import printable, quoted, shortened
+
+INTEGER = re.compile(r"-?[0-9]+")  # not \d: "٣" is the name of a folder
+MOST_DIGITS = 18  # of an integer that could be an output; int() refuses thousands of them
+
+HOW_TO_SAY_IT = "say which folder is which output with --class_map FILE"
 
 
 @cache
@@ -15,22 +22,130 @@ def imagenet_classes():
         return {row["wnid"]: row["name"] for row in csv.DictReader(file)}
 
 
-def map_folders(folders, num_outputs):
-    """Map class folders (sorted names) to network outputs.
+# --------------------------------------------------------------------------------------------------------------------
+# Which folder is which output
 
-    As many folders as outputs: their order is the outputs' order. Folders named by WordNet ids with a 1000-way
-    network (a subset of ImageNet): each id gives its output. Anything else is a UserError.
+
+def map_folders(folders, num_outputs, *, named_weights=False, class_map=None):
+    """Map class folders to network outputs, by the first of these rules that applies.
+
+    1. A class map says it.
+    2. Folders named by integers: all are 0 ... ``num_outputs`` - 1, not necessarily all of these, and mean themselves.
+       (Their order would not do: "10" comes before "2". Those that begin with 1 could mean anything.)
+    3. Folders named by WordNet ids with a 1000-way network, ImageNet or a subset: each id gives its output.
+    4. As many folders as outputs: their order is the outputs' order. Not with named weights, whose outputs are
+       ImageNet's and not in the order of any other names.
+
+    Parameters
+    ----------
+    folders : list of str
+        Names of the class folders, sorted.
+    num_outputs : int
+    named_weights : bool
+        Whether the network has weights that torchvision names, which all are ImageNet's.
+    class_map : dict of folder -> output, optional
+        Of ``read_class_map``; folders that are not there are ignored.
+
+    Returns
+    -------
+    dict of folder -> output
+
+    Raises
+    ------
+    UserError
+        No rule applies, or a class map or integers do not fit.
     """
-    if len(folders) == num_outputs:
-        return {folder: output for output, folder in enumerate(folders)}
+    if class_map is not None:
+        return _by_class_map(folders, num_outputs, class_map)
+    if all(INTEGER.fullmatch(folder) for folder in folders):
+        return _by_number(folders, num_outputs)
     outputs = {wnid: output for output, wnid in enumerate(imagenet_classes())}
     unknown = [folder for folder in folders if folder not in outputs]
     if num_outputs == len(outputs) and not unknown:
         return {folder: outputs[folder] for folder in folders}
-    reason = f"the network has {num_outputs} outputs but train/ has {len(folders)} class folders"
+    if len(folders) == num_outputs and not named_weights:
+        return {folder: output for output, folder in enumerate(folders)}
+    if len(folders) == num_outputs:
+        reason = f"the outputs of torchvision's weights are the {num_outputs} classes of ImageNet"
+    else:
+        reason = f"the network has {num_outputs} outputs but train/ has {len(folders)} class folders"
     if num_outputs == len(outputs):
-        raise UserError(f"{reason}, and {unknown[0]} is no WordNet id of ImageNet that would give its output")
-    raise UserError(f"{reason}: which folder is which output cannot be told")
+        raise UserError(
+            f"{reason}, and {printable(unknown[0])} is no WordNet id of ImageNet that would give its output: "
+            f"{HOW_TO_SAY_IT}"
+        )
+    raise UserError(f"{reason}: which folder is which output cannot be told; {HOW_TO_SAY_IT}")
+
+
+def _by_class_map(folders, num_outputs, class_map):
+    for folder, output in class_map.items():
+        if output >= num_outputs:
+            raise UserError(
+                f"--class_map: folder {quoted(folder)} has output {output}, but the network has outputs "
+                f"0 to {num_outputs - 1}"
+            )
+    missing = [folder for folder in folders if folder not in class_map]
+    if missing:
+        raise UserError(f"--class_map: there is no row for class folder {quoted(missing[0])} of train/")
+    return {folder: class_map[folder] for folder in folders}
+
+
+def _by_number(folders, num_outputs):
+    outputs = {str(output): output for output in range(num_outputs)}
+    other = [folder for folder in folders if folder not in outputs]
+    if other:
+        raise UserError(
+            f"class folders that are named by integers must be named 0 to {num_outputs - 1}, as the network's outputs, "
+            f"and {quoted(other[0])} is not: {HOW_TO_SAY_IT}"
+        )
+    return {folder: outputs[folder] for folder in folders}
+
+
+def read_class_map(path):
+    """Read which class folder is which network output.
+
+    Parameters
+    ----------
+    path : Path or str
+        A CSV file with the header ``folder,output``, in UTF-8.
+
+    Returns
+    -------
+    dict of folder -> output
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, has another header, an output that is no number, or a folder or an output twice.
+    """
+    try:
+        # other bytes become what they are in the names of folders
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(f"--class_map {path}, line {reader.line_num}", row) for row in reader if row]
+    except (OSError, csv.Error) as error:
+        raise UserError(f"--class_map {path}: {getattr(error, 'strerror', None) or error}") from error
+    if header != ["folder", "output"]:
+        raise UserError(f"--class_map {path}: its header must be folder,output, not {quoted(','.join(header))}")
+    class_map, folders = {}, {}
+    for where, row in rows:
+        if len(row) != 2:
+            raise UserError(f"{where}: it must have a folder and an output, not {len(row)} values")
+        folder, text = row[0], row[1].strip()
+        if not INTEGER.fullmatch(text) or text.startswith("-") or len(text) > MOST_DIGITS:
+            raise UserError(f"{where}: the output must be a whole number from 0, not {quoted(text)}")
+        output = int(text)
+        if folder in class_map:
+            raise UserError(f"{where}: folder {quoted(folder)} is there twice")
+        if output in folders:
+            raise UserError(f"{where}: output {output} has two folders, {quoted(folders[output])} and {quoted(folder)}")
+        class_map[folder], folders[output] = output, folder
+    return class_map
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Names of classes
 
 
 @dataclass
@@ -48,7 +163,7 @@ class ClassMap:
     def name(self, output):
         """The class's name, fit for print: ImageNet's for a WordNet id, else the folder's."""
         folder = self._folders[output]
-        return imagenet_classes().get(folder, folder.encode(errors="backslashreplace").decode())
+        return imagenet_classes().get(folder) or printable(folder)
 
     def concept_name(self, concept):
         """The names of a concept's classes, joined."""
@@ -59,8 +174,9 @@ class ClassMap:
 
         Parameters
         ----------
-        concepts : list of lists of str
-            Of each concept its classes; an integer is a network output, anything else a class folder's name.
+        concepts : list of lists of str or int
+            Of each concept its classes. An integer, as text or not, is a network output; other text is the name of a
+            class folder, and so is an integer with a slash behind it, ``5/``.
         num_outputs : int
 
         Returns
@@ -70,7 +186,8 @@ class ClassMap:
         Raises
         ------
         UserError
-            A class out of range, without images, unknown, or named twice.
+            A class out of range, without images, unknown, or named twice; or an integer as text that is an output and
+            also the name of another one's folder.
         """
         resolved, seen = [], {}
         for number, classes in enumerate(concepts, start=1):
@@ -84,15 +201,31 @@ class ClassMap:
         return resolved
 
     def _output(self, flag, given, num_outputs):
-        if not given.removeprefix("-").isdecimal():
-            if given not in self.outputs:
-                named = [folder for folder in self.outputs if imagenet_classes().get(folder) == given]
-                hint = f"; the folder of that name is {named[0]}, output {self.outputs[named[0]]}" if named else ""
-                raise UserError(f"{flag}: there is no class folder {given!r}{hint}")
-            return self.outputs[given]
-        output = int(given)
+        text = str(given)
+        if not INTEGER.fullmatch(text):
+            return self._output_of_folder(flag, text)
+        output = int(text) if len(text) <= MOST_DIGITS else num_outputs
         if not 0 <= output < num_outputs:
-            raise UserError(f"{flag}: class {output} is out of range, the network has outputs 0 to {num_outputs - 1}")
+            raise UserError(
+                f"{flag}: class {shortened(text)} is out of range, the network has outputs 0 to {num_outputs - 1}"
+            )
+        if self.outputs.get(given, output) != output:  # only text is the name of a folder
+            raise UserError(f"{flag}: {self._two_meanings(given, output)}")
         if output not in self._folders:
             raise UserError(f"{flag}: class {output} has no folder, and so no images, in train/")
         return output
+
+    def _two_meanings(self, given, output):
+        folders = [name for name in (self._folders.get(output), given) if name is not None]
+        return (
+            f"{given} is output {output} and also the folder of output {self.outputs[given]}: "
+            f"write {' or '.join(f'{printable(name)}/' for name in folders)}, the folder with a slash"
+        )
+
+    def _output_of_folder(self, flag, given):
+        folder = given.removesuffix("/")
+        if folder in self.outputs:
+            return self.outputs[folder]
+        named = [folder for folder in self.outputs if imagenet_classes().get(folder) == given]
+        hint = f"; the folder of that name is {named[0]}, output {self.outputs[named[0]]}" if named else ""
+        raise UserError(f"{flag}: there is no class folder {quoted(given)}{hint}")

@@ -1,13 +1,17 @@
-"""Decoding: what may be left to torchvision instead of PIL, and the way from a file to its crop with either.
+"""Decoding: what may be left to torchvision instead of PIL, and the way from a file's bytes to its crop with either.
 
 Only plain JPEG files are ever decoded by anything but PIL. All else is left to it, whichever decoder is asked for, and
 so is the verdict that an image cannot be read.
 """
 
+import io
+import logging
+import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import center_crop
@@ -16,6 +20,16 @@ from utils.images.resizing import resized_sizes
 
 DECODERS = ("pil", "fast", "gpu")
 MOST_PIXELS = 2**26  # larger images are PIL's, which looks out for decompression bombs
+LONGEST_SIDE = 50  # of the shorter one; a row of pixels would become gigabytes when its shorter side is resized
+
+# What PIL may take a file for, whatever its name: those of IMAGE_SUFFIXES (MPO, of many cameras, is JPEG to it). PIL
+# knows more, and runs Ghostscript for one of them
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+
+# PIL warns of large images, which are read up to its limit, and of damaged EXIF data and the like, which are not used.
+# Not around each image: threads share the filters
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 BASELINE, PROGRESSIVE, START_OF_SCAN, ADOBE = 0xC0, 0xC2, 0xDA, 0xEE
@@ -24,56 +38,68 @@ HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart inter
 
 @dataclass
 class Batch:
-    """``crops`` uint8 [B, H, W, 3] of the images ``indices`` [B]; ``unreadable`` has (index, reason) of the rest."""
+    """``crops`` uint8 [B, H, W, 3] of the images ``indices`` [B], whose ``contents`` are an array of uint64 [B].
+
+    ``unreadable`` has (index, reason) of the rest.
+    """
 
     indices: torch.Tensor
     crops: torch.Tensor
+    contents: np.ndarray
     unreadable: list
+
+    @classmethod
+    def of(cls, pictures, crops):
+        """The batch of some Pictures; ``crops`` are those of all that have no reason."""
+        readable = [picture for picture in pictures if picture.reason is None]
+        return cls(
+            torch.tensor([picture.index for picture in readable], dtype=torch.long),
+            crops,
+            np.array([picture.content for picture in readable], dtype=np.uint64),
+            [(picture.index, picture.reason) for picture in pictures if picture.reason is not None],
+        )
 
     def pin_memory(self):
         self.crops = self.crops.pin_memory()
         return self
 
 
-class MachineFailure(str):
-    """Why an image could not be read, where that is not the image's fault; it is never left out for it."""
-
-
-def attempt(read, *arguments):
-    """What ``read`` returns, and None; or None, and the reason why the image cannot be read."""
+def crop_with_pil(data, transform):
+    """Decode, resize and crop the bytes of an image file: uint8 Tensor [H, W, 3]."""
     try:
-        return read(*arguments), None
-    except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
-        reason = f"{type(error).__name__}: {error}"
-        # damage has no errno; a file system that fails, and memory that is short, are not the image's fault
-        machine = isinstance(error, MemoryError) or getattr(error, "errno", None) or "out of memory" in reason
-        return None, MachineFailure(reason) if machine else reason
-
-
-def crop_with_pil(path, transform):
-    """Decode, resize and crop an image file: uint8 Tensor [H, W, 3]."""
-    with Image.open(path) as image:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"not recognised as {', '.join(FORMATS)}") from None
+    with image:
+        if is_sliver(image.size):
+            width, height = image.size
+            raise ValueError(f"{width} x {height} pixels: one side is more than {LONGEST_SIDE} times the other")
         return transform.crop(image.convert("RGB"))
 
 
-def crop_with_torchvision(path, transform):
+def crop_with_torchvision(data, transform):
     """The same by torchvision's decoder and resizing, where the file is a plain JPEG file."""
-    plain = read_plain_jpeg(path)
-    if plain is not None:
-        (image,) = decode([plain[0]], torch.device("cpu"))
+    if plain_jpeg_size(data) is not None:
+        (image,) = decode([data], torch.device("cpu"))
         if image is not None:
             return _resize_and_crop(image, transform)
-    return crop_with_pil(path, transform)
+    return crop_with_pil(data, transform)
 
 
 def decode(files, device):
-    """Decode plain JPEG files together: a list of uint8 Tensor [3, height, width], None for those that are refused."""
+    """Decode plain JPEG files, bytearrays, together: a list of uint8 Tensor [3, height, width], or None if refused."""
     try:
-        return decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+        tensors = [torch.frombuffer(data, dtype=torch.uint8) for data in files]
+        return decode_jpeg(tensors, mode=ImageReadMode.RGB, device=device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # of any of them, and there is no partial result
         return [None] if len(files) == 1 else [image for file in files for image in decode([file], device)]
+
+
+def is_sliver(size):
+    """Whether one side is so much longer than the other one that no photograph has such a shape."""
+    return max(size) > LONGEST_SIDE * min(size)
 
 
 def _resize_and_crop(image, transform):
@@ -91,19 +117,11 @@ def _resize_and_crop(image, transform):
 # Which files are plain
 
 
-def read_plain_jpeg(path):
-    """Read a file: its bytes as uint8 Tensor [N] and its (height, width), or None unless it is a plain JPEG file."""
-    with open(path, "rb") as file:
-        data = bytearray(file.read())
-    size = plain_jpeg_size(data)
-    return None if size is None else (torch.frombuffer(data, dtype=torch.uint8), size)
-
-
 def plain_jpeg_size(data):
     """(height, width) of a JPEG file that all decoders understand alike, else None.
 
-    Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, nothing unusual before the first scan, and with
-    an end: decoders may fill what is missing of a truncated image with grey.
+    Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, no sliver, nothing unusual before the first scan,
+    and with an end: decoders may fill what is missing of a truncated image with grey.
     """
     size, at = None, len(START_OF_IMAGE)
     if not data.startswith(START_OF_IMAGE):
@@ -125,7 +143,7 @@ def _frame_size(frame):
     if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3) or frame[6::3] == b"RGB":
         return None
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    return (height, width) if 0 < height * width <= MOST_PIXELS else None
+    return (height, width) if 0 < height * width <= MOST_PIXELS and not is_sliver((height, width)) else None
 
 
 def _is_ycbcr(segment):

@@ -3,7 +3,7 @@
 import io
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 from utils.errors import UserError
-from utils.images.decoding import Batch, attempt, crop_with_pil, decode, read_plain_jpeg
+from utils.images.decoding import Batch, crop_with_pil, decode, plain_jpeg_size
+from utils.images.reading import read_picture
 from utils.images.resizing import crop_windows, cut_and_pad, resize_windows
 
 BATCHES_AHEAD = 4
@@ -20,34 +21,21 @@ FILES_A_TASK = 16
 PIXELS_A_GROUP = 2**26  # 1 GB of memory while it is resized
 
 
-@dataclass(eq=False)
-class Picture:
-    """An image on its way: ``data`` and ``size`` if the device is to decode it, else its ``crop`` as PIL made it, or
-    the ``reason`` why there is none."""
-
-    index: int
-    data: torch.Tensor = None
-    size: tuple = None
-    crop: torch.Tensor = None
-    reason: str = None
-
-
 @dataclass
 class DecodedBatch:
-    """A batch on the device: ``groups`` of (padded windows, CropWindows) to be resized, and the ``crops`` of PIL.
+    """A Batch on its way: ``groups`` of (padded windows, CropWindows) on the device, to be resized.
 
-    ``order`` brings the images of all these, one after the other, into the order of ``indices``.
+    Of ``batch`` the ``crops`` are those of PIL so far. ``order`` brings the images of all these, one after the other,
+    into the order of its ``indices``.
     """
 
     groups: list
-    crops: torch.Tensor
     order: torch.Tensor
-    indices: torch.Tensor
-    unreadable: list
+    batch: Batch
 
     def device_tensors(self):
         windows = [values for _, windows in self.groups for values in vars(windows).values()]
-        return [padded for padded, _ in self.groups] + windows + [self.crops, self.order]
+        return [padded for padded, _ in self.groups] + windows + [self.batch.crops, self.order]
 
 
 class DeviceBatches:
@@ -99,19 +87,17 @@ class DeviceBatches:
         return [self._picture(index) for index in indices]
 
     def _picture(self, index):
-        plain, reason = attempt(read_plain_jpeg, self.images.path(index))
-        if plain is not None:
-            return Picture(index, *plain)
-        return Picture(index, reason=reason) if reason else self._leave_to_pil(Picture(index))
-
-    def _leave_to_pil(self, picture):
-        picture.crop, picture.reason = attempt(crop_with_pil, self.images.path(picture.index), self.transform)
+        picture = read_picture(self.images, index)
+        if picture.reason is None:
+            picture.size = plain_jpeg_size(picture.data)
+            if picture.size is None:
+                picture.decode(crop_with_pil, self.transform)
         return picture
 
     def _decode(self, reading, streams):
         """A DecodedBatch of what the reading threads have read."""
         pictures = [picture for task in reading for picture in task.result()]
-        encoded = [picture for picture in pictures if picture.data is not None]
+        encoded = [picture for picture in pictures if picture.size is not None]
         groups, decoded = [], []
         for group in groups_of_similar_size(encoded, PIXELS_A_GROUP):
             of_group, padded_windows = self._decode_group(group, streams)
@@ -121,13 +107,8 @@ class DeviceBatches:
         place = {picture: number for number, picture in enumerate(pictures)}
         size = self.transform.crop_size
         crops = torch.stack([p.crop for p in cropped]) if cropped else torch.empty(0, size, size, 3, dtype=torch.uint8)
-        batch = DecodedBatch(
-            groups,
-            crops.to(self.device),
-            torch.tensor([place[picture] for picture in decoded + cropped], dtype=torch.long).argsort().to(self.device),
-            torch.tensor([picture.index for picture in pictures if picture.reason is None], dtype=torch.long),
-            [(picture.index, picture.reason) for picture in pictures if picture.reason is not None],
-        )
+        order = torch.tensor([place[picture] for picture in decoded + cropped], dtype=torch.long).argsort()
+        batch = DecodedBatch(groups, order.to(self.device), Batch.of(pictures, crops.to(self.device)))
         streams.wait()
         return batch
 
@@ -136,7 +117,7 @@ class DeviceBatches:
         images = decode([picture.data for picture in group], self.device)
         for picture, image in zip(group, images, strict=True):
             if image is None:
-                self._leave_to_pil(picture)
+                picture.decode(crop_with_pil, self.transform)
         decoded = [picture for picture, image in zip(group, images, strict=True) if image is not None]
         if not decoded:
             return [], []
@@ -146,10 +127,10 @@ class DeviceBatches:
         streams.wait()
         return decoded, [(padded, windows)]
 
-    def _resize(self, batch, streams):
-        streams.hand_over(batch.device_tensors())
-        crops = [resize_windows(*group, self.transform.interpolation) for group in batch.groups]
-        return Batch(batch.indices, torch.cat([*crops, batch.crops])[batch.order], batch.unreadable)
+    def _resize(self, decoded, streams):
+        streams.hand_over(decoded.device_tensors())
+        crops = [resize_windows(*group, self.transform.interpolation) for group in decoded.groups]
+        return replace(decoded.batch, crops=torch.cat([*crops, decoded.batch.crops])[decoded.order])
 
 
 def require_decoder(device):

@@ -1,14 +1,16 @@
-"""Images: lists of files, the evaluation transform, and batches of them however they are decoded."""
+"""Lists of images: which files the class folders hold."""
 
 import hashlib
 import os
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.images.progress import progress
+from utils.images.text import printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -17,8 +19,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 class ImageList:
     """The images of some class folders: ``paths`` relative to ``root``, sorted; ``sizes`` in bytes.
 
-    ``folder_of[i]`` is the index in ``folders`` of image i. Arrays, not lists: a million Python strings would be
-    copied into every worker process.
+    ``folder_of[i]`` is the index in ``folders`` of image i. ``contents``, where there are any, are those that stage 1
+    has measured, uint64, masked where it has not measured the image; others are not read. Arrays, not lists: a million
+    Python strings would be copied into every worker process.
     """
 
     root: Path
@@ -26,12 +29,31 @@ class ImageList:
     paths: np.ndarray
     sizes: np.ndarray
     folder_of: np.ndarray
+    contents: np.ma.MaskedArray | None = None
 
     def __len__(self):
         return len(self.paths)
 
     def path(self, index):
         return self.root / os.fsdecode(self.paths[index])
+
+    def with_contents(self, indices, contents):
+        """The same images, the contents of some of which are known.
+
+        Parameters
+        ----------
+        indices : array of int [n]
+        contents : array of uint64 [n]
+            As an ``ImageBatch`` has them.
+        """
+        known = np.ma.masked_all(len(self), np.uint64)
+        known[indices] = contents
+        return replace(self, contents=known)
+
+    def content(self, index):
+        """The content that an image must have, or None where it is not known."""
+        content = np.ma.masked if self.contents is None else self.contents[index]
+        return None if content is np.ma.masked else int(content)
 
     def counts(self):
         """Number of images by folder name."""
@@ -77,11 +99,11 @@ def list_images(root, folders=None):
     folders = present if folders is None else folders
     missing = sorted(set(folders) - set(present))
     if missing:
-        raise UserError(f"{root} has no class folder {missing[0]}")
+        raise UserError(f"{root} has no class folder {printable(missing[0])}")
     found = [sorted(_scan(root / name, name)) for name in progress(folders, "listing images", delay=2, leave=False)]
     empty = [name for name, files in zip(folders, found, strict=True) if not files]
     if empty:
-        raise UserError(f"class folder {root / empty[0]} has no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"class folder {printable(str(root / empty[0]))} has no images ({', '.join(IMAGE_SUFFIXES)})")
     files = [file for of_folder in found for file in of_folder]
     return ImageList(
         root,
@@ -104,4 +126,6 @@ def _scan(folder, prefix):
         if entry.is_dir():
             yield from _scan(entry.path, f"{prefix}/{entry.name}")
         elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            yield f"{prefix}/{entry.name}", entry.stat().st_size
+            status = entry.stat()  # of a link that leads nowhere an error: its image is missing
+            if stat.S_ISREG(status.st_mode):
+                yield f"{prefix}/{entry.name}", status.st_size

@@ -229,10 +229,10 @@ def top_patches(images, transform, measured, concepts, size):
     for channel in range(measured["peaks"].shape[1]):
         patches = []
         for number in most_activating(measured["peaks"][:, channel], groups):
-            index, crop, reason = files[measured["indices"][number]]
-            if reason is not None:
-                raise UserError(f"cannot read image {images.path(index)} again ({reason})")
-            patches.append((patch(crop.numpy(), measured["centres"][number, channel], size), groups[number]))
+            picture = files[measured["indices"][number]]
+            if picture.reason is not None:
+                raise UserError(f"cannot read image {images.path(picture.index)} again ({picture.reason})")
+            patches.append((patch(picture.crop.numpy(), measured["centres"][number, channel], size), groups[number]))
         shown.append(patches)
     return shown
 

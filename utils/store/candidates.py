@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.store.files import damage_is_one_line, printable, read_bytes, read_json, write_bytes, write_json
+from utils.images.text import printable
+from utils.store.files import damage_is_one_line, read_bytes, read_json, write_bytes, write_json
 
 CANDIDATES_FORMAT = 1
 HEADER = "Channel,Class1,Class2,CosineSimilarity"

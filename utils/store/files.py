@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from utils.errors import UserError
+from utils.images.text import printable, shortened
 
 LEFTOVER_SECONDS = 3600
 
@@ -72,11 +73,6 @@ def is_machine_failure(error):
     if isinstance(error, OSError):
         return error.errno not in (None, errno.EINVAL)  # a place that a damaged file points to, before its beginning
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
-def printable(text):
-    """Text of somebody's file without what a terminal would take for commands."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def read_bytes(path):
@@ -160,10 +156,9 @@ def refuse_differences(asked, stored, keys, where):
             what = key.removesuffix("_sha256").replace("_", " ")
             if isinstance(asked[key], dict) and isinstance(stored.get(key), dict):
                 refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
-            both = "" if key.endswith("_sha256") else f" ({_short(stored.get(key))}; now {_short(asked[key])})"
+            both = (
+                ""
+                if key.endswith("_sha256")
+                else f" ({shortened(printable(str(stored.get(key))), 80)}; now {shortened(printable(str(asked[key])), 80)})"
+            )
             raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
-
-
-def _short(value):
-    text = printable(str(value))
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -15,7 +15,7 @@ from utils.images.listing import class_folders, list_images
 from utils.images.text import printable
 from utils.method.disentangling import RHOS
 from utils.networks.layers import find_layer
-from utils.networks.loading import default_weights, load_network
+from utils.networks.loading import default_weights, has_named_weights, load_network
 from utils.stages.validation import ImagePass, StoredValidation, list_validation
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
 from utils.store.files import refuse_differences
@@ -60,7 +60,7 @@ def open_images(args, run, network, layer):
     if args.images == "train":
         class_map = None if args.class_map is None else read_class_map(args.class_map)
         images = list_images(root)
-        how = {"named_weights": network.named_imagenet_weights, "class_map": class_map}
+        how = {"named_weights": has_named_weights(args.model, args.weights), "class_map": class_map}
         return images, map_folders(images.folders, layer.num_outputs, **how)
     if args.class_map is not None:
         raise UserError("--class_map: a val store takes the class map of the training store: leave it out")

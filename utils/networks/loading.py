@@ -66,6 +66,14 @@ def default_weights(model):
     return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
 
 
+def has_named_weights(model, weights):
+    """Whether a network has named weights of torchvision, which know the classes of ImageNet in their order."""
+    return (
+        ":" not in model
+        and (weights or default_weights(model)) in torchvision.models.get_model_weights(model).__members__
+    )
+
+
 def fingerprint(network):
     """SHA-256 of a network's parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()

@@ -1,6 +1,10 @@
 """What stage 1 says: what it is going to measure, and what a complete store holds."""
 
+import sys
+
 from utils.errors import UserError
+
+FEWEST_OUTPUTS, TIMES_CHANCE = 10, 3
 
 
 def print_plan(store, model, network, layer, images, device, precision, num_processes):
@@ -17,11 +21,23 @@ def print_plan(store, model, network, layer, images, device, precision, num_proc
 
 def print_store_summary(store):
     """Say what a complete store holds; UserError where that is nothing."""
-    indices, targets, predictions = store.read_labels()
-    total = store.meta["num_images"]
-    if len(indices) == 0:
+    labels, total = store.read_labels(), store.meta["num_images"]
+    used = len(labels.indices)
+    if used == 0:
         raise UserError(f"none of the {total} images could be read: nothing can be computed from {store.folder}")
-    skipped = f", {total - len(indices)} unreadable ones left out" if len(indices) < total else ""
-    correct = (targets == predictions).sum().item()
-    print(f"{len(indices)} images{skipped}; {correct / len(indices):.1%} classified correctly")
+    skipped = f", {total - used} unreadable ones left out" if used < total else ""
+    correct = (labels.targets == labels.predictions).sum().item() / used
+    print(f"{used} images{skipped}; {correct:.1%} classified correctly")
+    _warn_of_chance(correct, store.meta["num_outputs"])
     print(f"wrote {store.folder}")
+
+
+def _warn_of_chance(correct, num_outputs):
+    """Say what it may mean that the images are classified hardly better than by chance."""
+    if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
+        print(
+            f"warning: that is hardly better than chance ({1 / num_outputs:.2%}). Either the class folders are mapped to "
+            "the wrong outputs (--class_map), or the weights (--weights) or --mean and --std are not those of this "
+            "network",
+            file=sys.stderr,
+        )

@@ -153,12 +153,9 @@ def refuse_differences(asked, stored, keys, where):
     """Raise a UserError that names the first of ``keys`` in which what was asked for differs from what is stored."""
     for key in keys:
         if asked[key] != stored.get(key):
-            what = key.removesuffix("_sha256").replace("_", " ")
             if isinstance(asked[key], dict) and isinstance(stored.get(key), dict):
                 refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
-            both = (
-                ""
-                if key.endswith("_sha256")
-                else f" ({shortened(printable(str(stored.get(key))), 80)}; now {shortened(printable(str(asked[key])), 80)})"
-            )
-            raise UserError(f"{where} was made with another {what}{both}: ask for the same, or use another --store_dir")
+            before, now = (shortened(printable(str(value)), 80) for value in (stored.get(key), asked[key]))
+            what = key.removesuffix("_sha256").replace("_", " ")
+            what += "" if key.endswith("_sha256") else f" ({before}; now {now})"
+            raise UserError(f"{where} was made with another {what}: ask for the same, or use another --store_dir")

@@ -111,10 +111,10 @@ def add_class_map_flag(parser):
     parser.add_argument(
         "--class_map",
         metavar="FILE",
-        help="CSV file that says which class folder of train/ is which output of the network, a line each, counted "
-        "from 0: folder,output in the first line, then cat,0 and so on. Needed only where names do not say it: "
-        "WordNet ids of ImageNet and folders 0, 1, 2 ... do, and else as many folders as outputs are taken in their "
-        "order",
+        help="CSV file that says which class folder of train/ is which output of the network: folder,output in the "
+        "first line, then a line such as cat,0 for each folder (outputs count from 0). Needed only where names do not "
+        "say it: folders 0, 1, 2 ... and WordNet ids of ImageNet do; else as many folders as outputs are taken in "
+        "their order",
     )
 
 

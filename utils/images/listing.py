@@ -19,9 +19,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 class ImageList:
     """The images of some class folders: ``paths`` relative to ``root``, sorted; ``sizes`` in bytes.
 
-    ``folder_of[i]`` is the index in ``folders`` of image i. ``contents``, where there are any, are those that stage 1
-    has measured, uint64, masked where it has not measured the image; others are not read. Arrays, not lists: a million
-    Python strings would be copied into every worker process.
+    ``folder_of[i]`` is the index in ``folders`` of image i. ``contents`` uint64 [N] are those that the images must have
+    when they are read, masked where that is not known (stage 1 left the image out); None: of no image. Arrays, not
+    lists: a million Python strings would be copied into every worker process.
     """
 
     root: Path

@@ -1,5 +1,6 @@
 """Stage 3: choosing rho on the concepts' images, and showing that a split changes nothing."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +13,11 @@ from utils.method.equality import EqualityCheck
 from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.method.rho import RhoSearch
 from utils.networks.arithmetic import network_arithmetic
+from utils.networks.copying import copy_module
 from utils.networks.recording import Recorder
 from utils.networks.splitting import DisentangledLayer, in_place_of
 
-PROOF_IMAGES = 32
+PROOF_IMAGES, PROOF_BATCH = 32, 8
 
 
 @dataclass
@@ -110,23 +112,57 @@ def split_by(search, candidate, layer, objective):
 
 
 def check_equality(network, layer, splits, members, load, *, batch_size):
-    """Compare split networks with the original in fp32, on real images of all concepts: an EqualityCheck each."""
+    """Compare split networks with the original on real images of all concepts: an EqualityCheck each.
+
+    In fp32, and on every fourth image in fp64 if the network runs in it: however deep a network is, and however much it
+    enlarges roundings, there it shows whether a split is correct. Batches are small, for fp64 takes twice the memory.
+    """
     picked = [_proof_images(split, members) for split in splits]
-    checks = [EqualityCheck() for _ in splits]
-    changed = [replace(layer, module=DisentangledLayer(layer, [split])) for split in splits]
-    recorders = [Recorder(network, one) for one in (layer, *changed)]
-    for indices, pixels in load(batches_of(torch.cat(picked).unique(), batch_size), "images to check"):
+    checks, comparisons = [EqualityCheck() for _ in splits], None
+    batches = batches_of(torch.cat(picked).unique(), min(batch_size, PROOF_BATCH))
+    for indices, pixels in load(batches, "images to check"):
         if len(indices):
-            with recorders[0] as recorder:
-                original = recorder.forward(pixels)
-            for split, own, check, recorder in zip(splits, picked, checks, recorders[1:], strict=True):
-                rows = torch.isin(indices, own).to(pixels.device)
-                if rows.any():
-                    with in_place_of(network, layer, recorder.layer.module), recorder:
-                        merged = recorder.forward(pixels[rows])
-                    maps = original.activation[rows, split.channel], merged.activation[:, split.channel]
-                    check.add(*maps, original.logits[rows], merged.logits)
+            comparisons = comparisons or _comparisons(network, layer, splits, picked, pixels)
+            for comparison in comparisons:
+                comparison.add_to(checks, indices, pixels)
     return checks
+
+
+class _Comparison:
+    """A network and some splits of it in one precision; each split has its own images, given as indices."""
+
+    def __init__(self, network, layer, splits, picked, precision):
+        self.network, self.layer, self.splits, self.picked, self.precision = network, layer, splits, picked, precision
+        self.wrapped = [DisentangledLayer(layer, [split]) for split in splits]
+
+    def add_to(self, checks, indices, pixels):
+        """Compare on those images of a batch that were picked."""
+        wanted = torch.isin(indices, torch.cat(self.picked))
+        if not wanted.any():
+            return
+        indices, pixels = indices[wanted], pixels[wanted.to(pixels.device)].to(self.layer.weight.dtype)
+        with Recorder(self.network, self.layer) as recorder:
+            original = recorder.forward(pixels)
+        for split, wrapped, own, check in zip(self.splits, self.wrapped, self.picked, checks, strict=True):
+            rows = torch.isin(indices, own).to(pixels.device)
+            if rows.any():
+                recorder = Recorder(self.network, replace(self.layer, module=wrapped))
+                with in_place_of(self.network, self.layer, wrapped), recorder:
+                    merged = recorder.forward(pixels[rows])
+                maps = original.activation[rows, split.channel], merged.activation[:, split.channel]
+                check.add(*maps, original.logits[rows], merged.logits, self.precision)
+
+
+def _comparisons(network, layer, splits, picked, pixels):
+    """The comparison in fp32, and the one in fp64 if the network can be copied and runs in it."""
+    comparisons = [_Comparison(network, layer, splits, picked, "fp32")]
+    with suppress(Exception):  # whatever somebody else's network raises
+        double = copy_module(network).double()
+        with torch.no_grad():
+            double(pixels.double())
+        own_layer, fewer = replace(layer, module=double.get_submodule(layer.name)), [own[::4] for own in picked]
+        comparisons.append(_Comparison(double, own_layer, splits, fewer, "fp64"))
+    return comparisons
 
 
 def _proof_images(split, members):

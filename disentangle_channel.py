@@ -50,9 +50,9 @@ def main(args):
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.networks.equality import EqualityProof
-    from utils.report.split_text import print_closing_table, print_equality, print_split
+        from utils.report.split_text import print_closing_table, print_equality, print_split
     from utils.stages import disentangling
+    from utils.stages.proof import EqualityProof
     from utils.store.class_statistics import ClassStore
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
@@ -92,11 +92,11 @@ def main(args):
 
     network.module.to(device, memory_format=torch.channels_last)
     proof, written = EqualityProof(network.module, layer), []
-    for candidate, search, pixels in disentangling.search_rho(network.module, layer, missing, members, load, **how):
+    for candidate, search, shown in disentangling.search_rho(network.module, layer, missing, members, load, **how):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = disentangling.split_by(candidate, search, args.rho_objective)
             print_split(candidate, search, split.rho, members, network, layer)
-            check = proof.check(split, pixels)
+            check = proof.check(split, shown)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
             written.append(file)

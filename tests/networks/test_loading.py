@@ -1,6 +1,7 @@
 """Networks and weights from names, files and factories."""
 
 import shutil
+import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -183,3 +184,90 @@ def test_extra_state_of_a_module_is_part_of_the_fingerprint():
             return {"a": 1}
 
     assert fingerprint(WithState(2, 2)) != fingerprint(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "mnasnet0_5"])
+def test_networks_that_compute_while_they_are_made_or_ask_for_a_version(name, prefix, tmp_path):
+    """RegNet cannot be made on the meta device; MNASNet reads the version of a state dict, which travels beside it."""
+    torch.manual_seed(0)
+    original = torchvision.models.get_model(name, num_classes=3)
+    saved = torch.nn.DataParallel(original) if prefix else original
+    torch.save(saved.state_dict(), tmp_path / "weights.pth")
+    network = load_network(name, str(tmp_path / "weights.pth"))
+    assert network.fingerprint == fingerprint(original)
+
+
+def test_a_prefix_is_taken_off_only_where_all_names_have_it(tmp_path, monkeypatch):
+    class Inner(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self.other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(factories, "inner", Inner, raising=False)
+    original = Inner()
+    torch.save(original.state_dict(), tmp_path / "weights.pth")
+    assert load_network("tests.factories:inner", str(tmp_path / "weights.pth")).fingerprint == fingerprint(original)
+
+
+def scripted(path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*quantize", "ignore:.*deprecated")
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (lambda path: torch.save({"a": torch.ones(2).to(torch.complex64)}, path), "a is no ordinary tensor.*complex64"),
+        (lambda path: torch.save({"a": torch.eye(2).to_sparse()}, path), "a is no ordinary tensor.*sparse_coo"),
+        (
+            lambda path: torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, path),
+            "a is no ordinary tensor.*qint8",
+        ),
+        (lambda path: torch.save({"a": [1]}, path, pickle_protocol=4), "damaged or no state dict|no state dict"),
+        (scripted, "damaged or no state dict"),
+    ],
+)
+def test_state_dicts_of_other_kinds_are_one_line_without_warnings(save, message, tmp_path):
+    save(tmp_path / "weights.pth")
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(UserError, match=message) as raised:
+        warnings.simplefilter("always")
+        load_network("tests.factories:small", str(tmp_path / "weights.pth"))
+    assert not caught
+    assert "\n" not in str(raised.value)
+
+
+class Lazy(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.LazyConv2d(4, 1))
+
+
+class RefusesEval(torch.nn.Linear):
+    def eval(self):
+        raise ZeroDivisionError("not\nfinished")
+
+
+class RefusesState(torch.nn.Linear):
+    def state_dict(self, *args, **kwargs):
+        raise ZeroDivisionError("not\nfinished")
+
+
+def raises():
+    raise ZeroDivisionError("not\nfinished")
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (raises, r"cannot be made \(ZeroDivisionError: not finished\)"),
+        (Lazy, "cannot be used .*uninitialized"),
+        (lambda: RefusesEval(2, 2), r"cannot be used \(ZeroDivisionError: not finished\)"),
+        (lambda: RefusesState(2, 2), r"cannot be used \(ZeroDivisionError: not finished\)"),
+    ],
+)
+def test_whatever_a_factorys_network_raises_is_one_line(factory, message, monkeypatch):
+    monkeypatch.setattr(factories, "made_here", factory, raising=False)
+    with pytest.raises(UserError, match=message) as raised:
+        load_network("tests.factories:made_here")
+    assert "\n" not in str(raised.value)

@@ -48,6 +48,25 @@ def network_arithmetic(precision, device):
         _allow_tf32(False)
 
 
+@contextmanager
+def full_precision(device):
+    """The context for what is computed in the type that it has: without autocast, and without TF32 on CUDA.
+
+    Compiled code keeps its TF32: that is settled where it runs, outside of any context.
+    """
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    settable = device.type == "cuda" and not torch.compiler.is_compiling()
+    in_tf32 = [kind for kind in kinds if kind.fp32_precision == "tf32"] if settable else []
+    try:
+        for kind in in_tf32:
+            kind.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for kind in in_tf32:
+            kind.fp32_precision = "tf32"
+
+
 def compile_network(network, layer, images, precision):
     """Compile a network in place, and run it once on ``images``, so that what fails does so now.
 
@@ -83,6 +102,6 @@ def compile_network(network, layer, images, precision):
 
 
 def _allow_tf32(allowed):
-    # Torch has a newer pair of switches too; setting both kinds makes reading them raise. These keep both in step.
+    # Torch has a newer pair of switches too; where they differ, reading these raises. These keep both in step.
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

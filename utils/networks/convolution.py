@@ -1,12 +1,11 @@
 """Convolutions in the normal form. Only this module knows about kernels, strides and padding."""
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.networks.hooks import remove_hooks
+from utils.networks.copying import copy_module
+from utils.networks.hooks import without_hooks
 from utils.networks.normal_form import Layer
 
 
@@ -22,7 +21,9 @@ class Convolution(Layer):
     def refusal(self):
         if self.module.groups != 1:
             return f"has groups={self.module.groups}: only ungrouped convolutions can be split"
-        return None
+        if self.module.padding_mode != "zeros":
+            return f"pads with padding_mode={self.module.padding_mode}: only zero-padded convolutions can be split"
+        return super().refusal()
 
     @property
     def weight(self):
@@ -50,8 +51,7 @@ class Convolution(Layer):
 
     def with_rows(self, rows, bias):
         layer = self.module
-        other = copy.deepcopy(layer)
-        remove_hooks(other)  # what hooks on the layer expect are its own channels
+        other = copy_module(without_hooks(layer))  # what hooks on the layer expect are its own channels
         kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
         other.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
         other.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)

@@ -1,12 +1,12 @@
 """Finding the layer of interest in a network, and refusing what cannot be split."""
 
 import torch
-from torch.nn.utils import parametrize
 
 from utils.errors import UserError
 from utils.networks.convolution import Convolution
 
 KINDS = (Convolution,)
+FLOAT32 = "but images are torch.float32: convert the network with .float() first"
 
 
 def find_layer(network, name, image_size):
@@ -45,11 +45,12 @@ def find_layer(network, name, image_size):
     else:
         found = name
     input_shapes = [shape for called, shape in calls if called == found]
-    layer = layer_of(found, modules[found])
+    layer = splittable(found, modules[found])
     _check(layer, input_shapes)
     with torch.no_grad():
         layer.map_size = tuple(layer.module(torch.zeros(input_shapes[0])).shape[2:])
-    layer.num_outputs, layer.note = logits.shape[1], _branch_note(layer, calls)
+    layer.num_outputs = logits.shape[1]
+    layer.note = _branch_note(layer, calls) if name == "last_conv" else None
     return layer
 
 
@@ -66,6 +67,9 @@ def _trace(network, image_size):
         with torch.no_grad():
             logits = network(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # whatever somebody else's network raises
+        types = {value.dtype for value in network.parameters()}
+        if types and torch.float32 not in types:
+            raise UserError(f"the network's weights are {types.pop()}, {FLOAT32}") from error
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"the network cannot take images of {image_size}x{image_size} pixels: {reason}") from error
     finally:
@@ -96,12 +100,22 @@ def layer_of(name, module):
     raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no {kinds}")
 
 
-def _check(layer, input_shapes):
-    name, module, reason = layer.name, layer.module, layer.refusal()
+def splittable(name, module):
+    """A module as a Layer of its kind; UserError where there is none, or where its channels cannot be split."""
+    layer = layer_of(name, module)
+    reason = layer.refusal()
     if reason:
         raise UserError(f"layer {name} {reason}")
-    if parametrize.is_parametrized(module) or module._forward_pre_hooks:
-        raise UserError(f"layer {name} computes its weight anew in each pass: remove the parametrization first")
+    return layer
+
+
+def _check(layer, input_shapes):
+    """Refuse a layer that is not called as the method needs it: once, with images, and what it is given as it is."""
+    name, module = layer.name, layer.module
+    if module._forward_pre_hooks:
+        raise UserError(f"layer {name} has a forward pre-hook, which may change its input: remove it first")
+    if layer.weight.dtype != torch.float32:
+        raise UserError(f"layer {name} has weights of {layer.weight.dtype}, {FLOAT32}")
     if len(input_shapes) != 1:
         raise UserError(f"layer {name} is executed {len(input_shapes)} times in one forward pass, not once")
     if len(input_shapes[0]) != 4:

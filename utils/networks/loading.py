@@ -4,6 +4,8 @@ import hashlib
 import importlib
 import os
 import sys
+import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import extend_path
@@ -54,8 +56,12 @@ def load_network(model, weights=None):
         module, source, transform = _from_torchvision(model, weights)
     else:
         raise UserError(f"--model {model}: neither a torchvision classification network nor package.module:function")
-    module.cpu().eval().requires_grad_(False)
-    return LoadedNetwork(module, source, fingerprint(module), transform)
+    try:
+        module.cpu().eval().requires_grad_(False)
+        weights_sha256 = fingerprint(module)
+    except Exception as error:  # whatever somebody else's network raises
+        raise UserError(f"--model {model} cannot be used ({_in_one_line(error)})") from error
+    return LoadedNetwork(module, source, weights_sha256, transform)
 
 
 def default_weights(model):
@@ -93,7 +99,7 @@ def _from_factory(model, weights):
     try:
         network = getattr(importlib.import_module(module_name), function)()
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        raise UserError(f"--model {model} cannot be made ({type(error).__name__}: {error})") from error
+        raise UserError(f"--model {model} cannot be made ({_in_one_line(error)})") from error
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
     if weights is None:
@@ -139,7 +145,8 @@ def _read_state_dict(path):
     if not Path(path).is_file():
         raise UserError(f"--weights {path}: there is no such file")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they are about is refused here, or of no concern
             state = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
@@ -151,35 +158,56 @@ def _read_state_dict(path):
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise UserError(f"--weights {path} is no state dict (names and tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    for name, value in state.items():
+        if value.is_complex() or value.is_quantized or value.layout != torch.strided:
+            kind = f"{value.dtype}, {value.layout}"
+            raise UserError(f"--weights {path}: {name} is no ordinary tensor of real numbers ({kind})")
+    return _without_prefix(state, "module.")
+
+
+def _without_prefix(state, prefix):
+    """A state dict whose names all begin with a prefix, without it; the versions of its modules stay with them."""
+    if not all(name.startswith(prefix) for name in state):
+        return state
+    plain = OrderedDict((name.removeprefix(prefix), value) for name, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    plain._metadata = {f"{name}.".removeprefix(prefix).removesuffix("."): own for name, own in versions.items() if name}
+    return plain
 
 
 def _local_options(model, state, weights):
     """Number of classes and auxiliary classifiers, read off a state dict.
 
-    The classifier is what changes its shape with the number of classes; made on the meta device this costs nothing.
+    The classifier is what changes its shape with the number of classes.
     """
     auxiliary = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}.get(model)
     options = {}
     if auxiliary:
         options = {"aux_logits": any(name.startswith(auxiliary) for name in state), "init_weights": False}
-    with torch.device("meta"):
-        shapes = [
-            {
-                name: value.shape
-                for name, value in torchvision.models.get_model(model, num_classes=n, **options).state_dict().items()
-            }
-            for n in (1000, 1001)
-        ]
+    shapes = [_shapes(model, {"num_classes": number, **options}) for number in (1000, 1001)]
     classifier = [name for name, shape in shapes[0].items() if shape != shapes[1][name] and len(shape) > 1]
     if classifier[-1] not in state or state[classifier[-1]].ndim == 0:
         raise UserError(f"--weights {weights} does not fit {model}: it has no {classifier[-1]}")
     return {"num_classes": len(state[classifier[-1]]), **options}
 
 
+def _shapes(model, options):
+    """Names and shapes of a network's parameters and buffers."""
+    try:
+        with torch.device("meta"):  # costs no time and no memory
+            network = torchvision.models.get_model(model, **options)
+    except Exception:  # it computes while it is made, and meta tensors have no values (RegNet)
+        network = torchvision.models.get_model(model, **options)
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
 def _load_into(network, state, weights):
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
-        problems = [line.strip() for line in str(error).split("\n")[1:]]
+    except Exception as error:  # of somebody else's network, whatever it raises
+        problems = [line.strip() for line in str(error).split("\n")[1:]] or [_in_one_line(error)]
         raise UserError(f"--weights {weights} does not fit the network: {' '.join(problems)[:300]}") from error
+
+
+def _in_one_line(error):
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -38,6 +38,7 @@ class Recorder:
         self.network, self.layer = network, layer
 
     def __enter__(self):
+        self._input = self._leaf = None
         self._handle = self.layer.module.register_forward_hook(self._keep)
         return self
 
@@ -84,6 +85,8 @@ class Recorder:
         return self._record(self.layer.by_position(gradient), logits.detach())
 
     def _record(self, gradient, logits):
+        if self._leaf is None:
+            raise UserError(f"the network does not call layer {self.layer.name} by its name: it is kept elsewhere, too")
         record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
         self._input = self._leaf = None  # or the last batch of a pass would stay in memory
         return record

@@ -1,71 +1,148 @@
 """The layer of interest with some channels split: in place of the original one, with the same output."""
 
-import copy
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from utils.method.disentangling import merge
-from utils.networks.hooks import share_hooks
-from utils.networks.layers import layer_of
+from utils.method.disentangling import RHOS, merge
+from utils.networks.arithmetic import full_precision
+from utils.networks.copying import copy_module
+from utils.networks.hooks import share_hooks, without_hooks
+from utils.networks.layers import splittable
+
+ALL_IN_ONE_CALL = "give all files in one call, with the original network"
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names
 
 
 class DisentangledLayer(nn.Module):
     """A layer some channels of which are split, with the same output as before.
 
-    ``layer`` computes C + sum(K) channels: ``c'_1`` in the place of ``c``, then ``c'_2 .. c'_K, r`` of each split
-    in turn. ``forward`` merges them. ``rows_of[n]`` lists where split ``n`` has its rows in ``layer``'s output, so a
-    forward hook on ``layer`` sees the disentangled channels; hooks on the original layer see the merged ones.
+    ``layer`` is the original layer as it is. Beside it ``parts``, one layer of the same kind, computes
+    ``c'_1 .. c'_K, r`` of every split in turn; ``rows_of[n]`` lists the channels of split ``n`` in its output. Merged,
+    they take the place of the original channels, so a forward hook on ``parts`` sees the disentangled channels, and
+    what it changes reaches the network. Hooks of the layer see the merged output. Other attributes are the layer's.
+
+    The parts are computed and merged in fp32 (fp64 where the layer's output is), from weights and input rounded as the
+    layer rounds its own, to the type of its output. So the merged channel is rounded once, as the original is.
     """
 
     def __init__(self, layer, splits, rhos=None):
-        """``layer``: Layer, ``splits``: Splits of different channels, ``rhos``: None for the chosen ones."""
-        super().__init__()
-        self.channels = [split.channel for split in splits]
-        if len(set(self.channels)) < len(self.channels):
-            raise ValueError("a channel can be split only once")
-        weights, biases = [layer.weight.clone()], [layer.bias]
-        self.rows_of, next_row = [], layer.num_channels
-        for split, rho in zip(splits, rhos or [None] * len(splits), strict=True):
-            rows = split.rows(rho).to(weights[0])
-            weights[0][split.channel] = rows[0]
-            weights.append(rows[1:])
-            biases.append(None if layer.bias is None else layer.bias[split.channel].expand(len(rows) - 1))
-            self.rows_of.append([split.channel, *range(next_row, next_row + len(rows) - 1)])
-            next_row += len(rows) - 1
-        self.out_channels, self.channel_dim = layer.num_channels, layer.channel_dim
-        share_hooks(layer.module, self)
-        self.layer = layer.with_rows(torch.cat(weights), None if layer.bias is None else torch.cat(biases))
+        """``layer``: Layer, ``splits``: Splits of different channels, ``rhos``: None for the chosen ones.
 
-    def forward(self, x):
-        wide = self.layer(x)
-        merged = wide.narrow(self.channel_dim, 0, self.out_channels).clone()
-        for channel, rows in zip(self.channels, self.rows_of, strict=True):
-            parts = wide.index_select(self.channel_dim, torch.tensor(rows, device=wide.device))
-            merged.select(self.channel_dim, channel).copy_(merge(parts, self.channel_dim))
-        return merged
+        ValueError: the same channel twice, a rho that is not stored, or not as many as splits.
+        """
+        super().__init__()
+        self.__module__ = "torch.nn"  # torch.fx takes it for one operation then, as it takes the layer itself
+        self.channels, self.channel_dim = [split.channel for split in splits], layer.channel_dim
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError(f"a channel can be split only once, these are {self.channels} of {layer.name}")
+        rows = [split.rows(rho) for split, rho in zip(splits, stored_rhos(splits, rhos), strict=True)]
+        ends = torch.tensor([len(own) for own in rows]).cumsum(0).tolist()
+        self.rows_of = [[*range(end - len(own), end)] for own, end in zip(rows, ends, strict=True)]
+        self._num_rows = sorted({len(own) for own in rows})
+        for size in self._num_rows:  # splits of equally many concepts are merged together
+            alike = [n for n, own in enumerate(self.rows_of) if len(own) == size]
+            for name, values in (("channels", self.channels), ("rows", self.rows_of)):
+                indices = torch.tensor([values[n] for n in alike], device=layer.weight.device).flatten()
+                self.register_buffer(f"_{name}_{size}", indices, persistent=False)
+        share_hooks(layer.module, self)
+        self.layer = without_hooks(layer.module)
+        biases = None if layer.bias is None else torch.cat([split.biases() for split in splits])
+        self.parts = layer.with_rows(torch.cat(rows), biases)
+
+    def forward(self, input):
+        output = self.layer(input)
+        with full_precision(input.device):
+            parts = self._compute_parts(input, output.dtype)
+            dim = self.channel_dim % parts.ndim
+            for size in self._num_rows:
+                rows, channels = getattr(self, f"_rows_{size}"), getattr(self, f"_channels_{size}")
+                merged = merge(parts.index_select(dim, rows).unflatten(dim, (-1, size)), dim + 1)
+                output = output.index_copy(dim, channels, merged.to(output.dtype))
+        return output
+
+    def _compute_parts(self, input, dtype):
+        """``parts`` of the input, in at least fp32, with weight, bias and input rounded to ``dtype`` first."""
+        wide = torch.promote_types(dtype, torch.float32)
+        if input.dtype == self.parts.weight.dtype == dtype == wide:
+            return self.parts(input)
+        given = {name: getattr(self.parts, name) for name in ("weight", "bias")}
+        rounded = {name: _rounded(value, dtype) for name, value in given.items() if value is not None}
+        return torch.func.functional_call(self.parts, rounded, _rounded(input, dtype))
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__"):  # what copying and pickling ask for is not the layer's to answer
+                raise
+            return getattr(super().__getattr__("layer"), name)
+
+
+def _rounded(values, dtype):
+    """``values`` rounded to ``dtype``, but in at least fp32, with the gradient of ``values``."""
+    wide = torch.promote_types(dtype, torch.float32)
+    if torch.promote_types(values.dtype, dtype) == dtype:  # nothing to round
+        return values.to(wide)
+    exact = values.detach()
+    bits = exact.to(dtype).view(torch.int16) | 0  # computing with them keeps a compiler from leaving out the rounding
+    return values + (bits.view(dtype).to(wide) - exact)
+
+
+def stored_rhos(splits, rhos):
+    """The rho of each split, of those asked for or chosen; ValueError where they do not fit the splits."""
+    rhos = [split.rho for split in splits] if rhos is None else list(rhos)
+    if len(rhos) != len(splits):
+        raise ValueError(f"{len(rhos)} rhos were given for {len(splits)} splits")
+    unknown = [rho for rho in rhos if rho not in RHOS]
+    if unknown:
+        raise ValueError(f"rho {unknown[0]} is not one of the stored values {', '.join(map(str, RHOS))}")
+    return rhos
+
+
+def replace_module(network, module, other):
+    """Put ``other`` wherever ``module`` hangs in the network, under whatever names."""
+    names = [name for name, one in network.named_modules(remove_duplicate=False) if one is module]
+    for name in names:
+        network.set_submodule(name, other)
 
 
 @contextmanager
 def in_place_of(network, layer, module):
     """While in the block, ``module`` stands in the network where the layer is."""
-    network.set_submodule(layer.name, module)
+    replace_module(network, layer.module, module)
     try:
         yield module
     finally:
-        network.set_submodule(layer.name, layer.module)
+        replace_module(network, module, layer.module)
 
 
-def with_splits(network, layer_name, splits, rhos=None):
-    """A copy of ``network`` whose layer ``layer_name`` has the channels of ``splits`` disentangled.
+def is_split(network):
+    return any(isinstance(module, DisentangledLayer) for module in network.modules())
+
+
+def why_other_weights(network):
+    """Why a network's weights are not those that a split was made from, as far as it can be told."""
+    types = {value.dtype for value in network.parameters()}
+    if is_split(network):
+        return f"the network is split already: {ALL_IN_ONE_CALL}"
+    if all(name.startswith(WRAPPERS) for name in network.state_dict()):
+        return f"the network is wrapped ({type(network).__name__}): split it first, then wrap the split network"
+    if torch.float32 not in types:
+        return f"the network's weights are {', '.join(map(str, types))}: split it first, then .half()"
+    return "the network has other weights"
+
+
+def with_splits(network, layer_names, splits, rhos=None):
+    """A copy of ``network`` that has the channels of ``splits`` disentangled.
 
     Parameters
     ----------
     network : nn.Module
-    layer_name : str
+    layer_names : str, or list of str
+        The layer of all splits, or of each one.
     splits : list of Split
-        Of different channels of that layer.
     rhos : list of float, optional
         One a split; default: the chosen ones.
 
@@ -76,9 +153,18 @@ def with_splits(network, layer_name, splits, rhos=None):
     Raises
     ------
     ValueError
-        The same channel twice.
+        A network that is split already or cannot be copied, the same channel twice, a rho that is not stored, or not
+        as many as splits.
+    UserError
+        A module that is no layer which can be split.
     """
-    network = copy.deepcopy(network)
-    layer = layer_of(layer_name, network.get_submodule(layer_name))
-    network.set_submodule(layer_name, DisentangledLayer(layer, splits, rhos))
+    if is_split(network):
+        raise ValueError(f"the network is split already: {ALL_IN_ONE_CALL}")
+    names = [layer_names] * len(splits) if isinstance(layer_names, str) else layer_names
+    chosen = list(zip(names, splits, stored_rhos(splits, rhos), strict=True))
+    network = copy_module(network)
+    for name in dict.fromkeys(names):
+        module = network.get_submodule(name)
+        own, own_rhos = zip(*((split, rho) for other, split, rho in chosen if other == name), strict=True)
+        replace_module(network, module, DisentangledLayer(splittable(name, module), own, own_rhos))
     return network

@@ -3,10 +3,9 @@
 import torch
 
 from utils.method.disentangling import RHOS
+from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
 from utils.method.rho import OBJECTIVES
-
-LARGEST_ERROR = 1e-4
 
 
 def print_split(candidate, search, best, members, network, layer):
@@ -39,13 +38,14 @@ def print_split(candidate, search, best, members, network, layer):
 
 
 def print_equality(check):
-    """Print how far a split network is from the original, and return whether that is near enough."""
-    channel_error, logit_error = check.errors()
-    print(f"\nmerged channel against the original: largest difference {channel_error:.1e} of its largest value")
-    print(
-        f"logits of the split network against the original's: {logit_error:.1e} of their range ({check.images} images)"
-    )
-    return check.images > 0 and channel_error < LARGEST_ERROR and logit_error < LARGEST_ERROR
+    """Print how far a split network is from the original."""
+    decides, limit = check.precision, LARGEST_ERRORS[check.precision]
+    (channel, logits), (channel_fp32, logits_fp32) = check.errors(), check.fp32_errors()
+    beside = (f" (fp32: {channel_fp32:.1e})", f" (fp32: {logits_fp32:.1e})") if decides == "fp64" else ("", "")
+    print(f"\nmerged channel against the original, c = sum c'_k - (K-1) r, in {decides} (limit {limit:.0e}):")
+    print(f"  largest difference {channel:.1e} of its largest value{beside[0]}")
+    print(f"logits of the split network against the original's: {logits:.1e} of their range{beside[1]}")
+    print(f"predictions that change: {check.changed_predictions} of {check.images} images")
 
 
 def print_closing_table(files):

@@ -108,7 +108,7 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
     ------
     candidate : Candidate
     search : RhoSearch
-    pixels : list of Tensor [n, 3, H, W], on the CPU
+    images : dict of class -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its classes, on which to show equality.
     """
     plan = [(output, batch) for output in members for batch in batches_of(members[output], batch_size)]
@@ -130,7 +130,7 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
             if number == ends[output]:
                 for one in (one for one in users[output] if one.outputs[-1] == output):
                     search = begun.pop(id(one), None) or _Search(one, layer)
-                    yield one, search.search, [part for own in one.outputs for part in proof[own]]
+                    yield one, search.search, {own: torch.cat(proof[own]) for own in one.outputs if proof[own]}
                 for done in [own for own in proof if all(one.outputs[-1] <= output for one in users[own])]:
                     del proof[done]
 
@@ -204,8 +204,16 @@ class SplitWriter:
         return equal
 
     def write(self, candidate, split, check):
-        """Write a split that was shown to be equal: its path, and the SplitFile."""
-        proof = {"images": check.images, "changed_predictions": check.changed_predictions}
+        """Write a split, with its EqualityCheck: its path, and the SplitFile; UserError where it is not equal."""
+        if not check.is_equal():
+            raise UserError("the split network does not equal the original: the split was not stored")
+        proof = {
+            "images": check.images,
+            "changed_predictions": check.changed_predictions,
+            "precision": check.precision,
+            "errors": list(check.errors()),
+            "fp32_errors": list(check.fp32_errors()),
+        }
         file = SplitFile(split, self.context, self.settings, candidate.mean_arv, SOURCE, proof)
         write_split(self.path(candidate), file)
         return self.path(candidate), file

@@ -13,7 +13,7 @@ from utils.images.transform import Transform
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.rho import OBJECTIVES
 from utils.networks.loading import fingerprint
-from utils.networks.splitting import with_splits
+from utils.networks.splitting import why_other_weights, with_splits
 from utils.store.files import damage_is_one_line, json_digest, read_bytes, write_bytes
 from utils.store.names import SUFFIXES, split_name
 
@@ -160,9 +160,9 @@ def split_network(network, *paths, rhos=None):
     Parameters
     ----------
     network : nn.Module
-        With the weights that the splits were made from.
+        With the weights that the splits were made from, as it was then: it can be converted or wrapped afterwards.
     paths : str or Path
-        Split files of different channels of one layer.
+        Split files of different channels, of one layer or several: all that the network shall have.
     rhos : list of float, optional
         One a file; default: the chosen ones.
 
@@ -171,15 +171,15 @@ def split_network(network, *paths, rhos=None):
     UserError
         A damaged file.
     ValueError
-        A file of another network (a split one is another), of another layer than the first, or of the same channel.
+        A file of another network (one that is split, converted or wrapped is another), or of the same channel; a rho
+        that is not stored, or not as many as files; a network that cannot be copied.
     """
     if not paths:
         raise ValueError("no split file was given")
     files = [read_split(path) for path in paths]
-    weights, first = fingerprint(network), files[0].context
+    weights = fingerprint(network)
     for path, file in zip(paths, files, strict=True):
-        if file.context["layer"] != first["layer"]:
-            raise ValueError(f"{path} is a split of {file.context['layer']}, {paths[0]} of {first['layer']}")
         if file.context["weights_sha256"] != weights:
-            raise ValueError(f"{path} was made for {file.context['model']} with other weights (or before a split)")
-    return with_splits(network, first["layer"], [file.split for file in files], rhos)
+            raise ValueError(f"{path} was made for {file.context['model']}: {why_other_weights(network)}")
+    layers = [file.context["layer"] for file in files]
+    return with_splits(network, layers, [file.split for file in files], rhos)

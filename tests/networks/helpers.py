@@ -1,0 +1,22 @@
+"""Splits of any layer, as stage 3 makes them, with owners at random."""
+
+import torch
+
+from utils.method.disentangling import RHOS, Split, split_sources
+from utils.networks.layers import layer_of
+
+
+def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
+    layer, generator = layer_of("", module), torch.Generator().manual_seed(seed)
+    arvs = torch.randn(num_concepts, layer.num_inputs, generator=generator)
+    return Split(
+        channel=channel,
+        concepts=[[k] for k in range(num_concepts)],
+        weight=layer.weight[channel].clone(),
+        bias=None if layer.bias is None else layer.bias[channel].clone(),
+        arvs=arvs,
+        owners=torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8),
+        objectives=torch.zeros(len(RHOS), 3, dtype=torch.float64),
+        objective="positive",
+        rho=rho,
+    )

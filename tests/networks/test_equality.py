@@ -1,0 +1,113 @@
+"""The proof that a split changes nothing: in fp64 where the network runs in it."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests import factories
+from tests.networks.helpers import random_split
+from utils.method.equality import LARGEST_ERRORS, EqualityCheck
+from utils.networks.layers import layer_of
+from utils.networks.loading import fingerprint
+from utils.report.split_text import print_equality
+from utils.stages.disentangling import check_equality
+
+IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+MEMBERS = {0: torch.arange(20), 1: torch.arange(20, 40)}
+
+
+def check(network, *splits, sizes=None):
+    """The checks of splits of the layer ``last``; ``sizes`` gets those of the batches."""
+
+    def load(batches, _):
+        for batch in batches:
+            indices = torch.as_tensor(batch)
+            if sizes is not None:
+                sizes.append(len(indices))
+            yield indices, IMAGES[indices]
+
+    return check_equality(network, layer_of("last", network.last), splits, MEMBERS, load, batch_size=64)
+
+
+class Chaotic(factories.Small):
+    """Enlarges roundings a hundred thousandfold on their way to the logits."""
+
+    def forward(self, x):
+        x = self.head(self.last(self.stem(x))).flatten(1)
+        return torch.sin(1e5 * self.classifier(x))
+
+
+class OnlyFp32(factories.Small):
+    """Does not run in fp64."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def made(kind):
+    torch.manual_seed(0)
+    network = kind(nn.Conv2d(8, 12, 1)).eval().requires_grad_(False)
+    network.last.bias += 2  # so that the ReLU lets every channel pass
+    return network
+
+
+def test_a_correct_split_of_a_network_that_enlarges_roundings_is_accepted():
+    network = made(Chaotic)
+    before = fingerprint(network)
+    (one,) = check(network, random_split(network.last, 3))
+    assert max(one.fp32_errors()) > LARGEST_ERRORS["fp32"]  # fp32 would refuse it
+    assert one.precision == "fp64" and max(one.errors()) < 1e-10
+    assert one.is_equal()
+    assert fingerprint(network) == before and isinstance(network.last, nn.Conv2d)
+
+
+def test_a_network_that_does_not_run_in_fp64_is_judged_in_fp32(capsys):
+    network = made(OnlyFp32)
+    right, wrong = random_split(network.last, 3), random_split(network.last, 3)
+    wrong.weight = wrong.weight * 1.001
+    one, other = check(network, right, wrong)
+    assert one.precision == "fp32" and one.is_equal() and one.errors() == one.fp32_errors()
+    assert 0 < max(one.errors()) < LARGEST_ERRORS["fp32"]
+    assert not other.is_equal()
+    assert print_equality(one) and not print_equality(other)
+    assert "in fp32 (limit 1e-04)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [factories.Small, Chaotic])
+def test_a_wrong_split_is_refused_however_little_is_wrong(kind):
+    network, splits = made(kind), []
+    for factor in (1, 1 + 1e-6, 2):
+        splits.append(random_split(network.last, 3))
+        splits[-1].weight = splits[-1].weight.double() * factor
+    assert [one.is_equal() for one in check(network, *splits)] == [True, False, False]
+
+
+def test_images_and_changed_predictions_are_counted(capsys):
+    network, sizes = made(factories.Small), []
+    wrong = random_split(network.last, 3)
+    wrong.weight = wrong.weight + 100
+    right, wrong = check(network, random_split(network.last, 4, num_concepts=2), wrong, sizes=sizes)
+    assert max(sizes) <= 8
+    assert right.images == wrong.images == 32
+    assert right.changed_predictions == 0 < wrong.changed_predictions <= 32
+    assert print_equality(right) and not print_equality(wrong)
+    printed = capsys.readouterr().out
+    assert "c = sum c'_k - (K-1) r, in fp64 (limit 1e-09)" in printed
+    assert f"predictions that change: {wrong.changed_predictions} of 32 images" in printed
+
+
+def test_nothing_compared_and_nan_are_not_equal():
+    assert not EqualityCheck().is_equal()
+    one, value, nan = EqualityCheck(), torch.ones(1, 2), torch.full((1, 2), torch.nan)
+    one.add(value, nan, value, value, "fp64")
+    one.add(value, value, value, value)
+    assert not one.is_equal()
+
+
+def test_a_network_that_rounds_to_fp32_behind_the_layer_is_judged_in_fp32():
+    value, logits = torch.ones(1, 2).double(), torch.tensor([[0.0, 1.0]]).double()
+    for logit_error, precision, equal in ((1e-12, "fp64", True), (1e-7, "fp32", True), (1e-3, "fp32", False)):
+        one = EqualityCheck()
+        one.add(value, value * (1 + 1e-15), logits, logits + logit_error, "fp64")
+        one.add(value.float(), value.float(), logits.float(), (logits + logit_error).float())
+        assert (one.precision, one.is_equal()) == (precision, equal)

@@ -50,7 +50,7 @@ def main(args):
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-        from utils.report.split_text import print_closing_table, print_equality, print_split
+    from utils.report.split_text import print_closing_table, print_equality, print_split
     from utils.stages import disentangling
     from utils.stages.proof import EqualityProof
     from utils.store.class_statistics import ClassStore

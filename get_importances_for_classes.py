@@ -51,7 +51,7 @@ def main(args):
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.report.store_text import print_plan, print_store_summary
-    from utils.stages.importances import describe_store, fill_store
+    from utils.stages.importances import check_on_images, describe_store, fill_store
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
 
@@ -73,6 +73,8 @@ def main(args):
 
     network.module.to(device, memory_format=torch.channels_last)
     own = [chunk for chunk in store.missing_chunks() if chunk % num_processes == process]
+    if own:
+        check_on_images(network.module, images, transform, loading)
     if args.compile and own:
         size = min(args.batch_size, len(store.chunk_range(own[0])))
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)

@@ -36,8 +36,7 @@ def _warn_of_chance(correct, num_outputs):
     """Say what it may mean that the images are classified hardly better than by chance."""
     if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
         print(
-            f"warning: that is hardly better than chance ({1 / num_outputs:.2%}). Either the class folders are mapped to "
-            "the wrong outputs (--class_map), or the weights (--weights) or --mean and --std are not those of this "
-            "network",
+            f"warning: that is hardly better than chance ({1 / num_outputs:.2%}): class folders may be mapped to the "
+            "wrong outputs (--class_map), or --weights, --mean or --std may not be those of this network",
             file=sys.stderr,
         )

@@ -11,9 +11,12 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.arithmetic import network_arithmetic
+from utils.networks.independence import check_independence
 from utils.networks.normal_form import check_normal_form
 from utils.networks.recording import Recorder
 from utils.store.importances import STORE_FORMAT, identity
+
+FIRST_BATCH = 8  # images
 
 
 def describe_store(args, network, layer, transform, images, classes):
@@ -47,6 +50,14 @@ def describe_store(args, network, layer, transform, images, classes):
             "pillow": PIL.__version__,
         },
     }
+
+
+def check_on_images(network, images, transform, loading):
+    """Refuse, on a first real batch, a network that gives an image other logits in another batch, or by chance."""
+    first = [list(range(min(len(images), FIRST_BATCH)))]
+    for batch in ImageBatches(images, transform, first, "first images", **{**loading, "num_workers": 0}):
+        if len(batch.indices):
+            check_independence(network, batch.pixels)
 
 
 def fill_store(store, chunks, network, layer, images, transform, *, batch_size, precision, loading):

@@ -15,7 +15,7 @@ from tests import factories
 from tests.helpers import as_layer, forward
 from utils.method.disentangling import RHOS, Split, disentangled_rows, merge, split_sources
 from utils.method.equality import EqualityCheck
-from utils.method.rho import OBJECTIVES, RhoSearch, objective_terms
+from utils.method.rho import RhoSearch, objective_terms
 from utils.networks.layers import find_layer, layer_of
 from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
 
@@ -91,27 +91,6 @@ def test_rows_drop_the_inputs_of_the_other_concepts(num_concepts):
         kept = owners[i] in (0, k + 1 if k < num_concepts else 0)
         assert torch.equal(rows[k, i], weight[i] if kept else torch.zeros(4))
     torch.testing.assert_close(merge(rows, dim=0), weight)
-
-
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2, "padding": 2, "dilation": 2}])
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("num_concepts", [2, 3])
-def test_a_disentangled_layer_has_the_output_of_the_original(kernel, options, num_concepts):
-    torch.manual_seed(0)
-    layer = nn.Conv2d(8, 12, kernel, **options)
-    x = torch.randn(2, 8, 9, 9)
-    splits = [random_split(layer, 3, num_concepts), random_split(layer, 7, 2, seed=1, rho=0.3)]
-    disentangled = DisentangledLayer(as_layer(layer), splits)
-    torch.testing.assert_close(disentangled(x), layer(x), rtol=1e-4, atol=1e-5)
-    wide = disentangled.layer(x)
-    assert wide.shape[1] == 12 + num_concepts + 2
-    assert disentangled.rows_of == [[3, *range(12, 12 + num_concepts)], [7, 12 + num_concepts, 13 + num_concepts]]
-    for split, rows in zip(splits, disentangled.rows_of, strict=True):
-        for row, weight in zip(rows, split.rows(), strict=True):
-            kernels = weight.view(1, 8, kernel, kernel)
-            bias = None if layer.bias is None else layer.bias[[split.channel]]
-            expected = nn.functional.conv2d(x, kernels, bias, layer.stride, layer.padding, layer.dilation)
-            torch.testing.assert_close(wide[:, [row]], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_channel_cannot_be_split_twice():
@@ -244,41 +223,6 @@ def test_objectives_equal_a_loop(num_concepts, seed):
     for image, split in itertools.product(range(5), range(3)):
         expected = objective_loop(maps[image, split].tolist(), concepts[image].item())
         assert terms[image, split].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
-
-
-@pytest.mark.parametrize("num_concepts", [2, 3])
-@pytest.mark.parametrize("options", [{"kernel_size": 1, "bias": False}, {"kernel_size": 3, "padding": 1, "stride": 2}])
-def test_the_search_equals_one_evaluation_of_each_rho_and_image(num_concepts, options):
-    torch.manual_seed(1)
-    layer = nn.Conv2d(6, 5, **options).requires_grad_(False)
-    x, concepts = torch.rand(9, 6, 5, 5), torch.arange(9) % num_concepts
-    arvs = torch.randn(num_concepts, 6)
-    search = RhoSearch(as_layer(layer).weight[2], None if layer.bias is None else layer.bias[2], arvs)
-    maps_of = as_layer(layer).maps(search.rows, search.biases)
-    for part in (slice(0, 4), slice(4, 9)):
-        search.add(maps_of(x[part]), concepts[part])
-    expected = torch.zeros(20, 3, dtype=torch.float64)
-    for index, rho in enumerate(RHOS):
-        rows = disentangled_rows(as_layer(layer).weight[2], split_sources(arvs, rho), num_concepts)
-        for k in range(num_concepts):
-            members = torch.nonzero(concepts == k).flatten().tolist()
-            for image in members:
-                maps = [
-                    nn.functional.conv2d(
-                        x[[image]],
-                        row.view(1, 6, *layer.kernel_size),
-                        None if layer.bias is None else layer.bias[[2]],
-                        layer.stride,
-                        layer.padding,
-                    )
-                    .flatten()
-                    .tolist()
-                    for row in rows[:-1]
-                ]
-                expected[index] += torch.tensor(objective_loop(maps, k), dtype=torch.float64) / len(members)
-    torch.testing.assert_close(search.objectives(), expected, rtol=1e-3, atol=1e-5)
-    for column, objective in enumerate(OBJECTIVES):
-        assert search.best(objective) == RHOS[int(search.objectives()[:, column].argmax())]
 
 
 def test_of_equal_values_the_smallest_rho_is_chosen():

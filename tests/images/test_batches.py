@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
-from utils.command_line import flags as command_line
+from utils.command_line import flags, run
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.classes import ClassMap, imagenet_classes, map_folders
@@ -176,6 +176,6 @@ def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, m
     monkeypatch.setattr("sys.argv", ["script"])
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
     with pytest.raises(SystemExit) as stop:
-        command_line.run(main, command_line.Parser("a script"))
+        run.run(main, flags.Parser("a script"))
     assert stop.value.code == 2
-    assert command_line.WORKER_DIED in capsys.readouterr().err
+    assert run.WORKER_DIED in capsys.readouterr().err

@@ -7,9 +7,9 @@ import torch
 
 from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script, start_script
 from tests.factories import small
+from tests.helpers import forward_with_gradient
 from utils.networks.arithmetic import compile_network
-from utils.networks.layers import LayerOfInterest
-from utils.networks.recording import forward_with_gradient
+from utils.networks.layers import layer_of
 
 FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
 
@@ -18,7 +18,7 @@ FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
 def test_a_compiled_network_records_the_same_of_every_batch(finished):
     pixels, targets = load(finished, "train")
     network, compiled = small(), small()
-    layer = LayerOfInterest("last", compiled.last, (12, 12), 4, None)
+    layer = layer_of("last", compiled.last)
     compile_network(compiled, layer, torch.zeros_like(pixels[:10]), "fp32")
     for batch in (slice(0, 10), slice(10, 20), slice(20, 24), slice(5, 15)):
         expected = forward_with_gradient(network, network.last, pixels[batch], targets[batch])

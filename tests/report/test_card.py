@@ -15,7 +15,7 @@ from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
 from utils.method.evaluation import density_curves, summarise
-from utils.networks.splitting import original_and_disentangled
+from utils.networks.layers import find_layer
 from utils.report.card import Card, card_figure
 from utils.report.plots import DISENTANGLED, GREY, pictures_figure
 from utils.stages.evaluation import measure_peaks, top_patches
@@ -130,14 +130,15 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     network, transform = factories.small(), transform_from(context["transform"])
     options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
     loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
-    (measured,) = measure_peaks(loader, network, "last", [(split, 0.7)], "fp32")
+    layer = find_layer(network, "last", 24)
+    (measured,) = measure_peaks(loader, network, layer, [(split, 0.7)], "fp32")
     concepts = np.array([0] * 4 + [1] * 4)
     shown = top_patches(images, transform, measured, concepts, 8)
     pixels, _ = load(copy, "val")
     pixels = pixels[4:8], pixels[12:16]
     crops = [transform.crop(Image.open(images.path(index)).convert("RGB")).numpy() for index in range(8)]
     with torch.no_grad():
-        maps = original_and_disentangled(network.last, split, 0.7)(network.stem(torch.cat(pixels)))
+        maps = layer.with_rows(split.shown_rows(0.7), None)(network.stem(torch.cat(pixels)))
     assert len(shown) == 3
     for channel, patches in enumerate(shown):
         values = maps[:, channel].amax((1, 2))

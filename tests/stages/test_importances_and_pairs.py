@@ -28,7 +28,7 @@ from tests.conftest import (
     start_script,
     write_images,
 )
-from utils.networks.recording import forward_with_gradient
+from tests.helpers import forward_with_gradient
 from utils.store.importances import ImportanceStore
 
 
@@ -36,7 +36,7 @@ def test_stage1_stores_importances_and_input_sums_of_every_image(finished):
     pixels, targets = load(finished, "train")
     network = factories.small()
     record = forward_with_gradient(network, network.last, pixels, targets)
-    importances = (record.activation * record.gradient).sum((2, 3))
+    importances = (record.activation * record.gradient).sum(2)
     store = ImportanceStore(finished / "store", RUN)
     store.load_meta()
     chunks = [store.read_chunk(chunk) for chunk in range(3)]

@@ -26,9 +26,9 @@ from tests.conftest import (
     stage4,
     write_images,
 )
+from tests.helpers import as_layer, forward_with_gradient
 from utils.method.importance import attribution_shares
 from utils.method.rho import RhoSearch
-from utils.networks.recording import forward_with_gradient
 from utils.networks.splitting import with_splits
 from utils.store.files import write_json
 from utils.store.importances import ImportanceStore
@@ -80,7 +80,7 @@ def test_stage4_rows_are_fractions_of_the_original_channel(copy):
     included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.1
     x = record.input
     maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
-    expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum((1, 2)) for part in maps], dim=1)
+    expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum(1) for part in maps], dim=1)
     assert not list((copy / "plots").glob("*channel9*"))
     for concept, target in ((1, 1), (2, 3)):
         path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.1.txt"
@@ -210,9 +210,10 @@ def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_corre
     assert f"concept 1: ant + cat [0, 2], {len(members[0])} training images" in out
     assert context["only_correct"] == only_correct
     network, (pixels, _) = factories.small(), load(copy, "train")
-    search = RhoSearch(network.last, CHANNEL, arvs)
+    layer = as_layer(network.last)
+    search = RhoSearch(layer.weight[CHANNEL], None, arvs)
     for k, indices in enumerate(members):
-        search.add(network.stem(pixels[indices]), torch.full_like(indices, k))
+        search.add(layer.maps(search.rows, None)(network.stem(pixels[indices])), torch.full_like(indices, k))
     assert torch.equal(split.owners.long(), search.owners)
     torch.testing.assert_close(split.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
 

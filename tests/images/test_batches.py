@@ -1,7 +1,6 @@
 """Lists of images, the evaluation transform, batches, and the map from folders to outputs."""
 
 import errno
-import io
 import os
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
-from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.classes import ClassMap, imagenet_classes, map_folders
@@ -163,19 +161,3 @@ def test_a_failing_machine_is_no_unreadable_image(train, monkeypatch, error):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match="cannot read image"):
         list(batches(list_images(train), Transform(16, 16), [[0]], skip_unreadable=True))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ConnectionResetError(104, "reset"), EOFError(), RuntimeError("DataLoader worker (pid 1) is killed by signal: 9")],
-)
-def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, monkeypatch):
-    def main(_):
-        raise error
-
-    monkeypatch.setattr("sys.argv", ["script"])
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
-    with pytest.raises(SystemExit) as stop:
-        command_line.run(main, command_line.Parser("a script"))
-    assert stop.value.code == 2
-    assert command_line.WORKER_DIED in capsys.readouterr().err

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +30,7 @@ SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
 RUN = "tests.factories-small"
+PATIENCE = 300  # seconds: longer than anything takes, on however busy a machine
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 
@@ -49,6 +52,12 @@ def write_images(folder, train=6, val=4, folders=FOLDERS):
     return folder
 
 
+def _as_in_the_foreground():
+    """What a shell gives a command in the foreground: interrupts that are not ignored, and a process group."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.setpgrp()
+
+
 def start_script(script, *arguments, cwd, **environment):
     """Start a script of the project as a process; tests.factories is importable wherever it runs."""
     return subprocess.Popen(
@@ -58,7 +67,28 @@ def start_script(script, *arguments, cwd, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_as_in_the_foreground,
     )
+
+
+def end_of(process):
+    """Wait for the end of a started script: stdout and stderr. One that does not end is killed, and fails the test."""
+    try:
+        return process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+
+def start_and_hold(script, *arguments, cwd):
+    """Start a script with ``--model tests.factories:held``, and wait until its network holds it, in the third chunk."""
+    held = Path(cwd) / "held"
+    process, end = start_script(script, *arguments, cwd=cwd, HOLD=str(held)), time.monotonic() + PATIENCE
+    while not held.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"{script} was not held: {process.communicate()}")
+        time.sleep(0.01)
+    return process
 
 
 @cache

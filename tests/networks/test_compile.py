@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script, start_script
+from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, end_of, load, run_script, start_script
 from tests.factories import small
 from utils.networks.arithmetic import compile_network
 from utils.networks.layers import LayerOfInterest
@@ -31,7 +31,7 @@ def test_no_compiler_is_one_line(finished, tmp_path):
     environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     flags = ("--data_dir", finished / "data", "--store_dir", "store")
     process = start_script("get_importances_for_classes.py", *FLAGS, *flags, cwd=tmp_path, **environment)
-    _, errors = process.communicate(timeout=120)
+    _, errors = end_of(process)
     assert process.returncode == 2
     assert "--compile: the network cannot be compiled" in errors
     assert len(errors.strip().split("\n")) == 1

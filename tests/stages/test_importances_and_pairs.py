@@ -4,7 +4,6 @@ import ast
 import itertools
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,15 @@ from tests.conftest import (
     SMALL_IMAGES,
     concept_arrays,
     contents,
+    end_of,
     load,
     run_script,
     stage1,
     stage2,
     stage3,
+    start_and_hold,
     start_script,
+    succeed,
     write_images,
 )
 from utils.networks.recording import forward_with_gradient
@@ -63,65 +65,61 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
     assert "1 of 1 chunks are there" in again
 
 
-def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
-    data = write_images(tmp_path / "data", train=120, val=0)
-    stage1(data, tmp_path / "whole", cwd=tmp_path)
-    flags = ("--data_dir", data, "--store_dir", tmp_path / "killed", "--batch_size", "4", "--chunk_size", "8")
-    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    folder = tmp_path / "killed" / f"{RUN}_channel_importances"
-    while not (folder / "chunk_000002.npz").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+HELD = ("--model", "tests.factories:held", *SMALL_IMAGES, "--batch_size", "4", "--chunk_size", "8", "--device", "cpu")
+HELD_IMPORTANCES = "tests.factories-held_channel_importances"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder with ``data`` of 40 images in 5 chunks, and how stage 1 writes a store beside them."""
+    data = write_images(tmp_path / "data", train=10, val=0)
+    return lambda store: ("get_importances_for_classes.py", *HELD, "--data_dir", data, "--store_dir", tmp_path / store)
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_path):
+    succeed(*held("whole"), "--num_workers", "0", cwd=tmp_path)
+    process = start_and_hold(*held("killed"), "--num_workers", "1", cwd=tmp_path)
+    os.killpg(process.pid, signal.SIGKILL)
+    end_of(process)
+    folder = tmp_path / "killed" / HELD_IMPORTANCES
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk_*.npz")}
-    assert 3 <= len(done) < 60
+    assert sorted(done) == ["chunk_000000.npz", "chunk_000001.npz"]
     # what a writer that is killed between writing and renaming leaves, under its dead process id
-    leftover = folder / f".chunk_000059.npz.{os.uname().nodename}.{process.pid}.tmp"
+    leftover = folder / f".chunk_000002.npz.{os.uname().nodename}.{process.pid}.tmp"
     leftover.write_bytes(b"half a chunk")
     for script, more in (
         ("get_cosine_similarities.py", ()),
         ("disentangle_channel.py", ("--channel_disentangle", CHANNEL, *PAIR)),
     ):
-        result = run_script(script, *NETWORK, "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
+        result = run_script(script, *HELD[:2], "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
         assert result.returncode == 2
-        assert f"{480 - 8 * len(done)} of 480 images are missing" in result.stderr
-    out = stage1(data, tmp_path / "killed", cwd=tmp_path)
-    assert f"going on: {len(done)} of 60 chunks are there" in out
+        assert "24 of 40 images are missing" in result.stderr
+    out = succeed(*held("killed"), "--num_workers", "0", cwd=tmp_path)
+    assert "going on: 2 of 5 chunks are there" in out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
 
 
-def test_a_killed_worker_process_is_one_line(tmp_path):
-    data = write_images(tmp_path / "data", train=20, val=0)
-    flags = ("--model", "tests.factories:slow", "--data_dir", data, "--store_dir", tmp_path / "s", *SMALL_IMAGES)
-    flags = (*flags, "--batch_size", "4", "--chunk_size", "8", "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    while not list((tmp_path / "s").rglob("chunk_000000.npz")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def test_a_killed_worker_process_is_one_line(held, tmp_path):
+    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
     (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = end_of(process)
     assert process.returncode == 2
     assert "Traceback" not in stderr
     assert "a process that decodes images was killed" in stderr.strip().split("\n")[-1]
 
 
-def test_an_interrupt_is_one_line_and_the_next_run_goes_on(tmp_path):
-    data = write_images(tmp_path / "data", train=120, val=0)
-    flags = ("--data_dir", data, "--store_dir", tmp_path / "s", "--batch_size", "4", "--chunk_size", "8")
-    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    while not list((tmp_path / "s").rglob("chunk_000001.npz")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
+    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the process that decodes images gets it, too
+    _, stderr = end_of(process)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert "interrupted" in stderr.strip().split("\n")[-1]
+    out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
+    assert "going on: 2 of 5 chunks are there" in out
+    assert "40 images; " in out
 
 
 def test_stage2_prints_and_writes_the_pairs_without_reading_an_image(finished, tmp_path):

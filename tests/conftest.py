@@ -121,6 +121,11 @@ def succeed(script, *arguments, cwd, **environment):
     return result.stdout
 
 
+def messages(stderr):
+    """The lines on standard error that are no progress bars."""
+    return [line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and "images/s" not in line]
+
+
 def contents(folder):
     """Every file below a folder, with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -179,7 +184,9 @@ def finished(tmp_path_factory):
     stage1(data, folder / "store", cwd=folder)
     stage2(folder / "store", cwd=folder)
     stage3(data, folder / "store", cwd=folder)
-    return folder
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
 
 
 @pytest.fixture

@@ -83,10 +83,13 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    write_image(tmp_path / "a" / f"x.{suffix}", mode=mode)
-    ((_, pixels),) = batches(list_images(tmp_path), Transform(16, 16), [[0]])
-    assert pixels.shape == (1, 3, 16, 16)
+    path = tmp_path / "a" / ("x.tif" if mode == "CMYK" else "x.png")
+    write_image(path, mode=mode, size=(16, 16))
+    ((_, pixels),) = batches(list_images(tmp_path), Transform(16, 16, mean=(0,) * 3, std=(1,) * 3), [[0]])
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(pixels[0].permute(1, 2, 0).mul(255).round(), expected)
 
 
 def test_folders_without_what_is_needed_are_refused(tmp_path):

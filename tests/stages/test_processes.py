@@ -122,6 +122,7 @@ def test_a_process_that_waits_in_vain_asks_whether_the_store_is_shared(folder, m
 @pytest.mark.parametrize(("processes", "workers"), [(None, 16), ("4", 4), ("32", 1)])
 def test_the_processes_of_a_machine_share_its_cores(monkeypatch, processes, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     parser = command_line.Parser("")

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
+import time
 import zipfile
 
 import numpy as np
@@ -162,13 +162,19 @@ def test_completeness_counts_the_images_of_missing_chunks(tmp_path):
     assert chunks.read_labels()[0].tolist() == [0, 1, 2]
 
 
-def test_processes_after_the_first_wait_for_its_meta(tmp_path):
-    late = store.ImportanceStore(tmp_path, "m")
-    timer = threading.Timer(0.5, lambda: opened(tmp_path))
-    timer.start()
+def test_processes_after_the_first_wait_for_its_meta(tmp_path, monkeypatch):
+    late, waits = store.ImportanceStore(tmp_path, "m"), []
+
+    def sleep(seconds):
+        """The first process comes while the other one waits for the third time."""
+        waits.append(seconds)
+        if len(waits) == 3:
+            opened(tmp_path)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     late.begin(META, process=1)
-    timer.join()
     assert late.meta == META
+    assert len(waits) == 3
 
 
 def test_a_store_without_a_chunk_keeps_a_meta_that_agrees(tmp_path):

@@ -11,6 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ from utils.images.listing import list_images
 from utils.store.importances import ImportanceStore
 from utils.store.splits import transform_from
 
+# How long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("ant", "bee", "cat", "dog")
 NETWORK = ("--model", "tests.factories:small")

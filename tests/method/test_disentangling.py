@@ -55,7 +55,7 @@ def test_the_grid_of_rho():
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(num_concepts=st.integers(2, 4), rho=st.sampled_from(RHOS), seed=st.integers(0, 10_000))
 def test_sources_equal_a_loop_over_inputs(num_concepts, rho, seed):
     torch.manual_seed(seed)
@@ -250,7 +250,7 @@ def objective_loop(maps, concept):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(num_concepts=st.integers(2, 4), seed=st.integers(0, 1000))
 def test_objectives_equal_a_loop(num_concepts, seed):
     torch.manual_seed(seed)

@@ -34,7 +34,7 @@ SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
 RUN = "tests.factories-small"
-PATIENCE = 300  # seconds: longer than anything takes, on however busy a machine
+PATIENCE = 600  # seconds: longer than anything takes, on however busy a machine
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 

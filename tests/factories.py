@@ -194,7 +194,7 @@ class Held(Small):
         self.passes += 1
         if self.passes == 6 and "HOLD" in os.environ:
             Path(os.environ["HOLD"]).touch()
-            time.sleep(600)  # returns only where nobody comes for it
+            time.sleep(1200)  # returns only where nobody comes for it
         return super().forward(x)
 
 

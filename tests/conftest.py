@@ -98,9 +98,10 @@ def start_and_hold(script, *arguments, cwd):
 @cache
 def zygote():
     """The process from which scripts are forked; it ends with its standard input."""
+    strict = {"PYTHONIOENCODING": "utf-8"}  # as in a terminal: in the C locale, output takes what is no UTF-8
     return subprocess.Popen(
         [sys.executable, ROOT / "tests" / "zygote.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **strict},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

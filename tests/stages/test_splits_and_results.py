@@ -286,13 +286,12 @@ def test_density_curves_are_those_of_the_sums_in_the_results(copy):
         assert rows[:, column] == pytest.approx(gaussian_kde(sample)(rows[:, 0]), rel=1e-3, abs=1e-6)
 
 
-def test_class_folders_of_any_name_go_through_all_stages(tmp_path):
-    folders = ("a$_$b", "bee", "c\udce9", "dog")
+def test_folders_of_any_name_go_through_all_stages(tmp_path):
+    folders, store = ("a$_$b", "bee", "c\udce9", "dog"), "store\udcff"
     data = write_images(tmp_path / "data", folders=folders)
-    stage1(data, "store", cwd=tmp_path)
-    stage2("store", cwd=tmp_path)
+    assert "store\\udcff" in stage1(data, store, cwd=tmp_path)
+    stage2(store, cwd=tmp_path)
     pair = ("--classes_for_concept1", "0", "--classes_for_concept2", "2")
-    stage3(data, "store", pair=pair, cwd=tmp_path)
-    out = stage4(data, "store", pair=pair, cwd=tmp_path)
-    assert "a$_$b" in out
+    assert "c\\udce9" in stage3(data, store, pair=pair, cwd=tmp_path)
+    assert "a$_$b" in stage4(data, store, pair=pair, cwd=tmp_path)
     assert len(list((tmp_path / "plots").glob("*_density.png"))) == 2

@@ -83,3 +83,4 @@ def test_candidates(finished, benchmark, tmp_path):
 def test_stage2_scale(benchmark, tmp_path):
     rows, _ = benchmark(stage2_scale, "--images", 3000, "--repeat", 1, "--store_dir", tmp_path / "store")
     assert [row[:2] for row in rows[1:]] == [["a new tau", "3,000"], ["another p", "3,000"]]
+    assert all(int(re.search(r"(\d+) pairs in all", row[-1])[1]) > 1000 for row in rows[1:])

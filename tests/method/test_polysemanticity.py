@@ -22,7 +22,7 @@ def random_chunk(seed, images=40, classes=3, channels=6, inputs=4, taps=2):
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), tau=st.floats(0.01, 0.3), cut=st.integers(0, 40))
 def test_statistics_equal_a_loop_over_images_however_they_are_chunked(seed, tau, cut):
     chunk = random_chunk(seed)

@@ -17,7 +17,7 @@ from utils.networks.recording import Record
 size = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kernel=size, stride=size, dilation=size, padding=st.tuples(st.integers(0, 2), st.integers(0, 2)), bias=st.booleans()
 )

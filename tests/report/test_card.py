@@ -79,6 +79,7 @@ def texts(figure):
 def test_no_text_of_a_card_overlaps_another_or_leaves_the_page(name):
     figure = card_figure(CARDS[name])
     found = texts(figure)
+    assert len(found) > 20
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in found:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
@@ -207,6 +208,12 @@ def test_rows_of_pictures_have_frames_and_labels():
     rows = {"original channel": [(picture, "#222222")] * 2, f"c'_1, for {LONG[0]}": [(picture, "#0072b2")]}
     figure = pictures_figure(rows, "Channel 9 and its parts", "resnet50, rho 1.0")
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
+    frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes[:3]]
+    assert frames == ["#222222", "#222222", "#0072b2"]
+    first, _, second, _ = (" ".join(axes.get_ylabel().split()) for axes in figure.axes)
+    assert first == "original channel"
+    assert second.startswith("$c'_{1}$, for a long name of")
     found = texts(figure)
+    assert {"Channel 9 and its parts", "resnet50, rho 1.0"} <= {text for text, _ in found}
     width, height = figure.get_size_inches() * figure.dpi
     assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for _, box in found)

@@ -63,7 +63,7 @@ def assert_readable(figure):
                     texts -= {tick.label1, tick.label2}
         if not axes.axison:
             texts -= {axes.xaxis.label, axes.yaxis.label}
-    assert not any(text.get_parse_math() for text in texts if "$ix$" in text.get_text())
+    assert not any(text.get_parse_math() for text in texts if "$ix" in text.get_text())
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     for text, box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0, text
@@ -107,16 +107,16 @@ def test_classes_and_pairs_of_every_channel():
     assert polysemantic(channels, -0.2) == []
 
 
-def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(finished, tmp_path):
-    pairs = ast.literal_eval(stage2(finished / "store", "--cos_sim_low", "-1", cwd=tmp_path).split("\n")[0])
+def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path):
+    pairs = ast.literal_eval(stage2(copy / "store", "--cos_sim_low", "-1", cwd=tmp_path).split("\n")[0])
     flags = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "0.6")
-    flags = (*NETWORK, "--store_dir", finished / "store", *flags, "--output_dir", tmp_path)
+    flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)
     out = succeed("get_cosine_similarities.py", *flags, cwd=tmp_path)
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
-    with open(finished / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
+    with open(copy / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names"]
-    store = ImportanceStore(finished / "store", RUN)
+    store = ImportanceStore(copy / "store", RUN)
     store.load_meta()
     images = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
     relative, targets = (torch.cat([part[key] for part in images]) for key in ("relative_importances", "targets"))

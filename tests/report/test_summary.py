@@ -17,6 +17,7 @@ from tests.conftest import (
     SMALL_IMAGES,
     contents,
     load,
+    messages,
     run_script,
     stage3,
     stage4,
@@ -230,7 +231,7 @@ def test_the_summary_of_all_pairs_follows_an_evaluation_where_asked_for(copy):
 def refused(*arguments, cwd):
     result = run_script("get_results.py", *arguments, cwd=cwd)
     assert result.returncode == 2
-    assert len([line for line in result.stderr.replace("\r", "\n").split("\n") if line and "images/s" not in line]) == 1
+    assert len(messages(result.stderr)) == 1
     return result.stderr
 
 

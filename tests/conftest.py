@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,9 @@ from utils.images.listing import list_images
 from utils.store.importances import ImportanceStore
 from utils.store.splits import transform_from
 
+# How long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("ant", "bee", "cat", "dog")
 NETWORK = ("--model", "tests.factories:small")
@@ -28,6 +34,7 @@ SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
 RUN = "tests.factories-small"
+PATIENCE = 600  # seconds: longer than anything takes, on however busy a machine
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 
@@ -49,6 +56,12 @@ def write_images(folder, train=6, val=4, folders=FOLDERS):
     return folder
 
 
+def _as_in_the_foreground():
+    """What a shell gives a command in the foreground: interrupts that are not ignored, and a process group."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.setpgrp()
+
+
 def start_script(script, *arguments, cwd, **environment):
     """Start a script of the project as a process; tests.factories is importable wherever it runs."""
     return subprocess.Popen(
@@ -58,15 +71,37 @@ def start_script(script, *arguments, cwd, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_as_in_the_foreground,
     )
+
+
+def end_of(process):
+    """Wait for the end of a started script: stdout and stderr. One that does not end is killed, and fails the test."""
+    try:
+        return process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+
+def start_and_hold(script, *arguments, cwd):
+    """Start a script with ``--model tests.factories:held``, and wait until its network holds it, in the third chunk."""
+    held = Path(cwd) / "held"
+    process, end = start_script(script, *arguments, cwd=cwd, HOLD=str(held)), time.monotonic() + PATIENCE
+    while not held.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"{script} was not held: {process.communicate()}")
+        time.sleep(0.01)
+    return process
 
 
 @cache
 def zygote():
     """The process from which scripts are forked; it ends with its standard input."""
+    strict = {"PYTHONIOENCODING": "utf-8"}  # as in a terminal: in the C locale, output takes what is no UTF-8
     return subprocess.Popen(
         [sys.executable, ROOT / "tests" / "zygote.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **strict},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -89,6 +124,11 @@ def succeed(script, *arguments, cwd, **environment):
     result = run_script(script, *arguments, cwd=cwd, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def messages(stderr):
+    """The lines on standard error that are no progress bars."""
+    return [line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and "images/s" not in line]
 
 
 def contents(folder):
@@ -149,7 +189,9 @@ def finished(tmp_path_factory):
     stage1(data, folder / "store", cwd=folder)
     stage2(folder / "store", cwd=folder)
     stage3(data, folder / "store", cwd=folder)
-    return folder
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -184,11 +185,20 @@ def mortal():
     return network.eval()
 
 
-class Slow(Small):
+class Held(Small):
+    """Where $HOLD names a file, makes it in the third chunk of two batches, and stays there until it is killed."""
+
+    passes = 0  # the first one is that which finds the layer
+
     def forward(self, x):
-        time.sleep(0.3)
+        self.passes += 1
+        if self.passes == 6 and "HOLD" in os.environ:
+            Path(os.environ["HOLD"]).touch()
+            time.sleep(1200)  # returns only where nobody comes for it
         return super().forward(x)
 
 
-def slow():
-    return Slow(nn.Conv2d(8, 12, 1)).eval()
+def held():
+    network = Held(nn.Conv2d(8, 12, 1, bias=False))
+    network.load_state_dict(small().state_dict())
+    return network.eval()

@@ -9,10 +9,10 @@ import torch
 from benchmarks import candidates, precision, published, report, stage2_scale
 from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script
 from tests.factories import small
+from tests.helpers import forward_with_gradient
 from utils.images.transform import Transform
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
-from utils.networks.recording import forward_with_gradient
 
 TRANSFORM = Transform(24, 24)
 
@@ -83,3 +83,4 @@ def test_candidates(finished, benchmark, tmp_path):
 def test_stage2_scale(benchmark, tmp_path):
     rows, _ = benchmark(stage2_scale, "--images", 3000, "--repeat", 1, "--store_dir", tmp_path / "store")
     assert [row[:2] for row in rows[1:]] == [["a new tau", "3,000"], ["another p", "3,000"]]
+    assert all(int(re.search(r"(\d+) pairs in all", row[-1])[1]) > 1000 for row in rows[1:])

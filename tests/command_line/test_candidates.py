@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, contents, run_script, stage2, stage3, stage4
 from utils.errors import UserError
-from utils.store.candidates import read_pairs
+from utils.store.candidates import read_candidates
 
 PAIRS = ((9, "1", "3"), (4, "1", "3"), (9, "0", "3"), (2, "1", "dog"))
 TEXT = "\ufeff# mine\n9: 1, 3\n4: 1, 3   # again the same classes\n\n9 0 3\n2: 1; dog\n9: bee, 3\n"
@@ -93,7 +93,7 @@ def test_the_table_of_stage_2_can_be_given_as_it_is(copy):
     stage2("store", "--cos_sim_low", "-1", "--output_dir", "made", cwd=copy)
     (table,) = (copy / "made" / "results_get_cosine_similarities").glob("*0.05*.txt")
     rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
-    assert [(pair.channel, pair.concepts) for pair in read_pairs(table)] == [
+    assert [(pair.channel, pair.concepts) for pair in read_candidates(table)] == [
         (int(row[0]), [[row[1]], [row[2]]]) for row in rows
     ]
     table.rename(copy / "pairs.txt")
@@ -102,7 +102,7 @@ def test_the_table_of_stage_2_can_be_given_as_it_is(copy):
 
 
 def test_the_pairs_of_the_paper_are_those_of_the_shell_scripts():
-    found = [(pair.channel, *itertools.chain(*pair.concepts)) for pair in read_pairs(ROOT / "paper_pairs.txt")]
+    found = [(pair.channel, *itertools.chain(*pair.concepts)) for pair in read_candidates(ROOT / "paper_pairs.txt")]
     for script in ("disentanglement_calls.sh", "quantitative_evaluation_calls.sh"):
         lines = re.findall(r"^\w+ (\d+) (\d+) (\d+)$", (ROOT / script).read_text(), re.MULTILINE)
         assert [(int(channel), first, second) for channel, first, second in lines] == found
@@ -124,7 +124,7 @@ def test_the_pairs_of_the_paper_are_those_of_the_shell_scripts():
 def test_files_that_are_no_list_of_pairs(tmp_path, text, message):
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(UserError) as refused:
-        read_pairs(tmp_path / "pairs.txt")
+        read_candidates(tmp_path / "pairs.txt")
     assert message in str(refused.value)
 
 

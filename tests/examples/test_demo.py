@@ -75,7 +75,7 @@ def test_augmentation_keeps_the_values_of_a_picture():
 
 
 def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("examples.demo.EPOCHS", 10)
+    monkeypatch.setattr("examples.demo.training.EPOCHS", 10)
     torch.manual_seed(0)
     pixels, targets = read_pictures(pictures / "train")
     untrained = DemoNetwork().eval().requires_grad_(False)
@@ -87,7 +87,7 @@ def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeyp
         losses.append(torch.nn.functional.cross_entropy(candidate(images), targets).item())
     assert losses[1] < losses[0] - 0.05
     save_weights(network, tmp_path / "weights.pth")
-    monkeypatch.setattr("examples.demo.WEIGHTS", tmp_path / "weights.pth")
+    monkeypatch.setattr("examples.demo.network.WEIGHTS", tmp_path / "weights.pth")
     torch.testing.assert_close(demo_network().last.weight, network.last.weight, rtol=1e-3, atol=1e-4)
 
 

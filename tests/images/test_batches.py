@@ -1,7 +1,6 @@
 """Lists of images, the evaluation transform, and batches."""
 
 import errno
-import io
 import os
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
-from utils.command_line.flags import Parser
-from utils.command_line.run import WORKER_DIED, run
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.listing import list_images
@@ -85,10 +82,13 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    write_image(tmp_path / "a" / f"x.{suffix}", mode=mode)
-    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(16, 16), [[0]])
-    assert pixels.shape == (1, 3, 16, 16)
+    path = tmp_path / "a" / ("x.tif" if mode == "CMYK" else "x.png")
+    write_image(path, mode=mode, size=(16, 16))
+    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(16, 16, mean=(0,) * 3, std=(1,) * 3), [[0]])
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(pixels[0].permute(1, 2, 0).mul(255).round(), expected)
 
 
 def test_folders_without_what_is_needed_are_refused(tmp_path):
@@ -119,19 +119,3 @@ def test_a_failing_machine_is_no_unreadable_image(train, monkeypatch, error):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match="cannot read image"):
         list(batches(list_images(train), Transform(16, 16), [[0]], skip_unreadable=True))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ConnectionResetError(104, "reset"), EOFError(), RuntimeError("DataLoader worker (pid 1) is killed by signal: 9")],
-)
-def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, monkeypatch):
-    def main(_):
-        raise error
-
-    monkeypatch.setattr("sys.argv", ["script"])
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
-    with pytest.raises(SystemExit) as stop:
-        run(main, Parser("a script"))
-    assert stop.value.code == 2
-    assert WORKER_DIED in capsys.readouterr().err

@@ -32,7 +32,7 @@ transforms = st.integers(2, 40).flatmap(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(sides, sides), min_size=1, max_size=3), transforms)
 def test_resized_crops_are_those_of_pil(sizes, transform):
     windows = crop_windows(torch.tensor(sizes), transform)
@@ -56,7 +56,7 @@ def test_nearest_takes_the_later_pixel_where_a_centre_lies_between_two():
     assert torch.equal(resize_windows(batch, windows, "nearest")[0], transform.crop(image))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sides, sides, transforms.filter(lambda transform: transform.interpolation != "nearest"))
 def test_weights_are_those_of_torchs_antialiased_interpolation(height, width, transform):
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

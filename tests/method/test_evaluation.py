@@ -2,28 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.integrate import trapezoid
 from scipy.stats import norm
-from torch import nn
 
-from tests.method.test_disentangling import random_split
-from utils.method.disentangling import merge
-from utils.method.evaluation import auroc, density_curves, disentangled_sums, fractions_of_original, summarise
-from utils.networks.kinds import tap_sums
-from utils.networks.splitting import DisentangledLayer
-
-
-@pytest.mark.parametrize("options", [{"kernel_size": 1, "bias": False}, {"kernel_size": 3, "padding": 1, "stride": 2}])
-def test_sums_from_tap_sums_equal_the_sums_of_the_disentangled_layers_maps(options):
-    torch.manual_seed(0)
-    layer = nn.Conv2d(6, 5, **options).requires_grad_(False)
-    x, split = torch.randn(3, 6, 7, 7), random_split(layer, 2, num_concepts=3)
-    disentangled = DisentangledLayer(layer, [split], rhos=[0.4])
-    maps = disentangled.layer(x)[:, disentangled.rows_of[0]]
-    sums = disentangled_sums(split, 0.4, tap_sums(layer, x), maps[0, 0].numel())
-    torch.testing.assert_close(sums.float(), maps.sum((2, 3)), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(merge(sums, dim=1).float(), layer(x)[:, 2].sum((1, 2)), rtol=1e-4, atol=1e-4)
+from utils.method.evaluation import auroc, density_curves, fractions_of_original, summarise
 
 
 def test_fractions_and_their_summary():

@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script, start_script
+from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, end_of, load, run_script, start_script
 from tests.factories import small
+from tests.helpers import forward_with_gradient
 from utils.networks.arithmetic import compile_network
-from utils.networks.layers import LayerOfInterest
-from utils.networks.recording import forward_with_gradient
+from utils.networks.layers import layer_of
 
 FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
 
@@ -18,20 +19,23 @@ FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
 def test_a_compiled_network_records_the_same_of_every_batch(finished):
     pixels, targets = load(finished, "train")
     network, compiled = small(), small()
-    layer = LayerOfInterest("last", compiled.last, (12, 12), 4, None)
+    layer = layer_of("last", compiled.last)
+    counters.clear()
     compile_network(compiled, layer, torch.zeros_like(pixels[:10]), "fp32")
+    assert counters["stats"]["unique_graphs"] == 2  # before the layer and behind it
     for batch in (slice(0, 10), slice(10, 20), slice(20, 24), slice(5, 15)):
         expected = forward_with_gradient(network, network.last, pixels[batch], targets[batch])
         found = forward_with_gradient(compiled, layer.module, pixels[batch], targets[batch])
         for name, values in vars(expected).items():
             torch.testing.assert_close(getattr(found, name), values, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 4  # each of the two batch sizes has its own
 
 
 def test_no_compiler_is_one_line(finished, tmp_path):
     environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     flags = ("--data_dir", finished / "data", "--store_dir", "store")
     process = start_script("get_importances_for_classes.py", *FLAGS, *flags, cwd=tmp_path, **environment)
-    _, errors = process.communicate(timeout=120)
+    _, errors = end_of(process)
     assert process.returncode == 2
     assert "--compile: the network cannot be compiled" in errors
     assert len(errors.strip().split("\n")) == 1

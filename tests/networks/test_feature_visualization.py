@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from tests import factories
+from tests.helpers import as_layer
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import disentangled_rows
 from utils.networks import feature_visualization as visualization
 from utils.networks.feature_visualization import layer_input, maximise_activation, pixels, random_spectra, transformed
-from utils.networks.kinds import weight_taps, with_rows
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -33,12 +33,12 @@ class Colours(nn.Module):
 
 
 def all_channels(layer, scale=1):
-    return with_rows(layer, scale * weight_taps(layer), None)
+    return scale * as_layer(layer).weight, None
 
 
 def maximise(network, layer, channels=None, transform=TRANSFORM, seeds=1, steps=30):
     channels = all_channels(layer) if channels is None else channels
-    return maximise_activation(network, layer, channels, transform, device=CPU, seeds=seeds, steps=steps)
+    return maximise_activation(network, as_layer(layer), *channels, transform, device=CPU, seeds=seeds, steps=steps)
 
 
 def means(network, layer, images, transform=TRANSFORM):
@@ -64,9 +64,9 @@ def test_each_image_is_of_what_its_channel_responds_to(colours):
 
 def test_the_parts_of_a_sum_show_what_each_is_for(colours):
     """The channel red + green, split into red and green as ``disentangled_rows`` does it."""
-    weight = weight_taps(colours.layer)[3]
+    weight = as_layer(colours.layer).weight[3]
     rows = torch.cat([weight[None], disentangled_rows(weight, torch.tensor([1, 2, 0]), 2)[:-1]])
-    images = maximise(colours, colours.layer, with_rows(colours.layer, rows, None), steps=60)[:, 0]
+    images = maximise(colours, colours.layer, (rows, None), steps=60)[:, 0]
     original, red, green = images.float().mean((1, 2)).diff()[:, 0].tolist()  # green minus red
     assert abs(original) < 5 and red < -10 and green > 10
 
@@ -77,7 +77,7 @@ def test_the_parts_of_a_sum_show_what_each_is_for(colours):
 @pytest.mark.parametrize("size", [16, 21])
 def test_activations_rise_far_above_those_of_the_start(make, size):
     network, transform = make().requires_grad_(False), Transform(size, size)
-    channels = with_rows(network.last, weight_taps(network.last), network.last.bias)
+    channels = as_layer(network.last).weight, network.last.bias
     start, images = (maximise(network, network.last, channels, transform, seeds=2, steps=n) for n in (0, 40))
     assert images.shape == (12, 2, size, size, 3) and images.dtype == torch.uint8
     before, after = (means(network, network.last, i, transform).unflatten(0, (12, 2)) for i in (start, images))
@@ -105,7 +105,7 @@ def test_equal_seeds_make_equal_images_and_others_do_not():
 
 
 def test_channels_share_the_start_and_the_transformations_of_a_seed(colours):
-    same = with_rows(colours.layer, weight_taps(colours.layer)[[0, 0]], None)
+    same = as_layer(colours.layer).weight[[0, 0]], None
     first, second = maximise(colours, colours.layer, same, seeds=2)
     assert first.equal(second)
     start = maximise(colours, colours.layer, seeds=2, steps=0)
@@ -270,6 +270,6 @@ def test_every_step_sees_other_views_and_the_result_is_none_of_them(colours, mon
 def test_every_step_has_its_place_on_the_progress_bar(colours, capsys, monkeypatch):
     monkeypatch.setattr(visualization, "BATCH_SIZE", 2)
     channels, options = all_channels(colours.layer), dict(device=CPU, seeds=1, steps=7, description="seven")
-    maximise_activation(colours, colours.layer, channels, TRANSFORM, **options)
+    maximise_activation(colours, as_layer(colours.layer), *channels, TRANSFORM, **options)
     error = capsys.readouterr().err
     assert "seven" in error and "14/14" in error

@@ -13,7 +13,7 @@ from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.arithmetic import check_precision, choose_device, network_arithmetic
-from utils.networks.loading import fingerprint, load_network
+from utils.networks.loading import default_weights, fingerprint, load_network
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def test_the_default_weights_are_the_papers_where_there_are_such(monkeypatch):
     assert load_network("resnet50").weights == "IMAGENET1K_V1"
     assert load_network("resnet50", "IMAGENET1K_V2").transform.resize_size == 232
     assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
+    assert default_weights("vit_h_14") == "IMAGENET1K_SWAG_E2E_V1"
 
 
 def test_a_factory_brings_its_own_weights_unless_others_are_given(tmp_path):

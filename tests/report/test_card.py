@@ -15,7 +15,7 @@ from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
 from utils.method.evaluation import density_curves, summarise
-from utils.networks.splitting import original_and_disentangled
+from utils.networks.layers import find_layer
 from utils.report.card import Card, card_figure
 from utils.report.plots import DISENTANGLED, GREY, pictures_figure
 from utils.stages.evaluation import measure_peaks, top_patches
@@ -79,6 +79,7 @@ def texts(figure):
 def test_no_text_of_a_card_overlaps_another_or_leaves_the_page(name):
     figure = card_figure(CARDS[name])
     found = texts(figure)
+    assert len(found) > 20
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in found:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
@@ -130,14 +131,15 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     network, transform = factories.small(), transform_from(context["transform"])
     options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
     loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
-    (measured,) = measure_peaks(loader, network, "last", [(split, 0.7)], "fp32")
+    layer = find_layer(network, "last", 24)
+    (measured,) = measure_peaks(loader, network, layer, [(split, 0.7)], "fp32")
     concepts = np.array([0] * 4 + [1] * 4)
     shown = top_patches(images, transform, measured, concepts, 8)
     pixels, _ = load(copy, "val")
     pixels = pixels[4:8], pixels[12:16]
     crops = [transform.crop(Image.open(images.path(index)).convert("RGB")).numpy() for index in range(8)]
     with torch.no_grad():
-        maps = original_and_disentangled(network.last, split, 0.7)(network.stem(torch.cat(pixels)))
+        maps = layer.with_rows(split.shown_rows(0.7), None)(network.stem(torch.cat(pixels)))
     assert len(shown) == 3
     for channel, patches in enumerate(shown):
         values = maps[:, channel].amax((1, 2))
@@ -206,6 +208,12 @@ def test_rows_of_pictures_have_frames_and_labels():
     rows = {"original channel": [(picture, "#222222")] * 2, f"c'_1, for {LONG[0]}": [(picture, "#0072b2")]}
     figure = pictures_figure(rows, "Channel 9 and its parts", "resnet50, rho 1.0")
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
+    frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes[:3]]
+    assert frames == ["#222222", "#222222", "#0072b2"]
+    first, _, second, _ = (" ".join(axes.get_ylabel().split()) for axes in figure.axes)
+    assert first == "original channel"
+    assert second.startswith("$c'_{1}$, for a long name of")
     found = texts(figure)
+    assert {"Channel 9 and its parts", "resnet50, rho 1.0"} <= {text for text, _ in found}
     width, height = figure.get_size_inches() * figure.dpi
     assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for _, box in found)

@@ -14,15 +14,11 @@ from matplotlib.text import Text
 
 from tests.conftest import NETWORK, RUN, stage2, succeed
 from utils.images.classes import ClassMap
-from utils.report.layer_figures import (
-    LARGEST_POINT,
-    OTHER,
-    SMALLEST_POINT,
-    UNDER_GAMMA,
-    overview_figure,
-    wordnet_figure,
-)
+from utils.method.polysemanticity import ClassPair
+from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA
 from utils.report.layer_tables import ChannelClasses, classes_of_channels, gamma_from, polysemantic, write_channels
+from utils.report.overview_figure import overview_figure
+from utils.report.wordnet_figure import wordnet_figure
 from utils.store.importances import ImportanceStore
 
 TITLES = ("some network, layer last", "τ = 0.03, p = 0.75")
@@ -42,7 +38,7 @@ def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.
         classes = np.sort(random.choice(60, classes_of(channel), replace=False))
         relevant[classes, channel] = True
         for first, second in itertools.combinations(classes.tolist(), 2):
-            pairs.append((channel, first, second, float(cosines(random))))
+            pairs.append(ClassPair(channel, first, second, float(cosines(random))))
     return relevant, sorted(pairs, key=lambda pair: -pair[3])
 
 
@@ -67,7 +63,7 @@ def assert_readable(figure):
                     texts -= {tick.label1, tick.label2}
         if not axes.axison:
             texts -= {axes.xaxis.label, axes.yaxis.label}
-    assert not any(text.get_parse_math() for text in texts if "$ix$" in text.get_text())
+    assert not any(text.get_parse_math() for text in texts if "$ix" in text.get_text())
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     for text, box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0, text
@@ -103,24 +99,24 @@ def test_gamma_is_the_upper_bound_or_the_papers():
 def test_classes_and_pairs_of_every_channel():
     relevant = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
     pairs = [(0, 0, 1, 0.9), (3, 1, 2, 0.8), (3, 0, 2, 0.3), (3, 0, 1, -0.2)]
-    channels = classes_of_channels(relevant, pairs)
-    lowest_first = [(0, 1, -0.2), (0, 2, 0.3), (1, 2, 0.8)]
-    assert channels == [(0, [0, 1], [(0, 1, 0.9)]), (1, [], []), (2, [0], []), (3, [0, 1, 2], lowest_first)]
+    channels = classes_of_channels(relevant, [ClassPair(*pair) for pair in pairs])
+    lowest_first = [(3, 0, 1, -0.2), (3, 0, 2, 0.3), (3, 1, 2, 0.8)]
+    assert channels == [(0, [0, 1], [(0, 0, 1, 0.9)]), (1, [], []), (2, [0], []), (3, [0, 1, 2], lowest_first)]
     assert polysemantic(channels, 0.5) == [channels[3]]
     assert polysemantic(channels, 0.95) == [channels[3], channels[0]]
     assert polysemantic(channels, -0.2) == []
 
 
-def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(finished, tmp_path):
-    pairs = ast.literal_eval(stage2(finished / "store", "--cos_sim_low", "-1", cwd=tmp_path).split("\n")[0])
+def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path):
+    pairs = ast.literal_eval(stage2(copy / "store", "--cos_sim_low", "-1", cwd=tmp_path).split("\n")[0])
     flags = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "0.6")
-    flags = (*NETWORK, "--store_dir", finished / "store", *flags, "--output_dir", tmp_path)
+    flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)
     out = succeed("get_cosine_similarities.py", *flags, cwd=tmp_path)
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
-    with open(finished / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
+    with open(copy / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names"]
-    store = ImportanceStore(finished / "store", RUN)
+    store = ImportanceStore(copy / "store", RUN)
     store.load_meta()
     images = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
     relative, targets = (torch.cat([part[key] for part in images]) for key in ("relative_importances", "targets"))
@@ -148,7 +144,7 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(finished, tmp_
 
 def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_table(tmp_path):
     folders = {'a, "b"': 0, "c\udcff": 1}
-    write_channels(tmp_path / "x.csv", [ChannelClasses(0, [0, 1], [(0, 1, 0.25)])], 0.25, ClassMap(folders))
+    write_channels(tmp_path / "x.csv", [ChannelClasses(0, [0, 1], [ClassPair(0, 0, 1, 0.25)])], 0.25, ClassMap(folders))
     with open(tmp_path / "x.csv", newline="") as file:
         assert list(csv.reader(file))[1] == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff']
 
@@ -186,7 +182,7 @@ def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     labels = [int(label.get_text()) for label in figure.axes[2].get_yticklabels()]
     assert labels == [channel.channel for channel in found[:20]]
     assert f"(the first 20 of {len(found)}, all are in the table)" in figure.subfigs[1].get_suptitle()
-    (first, second, _), *_ = found[0].pairs
+    (_, first, second, _), *_ = found[0].pairs
     (other,) = set(found[0].classes) - {first, second}
     assert [text.get_text() for text in figure.axes[3].texts[:2]] == [f"{first} / {second}", f"also {other}"]
 
@@ -214,7 +210,7 @@ def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
 def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
     cosines = [-1.0, -0.95, -0.2, 0.1, 0.3, gamma - 1e-9, gamma, 0.53, 1.0]
     relevant = torch.ones(len(cosines) + 1, 1, dtype=torch.bool)
-    pairs = [(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
+    pairs = [ClassPair(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
     axes = overview_figure(classes_of_channels(relevant, pairs), gamma, str, *TITLES).axes[1]
     bars, (low, high) = axes.patches, axes.get_xlim()
     assert low < -1 < 1 < high
@@ -268,7 +264,7 @@ def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channel
 
 @pytest.mark.parametrize("cosines", [[0.7], [0.5, 0.5], [0.3, 0.8, 0.8], [-1.0, 1.0]])
 def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
-    pairs = [(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
+    pairs = [ClassPair(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
     figure = wordnet_figure(pairs, [1 / 8] * len(pairs), 0.5, NAMES["short"], *TITLES)
     assert_readable(figure)
     assert len(figure.axes) == 1
@@ -277,7 +273,7 @@ def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
 
 
 def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
-    pairs = [(0, 0, i, cosine) for i, cosine in enumerate([0.9, 0.89, 0.88, 0.5, 0.12, 0.11, 0.1])]
+    pairs = [ClassPair(0, 0, i, cosine) for i, cosine in enumerate([0.9, 0.89, 0.88, 0.5, 0.12, 0.11, 0.1])]
     figure = wordnet_figure(pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, NAMES["short"], *TITLES)
     assert_readable(figure)
     axes = figure.axes[0]
@@ -290,7 +286,7 @@ def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
 
 def test_tens_of_thousands_of_pairs_fit():
     random = np.random.default_rng(0)
-    pairs = [(0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)]
+    pairs = [ClassPair(0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)]
     figure, _ = drawn(wordnet_figure(pairs, lengths(pairs), 0.5, NAMES["short"], *TITLES))
     places, size, cosines = point_places(figure.axes[0])
     assert len(cosines) == 30000

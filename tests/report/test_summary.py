@@ -17,15 +17,16 @@ from tests.conftest import (
     SMALL_IMAGES,
     contents,
     load,
+    messages,
     run_script,
     stage3,
     stage4,
     succeed,
 )
 from utils.method.evaluation import auroc, separation
-from utils.report import summary
+from utils.report import result_tables as summary
 from utils.store.files import write_json
-from utils.store.results import PairResults
+from utils.store.results import Results
 
 TAU = ("--proportion_attribution_required", "0.0001")
 
@@ -136,7 +137,7 @@ def test_three_concepts_are_told_from_the_two_others_together():
 def test_all_pairs_pool_images_and_average_areas():
     pairs = [pair(3), pair(5, cosines=((1, 0.5), (0.5, 1)))]
     overall = table(summary.markdown(pairs))[-2:]
-    rows = [summary.pair_rows(one) for one in pairs]
+    rows = [summary.result_rows(one) for one in pairs]
     for k in (0, 1):
         parts = [one["images"][k] for one in pairs]
         original, sums, included = (
@@ -166,7 +167,7 @@ def test_the_csv_has_all_numbers_of_the_table():
     pairs = [pair(3), three(4)]
     rows = list(csv.DictReader(io.StringIO(summary.comma_separated(pairs))))
     assert len(rows) == (2 + 2) + (3 + 3)
-    for row, expected in zip(rows, [*summary.pair_rows(pairs[0]), *summary.overall_rows(pairs[:1])], strict=False):
+    for row, expected in zip(rows, [*summary.result_rows(pairs[0]), *summary.overall_rows(pairs[:1])], strict=False):
         for column, name in enumerate(("c1", "c2", "residual")):
             for statistic in ("mean", "std", "median"):
                 value = getattr(expected.summary, statistic)[column]
@@ -230,7 +231,7 @@ def test_the_summary_of_all_pairs_follows_an_evaluation_where_asked_for(copy):
 def refused(*arguments, cwd):
     result = run_script("get_results.py", *arguments, cwd=cwd)
     assert result.returncode == 2
-    assert len([line for line in result.stderr.replace("\r", "\n").split("\n") if line and "images/s" not in line]) == 1
+    assert len(messages(result.stderr)) == 1
     return result.stderr
 
 
@@ -241,10 +242,10 @@ def test_a_summary_of_nothing_says_what_to_do(tmp_path):
 
 
 def test_results_of_an_earlier_version_are_named(tmp_path):
-    path = PairResults(tmp_path).path(pair(3))
+    path = Results(tmp_path).path(pair(3))
     write_json(path, {**pair(3), "evaluation": 1})
     message = refused("--summary", "--output_dir", tmp_path, cwd=tmp_path)
-    assert f"{path.name} is of another version of this program: delete it and evaluate the pair again" in message
+    assert f"{path.name} is of another version of this program: delete it and evaluate the split again" in message
 
 
 @pytest.mark.parametrize("flags", [("--get_channel_card",), PAIR, ("--model", "m"), ("--rho", "0.5")])

@@ -3,8 +3,8 @@
 import ast
 import itertools
 import os
+import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -20,15 +20,22 @@ from tests.conftest import (
     SMALL_IMAGES,
     concept_arrays,
     contents,
+    end_of,
     load,
+    messages,
     run_script,
     stage1,
     stage2,
     stage3,
-    start_script,
+    start_and_hold,
+    succeed,
     write_images,
 )
-from utils.networks.recording import forward_with_gradient
+from tests.helpers import forward_with_gradient
+from utils.method.importance import relevant_classes
+from utils.method.polysemanticity import class_pairs
+from utils.networks.layers import layer_of
+from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore
 
 
@@ -36,7 +43,7 @@ def test_stage1_stores_importances_and_input_sums_of_every_image(finished):
     pixels, targets = load(finished, "train")
     network = factories.small()
     record = forward_with_gradient(network, network.last, pixels, targets)
-    importances = (record.activation * record.gradient).sum((2, 3))
+    importances = (record.activation * record.gradient).sum(2)
     store = ImportanceStore(finished / "store", RUN)
     store.load_meta()
     chunks = [store.read_chunk(chunk) for chunk in range(3)]
@@ -56,76 +63,75 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
     data = write_images(tmp_path / "data", train=2, val=0)
     out = stage1(data, "s", cwd=tmp_path)
     assert "layer of interest: last" in out
-    assert "8 images; " in out
-    assert "classified correctly" in out
+    store = ImportanceStore(tmp_path / "s", RUN)
+    store.load_meta()
+    _, targets, predictions = store.read_labels()
+    assert f"8 images; {(targets == predictions).double().mean():.1%} classified correctly" in out
     assert "next: python get_cosine_similarities.py --model tests.factories:small --store_dir s" in out
     again = stage1(data, "s", cwd=tmp_path)
     assert "1 of 1 chunks are there" in again
 
 
-def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(tmp_path):
-    data = write_images(tmp_path / "data", train=120, val=0)
-    stage1(data, tmp_path / "whole", cwd=tmp_path)
-    flags = ("--data_dir", data, "--store_dir", tmp_path / "killed", "--batch_size", "4", "--chunk_size", "8")
-    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    folder = tmp_path / "killed" / f"{RUN}_channel_importances"
-    while not (folder / "chunk_000002.npz").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+HELD = ("--model", "tests.factories:held", *SMALL_IMAGES, "--batch_size", "4", "--chunk_size", "8", "--device", "cpu")
+HELD_IMPORTANCES = "tests.factories-held_channel_importances"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder with ``data`` of 40 images in 5 chunks, and how stage 1 writes a store beside them."""
+    data = write_images(tmp_path / "data", train=10, val=0)
+    return lambda store: ("get_importances_for_classes.py", *HELD, "--data_dir", data, "--store_dir", tmp_path / store)
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_path):
+    succeed(*held("whole"), "--num_workers", "0", cwd=tmp_path)
+    process = start_and_hold(*held("killed"), "--num_workers", "1", cwd=tmp_path)
+    os.killpg(process.pid, signal.SIGKILL)
+    end_of(process)
+    folder = tmp_path / "killed" / HELD_IMPORTANCES
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk_*.npz")}
-    assert 3 <= len(done) < 60
+    assert sorted(done) == ["chunk_000000.npz", "chunk_000001.npz"]
     # what a writer that is killed between writing and renaming leaves, under its dead process id
-    leftover = folder / f".chunk_000059.npz.{os.uname().nodename}.{process.pid}.tmp"
+    leftover = folder / f".chunk_000002.npz.{os.uname().nodename}.{process.pid}.tmp"
     leftover.write_bytes(b"half a chunk")
     for script, more in (
         ("get_cosine_similarities.py", ()),
         ("disentangle_channel.py", ("--channel_disentangle", CHANNEL, *PAIR)),
     ):
-        result = run_script(script, *NETWORK, "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
+        result = run_script(script, *HELD[:2], "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
         assert result.returncode == 2
-        assert f"{480 - 8 * len(done)} of 480 images are missing" in result.stderr
-    out = stage1(data, tmp_path / "killed", cwd=tmp_path)
-    assert f"going on: {len(done)} of 60 chunks are there" in out
+        assert "24 of 40 images are missing" in result.stderr
+    out = succeed(*held("killed"), "--num_workers", "0", cwd=tmp_path)
+    assert "going on: 2 of 5 chunks are there" in out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
 
 
-def test_a_killed_worker_process_is_one_line(tmp_path):
-    data = write_images(tmp_path / "data", train=20, val=0)
-    flags = ("--model", "tests.factories:slow", "--data_dir", data, "--store_dir", tmp_path / "s", *SMALL_IMAGES)
-    flags = (*flags, "--batch_size", "4", "--chunk_size", "8", "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    while not list((tmp_path / "s").rglob("chunk_000000.npz")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def test_a_killed_worker_process_is_one_line(held, tmp_path):
+    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
     (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = end_of(process)
     assert process.returncode == 2
-    assert "Traceback" not in stderr
-    assert "a process that decodes images was killed" in stderr.strip().split("\n")[-1]
+    (line,) = messages(stderr)
+    assert "a process that decodes images was killed" in line
 
 
-def test_an_interrupt_is_one_line_and_the_next_run_goes_on(tmp_path):
-    data = write_images(tmp_path / "data", train=120, val=0)
-    flags = ("--data_dir", data, "--store_dir", tmp_path / "s", "--batch_size", "4", "--chunk_size", "8")
-    flags = (*NETWORK, *flags, *SMALL_IMAGES, "--num_workers", "1", "--device", "cpu")
-    process = start_script("get_importances_for_classes.py", *flags, cwd=tmp_path)
-    while not list((tmp_path / "s").rglob("chunk_000001.npz")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
+    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the process that decodes images gets it, too
+    _, stderr = end_of(process)
     assert process.returncode == 130
-    assert "Traceback" not in stderr
-    assert "interrupted" in stderr.strip().split("\n")[-1]
+    (line,) = messages(stderr)
+    assert "interrupted; finished files are whole" in line
+    out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
+    assert "going on: 2 of 5 chunks are there" in out
+    assert "40 images; " in out
 
 
-def test_stage2_prints_and_writes_the_pairs_without_reading_an_image(finished, tmp_path):
-    out = stage2(finished / "store", "--cos_sim_low", "-1", "--output_dir", tmp_path, cwd=finished)
+def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
+    shutil.rmtree(copy / "data")
+    out = stage2("store", "--cos_sim_low", "-1", "--output_dir", tmp_path, cwd=copy)
     printed = ast.literal_eval(out.split("\n")[0])
     assert set(printed[0]) == {"channel", "class1", "class2", "cosine_similarity"}
     (path,) = (tmp_path / "results_get_cosine_similarities").iterdir()
@@ -142,15 +148,20 @@ def test_stage2_prints_and_writes_the_pairs_without_reading_an_image(finished, t
     assert "bee" in out
 
 
-def test_stage2_keeps_low_up_to_below_high_and_says_what_falls_away(copy):
-    everything = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", cwd=copy).split("\n")[0])
-    middle = sorted(pair["cosine_similarity"] for pair in everything)[len(everything) // 2]
-    low = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", "--cos_sim_high", middle, cwd=copy).split("\n")[0])
-    high = ast.literal_eval(stage2("store", "--cos_sim_low", max(middle, -1), cwd=copy).split("\n")[0])
-    assert low
-    assert high
-    assert len(low) + len(high) == len(everything)
-    assert max(pair["cosine_similarity"] for pair in low) <= min(pair["cosine_similarity"] for pair in high)
+def test_stage2_keeps_low_up_to_below_high(copy):
+    store = ImportanceStore(copy / "store", RUN)
+    classes = ClassStore(copy / "store", RUN, store.load_meta())
+    means, images = classes.read_means()
+    relevant = relevant_classes(classes.read_relevant(0.05)[0], images[0], 0.5)
+    pairs = class_pairs(layer_of("last", factories.small().last).weight, means[0], relevant)
+    middle = pairs[len(pairs) // 2][3]
+    for bounds, expected in (
+        (("--cos_sim_low", "-1", "--cos_sim_high", middle), [pair for pair in pairs if pair[3] < middle]),
+        (("--cos_sim_low", middle), [pair for pair in pairs if pair[3] >= middle]),
+    ):
+        printed = ast.literal_eval(stage2("store", *bounds, cwd=copy).split("\n")[0])
+        assert [tuple(pair.values())[:3] for pair in printed] == [pair[:3] for pair in expected]
+        assert len(printed) > 2
 
 
 def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
@@ -176,7 +187,7 @@ def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
     assert (copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim0.0to1.0_min6.txt").is_file()
 
 
-def test_another_p_needs_no_chunk_and_another_tau_no_image(copy):
+def test_another_p_needs_no_chunk_and_another_tau_does(copy):
     for path in copy.rglob("chunk_*.npz"):
         path.write_bytes(b"")  # what is counted is counted
     stage2("store", "--p", "0.9", cwd=copy)
@@ -184,18 +195,6 @@ def test_another_p_needs_no_chunk_and_another_tau_no_image(copy):
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
     assert result.returncode == 2
     assert "damaged" in result.stderr
-
-
-def test_only_correct_counts_correctly_classified_images_only(copy):
-    out = stage2("store", "--only_correct", "--cos_sim_low", "-1", cwd=copy)
-    assert (
-        copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim-1.0to1.0_only_correct.txt"
-    ).is_file()
-    store = ImportanceStore(copy / "store", RUN)
-    store.load_meta()
-    _, targets, predictions = store.read_labels()
-    right = set(targets[targets == predictions].tolist())
-    assert {pair[key] for pair in ast.literal_eval(out.split("\n")[0]) for key in ("class1", "class2")} <= right
 
 
 def test_unreadable_images_are_left_out_named_and_counted_where_asked_for(copy):
@@ -211,16 +210,6 @@ def test_unreadable_images_are_left_out_named_and_counted_where_asked_for(copy):
     assert "concept 1: bee [1], 5 training images" in out
 
 
-@pytest.mark.parametrize(
-    "script", ["get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results"]
-)
-def test_help_explains_every_flag(script, tmp_path):
-    process = start_script(f"{script}.py", "--help", cwd=tmp_path)
-    stdout, _ = process.communicate()
-    assert process.returncode == 0
-    assert f"python {script}.py" in stdout
-
-
 @pytest.mark.parametrize("only_correct", [False, True])
 def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
     store = ImportanceStore(copy / "store", RUN)
@@ -228,6 +217,7 @@ def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
     chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
     images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     used = (images["predictions"] == images["targets"]) if only_correct else torch.ones(24, dtype=torch.bool)
+    assert used.all() != only_correct
     expected = {}
     for class1, class2 in itertools.combinations(range(4), 2):
         _, arvs = concept_arrays(copy, [[class1], [class2]], only_correct)
@@ -247,6 +237,8 @@ def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
     found = {tuple(list(pair.values())[:3]): pair["cosine_similarity"] for pair in printed}
     assert found == pytest.approx(expected, abs=2e-3)
     assert len(found) > 3
+    name = f"{RUN}_required0.05_p0.5_cossim-1.0to1.0{'_only_correct' * only_correct}.txt"
+    assert len((copy / "results_get_cosine_similarities" / name).read_text().splitlines()) == 1 + len(found)
 
 
 def test_two_processes_share_the_chunks_of_one_store(tmp_path):

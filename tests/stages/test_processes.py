@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, contents, run_script, write_images
+from tests.conftest import COMPUTE, PATIENCE, ROOT, SMALL_IMAGES, contents, run_script, write_images
 from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.store.files import read_json, write_json
@@ -37,7 +37,7 @@ def torchrun(folder, store, *options, **environment):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, **pipes) as process:
         try:
-            stdout, stderr = process.communicate(timeout=200)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
         finally:
             process.terminate()  # where it has not ended, it ends its processes first
     return process.returncode, stdout, stderr
@@ -122,6 +122,7 @@ def test_a_process_that_waits_in_vain_asks_whether_the_store_is_shared(folder, m
 @pytest.mark.parametrize(("processes", "workers"), [(None, 16), ("4", 4), ("32", 1)])
 def test_the_processes_of_a_machine_share_its_cores(monkeypatch, processes, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     parser = command_line.Parser("")

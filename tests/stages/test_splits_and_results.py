@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -26,13 +27,22 @@ from tests.conftest import (
     stage4,
     write_images,
 )
+from tests.helpers import as_layer, forward_with_gradient
+from utils.method.evaluation import density_curves
 from utils.method.importance import attribution_shares
 from utils.method.rho import RhoSearch
-from utils.networks.recording import forward_with_gradient
 from utils.networks.splitting import with_splits
+from utils.report.plots import density_figure
 from utils.store.files import write_json
 from utils.store.importances import ImportanceStore
 from utils.store.splits import read_split
+
+
+def equality(out):
+    """The figures of equality that stage 3 prints, of the channel and of the logits, and on how many images."""
+    channel = re.search(r"merged channel against the original: largest difference (\S+) of its largest value\n", out)
+    logits = re.search(r"the split network against the original's: (\S+) of their range \((\d+) images\)\n", out)
+    return float(channel[1]), float(logits[1]), int(logits[2])
 
 
 def test_stage3_stores_a_split_that_leaves_the_network_as_it_is(finished):
@@ -55,8 +65,9 @@ def test_stage3_prints_the_table_and_both_equality_figures(copy):
     chosen = [row for row in rows if row[-1] == "chosen"]
     assert len(chosen) == 1
     assert float(chosen[0][1]) == max(float(row[1]) for row in rows)
-    assert "merged channel against the original" in out
-    assert "logits of the split network against the original's" in out
+    channel_error, logit_error, images = equality(out)
+    assert max(channel_error, logit_error) < 1e-5
+    assert images == 12
     split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel4_1_3.pt")
     assert split.rho == float(chosen[0][0])
 
@@ -78,9 +89,10 @@ def test_stage4_rows_are_fractions_of_the_original_channel(copy):
     pixels, targets = load(copy, "val")
     record = forward_with_gradient(network, network.last, pixels, targets)
     included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.1
+    assert not included[(targets == 1) | (targets == 3)].all()
     x = record.input
     maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
-    expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum((1, 2)) for part in maps], dim=1)
+    expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum(1) for part in maps], dim=1)
     assert not list((copy / "plots").glob("*channel9*"))
     for concept, target in ((1, 1), (2, 3)):
         path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.1.txt"
@@ -170,6 +182,10 @@ def test_a_single_image_is_drawn_as_a_tick(copy):
     )
     rows = np.genfromtxt(f"{stem}_concept1_density.txt", delimiter=",", skip_header=1)
     assert np.isnan(rows[:, 1:]).all()
+    samples = {"original channel": np.array([3.0]), "c'_1, for bee": np.array([2.0]), "c'_2, for dog": np.array([1, 5])}
+    figure = density_figure(samples, *density_curves(samples), "title", "subtitle")
+    ticks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert [line.get_xdata().tolist() for line in ticks] == [[3.0], [2.0]]
 
 
 def test_bf16_runs_through_all_stages_and_stays_close(copy):
@@ -180,9 +196,18 @@ def test_bf16_runs_through_all_stages_and_stays_close(copy):
     assert not torch.equal(*sums)
     torch.testing.assert_close(*sums, rtol=0.05, atol=0.5)
     stage2("half", cwd=copy)
-    out = stage3("data", "half", "--precision", "bf16", cwd=copy)
-    assert "merged channel" in out  # the proof is in fp32 whatever the precision of the network
-    stage4("data", "half", "--precision", "bf16", cwd=copy)
+    contrasts, shares = [], []
+    for precision in ("fp32", "bf16"):  # from the same store, so that what differs is due to the flag of these stages
+        out = stage3("data", "half", "--precision", precision, cwd=copy)
+        assert max(equality(out)[:2]) < 1e-5  # the proof is in fp32 whatever the precision of the network
+        split, _ = read_split(copy / "half" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+        contrasts.append(split.objectives[:, 2])
+        stage4("data", "half", "--get_quantitative", "--rho", "0.5", "--precision", precision, cwd=copy)
+        (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+        shares.append(torch.tensor([part["shares"] for part in json.loads(path.read_text())["images"]]))
+    for values, atol in ((contrasts, 0.05), (shares, 0.01)):
+        assert not torch.equal(*values)
+        torch.testing.assert_close(*values, rtol=0, atol=atol)
 
 
 def test_a_kxk_layer_with_bias_named_on_the_command_line_goes_through_all_stages(copy):
@@ -197,7 +222,15 @@ def test_a_kxk_layer_with_bias_named_on_the_command_line_goes_through_all_stages
     ):
         result = run_script(script, *network, *flags, cwd=copy)
         assert result.returncode == 0, result.stderr
-    assert (copy / "kxk" / "models_disentangled" / f"{run}_channel0_1_3.pt").is_file()
+    split, context = read_split(copy / "kxk" / "models_disentangled" / f"{run}_channel0_1_3.pt")
+    layer = factories.with_kernel().last
+    assert torch.equal(split.weight, layer.weight[0].flatten(1))
+    assert torch.equal(split.bias, layer.bias[0])
+    assert context["layer"] == "last"
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    part = json.loads(path.read_text())["images"][0]
+    maps = layer(factories.with_kernel().stem(load(copy, "val")[0][4:8]))[:, 0]
+    assert part["original"] == pytest.approx(maps.sum((1, 2)).tolist(), rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("only_correct", [False, True])
@@ -210,9 +243,10 @@ def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_corre
     assert f"concept 1: ant + cat [0, 2], {len(members[0])} training images" in out
     assert context["only_correct"] == only_correct
     network, (pixels, _) = factories.small(), load(copy, "train")
-    search = RhoSearch(network.last, CHANNEL, arvs)
+    layer = as_layer(network.last)
+    search = RhoSearch(layer.weight[CHANNEL], None, arvs)
     for k, indices in enumerate(members):
-        search.add(network.stem(pixels[indices]), torch.full_like(indices, k))
+        search.add(layer.maps(search.rows, None)(network.stem(pixels[indices])), torch.full_like(indices, k))
     assert torch.equal(split.owners.long(), search.owners)
     torch.testing.assert_close(split.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
 
@@ -253,13 +287,12 @@ def test_density_curves_are_those_of_the_sums_in_the_results(copy):
         assert rows[:, column] == pytest.approx(gaussian_kde(sample)(rows[:, 0]), rel=1e-3, abs=1e-6)
 
 
-def test_class_folders_of_any_name_go_through_all_stages(tmp_path):
-    folders = ("a$_$b", "bee", "c\udce9", "dog")
+def test_folders_of_any_name_go_through_all_stages(tmp_path):
+    folders, store = ("a$_$b", "bee", "c\udce9", "dog"), "store\udcff"
     data = write_images(tmp_path / "data", folders=folders)
-    stage1(data, "store", cwd=tmp_path)
-    stage2("store", cwd=tmp_path)
+    assert "store\\udcff" in stage1(data, store, cwd=tmp_path)
+    stage2(store, cwd=tmp_path)
     pair = ("--classes_for_concept1", "0", "--classes_for_concept2", "2")
-    stage3(data, "store", pair=pair, cwd=tmp_path)
-    out = stage4(data, "store", pair=pair, cwd=tmp_path)
-    assert "a$_$b" in out
+    assert "c\\udce9" in stage3(data, store, pair=pair, cwd=tmp_path)
+    assert "a$_$b" in stage4(data, store, pair=pair, cwd=tmp_path)
     assert len(list((tmp_path / "plots").glob("*_density.png"))) == 2

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
+import time
 import zipfile
 
 import numpy as np
@@ -21,6 +21,9 @@ from utils.method.polysemanticity import ClassStatistics
 from utils.networks.loading import fingerprint
 from utils.store import files
 from utils.store import importances as store
+from utils.store.class_statistics import ClassStore
+from utils.store.names import run_name, split_name
+from utils.store.splits import read_split, split_network, write_split
 
 META = {
     **{"num_images": 3, "chunk_size": 2, "num_channels": 2, "num_inputs": 1, "num_taps": 1, "num_outputs": 2},
@@ -84,13 +87,13 @@ def test_every_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
 
 def test_every_flipped_bit_of_a_split_file_is_found_or_changes_nothing(tmp_path):
     path = tmp_path / "split.pt"
-    store.write_split(path, random_split(nn.Conv2d(2, 3, 1), 1), CONTEXT)
-    intact, context = store.read_split(path)
+    write_split(path, random_split(nn.Conv2d(2, 3, 1), 1), CONTEXT)
+    intact, context = read_split(path)
     found = 0
     for position, damaged in flips(path.read_bytes()):
         path.write_bytes(damaged)
         try:
-            split, read = store.read_split(path)
+            split, read = read_split(path)
         except UserError as error:
             assert str(path) in str(error)
             found += 1
@@ -103,8 +106,8 @@ def test_every_flipped_bit_of_a_split_file_is_found_or_changes_nothing(tmp_path)
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_split_file_holds_the_split(tmp_path, bias):
     split = random_split(nn.Conv2d(5, 3, 3, bias=bias), 1, num_concepts=3)
-    store.write_split(tmp_path / "split.pt", split, CONTEXT)
-    read, context = store.read_split(tmp_path / "split.pt")
+    write_split(tmp_path / "split.pt", split, CONTEXT)
+    read, context = read_split(tmp_path / "split.pt")
     assert isinstance(read, Split)
     assert all(equal(value, vars(read)[name]) for name, value in vars(split).items())
     assert {key: context[key] for key in CONTEXT} == CONTEXT
@@ -159,13 +162,19 @@ def test_completeness_counts_the_images_of_missing_chunks(tmp_path):
     assert chunks.read_labels()[0].tolist() == [0, 1, 2]
 
 
-def test_processes_after_the_first_wait_for_its_meta(tmp_path):
-    late = store.ImportanceStore(tmp_path, "m")
-    timer = threading.Timer(0.5, lambda: opened(tmp_path))
-    timer.start()
+def test_processes_after_the_first_wait_for_its_meta(tmp_path, monkeypatch):
+    late, waits = store.ImportanceStore(tmp_path, "m"), []
+
+    def sleep(seconds):
+        """The first process comes while the other one waits for the third time."""
+        waits.append(seconds)
+        if len(waits) == 3:
+            opened(tmp_path)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     late.begin(META, process=1)
-    timer.join()
     assert late.meta == META
+    assert len(waits) == 3
 
 
 def test_a_store_without_a_chunk_keeps_a_meta_that_agrees(tmp_path):
@@ -226,7 +235,7 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_live_ones_are_not(tm
 
 
 def test_class_means_of_another_store_are_not_used(tmp_path):
-    classes = store.ClassStore(tmp_path, "m", META)
+    classes = ClassStore(tmp_path, "m", META)
     assert classes.read_means() is None
     statistics = ClassStatistics.zeros(2, 2, 1, 1)
     statistics.add(
@@ -238,7 +247,7 @@ def test_class_means_of_another_store_are_not_used(tmp_path):
     assert mean_inputs[0, 1].item() == 1
     assert classes.read_relevant(0.5)[0].tolist() == [[0, 0], [1, 1]]
     assert classes.read_relevant(0.25) is None
-    assert store.ClassStore(tmp_path, "m", {**META, "model": "other"}).read_means() is None
+    assert ClassStore(tmp_path, "m", {**META, "model": "other"}).read_means() is None
 
 
 @pytest.mark.parametrize(
@@ -250,13 +259,13 @@ def test_class_means_of_another_store_are_not_used(tmp_path):
     ],
 )
 def test_run_names(model, layer, run):
-    assert store.run_name(model, layer) == run
+    assert run_name(model, layer) == run
 
 
 def test_split_names_stay_short_and_differ():
-    assert store.split_name("resnet50", 1660, [[530], [938]]) == "resnet50_channel1660_530_938"
-    assert store.split_name("m", 1, [[1, 2], [3]]) == "m_channel1_1-2_3"
-    many = [store.split_name("m", 1, [list(range(n)), [999]]) for n in (300, 301)]
+    assert split_name("resnet50", 1660, [[530], [938]]) == "resnet50_channel1660_530_938"
+    assert split_name("m", 1, [[1, 2], [3]]) == "m_channel1_1-2_3"
+    many = [split_name("m", 1, [list(range(n)), [999]]) for n in (300, 301)]
     assert len(set(many)) == 2
     assert max(map(len, many)) < 100
 
@@ -266,19 +275,19 @@ def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):
     context = {**CONTEXT, "layer": "last", "weights_sha256": fingerprint(network)}
     paths = [tmp_path / f"{channel}.pt" for channel in (1, 2)]
     for channel, path in zip((1, 2), paths, strict=True):
-        store.write_split(path, random_split(network.last, channel), context)
-    split_network = store.split_network(network, *paths)
+        write_split(path, random_split(network.last, channel), context)
+    changed = split_network(network, *paths)
     x = torch.randn(2, 3, 24, 24)
-    torch.testing.assert_close(split_network(x), network(x), rtol=1e-4, atol=1e-5)
-    assert split_network.last.channels == [1, 2]
+    torch.testing.assert_close(changed(x), network(x), rtol=1e-4, atol=1e-5)
+    assert changed.last.channels == [1, 2]
     with pytest.raises(ValueError, match="only once"):
-        store.split_network(network, paths[0], paths[0])
+        split_network(network, paths[0], paths[0])
     with pytest.raises(ValueError, match="with other weights"):
-        store.split_network(factories.other_weights(), *paths)
+        split_network(factories.other_weights(), *paths)
     with pytest.raises(ValueError, match="with other weights"):
-        store.split_network(split_network, paths[0])
+        split_network(changed, paths[0])
     with pytest.raises(ValueError, match="no split file"):
-        store.split_network(network)
-    store.write_split(paths[1], random_split(network.last, 2), {**context, "layer": "stem.0"})
+        split_network(network)
+    write_split(paths[1], random_split(network.last, 2), {**context, "layer": "stem.0"})
     with pytest.raises(ValueError, match=r"2.pt is a split of stem.0"):
-        store.split_network(network, *paths)
+        split_network(network, *paths)

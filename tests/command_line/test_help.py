@@ -1,0 +1,60 @@
+"""--help: every flag of the design is there, and every flag that is there is explained."""
+
+import re
+
+import pytest
+
+from tests.conftest import run_script
+
+NETWORK = {"--model", "--weights", "--layer_of_interest"}
+TRANSFORM = {"--resize_size", "--crop_size", "--interpolation", "--mean", "--std", "--skip_unreadable"}
+COMPUTE = {"--batch_size", "--num_workers", "--decode", "--device", "--precision"}
+IMAGES = {"--data_dir", "--store_dir", *NETWORK, *TRANSFORM, *COMPUTE}
+PAIR = {"--nr_channels_in_layer_of_interest", "--classes_for_concept1", "--classes_for_concept2", "--candidates"}
+RELEVANCE = {"--proportion_attribution_required", "--p", "--cos_sim_low", "--cos_sim_high"}
+FIGURES = {"--get_qualitative", "--get_quantitative", "--get_channel_card", "--get_feature_visualization", "--summary"}
+DESIGN = {
+    "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile"},
+    "get_cosine_similarities.py": {
+        *{"--store_dir", "--output_dir", *NETWORK, *RELEVANCE, "--nr_channels_in_layer_of_interest"},
+        *{"--only_correct", "--min_images", "--plot_wordnet"},
+    },
+    "disentangle_channel.py": {*IMAGES, *PAIR, "--channel_disentangle", "--only_correct", "--rho_objective"},
+    "get_results.py": {
+        *{*IMAGES, *PAIR, "--channel_of_interest", "--model_dir", "--output_dir", "--rho"},
+        *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patch_size"},
+    },
+}
+
+
+def explanations(help_text):
+    """What is said of each flag, by flag, from the text that argparse prints."""
+    entries = re.split(r"\n  (?=-)", help_text)[1:]
+    found = {}
+    for entry in entries:
+        flag, rest = re.match(r"(?:-h, )?(--\w+)(.*)", entry.split("\n\n")[0], re.DOTALL).groups()
+        explained = re.match(r"(?: [^\n ]+)*(?: {2,}|\n +)(\S.*)", rest, re.DOTALL)
+        found[flag] = " ".join(explained[1].split()) if explained else ""
+    return found
+
+
+@pytest.mark.parametrize("script", DESIGN)
+def test_help_explains_every_flag(script, tmp_path):
+    result = run_script(script, "--help", cwd=tmp_path, COLUMNS="100")
+    assert result.returncode == 0
+    assert f"python {script} --" in result.stdout  # an example
+    found = explanations(result.stdout)
+    assert set(found) >= DESIGN[script]
+    unexplained = [flag for flag, text in found.items() if not re.search("[a-z]{4}", text) or "SUPPRESS" in text]
+    assert not unexplained
+
+
+def test_a_flag_that_is_not_explained_is_found():
+    assert explanations(
+        "usage: x [-h] [--long L]\n\nabout --nothing\n\noptions:\n  -h, --help  show this\n              message\n"
+        "  --bare\n  --long L\n              its\n              text\n  --three A A A  of three\n  --last LAST\n\n"
+        "images:\n  default: some\n\n  --own {a,b}\n              chosen\n  --end E\n"
+    ) == {
+        **{"--help": "show this message", "--bare": "", "--long": "its text", "--three": "of three", "--last": ""},
+        **{"--own": "chosen", "--end": ""},
+    }

@@ -1,0 +1,99 @@
+"""Nothing wrong is stored, nothing of different networks is mixed, and what is damaged harms nothing else."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests import factories
+from tests.command_line.test_bad_input import (
+    IMPORTANCES,
+    NEW,
+    SPLIT,
+    STAGE1,
+    STAGE2,
+    STAGE3,
+    STAGE4,
+    refused,
+    usual,
+)
+from tests.conftest import ROOT, RUN, contents, run_script
+
+
+def test_results_of_other_weights_are_not_mixed(copy):
+    result = run_script(STAGE4, *usual(STAGE4, "--get_quantitative"), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    (copy / "results_quantitative" / "pairs" / "damaged.json").write_text(path.read_text()[:-30])
+    refused(STAGE4, usual(STAGE4), "damaged.json is damaged", copy)
+    (copy / "results_quantitative" / "pairs" / "damaged.json").unlink()
+    torch.save(factories.other_weights().state_dict(), copy / "other.pth")
+    shutil.rmtree(copy / "store")
+    for script in (STAGE1, STAGE2, STAGE3):
+        result = run_script(script, *usual(script, "--weights", "other.pth"), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(
+        STAGE4,
+        usual(STAGE4, "--weights", "other.pth"),
+        "holds results of tests.factories-small with other weights",
+        copy,
+    )
+
+
+@pytest.mark.parametrize("script", [STAGE2, STAGE3, STAGE4])
+def test_weights_that_were_given_once_must_be_given_again(copy, script):
+    torch.save(factories.other_weights().state_dict(), copy / "other.pth")
+    shutil.rmtree(copy / "store")
+    for stage in (STAGE1, STAGE2, STAGE3):
+        result = run_script(stage, *usual(stage, "--weights", "other.pth"), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    refused(script, usual(script), "was made with --weights other.pth: give them again", copy)
+
+
+@pytest.mark.parametrize("script", [STAGE1, STAGE2, STAGE3])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(copy, script):
+    """Files may not grow beyond 200 bytes here, which writing notices as it notices a full disk."""
+    before = contents(copy)
+    arguments = usual(script, *{STAGE1: NEW, STAGE2: ("--p", "0.6"), STAGE3: ()}[script])
+    result = subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=copy,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "cannot write" in result.stderr.strip().split("\n")[-1]
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert contents(copy) == before
+
+
+def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):
+    width_aware = ("--model", "tests.factories:width_aware")
+    for script in (STAGE1, STAGE2):
+        result = run_script(script, *usual(script, *width_aware), cwd=copy)
+        assert result.returncode == 0, result.stderr
+    message = "does not equal the original (limit 1e-04): it was not stored"
+    result = refused(STAGE3, usual(STAGE3, *width_aware), message, copy)
+    assert "largest difference 1.0e-02 of its largest value" in result.stdout  # a hundredth, as that network does it
+    assert not list(copy.rglob("*width_aware*.pt"))
+
+
+def test_a_damaged_split_does_not_stand_in_the_way_of_another(copy):
+    (copy / SPLIT.replace("_1_3", "_0_1")).write_bytes(b"damaged")
+    result = run_script(STAGE4, *usual(STAGE4), cwd=copy)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_chunk_of_another_store_is_noticed(copy):
+    result = run_script(STAGE1, *usual(STAGE1, "--interpolation", "bicubic", *NEW), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    foreign = copy / "new" / f"{RUN}_channel_importances" / "chunk_000001.npz"
+    shutil.copy(foreign, copy / IMPORTANCES)
+    message = f"{IMPORTANCES}/chunk_000001.npz is damaged (it is of another store)"
+    refused(STAGE2, usual(STAGE2, "--proportion_attribution_required", "0.2"), message, copy)

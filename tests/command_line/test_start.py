@@ -1,0 +1,173 @@
+"""How a script starts: flags and errors without waiting for libraries, and Ctrl-C in one line from the first one on."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+
+from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
+from utils.command_line import flags, run
+from utils.images import decoding, resizing
+from utils.method import rho
+from utils.networks.arithmetic import network_arithmetic
+
+SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
+HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}
+
+
+def test_what_the_flags_repeat_is_what_its_owners_have():
+    assert flags.DECODERS == decoding.DECODERS
+    assert flags.OBJECTIVES == rho.OBJECTIVES
+    assert tuple(resizing.FILTERS) == flags.INTERPOLATIONS
+    assert set(flags.INTERPOLATIONS) <= {mode.value for mode in InterpolationMode}
+
+
+def test_every_precision_is_an_arithmetic_of_its_own():
+    """One of another name than the arithmetic has would be fp32 without a word."""
+    layer, x, found = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), []
+    for precision in flags.PRECISIONS:
+        with network_arithmetic(precision, torch.device("cpu")):
+            found.append((layer(x).dtype, torch.backends.cudnn.allow_tf32))
+    assert found == [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)]
+    assert flags.PRECISIONS == ("fp32", "tf32", "bf16")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--help"], 0), (["--no_such_flag"], 2), (["--layer_of_interest"], 2)]
+)
+def test_help_and_wrong_arguments_wait_for_no_library(script, arguments, status, tmp_path):
+    command = [sys.executable, "-X", "importtime", ROOT / f"{script}.py", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    timed = re.findall(r"^import time:.*\|\s*([\w.]+)$", result.stderr, re.MULTILINE)
+    said = [line for line in result.stderr.splitlines() if not line.startswith("import time:")]
+    assert result.returncode == status
+    assert "utils.command_line.flags" in timed
+    assert not HEAVY & {name.split(".")[0] for name in timed}
+    assert len(said) == (status == 2)
+    assert all(line.startswith(f"{script}.py: error: ") for line in said)
+    assert (f"python {script}.py" in result.stdout) == (status == 0)
+
+
+SENDS = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(30)
+"""
+CATCHES = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+except BaseException:
+    pass
+"""
+IN_A_FINALIZER = """
+import os, signal, time
+class Temporary:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+Temporary()
+"""
+
+
+def interruptible(command, cwd, handling=signal.SIG_DFL, **environment):
+    """Run a command to its end where SIGINT is as it is in a terminal, whatever it is for the tests."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, handling)}
+    return subprocess.run(command, cwd=cwd, env=environment, **restore, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_line(result, message):
+    assert result.returncode == 130, result.stderr
+    (line,) = result.stderr.strip().split("\n")
+    assert message in line
+    assert result.stdout == ""
+
+
+def write_libraries(folder, **sources):
+    """Stand-ins for libraries, to be found first."""
+    for name, source in sources.items():
+        (folder / "libraries" / name).mkdir(parents=True)
+        (folder / "libraries" / name / "__init__.py").write_text(source)
+    return {"PYTHONPATH": str(folder / "libraries")}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"argparse": SENDS},
+        {"torch": SENDS},
+        {"torch": CATCHES},
+        {"torch": IN_A_FINALIZER},
+        {"torch": "", "torchvision": SENDS},
+    ],
+)
+def test_an_interrupt_while_libraries_are_imported_is_one_line(script, sources, tmp_path):
+    result = interruptible([sys.executable, ROOT / f"{script}.py"], tmp_path, **write_libraries(tmp_path, **sources))
+    assert_one_line(result, f"{script}.py: interrupted before anything was done")
+
+
+@pytest.mark.parametrize(
+    ("script", "library"), [("get_importances_for_classes", "torchvision"), ("get_cosine_similarities", "scipy")]
+)
+def test_an_interrupt_behind_the_real_torch_is_one_line(script, library, tmp_path):
+    libraries = write_libraries(tmp_path, **{library: SENDS})
+    result = interruptible([sys.executable, ROOT / f"{script}.py"], tmp_path, **libraries)
+    assert_one_line(result, f"{script}.py: interrupted before anything was done")
+
+
+OWN_SCRIPT = """
+import utils.command_line.interrupts
+from utils.command_line import flags
+from utils.command_line.run import run
+
+def main(_):
+    import os, signal, time
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+
+run(main, flags.Parser("a script"), "json")
+"""
+
+
+def test_an_interrupt_of_the_work_is_one_line(tmp_path):
+    (tmp_path / "script.py").write_text(OWN_SCRIPT)
+    result = interruptible([sys.executable, "script.py"], tmp_path, PYTHONPATH=str(ROOT))
+    assert_one_line(result, "script.py: interrupted; finished files are whole")
+
+
+def test_an_interrupt_of_somebody_elses_factory_is_one_line(finished, tmp_path):
+    (tmp_path / "interrupting.py").write_text(SENDS)
+    arguments = ("--model", "interrupting:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
+    result = interruptible([sys.executable, ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
+    assert_one_line(result, "get_importances_for_classes.py: interrupted; finished files are whole")
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_main_leaves_as_an_interrupt_has_a_status_of_its_own(capsys, monkeypatch):
+    def main(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(SystemExit) as stop:
+        run.run(main, flags.Parser("a script"))
+    assert stop.value.code == 130
+    assert len(capsys.readouterr().err.strip().split("\n")) == 1
+
+
+def test_interrupts_that_are_ignored_stay_ignored(tmp_path):
+    """As in the background jobs of a shell script."""
+    code = "import signal, utils.command_line.interrupts as own; own.raise_interrupts(); "
+    code += "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    result = interruptible([sys.executable, "-c", code], tmp_path, signal.SIG_IGN, PYTHONPATH=str(ROOT))
+    assert result.stdout == "True\n", result.stderr

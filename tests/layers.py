@@ -1,0 +1,127 @@
+"""Layers of each kind and shape that can be split, and slow twins of what the normal form says of them.
+
+``tests/networks/test_normal_form.py`` runs every formula on every entry of ``LAYERS``. Another kind of layer is one
+more file of ``utils/networks`` and one more entry here, with a twin of ``convolution_windows`` of its own.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tests import factories
+from utils.networks.convolution import Convolution
+from utils.networks.normal_form import Layer
+
+# Middles of so many equal parts of a side
+HALVES, THIRDS = (1 / 4, 3 / 4), (1 / 6, 3 / 6, 5 / 6)
+QUARTERS, SIXTHS = (1 / 8, 3 / 8, 5 / 8, 7 / 8), (1 / 12, 3 / 12, 5 / 12, 7 / 12, 9 / 12, 11 / 12)
+EIGHTHS = (1 / 16, 3 / 16, 5 / 16, 7 / 16, 9 / 16, 11 / 16, 13 / 16, 15 / 16)
+IMAGE_SIZE = 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer of a small frozen network, and what is known of it without the code that is tested.
+
+    ``make`` makes the network, in which ``layer`` is the layer's name and ``kind`` its class. ``windows`` is a function
+    of the layer's input that returns what each tap sees at each position, float64 [B, C_in, taps, positions], 0 in the
+    padding; ``weight_of`` one of the module that returns its weight, [C, C_in, taps], ``output_at`` one of its output
+    and a position's number that returns all channels there, [B, C]. ``places`` are the positions' places by hand.
+    """
+
+    name: str
+    kind: type[Layer]
+    make: Callable
+    layer: str
+    windows: Callable
+    weight_of: Callable
+    output_at: Callable
+    places: tuple
+    map_size: tuple
+    channel_dim: int
+
+
+def images(count=6):
+    """Inputs of the networks, with their targets: every class has an image, no two as many."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator), torch.tensor([0, 1, 2, 1, 2, 2])
+
+
+def convolution_windows(x, map_size, kernel, stride, dilation, corner):
+    """What each tap of a kernel sees, position by position; ``corner`` is the padding above and at the left."""
+    taps, places = (list(itertools.product(*map(range, sides))) for sides in (kernel, map_size))
+    seen = torch.zeros(len(x), x.shape[1], len(taps), len(places), dtype=torch.float64)
+    for (tap, offsets), (position, place) in itertools.product(enumerate(taps), enumerate(places)):
+        row, column = (
+            step * at + gap * offset - before
+            for step, at, gap, offset, before in zip(stride, place, dilation, offsets, corner, strict=True)
+        )
+        if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+            seen[:, :, tap, position] = x[:, :, row, column].double()
+    return seen
+
+
+def convolution(name, rows, columns, *, corner=(0, 0), make=None, layer="last", **options):
+    """An entry for a convolution of 5 channels of 6x6 to 6 channels (or of the network that ``make`` makes).
+
+    ``rows`` and ``columns`` of its output by hand, ``options`` as ``nn.Conv2d`` takes them.
+    """
+
+    def pair(value):
+        return value if isinstance(value, tuple) else (value, value)
+
+    shape = {name: pair(options.get(name, 1)) for name in ("stride", "dilation")}
+    kernel, map_size = pair(options["kernel_size"]), (len(rows), len(columns))
+    return Case(
+        name=name,
+        kind=Convolution,
+        make=make or (lambda: factories.make(5, 6, **options)),
+        layer=layer,
+        windows=lambda x: convolution_windows(x, map_size, kernel, corner=corner, **shape),
+        weight_of=lambda module: torch.stack(
+            [module.weight[:, :, u, v] for u, v in itertools.product(*map(range, kernel))], dim=2
+        ),
+        output_at=lambda output, position: output[:, :, position // len(columns), position % len(columns)],
+        places=tuple(itertools.product(rows, columns)),
+        map_size=map_size,
+        channel_dim=1,
+    )
+
+
+def before_an_in_place_relu():
+    network = factories.make(5, 6, 3)
+    network.head[0] = nn.Identity()  # else a normalisation is between them
+    return network
+
+
+LAYERS = [
+    convolution("1x1", SIXTHS, SIXTHS, kernel_size=1, bias=False),
+    convolution("1x1 biased", SIXTHS, SIXTHS, kernel_size=1),
+    convolution("3x3", QUARTERS, QUARTERS, kernel_size=3, bias=False),
+    convolution("3x3 biased", QUARTERS, QUARTERS, kernel_size=3),
+    convolution("strided", HALVES, QUARTERS, kernel_size=3, stride=(2, 1)),
+    convolution("dilated", HALVES, QUARTERS, kernel_size=3, dilation=(2, 1)),
+    convolution("padded", EIGHTHS, SIXTHS, kernel_size=3, padding=(2, 1), corner=(2, 1)),
+    convolution("padding valid", THIRDS, QUARTERS, kernel_size=(4, 3), padding="valid"),
+    convolution("padding same", SIXTHS, SIXTHS, kernel_size=(2, 3), padding="same", corner=(0, 1), bias=False),
+    convolution(
+        "padding same dilated", SIXTHS, SIXTHS, kernel_size=(2, 4), dilation=(3, 1), padding="same", corner=(1, 1)
+    ),
+    convolution("asymmetric", SIXTHS, THIRDS, kernel_size=(1, 4)),
+    convolution(
+        "everything",
+        THIRDS,
+        THIRDS,
+        **{"kernel_size": (3, 2), "stride": (2, 3), "dilation": (1, 2), "padding": (1, 2), "corner": (1, 2)},
+    ),
+    convolution("before an in-place ReLU", QUARTERS, QUARTERS, kernel_size=3, make=before_an_in_place_relu),
+    convolution(
+        "in the middle of a network",
+        SIXTHS,
+        SIXTHS,
+        **{"kernel_size": 3, "stride": 2, "corner": (1, 1), "make": lambda: factories.make(6, 6, 3), "layer": "stem.0"},
+    ),
+]

@@ -12,7 +12,13 @@ once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 """
 
 if __name__ == "__main__":
-    import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    try:
+        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    except ModuleNotFoundError as error:
+        import sys
+
+        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
+        sys.exit(2)
 
 from pathlib import Path
 

@@ -11,7 +11,13 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
 """
 
 if __name__ == "__main__":
-    import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    try:
+        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    except ModuleNotFoundError as error:
+        import sys
+
+        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
+        sys.exit(2)
 
 import os
 import time

@@ -15,7 +15,13 @@ nor another figure named: both. --get_channel_card: one figure of the split with
 """
 
 if __name__ == "__main__":
-    import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    try:
+        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+    except ModuleNotFoundError as error:
+        import sys
+
+        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
+        sys.exit(2)
 
 
 from utils.command_line import flags

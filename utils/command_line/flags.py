@@ -6,6 +6,7 @@ import shlex
 from dataclasses import asdict, replace
 
 from utils.errors import UserError
+from utils.images.text import quoted
 
 MAX_CONCEPTS = 8
 SECOND_STAGE = "get_cosine_similarities.py"
@@ -36,7 +37,7 @@ def _checked(kind, accept, what):
         except ValueError:
             value = None
         if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {what}, not {quoted(text)}")
         return value
 
     return parse

@@ -6,9 +6,10 @@ import re
 import sys
 
 from utils.command_line.interrupts import STATUS, raise_interrupts
-from utils.errors import UserError
+from utils.errors import WORKER_DIED, UserError
+from utils.images.text import printable, shortened
 
-WORKER_DIED = "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers"
+LONGEST_MESSAGE = 4000  # characters
 
 
 def run(main, parser, *libraries, interrupted):
@@ -29,8 +30,6 @@ def run(main, parser, *libraries, interrupted):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ConnectionError, EOFError):  # what is left of the connection to a process that was killed
-        _stop(parser, WORKER_DIED)
     except OSError as error:
         _stop(parser, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except RuntimeError as error:
@@ -46,5 +45,6 @@ def run(main, parser, *libraries, interrupted):
 
 
 def _stop(parser, message):
-    print(f"{parser.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    text = printable(" ".join(str(message).split()))
+    print(f"{parser.prog}: error: {shortened(text, LONGEST_MESSAGE)}", file=sys.stderr)
     sys.exit(2)

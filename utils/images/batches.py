@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import WORKER_DIED, UserError
 from utils.images.decoding import Batch, crop_with_pil, crop_with_torchvision
 from utils.images.device_decoding import DeviceBatches
 from utils.images.progress import progress
@@ -90,7 +90,7 @@ class ImageBatches:
 
     def __iter__(self):
         with progress(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
-            for batch in self.loader:
+            for batch in self._loaded():
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
                 pixels = self.transform.normalise(batch.crops, self.device)
@@ -98,6 +98,13 @@ class ImageBatches:
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
+
+    def _loaded(self):
+        """The loader's batches; what is left of the connection to a killed process is one kind of error."""
+        try:
+            yield from self.loader
+        except (ConnectionError, EOFError) as error:
+            raise UserError(WORKER_DIED) from error
 
     def _report(self, index, reason):
         path = printable(str(self.images.path(index)))

@@ -19,7 +19,6 @@ if __name__ == "__main__":
         print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
         sys.exit(2)
 
-import os
 import time
 
 from utils.command_line import flags
@@ -56,6 +55,7 @@ def main(args):
     from utils.networks.arithmetic import check_precision, choose_device, compile_network
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
+    from utils.processes import this_process
     from utils.report.store_text import print_plan, print_store_summary
     from utils.stages.importances import check_on_images, describe_store, fill_store
     from utils.store.importances import ImportanceStore
@@ -72,13 +72,13 @@ def main(args):
     layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
     images, classes = open_images(args, run, network, layer)
 
-    process, num_processes = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
-    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images, process)
-    if process == 0:
-        print_plan(store, args.model, network, layer, images, device, args.precision, num_processes)
+    process = this_process()
+    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images, process.rank)
+    if process.rank == 0:
+        print_plan(store, args.model, network, layer, images, device, args.precision, process.size)
 
     network.module.to(device, memory_format=torch.channels_last)
-    own = [chunk for chunk in store.missing_chunks() if chunk % num_processes == process]
+    own = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
     if own:
         check_on_images(network.module, images, transform, loading)
     if args.compile and own:
@@ -88,13 +88,11 @@ def main(args):
     how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
     fill_store(store, own, network.module, layer, images, transform, **how)
 
-    # torchrun ends all processes of its machine with one that fails: there the first one can wait, to report once
-    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(num_processes)
-    while one_machine and process == 0 and store.missing_chunks():
-        time.sleep(0.5)
+    while process.ends_with_others and process.rank == 0 and store.missing_chunks():
+        time.sleep(0.5)  # to report once
     if store.missing_chunks():
-        print(f"process {process} has made its {len(own)} chunks; other processes are not ready yet")
-    elif process == 0 or (own and not one_machine):
+        print(f"process {process.rank} has made its {len(own)} chunks; other processes are not ready yet")
+    elif process.rank == 0 or (own and not process.ends_with_others):
         print_store_summary(store)
         print(flags.next_command("get_cosine_similarities.py", args))
 

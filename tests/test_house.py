@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
 # From the ground up: a module imports from its own room and from lower floors; only on the top one between rooms, too
 FLOORS = (
-    ("utils.errors", "utils"),
+    ("utils.errors", "utils.processes", "utils"),
     ("utils.method", "utils.images"),
     ("utils.networks",),
     ("utils.store",),

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from utils.errors import UserError
 from utils.images.text import quoted
+from utils.processes import this_process
 
 MAX_CONCEPTS = 8
 SECOND_STAGE = "get_cosine_similarities.py"
@@ -132,9 +133,9 @@ def add_image_flags(parser):
 
 
 def _default_workers():
-    """As many as there are cores, divided among the processes that torchrun has started on this machine."""
+    """As many as there are cores, divided among the processes that were started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1), 32))
+    return max(1, min(cores // this_process().local_size, 32))
 
 
 def add_compute_flags(parser):

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from utils.images.device_decoding import DeviceBatches
 from utils.images.progress import progress
 from utils.images.reading import ContentChanged, MachineFailure, read_picture
 from utils.images.text import printable
+
+MOST_PREFETCHED, PREFETCHED_BYTES = 4, 2**30
 
 
 class ImageBatch(NamedTuple):
@@ -63,6 +66,17 @@ def batches_of(indices, batch_size):
     return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 
+def prefetched(batches, transform, num_workers):
+    """How many batches each worker process decodes ahead, so that all of them together fit a bound of bytes.
+
+    They wait in shared memory: 32 processes with four batches of 254 images each would be 4.9 GB.
+    """
+    if num_workers == 0:
+        return None
+    largest = max(map(len, batches), default=1) * 3 * transform.crop_size**2
+    return max(1, min(MOST_PREFETCHED, PREFETCHED_BYTES // (largest * num_workers)))
+
+
 class ImageBatches:
     """Iterate over an ``ImageBatch`` for each of ``batches``, with a progress bar in images per second.
 
@@ -84,13 +98,16 @@ class ImageBatches:
                 num_workers=num_workers,
                 collate_fn=_collate,
                 pin_memory=device.type == "cuda",
-                prefetch_factor=4 if num_workers else None,
+                prefetch_factor=prefetched(batches, transform, num_workers),
                 worker_init_fn=_leave_interrupts_to_the_main_process,
             )
 
     def __iter__(self):
         with progress(total=sum(map(len, self.batches)), desc=self.description, unit=" images") as bar:
-            for batch in self._loaded():
+            waited, begin = 0.0, time.perf_counter()
+            for batch, seconds in self._loaded():
+                waited += seconds
+                bar.set_postfix_str(f"waiting for data {waited / (time.perf_counter() - begin):.0%}", refresh=False)
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
                 pixels = self.transform.normalise(batch.crops, self.device)
@@ -100,9 +117,15 @@ class ImageBatches:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
 
     def _loaded(self):
-        """The loader's batches; what is left of the connection to a killed process is one kind of error."""
+        """The loader's batches, and for how many seconds each was waited for.
+
+        What is left of the connection to a killed process is one kind of error.
+        """
         try:
-            yield from self.loader
+            begin = time.perf_counter()
+            for batch in self.loader:
+                yield batch, time.perf_counter() - begin
+                begin = time.perf_counter()
         except (ConnectionError, EOFError) as error:
             raise UserError(WORKER_DIED) from error
 

@@ -60,7 +60,7 @@ class Batch:
         )
 
     def pin_memory(self):
-        self.crops = self.crops.pin_memory()
+        self.crops, self.indices = self.crops.pin_memory(), self.indices.pin_memory()
         return self
 
 

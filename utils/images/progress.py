@@ -1,10 +1,10 @@
 """Progress bars."""
 
-import os
-
 from tqdm import tqdm
+
+from utils.processes import this_process
 
 
 def progress(*args, **kwargs):
-    """A progress bar; of several processes (torchrun) only the first one shows its own, as they share a terminal."""
-    return tqdm(*args, disable=int(os.environ.get("RANK") or 0) > 0, **kwargs)
+    """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
+    return tqdm(*args, disable=this_process().rank > 0, **kwargs)

@@ -1,6 +1,7 @@
 """The evaluation transform."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -29,5 +30,11 @@ class Transform:
     def normalise(self, images, device):
         """Move a batch of crops, uint8 [B, H, W, 3], to ``device``: float32 [B, 3, H, W], channels last in memory."""
         images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = _by_colour(self.mean, device), _by_colour(self.std, device)
         return images.sub_(mean).div_(std)
+
+
+@cache
+def _by_colour(values, device):
+    """Three values as a Tensor [3, 1, 1], made once: a copy to the device in every batch would wait for it."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

@@ -1,18 +1,24 @@
 """Networks: torchvision's by name or anybody's by factory, their weights, and how they are run."""
 
-import os
 from contextlib import contextmanager
 
 import torch
 
 from utils.errors import UserError
 from utils.networks.recording import Recorder
+from utils.processes import this_process
 
 
 def choose_device(device):
-    """``cuda`` if there is one (of several processes each its own), else ``cpu``; or the device asked for."""
+    """The device asked for; else ``cuda`` if there is one, else ``cpu``.
+
+    ``cuda`` is this process's own: that of its local rank where there are as many, else the only one that it sees.
+    """
     if device is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        rank = this_process().local_rank
+        device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
     try:
         chosen = torch.device(device)
     except RuntimeError:

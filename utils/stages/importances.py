@@ -1,5 +1,6 @@
 """Stage 1: one forward pass over the images, chunk by chunk."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -81,25 +82,74 @@ def fill_store(store, chunks, network, layer, images, transform, *, batch_size, 
     plan = [(chunk, batch) for chunk in chunks for batch in batches_of(store.chunk_range(chunk), batch_size)]
     loader = ImageBatches(images, transform, [batch for _, batch in plan], "importances", **loading)
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
-    targets = outputs[torch.from_numpy(images.folder_of)]
+    targets = outputs[torch.from_numpy(images.folder_of)].to(loader.device)
     validation, kept, checked = store.meta["images"] == "val", [], False
-    with Recorder(network, layer) as recorder:
+    with Recorder(network, layer) as recorder, ChunkWriter(store) as writer:
         for (chunk, batch), (indices, pixels, contents) in zip(plan, loader, strict=True):
             if len(indices):
-                own = targets[indices].to(loader.device)
+                own = targets[indices.to(loader.device, non_blocking=True)]
                 with network_arithmetic(precision, loader.device):
                     record = recorder.forward_with_gradient(pixels, own)
                 if not checked:
                     check_normal_form(layer, record)
                     checked = True
-                labels = {"targets": own, "indices": indices, "content": contents}
+                labels = {"targets": own, "indices": indices, "content": torch.from_numpy(contents)}
                 kept.append({**importances_of(layer, record), **labels})
                 if validation:
                     kept[-1] |= evaluation_of(record)
             if batch[-1] == store.chunk_range(chunk)[-1]:
-                _require_finite(kept)
-                store.write_chunk(chunk, kept)
+                writer.write(chunk, kept)
                 kept = []
+
+
+class ChunkWriter:
+    """Writes chunks in a thread of its own, one at a time, so that the device need not wait for a disk.
+
+    An error of the thread is raised by the next ``write``, or at the end of the ``with`` block.
+    """
+
+    def __init__(self, store):
+        self.store, self._thread, self._writing = store, ThreadPoolExecutor(1, "write"), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self._finish()
+
+    def _finish(self):
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def write(self, chunk, batches):
+        """Write what was kept of a chunk's batches, as soon as the chunk before is written."""
+        names = batches[0] if batches else ()
+        arrays = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        copied = {name: _to_host(values) for name, values in arrays.items()}
+        event = torch.cuda.current_stream().record_event() if _on_cuda(arrays) else None
+        self._finish()
+        self._writing = self._thread.submit(self._write, chunk, copied, event)
+
+    def _write(self, chunk, arrays, event):
+        if event is not None:
+            event.synchronize()
+        if not all(arrays[name].isfinite().all() for name in ("positive_sums", "input_sums") if name in arrays):
+            raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")
+        self.store.write_chunk(chunk, [arrays] if arrays else [])
+
+
+def _on_cuda(arrays):
+    return any(values.is_cuda for values in arrays.values())
+
+
+def _to_host(values):
+    """Values on the CPU; from a GPU into pinned memory, which is ready once what was queued so far is done."""
+    if not values.is_cuda:
+        return values
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def importances_of(layer, record):
@@ -117,8 +167,3 @@ def evaluation_of(record):
     """What is kept of a batch of validation images on top: half precision is what inclusion is defined on."""
     shares = attribution_shares(record.activation, record.gradient)
     return {"shares": shares.half(), "logits": record.logits.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()}
-
-
-def _require_finite(kept):
-    if not all(batch[name].isfinite().all() for batch in kept for name in ("positive_sums", "input_sums")):
-        raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")

@@ -1,0 +1,47 @@
+"""Several processes that share the work of stage 1: which one this is, as torchrun or srun says it."""
+
+import os
+import re
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """``rank`` of ``size`` processes, ``local_rank`` of ``local_size`` on this machine.
+
+    ``ends_with_others`` says that all end when one fails, so that one may wait for the others.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    ends_with_others: bool = False
+
+
+def this_process():
+    """What torchrun's variables say, else those of a step of srun with several tasks; else a process alone.
+
+    A shell of sbatch or salloc has variables of the whole allocation, too: plain python there is one process, and only
+    those of a step count.
+    """
+    if os.environ.get("WORLD_SIZE"):
+        rank, size, local_rank, local_size = (
+            _number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
+        return Process(rank, size, local_rank, max(local_size, 1), ends_with_others=size == local_size)
+    size = _number("SLURM_STEP_NUM_TASKS")
+    if size <= 1:
+        return Process()
+    tasks = _tasks_of_nodes(os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
+    local_size = tasks[min(_number("SLURM_NODEID"), len(tasks) - 1)]
+    return Process(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), local_size)
+
+
+def _number(name):
+    return int(os.environ.get(name) or 0)
+
+
+def _tasks_of_nodes(text):
+    """Tasks on each node: ``2(x3),1`` is 2, 2, 2, 1."""
+    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]

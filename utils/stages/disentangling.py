@@ -194,9 +194,9 @@ class SplitWriter:
             file = read_split(self.path(candidate))
         except UserError:  # missing, damaged or of another version: it is made anew
             return False
-        split = file.split
-        plain = (file.context, file.settings, file.source, split.objective, split.concepts)
-        asked = (self.context, self.settings, SOURCE, self.objective, candidate.concepts)
+        split, how = file.split, ("only_correct", "precision", "decoding", "batch_size")
+        plain = (file.context, [file.settings[key] for key in how], file.source, split.objective, split.concepts)
+        asked = (self.context, [self.settings[key] for key in how], SOURCE, self.objective, candidate.concepts)
         tensors = [(split.weight, candidate.weight), (split.arvs, candidate.arvs), (file.mean_arv, candidate.mean_arv)]
         equal = plain == asked and all(torch.equal(one, other) for one, other in tensors)
         if equal:

@@ -74,6 +74,16 @@ def test_augmentation_keeps_the_values_of_a_picture():
     assert 0 < inverted < 8
 
 
+@pytest.fixture
+def own_arithmetic():
+    """What training sets for the whole process is as it was for the next test."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("own_arithmetic")
 def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("examples.demo.training.EPOCHS", 10)
     torch.manual_seed(0)

@@ -174,7 +174,7 @@ def test_attribution_shares_drop_what_is_negative_before_the_sum(case, opened):
 def test_relevance_ineq_2(case, opened):
     _, activation, gradient, _ = passed_through(case, opened.network, opened.images, opened.targets)
     importances = (by_position(case, activation) * by_position(case, gradient)).sum(-1).tolist()
-    record, tau, p = opened.record, 0.23, 0.5
+    record, tau, p = opened.record, 0.25, 0.5  # no share is nearer to tau than float16 can tell
     relative, positive_sums = relative_importances(channel_importances(record.activation, record.gradient))
     found = relevant_in_images(relative, positive_sums, tau)
     counts, numbers = torch.zeros(4, opened.layer.num_channels, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)

@@ -123,5 +123,5 @@ def split_network(network, *paths, rhos=None):
     weights = fingerprint(network)
     for path, context in zip(paths, contexts, strict=True):
         if context["weights_sha256"] != weights:
-            raise ValueError(f"{path} was made for {context['model']}: {why_other_weights(network)}")
+            raise ValueError(f"{path} was made for {context['model']}{why_other_weights(network)}")
     return with_splits(network, [context["layer"] for context in contexts], splits, rhos)

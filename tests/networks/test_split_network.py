@@ -66,11 +66,11 @@ def test_a_second_call_says_that_one_has_to_do(apply):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda network: network.half(), r"weights are torch.float16: split it first, then .half\(\)"),
-        (lambda network: network.double(), "weights are torch.float64: split it first"),
+        (lambda network: network.half(), r"converted to torch.float16: split it first, then .half\(\)"),
+        (lambda network: network.double(), "converted to torch.float64: split it first"),
         (nn.DataParallel, r"wrapped \(DataParallel\): split it first, then wrap"),
         (torch.compile, r"wrapped \(OptimizedModule\): split it first"),
-        (lambda _: factories.other_weights(), "has other weights"),
+        (lambda _: factories.other_weights(), "made for net with other weights"),
     ],
 )
 def test_a_network_that_is_not_as_it_was_is_told_why(apply, change, message):

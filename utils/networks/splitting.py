@@ -123,15 +123,15 @@ def is_split(network):
 
 
 def why_other_weights(network):
-    """Why a network's weights are not those that a split was made from, as far as it can be told."""
+    """How the network that a split was made for differs from this one, as far as it can be told, to end a sentence."""
     types = {value.dtype for value in network.parameters()}
     if is_split(network):
-        return f"the network is split already: {ALL_IN_ONE_CALL}"
+        return f", which is split already: {ALL_IN_ONE_CALL}"
     if all(name.startswith(WRAPPERS) for name in network.state_dict()):
-        return f"the network is wrapped ({type(network).__name__}): split it first, then wrap the split network"
+        return f", which is wrapped ({type(network).__name__}): split it first, then wrap it"
     if torch.float32 not in types:
-        return f"the network's weights are {', '.join(map(str, types))}: split it first, then .half()"
-    return "the network has other weights"
+        return f", which was converted to {', '.join(map(str, types))}: split it first, then .half()"
+    return " with other weights"
 
 
 def with_splits(network, layer_names, splits, rhos=None):

@@ -180,6 +180,6 @@ def split_network(network, *paths, rhos=None):
     weights = fingerprint(network)
     for path, file in zip(paths, files, strict=True):
         if file.context["weights_sha256"] != weights:
-            raise ValueError(f"{path} was made for {file.context['model']}: {why_other_weights(network)}")
+            raise ValueError(f"{path} was made for {file.context['model']}{why_other_weights(network)}")
     layers = [file.context["layer"] for file in files]
     return with_splits(network, layers, [file.split for file in files], rhos)

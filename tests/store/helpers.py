@@ -1,6 +1,5 @@
 """What the tests of the store begin with: a store of three made-up images, and split files of made-up networks."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,10 @@ CONTEXT = {
 }
 
 
-def layer_of(**changes):
-    """The layer of META; ``weight`` and ``bias`` may be given."""
+def layer_of():
+    """The layer of META."""
     torch.manual_seed(0)
-    module = nn.Conv2d(1, 2, 1).requires_grad_(False)
-    return replace(as_layer(module), **changes) if changes else as_layer(module)
+    return as_layer(nn.Conv2d(1, 2, 1).requires_grad_(False))
 
 
 def batch(*indices):
@@ -56,10 +54,10 @@ def batch(*indices):
     }
 
 
-def opened(folder, images=IMAGES, process=0, **changes):
+def opened(folder, listed=IMAGES, **changes):
     """A store that has been begun."""
     opened_store = store.ImportanceStore(folder, "m", changes.get("images", "train"))
-    opened_store.begin({**META, **changes}, layer_of(), images, process)
+    opened_store.begin({**META, **changes}, layer_of(), listed)
     return opened_store
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
-from utils.method.disentangling import RHOS, Split, disentangled_rows, merge, split_sources
+from utils.method.disentangling import RHOS, Concept, Split, disentangled_rows, merge, split_sources
 from utils.method.equality import EqualityCheck
 from utils.method.rho import RhoSearch, objective_terms
 from utils.networks.layers import find_layer, layer_of
@@ -25,7 +25,7 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     arvs = torch.randn(num_concepts, layer.in_channels)
     owners = torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8)
     bias = None if layer.bias is None else layer.bias[channel].clone()
-    concepts = [[k] for k in range(num_concepts)]
+    concepts = [Concept(f"concept {k}", [k]) for k in range(num_concepts)]
     weight = as_layer(layer).weight[channel].clone()
     return Split(channel, concepts, weight, bias, arvs, owners, torch.zeros(20, 3), "positive", rho)
 
@@ -106,7 +106,8 @@ def test_a_split_network_leaves_the_original_alone():
     split_network = with_splits(network, "last", [random_split(network.last, 1)], rhos=[0.05])
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert isinstance(network.last, nn.Conv2d)
-    assert split_network.last.layer.weight.shape[0] == 14
+    assert split_network.last.layer.weight.shape[0] == 12
+    assert split_network.last.parts.weight.shape[0] == 3
 
 
 def test_a_split_network_can_be_saved_whole_and_as_a_state_dict(tmp_path):

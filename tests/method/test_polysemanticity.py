@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.method.importance import relevant_classes, relevant_in_images
-from utils.method.polysemanticity import ClassStatistics, class_pairs, cosine_similarities
+from utils.method.polysemanticity import ClassMeans, RelevantCounts, class_pairs, cosine_similarities
 
 
 def random_chunk(seed, images=40, classes=3, channels=6, inputs=4, taps=2):
@@ -23,27 +23,33 @@ def random_chunk(seed, images=40, classes=3, channels=6, inputs=4, taps=2):
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 1000), tau=st.floats(0.01, 0.3), cut=st.integers(0, 40))
-def test_statistics_equal_a_loop_over_images_however_they_are_chunked(seed, tau, cut):
+@given(seed=st.integers(0, 1000), tau=st.floats(0.01, 0.3), cut=st.integers(0, 40), odd_first=st.booleans())
+def test_statistics_equal_a_loop_over_images_however_they_are_chunked(seed, tau, cut, odd_first):
     chunk = random_chunk(seed)
-    statistics = ClassStatistics.zeros(4, 6, 4, 2)
+    indices = torch.arange(40) * 3 + odd_first  # unreadable images are left out: an index is not a place
+    means, counts = ClassMeans(4, 4, 2), RelevantCounts(tau, 4, 6)
     for part in (slice(0, cut), slice(cut, 40)):
-        statistics.add(**{name: values[part] for name, values in chunk.items()}, tau=tau)
-    images, relevant = torch.zeros(2, 4).long(), torch.zeros(2, 4, 6).long()
-    sums = torch.zeros(2, 4, 4, 2, dtype=torch.float64)
+        own = {name: values[part] for name, values in chunk.items()}
+        labels = own["targets"], own["predictions"]
+        means.add(own["input_sums"], *labels, indices[part])
+        counts.add(own["relative"], own["positive_sums"], *labels)
+    images, relevant = torch.zeros(2, 3, 4).long(), torch.zeros(2, 4, 6).long()
+    sums = torch.zeros(2, 3, 4, 4, 2, dtype=torch.float64)
     for i in range(40):
         target = chunk["targets"][i].item()
         for which in (0, 1) if target == chunk["predictions"][i] else (0,):
-            images[which, target] += 1
-            sums[which, target] += chunk["input_sums"][i].double()
+            for half in (0, 1 + indices[i].item() % 2):
+                images[which, half, target] += 1
+                sums[which, half, target] += chunk["input_sums"][i].double()
             for channel in range(6):
                 enough = chunk["relative"][i, channel].float().item() >= tau
                 relevant[which, target, channel] += enough and chunk["positive_sums"][i].item() > 0
-    assert torch.equal(statistics.images, images)
-    assert torch.equal(statistics.relevant, relevant)
-    torch.testing.assert_close(statistics.input_sums, sums)
-    assert statistics.mean_inputs()[:, 3].isnan().all()  # a class without images
-    torch.testing.assert_close(statistics.mean_inputs()[0, :3], (sums[0, :3] / images[0, :3, None, None]))
+    assert torch.equal(means.numbers(), images)
+    assert torch.equal(counts.counts, relevant)
+    assert counts.tau == tau
+    assert means.means()[:, :, 3].isnan().all()  # a class without images
+    assert means.means().dtype == torch.float64
+    torch.testing.assert_close(means.means(), sums / images[..., None, None], equal_nan=True)
 
 
 def test_the_threshold_counts_itself_and_is_not_rounded_to_float16():
@@ -80,9 +86,21 @@ def test_pairs_equal_a_loop():
             expected.append((channel, class1, class2, (first @ second / first.norm() / second.norm()).item()))
     expected.sort(key=lambda pair: -pair[3])
     pairs = class_pairs(weight, means, relevant)
-    assert [pair[:3] for pair in pairs] == [pair[:3] for pair in expected]
-    assert [pair[3] for pair in pairs] == pytest.approx([pair[3] for pair in expected], abs=1e-6)
-    assert class_pairs(weight, means, torch.zeros(6, 5, dtype=torch.bool)) == []
+    assert [pair[:3] for pair in pairs.rows()] == [pair[:3] for pair in expected]
+    assert [pair[3] for pair in pairs.rows()] == pytest.approx([pair[3] for pair in expected], abs=1e-6)
+    assert len(pairs) == len(expected) > 0
+    assert list(pairs[pairs.cosine < 0].rows()) == [pair for pair in pairs.rows() if pair[3] < 0]
+    assert list(pairs[1:3].rows()) == list(pairs.rows())[1:3]
+    nothing = class_pairs(weight, means, torch.zeros(6, 5, dtype=torch.bool))
+    assert (len(nothing), list(nothing.rows())) == (0, [])
+
+
+def test_pairs_of_equal_cosine_are_in_the_order_of_channel_and_classes():
+    weight, means = torch.ones(3, 2, 1), torch.ones(4, 2, 1)
+    pairs = class_pairs(weight, means, torch.ones(4, 3, dtype=torch.bool))
+    assert len(pairs.cosine.unique()) == 1
+    expected = [(channel, *pair) for channel in range(3) for pair in itertools.combinations(range(4), 2)]
+    assert [pair[:3] for pair in pairs.rows()] == expected
 
 
 def test_cosine_with_a_zero_vector_is_zero():

@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.method.disentangling import RHOS, Split, split_sources
+from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.networks.layers import layer_of
 
 
@@ -11,7 +11,7 @@ def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
     arvs = torch.randn(num_concepts, layer.num_inputs, generator=generator)
     return Split(
         channel=channel,
-        concepts=[[k] for k in range(num_concepts)],
+        concepts=[Concept(f"concept {k}", [k]) for k in range(num_concepts)],
         weight=layer.weight[channel].clone(),
         bias=None if layer.bias is None else layer.bias[channel].clone(),
         arvs=arvs,

@@ -10,23 +10,24 @@ from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.report.split_text import print_equality
-from utils.stages.disentangling import check_equality
+from utils.stages.proof import EqualityProof
 
 IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-MEMBERS = {0: torch.arange(20), 1: torch.arange(20, 40)}
+SHOWN = {0: IMAGES[:16], 1: IMAGES[16:32]}  # of each class
 
 
-def check(network, *splits, sizes=None):
-    """The checks of splits of the layer ``last``; ``sizes`` gets those of the batches."""
+def check(network, *splits, shown=SHOWN, sizes=None):
+    """The checks of splits of the layer ``last``; ``sizes`` gets those of the batches, and their precisions."""
 
-    def load(batches, _):
-        for batch in batches:
-            indices = torch.as_tensor(batch)
-            if sizes is not None:
-                sizes.append(len(indices))
-            yield indices, IMAGES[indices]
+    def note(_, inputs):
+        sizes.append((len(inputs[0]), inputs[0].dtype))
 
-    return check_equality(network, layer_of("last", network.last), splits, MEMBERS, load, batch_size=64)
+    hook = None if sizes is None else network.register_forward_pre_hook(note)
+    proof = EqualityProof(network, layer_of("last", network.last))
+    checks = [proof.check(split, shown) for split in splits]
+    if hook:
+        hook.remove()
+    return checks
 
 
 class Chaotic(factories.Small):
@@ -69,7 +70,7 @@ def test_a_network_that_does_not_run_in_fp64_is_judged_in_fp32(capsys):
     assert one.precision == "fp32" and one.is_equal() and one.errors() == one.fp32_errors()
     assert 0 < max(one.errors()) < LARGEST_ERRORS["fp32"]
     assert not other.is_equal()
-    assert print_equality(one) and not print_equality(other)
+    print_equality(one)
     assert "in fp32 (limit 1e-04)" in capsys.readouterr().out
 
 
@@ -87,13 +88,23 @@ def test_images_and_changed_predictions_are_counted(capsys):
     wrong = random_split(network.last, 3)
     wrong.weight = wrong.weight + 100
     right, wrong = check(network, random_split(network.last, 4, num_concepts=2), wrong, sizes=sizes)
-    assert max(sizes) <= 8
+    assert max(size for size, _ in sizes) <= 8
     assert right.images == wrong.images == 32
     assert right.changed_predictions == 0 < wrong.changed_predictions <= 32
-    assert print_equality(right) and not print_equality(wrong)
+    assert right.is_equal() and not wrong.is_equal()
+    print_equality(right)
+    print_equality(wrong)
     printed = capsys.readouterr().out
     assert "c = sum c'_k - (K-1) r, in fp64 (limit 1e-09)" in printed
     assert f"predictions that change: {wrong.changed_predictions} of 32 images" in printed
+
+
+def test_every_fourth_image_is_compared_in_fp64_and_the_original_runs_once_for_all_splits():
+    network, sizes = made(factories.Small), []
+    check(network, random_split(network.last, 3), random_split(network.last, 4), sizes=sizes)
+    in_precision = {kind: sum(size for size, dtype in sizes if dtype == kind) for kind in {kind for _, kind in sizes}}
+    # the original once, and each split; in fp64 also an image to see whether the network runs in it
+    assert in_precision == {torch.float32: 3 * 32, torch.float64: 3 * 8 + 1}
 
 
 def test_nothing_compared_and_nan_are_not_equal():

@@ -20,7 +20,12 @@ def apply(monkeypatch):
 
     def apply(network, *files, made_from=None, **options):
         context = {"weights_sha256": fingerprint(made_from or network), "model": "net"}
-        monkeypatch.setattr(stored, "read_split", lambda file: (file[0], {**context, "layer": file[1]}))
+
+        def read_split(file):
+            split, layer = file
+            return stored.SplitFile(split, {**context, "layer": layer}, {}, torch.zeros(8), {}, {})
+
+        monkeypatch.setattr(stored, "read_split", read_split)
         return stored.split_network(network, *files, **options)
 
     return apply

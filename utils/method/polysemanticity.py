@@ -48,7 +48,7 @@ class RelevantCounts:
         classes, own = _images_of_classes(targets, predictions)
         relevant = relevant_in_images(relative, positive_sums, self.tau).float()
         counts = own.flatten(0, 1).float() @ relevant  # exact below 2 ** 24
-        self.counts[:, classes] += counts.long().view(2, len(classes), -1)
+        self.counts[:, classes] += counts.long().view(2, len(classes), relevant.shape[1])
 
 
 def _images_of_classes(targets, predictions):

@@ -8,6 +8,7 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from utils.errors import UserError
@@ -122,10 +123,12 @@ def _read_json(path):
     with damage_is_one_line(path, advice):
         if content.get("format") != CANDIDATES_FORMAT:
             raise ValueError("it is of another version of this program")
-        found = [
-            AskedCandidate(int(one["channel"]), [list(map(int, concept)) for concept in one["concepts"]], f"{path}")
-            for one in content["candidates"]
-        ]
+        found = [AskedCandidate(one["channel"], one["concepts"], f"{path}") for one in content["candidates"]]
+        numbers = chain.from_iterable([one.channel, *chain.from_iterable(one.concepts)] for one in found)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("a channel or class is no whole number from 0")
+        if any(len(one.concepts) < 2 or not all(one.concepts) for one in found):
+            raise ValueError("a candidate has fewer than two concepts")
     if not found:
         raise UserError(f"--candidates {path}: there is no candidate in it")
     return AskedCandidates(found, content["settings"])
@@ -175,4 +178,6 @@ def _concepts(tokens):
         expected = "a class" if sign else "a comma or +"
     if expected == "a class":
         raise ValueError("a class is missing at its end")
+    if len(concepts) < 2:
+        raise ValueError("a channel and at least two concepts are wanted")
     return concepts

@@ -62,7 +62,7 @@ def damage_is_one_line(path, advice):
         raise
     except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
         if is_machine_failure(error):
-            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UserError(f"cannot read {path}: {reason}; the file itself may be whole") from error
         reason = " ".join(str(error).split())[:120].split(". ")[0] or type(error).__name__
         raise UserError(f"{path} is damaged ({printable(reason)}): {advice}") from error

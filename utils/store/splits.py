@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.rho import OBJECTIVES
+from utils.networks.layers import splittable
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import why_other_weights, with_splits
 from utils.store.files import damage_is_one_line, json_digest, read_bytes, write_bytes
@@ -169,7 +170,7 @@ def split_network(network, *paths, rhos=None):
     Raises
     ------
     UserError
-        A damaged file.
+        A damaged file, or one with another weight than the network's.
     ValueError
         A file of another network (one that is split, converted or wrapped is another), or of the same channel; a rho
         that is not stored, or not as many as files; a network that cannot be copied.
@@ -182,4 +183,7 @@ def split_network(network, *paths, rhos=None):
         if file.context["weights_sha256"] != weights:
             raise ValueError(f"{path} was made for {file.context['model']}{why_other_weights(network)}")
     layers = [file.context["layer"] for file in files]
+    for path, file in zip(paths, files, strict=True):
+        layer = splittable(file.context["layer"], network.get_submodule(file.context["layer"]))
+        require_weight(path, file.split, layer.weight, layer.bias)
     return with_splits(network, layers, [file.split for file in files], rhos)

@@ -1,0 +1,90 @@
+"""What the tests of the store begin with: a store of three made-up images, and split files of made-up networks."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.helpers import as_layer
+from tests.networks.helpers import random_split
+from utils.images.listing import ImageList
+from utils.store import importances as store
+from utils.store.splits import SETTINGS, SplitFile
+
+IMAGES = ImageList(
+    Path("data/train"),
+    ["a", "b"],
+    np.array([b"a/1.png", b"a/2.png", b"b/a long name \xff.png"]),
+    np.array([100, 20, 3]),
+    np.array([0, 0, 1]),
+)
+META = {
+    **{"format": store.STORE_FORMAT, "images": "train", "model": "m", "weights": "w", "weights_sha256": "00"},
+    **{"layer": "l", "kind": "convolution", "num_images": 3, "chunk_size": 2, "num_channels": 2, "num_inputs": 1},
+    **{"num_taps": 1, "num_outputs": 2, "positions": 4, "transform": {"mean": [0.5, 0.5, 0.5]}, "precision": "fp32"},
+    **{"decoding": "pil", "skip_unreadable": False, "data_sha256": IMAGES.digest(), "classes": {"a": 0, "b": 1}},
+    **{"class_counts": {"a": 2, "b": 1}, "versions": {"torch": "1"}},
+}
+CONTEXT = {
+    **{"model": "m", "weights": "w", "weights_sha256": "00", "layer": "l", "num_channels": 3, "num_outputs": 2},
+    **{"positions": 4, "transform": {"mean": [0.5, 0.5, 0.5]}, "classes": {"a": 0, "b": 1}},
+}
+
+
+def layer_of():
+    """The layer of META."""
+    torch.manual_seed(0)
+    return as_layer(nn.Conv2d(1, 2, 1).requires_grad_(False))
+
+
+def batch(*indices):
+    """What stage 1 keeps of a batch of images."""
+    n = len(indices)
+    return {
+        "relative_importances": torch.rand(n, 2).half(),
+        "positive_sums": torch.rand(n),
+        "input_sums": torch.rand(n, 1, 1),
+        "targets": torch.zeros(n, dtype=torch.long),
+        "predictions": torch.ones(n, dtype=torch.long),
+        "indices": torch.tensor(indices, dtype=torch.long),
+        "content": np.arange(n, dtype=np.uint64) + 2**63,
+        "shares": torch.rand(n, 2).half(),
+        "logits": torch.randn(n, 2).half(),
+    }
+
+
+def opened(folder, listed=IMAGES, **changes):
+    """A store that has been begun."""
+    opened_store = store.ImportanceStore(folder, "m", changes.get("images", "train"))
+    opened_store.begin({**META, **changes}, layer_of(), listed)
+    return opened_store
+
+
+def split_file(module, channel, num_concepts=2, **context):
+    """A SplitFile of a channel of a module, with concepts and ARVs at random."""
+    split, num_inputs = random_split(module, channel, num_concepts), as_layer(module).num_inputs
+    settings = {**dict.fromkeys(SETTINGS), "only_correct": False, "precision": "fp32", "tau": 0.03}
+    proof = {"images": 8, "changed_predictions": 0}
+    mean_arv = torch.randn(num_inputs, dtype=torch.float64)
+    return SplitFile(split, {**CONTEXT, **context}, settings, mean_arv, {"from": "classes"}, proof)
+
+
+def flips(data):
+    """Every copy of ``data`` with a single bit flipped."""
+    for position in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << bit
+            yield position, bytes(damaged)
+
+
+def equal(one, other):
+    """Whether values or tensors, or dictionaries and lists of them, are equal, in type as well."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    return type(one) is type(other) and one == other

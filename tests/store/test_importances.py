@@ -1,0 +1,361 @@
+"""Stage 1's and stage 2's files: what is written is read, and what they promise is checked."""
+
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import write_images
+from tests.store.helpers import IMAGES, META, batch, equal, flips, layer_of, opened
+from utils.errors import UserError
+from utils.images.listing import ImageList, list_images
+from utils.store import importances as store
+from utils.store.class_statistics import ClassStore
+from utils.store.files import write_arrays, write_json
+
+
+def test_every_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
+    chunks = opened(tmp_path)
+    chunks.write_chunk(0, [batch(0), batch(1)])
+    path, intact = chunks.chunk_path(0), chunks.read_chunk(0)
+    found = 0
+    for position, damaged in flips(path.read_bytes()):
+        path.write_bytes(damaged)
+        try:
+            arrays = chunks.read_chunk(0)
+        except UserError as error:
+            assert str(path) in str(error)
+            found += 1
+        else:
+            assert all(equal(arrays[name], intact[name]) for name in intact), position
+    assert found > 1000
+
+
+def test_meta_that_was_changed_by_hand_is_noticed(tmp_path):
+    path = opened(tmp_path).meta_path
+    path.write_text(path.read_text().replace('"num_images": 3', '"num_images": 2'))
+    with pytest.raises(UserError, match=r"meta\.json is damaged"):
+        store.ImportanceStore(tmp_path, "m").load_meta()
+
+
+def test_a_chunk_of_another_place_length_or_type_is_noticed(tmp_path):
+    chunks = opened(tmp_path)
+    for indices in ((0,), (1, 0), (1, 2), (0, 0)):
+        chunks.write_chunk(0, [batch(*indices)])
+        with pytest.raises(UserError, match=r"chunk_000000\.npz is damaged"):
+            chunks.read_chunk(0)
+    kept = {name: np.asarray(values) for name, values in batch(0, 1).items() if name in chunks.layout()}
+    np.savez(chunks.chunk_path(0), **kept, origin=np.zeros(32))
+    with pytest.raises(UserError, match="float64"):
+        chunks.read_chunk(0)
+    np.savez(chunks.chunk_path(0), targets=np.zeros(2))
+    with pytest.raises(UserError, match="it holds"):
+        chunks.read_chunk(0)
+
+
+def test_unreadable_images_may_be_missing_only_where_that_was_asked_for(tmp_path):
+    chunks = opened(tmp_path, skip_unreadable=True)
+    chunks.write_chunk(0, [batch(1)])
+    assert chunks.read_chunk(0)["indices"].tolist() == [1]
+    chunks.write_chunk(0, [])
+    assert chunks.read_chunk(0)["relative_importances"].shape == (0, 2)
+
+
+def test_completeness_counts_the_images_of_missing_chunks(tmp_path):
+    chunks = opened(tmp_path)
+    with pytest.raises(UserError, match="3 of 3 images are missing"):
+        chunks.require_complete()
+    chunks.write_chunk(0, [batch(0, 1)])
+    with pytest.raises(UserError, match="1 of 3 images are missing"):
+        chunks.require_complete()
+    chunks.write_chunk(1, [batch(2)])
+    chunks.require_complete()
+    labels = chunks.read_labels()
+    assert labels.indices.tolist() == [0, 1, 2]
+    assert labels.targets.tolist() == [0] * 3 and labels.predictions.tolist() == [1] * 3
+    assert labels.contents.tolist() == [2**63, 2**63 + 1, 2**63]
+
+
+def test_processes_after_the_first_wait_for_its_meta(tmp_path, monkeypatch):
+    late, waits = store.ImportanceStore(tmp_path, "m"), []
+
+    def sleep(seconds):
+        """The first process comes while the other one waits for the third time."""
+        waits.append(seconds)
+        if len(waits) == 3:
+            opened(tmp_path)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    late.begin(META, layer_of(), IMAGES, process=1)
+    assert late.meta == META
+    assert len(waits) == 3
+
+
+def test_a_store_without_a_chunk_keeps_a_meta_that_agrees(tmp_path):
+    opened(tmp_path)
+    late = store.ImportanceStore(tmp_path, "m")
+    late.begin({**META, "versions": {"torch": "2"}}, layer_of(), IMAGES, process=1)
+    assert opened(tmp_path, versions={"torch": "2"}).meta == late.meta == META
+
+
+def test_equal_arrays_make_equal_bytes(tmp_path):
+    chunks, one = opened(tmp_path), batch(0, 1)
+    chunks.write_chunk(0, [one])
+    first = chunks.chunk_path(0).read_bytes()
+    chunks.write_chunk(0, [{name: values[:1] for name, values in one.items()}, {n: v[1:] for n, v in one.items()}])
+    assert chunks.chunk_path(0).read_bytes() == first
+    with zipfile.ZipFile(chunks.chunk_path(0)) as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_store_goes_on_only_with_what_it_was_begun_with(tmp_path):
+    opened(tmp_path).write_chunk(0, [batch(0, 1)])
+    assert opened(tmp_path, versions={"torch": "2"}, weights="elsewhere").meta["versions"] == {"torch": "1"}
+    with pytest.raises(UserError, match="another chunk size"):
+        opened(tmp_path, chunk_size=5)
+
+
+def test_a_store_without_a_chunk_may_begin_anew(tmp_path):
+    opened(tmp_path)
+    chunks = opened(tmp_path, chunk_size=1)
+    assert chunks.num_chunks == 3
+    chunks.write_chunk(0, [batch(0)])
+    with pytest.raises(UserError, match="another chunk size"):
+        opened(tmp_path)
+
+
+def test_the_layer_and_the_list_of_images_are_read_as_they_were(tmp_path):
+    images = list_images(write_images(tmp_path / "data") / "train")
+    changes = {
+        **{"num_images": len(images), "data_sha256": images.digest(), "class_counts": images.counts()},
+        **{"classes": {name: output for output, name in enumerate(images.folders)}, "num_outputs": 4},
+    }
+    begun = opened(tmp_path, images, **changes)
+    weight, bias = begun.read_layer()
+    assert torch.equal(weight, layer_of().weight) and torch.equal(bias, layer_of().bias)
+    read = begun.read_images(tmp_path / "elsewhere")
+    assert read.root == tmp_path / "elsewhere" and read.folders == images.folders
+    assert read.paths.tolist() == images.paths.tolist()
+    assert equal(read.sizes, images.sizes) and equal(read.folder_of, images.folder_of)
+    assert read.digest() == images.digest()
+
+
+def test_names_that_are_no_text_and_layers_without_bias_are_kept(tmp_path):
+    begun = opened(tmp_path)
+    read = begun.read_images("x")
+    assert read.paths.tolist() == IMAGES.paths.tolist()
+    layer = layer_of()
+    layer.module.bias = None
+    begun._write_layer(layer)
+    weight, bias = begun.read_layer()
+    assert bias is None and torch.equal(weight, layer.weight)
+
+
+def test_missing_files_of_the_layer_and_the_images_are_made_again(tmp_path):
+    begun = opened(tmp_path)
+    begun.write_chunk(0, [batch(0, 1)])
+    before = [path.read_bytes() for path in (begun.layer_path, begun.images_path)]
+    for path in (begun.layer_path, begun.images_path):
+        path.unlink()
+    with pytest.raises(UserError, match=r"images\.npz is missing or damaged"):
+        begun.require_complete()
+    opened(tmp_path)
+    assert [path.read_bytes() for path in (begun.layer_path, begun.images_path)] == before
+
+
+def test_content_of_images_and_what_validation_adds_are_kept_as_they_are(tmp_path):
+    train, val = opened(tmp_path), opened(tmp_path, images="val")
+    assert train.folder.name == "m_channel_importances" and val.folder.name == "m_channel_importances_val"
+    kept = batch(0, 1)
+    for chunks in (train, val):
+        chunks.write_chunk(0, [kept])
+        read = chunks.read_chunk(0)
+        assert set(read) == set(chunks.layout())
+        assert all(equal(read[name], kept[name]) for name in read)
+        assert read["content"].dtype == np.uint64 and read["content"].max() > 2**63
+        assert set(chunks.read_chunk(0, ["targets"])) == {"targets", "indices"}
+    assert set(val.layout()) - set(train.layout()) == {"shares", "logits"}
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_store_of_another_format_is_one_line(tmp_path, version):
+    begun = opened(tmp_path)
+    content = {name: value for name, value in META.items() if name != "format"}
+    write_json(begun.meta_path, content if version is None else {**content, "format": version})
+    with pytest.raises(UserError, match="was made by another version of this program: delete .* and run get_import"):
+        begun.load_meta()
+    begun.write_chunk(0, [batch(0, 1)])
+    with pytest.raises(UserError, match="was made by another version"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[{name: value} for name in ("chunk_size", "num_channels", "positions") for value in (0, -1, 10**30, 1.5)],
+        {"num_images": 10**30, "class_counts": {"a": 10**30 - 1, "b": 1}},
+        {"class_counts": {"a": 2, "b": 2}},
+        {"class_counts": {"a": 2, "c": 1}},
+        {"classes": {"a": 0, "b": 0}},
+        {"classes": {"a": 0, "b": 2}},
+        {"classes": {"a": -1, "b": 0}},
+        {"classes": ["a", "b"]},
+        {"images": "test"},
+        {"skip_unreadable": "no"},
+    ],
+    ids=str,
+)
+def test_a_meta_that_cannot_be_one_is_refused_whatever_its_checksum(tmp_path, changes):
+    begun = opened(tmp_path)
+    write_json(begun.meta_path, {**META, **changes})
+    with pytest.raises(UserError, match=r"meta\.json is damaged"):
+        store.ImportanceStore(tmp_path, "m").load_meta()
+
+
+def test_a_number_of_images_that_the_list_cannot_hold_is_refused_before_anything_is_counted(tmp_path, monkeypatch):
+    many = 2**39
+    forged = opened(tmp_path, num_images=many, class_counts={"a": many - 1, "b": 1})
+    monkeypatch.setattr(forged, "missing_chunks", lambda: pytest.fail("these would be billions"))
+    with pytest.raises(UserError, match=r"images\.npz is missing or damaged"):
+        forged.require_complete()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("targets", -1), ("targets", 2), ("predictions", -1), ("predictions", 2**40)],
+        *[("positive_sums", value) for value in (torch.nan, torch.inf, -1.0)],
+        *[(name, value) for name in ("relative_importances", "input_sums") for value in (torch.nan, -torch.inf)],
+        *[(name, value) for name in ("shares", "logits") for value in (torch.nan, torch.inf)],
+    ],
+)
+def test_values_that_cannot_have_been_measured_are_refused(tmp_path, name, value):
+    chunks, forged = opened(tmp_path, images="val"), batch(0, 1)
+    forged[name].view(-1)[-1] = value
+    chunks.write_chunk(0, [forged])
+    with pytest.raises(UserError, match=rf"chunk_000000\.npz is damaged \(its {name} are impossible"):
+        chunks.read_chunk(0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"paths": np.array([b"a/1.png", b"a/3.png", b"b/x.png"])},
+        {"paths": IMAGES.paths[::-1]},
+        {"sizes": IMAGES.sizes + 1},
+        {"folder_of": np.array([0, 0, 2])},
+        {"folder_of": np.array([-1, 0, 1])},
+    ],
+    ids=str,
+)
+def test_a_list_of_other_images_is_refused(tmp_path, changes):
+    begun = opened(tmp_path)
+    fields = {name: getattr(IMAGES, name) for name in ("root", "folders", "paths", "sizes", "folder_of")}
+    begun._write_images(ImageList(**{**fields, **changes}))
+    with pytest.raises(UserError, match=r"images\.npz is damaged"):
+        begun.read_images("x")
+
+
+@pytest.mark.parametrize("forged", [{"weight": np.inf}, {"bias": np.nan}, {"length": 1}])
+def test_a_layer_that_cannot_be_one_is_refused(tmp_path, forged):
+    begun = opened(tmp_path)
+    arrays = {"weight": np.ones((2, 1, 1), np.float32), "bias": np.ones(forged.get("length", 2), np.float32)}
+    for name in arrays.keys() & forged.keys():
+        arrays[name][0] = forged[name]
+    begun._write(begun.layer_path, arrays)
+    with pytest.raises(UserError, match=r"layer\.npz is damaged"):
+        begun.read_layer()
+
+
+def test_files_of_another_store_are_refused(tmp_path):
+    one, other = opened(tmp_path / "one"), opened(tmp_path / "other", precision="bf16")
+    for begun in (one, other):
+        begun.write_chunk(0, [batch(0, 1)])
+    for path, read in (
+        (one.chunk_path(0), lambda: one.read_chunk(0)),
+        (one.layer_path, one.read_layer),
+        (one.images_path, lambda: one.read_images("x")),
+    ):
+        path.write_bytes((other.folder / path.name).read_bytes())
+        with pytest.raises(UserError, match=f"{path.name} is of another store: delete it and run"):
+            read()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Class means
+
+
+def write_means(classes):
+    means = torch.arange(12.0, dtype=torch.float64).view(2, 3, 2, 1, 1)
+    images = torch.tensor([[[3, 2], [2, 1], [1, 1]], [[1, 0], [1, 0], [0, 0]]])
+    means[images == 0] = torch.nan
+    classes.write_means(means, images)
+    return means, images
+
+
+def test_class_means_are_read_as_they_are_and_those_of_another_store_are_not(tmp_path):
+    classes = ClassStore(tmp_path, "m", META)
+    assert classes.read_means() is None and classes.read_relevant(0.5) is None
+    with pytest.raises(UserError, match=r"there is no .*class_means.npz .*: run get_cosine_similarities.py first"):
+        classes.require_means()
+    means, images = write_means(classes)
+    read_means, read_images = classes.require_means()
+    torch.testing.assert_close(read_means, means, rtol=0, atol=0, equal_nan=True)
+    assert equal(read_images, images)
+    counts = torch.tensor([[[0, 1], [2, 0]], [[0, 1], [0, 0]]])
+    classes.write_relevant(0.5, counts)
+    assert equal(classes.read_relevant(0.5), counts)
+    assert classes.read_relevant(0.25) is None
+    other = ClassStore(tmp_path, "m", {**META, "model": "other"})
+    assert other.read_means() is None and other.read_relevant(0.5) is None
+
+
+def test_tau_is_part_of_the_content_so_that_renamed_counts_are_refused(tmp_path):
+    classes = ClassStore(tmp_path, "m", META)
+    for tau in (0.5, 0.25):
+        classes.write_relevant(tau, torch.full((2, 2, 2), int(100 * tau)))
+    one, other = classes.relevant_path(0.5), classes.relevant_path(0.25)
+    one.rename(tmp_path / "x")
+    other.rename(one)
+    (tmp_path / "x").rename(other)
+    for tau, of in ((0.5, 0.25), (0.25, 0.5)):
+        with pytest.raises(UserError, match=rf"required{tau}\.npz is damaged \(it is of tau {of}\)"):
+            classes.read_relevant(tau)
+
+
+@pytest.mark.parametrize("what", ["halves", "negative", "nan", "counts"])
+def test_class_means_that_cannot_be_any_are_refused(tmp_path, what):
+    classes = ClassStore(tmp_path, "m", META)
+    means, images = write_means(classes)
+    if what == "counts":
+        classes.write_relevant(0.5, torch.tensor([-1]).expand(2, 2, 2))
+        with pytest.raises(UserError, match="is damaged .its counts are impossible"):
+            classes.read_relevant(0.5)
+        return
+    if what == "nan":
+        means[0, 1, 0] = torch.nan
+    else:
+        images[0, 0, 0] += 1 if what == "halves" else -9
+        images[0, 1, 0] -= 9 * (what == "negative")
+    classes.write_means(means, images)
+    with pytest.raises(UserError, match=r"class_means\.npz is damaged \(its (means|numbers of images) are"):
+        classes.read_means()
+
+
+def test_an_array_whose_header_promises_more_than_there_is_asks_for_no_memory(tmp_path):
+    begun = opened(tmp_path)
+    arrays = {"weight": np.ones((2, 1, 1), np.float32), "bias": np.ones(2, np.float32), "origin": begun._origin()}
+    write_arrays(begun.layer_path, arrays)
+    assert begun.read_layer()
+    data = begun.layer_path.read_bytes()
+    with zipfile.ZipFile(begun.layer_path, "w") as archive:
+        for name, values in arrays.items():
+            header = {"descr": values.dtype.str, "fortran_order": False, "shape": (10**15,)}
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                member.write(values.tobytes())
+    assert len(begun.layer_path.read_bytes()) < 2 * len(data)
+    with pytest.raises(UserError, match=r"layer\.npz is damaged \(weight is not what its header says\)"):
+        begun.read_layer()

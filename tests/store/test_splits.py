@@ -1,0 +1,229 @@
+"""Split files: what is written is read, and what cannot be a split is refused, whatever its checksum says."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from tests import factories
+from tests.store.helpers import CONTEXT, equal, flips, split_file
+from utils.errors import UserError
+from utils.method.disentangling import Concept, Split
+from utils.networks.loading import fingerprint
+from utils.store import splits
+from utils.store.names import SUFFIXES, split_suffix
+from utils.store.splits import find_splits, read_split, require_weight, split_network, split_path, write_split
+
+MODULE = nn.Conv2d(2, 3, 1)
+
+
+def parts(file):
+    """All of a SplitFile as one dictionary."""
+    return {**file.content(), "sha256": file.sha256}
+
+
+def test_every_flipped_bit_of_a_split_file_is_found_or_changes_nothing(tmp_path):
+    path = tmp_path / "split.pt"
+    write_split(path, split_file(MODULE, 1))
+    intact, found = parts(read_split(path)), 0
+    for number, (position, damaged) in enumerate(flips(path.read_bytes())):
+        if number % 7:  # a prime, so that every bit of a byte is among them
+            continue
+        path.write_bytes(damaged)
+        try:
+            read = read_split(path)
+        except UserError as error:
+            assert str(path) in str(error)
+            found += 1
+        else:
+            assert equal(parts(read), intact), position
+    assert found > 300
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_split_file_holds_the_split_and_what_it_came_from(tmp_path, bias):
+    file = split_file(nn.Conv2d(5, 3, 3, bias=bias), 1, num_concepts=3)
+    file.split.concepts = [Concept("été", [0, 2]), Concept("one", [1]), Concept("some", [], [3, 5], "images")]
+    write_split(tmp_path / "split.pt", file)
+    read = read_split(tmp_path / "split.pt")
+    assert isinstance(read.split, Split) and read.split.concepts == file.split.concepts
+    assert read.split.classes == [[0, 2], [1], []]
+    assert equal(parts(read), parts(file))
+    assert (read.split.bias is not None) == bias
+    assert len(read.sha256) == 64 and read.settings["tau"] == 0.03 and read.settings["gamma"] is None
+    assert read.made_of() == file.made_of()
+
+
+def test_the_proof_is_no_part_of_what_a_split_is_made_of(tmp_path):
+    one, other = split_file(MODULE, 1), split_file(MODULE, 1)
+    other.mean_arv, other.proof = one.mean_arv, {"images": 16}
+    assert one.made_of() == other.made_of()
+    for name, file in (("one", one), ("other", other)):
+        write_split(tmp_path / name, file)
+    assert one.sha256 != other.sha256
+    other.mean_arv = one.mean_arv + 1
+    assert one.made_of() != other.made_of()
+
+
+def forge(path, change):
+    """Change a split file's content, and give it the checksum of what it holds then."""
+    content = torch.load(path, weights_only=True)
+    del content["sha256"]
+    change(content)
+    torch.save({**content, "sha256": splits._digest(content)}, path)
+
+
+def put(**values):
+    return lambda content: content.update(values)
+
+
+def spoil(name, value):
+    """Set the last entry of a tensor."""
+
+    def change(content):
+        content[name].view(-1)[-1] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["owners"].view(-1)[0].sub_(1),
+        spoil("owners", 7),
+        *[put(rho=rho) for rho in (0.33, 0.0, 2, "0.5")],
+        put(objective="best"),
+        *[spoil(name, value) for name in ("weight", "arvs") for value in (torch.nan, torch.inf)],
+        put(bias=torch.tensor(torch.nan)),
+        put(weight=torch.ones(3, 1)),
+        put(weight=torch.ones(2)),
+        put(arvs=torch.ones(2, 3)),
+        put(owners=torch.zeros(20, 3, dtype=torch.uint8)),
+        put(objectives=torch.zeros(20, 2)),
+        put(mean_arv=torch.ones(3)),
+        *[put(channel=channel) for channel in (-1, 3, 10**30, "1")],
+        lambda content: content["concepts"].pop(),
+        lambda content: content["concepts"][0].update(colour="red"),
+        put(concepts=[]),
+        put(rhos=[0.5]),
+        put(objective_names=["contrast", "positive", "absolute"]),
+        put(settings={"tau": 0.03}),
+        lambda content: content["context"].pop("positions"),
+        lambda content: content.pop("proof"),
+    ],
+)
+def test_a_split_that_cannot_be_one_is_refused_whatever_its_checksum(tmp_path, change):
+    path = tmp_path / "split.pt"
+    write_split(path, split_file(MODULE, 1))
+    read_split(path)
+    forge(path, change)
+    with pytest.raises(UserError, match=r"split\.pt is damaged \((?!its checksum).*: run disentangle_channel.py again"):
+        read_split(path)
+
+
+def test_content_that_was_changed_without_the_checksum_is_refused(tmp_path):
+    path = tmp_path / "split.pt"
+    write_split(path, split_file(MODULE, 1))
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "source": {"from": "elsewhere"}}, path)
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        read_split(path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_a_split_of_another_format_is_one_line(tmp_path, version):
+    torch.save({"format": version, "weight": torch.ones(2)}, tmp_path / "old.pt")
+    with pytest.raises(UserError) as refused:
+        read_split(tmp_path / "old.pt")
+    assert str(refused.value).endswith("old.pt was made by another version of this program: run disentangle_channel.py again")
+    with pytest.raises(UserError, match="there is no split file"):
+        read_split(tmp_path / "none.pt")
+
+
+def test_everything_that_makes_another_split_makes_another_name():
+    wishes = [
+        {"only_correct": correct, "objective": objective, "split_by": split_by, "background": background}
+        for correct in (False, True)
+        for objective in ("positive", "absolute", "contrast")
+        for split_by in ("arv", "least_squares")
+        for background in (None, 3)
+    ]
+    suffixes = [split_suffix(**wish) for wish in wishes]
+    assert len(set(suffixes)) == len(wishes)
+    assert all(re.fullmatch(SUFFIXES, suffix) for suffix in suffixes)
+    for expected, wish in (
+        ("", {"only_correct": False, "objective": "positive"}),
+        ("_only_correct", {"only_correct": True, "objective": "positive"}),
+        ("_only_correct_contrast", {"only_correct": True, "objective": "contrast"}),
+        ("_absolute", {"only_correct": False, "objective": "absolute"}),
+    ):
+        assert split_suffix(**wish) == expected
+    assert str(split_path("f", "m", 1, [[2, 3], [4]], "_absolute")) == "f/m_channel1_2-3_4_absolute.pt"
+
+
+def test_exactly_the_splits_of_a_channel_and_its_concepts_are_found(tmp_path):
+    own = ["", "_only_correct", "_absolute", "_contrast", "_only_correct_contrast", "_least_squares_background"]
+    channel = ["m_channel1_2_3_4", "m_channel1_2-3_4", "m_channel1_3_2", "m_channel1_2_30", "m_channel1_2_3_best"]
+    others = ["m_channel10_2_3", "m_channel11_2_3", "other_channel1_2_3", "xm_channel1_2_3", "m_references"]
+    names = [f"m_channel1_2_3{suffix}" for suffix in own]
+    for name in [*names, *channel, *others]:
+        (tmp_path / f"{name}.pt").touch()
+    (tmp_path / "m_channel1_2_3.json").touch()
+    (tmp_path / ".m_channel1_2_3.pt.ab.tmp").touch()
+    assert [path.stem for path in find_splits(tmp_path, "m", 1, [[2], [3]])] == sorted(names)
+    assert [path.stem for path in find_splits(tmp_path, "m", 1)] == sorted([*names, *channel])
+    assert [path.stem for path in find_splits(tmp_path, "m", 1, [[2, 3], [4]])] == ["m_channel1_2-3_4"]
+    assert find_splits(tmp_path, "m", 1, [[5], [6]]) == find_splits(tmp_path / "none", "m", 1) == []
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_split_needs_the_weight_and_bias_of_the_network(bias):
+    torch.manual_seed(0)
+    weight, own_bias = torch.randn(3, 2, 4), torch.randn(3) if bias else None
+    split = split_file(nn.Conv2d(2, 3, 2, bias=bias), 1).split
+    split.weight, split.bias = weight[1].clone(), own_bias[1].clone() if bias else None
+    require_weight("x", split, weight, own_bias)
+    require_weight("x", split, weight.double(), None if own_bias is None else own_bias.double())
+    wrong = [(weight + 1e-6, own_bias), (weight, None if bias else torch.zeros(3)), (weight.flip(0), own_bias)]
+    wrong += [(weight, own_bias + 1e-6)] if bias else []
+    wrong[2][0][1] = weight[0]
+    for other, other_bias in wrong:
+        with pytest.raises(UserError, match="x has another weight than channel 1 of the network: run disentangle"):
+            require_weight("x", split, other, other_bias)
+
+
+def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):
+    network = factories.small()
+    context = {"layer": "last", "weights_sha256": fingerprint(network), "num_channels": 12}
+    paths = [tmp_path / f"{channel}.pt" for channel in (1, 2)]
+    for channel, path in zip((1, 2), paths, strict=True):
+        write_split(path, split_file(network.last, channel, **context))
+    changed = split_network(network, *paths)
+    x = torch.randn(2, 3, 24, 24)
+    torch.testing.assert_close(changed(x), network(x), rtol=1e-4, atol=1e-5)
+    assert changed.last.channels == [1, 2]
+    with pytest.raises(ValueError, match="only once"):
+        split_network(network, paths[0], paths[0])
+    with pytest.raises(ValueError, match="has other weights"):
+        split_network(factories.other_weights(), *paths)
+    with pytest.raises(ValueError, match="split already"):
+        split_network(changed, paths[0])
+    with pytest.raises(ValueError, match="no split file"):
+        split_network(network)
+
+
+@pytest.mark.parametrize("changes", [{"weight": 2.0}, {"channel": 2}, {"layer": "stem.0"}])
+def test_a_split_with_another_weight_than_the_networks_is_not_applied(tmp_path, changes):
+    network = factories.with_kernel()
+    context = {"layer": "last", "weights_sha256": fingerprint(network), "num_channels": 12}
+    file = split_file(network.last, 1, **{**context, **{key: changes[key] for key in changes.keys() & {"layer"}}})
+    file.split.weight = file.split.weight * changes.get("weight", 1)
+    file.split.channel = changes.get("channel", 1)
+    write_split(tmp_path / "forged.pt", file)
+    with pytest.raises(UserError, match=r"forged\.pt has another weight than channel"):
+        split_network(network, tmp_path / "forged.pt")
+
+
+def test_the_context_of_the_tests_is_that_of_split_files():
+    assert set(CONTEXT) == set(splits.SPLIT_CONTEXT)

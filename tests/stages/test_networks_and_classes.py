@@ -29,7 +29,10 @@ def first_stage(folder, data, network, *more):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("normalises_over_the_batch", "the logits of an image depend on the other images of its batch: is there a BatchN"),
+        (
+            "normalises_over_the_batch",
+            "the logits of an image depend on the other images of its batch: is there a BatchN",
+        ),
         ("drops_out", "two passes over the same images give different logits: is there dropout"),
         ("adds_noise", "two passes over the same images give different logits"),
     ],

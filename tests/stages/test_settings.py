@@ -164,7 +164,7 @@ def test_where_tau_finds_nothing_stage_2_says_which_tau_would_find_pairs(copy):
     assert out.startswith("[]\n")
     found = re.findall(r"there would be (\d+) pairs with --proportion_attribution_required (\S+)\n", out)
     assert len(found) == 2  # for 1 and 10; there never are 100
-    assert 1 <= int(found[0][0]) and 10 <= int(found[1][0]) < 100
+    assert int(found[0][0]) >= 1 and 10 <= int(found[1][0]) < 100
     for number, tau in found:
         printed = stage2("store", *how, "--proportion_attribution_required", tau, cwd=copy).split("\n")[0]
         assert len(ast.literal_eval(printed)) == int(number)

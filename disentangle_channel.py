@@ -111,6 +111,7 @@ def main(args):
         print_closing_table(written)
     problems.finish("split")
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
+    more += splits.selectors(candidates) or flags.only_correct_flag(args)
     print(flags.next_command("get_results.py", args, *more))
 
 

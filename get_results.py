@@ -125,6 +125,8 @@ def main(args):
                 result = result_of(known[number], arrays, source.images, classes)
                 if args.get_quantitative:
                     results.write(result)
+            elif args.get_quantitative:
+                results.make_newest(result)
             warn_of_empty_inclusion(result)
             written += figures.draw(number, result, arrays)
             found.append(result)

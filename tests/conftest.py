@@ -83,10 +83,15 @@ def end_of(process):
         process.kill()
 
 
-def start_and_hold(script, *arguments, cwd):
-    """Start a script with ``--model tests.factories:held``, and wait until its network holds it, in the third chunk."""
+def start_and_hold(script, *arguments, after, cwd):
+    """Start a script with ``--model tests.factories:held``, and wait until its network holds it.
+
+    That is in the first pass after there is a file that matches the pattern ``after``, relative to ``cwd``.
+    """
     held = Path(cwd) / "held"
-    process, end = start_script(script, *arguments, cwd=cwd, HOLD=str(held)), time.monotonic() + PATIENCE
+    held.unlink(missing_ok=True)
+    process = start_script(script, *arguments, cwd=cwd, HOLD=str(held), HOLD_AFTER=str(after))
+    end = time.monotonic() + PATIENCE
     while not held.exists():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
@@ -165,12 +170,17 @@ def load(folder, split):
     return pixels, torch.from_numpy(images.folder_of)
 
 
-def concept_arrays(folder, concepts, only_correct):
-    """What stage 3 should use of each concept: its images' indices and its ARV for channel 9, from the chunks."""
-    store = ImportanceStore(folder / "store", RUN)
+def stored_images(store):
+    """All that an ImportanceStore has of images, by name."""
     store.load_meta()
     chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
-    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    join = {name: np.concatenate if name == "content" else torch.cat for name in chunks[0]}
+    return {name: join[name]([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def concept_arrays(folder, concepts, only_correct):
+    """What stage 3 should use of each concept: its images' indices and its ARV for channel 9, from the chunks."""
+    images = stored_images(ImportanceStore(folder / "store", RUN))
     weight, members, arvs = factories.small().last.weight[CHANNEL, :, 0, 0], [], []
     for concept in concepts:
         of_class = [images["targets"] == output for output in concept]

@@ -166,15 +166,60 @@ def without_parameters():
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def normalises_over_the_batch():
+    network = small()
+    network.head[0] = nn.BatchNorm2d(12, track_running_stats=False)
+    return network
+
+
+class DropsOut(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class AddsNoise(nn.Module):
+    def forward(self, x):
+        return x + 0.1 * torch.randn_like(x)
+
+
+def with_after_pooling(module):
+    network = small()
+    network.head.append(module)
+    return network
+
+
+def drops_out():
+    return with_after_pooling(DropsOut())
+
+
+def adds_noise():
+    return with_after_pooling(AddsNoise())
+
+
+def with_dropout():
+    """Dropout that ``.eval()`` turns off; it comes in training mode."""
+    return with_after_pooling(nn.Dropout(0.5)).train()
+
+
+def always_eleven():
+    """Twelve outputs, the last of which always wins."""
+    network = make(8, 12, 1, num_outputs=12)
+    network.classifier.bias[11] = 1000
+    return network
+
+
 class Mortal(Small):
-    """The process whose number $VICTIM names is killed at its sixth pass, unless torchrun has started it again."""
+    """The process whose number $VICTIM names is killed at its ninth pass, unless torchrun has started it again.
+
+    Four passes come before its first chunk: one finds the layer, three compare the logits of the first images.
+    """
 
     passes = 0
 
     def forward(self, x):
         self.passes += 1
         names = ("RANK", "TORCHELASTIC_RESTART_COUNT")
-        if self.passes == 6 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
+        if self.passes == 9 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
@@ -186,13 +231,10 @@ def mortal():
 
 
 class Held(Small):
-    """Where $HOLD names a file, makes it in the third chunk of two batches, and stays there until it is killed."""
-
-    passes = 0  # the first one is that which finds the layer
+    """Once a file matches $HOLD_AFTER, makes the file $HOLD in its next pass, and stays there until it is killed."""
 
     def forward(self, x):
-        self.passes += 1
-        if self.passes == 6 and "HOLD" in os.environ:
+        if "HOLD" in os.environ and any(Path().glob(os.environ["HOLD_AFTER"])):
             Path(os.environ["HOLD"]).touch()
             time.sleep(1200)  # returns only where nobody comes for it
         return super().forward(x)

@@ -13,13 +13,14 @@ from PIL import Image
 
 from tests import factories
 from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
+from utils.command_line.opening import OpenedSplit
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
 from utils.method.evaluation import density_curves, summarise
 from utils.networks.layers import find_layer
 from utils.report.card import Card, card_figure
 from utils.report.plots import DISENTANGLED, GREY, pictures_figure
-from utils.stages.evaluation import measure_peaks, top_patches
+from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches
 from utils.store.splits import read_split, transform_from
 
 LONG = (
@@ -128,12 +129,15 @@ def card_flags(*more):
 def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     """Against plain indexing: every validation image of bee and dog, patches of 8 of 24 pixels, map of 12x12."""
     images = list_images(copy / "data" / "val", ["bee", "dog"])
-    split, context = read_split(next((copy / "store" / "models_disentangled").iterdir()))
-    network, transform = factories.small(), transform_from(context["transform"])
+    (path,) = (copy / "store" / "models_disentangled").iterdir()
+    file = read_split(path)
+    split = file.split
+    network, transform = factories.small(), transform_from(file.context["transform"])
     options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
     loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
     layer = find_layer(network, "last", 24)
-    (measured,) = measure_peaks(loader, network, layer, [(split, 0.7)], "fp32")
+    measures = [SplitMeasures(OpenedSplit(path, file, 0.7), layer)]
+    (measured,) = measure_peaks(loader, network, layer, measures, "fp32")
     concepts = np.array([0] * 4 + [1] * 4)
     shown = top_patches(images, transform, measured, concepts, 8)
     pixels, _ = load(copy, "val")

@@ -28,6 +28,7 @@ from tests.conftest import (
     stage2,
     stage3,
     start_and_hold,
+    stored_images,
     succeed,
     write_images,
 )
@@ -45,9 +46,8 @@ def test_stage1_stores_importances_and_input_sums_of_every_image(finished):
     record = forward_with_gradient(network, network.last, pixels, targets)
     importances = (record.activation * record.gradient).sum(2)
     store = ImportanceStore(finished / "store", RUN)
-    store.load_meta()
-    chunks = [store.read_chunk(chunk) for chunk in range(3)]
-    stored = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    stored = stored_images(store)
+    assert store.num_chunks == 3
     positive = importances.clamp(min=0).sum(1)
     torch.testing.assert_close(stored["positive_sums"], positive, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(
@@ -65,15 +65,22 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
     assert "layer of interest: last" in out
     store = ImportanceStore(tmp_path / "s", RUN)
     store.load_meta()
-    _, targets, predictions = store.read_labels()
-    assert f"8 images; {(targets == predictions).double().mean():.1%} classified correctly" in out
-    assert "next: python get_cosine_similarities.py --model tests.factories:small --store_dir s" in out
+    labels = store.read_labels()
+    assert f"8 images; {(labels.targets == labels.predictions).double().mean():.1%} classified correctly" in out
+    assert (
+        f"next: python get_cosine_similarities.py --model tests.factories:small --data_dir {data} --store_dir s" in out
+    )
     again = stage1(data, "s", cwd=tmp_path)
     assert "1 of 1 chunks are there" in again
 
 
 HELD = ("--model", "tests.factories:held", *SMALL_IMAGES, "--batch_size", "4", "--chunk_size", "8", "--device", "cpu")
 HELD_IMPORTANCES = "tests.factories-held_channel_importances"
+
+
+def two_chunks(store):
+    """A pattern of the second chunk in the store of ``held``."""
+    return f"{store}/{HELD_IMPORTANCES}/chunk_000001.npz"
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def held(tmp_path):
 
 def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_path):
     succeed(*held("whole"), "--num_workers", "0", cwd=tmp_path)
-    process = start_and_hold(*held("killed"), "--num_workers", "1", cwd=tmp_path)
+    process = start_and_hold(*held("killed"), "--num_workers", "1", after=two_chunks("killed"), cwd=tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
     end_of(process)
     folder = tmp_path / "killed" / HELD_IMPORTANCES
@@ -108,7 +115,7 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
 
 
 def test_a_killed_worker_process_is_one_line(held, tmp_path):
-    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
+    process = start_and_hold(*held("store"), "--num_workers", "1", after=two_chunks("store"), cwd=tmp_path)
     (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
     _, stderr = end_of(process)
@@ -118,12 +125,12 @@ def test_a_killed_worker_process_is_one_line(held, tmp_path):
 
 
 def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
-    process = start_and_hold(*held("store"), "--num_workers", "1", cwd=tmp_path)
+    process = start_and_hold(*held("store"), "--num_workers", "1", after=two_chunks("store"), cwd=tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the process that decodes images gets it, too
     _, stderr = end_of(process)
     assert process.returncode == 130
     (line,) = messages(stderr)
-    assert "interrupted; finished files are whole" in line
+    assert "interrupted; full chunks are kept, the same command goes on from there" in line
     out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
     assert "going on: 2 of 5 chunks are there" in out
     assert "40 images; " in out
@@ -134,8 +141,10 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
     out = stage2("store", "--cos_sim_low", "-1", "--output_dir", tmp_path, cwd=copy)
     printed = ast.literal_eval(out.split("\n")[0])
     assert set(printed[0]) == {"channel", "class1", "class2", "cosine_similarity"}
-    (path,) = (tmp_path / "results_get_cosine_similarities").iterdir()
-    assert path.name == f"{RUN}_required0.05_p0.5_cossim-1.0to1.0.txt"
+    stem = f"{RUN}_required0.05_p0.5_cossim-1.0to1.0"
+    written = {path.name: path for path in (tmp_path / "results_get_cosine_similarities").iterdir()}
+    assert sorted(written) == sorted(f"{stem}{end}" for end in (".txt", ".json", "_channels.csv"))
+    path = written[f"{stem}.txt"]
     header, *rows = path.read_text().splitlines()
     assert header == "Channel,Class1,Class2,CosineSimilarity"
     assert len(rows) == len(printed)
@@ -146,14 +155,16 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
         assert [int(channel), int(class1), int(class2)] == list(pair.values())[:3]
         assert round(float(cosine), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
     assert "bee" in out
+    channel = int(rows[-1].split(",")[0])
+    assert f"--candidates {written[f'{stem}.json']} --channel_disentangle {channel}\n" in out
 
 
 def test_stage2_keeps_low_up_to_below_high(copy):
     store = ImportanceStore(copy / "store", RUN)
     classes = ClassStore(copy / "store", RUN, store.load_meta())
-    means, images = classes.read_means()
-    relevant = relevant_classes(classes.read_relevant(0.05)[0], images[0], 0.5)
-    pairs = class_pairs(layer_of("last", factories.small().last).weight, means[0], relevant)
+    means, images = (values[0, 0] for values in classes.read_means())
+    relevant = relevant_classes(classes.read_relevant(0.05)[0], images, 0.5)
+    pairs = list(class_pairs(layer_of("last", factories.small().last).weight, means, relevant).rows())
     middle = pairs[len(pairs) // 2][3]
     for bounds, expected in (
         (("--cos_sim_low", "-1", "--cos_sim_high", middle), [pair for pair in pairs if pair[3] < middle]),
@@ -213,9 +224,7 @@ def test_unreadable_images_are_left_out_named_and_counted_where_asked_for(copy):
 @pytest.mark.parametrize("only_correct", [False, True])
 def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
     store = ImportanceStore(copy / "store", RUN)
-    store.load_meta()
-    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
-    images = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    images = stored_images(store)
     used = (images["predictions"] == images["targets"]) if only_correct else torch.ones(24, dtype=torch.bool)
     assert used.all() != only_correct
     expected = {}

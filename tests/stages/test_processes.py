@@ -116,7 +116,7 @@ def test_a_process_that_waits_in_vain_asks_whether_the_store_is_shared(folder, m
     meta = read_json(folder / "one" / RUN / "meta.json", "")
     monkeypatch.setattr(ImportanceStore, "_wait_for", lambda *_: None)
     with pytest.raises(UserError, match="do all processes see the same --store_dir"):
-        ImportanceStore(folder / "elsewhere", "m").begin(meta, process=1)
+        ImportanceStore(folder / "elsewhere", "m").begin(meta, None, None, process=1)
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(None, 16), ("4", 4), ("32", 1)])

@@ -39,17 +39,25 @@ from utils.store.splits import read_split
 
 
 def equality(out):
-    """The figures of equality that stage 3 prints, of the channel and of the logits, and on how many images."""
-    channel = re.search(r"merged channel against the original: largest difference (\S+) of its largest value\n", out)
-    logits = re.search(r"the split network against the original's: (\S+) of their range \((\d+) images\)\n", out)
-    return float(channel[1]), float(logits[1]), int(logits[2])
+    """The figures of equality that stage 3 prints, of the channel and of the logits, and on how many images.
+
+    The largest of both arithmetics; fp64 decides.
+    """
+    assert "merged channel against the original, c = sum c'_k - (K-1) r, in fp64 (limit " in out
+    channel = re.search(r"largest difference (\S+) of its largest value \(fp32: (\S+)\)\n", out)
+    logits = re.search(r"the split network against the original's: (\S+) of their range \(fp32: (\S+)\)\n", out)
+    changed, images = map(int, re.search(r"predictions that change: (\d+) of (\d+) images\n", out).groups())
+    assert changed == 0
+    assert max(float(channel[1]), float(logits[1])) < 1e-12
+    return float(channel[2]), float(logits[2]), images
 
 
 def test_stage3_stores_a_split_that_leaves_the_network_as_it_is(finished):
     (path,) = (finished / "store" / "models_disentangled").iterdir()
     assert path.name == f"{RUN}_channel9_1_3.pt"
-    split, context = read_split(path)
-    assert split.concepts == [[1], [3]]
+    file = read_split(path)
+    split, context = file.split, file.context
+    assert split.classes == [[1], [3]]
     assert context["layer"] == "last"
     assert torch.equal(split.weight[:, 0], factories.small().last.weight[CHANNEL, :, 0, 0])
     pixels, _ = load(finished, "val")
@@ -68,14 +76,14 @@ def test_stage3_prints_the_table_and_both_equality_figures(copy):
     channel_error, logit_error, images = equality(out)
     assert max(channel_error, logit_error) < 1e-5
     assert images == 12
-    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel4_1_3.pt")
+    split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel4_1_3.pt").split
     assert split.rho == float(chosen[0][0])
 
 
 @pytest.mark.parametrize("objective", ["absolute", "contrast"])
 def test_the_objective_asked_for_chooses_rho(copy, objective):
     out = stage3("data", "store", "--rho_objective", objective, cwd=copy)
-    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+    split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3_{objective}.pt").split
     column = {"absolute": 1, "contrast": 2}[objective]
     assert split.objective == objective
     assert split.objectives[:, column].max() == split.objectives[round(split.rho / 0.05) - 1, column]
@@ -83,19 +91,19 @@ def test_the_objective_asked_for_chooses_rho(copy, objective):
 
 
 def test_stage4_rows_are_fractions_of_the_original_channel(copy):
-    out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.1", cwd=copy)
-    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+    out = stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.196", cwd=copy)
+    split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt").split
     network = factories.small()
     pixels, targets = load(copy, "val")
     record = forward_with_gradient(network, network.last, pixels, targets)
-    included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.1
+    included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.196
     assert not included[(targets == 1) | (targets == 3)].all()
     x = record.input
     maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
     expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum(1) for part in maps], dim=1)
     assert not list((copy / "plots").glob("*channel9*"))
     for concept, target in ((1, 1), (2, 3)):
-        path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.1.txt"
+        path = copy / "results_quantitative" / f"quantitative_concept{concept}_required0.196.txt"
         rows = np.loadtxt(path, delimiter=",", ndmin=2)
         wanted = expected[included & (targets == target)].numpy()
         assert rows == pytest.approx(wanted, rel=1e-3, abs=1e-4)
@@ -130,7 +138,7 @@ def test_three_concepts_are_a_case_of_k_concepts(copy):
     pair = (*PAIR, "--classes_for_concept3", "ant", "cat")
     out = stage3("data", "store", pair=pair, cwd=copy)
     assert "|S_3|" in out
-    split, _ = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3_0-2.pt")
+    split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3_0-2.pt").split
     assert split.rows().shape == (4, 8, 1)
     stage4("data", "store", "--proportion_attribution_required", "0.0001", pair=pair, cwd=copy)
     names = sorted(path.name for path in (copy / "results_quantitative").glob("*.txt"))
@@ -147,7 +155,7 @@ def test_several_runs_in_one_folder_get_their_names_in_front(copy):
     (path,) = (copy / "results_quantitative" / "pairs").iterdir()
     other = json.loads(path.read_text().replace(RUN, "other"))
     del other["sha256"]
-    write_json(path.with_name("other.json"), other)
+    write_json(path.with_name(path.name.replace(RUN, "other")), other)
     stage4("data", "store", *more, cwd=copy)
     names = sorted(path.name for path in (copy / "results_quantitative").glob("*.txt"))
     assert names == sorted(
@@ -178,7 +186,7 @@ def test_a_single_image_is_drawn_as_a_tick(copy):
     stem = (
         copy
         / "plots"
-        / f"{RUN}_channel9_1_3_rho{read_split(next((copy / 'store' / 'models_disentangled').iterdir()))[0].rho}"
+        / f"{RUN}_channel9_1_3_rho{read_split(next((copy / 'store' / 'models_disentangled').iterdir())).split.rho}"
     )
     rows = np.genfromtxt(f"{stem}_concept1_density.txt", delimiter=",", skip_header=1)
     assert np.isnan(rows[:, 1:]).all()
@@ -200,7 +208,7 @@ def test_bf16_runs_through_all_stages_and_stays_close(copy):
     for precision in ("fp32", "bf16"):  # from the same store, so that what differs is due to the flag of these stages
         out = stage3("data", "half", "--precision", precision, cwd=copy)
         assert max(equality(out)[:2]) < 1e-5  # the proof is in fp32 whatever the precision of the network
-        split, _ = read_split(copy / "half" / "models_disentangled" / f"{RUN}_channel9_1_3.pt")
+        split = read_split(copy / "half" / "models_disentangled" / f"{RUN}_channel9_1_3.pt").split
         contrasts.append(split.objectives[:, 2])
         stage4("data", "half", "--get_quantitative", "--rho", "0.5", "--precision", precision, cwd=copy)
         (path,) = (copy / "results_quantitative" / "pairs").iterdir()
@@ -222,7 +230,8 @@ def test_a_kxk_layer_with_bias_named_on_the_command_line_goes_through_all_stages
     ):
         result = run_script(script, *network, *flags, cwd=copy)
         assert result.returncode == 0, result.stderr
-    split, context = read_split(copy / "kxk" / "models_disentangled" / f"{run}_channel0_1_3.pt")
+    file = read_split(copy / "kxk" / "models_disentangled" / f"{run}_channel0_1_3.pt")
+    split, context = file.split, file.context
     layer = factories.with_kernel().last
     assert torch.equal(split.weight, layer.weight[0].flatten(1))
     assert torch.equal(split.bias, layer.bias[0])
@@ -237,11 +246,13 @@ def test_a_kxk_layer_with_bias_named_on_the_command_line_goes_through_all_stages
 def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_correct):
     pair = ("--classes_for_concept1", "ant", "cat", "--classes_for_concept2", "dog")
     out = stage3("data", "store", *["--only_correct"] * only_correct, pair=pair, cwd=copy)
-    split, context = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_0-2_3.pt")
+    name = f"{RUN}_channel9_0-2_3{'_only_correct' * only_correct}.pt"
+    file = read_split(copy / "store" / "models_disentangled" / name)
+    split = file.split
     members, arvs = concept_arrays(copy, [[0, 2], [3]], only_correct)
     assert (len(members[0]) < 12) == only_correct  # one ant of six is classified correctly
     assert f"concept 1: ant + cat [0, 2], {len(members[0])} training images" in out
-    assert context["only_correct"] == only_correct
+    assert file.settings["only_correct"] == only_correct
     network, (pixels, _) = factories.small(), load(copy, "train")
     layer = as_layer(network.last)
     search = RhoSearch(layer.weight[CHANNEL], None, arvs)

@@ -101,6 +101,11 @@ def add_only_correct_flag(parser, help):
     parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
 
 
+def only_correct_flag(args):
+    """The flag as it was given, for another stage."""
+    return [] if args.only_correct is None else ["--only_correct" if args.only_correct else "--no-only_correct"]
+
+
 def add_channel_count_flag(parser):
     parser.add_argument(
         "--nr_channels_in_layer_of_interest",

@@ -16,6 +16,8 @@ from utils.errors import UserError
 from utils.method.evaluation import Summary, fractions_of_original, separation, summarise
 from utils.store.files import write_bytes
 
+LEFT_OUT = "as their splits have changed since: evaluate them again"
+
 
 def included_rows(images):
     """Fractions of the included images of one concept's results: array [n, K + 1]."""
@@ -235,6 +237,10 @@ def write_tables(results):
     state = None
     while state != results.state():
         state, found = results.state(), results.read_all()
+        if not found and results.stale:
+            raise UserError(
+                f"{results.folder} has only results that are left out, {LEFT_OUT} ({_named(results.stale)})"
+            )
         if not found:
             raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
         tables = make_tables(found)
@@ -289,12 +295,15 @@ def print_summary(results):
 def _print_doubts(results):
     """Name results that are left out because their split has changed, and those whose split was not found."""
     for names, what in (
-        (results.stale, "left out, as their splits have changed since: evaluate them again"),
+        (results.stale, f"left out, {LEFT_OUT}"),
         (results.unchecked, f"not checked, as their splits are not in {results.model_dir}"),
     ):
         if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            print(f"warning: {len(names)} results {what} ({shown})", file=sys.stderr)
+            print(f"warning: {len(names)} results {what} ({_named(names)})", file=sys.stderr)
+
+
+def _named(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def warn_of_empty_inclusion(result):

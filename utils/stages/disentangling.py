@@ -15,7 +15,7 @@ from utils.method.rho import RhoSearch
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
 from utils.store.names import split_suffix
-from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, read_split, split_path, write_split
+from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
 
 PROOF_IMAGES = 8  # of each class
 SOURCE = {"from": "classes"}  # where the concepts come from
@@ -187,6 +187,15 @@ class SplitWriter:
         suffix = split_suffix(only_correct=self.settings["only_correct"], objective=self.objective)
         concepts = [concept.classes for concept in candidate.concepts]
         return split_path(self.folder, self.run, candidate.channel, concepts, suffix)
+
+    def selectors(self, candidates):
+        """The flags with which stage 4 takes these splits, where others of the same channels and concepts are there."""
+        several = any(
+            len(find_splits(self.folder, self.run, one.channel, [concept.classes for concept in one.concepts])) > 1
+            for one in candidates
+        )
+        which = "--only_correct" if self.settings["only_correct"] else "--no-only_correct"
+        return [which, "--rho_objective", self.objective] if several else []
 
     def is_there(self, candidate):
         """Whether the split is stored already, made of the same in the same way; says so."""

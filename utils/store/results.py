@@ -92,6 +92,12 @@ class Results:
             return None
         return result if all(result.get(name) == value for name, value in known.items()) else None
 
+    def make_newest(self, result):
+        """Write a result that is there again where another rho of its split and tau was evaluated after it."""
+        others = (self.folder / "pairs").glob(f"{result['split']}_rho*_required{result['tau']}.json")
+        if any(self._read(path)["evaluation"] > result["evaluation"] for path in others):
+            self.write(result)
+
     def write(self, result):
         """Write a result; ``evaluation`` is the time, in nanoseconds."""
         write_json(self.path(result), {"format": RESULT_FORMAT, **result, "evaluation": time.time_ns()})

@@ -1,0 +1,223 @@
+"""What stage 2 was asked travels to stages 3 and 4, several splits of a channel are told apart, and next: lines run."""
+
+import ast
+import json
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    NETWORK,
+    PAIR,
+    RUN,
+    SMALL_IMAGES,
+    contents,
+    messages,
+    run_script,
+    stage2,
+    stage3,
+    stage4,
+    write_images,
+)
+from utils.store.candidates import read_candidates
+from utils.store.files import read_json
+from utils.store.splits import read_split
+
+PLAIN, CORRECT = (f"{RUN}_channel9_1_3{suffix}" for suffix in ("", "_only_correct"))
+
+
+def evaluate(folder, *more, channel=CHANNEL, pair=PAIR):
+    flags = (*NETWORK, *COMPUTE, "--data_dir", "data", "--store_dir", "store", "--get_quantitative")
+    channels = ("--channel_of_interest", channel) if channel is not None else ()
+    return run_script("get_results.py", *flags, *channels, *pair, *more, cwd=folder)
+
+
+def candidates_of(folder, *more):
+    """Stage 2's JSON of all pairs at tau 0.05, relative to ``folder``."""
+    out = stage2("store", "--cos_sim_low", "-1", *more, cwd=folder)
+    return re.search(r"--candidates (\S+\.json) ", out)[1]
+
+
+@pytest.fixture
+def both(copy):
+    """A copy of ``finished`` with the split of channel 9 of all images, and the one of correctly classified ones."""
+    stage3("data", "store", "--only_correct", cwd=copy)
+    return copy
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Several splits of a channel
+
+
+def test_the_split_of_correct_images_is_another_file(both):
+    folder = both / "store" / "models_disentangled"
+    assert sorted(path.stem for path in folder.iterdir()) == [PLAIN, CORRECT]
+    files = {path.stem: read_split(path) for path in folder.iterdir()}
+    assert [files[name].settings["only_correct"] for name in (PLAIN, CORRECT)] == [False, True]
+
+
+def test_where_several_splits_match_stage4_names_them_and_stops(both):
+    result = evaluate(both)
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    assert f"several splits match ({PLAIN}.pt, {CORRECT}.pt)" in line
+    assert "--only_correct or --no-only_correct" in line
+    assert not (both / "results_quantitative").exists()
+
+
+@pytest.mark.parametrize(("flag", "name"), [("--only_correct", CORRECT), ("--no-only_correct", PLAIN)])
+def test_a_flag_says_which_split_is_meant(both, flag, name):
+    result = evaluate(both, flag)
+    assert result.returncode == 0, result.stderr
+    (path,) = (both / "results_quantitative" / "pairs").iterdir()
+    assert json.loads(path.read_text())["split"] == name
+    assert f"{name}.pt, rho" in result.stdout
+
+
+@pytest.mark.parametrize(("flags", "name"), [(("--only_correct",), CORRECT), ((), PLAIN)])
+def test_candidates_of_stage_2_say_which_split_is_meant(both, flags, name):
+    path = candidates_of(both, *flags)
+    assert read_candidates(both / path).settings["only_correct"] == bool(flags)
+    result = evaluate(both, "--candidates", path, pair=())
+    assert result.returncode == 0 or "there is no split of channel" in result.stderr  # other pairs of channel 9
+    (path,) = (both / "results_quantitative" / "pairs").iterdir()
+    assert json.loads(path.read_text())["split"] == name
+
+
+def test_candidates_of_correct_images_are_split_by_correct_images_unless_a_flag_says_otherwise(copy):
+    path = candidates_of(copy, "--only_correct")
+    stage3("data", "store", "--candidates", path, channel=4, pair=(), cwd=copy)
+    made = [read_split(path) for path in (copy / "store" / "models_disentangled").glob("*_channel4_*")]
+    assert made and all(file.settings["only_correct"] for file in made)
+    stage3("data", "store", "--candidates", path, "--no-only_correct", channel=4, pair=(), cwd=copy)
+    again = [read_split(path) for path in (copy / "store" / "models_disentangled").glob("*_channel4_*")]
+    assert sorted(file.settings["only_correct"] for file in again) == [False] * len(made) + [True] * len(made)
+
+
+def test_results_of_a_split_that_was_made_anew_are_named_and_left_out(copy):
+    tau = ("--proportion_attribution_required", "0.0001")
+    assert evaluate(copy, *tau).returncode == 0
+    alone = (copy / "results_quantitative" / "summary.csv").read_text()
+    (old,) = (copy / "results_quantitative" / "pairs").iterdir()
+    stage3("data", "store", "--batch_size", "3", cwd=copy)  # what it was made with is part of its content
+    result = run_script("get_results.py", "--summary", "--store_dir", "store", cwd=copy)
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    assert old.name in line
+    stage3("data", "store", channel=4, cwd=copy)
+    result = evaluate(copy, *tau, channel=4)
+    assert result.returncode == 0, result.stderr
+    warnings = (result.stderr, run_script("get_results.py", "--summary", "--store_dir", "store", cwd=copy).stderr)
+    for text in warnings:
+        assert "1 results left out, as their splits have changed since" in text
+        assert old.name in text
+    rows = (copy / "results_quantitative" / "summary.csv").read_text()
+    assert "all 1 " in result.stdout and "all 2 " not in result.stdout
+    assert re.search(r"^\S+?,last,0.0001,4,", rows, re.MULTILINE)
+    assert not re.search(r"^\S+?,last,0.0001,9,", rows, re.MULTILINE)
+    assert re.search(r"^\S+?,last,0.0001,9,", alone, re.MULTILINE)
+    assert evaluate(copy, *tau).returncode == 0  # measured again, it is back
+    assert re.search(r",0.0001,9,", (copy / "results_quantitative" / "summary.csv").read_text())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tau
+
+
+def test_tau_travels_from_stage_2_to_stage_4_and_a_flag_overrides_it(copy):
+    path = candidates_of(copy)
+    assert read_candidates(copy / path).settings["tau"] == 0.05
+    stage3("data", "store", "--candidates", path, pair=(), cwd=copy)
+    split = copy / "store" / "models_disentangled" / f"{PLAIN}.pt"
+    assert read_split(split).settings["tau"] == 0.05
+    assert ", tau 0.05" in evaluate(copy).stdout
+    assert ", tau 0.1" in evaluate(copy, "--proportion_attribution_required", "0.1").stdout
+    names = sorted(path.name for path in (copy / "results_quantitative" / "pairs").iterdir())
+    assert [name.split("required")[1] for name in names] == ["0.05.json", "0.1.json"]
+    result = json.loads((copy / "results_quantitative" / "pairs" / names[0]).read_text())
+    for part in result["images"]:
+        assert part["included"] == [share >= 0.05 for share in part["shares"]]
+
+
+def test_where_nobody_knows_tau_it_is_that_of_the_paper(copy):
+    assert read_split(copy / "store" / "models_disentangled" / f"{PLAIN}.pt").settings["tau"] is None
+    assert ", tau 0.03" in evaluate(copy).stdout
+
+
+def test_an_empty_inclusion_names_tau_and_the_largest_share(copy):
+    result = evaluate(copy, "--proportion_attribution_required", "0.99")
+    assert result.returncode == 0
+    (path,) = (copy / "results_quantitative" / "pairs").iterdir()
+    for name, part in zip(("bee", "dog"), json.loads(path.read_text())["images"], strict=True):
+        assert not any(part["included"])
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ") and name in line]
+        assert "none of 4 images" in line
+        assert f"tau = 0.99; the largest is {max(part['shares']):.3g} " in line
+
+
+def test_where_tau_finds_nothing_stage_2_says_which_tau_would_find_pairs(copy):
+    how = ("--p", "0.5", "--cos_sim_low", "-1", "--cos_sim_high", "0.9")
+    out = stage2("store", *how, "--proportion_attribution_required", "0.9", cwd=copy)
+    assert out.startswith("[]\n")
+    found = re.findall(r"there would be (\d+) pairs with --proportion_attribution_required (\S+)\n", out)
+    assert len(found) == 2  # for 1 and 10; there never are 100
+    assert int(found[0][0]) >= 1 and 10 <= int(found[1][0]) < 100
+    for number, tau in found:
+        printed = stage2("store", *how, "--proportion_attribution_required", tau, cwd=copy).split("\n")[0]
+        assert len(ast.literal_eval(printed)) == int(number)
+    assert "next: " not in out
+
+
+def test_where_no_tau_finds_pairs_stage_2_says_what_else_would(copy):
+    nothing = ("--cos_sim_low", "-1", "--cos_sim_high", "-0.9999")
+    out = stage2("store", *nothing, cwd=copy)
+    assert "no tau down to 0.001 finds a pair: try a higher --cos_sim_high or a lower --p" in out
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is next
+
+
+def paste(out, folder):
+    """Run the line that says what is next, as a shell would: its output."""
+    (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
+    python, script, *arguments = shlex.split(line.removeprefix("next: "))
+    assert python == "python"
+    result = run_script(script, *arguments, cwd=folder)
+    assert result.returncode == 0, (line, result.stderr)
+    return result.stdout
+
+
+@pytest.mark.parametrize("more", [(), ("--layer_of_interest", "last", "--precision", "bf16")])
+def test_what_is_next_can_be_pasted_from_stage_1_to_stage_4(tmp_path, more):
+    data = write_images(tmp_path / "my $data", train=4, val=2)
+    flags = ("--data_dir", data, "--store_dir", "the store", *SMALL_IMAGES, *COMPUTE, *more)
+    first = run_script("get_importances_for_classes.py", *NETWORK, *flags, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    second = paste(first.stdout, tmp_path)
+    third = paste(second, tmp_path)
+    assert "\nwrote the store/models_disentangled/" in third
+    fourth = paste(third, tmp_path)
+    assert "results_quantitative/summary.md" in fourth
+
+
+def test_what_is_next_names_the_split_that_was_made_where_there_are_others(both):
+    first = stage3("data", "store", "--rho_objective", "contrast", cwd=both)
+    assert f"{PLAIN}_contrast.pt, rho" in paste(first, both)
+    again = stage3("data", "store", "--only_correct", cwd=both)
+    assert f"there already: store/models_disentangled/{CORRECT}.pt" in again
+    assert f"{CORRECT}.pt, rho" in paste(again, both)
+    path = candidates_of(both, "--only_correct")
+    other = stage3("data", "store", "--candidates", path, "--no-only_correct", channel=4, pair=(), cwd=both)
+    assert "_only_correct.pt, rho" not in paste(other, both)
+
+
+def test_stage4_says_which_settings_it_has_used_and_leaves_the_store_alone(both):
+    before = contents(both / "store")
+    out = stage4("data", "store", "--only_correct", "--rho", "0.5", cwd=both)
+    assert f"{CORRECT}.pt, rho 0.5, tau 0.03" in out
+    assert contents(both / "store") == before
+    assert read_json(next((both / "results_quantitative" / "pairs").iterdir()), "")["only_correct"] is True

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.report import print_table
 from utils.errors import UserError
-from utils.method.disentangling import RHOS, Split, split_sources
+from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.networks.independence import check_independence
@@ -31,7 +31,7 @@ from utils.networks.loading import load_network
 from utils.networks.normal_form import check_normal_form
 from utils.networks.recording import Recorder
 from utils.networks.splitting import with_splits
-from utils.stages.disentangling import check_equality
+from utils.stages.proof import EqualityProof
 
 TORCHVISION = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
@@ -110,7 +110,7 @@ def split_of_images(network, layer, images):
     arvs = averaged_relevance_vectors(layer.weight[channel], means).float()
     return Split(
         channel=channel,
-        concepts=[[0], [1]],
+        concepts=[Concept("first half", [0]), Concept("second half", [1])],
         weight=layer.weight[channel].clone(),
         bias=None if layer.bias is None else layer.bias[channel].clone(),
         arvs=arvs,
@@ -134,12 +134,7 @@ def split_one(network, name, images):
     layer = find_layer(network, name, images.shape[-1])
     check_independence(network, images)
     split = split_of_images(network, layer, images)
-    members = {concept: torch.arange(IMAGES).view(2, -1)[concept] for concept in range(2)}
-
-    def load(batches, _):
-        return [(torch.as_tensor(batch), images[torch.as_tensor(batch)]) for batch in batches]
-
-    (check,) = check_equality(network, layer, [split], members, load, batch_size=IMAGES)
+    check = EqualityProof(network, layer).check(split, dict(enumerate(images.unflatten(0, (2, -1)))))
     with torch.no_grad():
         changed = with_splits(network, layer.name, [split])(images).argmax(1) != network(images).argmax(1)
     errors = [f"{error:.0e}" for error in (*check.errors(), check.fp32_errors()[1])]

@@ -123,7 +123,7 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path
     flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)
     out = succeed("get_cosine_similarities.py", *flags, cwd=tmp_path)
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
-    with open(copy / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
+    with open(tmp_path / f"results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names"]
     store = ImportanceStore(copy / "store", RUN)
@@ -177,7 +177,9 @@ def test_an_overview_can_be_read_whatever_the_names(names):
         assert sum(bar.get_height() for bar in own) == len(part)
         assert all((bar.get_x() < 0.4999) == (colour == UNDER_GAMMA[0]) for bar in own if bar.get_height())
     assert_no_point_hides_another(rows)
-    assert len(point_places(rows)[2]) == len([channel for channel in pairs.channel.tolist() if channel in shown_channels(rows)])
+    assert len(point_places(rows)[2]) == len(
+        [channel for channel in pairs.channel.tolist() if channel in shown_channels(rows)]
+    )
     assert rows.lines[0].get_xdata()[0] == 0.5
     assert len(text.texts) >= len(shown_channels(rows))
 

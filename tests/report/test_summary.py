@@ -99,7 +99,9 @@ def test_the_table_of_a_pair_equals_a_computation_by_hand():
         area = auroc(both[k][:, k], both[1 - k][:, k])
         original_area = auroc(one["images"][0]["original"], one["images"][1]["original"])
         assert row[8] == f"{area:.2f} / {max(original_area, 1 - original_area):.2f}"
-        correct = np.mean([t == p for part in one["images"] for t, p in zip(part["targets"], part["predictions"], strict=True)])
+        correct = np.mean(
+            [t == p for part in one["images"] for t, p in zip(part["targets"], part["predictions"], strict=True)]
+        )
         assert row[9] == f"{correct:.3f}"
 
 
@@ -189,7 +191,9 @@ def test_what_was_measured_otherwise_or_on_other_images_is_never_in_one_table(ch
         tables = summary.make_tables(order)
         assert sorted([result["channel"] for result in one.results] for one in tables) == [[3, 4], [5]]
         assert all(row[0] in ("all 1", "all 2") for row in table(summary.document(tables)) if row[0].startswith("all"))
-        assert len({summary.heading(one) for one in tables}) == (1 if changes.keys() & {"validation", "transform"} else 2)
+        assert len({summary.heading(one) for one in tables}) == (
+            1 if changes.keys() & {"validation", "transform"} else 2
+        )
 
 
 def test_all_results_of_one_table_agree_in_every_class_folder():
@@ -240,9 +244,7 @@ def test_the_csv_has_all_numbers_of_the_table():
 
 def test_a_name_cannot_break_the_table():
     one = pair(3, concept_names=["a|b", "n" * 60])
-    header, first, second, *_ = [
-        line.replace("\\|", "") for line in markdown(one).split("\n") if "--" not in line
-    ]
+    header, first, second, *_ = [line.replace("\\|", "") for line in markdown(one).split("\n") if "--" not in line]
     assert header.count("|") == first.count("|") == second.count("|")
     assert "n" * 41 not in second
 

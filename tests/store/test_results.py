@@ -51,12 +51,16 @@ def test_the_newest_of_several_rho_counts_and_each_tau_for_itself(tmp_path):
     assert [(result["tau"], result["rho"]) for result in results.read_all()] == [(0.03, 0.7), (0.1, 0.95)]
 
 
-@pytest.mark.parametrize("renamed", ["net_channel3_1_2_rho0.95_required0.1", "net_channel3_1_2_rho0.5_required0.03", "x"])
+@pytest.mark.parametrize(
+    "renamed", ["net_channel3_1_2_rho0.95_required0.1", "net_channel3_1_2_rho0.5_required0.03", "x"]
+)
 def test_a_result_whose_name_and_content_disagree_is_refused(tmp_path, renamed):
     results = write(tmp_path, with_split(tmp_path, pair(3)))
     path = results.path(pair(3))
     path.rename(path.with_stem(renamed))
-    with pytest.raises(UserError, match=rf"{renamed}.json is damaged .it is the result of net_channel3_1_2_rho0.95_req"):
+    with pytest.raises(
+        UserError, match=rf"{renamed}.json is damaged .it is the result of net_channel3_1_2_rho0.95_req"
+    ):
         results.read_all()
 
 
@@ -139,8 +143,12 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
     text = (tmp_path / "out/results_quantitative/summary.md").read_text()
     assert text == result_tables.document(tables) and "| all 3 " in text
     for k, per_pair in ((1, 6), (2, 7)):
-        rows = (tmp_path / f"out/results_quantitative/quantitative_concept{k}_required0.03.txt").read_text().splitlines()
-        assert len(rows) == sum(sum(pair(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5)) <= 3 * per_pair
+        rows = (
+            (tmp_path / f"out/results_quantitative/quantitative_concept{k}_required0.03.txt").read_text().splitlines()
+        )
+        assert (
+            len(rows) == sum(sum(pair(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5)) <= 3 * per_pair
+        )
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md"),
         *(f"quantitative_concept{k}_required{tau}.txt" for k in (1, 2) for tau in (0.03, 0.1)),

@@ -78,7 +78,7 @@ def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):
     for script in (STAGE1, STAGE2):
         result = run_script(script, *usual(script, *width_aware), cwd=copy)
         assert result.returncode == 0, result.stderr
-    message = "does not equal the original (limit 1e-04): it was not stored"
+    message = "the split network does not equal the original: the split was not stored"
     result = refused(STAGE3, usual(STAGE3, *width_aware), message, copy)
     assert "largest difference 1.0e-02 of its largest value" in result.stdout  # a hundredth, as that network does it
     assert not list(copy.rglob("*width_aware*.pt"))
@@ -95,5 +95,5 @@ def test_a_chunk_of_another_store_is_noticed(copy):
     assert result.returncode == 0, result.stderr
     foreign = copy / "new" / f"{RUN}_channel_importances" / "chunk_000001.npz"
     shutil.copy(foreign, copy / IMPORTANCES)
-    message = f"{IMPORTANCES}/chunk_000001.npz is damaged (it is of another store)"
+    message = f"{IMPORTANCES}/chunk_000001.npz is of another store: delete it"
     refused(STAGE2, usual(STAGE2, "--proportion_attribution_required", "0.2"), message, copy)

@@ -14,9 +14,9 @@ from matplotlib.text import Text
 
 from tests.conftest import NETWORK, RUN, stage2, succeed
 from utils.images.classes import ClassMap
-from utils.method.polysemanticity import ClassPair
+from utils.method.polysemanticity import ClassPairs
 from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA
-from utils.report.layer_tables import ChannelClasses, classes_of_channels, gamma_from, polysemantic, write_channels
+from utils.report.layer_tables import ChannelClasses, gamma_from, write_channels
 from utils.report.overview_figure import overview_figure
 from utils.report.wordnet_figure import wordnet_figure
 from utils.store.importances import ImportanceStore
@@ -30,6 +30,12 @@ NAMES = {
 }
 
 
+def class_pairs(*rows):
+    """ClassPairs of (channel, class1, class2, cosine) each."""
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    return ClassPairs(*map(torch.LongTensor, columns[:3]), torch.tensor(columns[3], dtype=torch.float64))
+
+
 def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.normal(0.65, 0.3))):
     """Pairs of ``classes_of(channel)`` classes, highest cosine first, and which channels are relevant for which."""
     random, pairs = np.random.default_rng(seed), []
@@ -38,8 +44,8 @@ def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.
         classes = np.sort(random.choice(60, classes_of(channel), replace=False))
         relevant[classes, channel] = True
         for first, second in itertools.combinations(classes.tolist(), 2):
-            pairs.append(ClassPair(channel, first, second, float(cosines(random))))
-    return relevant, sorted(pairs, key=lambda pair: -pair[3])
+            pairs.append((channel, first, second, float(cosines(random))))
+    return relevant, class_pairs(*sorted(pairs, key=lambda pair: -pair[3]))
 
 
 def drawn(figure):
@@ -99,12 +105,16 @@ def test_gamma_is_the_upper_bound_or_the_papers():
 def test_classes_and_pairs_of_every_channel():
     relevant = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
     pairs = [(0, 0, 1, 0.9), (3, 1, 2, 0.8), (3, 0, 2, 0.3), (3, 0, 1, -0.2)]
-    channels = classes_of_channels(relevant, [ClassPair(*pair) for pair in pairs])
+    channels = ChannelClasses(relevant, class_pairs(*pairs))
     lowest_first = [(3, 0, 1, -0.2), (3, 0, 2, 0.3), (3, 1, 2, 0.8)]
-    assert channels == [(0, [0, 1], [(0, 0, 1, 0.9)]), (1, [], []), (2, [0], []), (3, [0, 1, 2], lowest_first)]
-    assert polysemantic(channels, 0.5) == [channels[3]]
-    assert polysemantic(channels, 0.95) == [channels[3], channels[0]]
-    assert polysemantic(channels, -0.2) == []
+    assert len(channels) == 4 and channels.num_classes.tolist() == [2, 0, 1, 3]
+    assert [channels.classes(channel) for channel in range(4)] == [[0, 1], [], [0], [0, 1, 2]]
+    of_channels = [list(channels.pairs_of(channel).rows()) for channel in range(4)]
+    assert of_channels == [[(0, 0, 1, 0.9)], [], [], lowest_first]
+    assert channels.lowest_cosines() == pytest.approx([0.9, np.nan, np.nan, -0.2], nan_ok=True)
+    assert channels.polysemantic(0.5) == [3]
+    assert channels.polysemantic(0.95) == [3, 0]
+    assert channels.polysemantic(-0.2) == []
 
 
 def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path):
@@ -113,7 +123,7 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path
     flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)
     out = succeed("get_cosine_similarities.py", *flags, cwd=tmp_path)
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
-    with open(copy / f"store/results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
+    with open(tmp_path / f"results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names"]
     store = ImportanceStore(copy / "store", RUN)
@@ -144,28 +154,32 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path
 
 def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_table(tmp_path):
     folders = {'a, "b"': 0, "c\udcff": 1}
-    write_channels(tmp_path / "x.csv", [ChannelClasses(0, [0, 1], [ClassPair(0, 0, 1, 0.25)])], 0.25, ClassMap(folders))
-    with open(tmp_path / "x.csv", newline="") as file:
+    channels = ChannelClasses(torch.ones(2, 1, dtype=torch.bool), class_pairs((0, 0, 1, 0.25)))
+    path = write_channels(tmp_path / "x.txt", channels, 0.25, ClassMap(folders))
+    assert path == tmp_path / "x_channels.csv"
+    with open(path, newline="") as file:
         assert list(csv.reader(file))[1] == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff']
 
 
 @pytest.mark.parametrize("names", NAMES)
 def test_an_overview_can_be_read_whatever_the_names(names):
     relevant, pairs = made_up(25, lambda channel: 40 if channel == 3 else channel % 5)
-    figure = overview_figure(classes_of_channels(relevant, pairs), 0.5, NAMES[names], *TITLES)
+    figure = overview_figure(ChannelClasses(relevant, pairs), 0.5, NAMES[names], *TITLES)
     assert_readable(figure)
     bars, histogram, rows, text = figure.axes
     counts = np.bincount([10 if channel == 3 else channel % 5 for channel in range(25)])
     assert [bar.get_height() for bar in bars.patches] == counts.tolist()
     assert [label.get_text() for label in bars.texts] == [str(count) for count in counts]
     assert bars.get_xticklabels()[-1].get_text() == "10–40"
-    cosines = np.array([pair[3] for pair in pairs])
+    cosines = pairs.cosine.numpy()
     for colour, part in ((UNDER_GAMMA[0], cosines[cosines < 0.5]), (OTHER[0], cosines[cosines >= 0.5])):
         own = [bar for bar in histogram.patches if bar.get_facecolor()[:3] == to_rgb(colour)]
         assert sum(bar.get_height() for bar in own) == len(part)
         assert all((bar.get_x() < 0.4999) == (colour == UNDER_GAMMA[0]) for bar in own if bar.get_height())
     assert_no_point_hides_another(rows)
-    assert len(point_places(rows)[2]) == len([pair for pair in pairs if pair[0] in shown_channels(rows)])
+    assert len(point_places(rows)[2]) == len(
+        [channel for channel in pairs.channel.tolist() if channel in shown_channels(rows)]
+    )
     assert rows.lines[0].get_xdata()[0] == 0.5
     assert len(text.texts) >= len(shown_channels(rows))
 
@@ -176,14 +190,14 @@ def shown_channels(axes):
 
 def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     relevant, pairs = made_up(50, lambda channel: 3)
-    channels = classes_of_channels(relevant, pairs)
+    channels = ChannelClasses(relevant, pairs)
     figure = overview_figure(channels, 0.7, str, *TITLES)
-    found = polysemantic(channels, 0.7)
+    found = channels.polysemantic(0.7)
     labels = [int(label.get_text()) for label in figure.axes[2].get_yticklabels()]
-    assert labels == [channel.channel for channel in found[:20]]
+    assert labels == found[:20]
     assert f"(the first 20 of {len(found)}, all are in the table)" in figure.subfigs[1].get_suptitle()
-    (_, first, second, _), *_ = found[0].pairs
-    (other,) = set(found[0].classes) - {first, second}
+    (_, first, second, _), *_ = channels.pairs_of(found[0]).rows()
+    (other,) = set(channels.classes(found[0])) - {first, second}
     assert [text.get_text() for text in figure.axes[3].texts[:2]] == [f"{first} / {second}", f"also {other}"]
 
 
@@ -200,7 +214,7 @@ def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
 )
 def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
     relevant, pairs = made_up(2, lambda channel: classes, cosines=lambda random: cosine)
-    figure = overview_figure(classes_of_channels(relevant, pairs), 0.5, NAMES["long"], *TITLES)
+    figure = overview_figure(ChannelClasses(relevant, pairs), 0.5, NAMES["long"], *TITLES)
     assert_readable(figure)
     assert len(figure.axes) == panels
     assert (note or TITLES[1]) in figure.subfigs[0].get_suptitle().replace("\n", " ")
@@ -210,8 +224,8 @@ def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
 def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
     cosines = [-1.0, -0.95, -0.2, 0.1, 0.3, gamma - 1e-9, gamma, 0.53, 1.0]
     relevant = torch.ones(len(cosines) + 1, 1, dtype=torch.bool)
-    pairs = [ClassPair(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
-    axes = overview_figure(classes_of_channels(relevant, pairs), gamma, str, *TITLES).axes[1]
+    pairs = class_pairs(*((0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)))
+    axes = overview_figure(ChannelClasses(relevant, pairs), gamma, str, *TITLES).axes[1]
     bars, (low, high) = axes.patches, axes.get_xlim()
     assert low < -1 < 1 < high
     for colour, number in (
@@ -224,7 +238,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
 def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
     for idle, scale in ((500, "log"), (20, "linear")):
         relevant, pairs = made_up(idle + 10, lambda channel, idle=idle: 0 if channel < idle else 3)
-        axes = overview_figure(classes_of_channels(relevant, pairs), 0.5, str, *TITLES).axes[0]
+        axes = overview_figure(ChannelClasses(relevant, pairs), 0.5, str, *TITLES).axes[0]
         assert axes.get_yscale() == scale
         assert ("log scale" in axes.get_ylabel()) == (scale == "log")
 
@@ -232,7 +246,7 @@ def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
 def lengths(pairs, seed=1):
     """Made-up path similarities, the higher the cosine the higher."""
     random = np.random.default_rng(seed)
-    return [1 / int(np.clip(random.normal(14 - 8 * pair[3], 4), 2, 24)) for pair in pairs]
+    return [1 / int(np.clip(random.normal(14 - 8 * cosine, 4), 2, 24)) for cosine in pairs.cosine.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +260,7 @@ def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channel
     axes = figure.axes[0]
     _, size, cosines = point_places(axes)
     assert SMALLEST_POINT <= size <= LARGEST_POINT
-    assert cosines == pytest.approx(sorted(pair[3] for pair in pairs))
+    assert cosines == pytest.approx(sorted(pairs.cosine.tolist()))
     assert_no_point_hides_another(axes)
     assert axes.lines[0].get_xdata()[0] == 0.6
     rows = np.concatenate([part.get_offsets()[:, 1] for part in scatters(axes)])
@@ -264,7 +278,7 @@ def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channel
 
 @pytest.mark.parametrize("cosines", [[0.7], [0.5, 0.5], [0.3, 0.8, 0.8], [-1.0, 1.0]])
 def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
-    pairs = [ClassPair(0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)]
+    pairs = class_pairs(*((0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)))
     figure = wordnet_figure(pairs, [1 / 8] * len(pairs), 0.5, NAMES["short"], *TITLES)
     assert_readable(figure)
     assert len(figure.axes) == 1
@@ -273,7 +287,7 @@ def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
 
 
 def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
-    pairs = [ClassPair(0, 0, i, cosine) for i, cosine in enumerate([0.9, 0.89, 0.88, 0.5, 0.12, 0.11, 0.1])]
+    pairs = class_pairs(*((0, 0, i, cosine) for i, cosine in enumerate([0.9, 0.89, 0.88, 0.5, 0.12, 0.11, 0.1])))
     figure = wordnet_figure(pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, NAMES["short"], *TITLES)
     assert_readable(figure)
     axes = figure.axes[0]
@@ -286,7 +300,7 @@ def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
 
 def test_tens_of_thousands_of_pairs_fit():
     random = np.random.default_rng(0)
-    pairs = [ClassPair(0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)]
+    pairs = class_pairs(*((0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)))
     figure, _ = drawn(wordnet_figure(pairs, lengths(pairs), 0.5, NAMES["short"], *TITLES))
     places, size, cosines = point_places(figure.axes[0])
     assert len(cosines) == 30000

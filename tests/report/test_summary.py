@@ -25,8 +25,6 @@ from tests.conftest import (
 )
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
-from utils.store.files import write_json
-from utils.store.results import Results
 
 TAU = ("--proportion_attribution_required", "0.0001")
 
@@ -40,7 +38,6 @@ def images(seed, n, num_concepts=2, own=0):
         "paths": [f"{seed}/{number}.png" for number in range(n)],
         "targets": [seed] * n,
         "predictions": [seed if number % 2 else 0 for number in range(n)],
-        "split_predictions": [seed if number % 3 else 0 for number in range(n)],
         "original": original.tolist(),
         "sums": sums.tolist(),
         "shares": [0.5] * n,
@@ -49,8 +46,11 @@ def images(seed, n, num_concepts=2, own=0):
 
 
 def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **changes):
-    k = len(concepts)
+    k, words = len(concepts), "_".join("-".join(map(str, concept)) for concept in concepts)
     return {
+        **{"split": f"net_channel{channel}_{words}", "split_sha256": "00", "evaluation": 1},
+        **{"precision": "fp32", "decoding": "pil", "transform": {"crop_size": 24, "mean": [0.5, 0.5, 0.5]}},
+        "validation": {f"folder {channel} {k}": "digest" for concept in concepts for k in concept},
         **{"run": "net", "weights_sha256": "0", "layer": "last", "only_correct": False, "channel": channel},
         "concepts": [list(concept) for concept in concepts],
         "concept_names": [f"name {concept[0]}" for concept in concepts],
@@ -65,6 +65,16 @@ def three(channel):
     return pair(channel, ((1,), (2,), (3, 4)), cosines)
 
 
+def markdown(*results):
+    """The Markdown of results that belong into one table."""
+    (one,) = summary.make_tables(results)
+    return summary.markdown(one)
+
+
+def overall_rows(results):
+    return summary.overall_rows(results, [summary.result_rows(one) for one in results])
+
+
 def table(text):
     """The cells of a Markdown table, a list a row."""
     lines = [line for line in text.split("\n") if line.startswith("| ")]
@@ -73,7 +83,7 @@ def table(text):
 
 def test_the_table_of_a_pair_equals_a_computation_by_hand():
     one = pair(3)
-    header, *rows = table(summary.markdown([one]))
+    header, *rows = table(markdown(one))
     assert header[:5] == ["channel", "concept", "cosine", "rho", "included"]
     assert len(rows) == 4
     both = [np.array(part["sums"]) for part in one["images"]]
@@ -89,25 +99,23 @@ def test_the_table_of_a_pair_equals_a_computation_by_hand():
         area = auroc(both[k][:, k], both[1 - k][:, k])
         original_area = auroc(one["images"][0]["original"], one["images"][1]["original"])
         assert row[8] == f"{area:.2f} / {max(original_area, 1 - original_area):.2f}"
-        correct = [
-            np.mean([t == p for part in one["images"] for t, p in zip(part["targets"], part[who], strict=True)])
-            for who in ("predictions", "split_predictions")
-        ]
-        assert correct[0] != correct[1]
-        assert row[9] == f"{correct[0]:.3f} / {correct[1]:.3f}"
+        correct = np.mean(
+            [t == p for part in one["images"] for t, p in zip(part["targets"], part["predictions"], strict=True)]
+        )
+        assert row[9] == f"{correct:.3f}"
 
 
 def test_images_without_positive_activation_are_named_and_not_counted():
     one = pair(3)
     one["images"][0] |= {"included": [True] * 6, "original": [-1.0, 2.0, 0.0, 2.0, 2.0, 2.0]}
-    assert table(summary.markdown([one]))[1][4] == "6 of 6, 2 not counted"
+    assert table(markdown(one))[1][4] == "6 of 6, 2 not counted"
 
 
 def test_a_concept_without_a_measured_image_and_one_with_a_single_image_have_a_row():
     one = pair(3)
     one["images"][0]["included"] = [False] * 6
     one["images"][1] |= {"included": [True] + [False] * 6, "original": [2.0] * 7}
-    _, first, second, *_ = table(summary.markdown([one]))
+    _, first, second, *_ = table(markdown(one))
     assert first[5:8] == ["–"] * 3
     assert "nan" not in "".join(second) and "±" not in second[5]
 
@@ -129,14 +137,14 @@ def test_three_concepts_are_told_from_the_two_others_together():
             for other in itertools.chain(*(sums[j][:, k] for j in range(3) if j != k))
         ]
         assert areas[k][0] == pytest.approx(np.mean(wins))
-    _, *rows = table(summary.markdown([one]))
+    _, *rows = table(markdown(one))
     assert [row[2] for row in rows] == ["0.30", "0.20", "0.30"] * 2  # of the closest other concept
     assert len(rows[0]) == 5 + 4 + 2
 
 
 def test_all_pairs_pool_images_and_average_areas():
     pairs = [pair(3), pair(5, cosines=((1, 0.5), (0.5, 1)))]
-    overall = table(summary.markdown(pairs))[-2:]
+    overall = table(markdown(*pairs))[-2:]
     rows = [summary.result_rows(one) for one in pairs]
     for k in (0, 1):
         parts = [one["images"][k] for one in pairs]
@@ -154,20 +162,71 @@ def test_all_pairs_pool_images_and_average_areas():
 
 def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_and_k():
     pairs = [pair(12), pair(3), three(3), pair(3, run="other"), pair(3, tau=0.1), pair(3, ((1,), (7,)))]
-    document, comma_separated = summary.document(pairs), summary.comma_separated(pairs)
+    tables = summary.make_tables(pairs)
+    document, comma_separated = summary.document(tables), summary.comma_separated(tables)
     for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]):
-        assert summary.document([pairs[i] for i in order]) == document
-        assert summary.comma_separated([pairs[i] for i in order]) == comma_separated
+        tables = summary.make_tables([pairs[i] for i in order])
+        assert summary.document(tables) == document
+        assert summary.comma_separated(tables) == comma_separated
     assert document.count("### ") == 4
     channels = [row[0] for row in table(document.split("### ")[1]) if row[0].isdecimal()]
     assert channels == ["3", "3", "3", "3", "12", "12"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"decoding": "fast"},
+        {"transform": {"crop_size": 24, "mean": [0.4, 0.5, 0.5]}},
+        {"validation": {"folder 3 1": "another digest", "folder 5 2": "digest"}},
+        {"tau": 0.1},
+        {"run": "other"},
+    ],
+    ids=str,
+)
+def test_what_was_measured_otherwise_or_on_other_images_is_never_in_one_table(changes):
+    one, alike, other = pair(3), pair(4), pair(5, **changes)
+    for order in itertools.permutations([one, alike, other]):
+        tables = summary.make_tables(order)
+        assert sorted([result["channel"] for result in one.results] for one in tables) == [[3, 4], [5]]
+        assert all(row[0] in ("all 1", "all 2") for row in table(summary.document(tables)) if row[0].startswith("all"))
+        assert len({summary.heading(one) for one in tables}) == (
+            1 if changes.keys() & {"validation", "transform"} else 2
+        )
+
+
+def test_all_results_of_one_table_agree_in_every_class_folder():
+    """The second agrees with the first, which has none of its folders, but the third with only one of them."""
+    folders = [{"a": "1"}, {"b": "1"}, {"a": "1", "b": "2"}, {"a": "2", "b": "1"}, {"a": "1", "b": "1"}]
+    results = [pair(channel, validation=validation) for channel, validation in enumerate(folders)]
+    tables = summary.make_tables(results)
+    assert [[result["channel"] for result in one.results] for one in tables] == [[0, 1, 4], [2], [3]]
+
+
+def test_an_image_of_several_results_counts_once_in_the_top_1_of_all():
+    shared, own = images(1, 6), images(2, 4)
+    shared["predictions"], own["predictions"] = [1] * 6, [0] * 4
+    one = pair(3, images=[shared, own])
+    other = pair(4, images=[shared, images(5, 10) | {"predictions": [5] * 10}])
+    assert [row.top1 for row in overall_rows([one, other])] == [16 / 20] * 2
+    assert [row.top1 for row in overall_rows([one])] == [6 / 10] * 2
+    assert table(markdown(one, other))[-1][9] == "0.800"
+
+
+def test_only_the_results_that_are_asked_for_have_rows_of_their_own():
+    results = [pair(3), pair(4), pair(5)]
+    (one,) = summary.make_tables(results)
+    rows = table(summary.markdown(one, {(results[1]["split"], 0.95), (results[2]["split"], 0.5)}))
+    assert [row[0] for row in rows[1:]] == ["4", "4", "all 3", "all 3"]
+
+
 def test_the_csv_has_all_numbers_of_the_table():
     pairs = [pair(3), three(4)]
-    rows = list(csv.DictReader(io.StringIO(summary.comma_separated(pairs))))
+    text = summary.comma_separated(summary.make_tables(pairs))
+    rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == (2 + 2) + (3 + 3)
-    for row, expected in zip(rows, [*summary.result_rows(pairs[0]), *summary.overall_rows(pairs[:1])], strict=False):
+    for row, expected in zip(rows, [*summary.result_rows(pairs[0]), *overall_rows(pairs[:1])], strict=False):
         for column, name in enumerate(("c1", "c2", "residual")):
             for statistic in ("mean", "std", "median"):
                 value = getattr(expected.summary, statistic)[column]
@@ -176,17 +235,16 @@ def test_the_csv_has_all_numbers_of_the_table():
         assert int(row["counted"]) == expected.summary.counted
         assert float(row["auroc"]) == pytest.approx(expected.aurocs[0], rel=1e-5)
         assert float(row["auroc_original"]) == pytest.approx(expected.aurocs[1], rel=1e-5)
-        assert float(row["top1_split"]) == pytest.approx(expected.top1[1], rel=1e-5)
+        assert float(row["top1"]) == pytest.approx(expected.top1, rel=1e-5)
+        assert (row["precision"], row["decoding"]) == ("fp32", "pil")
     assert [row["channel"] for row in rows] == ["3", "3", "", "", "4", "4", "4", "", "", ""]
     assert rows[6]["classes"] == "3 4"
-    assert "nan" not in summary.comma_separated(pairs)
+    assert "nan" not in text
 
 
 def test_a_name_cannot_break_the_table():
     one = pair(3, concept_names=["a|b", "n" * 60])
-    header, first, second, *_ = [
-        line.replace("\\|", "") for line in summary.markdown([one]).split("\n") if "--" not in line
-    ]
+    header, first, second, *_ = [line.replace("\\|", "") for line in markdown(one).split("\n") if "--" not in line]
     assert header.count("|") == first.count("|") == second.count("|")
     assert "n" * 41 not in second
 
@@ -200,7 +258,7 @@ def test_stage4_measures_what_the_summary_needs(copy):
     predictions = network(pixels).argmax(1)
     for k, target in enumerate((1, 3)):
         part = stored["images"][k]
-        assert part["predictions"] == part["split_predictions"] == predictions[targets == target].tolist()
+        assert part["predictions"] == predictions[targets == target].tolist()
         assert part["targets"] == [target] * 4
     assert stored["cosines"][0][1] == stored["cosines"][1][0] == pytest.approx(0.04, abs=0.01)
     _, *rows = table(out)
@@ -239,13 +297,6 @@ def test_a_summary_of_nothing_says_what_to_do(tmp_path):
     message = refused("--summary", cwd=tmp_path)
     assert "there are no results in results_quantitative: run get_results.py --get_quantitative" in message
     assert not list(tmp_path.iterdir())
-
-
-def test_results_of_an_earlier_version_are_named(tmp_path):
-    path = Results(tmp_path).path(pair(3))
-    write_json(path, {**pair(3), "evaluation": 1})
-    message = refused("--summary", "--output_dir", tmp_path, cwd=tmp_path)
-    assert f"{path.name} is of another version of this program: delete it and evaluate the split again" in message
 
 
 @pytest.mark.parametrize("flags", [("--get_channel_card",), PAIR, ("--model", "m"), ("--rho", "0.5")])

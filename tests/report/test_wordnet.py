@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import NETWORK, RUN, run_script, stage1, write_images
+from tests.report.test_layer import class_pairs
 from utils.errors import UserError
 from utils.report import wordnet
 from utils.report.wordnet import class_synsets, most_surprising, path_similarities, rank_correlation
@@ -62,7 +63,8 @@ def similarities(ids, pairs):
     """Path similarities of pairs of nouns, as the script gets them."""
     outputs = {noun: output for output, noun in enumerate(ids)}
     synsets = class_synsets({folder: outputs[noun] for noun, folder in ids.items()})
-    return path_similarities([(0, outputs[first], outputs[second], 0.5) for first, second in pairs], synsets)
+    rows = [(0, outputs[first], outputs[second], 0.5) for first, second in pairs]
+    return path_similarities(class_pairs(*rows), synsets)
 
 
 HAND_COMPUTED = {
@@ -179,7 +181,8 @@ def test_rank_correlation_by_hand_and_where_there_is_none():
 
 
 def test_the_most_surprising_pairs_are_of_both_kinds_and_of_different_classes():
-    pairs = [(7, 0, 1, 0.9), (8, 0, 1, 0.85), (7, 2, 3, 0.8), (7, 4, 5, 0.3), (9, 6, 7, 0.2), (9, 4, 5, 0.1)]
+    rows = [(7, 0, 1, 0.9), (8, 0, 1, 0.85), (7, 2, 3, 0.8), (7, 4, 5, 0.3), (9, 6, 7, 0.2), (9, 4, 5, 0.1)]
+    pairs = class_pairs(*rows)
     close = [0.1, 0.1, 0.5, 0.05, 0.4, 0.45]
     high, low = most_surprising(pairs, close)
     assert high == [0]  # the second is of the same classes; the third is close in WordNet

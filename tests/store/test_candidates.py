@@ -203,7 +203,9 @@ CLASSES = ClassMap({"ant": 0, "bee": 1, "cat": 2, "dog": 3})
 
 def test_each_candidate_is_resolved_once_however_many_there_are_and_however_they_are_written(monkeypatch):
     words = [[["0"], ["1"]], [["ant"], ["bee"]], [[0], [1]], [["1"], ["0"]], [["0", "cat"], [1]], [["cat", "ant"], [1]]]
-    asked = [AskedCandidate(number % 12, words[number // 12 % len(words)], f"line {number}") for number in range(15_000)]
+    asked = [
+        AskedCandidate(number % 12, words[number // 12 % len(words)], f"line {number}") for number in range(15_000)
+    ]
     work, resolve = [], ClassMap.resolve
     monkeypatch.setattr(ClassMap, "resolve", lambda *given: (work.append(1), resolve(*given))[1])
     found = opening.resolve_all(AskedCandidates(asked), "channel", META, CLASSES, opening.Problems(len(asked)))
@@ -228,15 +230,21 @@ def test_to_find_duplicates_among_many_candidates_takes_a_look_each(monkeypatch)
     outputs = {f"class {output}": output for output in range(200)}
     asked = [AskedCandidate(0, [[one], [other]]) for one in range(150) for other in range(100) if one != other]
     meta = {"num_channels": 1, "num_outputs": 200}
-    found = opening.resolve_all(AskedCandidates(asked), "channel", meta, ClassMap(outputs), opening.Problems(len(asked)))
+    found = opening.resolve_all(
+        AskedCandidates(asked), "channel", meta, ClassMap(outputs), opening.Problems(len(asked))
+    )
     assert len(found) == len(asked) == 14_900
     assert Counted.compared < 10 * len(asked)
 
 
 def test_problems_name_the_line_and_do_not_keep_the_others():
-    asked = AskedCandidates([AskedCandidate(1, [["0"], ["eel"]], "f, line 1"), AskedCandidate(12, [[0], [1]], "f, line 2")])
+    asked = AskedCandidates(
+        [AskedCandidate(1, [["0"], ["eel"]], "f, line 1"), AskedCandidate(12, [[0], [1]], "f, line 2")]
+    )
     asked.candidates.append(AskedCandidate(2, [["0"], ["1"]], "f, line 3"))
     problems = opening.Problems(3)
     assert opening.resolve_all(asked, "channel_disentangle", META, CLASSES, problems) == [(2, [[0], [1]])]
-    with pytest.raises(UserError, match=r"2 of 3 candidates could not be split: channel 1: f, line 1: .*; channel 12: f,"):
+    with pytest.raises(
+        UserError, match=r"2 of 3 candidates could not be split: channel 1: f, line 1: .*; channel 12: f,"
+    ):
         problems.finish("split")

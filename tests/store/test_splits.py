@@ -136,7 +136,9 @@ def test_a_split_of_another_format_is_one_line(tmp_path, version):
     torch.save({"format": version, "weight": torch.ones(2)}, tmp_path / "old.pt")
     with pytest.raises(UserError) as refused:
         read_split(tmp_path / "old.pt")
-    assert str(refused.value).endswith("old.pt was made by another version of this program: run disentangle_channel.py again")
+    assert str(refused.value).endswith(
+        "old.pt was made by another version of this program: run disentangle_channel.py again"
+    )
     with pytest.raises(UserError, match="there is no split file"):
         read_split(tmp_path / "none.pt")
 

@@ -1,0 +1,177 @@
+"""Results: one file each, of splits as they are, and tables that miss none."""
+
+import pytest
+from torch import nn
+
+from tests.conftest import messages, run_script
+from tests.report.test_summary import pair, three
+from tests.store.helpers import split_file
+from utils.errors import UserError
+from utils.report import result_tables
+from utils.store.files import write_json
+from utils.store.results import RESULT_FORMAT, Results
+from utils.store.splits import write_split
+
+
+def results_of(folder):
+    return Results(folder / "out", folder / "models")
+
+
+def with_split(folder, result):
+    """Write the split that a result is of; the result with its digest."""
+    file = split_file(nn.Conv2d(2, 20, 1), result["channel"], num_channels=20)
+    write_split(folder / "models" / f"{result['split']}.pt", file)
+    return {**result, "split_sha256": file.sha256}
+
+
+def write(folder, *given):
+    results = results_of(folder)
+    for result in given:
+        results.write(result)
+    return results
+
+
+def without_time(result):
+    return {name: value for name, value in result.items() if name not in ("evaluation", "format")}
+
+
+def test_results_are_read_as_they_were_and_named_after_split_rho_and_tau(tmp_path):
+    given = [with_split(tmp_path, pair(3)), with_split(tmp_path, three(4))]
+    results = write(tmp_path, *given)
+    assert sorted(path.name for path in (tmp_path / "out/results_quantitative/pairs").iterdir()) == [
+        *("net_channel3_1_2_rho0.95_required0.03.json", "net_channel4_1_2_3-4_rho0.95_required0.03.json")
+    ]
+    assert list(map(without_time, results.read_all())) == list(map(without_time, given))
+    assert results.stale == results.unchecked == []
+
+
+def test_the_newest_of_several_rho_counts_and_each_tau_for_itself(tmp_path):
+    one = with_split(tmp_path, pair(3))
+    results = write(tmp_path, {**one, "rho": 0.5}, {**one, "rho": 0.9}, {**one, "tau": 0.1}, {**one, "rho": 0.7})
+    assert [(result["tau"], result["rho"]) for result in results.read_all()] == [(0.03, 0.7), (0.1, 0.95)]
+
+
+@pytest.mark.parametrize(
+    "renamed", ["net_channel3_1_2_rho0.95_required0.1", "net_channel3_1_2_rho0.5_required0.03", "x"]
+)
+def test_a_result_whose_name_and_content_disagree_is_refused(tmp_path, renamed):
+    results = write(tmp_path, with_split(tmp_path, pair(3)))
+    path = results.path(pair(3))
+    path.rename(path.with_stem(renamed))
+    with pytest.raises(
+        UserError, match=rf"{renamed}.json is damaged .it is the result of net_channel3_1_2_rho0.95_req"
+    ):
+        results.read_all()
+
+
+def test_a_result_whose_split_has_changed_is_left_out_and_named(tmp_path, capsys):
+    results = write(tmp_path, *(with_split(tmp_path, pair(channel)) for channel in (3, 4)))
+    with_split(tmp_path, pair(4))  # other ARVs over all training images: another split
+    assert [result["channel"] for result in results.read_all()] == [3]
+    assert results.stale == ["net_channel4_1_2_rho0.95_required0.03.json"] and results.unchecked == []
+    result_tables.print_summary(results)
+    printed = capsys.readouterr()
+    (line,) = messages(printed.err)
+    assert "warning: 1 results left out, as their splits have changed since: evaluate them again" in line
+    assert "net_channel4_1_2_rho0.95_required0.03.json" in line
+    assert "| all 1 " in printed.out and "\n| 4 " not in printed.out
+
+
+def test_results_whose_splits_are_missing_or_damaged_are_named_and_stay(tmp_path, capsys):
+    results = write(tmp_path, with_split(tmp_path, pair(3)), pair(5), *(pair(channel) for channel in range(6, 12)))
+    (tmp_path / "models" / "net_channel5_1_2.pt").write_bytes(b"damaged")
+    assert len(results.read_all()) == 8
+    assert len(results.unchecked) == 7 and "net_channel5_1_2_rho0.95_required0.03.json" in results.unchecked
+    result_tables.print_summary(results)
+    (line,) = messages(capsys.readouterr().err)
+    assert f"warning: 7 results not checked, as their splits are not in {tmp_path}/models (" in line
+    assert line.endswith("and 2 more)") and "channel5" in line
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path):
+    results = write(tmp_path, with_split(tmp_path, pair(3)))
+    results.check("net", "0")
+    results.check("other", "1")
+    with pytest.raises(UserError, match="holds results of net with other weights: use another --output_dir"):
+        results.check("net", "1")
+
+
+def test_what_is_there_and_equal_is_found_and_everything_else_is_not(tmp_path):
+    known = without_time(with_split(tmp_path, pair(3)))
+    results = write(tmp_path, known)
+    assert without_time(results.find(known)) == known
+    for name, value in (("split_sha256", "1"), ("precision", "bf16"), ("transform", {}), ("rho", 0.5), ("tau", 0.1)):
+        assert results.find({**known, name: value}) is None
+    results.path(known).write_bytes(b"damaged")
+    assert results.find(known) is None
+
+
+@pytest.mark.parametrize("version", [None, 2, RESULT_FORMAT + 1])
+def test_results_of_another_version_are_one_line(tmp_path, version):
+    path = results_of(tmp_path).path(pair(3))
+    write_json(path, {**pair(3), "format": version})
+    result = run_script("get_results.py", "--summary", "--output_dir", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    assert f"{path.name} is of another version of this program: delete it and evaluate the split again" in line
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tables, while others write results
+
+
+def write_meanwhile(monkeypatch, *given):
+    """Others write these results, one each time that all have just been read."""
+    waiting, read_all = list(given), Results.read_all
+
+    def read(results):
+        found = read_all(results)
+        if waiting:
+            results.write(waiting.pop(0))
+        return found
+
+    monkeypatch.setattr(Results, "read_all", read)
+    return waiting
+
+
+def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monkeypatch):
+    results = write(tmp_path, pair(3))
+    waiting = write_meanwhile(monkeypatch, pair(4), pair(4, tau=0.1), pair(5))
+    tables, paths = result_tables.write_tables(results)
+    assert not waiting
+    assert [len(table.results) for table in tables] == [3, 1]
+    text = (tmp_path / "out/results_quantitative/summary.md").read_text()
+    assert text == result_tables.document(tables) and "| all 3 " in text
+    for k, per_pair in ((1, 6), (2, 7)):
+        rows = (
+            (tmp_path / f"out/results_quantitative/quantitative_concept{k}_required0.03.txt").read_text().splitlines()
+        )
+        assert (
+            len(rows) == sum(sum(pair(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5)) <= 3 * per_pair
+        )
+    assert {path.name for path in paths} == {
+        *("summary.csv", "summary.md"),
+        *(f"quantitative_concept{k}_required{tau}.txt" for k in (1, 2) for tau in (0.03, 0.1)),
+    }
+
+
+def test_a_result_that_is_measured_again_meanwhile_counts(tmp_path, monkeypatch):
+    results = write(tmp_path, pair(3))
+    write_meanwhile(monkeypatch, pair(3, concept_names=["new", "newer"]))
+    result_tables.write_tables(results)
+    assert "new" in (tmp_path / "out/results_quantitative/summary.csv").read_text()
+
+
+def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
+    results, other = write(tmp_path, pair(3)), pair(3, run="other", split="other_channel3_1_2")
+    result_tables.write_tables(results)
+    results.write(other)
+    _, paths = result_tables.write_tables(results)
+    left = {path.name for path in (tmp_path / "out/results_quantitative").glob("*.txt")}
+    assert left == {path.name for path in paths if path.suffix == ".txt"}
+    assert left == {f"{run}_quantitative_concept{k}_required0.03.txt" for run in ("net", "other") for k in (1, 2)}
+
+
+def test_without_a_result_there_is_no_table(tmp_path):
+    with pytest.raises(UserError, match="there are no results in .*: run get_results.py --get_quantitative first"):
+        result_tables.write_tables(results_of(tmp_path))

@@ -130,6 +130,8 @@ def main(args):
             warn_of_empty_inclusion(result)
             written += figures.draw(number, result, arrays)
             found.append(result)
+    if not found:
+        problems.finish("evaluated")
     if args.get_quantitative:
         tables, paths = write_tables(results)
         print_results(results, tables, found)

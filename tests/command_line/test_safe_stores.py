@@ -20,7 +20,7 @@ from tests.command_line.test_bad_input import (
     refused,
     usual,
 )
-from tests.conftest import ROOT, RUN, contents, run_script
+from tests.conftest import COMPUTE, NETWORK, ROOT, RUN, contents, run_script
 
 
 def test_results_of_other_weights_are_not_mixed(copy):
@@ -71,6 +71,15 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(copy, script):
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
     assert contents(copy) == before
+
+
+def test_a_place_that_takes_no_result_of_many_is_named(copy):
+    (copy / "results_quantitative").write_text("no folder")
+    (copy / "pairs.txt").write_text("9: 1, 3\n4: 1, 3\n")
+    flags = ("--data_dir", "data", "--store_dir", "store", "--candidates", "pairs.txt", "--get_quantitative")
+    message = "2 of 2 candidates could not be evaluated: channel 4: "
+    result = refused(STAGE4, (*NETWORK, *flags, *COMPUTE), message, copy)
+    assert "cannot write results_quantitative/pairs/" in result.stderr
 
 
 def test_a_split_that_does_not_equal_the_original_is_not_stored(copy):

@@ -197,7 +197,7 @@ def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeyp
     """One bad file fails the whole call, without partial results."""
     kept = ["grey.jpg", "odd.jpg", "tall.jpg", "wide.jpg"]
     data = [(readable / "a" / name).read_bytes() for name in kept]
-    original = device_decoding.decode_jpeg
+    original = decoding.jpeg_decoder()
 
     def decode_jpeg(files, **options):
         if any(bytes(file.numpy()) in [data[number] for number in refused] for file in files):
@@ -209,7 +209,7 @@ def test_what_the_device_cannot_decode_is_left_to_pil(readable, refused, monkeyp
         return decoding.crop_with_pil(file, transform)
 
     left_to_pil = []
-    monkeypatch.setattr(decoding, "decode_jpeg", decode_jpeg)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: decode_jpeg)
     monkeypatch.setattr(device_decoding, "crop_with_pil", crop_with_pil)
     cut = [[i for i, path in enumerate(list_images(readable).paths) if path.decode()[2:] in kept]]
     expected, found = (levels(readable, way, cut=cut) for way in ("pil", "gpu"))

@@ -11,7 +11,8 @@ from tests.images.test_decoding import CPU, loader
 from tests.images.test_resizing import picture
 from utils.errors import UserError
 from utils.images import decoding, device_decoding, reading
-from utils.images.device_decoding import groups_of_similar_size, require_decoder
+from utils.images.decoding import require_decoder
+from utils.images.device_decoding import groups_of_similar_size
 from utils.images.reading import Picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
@@ -75,7 +76,7 @@ def test_memory_that_is_short_is_not_left_to_pil(photos, monkeypatch):
         raise torch.OutOfMemoryError("short")
 
     files = loader(photos, "gpu")
-    monkeypatch.setattr(decoding, "decode_jpeg", fail)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: fail)
     with pytest.raises(torch.OutOfMemoryError):
         list(files)
 
@@ -84,7 +85,7 @@ def test_a_torchvision_that_cannot_decode_on_the_device_is_refused(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("not compiled with nvJPEG support")
 
-    require_decoder(CPU)
-    monkeypatch.setattr(device_decoding, "decode_jpeg", fail)
+    require_decoder(CPU, "gpu")
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: fail)
     with pytest.raises(UserError, match=r"cannot decode on cpu \(not compiled with nvJPEG.*--decode fast"):
-        require_decoder(CPU)
+        require_decoder(CPU, "gpu")

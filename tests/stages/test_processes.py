@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-from tests.conftest import COMPUTE, PATIENCE, ROOT, SMALL_IMAGES, contents, run_script, write_images
+from tests.conftest import (
+    COMPUTE,
+    PATIENCE,
+    ROOT,
+    SMALL_IMAGES,
+    contents,
+    end_of,
+    messages,
+    run_script,
+    start_script,
+    write_images,
+)
 from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.store.files import read_json, write_json
@@ -130,3 +141,27 @@ def test_the_processes_of_a_machine_share_its_cores(monkeypatch, processes, work
     parser = command_line.Parser("")
     command_line.add_compute_flags(parser)
     assert parser.parse_args([]).num_workers == workers
+
+
+def test_two_tasks_of_srun_make_the_store_of_one(folder):
+    """As srun starts them: both at once, and nobody waits for the other one."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0", "SLURM_NTASKS": "2"}
+    tasks = [
+        start_script(
+            SCRIPT, *flags(folder, "srun"), cwd=folder, **step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)
+        )
+        for rank in (0, 1)
+    ]
+    said = [end_of(task) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert contents(folder / "srun") == contents(folder / "one")
+    assert [bool(messages(stderr)) for _, stderr in said] == [False, False]
+    assert ["images/s" in stderr for _, stderr in said] == [True, False]  # they share a terminal
+    summaries = sum(stdout.count("128 images; ") for stdout, _ in said)
+    unready = sum(stdout.count("has made its 8 chunks; other processes are not ready yet") for stdout, _ in said)
+    assert 1 <= summaries <= 2 and summaries + unready == 2
+
+
+def test_a_shell_of_an_allocation_makes_all_chunks(folder):
+    one_process(folder, "salloc", SLURM_NTASKS="2", SLURM_PROCID="0", SLURM_LOCALID="0")
+    assert contents(folder / "salloc") == contents(folder / "one")

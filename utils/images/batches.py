@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from utils.errors import WORKER_DIED, UserError
-from utils.images.decoding import Batch, crop_with_pil, crop_with_torchvision
+from utils.images.decoding import Batch, crop_with_pil, crop_with_torchvision, require_decoder
 from utils.images.device_decoding import DeviceBatches
 from utils.images.progress import progress
 from utils.images.reading import ContentChanged, MachineFailure, read_picture
@@ -92,6 +92,8 @@ class ImageBatches:
         if decode == "gpu":
             self.loader = DeviceBatches(images, transform, batches, num_workers, device)
         else:
+            if decode == "fast":
+                require_decoder(torch.device("cpu"), decode)
             self.loader = DataLoader(
                 ImageFiles(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
                 batch_sampler=batches,

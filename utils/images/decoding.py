@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import center_crop
 
+from utils.errors import UserError
 from utils.images.resizing import resized_sizes
 
 DECODERS = ("pil", "fast", "gpu")
@@ -30,9 +30,11 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 # Not around each image: threads share the filters
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+# torchvision's decoders will go, which is no concern of users: jpeg_decoder knows their successors
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
-BASELINE, PROGRESSIVE, START_OF_SCAN, ADOBE = 0xC0, 0xC2, 0xDA, 0xEE
+BASELINE, PROGRESSIVE, START_OF_SCAN, EXIF, ADOBE, NOBODYS = 0xC0, 0xC2, 0xDA, 0xE1, 0xEE, 0xEF
 HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, applications' own
 
 
@@ -90,11 +92,63 @@ def decode(files, device):
     """Decode plain JPEG files, bytearrays, together: a list of uint8 Tensor [3, height, width], or None if refused."""
     try:
         tensors = [torch.frombuffer(data, dtype=torch.uint8) for data in files]
-        return decode_jpeg(tensors, mode=ImageReadMode.RGB, device=device)
+        return jpeg_decoder()(tensors, mode="RGB", device=device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # of any of them, and there is no partial result
         return [None] if len(files) == 1 else [image for file in files for image in decode([file], device)]
+
+
+def jpeg_decoder():
+    """torchvision's ``decode_jpeg``, of files that are tensors; torchcodec's where torchvision has none any more.
+
+    Imported where it is used, as PIL does without. UserError where there is neither.
+    """
+    try:
+        from torchvision.io import decode_jpeg
+    except ImportError:
+        try:
+            from torchcodec.decoders import decode_jpeg as successor
+        except (ImportError, OSError, RuntimeError) as error:  # the latter two where its libraries are missing
+            raise UserError(
+                "--decode fast and --decode gpu need torchcodec 0.16 or newer where torchvision decodes no images any "
+                "more: install it, or use --decode pil"
+            ) from error
+
+        def decode_jpeg(files, mode, device):
+            files = [_without_exif(file) for file in files]
+            images = successor(files, mode=mode, device=device)
+            if device.type == "cuda":  # it may read the files as long as it has not decoded them
+                torch.cuda.current_stream(device).synchronize()
+            return images
+
+    return decode_jpeg
+
+
+def _without_exif(file):
+    """A copy of a JPEG file, a uint8 Tensor, without what would make torchcodec turn the image; PIL does not either."""
+    data = bytearray(file.numpy())
+    for marker, start, _ in _segments(data):
+        if marker == START_OF_SCAN:
+            break
+        if marker == EXIF:
+            data[start + 1] = NOBODYS
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def require_decoder(device, flag):
+    """Raise UserError where JPEG files cannot be decoded on a device, rather than leave every single one to PIL."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    try:
+        jpeg_decoder()([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], mode="RGB", device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        other = "fast" if flag == "gpu" else "pil"
+        raise UserError(
+            f"--decode {flag}: this torchvision cannot decode on {device} ({error}): use --decode {other}"
+        ) from error
 
 
 def is_sliver(size):
@@ -123,19 +177,26 @@ def plain_jpeg_size(data):
     Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, no sliver, nothing unusual before the first scan,
     and with an end: decoders may fill what is missing of a truncated image with grey.
     """
-    size, at = None, len(START_OF_IMAGE)
+    size = None
     if not data.startswith(START_OF_IMAGE):
         return None
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    for marker, at, end in _segments(data):
         if marker == START_OF_SCAN:
             return size if data.rfind(END_OF_IMAGE, end) > 0 else None
         if marker in (BASELINE, PROGRESSIVE):
             size = _frame_size(data[at + 4 : end])
         elif marker not in HARMLESS or (marker == ADOBE and not _is_ycbcr(data[at + 4 : end])):
             return None
-        at = end
     return None
+
+
+def _segments(data):
+    """(marker, start, end) of the segments of a JPEG file, as far as they follow each other."""
+    at = len(START_OF_IMAGE)
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1], at, end
+        at = end
 
 
 def _frame_size(frame):

@@ -1,17 +1,13 @@
 """Batches of images that are decoded, resized and cropped on a GPU, while threads read those that come next."""
 
-import io
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from PIL import Image
-from torchvision.io import decode_jpeg
 
-from utils.errors import UserError
-from utils.images.decoding import Batch, crop_with_pil, decode, plain_jpeg_size
+from utils.images.decoding import Batch, crop_with_pil, decode, plain_jpeg_size, require_decoder
 from utils.images.reading import read_picture
 from utils.images.resizing import crop_windows, cut_and_pad, resize_windows
 
@@ -63,7 +59,8 @@ class DeviceBatches:
     def __init__(self, images, transform, batches, num_workers, device):
         self.images, self.transform, self.batches, self.device = images, transform, batches, device
         self.num_readers = max(num_workers, 1)
-        require_decoder(device)
+        DecodingStreams(device).wait()
+        require_decoder(device, "gpu")
 
     def __iter__(self):
         streams = DecodingStreams(self.device)
@@ -131,19 +128,6 @@ class DeviceBatches:
         streams.hand_over(decoded.device_tensors())
         crops = [resize_windows(*group, self.transform.interpolation) for group in decoded.groups]
         return replace(decoded.batch, crops=torch.cat([*crops, decoded.batch.crops])[decoded.order])
-
-
-def require_decoder(device):
-    """Raise UserError where torchvision cannot decode on a device, rather than leave every single file to PIL."""
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, "JPEG")
-    DecodingStreams(device).wait()
-    try:
-        decode_jpeg([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], device=device)
-    except RuntimeError as error:
-        raise UserError(
-            f"--decode gpu: this torchvision cannot decode on {device} ({error}): use --decode fast"
-        ) from error
 
 
 def groups_of_similar_size(pictures, pixels):

@@ -9,7 +9,7 @@
 #     GPUS (0)                         processes of torchrun in stage 1, a GPU each; 0: without torchrun
 #     MODEL (resnet50), WEIGHTS (IMAGENET1K_V1, or a file), PYTHON (python)
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 DATA_DIR=${DATA_DIR:-/datasets/imagenet/}
 STORE_DIR=${STORE_DIR:-./store_dir}
 OUTPUT_DIR=${OUTPUT_DIR:-.}
@@ -18,7 +18,6 @@ PYTHON=${PYTHON:-python}
 GPUS=${GPUS:-0}
 MODEL=${MODEL:-resnet50}
 WEIGHTS=${WEIGHTS:-}
-[ "$MODEL" != resnet50 ] || WEIGHTS=${WEIGHTS:-IMAGENET1K_V1}
 pairs=$here/paper_pairs.txt
 tau=0.03
 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} # for benchmarks/
@@ -84,7 +83,7 @@ done
     cards=--get_channel_card
     ! cards_are_there || cards=
     script get_results.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$pairs" \
-        --proportion_attribution_required $tau --get_quantitative --summary $cards $EXTRA_FLAGS
+        --proportion_attribution_required $tau --get_quantitative $cards $EXTRA_FLAGS
 }
 
 printf '\n=== Beside what is public\n'

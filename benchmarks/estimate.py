@@ -28,8 +28,7 @@ def get_args_parser():
     flags.add_candidates_flag(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
-    flags.add_class_map_flag(parser)
-    parser.set_defaults(images="train")
+    parser.set_defaults(images="train", class_map=None)
     return parser
 
 
@@ -149,23 +148,29 @@ def main(args):
     wordnet = wordnet_is_there(outputs)
 
     own = sum(count for folder, count in images.counts().items() if folder in folders)
-    done = f"; {len(images) - missing:,} of them are there already" if missing < len(images) else ""
     total = each * len(images)
     stored = f"{total / 1e9:.1f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"
     print(f"{args.model} with weights {network.weights}, layer {layer.name}: {layer.num_channels} channels")
-    print(f"1. importances in {len(images):,} training images of {len(images.folders)} classes{done}")
-    print(f"   stores {each / 1000:.1f} KB an image, {stored} in {args.store_dir} ({free / 1e9:.0f} GB free)")
+    print(f"1. importances in {len(images):,} training images of {len(images.folders)} classes:")
+    print(f"   {each / 1000:.1f} KB an image, {stored} in {args.store_dir} ({free / 1e9:.0f} GB free)")
     print(f"2. pairs of classes that share a channel{', with the WordNet figure' if wordnet else ''}")
-    print(f"3. {len(resolved)} pairs of {args.candidates} split, by {own:,} training images")
-    print(f"4. and measured on {len(validation):,} validation images, with a card each, in {args.output_dir}", flush=True)
+    print(f"3. {len(resolved)} pairs of {Path(args.candidates).name} split, by {own:,} training images")
+    print(
+        f"4. and measured on {len(validation):,} validation images: tables and cards in {args.output_dir}", flush=True
+    )
 
-    targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
-    network.module.to(device, memory_format=torch.channels_last)
-    how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
-    rate = images_per_second(network.module, layer, images, transform, targets, **how)
-    parts = duration(missing / rate), duration((own + len(validation)) / rate)
-    print(f"timed on {device}: {rate:.3g} images/s in one process; roughly {parts[0]} for stage 1, minutes for stage 2,")
-    print(f"{parts[1]} for stages 3 and 4", flush=True)
+    if missing == 0:
+        print("stage 1 is done: the others take minutes", flush=True)
+    else:
+        targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
+        network.module.to(device, memory_format=torch.channels_last)
+        how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
+        rate = images_per_second(network.module, layer, images, transform, targets, **how)
+        there = f" for the {missing:,} images that are missing" if missing < len(images) else ""
+        print(
+            f"{rate:.3g} images/s here ({device}, one process): roughly {duration(missing / rate)} for stage 1{there},"
+        )
+        print(f"minutes for stage 2, {duration((own + len(validation)) / rate)} for stages 3 and 4", flush=True)
     if not wordnet:
         sys.exit(WITHOUT_WORDNET)
 

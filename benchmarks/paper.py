@@ -40,40 +40,42 @@ def compare(asked, found, cosine, shares):
 
     Returns
     -------
-    rows : list of tuples
-        Of the table: channel, classes, cosine, public cosine, difference, whether it was found or why not.
-    differing : list of str
-        What differs from what is public, in words.
+    list of tuples
+        Rows of the table: channel, classes, cosine, public cosine, difference, whether it was found or why not.
     """
-    rows, differing = [], []
+    rows = []
     for pair in asked:
         channel, class1, class2 = pair
-        name, own, public = f"channel {channel}, classes {class1} and {class2}", cosine(pair), COSINE_OF.get(pair)
-        both, reason = shares(pair), "yes"
+        own, public, both, reason = cosine(pair), COSINE_OF.get(pair), shares(pair), "yes"
         if pair not in found:
             parts = " and ".join(f"{share:.0%}" for share in both)
             few = f"relevant in {parts} of the images, not {P:.0%}"
             reason = "no: " + (few if min(both) < P else f"cosine not from {COSINES[0]:g} to {COSINES[1]:g}")
-            differing.append(f"{name}: not among the candidates ({reason[4:]})")
-        difference = None if public is None else own - public
-        if difference is not None and abs(difference) > CLOSE:
-            differing.append(f"{name}: cosine {own:.4f}, public is {public:.4f}")
-        numbers = f"{own:.4f}", *(("", "") if public is None else (f"{public:.4f}", f"{difference:+.4f}"))
-        rows.append((str(channel), f"{class1} / {class2}", *numbers, reason))
-    return rows, differing
+        numbers = ("", "") if public is None else (f"{public:.4f}", f"{own - public:+.4f}")
+        rows.append((str(channel), f"{class1} / {class2}", f"{own:.4f}", *numbers, reason))
+    return rows
 
 
-def print_comparison(rows, differing, asked, found):
+def conclusion(rows, num_found):
+    """What the table says, in lines."""
+    there, differing = sum(row[-1] == "yes" for row in rows), []
+    if there < len(rows):
+        differing.append(f"{len(rows) - there} public pairs are not among the candidates (the table says why)")
+    for channel, classes, own, public, difference, _ in rows:
+        if public and abs(float(difference)) > CLOSE:
+            differing.append(f"channel {channel}, classes {classes}: cosine {own}, public is {public}")
+    return [
+        f"{there} of the {len(rows)} public pairs are among the {num_found} candidates with a cosine under {COSINES[1]}",
+        *(f"differs from the paper: {what}" for what in differing),
+        *([] if differing else [f"all that is public is reproduced (the cosine within {CLOSE})"]),
+    ]
+
+
+def print_table(rows):
     header = ("channel", "classes", "cosine", "public", "difference", "candidate")
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
     for row in (header, *rows):
         print("  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
-    there = sum(pair in found for pair in asked)
-    print(f"{there} of the {len(asked)} public pairs are among the {len(found)} candidates with a cosine under 0.5")
-    for line in differing:
-        print(f"differs from the paper: {line}")
-    if not differing:
-        print(f"everything that is public is reproduced (the cosine within {CLOSE})")
 
 
 def main(args):
@@ -108,9 +110,13 @@ def main(args):
         (one.channel, *(output for concept in classes.resolve(one.concepts, meta["num_outputs"]) for output in concept))
         for one in read_candidates(args.candidates).candidates
     ]
-    found = {(one["channel"], *sorted(sum(one["concepts"], []))) for one in table["candidates"]}
-    print(f"{meta['model']} with weights {meta['weights']} on {meta['num_images']:,} images, beside the paper's numbers:")
-    print_comparison(*compare(asked, found, cosine, shares), asked, found)
+    found = {
+        (one["channel"], *(output for concept in one["concepts"] for output in concept)) for one in table["candidates"]
+    }
+    print(f"{meta['model']} with weights {meta['weights']}, {meta['num_images']:,} images, beside the paper's numbers:")
+    rows = compare(asked, found, cosine, shares)
+    print_table(rows)
+    print("\n".join(conclusion(rows, len(found))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""What reproduce_paper.sh will do on one's own images, how much it will store and how long it will take.
+
+    python -m benchmarks.estimate --data_dir /datasets/imagenet --model resnet50 --candidates paper_pairs.txt
+
+Everything that would stop a later stage is looked for now: the network, its weights, both folders of images, the
+candidates' classes. Then stage 1 is timed on batches spread over the training images, without storing anything. The
+flags are those of stage 1. Exit status 3: all is well, but stage 2 has to go on without the WordNet figure.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from utils.command_line import flags
+from utils.command_line.run import run
+
+WITHOUT_WORDNET = 3  # exit status
+SECONDS, FEWEST, MOST = 20, 4, 400  # how long to time, and how many batches
+
+
+def get_args_parser():
+    parser = flags.Parser(__doc__)
+    flags.add_data_flag(parser)
+    flags.add_store_flag(parser)
+    flags.add_output_flag(parser)
+    flags.add_network_flags(parser)
+    flags.add_candidates_flag(parser)
+    flags.add_image_flags(parser)
+    flags.add_compute_flags(parser)
+    parser.set_defaults(images="train", class_map=None)
+    return parser
+
+
+def bytes_per_image(layer):
+    """What stage 1 keeps of an image: importances, sums of the layer's input, and a few for labels."""
+    return 2 * layer.num_channels + 4 * layer.num_inputs * layer.num_taps + 4 + 4 * 8
+
+
+def duration(seconds):
+    """Two digits at most: it is an estimate."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def spread_batches(num_images, batch_size):
+    """Batches of neighbours, as stage 1 reads them, from all over the list; in an order that may end anywhere."""
+    import numpy as np
+
+    number = min(MOST, max(1, num_images // batch_size))
+    starts = np.linspace(0, max(num_images - batch_size, 0), number).astype(int)
+    order = np.random.default_rng(0).permutation(starts)
+    return [list(range(start, min(start + batch_size, num_images))) for start in order.tolist()]
+
+
+def images_per_second(network, layer, images, transform, targets, batch_size, precision, loading):
+    """Time the loop of stage 1 until SECONDS have passed: the rate of the second half, when all are at work."""
+    import torch
+
+    from utils.images.batches import ImageBatches
+    from utils.networks.arithmetic import network_arithmetic
+    from utils.networks.recording import Recorder
+    from utils.stages.importances import importances_of
+
+    loader = ImageBatches(images, transform, spread_batches(len(images), batch_size), "timing", **loading)
+    ends, counts, targets = [time.perf_counter()], [], torch.from_numpy(targets).to(loader.device)
+    with Recorder(network, layer) as recorder:
+        for indices, pixels, _ in loader:
+            if len(indices):
+                with network_arithmetic(precision, loader.device):
+                    record = recorder.forward_with_gradient(pixels, targets[indices.to(loader.device)])
+                for values in importances_of(layer, record).values():
+                    values.cpu()
+            ends.append(time.perf_counter())
+            counts.append(len(indices))
+            if len(counts) >= FEWEST and ends[-1] - ends[0] > SECONDS:
+                break
+    half = len(counts) // 2
+    return sum(counts[half:]) / (ends[-1] - ends[half])
+
+
+def free_space(folder):
+    """Bytes that are free where a folder is, or will be."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.is_dir())).free
+
+
+def missing_images(store):
+    """How many images stage 1 still has to measure, as far as its folder says; None where it has not begun."""
+    if not store.meta_path.is_file():
+        return None
+    store.load_meta()
+    return sum(len(store.chunk_range(chunk)) for chunk in store.missing_chunks())
+
+
+def wordnet_is_there(classes):
+    """Whether stage 2 can draw the WordNet figure; if not, why, in one line."""
+    from utils.errors import UserError
+    from utils.report.wordnet import class_synsets
+
+    try:
+        class_synsets(classes)
+    except UserError as error:
+        print(f"stage 2 goes on without the WordNet figure: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def main(args):
+    import numpy as np
+    import torch
+
+    from utils.command_line import opening
+    from utils.errors import UserError
+    from utils.images.classes import ClassMap
+    from utils.images.listing import list_images
+    from utils.networks.arithmetic import check_precision, choose_device
+    from utils.networks.layers import find_layer
+    from utils.networks.loading import load_network
+    from utils.store.candidates import read_candidates
+    from utils.store.importances import ImportanceStore
+    from utils.store.names import run_name
+
+    flags.require(args, "model", "candidates")
+    device = choose_device(args.device)
+    check_precision(args.precision, device)
+    loading = flags.loading(args, device)
+    network = load_network(args.model, args.weights)
+    transform = flags.transform_from_flags(args, network.transform)
+    layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
+    images, outputs = opening.open_images(args, run_name(args.model, args.layer_of_interest), network, layer)
+    asked = read_candidates(args.candidates)
+    problems, sizes = opening.Problems(len(asked.candidates)), vars(layer) | {"num_channels": layer.num_channels}
+    resolved = opening.resolve_all(asked, "channel_disentangle", sizes, ClassMap(outputs), problems)
+    problems.finish("found")
+    classes = {output for _, concepts in resolved for concept in concepts for output in concept}
+    folders = sorted(folder for folder, output in outputs.items() if output in classes)
+    validation = list_images(Path(args.data_dir) / "val", folders)
+    store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
+    missing, each, free = missing_images(store), bytes_per_image(layer), free_space(args.store_dir)
+    missing = len(images) if missing is None else missing
+    if missing * each > free:
+        raise UserError(
+            f"--store_dir {args.store_dir} needs {missing * each / 1e9:.1f} GB and has {free / 1e9:.1f} GB free"
+        )
+    wordnet = wordnet_is_there(outputs)
+
+    own = sum(count for folder, count in images.counts().items() if folder in folders)
+    total = each * len(images)
+    stored = f"{total / 1e9:.1f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"
+    print(f"{args.model} with weights {network.weights}, layer {layer.name}: {layer.num_channels} channels")
+    print(f"1. importances in {len(images):,} training images of {len(images.folders)} classes:")
+    print(f"   {each / 1000:.1f} KB an image, {stored} in {args.store_dir} ({free / 1e9:.0f} GB free)")
+    print(f"2. pairs of classes that share a channel{', with the WordNet figure' if wordnet else ''}")
+    print(f"3. {len(resolved)} pairs of {Path(args.candidates).name} split, by {own:,} training images")
+    print(
+        f"4. and measured on {len(validation):,} validation images: tables and cards in {args.output_dir}", flush=True
+    )
+
+    if missing == 0:
+        print("stage 1 is done: the others take minutes", flush=True)
+    else:
+        targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
+        network.module.to(device, memory_format=torch.channels_last)
+        how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
+        rate = images_per_second(network.module, layer, images, transform, targets, **how)
+        there = f" for the {missing:,} images that are missing" if missing < len(images) else ""
+        print(
+            f"{rate:.3g} images/s here ({device}, one process): roughly {duration(missing / rate)} for stage 1{there},"
+        )
+        print(f"minutes for stage 2, {duration((own + len(validation)) / rate)} for stages 3 and 4", flush=True)
+    if not wordnet:
+        sys.exit(WITHOUT_WORDNET)
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser(), "torch", "torchvision", interrupted="nothing was stored")

@@ -196,6 +196,7 @@ def nothing(_):
 
 
 NEW = ("--store_dir", "new")
+ANOTHER = ("--rho_objective", "contrast")  # a split that is not there yet
 
 
 @pytest.mark.parametrize(
@@ -209,8 +210,8 @@ NEW = ("--store_dir", "new")
         (overwrite("data/train/bee/3.png"), STAGE1, NEW, "cannot read image data/train/bee/3.png"),
         (overwrite("data/train/bee/3.png"), STAGE1, (), "was made with another data"),
         (remove("data/train/bee/3.png"), STAGE1, (), "was made with another num images (24; now 23)"),
-        (remove("data/train/bee/3.png"), STAGE3, (), "was made with another num images (24; now 23)"),
-        (rename("data/train/bee/3.png", "data/train/bee/33.png"), STAGE3, (), "was made with another data"),
+        (remove("data/train/bee/3.png"), STAGE3, ANOTHER, "cannot read image data/train/bee/3.png"),
+        (rename("data/train/bee/3.png", "data/train/bee/33.png"), STAGE3, ANOTHER, "cannot read image data/train/bee/3"),
         (overwrite("data/val/dog/3.png"), STAGE4, (), "cannot read image data/val/dog/3.png"),
         (remove("data/val"), STAGE4, (), "there is no folder data/val"),
         (flatten("data/val"), STAGE4, (), "data/val has images but no class folders: sort them"),
@@ -219,7 +220,7 @@ NEW = ("--store_dir", "new")
         (nothing, STAGE1, ("--store_dir", "data/val/ant/0.png/x"), "cannot write data/val/ant/0.png/x/"),
         (nothing, STAGE2, NEW, f"there is no new/{RUN}_channel_importances/meta.json: run get_importances"),
         (remove(f"{IMPORTANCES}/meta.json"), STAGE1, (), "has chunks but no meta.json that says of what"),
-        (rename(SPLIT, SPLIT.replace("_1_3", "_0_2")), STAGE4, (*PAIR[:1], "0", *PAIR[2:3], "2"), "another concepts"),
+        (rename(SPLIT, SPLIT.replace("_1_3", "_0_2")), STAGE4, (*PAIR[:1], "0", *PAIR[2:3], "2"), "another classes"),
         (remove(f"{IMPORTANCES}/chunk_000001.npz"), STAGE2, (), "8 of 24 images are missing"),
         (remove(f"{IMPORTANCES}/chunk_000002.npz"), STAGE3, (), "8 of 24 images are missing"),
         (nothing, STAGE3, NEW, "run get_importances_for_classes.py first"),

@@ -184,7 +184,7 @@ def test_a_store_of_another_format_is_one_line(tmp_path, version):
     begun = opened(tmp_path)
     content = {name: value for name, value in META.items() if name != "format"}
     write_json(begun.meta_path, content if version is None else {**content, "format": version})
-    with pytest.raises(UserError, match="was made by another version of this program: delete .* and run get_import"):
+    with pytest.raises(UserError, match=r"was made by another version of this program: delete .* and run get_import"):
         begun.load_meta()
     begun.write_chunk(0, [batch(0, 1)])
     with pytest.raises(UserError, match="was made by another version"):
@@ -331,7 +331,7 @@ def test_class_means_that_cannot_be_any_are_refused(tmp_path, what):
     means, images = write_means(classes)
     if what == "counts":
         classes.write_relevant(0.5, torch.tensor([-1]).expand(2, 2, 2))
-        with pytest.raises(UserError, match="is damaged .its counts are impossible"):
+        with pytest.raises(UserError, match=r"is damaged .its counts are impossible"):
             classes.read_relevant(0.5)
         return
     if what == "nan":

@@ -173,5 +173,5 @@ def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
 
 
 def test_without_a_result_there_is_no_table(tmp_path):
-    with pytest.raises(UserError, match="there are no results in .*: run get_results.py --get_quantitative first"):
+    with pytest.raises(UserError, match=r"there are no results in .*: run get_results.py --get_quantitative first"):
         result_tables.write_tables(results_of(tmp_path))

@@ -68,7 +68,7 @@ def settings(args):
 
 
 def main(args):
-    from utils.command_line.opening import check_channel_count, open_network
+    from utils.command_line.opening import check_asked_network, check_channel_count, open_network
     from utils.errors import UserError
     from utils.images.classes import ClassMap
     from utils.method.importance import relevant_classes
@@ -92,6 +92,7 @@ def main(args):
     meta = store.load_meta()
     store.require_complete()
     synsets = class_synsets(meta["classes"]) if args.plot_wordnet else None
+    check_asked_network(args, meta, store.folder)
     check_channel_count(args, meta)
     if args.weights is not None:
         open_network(args, meta, store.folder)

@@ -14,15 +14,16 @@ PAIR = {"--nr_channels_in_layer_of_interest", "--classes_for_concept1", "--class
 RELEVANCE = {"--proportion_attribution_required", "--p", "--cos_sim_low", "--cos_sim_high"}
 FIGURES = {"--get_qualitative", "--get_quantitative", "--get_channel_card", "--get_feature_visualization", "--summary"}
 DESIGN = {
-    "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile"},
+    "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile", "--images", "--class_map"},
     "get_cosine_similarities.py": {
         *{"--store_dir", "--output_dir", *NETWORK, *RELEVANCE, "--nr_channels_in_layer_of_interest"},
-        *{"--only_correct", "--min_images", "--plot_wordnet"},
+        *{"--only_correct", "--min_images", "--plot_wordnet", "--data_dir"},
     },
     "disentangle_channel.py": {*IMAGES, *PAIR, "--channel_disentangle", "--only_correct", "--rho_objective"},
     "get_results.py": {
         *{*IMAGES, *PAIR, "--channel_of_interest", "--model_dir", "--output_dir", "--rho"},
         *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patch_size"},
+        *{"--only_correct", "--rho_objective"},
     },
 }
 
@@ -32,7 +33,7 @@ def explanations(help_text):
     entries = re.split(r"\n  (?=-)", help_text)[1:]
     found = {}
     for entry in entries:
-        flag, rest = re.match(r"(?:-h, )?(--\w+)(.*)", entry.split("\n\n")[0], re.DOTALL).groups()
+        flag, rest = re.match(r"(?:-h, )?(--\w+)(?:, --[\w-]+)?(.*)", entry.split("\n\n")[0], re.DOTALL).groups()
         explained = re.match(r"(?: [^\n ]+)*(?: {2,}|\n +)(\S.*)", rest, re.DOTALL)
         found[flag] = " ".join(explained[1].split()) if explained else ""
     return found

@@ -42,8 +42,7 @@ def open_network(args, stored, where):
     network : LoadedNetwork
     layer : Layer
     """
-    if args.weights is None and args.model == stored["model"] and stored["weights"] != default_weights(args.model):
-        raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
+    check_asked_network(args, stored, where)
     network = load_network(args.model, args.weights)
     layer = find_layer(network.module, args.layer_of_interest, stored["transform"]["crop_size"])
     asked = identity(args.model, network, layer)
@@ -74,6 +73,16 @@ def open_images(args, run, network, layer):
         names = ", ".join(map(printable, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         print(f"{len(unknown)} folders of {root} are not in the training store and are left out: {names}")
     return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
+
+
+def check_asked_network(args, stored, where):
+    """Refuse a model, weights or layer that the flags alone tell from those of ``stored``; no network is loaded."""
+    if args.model != stored["model"]:
+        refuse_differences({"model": args.model}, stored, ["model"], where)
+    if args.weights is None and stored["weights"] != default_weights(args.model):
+        raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
+    if args.layer_of_interest not in ("last_conv", stored["layer"]):
+        refuse_differences({"layer": args.layer_of_interest}, stored, ["layer"], where)
 
 
 def check_channel_count(args, stored):
@@ -308,4 +317,10 @@ def _matching_val_store(args, run, context):
     keys = ("weights_sha256", "layer", "num_channels", "num_outputs", "positions", "transform", "classes")
     how = {"precision": args.precision, "decoding": args.decode}
     asked = {**{key: context[key] for key in keys}, **how}
-    return None if any(meta[key] != asked[key] for key in asked) or store.missing_chunks() else store
+    if any(meta[key] != asked[key] for key in asked):
+        return None
+    try:
+        store.require_complete()
+    except UserError:  # it is being made
+        return None
+    return store

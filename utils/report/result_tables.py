@@ -25,6 +25,7 @@ def included_rows(images):
     return fractions_of_original(np.array(images["original"])[included], np.array(images["sums"])[included])
 
 
+USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files
 EXPLANATION = """\
 c'_k, residual: fractions of the original channel, mean ± standard deviation (median) over the included images, those in
 which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
@@ -257,6 +258,7 @@ def _write_rows(folder, found):
     files, names = {}, set()
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) > 2 else ""
+        suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
         for k, images in enumerate(result["images"], start=1):
             plain = f"quantitative_concept{k}_required{result['tau']}{suffix}.txt"
             named = f"{result['run']}_{plain}"

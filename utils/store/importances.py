@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 
 from utils.errors import UserError
 from utils.images.listing import ImageList
+from utils.images.transform import Transform
 from utils.store.files import (
     damage_is_one_line,
     json_digest,
@@ -24,6 +26,7 @@ STORE_FORMAT = 2
 IMAGES = ("train", "val")
 SCRIPT = "get_importances_for_classes.py"
 AGAIN = f"delete it and run {SCRIPT} again"
+LARGEST, MOST_OUTPUTS = 2**40, 2**20
 LEAST_BYTES = 13  # that images.npz takes for an image: a name, its size, its folder
 
 
@@ -272,12 +275,27 @@ def _is_possible(name, values, num_outputs):
 def _check_meta(meta):
     """Raise where a ``meta.json`` cannot be one, whatever its checksum says."""
     sizes = ("num_channels", "num_inputs", "num_taps", "positions", "num_outputs", "num_images", "chunk_size")
-    _require(all(isinstance(meta[key], int) and 1 <= meta[key] < 2**40 for key in sizes), "an impossible size")
+    _require(all(type(meta[key]) is int and 1 <= meta[key] < LARGEST for key in sizes), "an impossible size")
+    _require(meta["num_outputs"] < MOST_OUTPUTS, "an impossible number of classes")
+    transform = meta["transform"]
+    _require(set(transform) == {field.name for field in fields(Transform)}, "no transform")
+    _require(
+        all(type(transform[name]) is int and transform[name] > 0 for name in ("resize_size", "crop_size")), "no sizes"
+    )
+    _require(
+        all(len(transform[name]) == 3 and all(map(_is_number, transform[name])) for name in ("mean", "std")), "no mean"
+    )
+    counts = meta["class_counts"].values()
+    _require(all(type(count) is int and count > 0 for count in counts), "impossible counts")
     _require(meta["images"] in IMAGES and isinstance(meta["skip_unreadable"], bool), "impossible settings")
     outputs = list(meta["classes"].values())
     _require(all(isinstance(output, int) and 0 <= output < meta["num_outputs"] for output in outputs), "a class is not")
     _require(len(set(outputs)) == len(outputs) and set(meta["class_counts"]) <= set(meta["classes"]), "no class map")
     _require(sum(meta["class_counts"].values()) == meta["num_images"], "its counts are not those of its images")
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and np.isfinite(value)
 
 
 def _require(condition, problem):

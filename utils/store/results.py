@@ -9,6 +9,11 @@ from utils.store.files import damage_is_one_line, read_json, write_json
 from utils.store.splits import read_split
 
 RESULT_FORMAT = 3
+NEEDED = {
+    *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding", "only_correct"),
+    *("channel", "concepts", "concept_names", "cosines", "rho", "rho_objective", "tau", "files_sha256", "validation"),
+    *("images", "evaluation"),
+}
 AGAIN = "delete it and evaluate the split again"
 
 
@@ -65,6 +70,8 @@ class Results:
         if result.get("format") != RESULT_FORMAT:
             raise UserError(f"{path} is of another version of this program: {AGAIN}")
         with damage_is_one_line(path, AGAIN):
+            if missing := NEEDED - set(result):
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             if self.path(result) != path:
                 raise ValueError(f"it is the result of {self.path(result).name}")
         return result

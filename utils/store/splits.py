@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -118,7 +119,9 @@ def _check(file):
     for name, shape in shapes.items():
         if tuple(getattr(split, name).shape) != shape:
             raise ValueError(f"its {name} are {tuple(getattr(split, name).shape)}")
-    values = [split.weight, split.arvs, *([] if split.bias is None else [split.bias])]
+    values = [split.weight, split.arvs, split.objectives, file.mean_arv, *([] if split.bias is None else [split.bias])]
+    if not set(chain.from_iterable(split.classes)) <= set(context["classes"].values()):
+        raise ValueError("its concepts have classes that are not there")
     if not all(value.isfinite().all() for value in values) or file.mean_arv.shape != (num_inputs,):
         raise ValueError("its weight or ARVs are impossible")
     if split.rho not in RHOS or split.objective not in OBJECTIVES:

@@ -167,7 +167,7 @@ def rows_of(label, make):
         except Exception as error:  # which is what this is here to find
             rows.append((label, name, "", failure(error), *[""] * 4))
             well = False
-    return rows, well
+    return list(dict.fromkeys(rows)), well  # the last convolution may be the one in the middle
 
 
 def failure(error):

@@ -35,14 +35,14 @@ class Layer:
 
     def refusal(self):
         """Why the module cannot be split, or None. A kind of layer adds its own reasons."""
-        if parametrize.is_parametrized(self.module) or "weight" not in dict(self.module.named_parameters()):
+        own = dict([*self.module.named_parameters(), *self.module.named_buffers()])
+        if parametrize.is_parametrized(self.module) or "weight" not in own:
             return "computes its weight anew in each pass: remove the parametrization (weight_norm, pruning) first"
         if self.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             return f"has weights of {self.weight.dtype}: only real ones can be split"
-        own = [*self.module.named_parameters(), *self.module.named_buffers()]
-        others = [name for name, value in own if name not in ("weight", "bias") and self.num_channels in value.shape]
-        if others:
-            what = f"{type(self.module).__name__}: {', '.join(others)}"
+        more = [name for name in own if name not in ("weight", "bias") and self.num_channels in own[name].shape]
+        if more:
+            what = f"{type(self.module).__name__}: {', '.join(more)}"
             return f"has more than a weight and a bias for each channel ({what}): its channels cannot be split"
         return None
 

@@ -7,7 +7,9 @@
 #     OUTPUT_DIR (.)                   results for people
 #     EXTRA_FLAGS                      for stages 1, 3 and 4: "--device cuda:1 --batch_size 254 --precision bf16" say
 #     GPUS (0)                         processes of torchrun in stage 1, a GPU each; 0: without torchrun
-#     MODEL (resnet50), WEIGHTS (IMAGENET1K_V1, or a file), PYTHON (python)
+#     MODEL (resnet50), WEIGHTS (IMAGENET1K_V1, or a file)
+#     PAIRS (paper_pairs.txt)          lines "channel: class1, class2" for stages 3 and 4
+#     PYTHON (python)
 set -eu
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 DATA_DIR=${DATA_DIR:-/datasets/imagenet/}
@@ -18,7 +20,7 @@ PYTHON=${PYTHON:-python}
 GPUS=${GPUS:-0}
 MODEL=${MODEL:-resnet50}
 WEIGHTS=${WEIGHTS:-}
-pairs=$here/paper_pairs.txt
+PAIRS=${PAIRS:-$here/paper_pairs.txt}
 tau=0.03
 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} # for benchmarks/
 export PYTHONPATH
@@ -43,7 +45,7 @@ cards_are_there() {
         name=${run}_channel${channel}_${class1}_${class2}
         split=$STORE_DIR/models_disentangled/$name.pt
         [ -n "$(find "$OUTPUT_DIR/plots/" -name "${name}_*_card.png" -newer "$split" 2>/dev/null)" ] || return 1
-    done <"$pairs"
+    done <"$PAIRS"
 }
 
 command -v "$PYTHON" >/dev/null || stop "there is no $PYTHON: set PYTHON to one that has the packages of requirements.txt"
@@ -55,7 +57,7 @@ done
 # shellcheck disable=SC2086  (EXTRA_FLAGS is meant to be several words)
 {
     wordnet=--plot_wordnet
-    script benchmarks/estimate.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$pairs" \
+    script benchmarks/estimate.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$PAIRS" \
         $EXTRA_FLAGS || {
         status=$?
         [ $status -eq 3 ] || exit $status
@@ -76,15 +78,15 @@ done
     script get_cosine_similarities.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" \
         --proportion_attribution_required $tau --p 0.75 --cos_sim_high 0.5 $wordnet
 
-    printf '\n=== Stage 3: splits of the 20 pairs\n'
-    script disentangle_channel.py --data_dir "$DATA_DIR" --candidates "$pairs" $EXTRA_FLAGS
+    printf '\n=== Stage 3: splits of the pairs\n'
+    script disentangle_channel.py --data_dir "$DATA_DIR" --candidates "$PAIRS" $EXTRA_FLAGS
 
     printf '\n=== Stage 4: how pure the new channels are\n'
     cards=--get_channel_card
     ! cards_are_there || cards=
-    script get_results.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$pairs" \
+    script get_results.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$PAIRS" \
         --proportion_attribution_required $tau --get_quantitative $cards $EXTRA_FLAGS
 }
 
 printf '\n=== Beside what is public\n'
-script benchmarks/paper.py --output_dir "$OUTPUT_DIR" --candidates "$pairs"
+script benchmarks/paper.py --output_dir "$OUTPUT_DIR"

@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.command_line import flags
 from utils.command_line.run import run
 
+PAIRS = Path(__file__).parent.parent / "paper_pairs.txt"
 TAU, P, COSINES = 0.03, 0.75, (0.0, 0.5)
 COSINE_OF = {(522, 62, 687): 0.4963}
 CLOSE = 0.001  # other versions of a JPEG library change the fourth digit
@@ -22,8 +23,6 @@ def get_args_parser():
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
-    pairs = str(Path(__file__).parent.parent / "paper_pairs.txt")
-    parser.add_argument("--candidates", default=pairs, help="the public pairs (paper_pairs.txt)")
     return parser
 
 
@@ -65,7 +64,7 @@ def conclusion(rows, num_found):
         if public and abs(float(difference)) > CLOSE:
             differing.append(f"channel {channel}, classes {classes}: cosine {own}, public is {public}")
     return [
-        f"{there} of the {len(rows)} public pairs are among the {num_found} candidates with a cosine under {COSINES[1]}",
+        f"{there} of the {len(rows)} public pairs are among the {num_found} candidates of cosine under {COSINES[1]}",
         *(f"differs from the paper: {what}" for what in differing),
         *([] if differing else [f"all that is public is reproduced (the cosine within {CLOSE})"]),
     ]
@@ -108,7 +107,7 @@ def main(args):
 
     asked = [
         (one.channel, *(output for concept in classes.resolve(one.concepts, meta["num_outputs"]) for output in concept))
-        for one in read_candidates(args.candidates).candidates
+        for one in read_candidates(PAIRS).candidates
     ]
     found = {
         (one["channel"], *(output for concept in one["concepts"] for output in concept)) for one in table["candidates"]

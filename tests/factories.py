@@ -57,6 +57,10 @@ def grouped():
     return make(8, 12, 3, groups=2)
 
 
+def of_a_thousand():
+    return make(8, 12, 1, num_outputs=1000)
+
+
 def not_a_module():
     return "no network"
 

@@ -1,0 +1,311 @@
+"""The four stages on a CUDA device against the CPU; skipped where there is none."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import (
+    COMPUTE,
+    PATIENCE,
+    ROOT,
+    RUN,
+    contents,
+    end_of,
+    messages,
+    stage1,
+    stage2,
+    stage3,
+    stage4,
+    start_script,
+    write_images,
+)
+from tests.images.test_decoding import LEFT_TO_PIL, loader
+from tests.images.test_decoding import readable as readable
+from tests.images.test_resizing import picture
+from tests.networks.helpers import random_split
+from tests.networks.test_splitting import frozen_conv, ulps, wrapped
+from utils.images.transform import Transform
+from utils.store.candidates import read_candidates
+from utils.store.importances import ImportanceStore
+from utils.store.splits import read_split
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning"),
+]
+ON_GPU = ("--device", DEVICE)
+# largest difference from fp32 on the CPU, in shares of the largest value: relative importances, sums of inputs
+TOLERANCES = {"fp32": (2e-3, 1e-5), "tf32": (2e-2, 2e-3), "bf16": (0.1, 2e-2)}
+OF_ITS_OWN = {"evaluation", "sha256", "split_sha256"}  # what results say of their own making
+
+
+def chunks_of(folder, store="store"):
+    """What stage 1 has stored of every image, by name, and the store's meta."""
+    store = ImportanceStore(folder / store, RUN)
+    meta = store.load_meta()
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    names = [name for name in chunks[0] if name != "content"]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}, meta
+
+
+def compare_importances(found, expected, precision):
+    for name in ("indices", "targets"):
+        assert torch.equal(found[name], expected[name])
+    for name, tolerance in zip(("relative_importances", "input_sums"), TOLERANCES[precision], strict=True):
+        one, other = found[name].double(), expected[name].double()
+        assert (one - other).abs().max() <= tolerance * other.abs().max(), name
+    assert (found["predictions"] == expected["predictions"]).double().mean() >= (1 if precision == "fp32" else 0.9)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(finished, tmp_path_factory):
+    """A folder with the same ``data``, and all that the four stages make of it on the device."""
+    folder = tmp_path_factory.mktemp("on_gpu")
+    shutil.copytree(finished / "data", folder / "data")
+    stage1(folder / "data", folder / "store", *ON_GPU, cwd=folder)
+    stage2(folder / "store", cwd=folder)
+    stage3(folder / "data", folder / "store", *ON_GPU, cwd=folder)
+    stage4(folder / "data", folder / "store", "--get_quantitative", *ON_GPU, cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def gpu_copy(on_gpu, tmp_path):
+    shutil.copytree(on_gpu, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The four stages
+
+
+def test_stage1_measures_what_it_measures_on_the_cpu(on_gpu, finished):
+    compare_importances(chunks_of(on_gpu)[0], chunks_of(finished)[0], "fp32")
+
+
+def test_stage2_finds_the_same_candidates(on_gpu, finished):
+    found, expected = (
+        [
+            (one.channel, one.concepts)
+            for one in read_candidates(next((folder / "results_get_cosine_similarities").glob("*.json"))).candidates
+        ]
+        for folder in (on_gpu, finished)
+    )
+    assert expected
+    assert sorted(found) == sorted(expected)  # those of equal cosines may be in another order
+
+
+def test_stage3_makes_the_same_split(on_gpu, finished):
+    paths = [next((folder / "store" / "models_disentangled").iterdir()) for folder in (on_gpu, finished)]
+    assert paths[0].name == paths[1].name
+    found, expected = (read_split(path).split for path in paths)
+    assert torch.equal(found.weight, expected.weight)
+    torch.testing.assert_close(found.arvs, expected.arvs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.owners, expected.owners)
+    torch.testing.assert_close(found.objectives, expected.objectives, rtol=1e-3, atol=1e-4)
+    assert found.rho == expected.rho
+
+
+def compare(found, expected, where):
+    """Two results as JSON: equal but for roundings of their numbers."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected.keys() - OF_ITS_OWN:
+            compare(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            compare(one, other, f"{where}[{number}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=2e-3, abs=2e-3, nan_ok=True), where
+    else:
+        assert found == expected, where
+
+
+def test_stage4_measures_the_same_fractions(on_gpu, copy):
+    stage4(copy / "data", copy / "store", "--get_quantitative", cwd=copy)
+    found, expected = (
+        [json.loads(path.read_text()) for path in (folder / "results_quantitative" / "pairs").iterdir()]
+        for folder in (on_gpu, copy)
+    )
+    assert len(expected) == 1
+    compare(found, expected, "result")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Settings of stage 1
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_every_precision_is_near_fp32_on_the_cpu(finished, tmp_path, precision):
+    stage1(finished / "data", tmp_path / "store", *ON_GPU, "--precision", precision, cwd=tmp_path)
+    found, meta = chunks_of(tmp_path)
+    assert meta["precision"] == precision
+    compare_importances(found, chunks_of(finished)[0], precision)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs triton")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_network_is_near_fp32_on_the_cpu(finished, tmp_path, precision):
+    flags = (*ON_GPU, "--precision", precision, "--compile")
+    stage1(finished / "data", tmp_path / "store", *flags, cwd=tmp_path)
+    found, meta = chunks_of(tmp_path)
+    assert meta["compilation"] == "inductor"
+    compare_importances(found, chunks_of(finished)[0], precision)
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    """Class folders of JPEG files of many sizes."""
+    folder = write_images(tmp_path_factory.mktemp("jpegs"), train=6, val=0)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        with Image.open(path) as image:
+            image.resize((40 + 3 * number, 70 - 2 * number)).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("decode", ["pil", "fast", "gpu"])
+def test_stage1_with_every_decoder(jpegs, tmp_path, decode):
+    stage1(jpegs, "expected", cwd=tmp_path)
+    stage1(jpegs, "found", *ON_GPU, "--decode", decode, "--num_workers", "2", cwd=tmp_path)
+    (found, meta), (expected, _) = chunks_of(tmp_path, "found"), chunks_of(tmp_path, "expected")
+    assert meta["decoding"] == decode
+    scale = expected["input_sums"].abs().max()
+    assert (found["input_sums"] - expected["input_sums"]).abs().max() <= (1e-5 if decode == "pil" else 0.02) * scale
+    assert torch.equal(found["indices"], expected["indices"])
+
+
+@pytest.mark.parametrize(("precision", "decode"), [("fp32", "pil"), ("bf16", "gpu")])
+def test_a_store_that_is_continued_is_the_same_byte_for_byte(jpegs, tmp_path, precision, decode):
+    flags = (*ON_GPU, "--precision", precision, "--decode", decode)
+    for store in ("whole", "again"):
+        stage1(jpegs, store, *flags, cwd=tmp_path)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    (tmp_path / "again" / f"{RUN}_channel_importances" / "chunk_000001.npz").unlink()
+    assert "going on: 2 of 3 chunks are there" in stage1(jpegs, "again", *flags, cwd=tmp_path)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def stage1_flags(data, store, *more):
+    sizes = ("--batch_size", "4", "--chunk_size", "8", "--resize_size", "24", "--crop_size", "24")
+    flags = ("--model", "tests.factories:small", "--data_dir", data, "--store_dir", store, *sizes, *COMPUTE, *ON_GPU)
+    return (*flags, *more)
+
+
+def test_two_processes_on_one_device_make_the_store_of_one(on_gpu, finished, tmp_path):
+    both = [
+        start_script(
+            "get_importances_for_classes.py",
+            *stage1_flags(finished / "data", tmp_path / "store"),
+            cwd=tmp_path,
+            CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+            **{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        )
+        for rank in ("0", "1")
+    ]
+    said = [end_of(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    folder = f"{RUN}_channel_importances"
+    assert contents(tmp_path / "store" / folder) == contents(on_gpu / "store" / folder)
+
+
+def test_memory_that_is_short_is_one_line(finished, tmp_path):
+    """The process may use 64 MiB of the device, so that the others that run meanwhile have theirs."""
+    code = (
+        "import runpy, sys, torch; sys.argv = sys.argv[1:]; "
+        "whole = torch.cuda.get_device_properties(0).total_memory; "
+        "torch.cuda.set_per_process_memory_fraction(2**26 / whole, 0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script = ROOT / "get_importances_for_classes.py"
+    large = ("--batch_size", "24", "--chunk_size", "24", "--resize_size", "1024", "--crop_size", "1024")
+    flags = stage1_flags(finished / "data", tmp_path / "store", *large, "--device", "cuda:0")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, (script, *flags))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = messages(result.stderr)
+    assert re.fullmatch(r"get_importances_for_classes.py: error: out of GPU memory: use a smaller --batch_size", line)
+    assert not list(tmp_path.rglob("chunk_*"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Decoding on the device
+
+
+def levels(folder, transform, device, decode):
+    """Pixels of all images by name, in 0..255, before normalisation."""
+    files, found = loader(folder, decode, transform, device=device, num_workers=2), {}
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (transform.std, transform.mean))
+    for indices, pixels, _ in files:
+        crops = (pixels.cpu() * std + mean) * 255
+        found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), crops, strict=True)})
+    return found
+
+
+def compare_levels(folder, transform):
+    expected = levels(folder, transform, torch.device("cpu"), "pil")
+    found = levels(folder, transform, torch.device(DEVICE, 0 if DEVICE == "cuda" else None), "gpu")
+    assert list(found) == list(expected)
+    for name, crop in found.items():
+        difference = (crop - expected[name]).abs()
+        if name in LEFT_TO_PIL:
+            assert difference.max() < 1e-3, name
+        elif transform.interpolation == "nearest":  # centres that lie between two pixels may go to either
+            assert (difference > 2.01).float().mean() < 0.2, name
+        else:
+            assert difference.max() < 2.01, (name, difference.max(), difference.mean())
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_crops_of_odd_files_are_within_two_levels_of_pil(readable, interpolation):
+    compare_levels(readable, Transform(32, 28, interpolation))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_photographs_are_within_two_levels_of_pil(tmp_path, subsampling):
+    (tmp_path / "a").mkdir()
+    for number, size in enumerate([(500, 375), (333, 500), (1100, 800), (160, 230), (225, 225), (57, 301)]):
+        picture(size, number).save(tmp_path / "a" / f"{number}.jpg", quality=90, subsampling=subsampling)
+    compare_levels(tmp_path, Transform())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Split networks
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("how", ["fp32", "half", "bfloat16", "autocast half", "autocast bfloat16"])
+def test_the_merged_channel_is_rounded_once(how, kernel):
+    """Against fp64: the original on the device may sum in another order than the wrapper does."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    module = frozen_conv(256, 16, kernel, padding=kernel // 2)
+    changed = wrapped(module, random_split(module, 3, 8), random_split(module, 9, 2, seed=1))
+    narrow = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(how.split()[-1], torch.float32)
+    dtype = torch.float32 if how.startswith("autocast") else narrow
+    module, changed, x = (thing.to(DEVICE, dtype) for thing in (module, changed, torch.randn(2, 256, 7, 7).relu()))
+    with torch.autocast(DEVICE, narrow, enabled=how.startswith("autocast")):
+        expected, found = module(x), changed(x)
+    assert found.dtype == expected.dtype == narrow
+    others = [channel for channel in range(16) if channel not in (3, 9)]
+    assert torch.equal(found[:, others], expected[:, others])
+    # of weights and input as the layer rounds them: half a step, and the roundings of a sum in fp32
+    rounded = [values.to(narrow).double() for values in (x, module.weight, module.bias)]
+    exact = torch.nn.functional.conv2d(*rounded, padding=kernel // 2)
+    assert ulps(found[:, [3, 9]], exact[:, [3, 9]].to(narrow)).max() <= 1

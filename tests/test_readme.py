@@ -1,4 +1,4 @@
-"""What README.md names is there: imports, modules, scripts and files."""
+"""What README.md and docs/ name is there: imports, modules, scripts and files."""
 
 import importlib
 import importlib.util
@@ -6,7 +6,8 @@ import re
 
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 
 
 def test_imports_in_examples_work():
@@ -26,7 +27,32 @@ def test_modules_and_scripts_that_are_run_are_there():
 
 
 def test_files_that_are_named_are_there():
-    files = set(re.findall(r"\]\(([\w/.]+)\)|\"(docs/[\w/.]+)\"|`((?:utils|docs|examples|tests)/[\w/.]+)`", TEXT))
-    names = {name for found in files for name in found if name}
-    assert {"LICENSE", "docs/wordnet.png"} <= names
-    assert not [name for name in names if not (ROOT / name).exists()]
+    named = {
+        (page, ROOT / name)
+        for page in PAGES
+        for name in re.findall(r"`((?:utils|docs|examples|tests)/[\w/.]+)`", page.read_text())
+    }
+    links = {
+        (page, page.parent / name)
+        for page in PAGES
+        for name in re.findall(r"(?:\]\(|src=\")([\w/.-]+)(?:#[\w-]+)?[\")]", page.read_text())
+    }
+    assert {ROOT / "LICENSE", ROOT / "docs/wordnet.png"} <= {path for _, path in links | named}
+    assert not [f"{page.name}: {path}" for page, path in links | named if not path.exists()]
+
+
+def test_headings_that_are_linked_are_there():
+    """A link ends in the heading as it stands, in small letters, spaces as hyphens, without signs."""
+    headings = {
+        page: {
+            re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+            for line in page.read_text().split("\n")
+            if line.startswith("#")
+        }
+        for page in PAGES
+    }
+    links = [(page, *link) for page in PAGES for link in re.findall(r"\]\(([\w/.-]*)#([\w-]+)\)", page.read_text())]
+    assert len(links) > 10
+    assert not [
+        link for link in links if link[2] not in headings[(link[0].parent / link[1]).resolve() if link[1] else link[0]]
+    ]

@@ -211,7 +211,7 @@ ANOTHER = ("--rho_objective", "contrast")  # a split that is not there yet
         (overwrite("data/train/bee/3.png"), STAGE1, (), "was made with another data"),
         (remove("data/train/bee/3.png"), STAGE1, (), "was made with another num images (24; now 23)"),
         (remove("data/train/bee/3.png"), STAGE3, ANOTHER, "cannot read image data/train/bee/3.png"),
-        (rename("data/train/bee/3.png", "data/train/bee/33.png"), STAGE3, ANOTHER, "cannot read image data/train/bee/3"),
+        (rename("data/train/bee/3.png", "data/train/bee/33.png"), STAGE3, ANOTHER, "cannot read image data/train/bee"),
         (overwrite("data/val/dog/3.png"), STAGE4, (), "cannot read image data/val/dog/3.png"),
         (remove("data/val"), STAGE4, (), "there is no folder data/val"),
         (flatten("data/val"), STAGE4, (), "data/val has images but no class folders: sort them"),

@@ -35,7 +35,7 @@ def test_files_that_are_named_are_there():
     links = {
         (page, page.parent / name)
         for page in PAGES
-        for name in re.findall(r"(?:\]\(|src=\")([\w/.-]+)(?:#[\w-]+)?[\")]", page.read_text())
+        for name in re.findall(r"(?:\]\(|src=\")([\w/-]+\.[\w.]+|LICENSE)(?:#[\w-]+)?[\")]", page.read_text())
     }
     assert {ROOT / "LICENSE", ROOT / "docs/wordnet.png"} <= {path for _, path in links | named}
     assert not [f"{page.name}: {path}" for page, path in links | named if not path.exists()]

@@ -33,7 +33,7 @@ def default_patch_size(image_size, map_size):
 
     The stride is the power of two that is nearest to the image's size over the map's, which padding makes inexact.
     """
-    return min(STRIDES * 2 ** round(math.log2(image_size / map_size)), image_size)
+    return min(STRIDES * 2 ** max(round(math.log2(image_size / map_size)), 0), image_size)
 
 
 def patch(image, centre, size):

@@ -93,13 +93,8 @@ def test_stage1_measures_what_it_measures_on_the_cpu(on_gpu, finished):
 
 
 def test_stage2_finds_the_same_candidates(on_gpu, finished):
-    found, expected = (
-        [
-            (one.channel, one.concepts)
-            for one in read_candidates(next((folder / "results_get_cosine_similarities").glob("*.json"))).candidates
-        ]
-        for folder in (on_gpu, finished)
-    )
+    tables = [next((folder / "results_get_cosine_similarities").glob("*.json")) for folder in (on_gpu, finished)]
+    found, expected = ([(one.channel, one.concepts) for one in read_candidates(table).candidates] for table in tables)
     assert expected
     assert sorted(found) == sorted(expected)  # those of equal cosines may be in another order
 

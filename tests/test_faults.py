@@ -105,7 +105,7 @@ def test_a_half_file_is_noticed(campaign, tmp_path):
 
 
 def test_damage_changes_a_file_and_differences_are_named():
-    ways = {damaged(random.Random(seed), b"some content" * 9, [b"another"])[0] for seed in range(60)}
+    ways = {damaged(random.Random(seed), b"some content 1" * 9, [b"another"])[0] for seed in range(60)}
     assert ways == {"flip", "digit", "truncate", "zeros", "append", "swap"}
     assert all(damaged(random.Random(seed), bytes(50), [bytes(50)])[1] != bytes(50) for seed in range(60))
     result = "results_quantitative/pairs/a.json"

@@ -43,7 +43,8 @@ def test_a_few_rounds_find_nothing(campaign, capsys):
     assert report(outcomes, chosen) == 0, capsys.readouterr().out
     assert [label for _, label, _ in outcomes] == list(chosen)
     assert [outcome for _, label, outcome in outcomes if outcome not in FEW[label]] == []
-    assert f"| all | {len(chosen)} |" in capsys.readouterr().out.replace("not possible here", "1")
+    done = [outcome for _, _, outcome in outcomes if outcome != NOT_HERE]
+    assert f"| all | {len(done)} |" in capsys.readouterr().out
 
 
 def test_a_result_that_differs_is_noticed(campaign, monkeypatch, capsys):
@@ -104,8 +105,8 @@ def test_a_half_file_is_noticed(campaign, tmp_path):
 
 
 def test_damage_changes_a_file_and_differences_are_named():
-    ways = {damaged(random.Random(seed), b"some content" * 9, [b"another"])[0] for seed in range(60)}
-    assert ways == {"flip", "truncate", "zeros", "append", "swap"}
+    ways = {damaged(random.Random(seed), b"some content 1" * 9, [b"another"])[0] for seed in range(60)}
+    assert ways == {"flip", "digit", "truncate", "zeros", "append", "swap"}
     assert all(damaged(random.Random(seed), bytes(50), [bytes(50)])[1] != bytes(50) for seed in range(60))
     result = "results_quantitative/pairs/a.json"
     assert differing({result: b'{"a": 1, "evaluation": 5}'}, {result: b'{"a": 1, "evaluation": 6}'}) == []

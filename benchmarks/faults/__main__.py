@@ -13,6 +13,7 @@ Disks are mounted, which needs root. The exit status is 1 if anything failed.
 
 import argparse
 import itertools
+import subprocess
 import tempfile
 import threading
 import time
@@ -36,10 +37,9 @@ class Campaign:
         scripts = [Scripts(folder / "data", folder / f"logs{job}") for job in range(jobs)]
         for one in scripts:
             stack.callback(one.close)
-        jobs_of = [(scripts[0], OWN, (*ORDER, NEEDS_IMAGES)), (scripts[-1], OTHER, ORDER)]
-        with ThreadPool(min(jobs, 2)) as pool:  # one at a time has one process to ask
-            make = lambda scripts, seed, stages: Reference(scripts, folder / f"undisturbed{seed}", seed, stages)  # noqa: E731
-            self.reference, other = pool.starmap(make, jobs_of)
+        own = (scripts[0], folder / "own", OWN, (*ORDER, NEEDS_IMAGES))
+        with ThreadPool(min(jobs, 2)) as pool:  # of one process one thing is asked at a time
+            self.reference, other = pool.starmap(Reference, [own, (scripts[-1], folder / "other", OTHER, ORDER)])
         self.workers = [Worker(one, folder / f"rounds{job}", self.reference, other) for job, one in enumerate(scripts)]
 
     def run(self, numbers, seed, chosen, seconds=None):
@@ -88,12 +88,21 @@ def get_options():
     return parser.parse_args()
 
 
+def unmount_below(folder):
+    """Unmount the disks of rounds that were interrupted."""
+    mounts = Path("/proc/mounts")
+    for line in mounts.read_text().splitlines() if mounts.is_file() else ():
+        if line.split()[1].startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", line.split()[1]], check=False)
+
+
 def main():
     args = get_options()
     numbers = args.round or (itertools.count() if args.rounds is None else range(args.rounds))
     seconds = args.seconds if args.round is None and args.rounds is None else None
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        stack.callback(unmount_below, folder)
         outcomes = Campaign(folder, args.jobs, stack).run(numbers, args.seed, cases(), seconds)
     if report(outcomes, cases()):
         raise SystemExit(1)

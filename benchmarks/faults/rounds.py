@@ -82,12 +82,16 @@ def check_line(ended, *words, status=2):
 
 def damaged(chance, data, donors):
     """A file's content after some damage, and what was done to it."""
-    ways = ["flip", "truncate", "zeros", "append", *(["swap"] if donors else [])]
+    ways = ["flip", "digit", "truncate", "zeros", "append", *(["swap"] if donors else [])]
     while True:
         way, bad, at = chance.choice(ways), bytearray(data), chance.randrange(len(data))
         if way == "flip":
             for place in (at, *(chance.randrange(len(data)) for _ in range(chance.choice((0, 0, 3))))):
                 bad[place] ^= 1 << chance.randrange(8)
+        elif way == "digit":  # one that leaves JSON and a file's structure as they are
+            digits = [place for place, byte in enumerate(data) if byte in b"0123456789"]
+            for place in chance.sample(digits, min(1, len(digits))):
+                bad[place] = chance.choice(b"0123456789")
         elif way == "truncate":
             bad = bad[:at]
         elif way == "zeros":
@@ -215,7 +219,9 @@ class Worker:
             what = f"{way} of {name}, stage {reader}"
             ended = self.scripts.run(reader, folder)
             if ended.status != 0:
-                words = [Path(name).name, *([Path(name).parent.name] if way == "swap" else [])]
+                words = [Path(name).name]
+                if way == "swap":  # a whole meta.json of another network: everything else is of another one than it
+                    words += [Path(name).parent.name, *([f"{PAIRS}.json"] if kind == "meta.json" else [])]
                 return self._mended(reader, folder, state, name, words, ended, what)
             wrong = differing(contents(folder), self.reference.after[reader])
             require(set(wrong) <= {name}, f"{what}: not noticed, and other files differ: {wrong}", ended)

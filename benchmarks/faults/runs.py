@@ -154,6 +154,7 @@ def serve():
             if answer == 0:
                 become(argument)
         print(json.dumps(answer), flush=True)
+    os._exit(0)  # nothing is worth tidying up
 
 
 # --------------------------------------------------------------------------------------------------------------------

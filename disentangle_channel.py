@@ -48,6 +48,11 @@ def get_args_parser():
     return parser
 
 
+def check(args):
+    flags.require(args, "model")
+    flags.check_candidates(args, "channel_disentangle")
+
+
 def main(args):
     import torch
     from tqdm import tqdm
@@ -63,8 +68,6 @@ def main(args):
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
 
-    flags.require(args, "model")
-    flags.check_candidates(args, "channel_disentangle")
     device = choose_device(args.device)
     check_precision(args.precision, device)
     loading = flags.loading(args, device)
@@ -117,4 +120,4 @@ def main(args):
 
 if __name__ == "__main__":
     interrupted = "splits that were written stay; the same command makes the missing ones"
-    run(main, get_args_parser(), "torch", "torchvision", interrupted=interrupted)
+    run(main, get_args_parser(), "torch", "torchvision", check=check, interrupted=interrupted)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from utils.command_line import flags
 from utils.command_line.run import run
+from utils.errors import UserError
 
 
 def get_args_parser():
@@ -67,9 +68,14 @@ def settings(args):
     return text + (f", classes of at least {args.min_images} images" if args.min_images > 1 else "")
 
 
+def check(args):
+    flags.require(args, "model")
+    if not args.cos_sim_low < args.cos_sim_high:
+        raise UserError(f"--cos_sim_low {args.cos_sim_low} is not below --cos_sim_high {args.cos_sim_high}")
+
+
 def main(args):
     from utils.command_line.opening import check_asked_network, check_channel_count, open_network
-    from utils.errors import UserError
     from utils.images.classes import ClassMap
     from utils.method.importance import relevant_classes
     from utils.method.polysemanticity import class_pairs, gamma_polysemantic
@@ -84,9 +90,6 @@ def main(args):
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
 
-    flags.require(args, "model")
-    if not args.cos_sim_low < args.cos_sim_high:
-        raise UserError(f"--cos_sim_low {args.cos_sim_low} is not below --cos_sim_high {args.cos_sim_high}")
     tau, run = args.proportion_attribution_required, run_name(args.model, args.layer_of_interest)
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
@@ -134,4 +137,10 @@ def main(args):
 
 if __name__ == "__main__":
     libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
-    run(main, get_args_parser(), *libraries, interrupted="what was written is whole, the same command begins again")
+    run(
+        main,
+        get_args_parser(),
+        *libraries,
+        check=check,
+        interrupted="what was written is whole, the same command begins again",
+    )

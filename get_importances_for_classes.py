@@ -48,6 +48,10 @@ def get_args_parser():
     return parser
 
 
+def check(args):
+    flags.require(args, "model")
+
+
 def main(args):
     import torch
 
@@ -61,7 +65,6 @@ def main(args):
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
 
-    flags.require(args, "model")
     device = choose_device(args.device)
     check_precision(args.precision, device)
     loading = flags.loading(args, device)
@@ -103,5 +106,6 @@ if __name__ == "__main__":
         get_args_parser(),
         "torch",
         "torchvision",
+        check=check,
         interrupted="full chunks are kept, the same command goes on from there",
     )

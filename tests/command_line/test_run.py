@@ -3,18 +3,33 @@
 import io
 
 import pytest
+import torch
+from PIL import Image
 
 from utils.command_line.flags import Parser
-from utils.command_line.run import WORKER_DIED, run
+from utils.command_line.run import run
+from utils.errors import WORKER_DIED
+from utils.images.batches import ImageBatches
+from utils.images.listing import list_images
+from utils.images.transform import Transform
 
 
 @pytest.mark.parametrize(
     "error",
     [ConnectionResetError(104, "reset"), EOFError(), RuntimeError("DataLoader worker (pid 1) is killed by signal: 9")],
 )
-def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, monkeypatch):
-    def main(_):
+def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, tmp_path, capsys, monkeypatch):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "1.png")
+
+    def fail(_):
         raise error
+
+    def main(_):
+        options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
+        batches = ImageBatches(list_images(tmp_path), Transform(8, 8), [[0]], "", **options)
+        batches.loader.collate_fn = fail
+        list(batches)
 
     monkeypatch.setattr("sys.argv", ["script"])
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
@@ -22,3 +37,13 @@ def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, capsys, m
         run(main, Parser("a script"))
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"script: error: {WORKER_DIED}\n"
+
+
+def test_another_end_of_a_file_is_no_dead_worker_process(monkeypatch):
+    def main(_):
+        raise EOFError("somebody else's")
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(EOFError):
+        run(main, Parser("a script"))

@@ -92,6 +92,13 @@ def assert_one_line(result, message):
     assert result.stdout == ""
 
 
+def complete(script):
+    """A script with all that it asks for before it imports anything."""
+    concepts = ("--classes_for_concept1", "1", "--classes_for_concept2", "2")
+    channel = {"disentangle_channel": "--channel_disentangle", "get_results": "--channel_of_interest"}.get(script)
+    return [sys.executable, ROOT / f"{script}.py", "--model", "m", *((channel, "1", *concepts) if channel else ())]
+
+
 def write_libraries(folder, **sources):
     """Stand-ins for libraries, to be found first."""
     for name, source in sources.items():
@@ -112,7 +119,7 @@ def write_libraries(folder, **sources):
     ],
 )
 def test_an_interrupt_while_libraries_are_imported_is_one_line(script, sources, tmp_path):
-    result = interruptible([sys.executable, ROOT / f"{script}.py"], tmp_path, **write_libraries(tmp_path, **sources))
+    result = interruptible(complete(script), tmp_path, **write_libraries(tmp_path, **sources))
     assert_one_line(result, f"{script}.py: interrupted before anything was done")
 
 
@@ -121,7 +128,7 @@ def test_an_interrupt_while_libraries_are_imported_is_one_line(script, sources, 
 )
 def test_an_interrupt_behind_the_real_torch_is_one_line(script, library, tmp_path):
     libraries = write_libraries(tmp_path, **{library: SENDS})
-    result = interruptible([sys.executable, ROOT / f"{script}.py"], tmp_path, **libraries)
+    result = interruptible(complete(script), tmp_path, **libraries)
     assert_one_line(result, f"{script}.py: interrupted before anything was done")
 
 
@@ -149,7 +156,7 @@ def test_an_interrupt_of_somebody_elses_factory_is_one_line(finished, tmp_path):
     (tmp_path / "interrupting.py").write_text(SENDS)
     arguments = ("--model", "interrupting:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
     result = interruptible([sys.executable, ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
-    assert_one_line(result, "get_importances_for_classes.py: interrupted; finished files are whole")
+    assert_one_line(result, "get_importances_for_classes.py: interrupted; full chunks are kept")
     assert not list(tmp_path.rglob("*.json"))
 
 

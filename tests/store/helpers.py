@@ -19,16 +19,20 @@ IMAGES = ImageList(
     np.array([100, 20, 3]),
     np.array([0, 0, 1]),
 )
+TRANSFORM = {
+    **{"resize_size": 8, "crop_size": 8, "interpolation": "bilinear"},
+    **{"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
+}
 META = {
     **{"format": store.STORE_FORMAT, "images": "train", "model": "m", "weights": "w", "weights_sha256": "00"},
     **{"layer": "l", "kind": "convolution", "num_images": 3, "chunk_size": 2, "num_channels": 2, "num_inputs": 1},
-    **{"num_taps": 1, "num_outputs": 2, "positions": 4, "transform": {"mean": [0.5, 0.5, 0.5]}, "precision": "fp32"},
+    **{"num_taps": 1, "num_outputs": 2, "positions": 4, "transform": TRANSFORM, "precision": "fp32"},
     **{"decoding": "pil", "skip_unreadable": False, "data_sha256": IMAGES.digest(), "classes": {"a": 0, "b": 1}},
     **{"class_counts": {"a": 2, "b": 1}, "versions": {"torch": "1"}},
 }
 CONTEXT = {
     **{"model": "m", "weights": "w", "weights_sha256": "00", "layer": "l", "num_channels": 3, "num_outputs": 2},
-    **{"positions": 4, "transform": {"mean": [0.5, 0.5, 0.5]}, "classes": {"a": 0, "b": 1}},
+    **{"positions": 4, "transform": TRANSFORM, "classes": {"a": 0, "b": 1}},
 }
 
 

@@ -230,7 +230,7 @@ def check_candidates(args, channel_flag):
 
 def check_wishes(args):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
-    require(args, "model")
+    require(args, "model", *(["channel_of_interest"] if args.candidates is None else []))
     check_candidates(args, "channel_of_interest")
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:

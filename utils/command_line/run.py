@@ -9,18 +9,22 @@ from utils.command_line.interrupts import STATUS, raise_interrupts
 from utils.errors import WORKER_DIED, UserError
 from utils.images.text import printable, shortened
 
+INTERRUPTED = "finished files are whole, the same command goes on from them"
 LONGEST_MESSAGE = 4000  # characters
 
 
-def run(main, parser, *libraries, interrupted):
+def run(main, parser, *libraries, check=None, interrupted=INTERRUPTED):
     """Parse the arguments and call ``main``; what the user can mend is one line on standard error and status 2.
 
     ``libraries`` are what takes seconds to import: ``--help`` and wrong arguments do not wait for it, and an interrupt
-    meanwhile ends the process at once. ``interrupted`` says what an interrupt leaves behind.
+    meanwhile ends the process at once. ``check`` raises UserError for arguments that do not go together;
+    ``interrupted`` says what an interrupt leaves behind.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
         args = parser.parse_args()
+        if check:
+            check(args)
         for library in libraries:
             importlib.import_module(library)
         raise_interrupts()

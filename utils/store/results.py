@@ -11,7 +11,7 @@ from utils.store.splits import read_split
 RESULT_FORMAT = 3
 NEEDED = {
     *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding", "only_correct"),
-    *("channel", "concepts", "concept_names", "cosines", "rho", "rho_objective", "tau", "files_sha256", "validation"),
+    *("channel", "concepts", "concept_names", "cosines", "rho", "tau", "validation"),
     *("images", "evaluation"),
 }
 AGAIN = "delete it and evaluate the split again"

@@ -127,12 +127,12 @@ def width_aware():
 
 
 class RowAware(nn.Conv2d):
-    """Adds to channel 0 whenever that channel's row is not the one it had."""
+    """Adds to its first channel wherever that is a part of the row that channel 0 had."""
 
     def forward(self, x):
-        out = super().forward(x)
-        changed = (self.weight[0] - self.own_row).abs().sum() > 0
-        return out + torch.eye(out.shape[1])[0, :, None, None] * changed
+        out, row = super().forward(x), self.weight[0]
+        part = torch.equal(row, self.own_row.where(row != 0, 0)) and not torch.equal(row, self.own_row)
+        return out + torch.eye(out.shape[1])[0, :, None, None] * part
 
 
 def row_aware():

@@ -73,9 +73,9 @@ def usual(script, *changes):
         (STAGE3, ("--rho_objective", "best"), "--rho_objective: invalid choice: 'best'"),
         (STAGE4, ("--rho", "0.33"), "--rho 0.33 is not one of the stored values 0.05, 0.1"),
         (STAGE4, ("--rho", "1.5"), "--rho: must be a number above 0 and at most 1"),
-        (STAGE4, ("--rho_objective", "positive"), "unrecognized arguments"),
+        (STAGE4, ("--rho_objective", "median"), "--rho_objective: invalid choice: 'median'"),
         (STAGE4, ("--channel_of_interest", "3"), "there is no split of channel 3"),
-        (STAGE4, ("--classes_for_concept2", "cat"), f"no split {RUN}_channel9_1_2.pt, only {RUN}_channel9_1_3.pt"),
+        (STAGE4, ("--classes_for_concept2", "cat"), f"channel 9 and classes 1_2, only {RUN}_channel9_1_3.pt"),
         (STAGE4, ("--model_dir", "nowhere"), "in nowhere: run disentangle_channel.py"),
         *[
             (script, ("--nr_channels_in_layer_of_interest", "2048"), "layer last has 12 channels")

@@ -112,6 +112,8 @@ def search_rho(network, layer, candidates, members, load, *, batch_size, precisi
         Some images of each of its classes, on which to show equality.
     """
     plan = [(output, batch) for output in members for batch in batches_of(members[output], batch_size)]
+    if not plan:
+        return
     ends = {output: number for number, (output, _) in enumerate(plan)}
     users = {output: [one for one in candidates if output in one.outputs] for output in members}
     begun, proof = {}, {output: [] for output in members}

@@ -281,14 +281,13 @@ def test_the_merge_is_the_original_channel(case, opened, num_concepts):
         maps = layer.maps(split.rows(rho), split.biases())(x)
         close(maps, expected[-1])
         close(merge(maps, dim=1), opened.record.activation[:, split.channel])
-    module = DisentangledLayer(layer, splits, rhos=[None, 0.9])
+    module = DisentangledLayer(layer, splits, rhos=[RHO, 0.9])
     close(module(x), layer.module(x))
-    wide = by_position(case, module.layer(x))
-    added = list(range(layer.num_channels, layer.num_channels + num_concepts + 2))
-    assert wide.shape[1] == layer.num_channels + len(added)
-    assert module.rows_of == [[CHANNEL, *added[:num_concepts]], [1, *added[num_concepts:]]]
+    parts = by_position(case, module.parts(x))
+    assert parts.shape[1] == num_concepts + 4
+    assert module.rows_of == [[*range(num_concepts + 1)], [*range(num_concepts + 1, num_concepts + 4)]]
     for rows, maps in zip(module.rows_of, expected, strict=True):
-        close(wide[:, rows], maps)
+        close(parts[:, rows], maps)
     with in_place_of(opened.network, layer, module):
         assert opened.network.get_submodule(case.layer) is module
         close(opened.network(opened.images), opened.record.logits)
@@ -320,14 +319,14 @@ def test_the_objectives_of_every_rho_eq_6(case, opened, num_concepts):
 
 @pytest.mark.parametrize("num_concepts", [2, 3])
 def test_fractions_are_those_of_what_a_split_network_computes(case, opened, num_concepts):
-    """Against a hook on the wide layer inside of a split network, as somebody would measure it."""
+    """Against a hook on the parts inside of a split network, as somebody would measure it."""
     layer, split, seen = opened.layer, make_split(opened.layer, num_concepts), {}
     network = with_splits(opened.network, case.layer, [split]).double()
     changed = network.get_submodule(case.layer)
-    changed.layer.register_forward_hook(lambda _, __, output: seen.update(wide=output.clone()))
+    changed.parts.register_forward_hook(lambda _, __, output: seen.update(parts=output.clone()))
     changed.register_forward_hook(lambda _, __, output: seen.update(merged=output.clone()))
     network(opened.images.double())
-    parts = by_position(case, seen["wide"])[:, changed.rows_of[0]].sum(-1)
+    parts = by_position(case, seen["parts"])[:, changed.rows_of[0]].sum(-1)
     original = by_position(case, seen["merged"])[:, CHANNEL].sum(-1)
     close(original, opened.record.activation[:, CHANNEL].sum(-1))
     tap_sums = layer.tap_sums(opened.record.input).double()

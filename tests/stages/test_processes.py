@@ -95,7 +95,7 @@ def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder)
     assert status != 0
     assert "128 images; " not in stdout
     left = {path.name: path.stat().st_mtime_ns for path in (folder / "three" / RUN).glob("chunk_*.npz")}
-    assert {"chunk_000002.npz", "chunk_000005.npz"} <= set(left)
+    assert "chunk_000002.npz" in left  # the next one may have been on its way to the disk
     assert not {"chunk_000008.npz", "chunk_000011.npz", "chunk_000014.npz"} & set(left)
     first = one_process(folder, "three", RANK="0", WORLD_SIZE="2")
     assert "other processes are not ready yet" in first.stdout
@@ -138,6 +138,7 @@ def test_the_processes_of_a_machine_share_its_cores(monkeypatch, processes, work
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        monkeypatch.setenv("WORLD_SIZE", processes)
     parser = command_line.Parser("")
     command_line.add_compute_flags(parser)
     assert parser.parse_args([]).num_workers == workers

@@ -130,6 +130,7 @@ def test_results_of_a_split_that_was_made_anew_are_named_and_left_out(copy):
 def test_tau_travels_from_stage_2_to_stage_4_and_a_flag_overrides_it(copy):
     path = candidates_of(copy)
     assert read_candidates(copy / path).settings["tau"] == 0.05
+    (copy / "store" / "models_disentangled" / f"{PLAIN}.pt").unlink()  # it would be there already
     stage3("data", "store", "--candidates", path, pair=(), cwd=copy)
     split = copy / "store" / "models_disentangled" / f"{PLAIN}.pt"
     assert read_split(split).settings["tau"] == 0.05

@@ -17,7 +17,7 @@ from utils.networks.recording import Recorder
 from utils.store.names import split_suffix
 from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
 
-PROOF_IMAGES = 8  # of each class
+PROOF_IMAGES = 4  # of each class
 SOURCE = {"from": "classes"}  # where the concepts come from
 
 

@@ -68,7 +68,7 @@ def settings(args):
     return text + (f", classes of at least {args.min_images} images" if args.min_images > 1 else "")
 
 
-def check(args):
+def check(args, _):
     flags.require(args, "model")
     if not args.cos_sim_low < args.cos_sim_high:
         raise UserError(f"--cos_sim_low {args.cos_sim_low} is not below --cos_sim_high {args.cos_sim_high}")

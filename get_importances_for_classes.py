@@ -48,7 +48,7 @@ def get_args_parser():
     return parser
 
 
-def check(args):
+def check(args, _):
     flags.require(args, "model")
 
 

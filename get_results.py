@@ -81,17 +81,6 @@ def get_args_parser():
     return parser
 
 
-def is_summary_alone(args):
-    return args.summary and args.channel_of_interest is None and args.candidates is None
-
-
-def check(args):
-    if is_summary_alone(args):
-        flags.refuse_ignored(args, get_args_parser(), "summary", "output_dir", "store_dir", "model_dir")
-    else:
-        flags.check_wishes(args)
-
-
 def main(args):
     from tqdm import tqdm
 
@@ -105,7 +94,7 @@ def main(args):
     from utils.store.results import Results
 
     results = Results(args.output_dir, opening.model_dir_of(args))
-    if is_summary_alone(args):
+    if flags.is_summary_alone(args):
         return print_summary(results)
     device = choose_device(args.device)
     check_precision(args.precision, device)
@@ -155,4 +144,4 @@ def main(args):
 if __name__ == "__main__":
     libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), *libraries, check=check, interrupted=interrupted)
+    run(main, get_args_parser(), *libraries, check=flags.check_wishes, interrupted=interrupted)

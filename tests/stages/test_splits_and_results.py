@@ -75,7 +75,7 @@ def test_stage3_prints_the_table_and_both_equality_figures(copy):
     assert float(chosen[0][1]) == max(float(row[1]) for row in rows)
     channel_error, logit_error, images = equality(out)
     assert max(channel_error, logit_error) < 1e-5
-    assert images == 12
+    assert images == 8
     split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel4_1_3.pt").split
     assert split.rho == float(chosen[0][0])
 

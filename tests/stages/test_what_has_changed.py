@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-import get_cosine_similarities
 from tests import factories
 from tests.conftest import (
     CHANNEL,
     COMPUTE,
     NETWORK,
     PAIR,
+    ROOT,
     RUN,
     SMALL_IMAGES,
     contents,
@@ -204,10 +205,11 @@ def test_a_store_that_cannot_be_written_is_read_where_everything_is_there(copy, 
     monkeypatch.setattr(os, "replace", read_only)
     monkeypatch.chdir(copy)
     flags = (*NETWORK, "--store_dir", "store", "--p", "0.5", "--output_dir", str(tmp_path / "out"))
-    parser = get_cosine_similarities.get_args_parser()
+    script = runpy.run_path(str(ROOT / "get_cosine_similarities.py"))
+    parser = script["get_args_parser"]()
     before = contents(copy / "store")
-    get_cosine_similarities.main(parser.parse_args([*flags, "--proportion_attribution_required", "0.05"]))
+    script["main"](parser.parse_args([*flags, "--proportion_attribution_required", "0.05"]))
     assert capsys.readouterr().out.split("\n")[0] == out.split("\n")[0]
     assert contents(copy / "store") == before
     with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
-        get_cosine_similarities.main(parser.parse_args([*flags, "--proportion_attribution_required", "0.2"]))
+        script["main"](parser.parse_args([*flags, "--proportion_attribution_required", "0.2"]))

@@ -228,8 +228,15 @@ def check_candidates(args, channel_flag):
             raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
 
 
-def check_wishes(args):
+def is_summary_alone(args):
+    """Whether stage 4 is only to sum up what is there."""
+    return args.summary and args.channel_of_interest is None and args.candidates is None
+
+
+def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
+    if is_summary_alone(args):
+        return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
     require(args, "model", *(["channel_of_interest"] if args.candidates is None else []))
     check_candidates(args, "channel_of_interest")
     for flag in ("all_classes", "patch_size"):

@@ -17,14 +17,14 @@ def run(main, parser, *libraries, check=None, interrupted=INTERRUPTED):
     """Parse the arguments and call ``main``; what the user can mend is one line on standard error and status 2.
 
     ``libraries`` are what takes seconds to import: ``--help`` and wrong arguments do not wait for it, and an interrupt
-    meanwhile ends the process at once. ``check`` raises UserError for arguments that do not go together;
+    meanwhile ends the process at once. ``check(args, parser)`` raises UserError where arguments do not go together;
     ``interrupted`` says what an interrupt leaves behind.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
         args = parser.parse_args()
         if check:
-            check(args)
+            check(args, parser)
         for library in libraries:
             importlib.import_module(library)
         raise_interrupts()

@@ -83,7 +83,7 @@ class ImageBatches:
     Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read ahead and the device
     decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
     out, named on standard error and counted in ``skipped``. An image whose content is not the one that the ImageList
-    has of it is always an error. Without a ``description`` there is no bar. ``loader`` gives each ``Batch`` before it
+    has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before it
     is normalised.
     """
 
@@ -107,7 +107,7 @@ class ImageBatches:
 
     def __iter__(self):
         total = sum(map(len, self.batches))
-        with progress(total=total, desc=self.description, unit=" images", hidden=not self.description) as bar:
+        with progress(total=total, desc=self.description, unit=" images", hidden=self.description is None) as bar:
             waited, begin = 0.0, time.perf_counter()
             for batch, seconds in self._loaded():
                 waited += seconds

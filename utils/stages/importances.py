@@ -56,7 +56,7 @@ def describe_store(args, network, layer, transform, images, classes):
 def check_on_images(network, images, transform, loading):
     """Refuse, on a first real batch, a network that gives an image other logits in another batch, or by chance."""
     first = [list(range(min(len(images), FIRST_BATCH)))]
-    for batch in ImageBatches(images, transform, first, "", **{**loading, "num_workers": 0}):
+    for batch in ImageBatches(images, transform, first, None, **{**loading, "num_workers": 0}):
         if len(batch.indices):
             check_independence(network, batch.pixels)
 

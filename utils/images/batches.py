@@ -83,8 +83,8 @@ class ImageBatches:
     Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read ahead and the device
     decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
     out, named on standard error and counted in ``skipped``. An image whose content is not the one that the ImageList
-    has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before it
-    is normalised.
+    has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
+    it is normalised.
     """
 
     def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable, decode="pil"):

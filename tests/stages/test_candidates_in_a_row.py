@@ -242,10 +242,10 @@ def test_a_result_that_comes_while_the_tables_are_made_is_in_them(copy, monkeypa
     def another_run_ends(*arguments):
         paths = write_rows(*arguments)
         late.write_bytes(content)
-        monkeypatch.setattr(result_tables, "_write_rows", write_rows)
+        monkeypatch.setattr(result_files, "_write_rows", write_rows)
         return paths
 
-    monkeypatch.setattr(result_tables, "_write_rows", another_run_ends)
+    monkeypatch.setattr(result_files, "_write_rows", another_run_ends)
     result_files.write_tables(results)
     assert "| all 2 " in (copy / "results_quantitative" / "summary.md").read_text()
     assert "all 2," not in (copy / "results_quantitative" / "summary.csv").read_text()

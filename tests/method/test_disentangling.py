@@ -27,7 +27,7 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     bias = None if layer.bias is None else layer.bias[channel].clone()
     concepts = [Concept(f"concept {k}", [k]) for k in range(num_concepts)]
     weight = as_layer(layer).weight[channel].clone()
-    return Split(channel, concepts, weight, bias, arvs, owners, torch.zeros(20, 3), "positive", rho)
+    return Split(channel, concepts, weight, bias, 4, arvs, arvs.mean(0), owners, torch.zeros(20, 3), "positive", rho)
 
 
 def test_the_grid_of_rho():

@@ -11,7 +11,7 @@ from utils.store.splits import read_split
 RESULT_FORMAT = 3
 NEEDED = {
     *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding", "only_correct"),
-    *("channel", "concepts", "concept_names", "cosines", "rho", "tau", "validation"),
+    *("channel", "concepts", "concept_names", "background", "split_by", "cosines", "rho", "tau", "validation"),
     *("images", "evaluation"),
 }
 AGAIN = "delete it and evaluate the split again"
@@ -38,7 +38,8 @@ class Results:
         self.folder = Path(self.output_dir) / "results_quantitative"
 
     def path(self, result):
-        name = f"{result['split']}_rho{result['rho']}_required{result['tau']}.json"
+        rho = "" if result["rho"] is None else f"_rho{result['rho']}"
+        name = f"{result['split']}{rho}_required{result['tau']}.json"
         return self.folder / "pairs" / name
 
     def state(self):
@@ -67,11 +68,9 @@ class Results:
 
     def _read(self, path):
         result = read_json(path, AGAIN)
-        if result.get("format") != RESULT_FORMAT:
+        if result.get("format") != RESULT_FORMAT or NEEDED - set(result):
             raise UserError(f"{path} is of another version of this program: {AGAIN}")
         with damage_is_one_line(path, AGAIN):
-            if missing := NEEDED - set(result):
-                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             if self.path(result) != path:
                 raise ValueError(f"it is the result of {self.path(result).name}")
         return result

@@ -3,9 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from utils.command_line import flags
 from utils.command_line.opening import check_asked_network
-from utils.command_line.split_opening import matching_val_store, model_dir_of
+from utils.command_line.split_opening import check_weights, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.classes import ClassMap
 from utils.report.files import write_figure
@@ -16,7 +15,6 @@ from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore
 from utils.store.names import split_name
 from utils.store.separations import Separations
-from utils.store.splits import require_weight
 
 LONGEST_NAME = 150
 DRAWN = 200  # irrelevant channels, where each of them takes milliseconds
@@ -36,12 +34,10 @@ def measure_separation(args, run, opened):
     store = matching_val_store(args, run, context)
     if store is None:
         raise UserError(
-            "--get_separation needs all validation images in the store, complete and measured like the splits' training "
-            "images: run stage 1 again with --images val (" + flags.next_command(*_first_stage(args)) + ")"
+            f"--get_separation: {args.store_dir} has no complete val store of this network, layer and transform (in "
+            f"{args.precision}, decoded by {args.decode}): run get_importances_for_classes.py --images val"
         )
-    layer = store.read_layer()
-    for one in opened:
-        require_weight(one.path, one.file.split, *layer)
+    check_weights(opened, *store.read_layer())
     class_store = ClassStore(args.store_dir, run, training.load_meta())
     training.require_complete()
 
@@ -63,9 +59,10 @@ def measure_separation(args, run, opened):
 
 
 def separation_name(args, run, opened):
-    """What a separation is called: its candidates file, with RUN once and what its splits' names end in; else its split.
+    """What a separation is called: its candidates file, or manifest, or split.
 
-    Channels beside the candidates, and a rho that is not the chosen one, are part of it.
+    A candidates file has RUN in front, once, and behind it what the names of its splits end in; channels beside it, and
+    a rho that is asked for, are part of the name.
     """
     stems = [one.path.stem for one in opened]
     if args.candidates is not None:
@@ -90,7 +87,3 @@ def _number_drawn(args, opened):
     if args.irrelevant_channels is not None:
         return None if args.irrelevant_channels == "all" else args.irrelevant_channels
     return DRAWN if any(one.file.split.split_by == "least_squares" for one in opened) else None
-
-
-def _first_stage(args):
-    return "get_importances_for_classes.py", args, "--images", "val"

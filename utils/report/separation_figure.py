@@ -46,9 +46,10 @@ def separation_figure(separation):
 def _title(rows):
     """The figure in a sentence."""
     before, after = (np.mean([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
-    title = f"{len(rows)} concepts of {len({row['channel'] for row in rows})} channels: AP {before:.2f} before, {after:.2f} after"
+    channels = [row["channel"] for row in rows]
+    title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
     differences = [row["ap_all"] - row["ap_all_weights_permuted"] for row in rows]
-    mean, low, high = mean_with_interval(differences, [row["channel"] for row in rows])
+    mean, low, high = mean_with_interval(differences, channels)
     if np.isfinite(mean):
         title += f", {mean:+.2f} above permuted weights"
         title += f" (95 % {low:+.2f} to {high:+.2f})" if np.isfinite(low) else ""
@@ -74,12 +75,12 @@ def _draw_cloud(axes, rows):
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("AP of the original channel")
     axes.set_ylabel("AP of the new channel")
+    dot = {"marker": "o", "linestyle": "none", "markersize": 5}
     handles = [
-        Line2D([], [], marker="o", linestyle="none", markersize=5, color=AFTER[0], label="new channel: a dot a concept"),
-        Line2D([], [], marker="o", linestyle="none", markersize=4, color=PERMUTED[0], alpha=0.6,
-               label="the same rule on permuted weights: a dot a draw"),
+        Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot),
+        Line2D([], [], color=PERMUTED[0], alpha=0.6, label="the same rule on permuted weights: a dot a draw", **dot),
         Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"),
-    ]  # fmt: skip
+    ]
     _legend(axes, handles=handles)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -90,9 +91,9 @@ def _draw_distributions(axes, rows):
         values = values[~np.isnan(values)]
         if len(values):
             share = np.arange(len(values), 0, -1) / len(values)
-            label, width = f"{what}, mean {values.mean():.2f}", 2.4 if name == "ap_all" else 1.6
-            axes.step([0, *values, values[-1]], [1, *share, 0], where="pre", color=colour, linestyle=line, linewidth=width,
-                      label=label)  # fmt: skip
+            style = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == "ap_all" else 1.6}
+            label = f"{what}, mean {values.mean():.2f}"
+            axes.step([0, *values, values[-1]], [1, *share, 0], where="pre", label=label, **style)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("AP")

@@ -81,8 +81,8 @@ def heading(separation):
     number, channels = separation["irrelevant"], len({row["channel"] for row in rows})
     against = "all irrelevant channels" if number is None else f"{number} irrelevant channels drawn"
     return (
-        f"{separation['name']}: layer {separation['layer']}, split by {how}, {len(rows)} concepts of {channels} channels, "
-        f"{separation['images']} images, {separation['draws']} draws, {against}"
+        f"{separation['name']}: layer {separation['layer']}, split by {how}, {len(rows)} concepts of {channels} "
+        f"channels, {separation['images']} images, {separation['draws']} draws, {against}"
     )
 
 
@@ -135,7 +135,7 @@ def _in_order(pairs):
 
 
 def document(separations):
-    """All separations in Markdown: their summaries on top, what the columns are, and a table of the rows of each RUN."""
+    """All separations in Markdown: what the columns are, the summary of each, and a table of the rows of each RUN."""
     parts = ["# Separation from all other images\n", EXPLANATION, *map(summary, separations)]
     pairs = _in_order(newest_rows(separations))
     for run, layer in dict.fromkeys((one["run"], one["layer"]) for one, _ in pairs):
@@ -173,7 +173,7 @@ def write_separation_tables(separations):
 
 
 def print_separation(separation, separations):
-    """Print the summary of a separation, the first of its rows, and which splits have changed since others were made."""
+    """Print the summary of a separation, the first of its rows, and which splits have changed since all were made."""
     rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
     print(f"\n{summary(separation)}\n{table(rows[:SHOWN], HEADLINE)}")
     if len(rows) > SHOWN:

@@ -85,7 +85,7 @@ class TrainingReferences:
         return partial(rows_by_arv, mean_inputs=torch.stack(means), rho=opened.rho)
 
     def irrelevant(self, opened, number):
-        """Weights [B, C_in, taps] of channels that are relevant for no class of the split's; ``number`` drawn or all."""
+        """Weights [B, C_in, taps] of channels that are relevant for no class of a split; ``number`` of them, or all."""
         split, settings = opened.file.split, opened.file.settings
         tau, p = (UNKNOWN[key] if settings[key] is None else settings[key] for key in ("tau", "p"))
         relevant = self._relevant(tau, p, bool(settings["only_correct"]))[opened.outputs].any(0)

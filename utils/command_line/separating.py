@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from utils.command_line.opening import check_asked_network
+from utils.command_line.opening import check_asked_network, setting
 from utils.command_line.split_opening import check_weights, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.classes import ClassMap
@@ -17,10 +17,11 @@ from utils.store.names import split_name
 from utils.store.separations import Separations
 
 LONGEST_NAME = 150
+UNKNOWN_P = 0.75
 DRAWN = 200  # irrelevant channels, where each of them takes milliseconds
 
 
-def measure_separation(args, run, opened):
+def measure_separation(args, run, opened, asked):
     """Measure, store and print the separation of splits; paths of what was written.
 
     Parameters
@@ -28,6 +29,8 @@ def measure_separation(args, run, opened):
     args : argparse.Namespace
     run : str
     opened : list of OpenedSplit
+    asked : dict
+        Settings of stage 2, where the candidates say them.
     """
     context, training = opened[0].file.context, ImportanceStore(args.store_dir, run)
     check_asked_network(args, context, opened[0].path)
@@ -44,18 +47,20 @@ def measure_separation(args, run, opened):
     separations = Separations(args.output_dir, model_dir_of(args))
     separations.check(run, context["weights_sha256"])
     number = _number_drawn(args, opened)
-    known = describe_separation(separation_name(args, run, opened), run, opened, store, training, number)
+    thresholds = [_thresholds(args, asked, one.file.settings) for one in opened]
+    name = separation_name(args, run, opened)
+    known = describe_separation(name, run, opened, thresholds, store, training, number)
     found = separations.find(known)
     if found is None:
         validation = ValidationInputs(store, sorted({output for one in opened for output in one.outputs}))
         references = TrainingReferences(training, class_store, ClassMap(context["classes"]))
-        rows = separate(opened, validation, references, number)
+        rows = separate(opened, thresholds, validation, references, number)
         found = {**known, "images": len(validation.targets), "rows": rows}
         separations.write(found)
     tables = write_separation_tables(separations)
-    figure = Path(args.output_dir) / "plots" / f"{known['name']}_separation"
+    figure = Path(args.output_dir) / "plots" / f"{name}_separation"
     print_separation(found, separations)
-    return [*tables, separations.path(known["name"]), write_figure(figure, separation_figure(found))]
+    return [*tables, separations.path(name), write_figure(figure, separation_figure(found))]
 
 
 def separation_name(args, run, opened):
@@ -80,6 +85,12 @@ def separation_name(args, run, opened):
     if len(name) > LONGEST_NAME:
         name = f"{run}_{len(opened)}splits_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
+
+
+def _thresholds(args, asked, settings):
+    """Tau and p, of stage 2: where they are not known, the defaults."""
+    known = [source["p"] for source in (asked, settings) if source.get("p") is not None]
+    return setting("tau", args, asked, settings), known[0] if known else UNKNOWN_P
 
 
 def _number_drawn(args, opened):

@@ -9,7 +9,7 @@ import torch
 from utils.method.disentangling import disentangled_rows, shares_of_owners, split_sources
 from utils.method.least_squares import TOLERANCE, least_squares_shares
 
-RESAMPLES = 10_000
+RESAMPLES, FEWEST_GROUPS = 5_000, 5
 
 
 def permutation(size, *what):
@@ -86,7 +86,7 @@ def mean_with_interval(values, groups):
     Returns
     -------
     mean, low, high : float
-        NaN without values; the interval is NaN with one group.
+        NaN without values; the interval is NaN with so few groups that resampling says little.
     """
     values, groups = np.asarray(values, dtype=float), np.asarray(groups)
     known = ~np.isnan(values)
@@ -95,7 +95,7 @@ def mean_with_interval(values, groups):
     names, places = np.unique(groups[known], return_inverse=True)
     sums, numbers = np.bincount(places, values[known]), np.bincount(places)
     mean = sums.sum() / numbers.sum()
-    if len(names) == 1:
+    if len(names) < FEWEST_GROUPS:
         return mean, np.nan, np.nan
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    return mean, *np.quantile((drawn @ sums) / (drawn @ numbers), (0.025, 0.975))
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    return mean, *np.quantile(sums[drawn].sum(1) / numbers[drawn].sum(1), (0.025, 0.975))

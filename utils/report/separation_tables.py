@@ -50,7 +50,14 @@ def summary(separation):
     """What a separation says of its layer, as Markdown: the means of all channels, and differences with intervals."""
     rows = separation["rows"]
     channels = [row["channel"] for row in rows]
-    lines = [f"### {heading(separation)}", "", "| | AUROC, all | AP, all | AUROC, others |", "|---|---|---|---|"]
+    lines = [
+        f"### {separation['name']}",
+        "",
+        f"{heading(separation)}:",
+        "",
+        "| | AUROC, all | AP, all | AUROC, others |",
+        "|---|---|---|---|",
+    ]
     for what, kind in CHANNELS.items():
         cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
         lines += [f"| {what} | {' | '.join(cells)} |"] if cells[:2] != ["-", "-"] else []
@@ -73,16 +80,18 @@ def summary(separation):
 
 
 def heading(separation):
-    """What a separation is of, in a line."""
+    """What a separation is of, and how it was measured, in a line."""
     rows = separation["rows"]
     how = " and ".join(sorted({row["split_by"].replace("_", " ") for row in rows}))
     rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
     how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
-    number, channels = separation["irrelevant"], len({row["channel"] for row in rows})
-    against = "all irrelevant channels" if number is None else f"{number} irrelevant channels drawn"
+    channels = len({row["channel"] for row in rows})
+    number = "all" if separation["irrelevant"] is None else separation["irrelevant"]
+    thresholds = sorted({tuple(values[2:]) for values in separation["splits"].values()})
+    at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
     return (
-        f"{separation['name']}: layer {separation['layer']}, split by {how}, {len(rows)} concepts of {channels} "
-        f"channels, {separation['images']} images, {separation['draws']} draws, {against}"
+        f"{separation['run']}, layer {separation['layer']}, split by {how}; {len(rows)} concepts of {channels} "
+        f"channels, {separation['images']} images, {separation['draws']} draws, {number} irrelevant channels at {at}"
     )
 
 

@@ -23,7 +23,6 @@ from utils.store.files import json_digest
 
 DRAWS = 20  # of permuted owners, and of permuted weights
 MOST_SCORES = 2**24  # in memory at once
-UNKNOWN = {"tau": 0.03, "p": 0.75}  # what a split does not know of stage 2
 
 
 class ValidationInputs:
@@ -84,17 +83,16 @@ class TrainingReferences:
         means += [maker.mean_input] if split.has_background else []
         return partial(rows_by_arv, mean_inputs=torch.stack(means), rho=opened.rho)
 
-    def irrelevant(self, opened, number):
+    def irrelevant(self, opened, tau, p, number):
         """Weights [B, C_in, taps] of channels that are relevant for no class of a split; ``number`` of them, or all."""
-        split, settings = opened.file.split, opened.file.settings
-        tau, p = (UNKNOWN[key] if settings[key] is None else settings[key] for key in ("tau", "p"))
-        relevant = self._relevant(tau, p, bool(settings["only_correct"]))[opened.outputs].any(0)
+        split, only_correct = opened.file.split, bool(opened.file.settings["only_correct"])
+        relevant = self._relevant(tau, p, only_correct)[opened.outputs].any(0)
         relevant[split.channel] = True
         found = torch.nonzero(~relevant).flatten()
         if number is not None:
             chosen = permutation(len(found), "irrelevant", split.channel, split.classes)[:number]
             found = found[chosen.sort().values]
-        return self._maker(bool(settings["only_correct"]), opened.file.background).weight[found]
+        return self._maker(only_correct, opened.file.background).weight[found]
 
     def _maker(self, only_correct, background):
         return CandidateMaker(self.store, self.class_store, self.classes, only_correct, background)
@@ -107,7 +105,7 @@ class TrainingReferences:
         return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], p)
 
 
-def describe_separation(name, run, opened, store, training, number):
+def describe_separation(name, run, opened, thresholds, store, training, number):
     """All of a separation that is known before anything is measured; what is there and equal need not be made again.
 
     Parameters
@@ -116,6 +114,8 @@ def describe_separation(name, run, opened, store, training, number):
         Of its file.
     run : str
     opened : list of OpenedSplit
+    thresholds : list of (tau, p)
+        For which channels are relevant or not, one a split.
     store, training : ImportanceStore
         Of validation and of training images.
     number : int or None
@@ -129,16 +129,20 @@ def describe_separation(name, run, opened, store, training, number):
         **{key: store.meta[key] for key in ("layer", "weights_sha256", "transform", "precision", "decoding")},
         **{"validation_sha256": contents.hexdigest(), "training_sha256": json_digest(training.meta)},
         **{"draws": DRAWS, "irrelevant": number},
-        "splits": {one.path.stem: [one.file.sha256, one.rho] for one in opened},
+        "splits": {
+            one.path.stem: [one.file.sha256, one.rho, *of_one] for one, of_one in zip(opened, thresholds, strict=True)
+        },
     }
 
 
-def separate(opened, validation, references, number=None):
+def separate(opened, thresholds, validation, references, number=None):
     """Measure splits against all validation images: a row for each concept that has classes, as plain values.
 
     Parameters
     ----------
     opened : list of OpenedSplit
+    thresholds : list of (tau, p)
+        One a split.
     validation : ValidationInputs
     references : TrainingReferences
     number : int, optional
@@ -151,13 +155,13 @@ def separate(opened, validation, references, number=None):
         their number; ``auroc_draws`` and ``ap_draws`` (lists) of permuted weights, of which figures show a cloud.
     """
     rows = []
-    for one in tqdm(opened, "separation", unit=" channels"):
-        rows += _separate_one(one, validation, references, number)
+    for one, (tau, p) in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
+        rows += _separate_one(one, validation, references, references.irrelevant(one, tau, p, number).double())
     q = q_values([row["p_irrelevant"] for row in rows]) if number is None else [np.nan] * len(rows)
     return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
 
 
-def _separate_one(opened, validation, references, number):
+def _separate_one(opened, validation, references, irrelevant):
     split, rule = opened.file.split, references.rule(opened)
     own = validation.images_of(split.classes)
     weight, shares, num_inputs = split.weight.double(), split.shares(opened.rho), len(split.weight)
@@ -171,7 +175,7 @@ def _separate_one(opened, validation, references, number):
     units = {
         "_weights_permuted": rank_units(rule, permuted, own, validation),
         "_owners_permuted": rank_rows(torch.stack(owners, 1), own, validation),
-        "_irrelevant": rank_units(rule, references.irrelevant(opened, number).double(), own, validation),
+        "_irrelevant": rank_units(rule, irrelevant, own, validation),
     }
     if split.split_by == "least_squares":
         target = weight.expand_as(permuted)

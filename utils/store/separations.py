@@ -28,8 +28,8 @@ VALUES = (
 class Separations:
     """``results_quantitative/separation/``: one JSON for each run and candidates file, or split named by flags.
 
-    A separation is a dictionary: ``name``, its file's; what was measured and how; ``splits``, the digest and rho of
-    each split by its stem; ``rows``, of ``stages.separation.separate``.
+    A separation is a dictionary: ``name``, its file's; what was measured and how; ``splits``, digest, rho, tau and p
+    of each split by its stem; ``rows``, of ``stages.separation.separate``.
 
     ``model_dir`` is where the splits are. ``stale`` names splits that have changed since, whose rows are left out;
     ``unchecked`` those that were not found.
@@ -58,7 +58,7 @@ class Separations:
         self.unchecked = sorted(split for split in now if now[split] is None)
         stale = set()
         for one in found:
-            changed = {split for split, (sha256, _) in one["splits"].items() if now[split] not in (None, sha256)}
+            changed = {split for split, (sha256, *_) in one["splits"].items() if now[split] not in (None, sha256)}
             one["rows"] = [row for row in one["rows"] if row["split"] not in changed]
             stale |= changed
         self.stale = sorted(stale)

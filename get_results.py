@@ -96,7 +96,7 @@ def main(args):
     opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)
-    written = separating.measure_separation(args, run, opened) if args.get_separation else []
+    written = separating.measure_separation(args, run, opened, asked) if args.get_separation else []
     if not flags.wants_each_split(args):
         return print("\nwrote " + "\n      ".join(map(str, written))), problems.finish("measured")
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)

@@ -138,4 +138,3 @@ def test_the_mean_is_over_concepts_and_what_is_missing_does_not_count():
     assert np.isnan(mean_with_interval([np.nan], [1])).all() and np.isnan(mean_with_interval([], [])).all()
     mean, low, high = mean_with_interval([0.5] * 6, range(6))
     assert mean == low == high == 0.5
-

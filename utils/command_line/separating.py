@@ -7,8 +7,7 @@ from utils.command_line.opening import check_asked_network, setting
 from utils.command_line.split_opening import check_weights, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.classes import ClassMap
-from utils.report.files import write_figure
-from utils.report.separation_figure import separation_figure
+from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
 from utils.stages.separation import TrainingReferences, ValidationInputs, describe_separation, separate
 from utils.store.class_statistics import ClassStore
@@ -58,9 +57,8 @@ def measure_separation(args, run, opened, asked):
         found = {**known, "images": len(validation.targets), "rows": rows}
         separations.write(found)
     tables = write_separation_tables(separations)
-    figure = Path(args.output_dir) / "plots" / f"{name}_separation"
     print_separation(found, separations)
-    return [*tables, separations.path(name), write_figure(figure, separation_figure(found))]
+    return [*tables, separations.path(name), *write_separation_figure(args.output_dir, found)]
 
 
 def separation_name(args, run, opened):

@@ -1,10 +1,13 @@
 """One figure of a layer: how well its channels separate their concepts, before and after, and what chance would do."""
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.method.references import mean_with_interval
+from utils.report.files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, SUBTLE, fitted
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
@@ -17,6 +20,14 @@ LINES = (  # what, values, colour and line; upwards from chance
     ("new channel", "ap_all", AFTER),
     ("class's own logit", "ap_all_own_logit", (SUBTLE, (0, (6, 2, 1, 2)))),
 )
+
+
+def write_separation_figure(output_dir, separation):
+    """Write the figure of a separation into ``plots/``: its path in a list, empty where nothing could be measured."""
+    if all(np.isnan(row["ap_all"]) for row in separation["rows"]):
+        return []
+    stem = Path(output_dir) / "plots" / f"{separation['name']}_separation"
+    return [write_figure(stem, separation_figure(separation))]
 
 
 def separation_figure(separation):

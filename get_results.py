@@ -67,11 +67,9 @@ def get_args_parser():
         action="store_true",
         help="images made to activate the channel and its parts, into plots/ and on the card",
     )
-    wanted.add_argument(
-        "--summary",
-        action="store_true",
-        help="print the table of all pairs so far; alone, nothing else is done",
-    )
+    flags.add_separation_flags(wanted)
+    help = "print the table of all pairs so far; alone, nothing else is done"
+    wanted.add_argument("--summary", action="store_true", help=help)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
@@ -80,7 +78,7 @@ def get_args_parser():
 def main(args):
     from tqdm import tqdm
 
-    from utils.command_line import opening, split_opening
+    from utils.command_line import opening, separating, split_opening
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.result_files import print_results, print_summary, warn_of_empty_inclusion, write_tables
@@ -98,6 +96,9 @@ def main(args):
     opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)
+    written = separating.measure_separation(args, run, opened, asked) if args.get_separation else []
+    if not flags.wants_each_split(args):
+        return print("\nwrote " + "\n      ".join(map(str, written))), problems.finish("measured")
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
     source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
     results.check(run, context["weights_sha256"])
@@ -110,7 +111,7 @@ def main(args):
         print(f"{one.path.name}, {one.which_rho()}tau {result['tau']}")
     figures = FigureMaker(args, source, opened, classes, transform, device)
 
-    found, written = [], []
+    found = []
     for number, result, arrays in evaluate(opened, known, source, results, flags.wants_input(args)):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:

@@ -151,16 +151,16 @@ def open_validation(args, run, opened, context, classes, transform, device):
     StoredValidation or ImagePass
     """
     root = Path(args.data_dir) / "val"
-    store = _matching_val_store(args, run, context)
+    store = matching_val_store(args, run, context)
     if store is not None and not flags.wants_input(args):
         if args.weights is not None:
             open_network(args, context, opened[0].path)
-        _check_weights(opened, *store.read_layer())
+        check_weights(opened, *store.read_layer())
         return StoredValidation(store, root, classes)
     outputs = sorted({output for one in opened for output in one.outputs})
     images = list_validation(root, classes, outputs, args.all_classes)
     network, layer = open_network(args, context, opened[0].path)
-    _check_weights(opened, layer.weight, layer.bias)
+    check_weights(opened, layer.weight, layer.bias)
     how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
 
     def load(batches, description):
@@ -170,12 +170,12 @@ def open_validation(args, run, opened, context, classes, transform, device):
     return ImagePass(network.module, layer, images, classes, load, args.batch_size, how)
 
 
-def _check_weights(opened, weight, bias):
+def check_weights(opened, weight, bias):
     for one in opened:
         require_weight(one.path, one.file.split, weight, bias)
 
 
-def _matching_val_store(args, run, context):
+def matching_val_store(args, run, context):
     """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
     store = ImportanceStore(args.store_dir, run, "val")
     if not store.meta_path.is_file():

@@ -99,14 +99,15 @@ def split_sources(arvs, rho):
 
     Parameters
     ----------
-    arvs : Tensor [K, C_in]
+    arvs : Tensor [K, ..., C_in]
+        Of one unit or of many.
     rho : float, in (0, 1]
 
     Returns
     -------
-    LongTensor [C_in]: 0 for shared inputs, k (from 1) for those of concept k
+    LongTensor [..., C_in]: 0 for shared inputs, k (from 1) for those of concept k
     """
-    owners = torch.zeros(arvs.shape[1], dtype=torch.long)
+    owners = torch.zeros(arvs.shape[1:], dtype=torch.long)
     for k in reversed(range(len(arvs))):
         others = torch.cat([arvs[:k], arvs[k + 1 :]])
         owners[(rho * arvs[k] > others).all(0)] = k + 1
@@ -114,7 +115,7 @@ def split_sources(arvs, rho):
 
 
 def shares_of_owners(owners, num_concepts):
-    """Whole inputs as shares: owners [C_in] (0: nobody's) -> BoolTensor [K + 1, C_in], the residual last."""
+    """Whole inputs as shares: owners [..., C_in] (0: nobody's) -> BoolTensor [K + 1, ..., C_in], the residual last."""
     return torch.stack([owners == k for k in [*range(1, num_concepts + 1), 0]])
 
 
@@ -125,13 +126,13 @@ def disentangled_rows(weight, shares):
 
     Parameters
     ----------
-    weight : Tensor [C_in, taps]
-    shares : Tensor [K + 1, C_in]
+    weight : Tensor [..., C_in, taps]
+    shares : Tensor [K + 1, ..., C_in]
         Of the concepts, and last of the residual.
 
     Returns
     -------
-    Tensor [K + 1, C_in, taps], the residual last
+    Tensor [K + 1, ..., C_in, taps], the residual last
     """
     exclusive = weight * shares[..., None]
     return torch.cat([exclusive[:-1] + exclusive[-1], exclusive[-1:]])

@@ -59,7 +59,7 @@ class Results:
             result = self._read(path)
             name = result["split"]
             if name not in digests:
-                digests[name] = self._split_digest(name)
+                digests[name] = split_digest(self.model_dir, name)
             if digests[name] is None:
                 self.unchecked.append(path.name)
             elif digests[name] != result["split_sha256"]:
@@ -78,13 +78,6 @@ class Results:
             if self.path(result) != path:
                 raise ValueError(f"it is the result of {self.path(result).name}")
         return result
-
-    def _split_digest(self, name):
-        """The digest of a split file as it is now; None where it is missing or damaged."""
-        try:
-            return read_split(Path(self.model_dir) / f"{name}.pt").sha256
-        except UserError:
-            return None
 
     def check(self, run, weights_sha256):
         """Refuse to mix results of different weights under one RUN."""
@@ -111,3 +104,11 @@ class Results:
     def write(self, result):
         """Write a result; ``evaluation`` is the time, in nanoseconds."""
         write_json(self.path(result), {"format": RESULT_FORMAT, **result, "evaluation": time.time_ns()})
+
+
+def split_digest(model_dir, name):
+    """The digest of a split file as it is now; None where it is missing or damaged."""
+    try:
+        return read_split(Path(model_dir) / f"{name}.pt").sha256
+    except UserError:
+        return None

@@ -105,7 +105,7 @@ def main(args):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = disentangling.split_by(candidate, search, args.rho_objective)
             print_split(candidate, search, split.rho, members, network, layer)
-            check = proof.check(split, shown)
+            check = proof.check([split], shown)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
             written.append(file)

@@ -79,19 +79,19 @@ class _Remembered:
 class _Recording(TorchDispatchMode):
     """A pass in which the outputs of modules that end before a module begins are remembered, as far as they are read.
 
-    Modules inside of one that ends are forgotten then, and so is what was read there: neither happens in a replay.
+    Modules inside of those, and what is read there, are no matter: neither happens in a replay.
     """
 
     def __init__(self, images):
         super().__init__()
-        self._tensors, self._read, self._calls, self._begun = [], [], [], False
+        self._tensors, self._calls, self._inside, self._begun = [], [], False, False
         self._given, self.images = images, self._remember(images)
 
     def run(self, network, module):
         """One pass: the logits."""
-        inside = {*module.modules()}
-        forwards = {one: self._watched(one) for one in network.modules() if one not in inside}
-        with _forwards({**forwards, module: self._beginning(module)}), self:
+        parts = {*module.modules()}
+        outside = [one for one in network.modules() if one not in parts and module not in {*one.modules()}]
+        with _forwards({**{one: self._watched(one) for one in outside}, module: self._beginning(module)}), self:
             return network(self._given)
 
     def outputs(self):
@@ -112,12 +112,12 @@ class _Recording(TorchDispatchMode):
         forward = module.forward
 
         def call(*args, **kwargs):
-            tensors, read, calls = len(self._tensors), len(self._read), len(self._calls)
+            if self._begun or self._inside:
+                return forward(*args, **kwargs)
+            self._inside = True
             output = forward(*args, **kwargs)
+            self._inside = False
             if not self._begun:
-                for one in self._read[read:]:
-                    one.value = None
-                del self._tensors[tensors:], self._read[read:], self._calls[calls:]
                 self._calls.append((module, self._remember(output)))
             return output
 
@@ -127,19 +127,21 @@ class _Recording(TorchDispatchMode):
         forward = module.forward
 
         def call(*args, **kwargs):
-            self._begun = True
+            if self._inside:  # called by one that it is no part of: nothing that was remembered can be returned
+                self._calls.clear()
+            self._begun, self._inside = True, False
             return forward(*args, **kwargs)
 
         return call
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        for tensor in (one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)):
-            read = [one for one in self._tensors if one.value is None and one.tensor() is tensor]
-            value = tensor.clone() if read else None  # before the operation, which may change it in place
-            for one in read:
+        given = () if self._inside else tree_leaves((args, kwargs))
+        for tensor in (one for one in given if isinstance(one, torch.Tensor)):
+            unread = [one for one in self._tensors if one.value is None and one.tensor() is tensor]
+            value = tensor.clone() if unread else None  # before the operation, which may change it in place
+            for one in unread:
                 one.value = value
-            self._read += read
         return operation(*args, **kwargs)
 
 

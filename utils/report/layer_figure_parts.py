@@ -102,13 +102,32 @@ def fit(name, width, size):
     return next((text for n in range(NAME_LENGTH, 4, -1) if text_width(text := _short(name, n), size) <= width), "...")
 
 
-def fit_list(names, width, size):
-    """As many of the names as fit, and how many more there are."""
-    text = ""
+def fit_list(names, width, size, before="also "):
+    """As many of the names as fit, behind a word or two, and how many more there are."""
+    text = "" if names else before
     for n in range(1, len(names) + 1):
         more = f" and {len(names) - n} more" if n < len(names) else ""
-        longer = f"also {', '.join(names[:n])}{more}"
+        longer = f"{before}{', '.join(names[:n])}{more}"
         if n > 1 and text_width(longer, size) > width:
             break
         text = longer
     return text
+
+
+def fit_groups(groups, width, size, before=""):
+    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted."""
+    brief = [[group[0], *([f"+{len(group) - 1}"] if group[1:] else [])] for group in groups]
+    for shown, shortest in ((groups, 12), (brief, 8)):
+        for length in range(NAME_LENGTH, shortest - 1, -1):
+            text = before + _braced(shown, length)
+            if text_width(text, size) <= width:
+                return text
+    for n in range(len(groups) - 1, 0, -1):
+        text = f"{before}{_braced(brief[:n], 8)} and {len(groups) - n} more"
+        if text_width(text, size) <= width:
+            break
+    return text
+
+
+def _braced(groups, length):
+    return ", ".join(f"{{{', '.join(_short(name, length) for name in group)}}}" for group in groups)

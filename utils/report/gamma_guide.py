@@ -15,6 +15,12 @@ def write_gamma(pairs_path, guide, settings):
     return path
 
 
+def has_anything(guide):
+    """Whether anything could be measured."""
+    shares = (share for shares in lines_of(guide).values() for share in shares)
+    return bool(guide["noise_floor"]["measured"] or guide["modes"]["measured"] or any(s is not None for s in shares))
+
+
 def lines_of(guide):
     """Names and shares by gamma of clean splits."""
     clean = guide["clean"]
@@ -28,8 +34,9 @@ def lines_of(guide):
 def print_gamma(guide, gamma):
     """Print what there is to go by; nothing where nothing could be measured."""
     noise, modes = guide["noise_floor"], guide["modes"]
-    if noise["measured"]:
+    if has_anything(guide):
         print(f"\nto go by in the choice of gamma ({gamma:g} here):")
+    if noise["measured"]:
         print(
             f"noise floor {noise['cosine']:.2f}: so low is the cosine of the ARVs of two halves of one class's images "
             f"(median {noise['images_per_half']:g} a half) in 1 % of {noise['measured']} (channel, class), by chance "

@@ -145,8 +145,8 @@ def print_layer(meta, channels, kept, cosines, gamma):
     if channels.num_low():
         print(
             f"{channels.num_low()} of {channels.relevant.sum()} (channel, class) are relevant by being low: the "
-            "channel's sum lies below its mean over all training images (its sign is in the tables); --only_above_mean leaves "
-            "them out"
+            "channel's sum lies below its mean over all training images (its sign is in the tables); "
+            "--only_above_mean leaves them out"
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from utils.report.gamma_guide import draw_gamma
+from utils.report.gamma_guide import draw_gamma, has_anything
 from utils.report.layer_figure_parts import (
     OTHER,
     draw_points,
@@ -43,8 +43,8 @@ def overview_figure(channels, gamma, guide, name, title, subtitle):
         Panels that would be empty are left out.
     """
     cosines, found = channels.pairs.cosine.numpy(), channels.polysemantic(gamma)
-    shown = found[:MOST_CHANNELS]
-    heights = [2.3, *([1.9] if len(cosines) else []), *([0.27 * len(shown) + 0.85] if shown else [])]
+    shown, guided = found[:MOST_CHANNELS], len(cosines) and has_anything(guide)
+    heights = [2.3, *([1.9] if guided else []), *([0.27 * len(shown) + 0.85] if shown else [])]
     if not shown:
         subtitle += f"; no pair is under γ = {gamma:g}" if len(cosines) else "; no channel is relevant for two classes"
     figure, parts = titled_parts(7.0 if len(cosines) else 4.2, heights, title, subtitle)
@@ -52,9 +52,10 @@ def overview_figure(channels, gamma, guide, name, title, subtitle):
     _draw_class_counts(panels[0], channels.num_classes)
     if len(cosines):
         _draw_cosines(panels[1], cosines, gamma)
+    if guided:
         draw_gamma(parts[1].subplots(), guide, gamma)
     if shown:
-        _draw_channels(parts[2], channels, shown, len(found), gamma, name)
+        _draw_channels(parts[-1], channels, shown, len(found), gamma, name)
     return figure
 
 

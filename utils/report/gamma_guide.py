@@ -49,11 +49,15 @@ def print_gamma(guide, gamma):
             f"two k-means modes within one class: median cosine {middle:.2f}, 5 % to 95 % {low:.2f} to {high:.2f} "
             f"({sample} (channel, class)); a higher gamma takes apart what one class has in it"
         )
-    lines = lines_of(guide)
+    lines, clean = lines_of(guide), guide["clean"]
     if any(share is not None for shares in lines.values() for share in shares):
-        places = [guide["clean"]["gamma"].index(one) for one in PRINTED]
-        print("share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum):")
-        for name, values in {"gamma": guide["clean"]["gamma"], **lines}.items():
+        places = [clean["gamma"].index(one) for one in PRINTED]
+        splits = [clean[what]["measured"][-1] for what in ("pairs", "groups")]
+        print(
+            "share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum; "
+            f"{splits[0]} pairs, {splits[1]} channels at gamma {clean['gamma'][-1]}):"
+        )
+        for name, values in {"gamma": clean["gamma"], **lines}.items():
             print(f"{name:>23}" + "".join(f"{_cell(values[place]):>6}" for place in places))
 
 

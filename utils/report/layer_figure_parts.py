@@ -117,17 +117,11 @@ def fit_list(names, width, size, before="also "):
 def fit_groups(groups, width, size, before=""):
     """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted."""
     brief = [[group[0], *([f"+{len(group) - 1}"] if group[1:] else [])] for group in groups]
-    for shown, shortest in ((groups, 12), (brief, 8)):
-        for length in range(NAME_LENGTH, shortest - 1, -1):
-            text = before + _braced(shown, length)
-            if text_width(text, size) <= width:
-                return text
-    for n in range(len(groups) - 1, 0, -1):
-        text = f"{before}{_braced(brief[:n], 8)} and {len(groups) - n} more"
+    tries = [(groups, length, "") for length in (NAME_LENGTH, 24, 18, 12)] + [(brief, 18, ""), (brief, 12, "")]
+    tries += [(brief[:n], 12, f" and {len(groups) - n} more") for n in range(len(groups) - 1, 0, -1)]
+    for shown, length, more in tries:
+        names = [", ".join(_short(name, length) for name in group) for group in shown]
+        text = f"{before}{', '.join(f'{{{one}}}' for one in names)}{more}"
         if text_width(text, size) <= width:
             break
     return text
-
-
-def _braced(groups, length):
-    return ", ".join(f"{{{', '.join(_short(name, length) for name in group)}}}" for group in groups)

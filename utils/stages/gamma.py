@@ -12,8 +12,8 @@ GAMMAS = tuple(round(0.05 * step, 2) for step in range(2, 20))
 NOISE_QUANTILE = 0.01
 MODE_QUANTILES = (0.05, 0.5, 0.95)
 # What is looked at, of more a sample
-MOST_PAIRS, MOST_CHANNELS = 2000, 300
-MOST_MODES, MOST_IMAGES, MOST_IMAGES_OF_CLASS = 2000, 100_000, 2000
+MOST_PAIRS, MOST_CHANNELS = 2000, 200
+MOST_MODES, MOST_IMAGES, MOST_IMAGES_OF_CLASS = 1000, 100_000, 300
 
 
 def gamma_guide(store, class_store, found, settings):
@@ -202,9 +202,9 @@ def _clean_groups(found, relevant):
         arvs = averaged_relevance_vectors(found.weight[channel], found.mean_inputs[0, classes])
         merges = linkage_of(cosine_similarities(arvs))
         for place, gamma in enumerate(GAMMAS):
-            concepts = [classes[group].tolist() for group in cut(merges, gamma)]
-            if len(concepts) > 1:
-                if len(concepts) not in known:  # which says what they are
-                    known[len(concepts)] = _clean(found, channel, concepts)
-                tally.add(place, known[len(concepts)])
+            merged = int((merges[:, 2] <= 1 - gamma).sum())  # which says what the groups are
+            if merged < len(merges):
+                if merged not in known:
+                    known[merged] = _clean(found, channel, [classes[group].tolist() for group in cut(merges, gamma)])
+                tally.add(place, known[merged])
     return tally.shares()

@@ -39,19 +39,15 @@ def get_args_parser():
     flags.add_channel_flag(parser, "channel_of_interest", "the channel that was split")
     flags.add_concept_flags(parser)
     flags.add_candidates_flag(parser)
-    flags.add_only_correct_flag(
-        parser, "the split that was made of correctly classified images only, where there are two"
-    )
-    parser.add_argument(
-        "--rho_objective",
-        choices=flags.OBJECTIVES,
-        help="the split whose rho this objective chose, where there are two",
-    )
-    parser.add_argument(
-        "--rho",
-        type=flags.fraction,
-        help="one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)",
-    )
+    help = "split files or manifests of stage 3, instead of a channel and concepts"
+    parser.add_argument("--splits", nargs="+", metavar="FILE", help=help)
+    help = "the split that was made of correctly classified images only, where there are two"
+    flags.add_only_correct_flag(parser, help)
+    flags.add_division_flags(parser)
+    help = "the split whose rho this objective chose, where there are two"
+    parser.add_argument("--rho_objective", choices=flags.OBJECTIVES, help=help)
+    help = "one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)"
+    parser.add_argument("--rho", type=flags.fraction, help=help)
     help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
     flags.add_tau_flag(parser, help)
     wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
@@ -71,11 +67,9 @@ def get_args_parser():
         action="store_true",
         help="images made to activate the channel and its parts, into plots/ and on the card",
     )
-    wanted.add_argument(
-        "--summary",
-        action="store_true",
-        help="print the table of all pairs so far; alone, nothing else is done",
-    )
+    flags.add_separation_flags(wanted)
+    help = "print the table of all pairs so far; alone, nothing else is done"
+    wanted.add_argument("--summary", action="store_true", help=help)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
@@ -84,39 +78,40 @@ def get_args_parser():
 def main(args):
     from tqdm import tqdm
 
-    from utils.command_line import opening
+    from utils.command_line import opening, separating, split_opening
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.report.result_tables import print_results, print_summary, warn_of_empty_inclusion, write_tables
+    from utils.report.result_files import print_results, print_summary, warn_of_empty_inclusion, write_tables
     from utils.report.split_figures import FigureMaker
     from utils.stages.evaluation import describe_result, evaluate, result_of
     from utils.store.names import run_name
     from utils.store.results import Results
 
-    results = Results(args.output_dir, opening.model_dir_of(args))
+    results = Results(args.output_dir, split_opening.model_dir_of(args))
     if flags.is_summary_alone(args):
         return print_summary(results)
     device = choose_device(args.device)
     check_precision(args.precision, device)
-    run, asked = run_name(args.model, args.layer_of_interest), opening.asked_candidates(args, "channel_of_interest")
-    problems = opening.Problems(len(asked.candidates))
-    opened = opening.open_splits(args, run, asked, problems)
+    run = run_name(args.model, args.layer_of_interest)
+    opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)
+    written = separating.measure_separation(args, run, opened, asked) if args.get_separation else []
+    if not flags.wants_each_split(args):
+        return print("\nwrote " + "\n      ".join(map(str, written))), problems.finish("measured")
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
-    source = opening.open_validation(args, run, opened, context, classes, transform, device)
+    source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
     results.check(run, context["weights_sha256"])
     known = [
-        describe_result(one, run, opening.setting("tau", args, asked.settings, one.file.settings), source, classes)
+        describe_result(one, run, opening.setting("tau", args, asked, one.file.settings), source, classes)
         for one in opened
     ]
     print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
     for one, result in zip(opened, known, strict=True):
-        chosen = " (the chosen one)" if one.rho == one.file.split.rho else ""
-        print(f"{one.path.name}, rho {one.rho}{chosen}, tau {result['tau']}")
+        print(f"{one.path.name}, {one.which_rho()}tau {result['tau']}")
     figures = FigureMaker(args, source, opened, classes, transform, device)
 
-    found, written = [], []
+    found = []
     for number, result, arrays in evaluate(opened, known, source, results, flags.wants_input(args)):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:

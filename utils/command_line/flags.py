@@ -190,6 +190,39 @@ def add_concept_flags(parser):
         )
 
 
+def add_division_flags(parser, default=None):
+    """How inputs are divided: for stage 3, with its default, or to choose among splits."""
+    chooses = "" if default else "; chooses among several splits"
+    parser.add_argument(
+        "--split_by",
+        choices=("arv", "least_squares"),
+        default=default,
+        help="what divides the inputs: arv (the paper's Ineq. 5, each input whole), or least_squares (shares, "
+        "so that each new channel is the channel on its own images, and nothing on others)"
+        + (f" ({default})" if default else chooses),
+    )
+    parser.add_argument(
+        "--background",
+        type=_checked(float, lambda value: 0 <= value < float("inf"), "a number from 0"),
+        nargs="?",
+        const=1.0,
+        metavar="WEIGHT",
+        help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
+        "they count beside a concept's images in least_squares, 0 for none"
+        + (" (arv: none; least_squares: 1)" if default else chooses),
+    )
+
+
+def background_weight(args):
+    """Stage 3's weight of everything else, or None without it."""
+    weight = args.background
+    if weight is None:
+        return 1.0 if args.split_by == "least_squares" else None
+    if args.split_by == "arv" and weight not in (0, 1):
+        raise UserError(f"--background {weight:g}: only --split_by least_squares weighs it")
+    return weight or None
+
+
 def add_candidates_flag(parser):
     parser.add_argument(
         "--candidates",
@@ -208,10 +241,14 @@ def require(args, *names):
 
 
 def concepts_from(args):
-    """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps, K at least 2."""
+    """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps.
+
+    One alone only where there may be a background beside it.
+    """
     given = [getattr(args, f"classes_for_concept{number}") for number in range(1, MAX_CONCEPTS + 1)]
     concepts = [classes for classes in given if classes is not None]
-    require(args, "classes_for_concept1", "classes_for_concept2")
+    alone = args.background or (args.background is None and args.split_by == "least_squares")
+    require(args, "classes_for_concept1", *([] if alone else ["classes_for_concept2"]))
     if given[: len(concepts)] != concepts:
         raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
     return concepts
@@ -228,23 +265,62 @@ def check_candidates(args, channel_flag):
             raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
 
 
+def check_splits(args):
+    """Raise UserError unless stage 4 is told which splits, in one way."""
+    if args.splits is None:
+        return check_candidates(args, "channel_of_interest")
+    others = ["candidates", "channel_of_interest", "split_by", "background", "only_correct", "rho_objective"]
+    others += [f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1)]
+    for flag in others:
+        if getattr(args, flag) is not None:
+            raise UserError(f"--splits names the splits: leave out --{flag}")
+
+
+def add_separation_flags(parser):
+    parser.add_argument(
+        "--get_separation",
+        action="store_true",
+        help="how well each new channel separates its concept from all other validation images, beside the same rule "
+        "on permuted weights and on other channels: from the val store of stage 1 (--images val), without network and "
+        "images, into results_quantitative/ and plots/",
+    )
+    parser.add_argument(
+        "--irrelevant_channels",
+        type=_all_or_number,
+        metavar="N",
+        help="separation: how many irrelevant channels to draw for p values, or all (default: all; 200 for splits by "
+        "least squares)",
+    )
+
+
+def _all_or_number(text):
+    return text if text == "all" else positive_int(text)
+
+
 def is_summary_alone(args):
     """Whether stage 4 is only to sum up what is there."""
-    return args.summary and args.channel_of_interest is None and args.candidates is None
+    return args.summary and args.channel_of_interest is None and args.candidates is None and args.splits is None
 
 
 def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
-    require(args, "model", *(["channel_of_interest"] if args.candidates is None else []))
-    check_candidates(args, "channel_of_interest")
+    require(args, "model")
+    check_splits(args)
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:
             raise UserError(f"--{flag} is for --get_channel_card: add it")
-    wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-    if not any(getattr(args, wish) for wish in wishes):
+    if args.irrelevant_channels is not None and not args.get_separation:
+        raise UserError("--irrelevant_channels is for --get_separation: add it")
+    if not (args.get_separation or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
+
+
+def wants_each_split(args):
+    """Whether stage 4 is asked for anything that looks at splits one by one, at images of their concepts."""
+    wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
+    return any(getattr(args, wish) for wish in wishes)
 
 
 def wants_input(args):

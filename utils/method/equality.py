@@ -19,8 +19,8 @@ class EqualityCheck:
 
         Parameters
         ----------
-        channel, merged : Tensor [B, positions]
-            The original channel, and the merged one.
+        channel, merged : Tensor [B, ...]
+            The original channels, and the merged ones.
         logits, split_logits : Tensor [B, outputs]
             Of the original and of the split network.
         precision : str

@@ -31,26 +31,26 @@ class EqualityProof:
     def __init__(self, network, layer):
         self.network, self.layer, self._networks, self._originals = network, layer, None, {}
 
-    def check(self, split, images):
-        """An EqualityCheck of a split.
+    def check(self, splits, images):
+        """An EqualityCheck of splits, all at once.
 
         Parameters
         ----------
-        split : Split
+        splits : list of Split
+            Of different channels.
         images : dict of class -> Tensor [n, 3, H, W]
             On the CPU; of one class always the same.
         """
         self._networks = self._networks or self._in_both_precisions(next(iter(images.values())))
-        check = EqualityCheck()
+        check, channels = EqualityCheck(), [split.channel for split in splits]
         for precision, (network, layer) in self._networks.items():
-            changed = replace(layer, module=DisentangledLayer(layer, [split]))
+            changed = replace(layer, module=DisentangledLayer(layer, splits))
             for output, pixels in images.items():
                 shown = pixels[:: IN_FP64 if precision == "fp64" else 1]
                 activation, logits = self._original(precision, output, shown)
                 with in_place_of(network, layer, changed.module):
                     merged, split_logits = self._run(network, changed, shown)
-                channel = split.channel
-                check.add(activation[:, channel], merged[:, channel], logits, split_logits, precision)
+                check.add(activation[:, channels], merged[:, channels], logits, split_logits, precision)
         return check
 
     def _in_both_precisions(self, pixels):
@@ -65,11 +65,12 @@ class EqualityProof:
 
     def _original(self, precision, output, pixels):
         """The original's activation and logits for images of a class, which many splits share."""
-        if (precision, output) not in self._originals:
+        key = precision, output, len(pixels)
+        if key not in self._originals:
             while len(self._originals) >= 2 * MOST_CLASSES:
                 self._originals.pop(next(iter(self._originals)))
-            self._originals[precision, output] = self._run(*self._networks[precision], pixels)
-        return self._originals[precision, output]
+            self._originals[key] = self._run(*self._networks[precision], pixels)
+        return self._originals[key]
 
     def _run(self, network, layer, pixels):
         """Activation [n, C, positions] of the layer and logits [n, outputs], on the CPU."""

@@ -156,8 +156,8 @@ def _read_json(path):
         numbers = chain.from_iterable([one.channel, *chain.from_iterable(one.concepts)] for one in found)
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a channel or class is no whole number from 0")
-        if any(len(one.concepts) < 2 or not all(one.concepts) for one in found):
-            raise ValueError("a candidate has fewer than two concepts")
+        if not all(one.concepts and all(one.concepts) for one in found):
+            raise ValueError("a candidate has a concept without classes")
     if not found:
         raise UserError(f"--candidates {path}: there is no candidate in it")
     return AskedCandidates(found, content["settings"])
@@ -207,6 +207,4 @@ def _concepts(tokens):
         expected = "a class" if sign else "a comma or +"
     if expected == "a class":
         raise ValueError("a class is missing at its end")
-    if len(concepts) < 2:
-        raise ValueError("a channel and at least two concepts are wanted")
     return concepts

@@ -142,10 +142,9 @@ def test_groups_that_do_not_fit_are_shortened_then_counted():
     groups = [["golden retriever", "German shepherd"], ["gondola"], ["a seashore of some length"]]
     whole = "{golden retriever, German shepherd}, {gondola}, {a seashore of some length}"
     assert fit_groups(groups, 1000, 6.5) == whole
-    widths, texts = (230, 180, 110, 92), []
-    for width in widths:
-        texts.append(fit_groups(groups, width, 6.5))
-        assert text_width(texts[-1], 6.5) <= width
-    assert texts[0].startswith("{golden") and ", German" in texts[0]
-    assert "+1}, {gondola}, {a sea" in texts[1]
-    assert texts[3].endswith(" and 2 more")
+    texts = {width: fit_groups(groups, width, 6.5) for width in (240, 170, 150, 110)}
+    assert all(text_width(text, 6.5) <= width for width, text in texts.items())
+    assert texts[240].startswith("{golden") and ", German" in texts[240] and texts[240].count("{") == 3
+    assert "+1}, {gondola}, {a sea" in texts[170]
+    assert texts[150].endswith("+1}, {gondola} and 1 more")
+    assert texts[110].endswith("+1} and 2 more")

@@ -128,6 +128,7 @@ def test_what_gamma_can_go_by_is_printed_and_kept(capsys, tmp_path, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("noise floor 0.81") and "18 a half" in lines[2] and "upper bound" in lines[2]
     assert "median cosine 0.84, 5 % to 95 % 0.56 to 0.93 (505 (channel, class))" in lines[3]
+    assert "at gamma 0.7 in 300 of 310 pairs and 70 of 75 channels" in lines[4]
     assert [line.split()[-2:] for line in lines[5:]] == [
         *(["0.30", "0.70"], ["1.00", "0.90"], ["-", "0.70"], ["-", "0.66"])
     ]

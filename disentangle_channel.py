@@ -64,7 +64,7 @@ def main(args):
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.concepts_table import write_concepts
-    from utils.report.split_text import print_closing_table, print_equality, print_how, print_split
+    from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
     from utils.stages.disentangling import CandidateMaker, images_by_class, images_in_turn, one_of_each
     from utils.stages.proof import EqualityProof
     from utils.stages.split_writer import SplitWriter
@@ -111,6 +111,7 @@ def main(args):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = divider.split(candidate)
             print_split(split, members, network, layer)
+            warn_above_gamma(split, settings.get("gamma"))
             check = proof.check([split], shown)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
@@ -129,7 +130,8 @@ def main(args):
             print(f"\nwrote {path}\n      {write_concepts(path, layer, all_splits)}")
     problems.finish("split")
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
-    more += splits.selectors(candidates) or flags.only_correct_flag(args)
+    selectors = splits.selectors(candidates)
+    more += selectors if "--split_by" in selectors else [*selectors, *flags.only_correct_flag(args)]
     print(flags.next_command("get_results.py", args, *more))
 
 

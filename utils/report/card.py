@@ -29,9 +29,9 @@ class Card:
 
     ``names`` [K] are the concepts', ``labels`` and ``colours`` [R] the channels'. ``patches`` [R] has the most
     activating patches as (picture [h, w, 3], concept from 0, or -1); ``visualizations`` [R] has lists of pictures, or
-    is None. ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes them,
-    ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions of the R - 1 new channels
-    and the residual.
+    is None. ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes
+    them, ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions of the R - 1 new
+    channels and the residual.
     """
 
     channel: int

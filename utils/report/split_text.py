@@ -1,11 +1,14 @@
 """What stage 3 says of a split: what it is made of, how rho was chosen, and that the output stays what it was."""
 
+import sys
+
 import torch
 
 from utils.method.disentangling import RHOS
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
 from utils.method.rho import OBJECTIVES
+from utils.report.layer_tables import PAPER_GAMMA
 
 
 def print_how(divider, only_correct, background):
@@ -62,6 +65,24 @@ def print_equality(check):
     print(f"predictions that change: {check.changed_predictions} of {check.images} images")
 
 
+def highest_cosine(split):
+    """The highest cosine of the ARVs of two of the concepts that have images of their own; NaN with one alone."""
+    cosines = cosine_similarities(split.arvs[: len(split.own_concepts)])
+    above = cosines[torch.triu(torch.ones_like(cosines), 1).bool()]
+    return float(above.max()) if len(above) else float("nan")
+
+
+def warn_above_gamma(split, gamma):
+    """Say where two concepts are too alike for the channel to be gamma-polysemantic; ``gamma`` may be None."""
+    gamma, cosine = PAPER_GAMMA if gamma is None else gamma, highest_cosine(split)
+    if cosine >= gamma:
+        print(
+            f"warning: channel {split.channel}: the ARVs of two concepts have a cosine of {cosine:.3f}, not below gamma"
+            f" {gamma:g}: it may serve both by the same inputs",
+            file=sys.stderr,
+        )
+
+
 def print_closing_table(files):
     """Print a line for each of several splits.
 
@@ -72,15 +93,14 @@ def print_closing_table(files):
     header = f"{'channel':>7}  {'cosine':>6}  {'rho':>4}  {'contrast':>8}  {'changed':>9}  concepts"
     print(f"\n{len(files)} splits\n{header}")
     for file in files:
-        split, cosines = file.split, cosine_similarities(file.split.arvs)
-        highest = cosines[torch.triu(torch.ones_like(cosines), 1).bool()].max()
+        split, cosine = file.split, f"{highest_cosine(file.split):.3f}".replace("nan", "-")
         rho = contrast = "-"
         if split.rho is not None:
             rho = f"{split.rho:.2f}"
             contrast = f"{split.objectives[RHOS.index(split.rho), OBJECTIVES.index('contrast')]:.4f}"
         changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
         names = " / ".join(concept.name for concept in split.concepts)
-        print(f"{split.channel:7d}  {highest:6.3f}  {rho:>4}  {contrast:>8}  {changed:>9}  {names}")
+        print(f"{split.channel:7d}  {cosine:>6}  {rho:>4}  {contrast:>8}  {changed:>9}  {names}")
     print(
         "contrast: the objective of that name, at best the number of concepts; changed: predictions, of the images on"
     )

@@ -100,7 +100,7 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     ----------
     candidates : list of Candidate
     members : dict
-        Of ``images_by_class``, for all classes of the candidates.
+        Of ``images_by_class``, for all classes of the candidates at least.
     divider : ByRho or ByLeastSquares
         Sees the images that it asks for.
     load : function of (batches, description) that returns ImageBatches
@@ -113,13 +113,13 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     images : dict of class -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its classes, on which to show equality.
     """
-    wanted = {output: divider.wanted(indices) for output, indices in members.items()}
-    plan = [(output, batch) for output in members for batch in batches_of(wanted[output], batch_size)]
+    users = {output: [one for one in candidates if output in one.outputs] for output in members}
+    wanted = {output: divider.wanted(members[output]) for output in members if users[output]}
+    plan = [(output, batch) for output in wanted for batch in batches_of(wanted[output], batch_size)]
     if not plan:
         return
     ends = {output: number for number, (output, _) in enumerate(plan)}
-    users = {output: [one for one in candidates if output in one.outputs] for output in members}
-    proof = {output: [] for output in members}
+    proof = {output: [] for output in wanted}
     loader = load([batch for _, batch in plan], divider.description)
     with divider:
         for number, ((output, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):

@@ -65,11 +65,12 @@ class EqualityProof:
 
     def _original(self, precision, output, pixels):
         """The original's activation and logits for images of a class, which many splits share."""
-        if (precision, output) not in self._originals:
+        key = precision, output, len(pixels)
+        if key not in self._originals:
             while len(self._originals) >= 2 * MOST_CLASSES:
                 self._originals.pop(next(iter(self._originals)))
-            self._originals[precision, output] = self._run(*self._networks[precision], pixels)
-        return self._originals[precision, output]
+            self._originals[key] = self._run(*self._networks[precision], pixels)
+        return self._originals[key]
 
     def _run(self, network, layer, pixels):
         """Activation [n, C, positions] of the layer and logits [n, outputs], on the CPU."""

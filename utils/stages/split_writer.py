@@ -44,11 +44,12 @@ class SplitWriter:
     def selectors(self, candidates):
         """The flags with which stage 4 takes these splits, where others of the same channels and concepts are there."""
         several = any(len(find_splits(self.folder, self.run, one.channel, one.classes)) > 1 for one in candidates)
+        background = ["--background", f"{self.background or 0:g}"]
         if not several:
-            return []
+            return background if self.background else []
         words = ["--only_correct" if self.settings["only_correct"] else "--no-only_correct"]
         words += ["--rho_objective", self.divider.objective] if self.divider.objective else []
-        return [*words, "--split_by", self.divider.split_by, "--background", f"{self.background or 0:g}"]
+        return [*words, "--split_by", self.divider.split_by, *background]
 
     def is_there(self, candidate):
         """Whether the split is stored already, made of the same in the same way; says so."""

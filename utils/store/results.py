@@ -17,6 +17,11 @@ NEEDED = {
 AGAIN = "delete it and evaluate the split again"
 
 
+def split_at(result):
+    """The split and the rho that a result is of, fit for a file name."""
+    return result["split"] if result["rho"] is None else f"{result['split']}_rho{result['rho']}"
+
+
 @dataclass
 class Results:
     """``results_quantitative/pairs/``: one JSON for each split, rho and tau.
@@ -38,8 +43,7 @@ class Results:
         self.folder = Path(self.output_dir) / "results_quantitative"
 
     def path(self, result):
-        rho = "" if result["rho"] is None else f"_rho{result['rho']}"
-        name = f"{result['split']}{rho}_required{result['tau']}.json"
+        name = f"{split_at(result)}_required{result['tau']}.json"
         return self.folder / "pairs" / name
 
     def state(self):

@@ -4,7 +4,8 @@
 images for which the channel has a relative attribution of at least tau; how well the channels tell the concepts apart;
 rows and summaries of all pairs so far. --get_qualitative: densities of the activation, one plot a concept. Neither this
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
---get_feature_visualization: images made to activate the channel and its parts.
+--get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
+separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative
@@ -24,7 +25,7 @@ if __name__ == "__main__":
         sys.exit(2)
 
 
-from utils.command_line import flags
+from utils.command_line import flags, wishes
 from utils.command_line.run import run
 
 
@@ -67,7 +68,7 @@ def get_args_parser():
         action="store_true",
         help="images made to activate the channel and its parts, into plots/ and on the card",
     )
-    flags.add_separation_flags(wanted)
+    wishes.add_separation_flags(wanted)
     help = "print the table of all pairs so far; alone, nothing else is done"
     wanted.add_argument("--summary", action="store_true", help=help)
     flags.add_image_flags(parser)
@@ -88,7 +89,7 @@ def main(args):
     from utils.store.results import Results
 
     results = Results(args.output_dir, split_opening.model_dir_of(args))
-    if flags.is_summary_alone(args):
+    if wishes.is_summary_alone(args):
         return print_summary(results)
     device = choose_device(args.device)
     check_precision(args.precision, device)
@@ -97,7 +98,7 @@ def main(args):
     context = opened[0].file.context
     opening.check_channel_count(args, context)
     written = separating.measure_separation(args, run, opened, asked) if args.get_separation else []
-    if not flags.wants_each_split(args):
+    if not wishes.wants_each_split(args):
         return print("\nwrote " + "\n      ".join(map(str, written))), problems.finish("measured")
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
     source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
@@ -112,7 +113,7 @@ def main(args):
     figures = FigureMaker(args, source, opened, classes, transform, device)
 
     found = []
-    for number, result, arrays in evaluate(opened, known, source, results, flags.wants_input(args)):
+    for number, result, arrays in evaluate(opened, known, source, results, wishes.wants_input(args)):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
                 result = result_of(known[number], arrays, source.images, classes)
@@ -139,4 +140,4 @@ def main(args):
 if __name__ == "__main__":
     libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), *libraries, check=flags.check_wishes, interrupted=interrupted)
+    run(main, get_args_parser(), *libraries, check=wishes.check_wishes, interrupted=interrupted)

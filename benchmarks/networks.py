@@ -136,7 +136,7 @@ def split_one(network, name, images):
     layer = find_layer(network, name, images.shape[-1])
     check_independence(network, images)
     split = split_of_images(network, layer, images)
-    check = EqualityProof(network, layer).check(split, dict(enumerate(images.unflatten(0, (2, -1)))))
+    check = EqualityProof(network, layer).check([split], dict(enumerate(images.unflatten(0, (2, -1)))))
     with torch.no_grad():
         changed = with_splits(network, layer.name, [split])(images).argmax(1) != network(images).argmax(1)
     errors = [f"{error:.0e}" for error in (*check.errors(), check.fp32_errors()[1])]

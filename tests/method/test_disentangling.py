@@ -172,7 +172,7 @@ def errors(network, layer, split, batches):
         with in_place_of(network, layer, DisentangledLayer(layer, [split])) as changed:
             merged = forward(network, replace(layer, module=changed), images)
         assert network.get_submodule(layer.name) is layer.module
-        maps = original.activation[:, split.channel], merged.activation[:, split.channel]
+        maps = original.activation[:, [split.channel]], merged.activation[:, [split.channel]]
         check.add(*maps, original.logits, merged.logits)
     return check.errors()
 

@@ -10,6 +10,7 @@ from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.report.split_text import print_equality
+from utils.stages import proof
 from utils.stages.proof import EqualityProof
 
 IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -17,14 +18,15 @@ SHOWN = {0: IMAGES[:16], 1: IMAGES[16:32]}  # of each class
 
 
 def check(network, *splits, shown=SHOWN, sizes=None):
-    """The checks of splits of the layer ``last``; ``sizes`` gets those of the batches, and their precisions."""
+    """The checks of splits of the layer ``last``; ``sizes`` gets those of the batches that the first module computes,
+    and their precisions."""
 
     def note(_, inputs):
         sizes.append((len(inputs[0]), inputs[0].dtype))
 
-    hook = None if sizes is None else network.register_forward_pre_hook(note)
-    proof = EqualityProof(network, layer_of("last", network.last))
-    checks = [proof.check(split, shown) for split in splits]
+    hook = None if sizes is None else network.stem[0].register_forward_pre_hook(note)
+    one_by_one = EqualityProof(network, layer_of("last", network.last))
+    checks = [one_by_one.check([split], shown) for split in splits]
     if hook:
         hook.remove()
     return checks
@@ -99,24 +101,49 @@ def test_images_and_changed_predictions_are_counted(capsys):
     assert f"predictions that change: {wrong.changed_predictions} of 32 images" in printed
 
 
-def test_every_fourth_image_is_compared_in_fp64_and_the_original_runs_once_for_all_splits():
+def test_every_fourth_image_is_compared_in_fp64_and_what_is_before_the_layer_runs_once_for_all_splits():
     network, sizes = made(factories.Small), []
     check(network, random_split(network.last, 3), random_split(network.last, 4), sizes=sizes)
     in_precision = {kind: sum(size for size, dtype in sizes if dtype == kind) for kind in {kind for _, kind in sizes}}
-    # the original once, and each split; in fp64 also an image to see whether the network runs in it
-    assert in_precision == {torch.float32: 3 * 32, torch.float64: 3 * 8 + 1}
+    # in fp64 also an image to see whether the network runs in it
+    assert in_precision == {torch.float32: 32, torch.float64: 8 + 1}
+
+
+def test_what_is_remembered_of_classes_is_bounded_and_changes_nothing(monkeypatch):
+    network, computed = made(factories.Small), []
+    splits = [random_split(network.last, channel) for channel in (3, 4, 5)]
+    for most_bytes in (2**29, 0):
+        monkeypatch.setattr(proof, "MOST_BYTES", most_bytes)
+        computed.append([])
+        checks = check(network, *splits, sizes=computed[-1])
+        assert [one.errors() for one in checks] == [one.errors() for one in check(network, *splits)]
+    assert sum(size for size, _ in computed[0]) == 40 + 1
+    assert sum(size for size, _ in computed[1]) == 3 * 40 + 1
+
+
+def test_splits_of_several_channels_are_compared_in_one_pass_each_channel_on_its_own_scale():
+    network = made(factories.Small)
+    network.last.weight[3] *= 1e6  # a difference of channel 4 is nothing beside it
+    network.last.bias[3] *= 1e6
+    together = EqualityProof(network, layer_of("last", network.last))
+    splits = [random_split(network.last, 3), random_split(network.last, 4, 3), random_split(network.last, 7)]
+    right = together.check(splits, SHOWN)
+    assert right.is_equal() and right.images == 32 and right.errors()[0] > 0
+    splits[1].weight = splits[1].weight.double() * (1 + 1e-6)
+    wrong = together.check(splits, SHOWN)
+    assert not wrong.is_equal() and 1e-7 < wrong.errors()[0] < 1e-5
 
 
 def test_nothing_compared_and_nan_are_not_equal():
     assert not EqualityCheck().is_equal()
-    one, value, nan = EqualityCheck(), torch.ones(1, 2), torch.full((1, 2), torch.nan)
-    one.add(value, nan, value, value, "fp64")
-    one.add(value, value, value, value)
+    one, value, logits = EqualityCheck(), torch.ones(1, 1, 2), torch.ones(1, 2)
+    one.add(value, value * torch.nan, logits, logits, "fp64")
+    one.add(value, value, logits, logits)
     assert not one.is_equal()
 
 
 def test_a_network_that_rounds_to_fp32_behind_the_layer_is_judged_in_fp32():
-    value, logits = torch.ones(1, 2).double(), torch.tensor([[0.0, 1.0]]).double()
+    value, logits = torch.ones(1, 1, 2).double(), torch.tensor([[0.0, 1.0]]).double()
     for logit_error, precision, equal in ((1e-12, "fp64", True), (1e-7, "fp32", True), (1e-3, "fp32", False)):
         one = EqualityCheck()
         one.add(value, value * (1 + 1e-15), logits, logits + logit_error, "fp64")

@@ -265,17 +265,6 @@ def check_candidates(args, channel_flag):
             raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
 
 
-def check_splits(args):
-    """Raise UserError unless stage 4 is told which splits, in one way."""
-    if args.splits is None:
-        return check_candidates(args, "channel_of_interest")
-    others = ["candidates", "channel_of_interest", "split_by", "background", "only_correct", "rho_objective"]
-    others += [f"classes_for_concept{number}" for number in range(1, MAX_CONCEPTS + 1)]
-    for flag in others:
-        if getattr(args, flag) is not None:
-            raise UserError(f"--splits names the splits: leave out --{flag}")
-
-
 def candidate_flags(args, channel_flag, other_flag):
     """The flags that name the same candidates to another stage, which calls its channel flag ``other_flag``."""
     words = ["--candidates", args.candidates] if args.candidates else []

@@ -152,7 +152,7 @@ def open_validation(args, run, opened, context, classes, transform, device):
     """
     root = Path(args.data_dir) / "val"
     store = matching_val_store(args, run, context)
-    if store is not None and not wishes.wants_input(args):
+    if store is not None and not wishes.wants_network(args):
         if args.weights is not None:
             open_network(args, context, opened[0].path)
         check_weights(opened, *store.read_layer())

@@ -1,7 +1,42 @@
-"""What stage 4 is asked to make. Nothing here imports torch."""
+"""What stage 4 can be asked for: its flags, and which of them go together. Nothing here imports torch."""
 
 from utils.command_line import flags
 from utils.errors import UserError
+
+
+def add_wish_flags(parser):
+    wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
+    wanted.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")
+    wanted.add_argument("--get_quantitative", action="store_true", help="fractions, into results_quantitative/")
+    wanted.add_argument(
+        "--get_channel_card", action="store_true", help="one figure: patches, densities and fractions, into plots/"
+    )
+    wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
+    wanted.add_argument(
+        "--patch_size",
+        type=flags.positive_int,
+        help="card: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
+    )
+    wanted.add_argument(
+        "--get_feature_visualization",
+        action="store_true",
+        help="images made to activate the channel and its parts, into plots/ and on the card",
+    )
+    add_separation_flags(wanted)
+    add_effect_flags(wanted)
+    help = "print the table of all pairs so far; alone, nothing else is done"
+    wanted.add_argument("--summary", action="store_true", help=help)
+
+
+def check_splits(args):
+    """Raise UserError unless stage 4 is told which splits, in one way."""
+    if args.splits is None:
+        return flags.check_candidates(args, "channel_of_interest")
+    others = ["candidates", "channel_of_interest", "split_by", "background", "only_correct", "rho_objective"]
+    others += [f"classes_for_concept{number}" for number in range(1, flags.MAX_CONCEPTS + 1)]
+    for flag in others:
+        if getattr(args, flag) is not None:
+            raise UserError(f"--splits names the splits: leave out --{flag}")
 
 
 def add_separation_flags(parser):
@@ -21,6 +56,21 @@ def add_separation_flags(parser):
     )
 
 
+def add_effect_flags(parser):
+    parser.add_argument(
+        "--get_effect",
+        action="store_true",
+        help="what each new channel adds to the logit of an image's own class, on validation images of the concepts, "
+        "into results_quantitative/; the network runs, what is before the layer once an image",
+    )
+    parser.add_argument(
+        "--effect_to",
+        choices=("mean", "zero"),
+        help="effect: what a part is replaced by, its mean over the training images (default) or zero (behind which a "
+        "BatchNorm may follow)",
+    )
+
+
 def _all_or_number(text):
     return text if text == "all" else flags.positive_int(text)
 
@@ -35,13 +85,16 @@ def check_wishes(args, parser):
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
     flags.require(args, "model")
-    flags.check_splits(args)
+    check_splits(args)
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:
             raise UserError(f"--{flag} is for --get_channel_card: add it")
     if args.irrelevant_channels is not None and not args.get_separation:
         raise UserError("--irrelevant_channels is for --get_separation: add it")
-    if not (args.get_separation or wants_each_split(args)):
+    if args.effect_to is not None and not args.get_effect:
+        raise UserError("--effect_to is for --get_effect: add it")
+    args.effect_to = args.effect_to or "mean"
+    if not (args.get_separation or args.get_effect or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
 
 
@@ -51,9 +104,14 @@ def wants_each_split(args):
     return any(getattr(args, wish) for wish in wishes)
 
 
-def wants_input(args):
+def wants_pictures(args):
     """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
     return args.get_channel_card or args.get_feature_visualization
+
+
+def wants_network(args):
+    """Whether stage 4 is asked for what needs the network and images, whatever a val store has of them."""
+    return wants_pictures(args) or args.get_effect
 
 
 def refuse_ignored(args, parser, flag, *meant):

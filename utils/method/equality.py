@@ -14,23 +14,23 @@ class EqualityCheck:
     def __init__(self):
         self._measured = {"fp64": _Measured(), "fp32": _Measured()}
 
-    def add(self, channel, merged, logits, split_logits, precision="fp32"):
+    def add(self, channels, merged, logits, split_logits, precision="fp32"):
         """Add a batch.
 
         Parameters
         ----------
-        channel, merged : Tensor [B, ...]
-            The original channels, and the merged ones.
+        channels, merged : Tensor [B, n, positions]
+            The original channels that are split, and the merged ones.
         logits, split_logits : Tensor [B, outputs]
             Of the original and of the split network.
         precision : str
             What both networks ran in: ``fp32`` or ``fp64``.
         """
         measured = self._measured[precision]
-        measured.images += len(channel)
+        measured.images += len(logits)
         measured.changed_predictions += int((logits.argmax(1) != split_logits.argmax(1)).sum())
-        measured.channel.add(channel, merged)
-        measured.logits.add(logits, split_logits)
+        measured.channels.add(channels, merged)
+        measured.logits.add(logits[:, None], split_logits[:, None])
 
     @property
     def images(self):
@@ -49,12 +49,12 @@ class EqualityCheck:
         That is so where it fails in fp64, and where equal channels give unequal logits: then something behind the layer
         computes in less.
         """
-        limit, (channel, logits) = LARGEST_ERRORS["fp64"], self._measured["fp64"].errors()
-        in_fp64 = self._measured["fp64"].images > 0 and not channel < limit <= logits
+        limit, (channels, logits) = LARGEST_ERRORS["fp64"], self._measured["fp64"].errors()
+        in_fp64 = self._measured["fp64"].images > 0 and not channels < limit <= logits
         return "fp64" if in_fp64 else "fp32"
 
     def errors(self):
-        """Largest difference of the channel over its largest magnitude, and of the logits over the original's range."""
+        """Largest difference of a channel over its largest magnitude, and of the logits over the original's range."""
         return self._measured[self.precision].errors()
 
     def fp32_errors(self):
@@ -71,26 +71,28 @@ class _Measured:
 
     def __init__(self):
         self.images = self.changed_predictions = 0
-        self.channel, self.logits = _Difference(), _Difference()
+        self.channels, self.logits = _Difference(), _Difference()
 
     def errors(self):
-        channel, logits = self.channel, self.logits
-        return channel.over(torch.maximum(channel.highest, -channel.lowest)), logits.over(
+        channels, logits = self.channels, self.logits
+        return channels.over(torch.maximum(channels.highest, -channels.lowest)), logits.over(
             logits.highest - logits.lowest
         )
 
 
 class _Difference:
-    """The largest difference from a reference so far, and the reference's range; NaN where there was one."""
+    """The largest difference from a reference [B, n, values] so far, and the reference's range, of each of n; NaN where
+    there was one."""
 
     def __init__(self):
-        self.largest, self.lowest, self.highest = torch.tensor([0, torch.inf, -torch.inf], dtype=torch.float64)
+        self.largest, self.lowest, self.highest = torch.tensor([[0], [torch.inf], [-torch.inf]], dtype=torch.float64)
 
     def add(self, reference, values):
         reference, values = reference.double(), values.double()
-        self.largest = torch.maximum(self.largest, (values - reference).abs().max().cpu())
-        self.lowest = torch.minimum(self.lowest, reference.min().cpu())
-        self.highest = torch.maximum(self.highest, reference.max().cpu())
+        self.largest = torch.maximum(self.largest, (values - reference).abs().amax((0, 2)).cpu())
+        self.lowest = torch.minimum(self.lowest, reference.amin((0, 2)).cpu())
+        self.highest = torch.maximum(self.highest, reference.amax((0, 2)).cpu())
 
     def over(self, scale):
-        return 0.0 if self.largest == 0 else float(self.largest / scale)
+        """The largest share of a scale [n]."""
+        return float(torch.where(self.largest == 0, 0, self.largest / scale).max())

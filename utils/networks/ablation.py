@@ -1,4 +1,4 @@
-"""Taking one concept out of a split network."""
+"""Taking concepts out of a split network."""
 
 from contextlib import contextmanager
 
@@ -38,28 +38,30 @@ def ablated(network, channel, concept, to="mean", layer=None):
     values = {"mean": module.means_of[number][k], "zero": 0.0}
     if isinstance(to, str) and to not in values:
         raise ValueError(f"to={to!r} is not 'mean', 'zero' or a number")
-    with replaced(module, {module.rows_of[number][k]: (module.rows_of[number][-1], values.get(to, to))}):
+    with held(module, number, {k: values[to] if isinstance(to, str) else float(to)}):
         yield network
 
 
 @contextmanager
-def replaced(module, rows):
-    """While in the block, rows of the parts of a DisentangledLayer are the residual's and a constant.
+def held(module, number, constants):
+    """While in the block, parts of split ``number`` of a DisentangledLayer are constants at every position.
 
-    ``rows``: {row: (row of its residual, constant)}.
+    ``constants``: {part: value}; part k (from 0) is what is concept k's alone, ``c'_k - r``; part K is ``r`` itself,
+    which every ``c'_k`` has a copy of.
     """
+    rows, residual = module.rows_of[number], len(module.rows_of[number]) - 1
 
-    own = list(rows)
-    residuals, constants = zip(*rows.values(), strict=True)
-
-    def hook(parts, inputs, output):
+    def hold(_, inputs, output):
         dim = module.channel_dim % output.ndim
-        indices = [torch.tensor(numbers, device=output.device) for numbers in (own, residuals)]
-        shape = [-1 if d == dim else 1 for d in range(output.ndim)]
-        values = output.index_select(dim, indices[1]) + output.new_tensor(constants).view(shape)
-        return output.index_copy(dim, indices[0], values)
+        own = output.index_select(dim, torch.tensor(rows, device=output.device)).movedim(dim, 0)
+        kept = own[residual] if residual not in constants else torch.full_like(own[residual], constants[residual])
+        exclusive = [
+            torch.full_like(kept, constants[k]) if k in constants else own[k] - own[residual] for k in range(residual)
+        ]
+        changed = torch.stack([*(one + kept for one in exclusive), kept]).movedim(0, dim)
+        return output.index_copy(dim, torch.tensor(rows, device=output.device), changed)
 
-    handle = module.parts.register_forward_hook(hook)
+    handle = module.parts.register_forward_hook(hold)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 
-from utils.method.disentangling import disentangled_rows, merge, split_sources
+from utils.method.disentangling import disentangled_rows, merge, shares_of_owners, split_sources
 from utils.method.evaluation import fractions_of_original, spatial_sums
 from utils.method.polysemanticity import averaged_relevance_vectors
 
@@ -66,7 +66,7 @@ def held_out_fractions(weight, bias, positions, fitted, held_out):
         NaN where the channel's sum is not positive.
     """
     owners = split_sources(averaged_relevance_vectors(weight, fitted), 1.0)
-    rows = disentangled_rows(weight.double(), owners, len(fitted))
+    rows = disentangled_rows(weight.double(), shares_of_owners(owners, len(fitted)))
     sums = spatial_sums(rows, None if bias is None else bias.expand(len(rows)), held_out, positions)
     original = merge(sums, dim=1)
     return fractions_of_original(original.where(original > 0, torch.nan).numpy(), sums[:, :-1].numpy())

@@ -22,3 +22,13 @@ def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
         objective="positive",
         rho=rho,
     )
+
+
+def fitted_split(module, channel, num_concepts=2, seed=0):
+    """The same, with shares of inputs at random; the last concept is everything else."""
+    split, generator = random_split(module, channel, num_concepts, seed), torch.Generator().manual_seed(seed)
+    split.owners = split.objectives = split.objective = split.rho = None
+    split.concepts[-1] = Concept("everything else", [], kind="background")
+    shares = torch.rand(num_concepts, split.arvs.shape[1], generator=generator, dtype=torch.float64) ** 4
+    split.fitted = shares / shares.sum(0)
+    return split

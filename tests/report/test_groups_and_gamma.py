@@ -128,6 +128,7 @@ def test_what_gamma_can_go_by_is_printed_and_kept(capsys, tmp_path, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("noise floor 0.81") and "18 a half" in lines[2] and "upper bound" in lines[2]
     assert "median cosine 0.84, 5 % to 95 % 0.56 to 0.93 (505 (channel, class))" in lines[3]
+    assert "at gamma 0.7 in 300 of 310 pairs and 70 of 75 channels" in lines[4]
     assert [line.split()[-2:] for line in lines[5:]] == [
         *(["0.30", "0.70"], ["1.00", "0.90"], ["-", "0.70"], ["-", "0.66"])
     ]
@@ -142,10 +143,9 @@ def test_groups_that_do_not_fit_are_shortened_then_counted():
     groups = [["golden retriever", "German shepherd"], ["gondola"], ["a seashore of some length"]]
     whole = "{golden retriever, German shepherd}, {gondola}, {a seashore of some length}"
     assert fit_groups(groups, 1000, 6.5) == whole
-    widths, texts = (230, 180, 110, 92), []
-    for width in widths:
-        texts.append(fit_groups(groups, width, 6.5))
-        assert text_width(texts[-1], 6.5) <= width
-    assert texts[0].startswith("{golden") and ", German" in texts[0]
-    assert "+1}, {gondola}, {a sea" in texts[1]
-    assert texts[3].endswith(" and 2 more")
+    texts = {width: fit_groups(groups, width, 6.5) for width in (240, 170, 150, 110)}
+    assert all(text_width(text, 6.5) <= width for width, text in texts.items())
+    assert texts[240].startswith("{golden") and ", German" in texts[240] and texts[240].count("{") == 3
+    assert "+1}, {gondola}, {a sea" in texts[170]
+    assert texts[150].endswith("+1}, {gondola} and 1 more")
+    assert texts[110].endswith("+1} and 2 more")

@@ -28,8 +28,18 @@ GUIDE = {
     "modes": {"quantiles": [0.05, 0.5, 0.95], "cosines": [0.56, 0.84, 0.93], "measured": 505, "of": 505},
     "clean": {
         "gamma": [0.3, 0.5, 0.7],
-        "pairs": {"splits": [1.0, 0.95, 0.9], "concepts": [1.0, 0.97, 0.95], "measured": [3, 30, 300]},
-        "groups": {"splits": [None, 0.8, 0.7], "concepts": [None, 0.87, 0.66], "measured": [0, 30, 70]},
+        "pairs": {
+            "splits": [1.0, 0.95, 0.9],
+            "concepts": [1.0, 0.97, 0.95],
+            "measured": [3, 30, 300],
+            "of": [3, 30, 310],
+        },
+        "groups": {
+            "splits": [None, 0.8, 0.7],
+            "concepts": [None, 0.87, 0.66],
+            "measured": [0, 30, 70],
+            "of": [0, 30, 75],
+        },
     },
 }
 NAMES = {

@@ -111,7 +111,7 @@ def test_shares_of_clean_splits_equal_a_loop_over_pairs_and_groups(opened):
                 groups.append(clean_by_hand(found, images, channel, concepts))
         for what, of in (("pairs", [one for cosine, one in pairs if cosine < gamma]), ("groups", groups)):
             known = [one for one in of if one is not None]
-            assert clean[what]["measured"][place] == len(known)
+            assert (clean[what]["measured"][place], clean[what]["of"][place]) == (len(known), len(of))
             splits, concepts = (np.mean(part) if known else None for part in (
                 [one.all() for one in known], np.concatenate(known) if known else []))  # fmt: skip
             assert clean[what]["splits"][place] == (None if splits is None else pytest.approx(splits))
@@ -132,7 +132,7 @@ def test_of_many_pairs_a_sample_of_each_range_stands_for_all_in_it(opened, monke
         ranges.append(np.searchsorted(stage.GAMMAS, cosines[channel, one, other], side="right"))
     assert len(set(ranges)) == len(seen) < len(found.pairs)
     numbers = [sum(cosine < gamma for cosine in cosines.values()) for gamma in stage.GAMMAS]
-    assert shares["measured"] == numbers
+    assert shares["measured"] == shares["of"] == numbers
     assert {share for share in shares["concepts"] if share is not None} == {0.5}
     assert {share for share in shares["splits"] if share is not None} == {0.0}
 

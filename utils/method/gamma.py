@@ -5,10 +5,9 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from utils.method.disentangling import disentangled_rows, merge, shares_of_owners, split_sources
-from utils.method.evaluation import fractions_of_original, spatial_sums
+from utils.method.evaluation import CLEAN_OTHER, CLEAN_OWN, fractions_of_original, spatial_sums
 from utils.method.polysemanticity import averaged_relevance_vectors
 
-LEAST_OWN, MOST_OTHER = 0.8, 0.2
 STEPS = 10  # of k-means, all of which it takes
 
 
@@ -66,7 +65,7 @@ def held_out_fractions(weight, bias, positions, fitted, held_out):
         NaN where the channel's sum is not positive.
     """
     owners = split_sources(averaged_relevance_vectors(weight, fitted), 1.0)
-    rows = disentangled_rows(weight.double(), shares_of_owners(owners, len(fitted)))
+    rows = disentangled_rows(weight.double(), shares_of_owners(owners, len(fitted)).double())
     sums = spatial_sums(rows, None if bias is None else bias.expand(len(rows)), held_out, positions)
     original = merge(sums, dim=1)
     return fractions_of_original(original.where(original > 0, torch.nan).numpy(), sums[:, :-1].numpy())
@@ -78,4 +77,4 @@ def clean_concepts(fractions):
     ``fractions`` [K, K] has a row for each concept's images, a column for each new channel: array [K] of bool.
     """
     own = np.eye(len(fractions), dtype=bool)
-    return np.where(own, fractions >= LEAST_OWN, fractions <= MOST_OTHER).all(1)
+    return np.where(own, fractions >= CLEAN_OWN, fractions <= CLEAN_OTHER).all(1)

@@ -37,6 +37,7 @@ class DisentangledLayer(nn.Module):
         self.__module__ = "torch.nn"  # torch.fx takes it for one operation then, as it takes the layer itself
         self.channels, self.channel_dim = [split.channel for split in splits], layer.channel_dim
         self.concepts_of = [split.concepts for split in splits]
+        self._whole_inputs = all(split.split_by == "arv" for split in splits)
         if len(set(self.channels)) < len(self.channels):
             raise ValueError(f"a channel can be split only once, these are {self.channels} of {layer.name}")
         rhos = stored_rhos(splits, rhos)
@@ -69,7 +70,7 @@ class DisentangledLayer(nn.Module):
     def _compute_parts(self, input, dtype):
         """``parts`` of the input, in at least fp32, with weight, bias and input rounded to ``dtype`` first."""
         wide = torch.promote_types(dtype, torch.float32)
-        if input.dtype == self.parts.weight.dtype == dtype == wide:
+        if self._whole_inputs and input.dtype == self.parts.weight.dtype == dtype == wide:
             return self.parts(input)
         given = {name: getattr(self.parts, name) for name in ("weight", "bias")}
         rounded = {name: _rounded(value, dtype) for name, value in given.items() if value is not None}

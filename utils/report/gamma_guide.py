@@ -52,10 +52,10 @@ def print_gamma(guide, gamma):
     lines, clean = lines_of(guide), guide["clean"]
     if any(share is not None for shares in lines.values() for share in shares):
         places = [clean["gamma"].index(one) for one in PRINTED]
-        splits = [clean[what]["measured"][-1] for what in ("pairs", "groups")]
+        pairs, channels = (f"{clean[what]['measured'][-1]} of {clean[what]['of'][-1]}" for what in ("pairs", "groups"))
         print(
-            "share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum; "
-            f"{splits[0]} pairs, {splits[1]} channels at gamma {clean['gamma'][-1]}):"
+            "share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum, "
+            f"where that is positive: at gamma {clean['gamma'][-1]} in {pairs} pairs and {channels} channels):"
         )
         for name, values in {"gamma": clean["gamma"], **lines}.items():
             print(f"{name:>23}" + "".join(f"{_cell(values[place]):>6}" for place in places))

@@ -35,7 +35,8 @@ def gamma_guide(store, class_store, found, settings):
         ``modes``: quantiles of the cosine of the two k-means centroids of a class's images, ``measured`` of so many
         (channel, class) ``of`` all. ``clean``: for each ``gamma``, of ``pairs`` under it and of channels whose
         ``groups`` are cut there, the share of ``splits`` that are clean on held-out halves in all their concepts, the
-        share of their ``concepts``, and how many splits were ``measured``.
+        share of their ``concepts``, and how many splits were ``measured``, ``of`` all: not those of a class in which
+        the channel's mean sum is not positive.
     """
     halves = found.relevant & (found.images[1:] > 0).all(0)[:, None]
     return {
@@ -158,22 +159,26 @@ def _clean(found, channel, concepts):
 
 
 class _Tally:
-    """Splits and concepts that are clean, and all that were measured, for each gamma."""
+    """Splits and concepts that are clean, all that were measured, and all splits that there are, for each gamma."""
 
     def __init__(self):
         self._splits, self._concepts = np.zeros((2, 2, len(GAMMAS)))  # [clean, measured] x gamma
+        self._of = np.zeros(len(GAMMAS))
 
     def add(self, place, clean, weight=1.0):
         """Count a split, ``clean`` as ``_clean`` returns it; it stands for ``weight`` many."""
+        self._of[place] += weight
         if clean is not None:
             self._splits[:, place] += weight * np.array([clean.all(), 1])
             self._concepts[:, place] += weight * np.array([clean.sum(), len(clean)])
 
     def shares(self, cumulative=False):
         """Shares by gamma, None without any that was measured; ``cumulative``: of all up to a gamma."""
-        tallies = [of.cumsum(1) if cumulative else of for of in (self._splits, self._concepts)]
-        shares = [[float(a / b) if b else None for a, b in zip(*of, strict=True)] for of in tallies]
-        return {"splits": shares[0], "concepts": shares[1], "measured": np.rint(tallies[0][1]).astype(int).tolist()}
+        tallies = [self._splits, self._concepts, self._of]
+        splits, concepts, of = (one.cumsum(-1) for one in tallies) if cumulative else tallies
+        shares = [[float(a / b) if b else None for a, b in zip(*one, strict=True)] for one in (splits, concepts)]
+        numbers = [np.rint(one).astype(int).tolist() for one in (splits[1], of)]
+        return dict(zip(("splits", "concepts", "measured", "of"), [*shares, *numbers], strict=True))
 
 
 def _clean_pairs(found):

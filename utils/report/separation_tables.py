@@ -117,8 +117,8 @@ WORDS = {
     **{"prevalence": "prevalence", "ap_all_own_logit": "AP logit", "p_irrelevant": "p", "q_irrelevant": "q"},
     **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
 }
-HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "auroc_all", "auroc_all_original")
-HEADLINE = (*HEADLINE, "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
+HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "ap_all_real_target", "auroc_all")
+HEADLINE = (*HEADLINE, "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
 
 
 def table(rows, columns=VALUES):

@@ -4,7 +4,8 @@
 images for which the channel has a relative attribution of at least tau; how well the channels tell the concepts apart;
 rows and summaries of all pairs so far. --get_qualitative: densities of the activation, one plot a concept. Neither this
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
---get_feature_visualization: images made to activate the channel and its parts.
+--get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
+separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative

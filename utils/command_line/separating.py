@@ -31,6 +31,11 @@ def measure_separation(args, run, opened, asked):
     asked : dict
         Settings of stage 2, where the candidates say them.
     """
+    for one in opened:
+        if not all(one.file.split.classes):
+            raise UserError(
+                f"--get_separation: {one.path} has a concept without classes, so that its images are unknown"
+            )
     context, training = opened[0].file.context, ImportanceStore(args.store_dir, run)
     check_asked_network(args, context, opened[0].path)
     store = matching_val_store(args, run, context)

@@ -48,7 +48,8 @@ def separation_figure(separation):
     _draw_cloud(cloud, rows)
     _draw_distributions(lines, rows)
     figure.suptitle(fitted(_title(rows), 9.6, 11, lines=2), fontsize=11, parse_math=False)
-    below = f"{separation['run']}, layer {separation['layer']}; {separation['images']} validation images, "
+    how = rows[0]["split_by"].replace("_", " ")
+    below = f"{separation['run']}, layer {separation['layer']}, {how}; {separation['images']} validation images, "
     below += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
     figure.supxlabel(fitted(below, 10.0, 8, lines=2), fontsize=8, color=SUBTLE, parse_math=False)
     return figure
@@ -59,11 +60,11 @@ def _title(rows):
     before, after = (np.mean([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
     channels = [row["channel"] for row in rows]
     title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
-    differences = [row["ap_all"] - row["ap_all_weights_permuted"] for row in rows]
-    mean, low, high = mean_with_interval(differences, channels)
-    if np.isfinite(mean):
-        title += f", {mean:+.2f} above permuted weights"
-        title += f" (95 % {low:+.2f} to {high:+.2f})" if np.isfinite(low) else ""
+    for what, name in (("above permuted weights", "_weights_permuted"), ("with the real target", "_real_target")):
+        mean, low, high = mean_with_interval([row["ap_all"] - row[f"ap_all{name}"] for row in rows], channels)
+        if np.isfinite(mean):
+            title += f"; {mean:+.2f} {what}"
+            title += f" (95 % {low:+.2f} to {high:+.2f})" if np.isfinite(low) else ""
     return title
 
 

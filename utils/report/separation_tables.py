@@ -25,24 +25,26 @@ CHANNELS = {
     "irrelevant channels": "_irrelevant",
 }
 HOW_TO_READ = (
-    "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; the "
-    "difference is what this channel's weights add"
+    "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; what "
+    "these reach, choosing inputs does alone"
 )
 EXPLANATION = """\
 Measured on all validation images: those of a concept's classes against all others. The headline is the new channel's
 AUROC and average precision (AP) against all other images, beside those of permuted weights: the same rule on the
-channel's weights shuffled over its inputs, ARVs and owners or shares made anew. The difference is what this channel's
-weights add; the rest comes from choosing inputs for the concepts, which does as much for weights that mean nothing.
-AUROC against the other concepts of the channel alone ("others") must not be the headline: for two concepts the rule is
-a sign-linear discriminant of the layer's input, which tells two classes apart with almost any weights (0.99).
+channel's weights shuffled over its inputs, ARVs and owners or shares made anew. What permuted weights reach comes
+from choosing inputs for the concepts alone, and only the difference is this channel's. Least squares finds little in
+permuted weights, as it asks for what the shuffled channel does; what choosing inputs does alone is there the "real
+target": shares fitted for permuted weights so that they give the real channel. AUROC against the other concepts of
+the channel alone ("others") must not be the headline: for two concepts the rule is a sign-linear discriminant of the
+layer's input, which tells two classes apart with almost any weights (0.99).
 
-prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners permuted:
-the same number of inputs each, drawn at random. real target: shares fitted for permuted weights so that they give the
-real channel (least squares alone). irrelevant: the same rule on channels that are relevant for no class of the
-channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q: false discovery rate
-(Benjamini-Hochberg) among the concepts of one run. logit: AP of the network's own logit, of several classes' the
-largest. AUROC is signed: 0.5 is chance, below it the wrong way round. Permuted values are means over draws. An empty
-field or - cannot be measured: no image of the concept, or a channel that is the same for all images.
+prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
+permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
+no class of the channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q:
+false discovery rate (Benjamini-Hochberg) among the concepts of one run. logit: AP of the network's own logit, of
+several classes' the largest. AUROC is signed: 0.5 is chance, below it the wrong way round. Permuted values are means
+over draws. An empty field or - cannot be measured: no image of the concept, or a channel that is the same for all
+images.
 """
 
 
@@ -115,8 +117,8 @@ WORDS = {
     **{"prevalence": "prevalence", "ap_all_own_logit": "AP logit", "p_irrelevant": "p", "q_irrelevant": "q"},
     **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
 }
-HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "auroc_all", "auroc_all_original")
-HEADLINE = (*HEADLINE, "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
+HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "ap_all_real_target", "auroc_all")
+HEADLINE = (*HEADLINE, "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
 
 
 def table(rows, columns=VALUES):

@@ -11,7 +11,7 @@ from utils.networks.splitting import DisentangledLayer
 def ablated(network, channel, concept, to="mean", layer=None):
     """While in the block, what is one concept's alone in a split channel, ``c'_k - r``, is a constant everywhere.
 
-        with ablated(network, 1660, "corn"):
+        with ablated(network, 1660, "cauliflower"):
             logits = network(images)
 
     Parameters

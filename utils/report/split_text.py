@@ -31,8 +31,8 @@ def print_split(split, members, network, layer):
     print(f"\nchannel {split.channel} of {layer.name} (weights {network.weights})")
     for k, concept in enumerate(split.concepts, start=1):
         count = sum(len(members[output]) for output in concept.classes)
-        what = "all training images" if concept.kind == "background" else f"{concept.classes}, {count} training images"
-        print(f"concept {k}: {concept.name}, {what}")
+        what = ", all" if concept.kind == "background" else f" {concept.classes}, {count}"
+        print(f"concept {k}: {concept.name}{what} training images")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
     pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
     print(f"cosine of the concepts' ARVs {', '.join(pairs)}")

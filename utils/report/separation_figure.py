@@ -60,7 +60,10 @@ def _title(rows):
     before, after = (np.mean([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
     channels = [row["channel"] for row in rows]
     title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
-    for what, name in (("above permuted weights", "_weights_permuted"), ("with the real target", "_real_target")):
+    for what, name in (
+        ("above permuted weights", "_weights_permuted"),
+        ("above those with the real target", "_real_target"),
+    ):
         mean, low, high = mean_with_interval([row["ap_all"] - row[f"ap_all{name}"] for row in rows], channels)
         if np.isfinite(mean):
             title += f"; {mean:+.2f} {what}"
@@ -116,4 +119,4 @@ def _draw_distributions(axes, rows):
 
 def _legend(axes, **how):
     """Above the axes, where it hides nothing."""
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=8.5, **how)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=8.5, columnspacing=1.2, **how)

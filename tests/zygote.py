@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-LIBRARIES = ("torchvision", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "nltk", "tqdm")
+LIBRARIES = ("torchvision", "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg", "tqdm")
 
 
 class Request(NamedTuple):
@@ -99,7 +99,7 @@ def run(arguments):
     first, *rest = arguments
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = ["" if first in ("-c", "-m") else str(Path(first).resolve().parent), *given, *PATH]
-    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(sys.executable).parent / "bytecode")
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]
         exec(rest[0], vars(sys.modules["__main__"]))

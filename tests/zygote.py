@@ -96,6 +96,9 @@ def become(request, descriptors):
 
 def run(arguments):
     """What ``python ARGUMENTS`` does."""
+    if arguments[0] == "-u":  # torchrun's
+        sys.stdout.reconfigure(write_through=True)
+        arguments = arguments[1:]
     first, *rest = arguments
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = ["" if first in ("-c", "-m") else str(Path(first).resolve().parent), *given, *PATH]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 
-from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
+from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils.command_line import flags, run
 from utils.images import decoding, resizing
 from utils.method import rho
@@ -155,7 +155,7 @@ def test_an_interrupt_of_the_work_is_one_line(tmp_path):
 def test_an_interrupt_of_somebody_elses_factory_is_one_line(finished, tmp_path):
     (tmp_path / "interrupting.py").write_text(SENDS)
     arguments = ("--model", "interrupting:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
-    result = interruptible([sys.executable, ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
+    result = interruptible([python(), ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
     assert_one_line(result, "get_importances_for_classes.py: interrupted; full chunks are kept")
     assert not list(tmp_path.rglob("*.json"))
 

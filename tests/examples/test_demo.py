@@ -14,7 +14,7 @@ from benchmarks.ground_truth import evaluate, find_pairs, record_layer, split_ev
 from examples.demo.network import DemoNetwork, demo_network
 from examples.demo.pictures import CONCEPTS, draw, write_pictures
 from examples.demo.training import augment, read_pictures, save_weights, train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, python
 
 STORED = Path(__file__).with_name("demo_pictures.npz")
 
@@ -128,9 +128,9 @@ def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(t
     requirements = [path.read_text() for path in sorted(project.glob("requirements*.txt"))]
     version = subprocess.run([sys.executable, "--version"], capture_output=True, text=True).stdout
     (project / ".venv" / "made_of").write_text("".join([*requirements, version, "requirements.txt\n"]))
-    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{python()}" "$@"\n')
     (project / ".venv" / "bin" / "python").chmod(0o755)
-    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8"}
 
     def demo():
         command = ["sh", project / "demo.sh"]

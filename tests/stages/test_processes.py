@@ -16,6 +16,7 @@ from tests.conftest import (
     contents,
     end_of,
     messages,
+    python,
     run_script,
     start_script,
     write_images,
@@ -43,8 +44,8 @@ def one_process(folder, store, *more, **environment):
 
 def torchrun(folder, store, *options, **environment):
     """Stage 1 as the processes that ``options`` ask for, to their end: exit status, stdout and stderr."""
-    command = [sys.executable, "-m", "torch.distributed.run", *options, ROOT / SCRIPT, *flags(folder, store)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [python(), "-m", "torch.distributed.run", *options, ROOT / SCRIPT, *flags(folder, store)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, **pipes) as process:
         try:

@@ -219,6 +219,12 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
+def without_figures(monkeypatch):
+    """For tests of something else: scripts leave empty files in place of figures, in half the time."""
+    monkeypatch.setenv("FIGURES", "empty")
+
+
+@pytest.fixture
 def copy(finished, tmp_path):
     """A copy of ``finished`` that a test may spoil."""
     shutil.copytree(finished, tmp_path / "copy")

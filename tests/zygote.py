@@ -79,6 +79,8 @@ def become(request, descriptors):
     os.environ.clear()
     os.environ.update(request.environment)
     status = 1
+    if os.environ.get("FIGURES") == "empty":
+        leave_out_figures()
     try:
         run(request.arguments)
         status = 0
@@ -92,6 +94,14 @@ def become(request, descriptors):
         status = 120
     sys.stderr.flush()
     os._exit(status)
+
+
+def leave_out_figures():
+    """Scripts go through all that they do, but figures are empty files: drawing takes most of their time."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda figure, file, **options: file.write(b"figure")
+    Figure.draw_without_rendering = lambda figure: None
 
 
 def run(arguments):

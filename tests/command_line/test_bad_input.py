@@ -8,6 +8,8 @@ import torch
 from tests import factories
 from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGE1, STAGE2, STAGE3, STAGE4 = (
     *("get_importances_for_classes.py", "get_cosine_similarities.py"),
     *("disentangle_channel.py", "get_results.py"),

@@ -21,6 +21,8 @@ from tests.command_line.test_bad_input import (
 )
 from tests.conftest import COMPUTE, NETWORK, ROOT, RUN, contents, python, run_script
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def test_results_of_other_weights_are_not_mixed(copy):
     result = run_script(STAGE4, *usual(STAGE4, "--get_quantitative"), cwd=copy)

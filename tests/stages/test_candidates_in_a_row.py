@@ -32,6 +32,8 @@ from tests.conftest import (
 from utils.report import result_tables
 from utils.store.results import Results
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGES = ("disentangle_channel.py", "get_results.py")
 TAU = ("--proportion_attribution_required", "0.0001")
 HELD = ("--model", "tests.factories:held", "--data_dir", "data", "--store_dir", "store", *COMPUTE)

@@ -18,6 +18,8 @@ from tests.conftest import (
 from utils.store.importances import ImportanceStore
 from utils.store.splits import read_split
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGE1 = "get_importances_for_classes.py"
 
 

@@ -55,6 +55,11 @@ def torchrun(folder, store, *options, **environment):
     return process.returncode, stdout, stderr
 
 
+def whole(store):
+    """The files of a store but what a killed process had not renamed, which is nobody's for an hour."""
+    return {name: data for name, data in contents(store).items() if not name.endswith(".tmp")}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with ``data`` of 128 images, and ``one``: the store that one process has made of it, 16 chunks."""
@@ -70,7 +75,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     meta = read_json(folder / "one" / RUN / "meta.json", "")
     store.mkdir(parents=True)
     write_json(store / "meta.json", {**meta, "chunk_size": 5})
-    gone = subprocess.Popen([sys.executable, "-c", ""])
+    leftovers, gone = [], subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for name, writer in (
         ("meta.json", f"{socket.gethostname()}.{gone.pid}"),
@@ -79,6 +84,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     ):
         leftover = store / f".{name}.{writer}.tmp"
         leftover.write_bytes(b"half")
+        leftovers.append(leftover)
         os.utime(leftover, (0, 0))  # what is younger than an hour may be somebody else's
     options = ("--standalone", "--nproc_per_node=2", "--max_restarts=3")
     status, stdout, stderr = torchrun(folder, "two", *options, VICTIM="1")
@@ -86,7 +92,8 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     present = re.findall(r"going on: (\d+) of 16 chunks are there", stdout)
     assert present, stderr
     assert int(present[-1]) >= 2
-    assert contents(folder / "two") == contents(folder / "one")
+    assert not any(leftover.exists() for leftover in leftovers)
+    assert whole(folder / "two") == contents(folder / "one")
     assert stdout.count("128 images; ") == 1
     assert "next: python get_cosine_similarities.py" in stdout
 
@@ -101,8 +108,7 @@ def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder)
     first = one_process(folder, "three", RANK="0", WORLD_SIZE="2")
     assert "other processes are not ready yet" in first.stdout
     assert "128 images; " in one_process(folder, "three", RANK="1", WORLD_SIZE="2").stdout
-    whole = {name: data for name, data in contents(folder / "three").items() if not name.endswith(".tmp")}
-    assert whole == contents(folder / "one")  # what the killed one had not renamed is nobody's for an hour
+    assert whole(folder / "three") == contents(folder / "one")
     assert left == {name: (folder / "three" / RUN / name).stat().st_mtime_ns for name in left}
 
 

@@ -43,6 +43,7 @@ def get_args_parser():
         default="positive",
         help="what rho maximises: positive (default; the published code), absolute (Eq. 6 as printed), contrast",
     )
+    flags.add_division_flags(parser, "arv")
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
@@ -51,6 +52,7 @@ def get_args_parser():
 def check(args, _):
     flags.require(args, "model")
     flags.check_candidates(args, "channel_disentangle")
+    flags.background_weight(args)
 
 
 def main(args):
@@ -61,9 +63,11 @@ def main(args):
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.report.split_text import print_closing_table, print_equality, print_split
-    from utils.stages import disentangling
+    from utils.report.concepts_table import write_concepts
+    from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
+    from utils.stages.disentangling import CandidateMaker, images_by_class, images_in_turn, one_of_each
     from utils.stages.proof import EqualityProof
+    from utils.stages.split_writer import SplitWriter
     from utils.store.class_statistics import ClassStore
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
@@ -84,27 +88,30 @@ def main(args):
     transform = opening.open_transform(args, meta, store.folder)
     network, layer = opening.open_network(args, meta, store.folder)
 
-    class_store = ClassStore(args.store_dir, run, meta)
-    maker = disentangling.CandidateMaker(store, class_store, classes, only_correct)
+    class_store, background = ClassStore(args.store_dir, run, meta), flags.background_weight(args)
+    maker = CandidateMaker(store, class_store, classes, only_correct, background)
     candidates = problems.collect(maker.make, channels)
     how = {"batch_size": args.batch_size, "precision": args.precision}
     settings = {**asked.settings, **how, "only_correct": only_correct, "decoding": args.decode}
-    splits = disentangling.SplitWriter(args.store_dir, run, meta, settings, args.rho_objective)
-    print(f"{'only correctly classified' if only_correct else 'all'} images; rho by the objective {args.rho_objective}")
-    missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     labels = store.read_labels()
+    divider = opening.open_divider(args, network.module, layer, store, labels, only_correct)
+    splits = SplitWriter(args.store_dir, run, meta, settings, divider, background)
+    print_how(divider, only_correct, background)
+    missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     images = store.read_images(Path(args.data_dir) / "train").with_contents(labels.indices, labels.contents)
-    members = disentangling.images_by_class(labels, {output for one in missing for output in one.outputs}, only_correct)
+    outputs = {output for one in candidates for output in one.outputs}
+    members = images_by_class(labels, outputs, only_correct)
 
     def load(batches, description):
         return ImageBatches(images, transform, batches, description, **loading)
 
     network.module.to(device, memory_format=torch.channels_last)
     proof, written = EqualityProof(network.module, layer), []
-    for candidate, search, shown in disentangling.search_rho(network.module, layer, missing, members, load, **how):
+    for candidate, shown in images_in_turn(missing, members, divider, load, args.batch_size):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
-            split = disentangling.split_by(candidate, search, args.rho_objective)
-            print_split(candidate, search, split.rho, members, network, layer)
+            split = divider.split(candidate)
+            print_split(split, members, network, layer)
+            warn_above_gamma(split, settings.get("gamma"))
             check = proof.check([split], shown)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
@@ -112,9 +119,19 @@ def main(args):
             print(f"\nwrote {path}")
     if len(written) > 1:
         print_closing_table(written)
+    if args.candidates and args.channel_disentangle is None and splits.make_a_layer(candidates) and not problems.found:
+        path, files = splits.manifest_path(args.candidates), splits.read_all(candidates)
+        all_splits = [file.split for file in files.values()]
+        if not splits.layer_is_there(path, files):
+            check = proof.check(all_splits, one_of_each(members, load))
+            print(f"\nall {len(files)} splits at once")
+            print_equality(check)
+            splits.write_layer(path, files, check)
+            print(f"\nwrote {path}\n      {write_concepts(path, layer, all_splits)}")
     problems.finish("split")
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
-    more += splits.selectors(candidates) or flags.only_correct_flag(args)
+    selectors = splits.selectors(candidates)
+    more += selectors if "--split_by" in selectors else [*selectors, *flags.only_correct_flag(args)]
     print(flags.next_command("get_results.py", args, *more))
 
 

@@ -8,6 +8,7 @@ cosine of their averaged relevance vectors is below gamma (--cos_sim_high).
     python get_cosine_similarities.py --model resnet50 --nr_channels_in_layer_of_interest 2048 \\
         --proportion_attribution_required 0.03 --p 0.75 --cos_sim_high 0.5
 
+Groups the classes of each channel by their vectors, and says what there is to go by in the choice of gamma.
 Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
 """
 
@@ -47,6 +48,11 @@ def get_args_parser():
         "--only_correct", action="store_true", help="count and average correctly classified images only"
     )
     parser.add_argument(
+        "--only_above_mean",
+        action="store_true",
+        help="leave out classes for which a channel counts by being low: below its mean over all training images",
+    )
+    parser.add_argument(
         "--min_images",
         type=flags.positive_int,
         default=1,
@@ -61,13 +67,6 @@ def get_args_parser():
     return parser
 
 
-def settings(args):
-    """What chose the pairs, for the figures."""
-    text = f"τ = {args.proportion_attribution_required:g}, p = {args.p:g}"
-    text += ", correctly classified images only" if args.only_correct else ""
-    return text + (f", classes of at least {args.min_images} images" if args.min_images > 1 else "")
-
-
 def check(args, _):
     flags.require(args, "model")
     if not args.cos_sim_low < args.cos_sim_high:
@@ -77,20 +76,21 @@ def check(args, _):
 def main(args):
     from utils.command_line.opening import check_asked_network, check_channel_count, open_network
     from utils.images.classes import ClassMap
-    from utils.method.importance import relevant_classes
-    from utils.method.polysemanticity import class_pairs, gamma_polysemantic
+    from utils.method.polysemanticity import gamma_polysemantic
+    from utils.report import gamma_guide as gamma_report
     from utils.report import layer_tables
     from utils.report.files import write_figure
     from utils.report.overview_figure import overview_figure
     from utils.report.wordnet import class_synsets
     from utils.report.wordnet_figure import plot_wordnet
-    from utils.stages.relevance import class_statistics, pairs_at_taus
-    from utils.store.candidates import pairs_path, write_pairs
+    from utils.stages.gamma import gamma_guide
+    from utils.stages.relevance import find_classes, pairs_at_taus
+    from utils.store.candidates import pairs_path, write_groups, write_pairs
     from utils.store.class_statistics import ClassStore
     from utils.store.importances import ImportanceStore
     from utils.store.names import run_name
 
-    tau, run = args.proportion_attribution_required, run_name(args.model, args.layer_of_interest)
+    run = run_name(args.model, args.layer_of_interest)
     store = ImportanceStore(args.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
@@ -101,38 +101,41 @@ def main(args):
         open_network(args, meta, store.folder)
     class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
 
-    mean_inputs, num_images, (counts,) = class_statistics(store, class_store, [tau])
-    which = int(args.only_correct)
-    mean_inputs, num_images, counts = mean_inputs[which, 0], num_images[which, 0], counts[which]
-    relevant = relevant_classes(counts, num_images, args.p, args.min_images)
-    pairs = class_pairs(store.read_layer()[0], mean_inputs, relevant)
     low, high = args.cos_sim_low, args.cos_sim_high
-    kept = pairs[(pairs.cosine >= low) & gamma_polysemantic(pairs.cosine, high)]
+    counted = {name: getattr(args, name) for name in ("p", "only_correct", "min_images", "only_above_mean")}
+    gamma, chosen_by = layer_tables.gamma_from(high), {"tau": args.proportion_attribution_required, **counted}
+    found = find_classes(store, class_store, gamma, **chosen_by)
+    kept = found.pairs[(found.pairs.cosine >= low) & gamma_polysemantic(found.pairs.cosine, high)]
+    guide = gamma_guide(store, class_store, found, chosen_by)
 
-    chosen_by = {"tau": tau, "p": args.p, "only_correct": args.only_correct, "min_images": args.min_images}
-    path, gamma = pairs_path(args.output_dir, run, cosines=(low, high), **chosen_by), layer_tables.gamma_from(high)
+    path = pairs_path(args.output_dir, run, cosines=(low, high), **chosen_by)
     origin = {key: meta[key] for key in ("model", "layer", "weights_sha256")}
-    candidates = write_pairs(path, kept, classes.name, {**origin, **chosen_by, "gamma": gamma, "cosines": [low, high]})
-    channels = layer_tables.ChannelClasses(relevant, pairs)
+    asked = {**origin, **chosen_by, "gamma": gamma, "cosines": [low, high]}
+    channels = layer_tables.ChannelClasses(found.relevant, found.pairs, found.groups, found.levels)
+    candidates = write_pairs(path, kept, classes.name, asked)
+    groups = write_groups(path, channels.several_groups(), classes.concept_name, asked)
     table = layer_tables.write_channels(path, channels, gamma, classes)
-    title = f"{args.model}, layer {meta['layer']}"
-    figure = overview_figure(channels, gamma, classes.name, title, settings(args))
-    overview = write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure)
+    written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, asked)]
+    titles = f"{args.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
+    figure = overview_figure(channels, gamma, guide, classes.name, *titles)
+    written += [write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure), class_store.folder]
 
-    layer_tables.print_pairs(kept, classes, path)
-    layer_tables.print_layer(meta, channels, kept, (low, high))
-    layer_tables.warn(low, pairs, kept, num_images)
+    layer_tables.print_pairs(kept, channels, classes, path)
+    layer_tables.print_groups(channels, classes, groups)
+    layer_tables.print_layer(meta, channels, kept, (low, high), gamma)
+    layer_tables.warn(low, found.pairs, kept, found.images[0])
+    gamma_report.print_gamma(guide, gamma)
     if args.plot_wordnet:
-        plot_wordnet(path, args.output_dir, pairs, synsets, classes, gamma, title, settings(args))
-    print(
-        "wrote " + "\n      ".join(str(one) for one in (path, candidates, table, overview, class_store.folder) if one)
-    )
+        plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles)
+    print("wrote " + "\n      ".join(str(one) for one in written if one))
     if candidates and len(kept):
         more = ["--candidates", candidates, "--channel_disentangle", int(kept.channel[-1])]
         print(flags.next_command("disentangle_channel.py", args, *more))
     elif not len(kept):
-        how = {"p": args.p, "cosines": (low, high), "only_correct": args.only_correct, "min_images": args.min_images}
-        layer_tables.print_helpful_taus(pairs_at_taus(store, mean_inputs, num_images, **how))
+        layer_tables.print_helpful_taus(pairs_at_taus(store, found, (low, high), **counted))
+    if groups:
+        command = flags.next_command("disentangle_channel.py", args, "--candidates", groups)
+        print(command.replace("next: ", "or all channels of several groups: ", 1))
 
 
 if __name__ == "__main__":

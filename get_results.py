@@ -4,7 +4,8 @@
 images for which the channel has a relative attribution of at least tau; how well the channels tell the concepts apart;
 rows and summaries of all pairs so far. --get_qualitative: densities of the activation, one plot a concept. Neither this
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
---get_feature_visualization: images made to activate the channel and its parts.
+--get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
+separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative
@@ -24,7 +25,7 @@ if __name__ == "__main__":
         sys.exit(2)
 
 
-from utils.command_line import flags
+from utils.command_line import flags, wishes
 from utils.command_line.run import run
 
 
@@ -39,85 +40,73 @@ def get_args_parser():
     flags.add_channel_flag(parser, "channel_of_interest", "the channel that was split")
     flags.add_concept_flags(parser)
     flags.add_candidates_flag(parser)
-    flags.add_only_correct_flag(
-        parser, "the split that was made of correctly classified images only, where there are two"
-    )
-    parser.add_argument(
-        "--rho_objective",
-        choices=flags.OBJECTIVES,
-        help="the split whose rho this objective chose, where there are two",
-    )
-    parser.add_argument(
-        "--rho",
-        type=flags.fraction,
-        help="one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)",
-    )
+    help = "split files or manifests of stage 3, instead of a channel and concepts"
+    parser.add_argument("--splits", nargs="+", metavar="FILE", help=help)
+    help = "the split that was made of correctly classified images only, where there are two"
+    flags.add_only_correct_flag(parser, help)
+    flags.add_division_flags(parser)
+    help = "the split whose rho this objective chose, where there are two"
+    parser.add_argument("--rho_objective", choices=flags.OBJECTIVES, help=help)
+    help = "one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)"
+    parser.add_argument("--rho", type=flags.fraction, help=help)
     help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
     flags.add_tau_flag(parser, help)
-    wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
-    wanted.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")
-    wanted.add_argument("--get_quantitative", action="store_true", help="fractions, into results_quantitative/")
-    wanted.add_argument(
-        "--get_channel_card", action="store_true", help="one figure: patches, densities and fractions, into plots/"
-    )
-    wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
-    wanted.add_argument(
-        "--patch_size",
-        type=flags.positive_int,
-        help="card: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
-    )
-    wanted.add_argument(
-        "--get_feature_visualization",
-        action="store_true",
-        help="images made to activate the channel and its parts, into plots/ and on the card",
-    )
-    wanted.add_argument(
-        "--summary",
-        action="store_true",
-        help="print the table of all pairs so far; alone, nothing else is done",
-    )
+    wishes.add_wish_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
 
 
 def main(args):
-    from tqdm import tqdm
-
-    from utils.command_line import opening
+    from utils.command_line import opening, split_opening
+    from utils.command_line.measuring_effects import measure_effect
+    from utils.command_line.separating import measure_separation
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
-    from utils.report.result_tables import print_results, print_summary, warn_of_empty_inclusion, write_tables
-    from utils.report.split_figures import FigureMaker
-    from utils.stages.evaluation import describe_result, evaluate, result_of
+    from utils.report.result_files import print_summary
     from utils.store.names import run_name
     from utils.store.results import Results
 
-    results = Results(args.output_dir, opening.model_dir_of(args))
-    if flags.is_summary_alone(args):
+    results = Results(args.output_dir, split_opening.model_dir_of(args))
+    if wishes.is_summary_alone(args):
         return print_summary(results)
     device = choose_device(args.device)
     check_precision(args.precision, device)
-    run, asked = run_name(args.model, args.layer_of_interest), opening.asked_candidates(args, "channel_of_interest")
-    problems = opening.Problems(len(asked.candidates))
-    opened = opening.open_splits(args, run, asked, problems)
+    run = run_name(args.model, args.layer_of_interest)
+    opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
-    source = opening.open_validation(args, run, opened, context, classes, transform, device)
     results.check(run, context["weights_sha256"])
-    known = [
-        describe_result(one, run, opening.setting("tau", args, asked.settings, one.file.settings), source, classes)
-        for one in opened
-    ]
-    print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
-    for one, result in zip(opened, known, strict=True):
-        chosen = " (the chosen one)" if one.rho == one.file.split.rho else ""
-        print(f"{one.path.name}, rho {one.rho}{chosen}, tau {result['tau']}")
-    figures = FigureMaker(args, source, opened, classes, transform, device)
+    written = measure_separation(args, run, opened, asked) if args.get_separation else []
+    if args.get_effect or wishes.wants_each_split(args):
+        source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
+        print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
+        written += measure_effect(args, run, opened, source, classes) if args.get_effect else []
+    if wishes.wants_each_split(args):
+        written += evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results)
+    if args.summary:
+        print_summary(results)
+    print("\nwrote " + "\n      ".join(map(str, written)))
+    problems.finish("evaluated")
+    print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
-    found, written = [], []
-    for number, result, arrays in evaluate(opened, known, source, results, flags.wants_input(args)):
+
+def evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results):
+    """Fractions and figures of each split: paths of what was written."""
+    from tqdm import tqdm
+
+    from utils.command_line.opening import setting
+    from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
+    from utils.report.split_figures import FigureMaker
+    from utils.stages.evaluation import describe_result, evaluate, result_of
+
+    taus = [setting("tau", args, asked, one.file.settings) for one in opened]
+    known = [describe_result(one, run, tau, source, classes) for one, tau in zip(opened, taus, strict=True)]
+    for one, tau in zip(opened, taus, strict=True):
+        print(f"{one.path.name}, {one.which_rho()}tau {tau}")
+    figures, found, written = FigureMaker(args, source, opened, classes, transform, device), [], []
+    for number, result, arrays in evaluate(opened, known, source, results, wishes.wants_pictures(args)):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
                 result = result_of(known[number], arrays, source.images, classes)
@@ -134,14 +123,10 @@ def main(args):
         tables, paths = write_tables(results)
         print_results(results, tables, found)
         written = paths + written
-    if args.summary:
-        print_summary(results)
-    print("\nwrote " + "\n      ".join(map(str, written)))
-    problems.finish("evaluated")
-    print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
+    return written
 
 
 if __name__ == "__main__":
     libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), *libraries, check=flags.check_wishes, interrupted=interrupted)
+    run(main, get_args_parser(), *libraries, check=wishes.check_wishes, interrupted=interrupted)

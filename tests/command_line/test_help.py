@@ -17,7 +17,7 @@ DESIGN = {
     "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile", "--images", "--class_map"},
     "get_cosine_similarities.py": {
         *{"--store_dir", "--output_dir", *NETWORK, *RELEVANCE, "--nr_channels_in_layer_of_interest"},
-        *{"--only_correct", "--min_images", "--plot_wordnet", "--data_dir"},
+        *{"--only_correct", "--only_above_mean", "--min_images", "--plot_wordnet", "--data_dir"},
     },
     "disentangle_channel.py": {*IMAGES, *PAIR, "--channel_disentangle", "--only_correct", "--rho_objective"},
     "get_results.py": {

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
-from utils.method.disentangling import RHOS, Concept, Split, disentangled_rows, merge, split_sources
+from utils.method.disentangling import RHOS, Concept, Split, disentangled_rows, merge, shares_of_owners, split_sources
 from utils.method.equality import EqualityCheck
 from utils.method.rho import RhoSearch, objective_terms
 from utils.networks.layers import find_layer, layer_of
@@ -27,7 +27,7 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     bias = None if layer.bias is None else layer.bias[channel].clone()
     concepts = [Concept(f"concept {k}", [k]) for k in range(num_concepts)]
     weight = as_layer(layer).weight[channel].clone()
-    return Split(channel, concepts, weight, bias, arvs, owners, torch.zeros(20, 3), "positive", rho)
+    return Split(channel, concepts, weight, bias, 4, arvs, arvs.mean(0), owners, torch.zeros(20, 3), "positive", rho)
 
 
 def test_the_grid_of_rho():
@@ -86,7 +86,7 @@ def test_where_both_concepts_qualify_the_first_one_gets_the_input():
 def test_rows_drop_the_inputs_of_the_other_concepts(num_concepts):
     torch.manual_seed(0)
     weight, owners = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 2, 0][:6]).clamp(max=num_concepts)
-    rows = disentangled_rows(weight, owners, num_concepts)
+    rows = disentangled_rows(weight, shares_of_owners(owners, num_concepts))
     for k, i in itertools.product(range(num_concepts + 1), range(6)):
         kept = owners[i] in (0, k + 1 if k < num_concepts else 0)
         assert torch.equal(rows[k, i], weight[i] if kept else torch.zeros(4))

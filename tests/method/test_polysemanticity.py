@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.method.importance import relevant_classes, relevant_in_images
-from utils.method.polysemanticity import ClassMeans, RelevantCounts, class_pairs, cosine_similarities
+from utils.method.polysemanticity import (
+    ClassMeans,
+    RelevantCounts,
+    channel_levels,
+    class_pairs,
+    cosine_similarities,
+)
 
 
 def random_chunk(seed, images=40, classes=3, channels=6, inputs=4, taps=2):
@@ -106,3 +112,22 @@ def test_pairs_of_equal_cosine_are_in_the_order_of_channel_and_classes():
 def test_cosine_with_a_zero_vector_is_zero():
     assert cosine_similarities(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0].tolist() == [0, 0]
     torch.testing.assert_close(cosine_similarities(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))[0, 1], torch.tensor(0.6))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_levels_of_classes_equal_a_loop_over_images(with_bias):
+    chunk, weight = random_chunk(3), torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0))
+    bias = torch.linspace(-1, 1, 6) if with_bias else None
+    sums = torch.stack([(weight.double() * image.double()).sum((1, 2)) for image in chunk["input_sums"]])
+    sums += 9 * bias.double() if with_bias else 0
+    statistics = ClassMeans(4, 4, 2)
+    statistics.add(chunk["input_sums"], chunk["targets"], chunk["predictions"], torch.arange(40))
+    means, images = statistics.means()[:, 0], statistics.numbers()[:, 0]
+    levels = channel_levels(weight, bias, 9, means[1], means[0], images[0])
+    torch.testing.assert_close(levels.mean, sums.mean(0))
+    for output in range(3):
+        own = (chunk["targets"] == output) & (chunk["predictions"] == output)
+        torch.testing.assert_close(levels.sums[output], sums[own].mean(0))
+        assert levels.below[output].tolist() == (sums[own].mean(0) < sums.mean(0)).tolist()
+    assert levels.sums[3].isnan().all() and not levels.below[3].any()
+    assert 0 < levels.below[:3].sum() < 18

@@ -14,9 +14,21 @@ def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
         concepts=[Concept(f"concept {k}", [k]) for k in range(num_concepts)],
         weight=layer.weight[channel].clone(),
         bias=None if layer.bias is None else layer.bias[channel].clone(),
+        positions=4,
         arvs=arvs,
+        mean_arv=arvs.mean(0),
         owners=torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8),
         objectives=torch.zeros(len(RHOS), 3, dtype=torch.float64),
         objective="positive",
         rho=rho,
     )
+
+
+def fitted_split(module, channel, num_concepts=2, seed=0):
+    """The same, with shares of inputs at random; the last concept is everything else."""
+    split, generator = random_split(module, channel, num_concepts, seed), torch.Generator().manual_seed(seed)
+    split.owners = split.objectives = split.objective = split.rho = None
+    split.concepts[-1] = Concept("everything else", [], kind="background")
+    shares = torch.rand(num_concepts, split.arvs.shape[1], generator=generator, dtype=torch.float64) ** 4
+    split.fitted = shares / shares.sum(0)
+    return split

@@ -10,7 +10,7 @@ from tests import factories
 from tests.helpers import as_layer
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.method.disentangling import disentangled_rows
+from utils.method.disentangling import disentangled_rows, shares_of_owners
 from utils.networks import feature_visualization as visualization
 from utils.networks.feature_visualization import layer_input, maximise_activation, pixels, random_spectra, transformed
 
@@ -65,7 +65,7 @@ def test_each_image_is_of_what_its_channel_responds_to(colours):
 def test_the_parts_of_a_sum_show_what_each_is_for(colours):
     """The channel red + green, split into red and green as ``disentangled_rows`` does it."""
     weight = as_layer(colours.layer).weight[3]
-    rows = torch.cat([weight[None], disentangled_rows(weight, torch.tensor([1, 2, 0]), 2)[:-1]])
+    rows = torch.cat([weight[None], disentangled_rows(weight, shares_of_owners(torch.tensor([1, 2, 0]), 2))[:-1]])
     images = maximise(colours, colours.layer, (rows, None), steps=60)[:, 0]
     original, red, green = images.float().mean((1, 2)).diff()[:, 0].tolist()  # green minus red
     assert abs(original) < 5 and red < -10 and green > 10

@@ -11,7 +11,8 @@ from tests.networks.helpers import random_split
 from utils.networks.copying import copy_module
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import DisentangledLayer, with_splits
-from utils.store import splits as stored
+from utils.store import networks as stored
+from utils.store.splits import SplitFile
 
 
 @pytest.fixture
@@ -23,9 +24,10 @@ def apply(monkeypatch):
 
         def read_split(file):
             split, layer = file
-            return stored.SplitFile(split, {**context, "layer": layer}, {}, torch.zeros(8), {}, {})
+            return SplitFile(split, {**context, "layer": layer}, {}, None, {}, {})
 
         monkeypatch.setattr(stored, "read_split", read_split)
+        monkeypatch.setattr(stored, "splits_of", lambda file: [(file, None)])
         return stored.split_network(network, *files, **options)
 
     return apply

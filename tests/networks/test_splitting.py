@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from tests import factories
-from tests.networks.helpers import random_split
+from tests.networks.helpers import fitted_split, random_split
 from utils.errors import UserError
 from utils.networks.arithmetic import full_precision
 from utils.networks.layers import layer_of
@@ -48,9 +48,10 @@ def ulps(found, expected):
 @pytest.mark.parametrize("num_concepts", [2, 8])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("how", ["fp32", "fp64", *NARROW])
-def test_the_merged_channel_is_rounded_once(how, bias, num_concepts, kernel):
+@pytest.mark.parametrize("make", [random_split, fitted_split])
+def test_the_merged_channel_is_rounded_once(make, how, bias, num_concepts, kernel):
     module = frozen_conv(256, 16, kernel, padding=kernel // 2, bias=bias)
-    changed = wrapped(module, random_split(module, 3, num_concepts), random_split(module, 9, 2, seed=1))
+    changed = wrapped(module, make(module, 3, num_concepts), random_split(module, 9, 2, seed=1))
     module, changed, x = converted(how, module, changed, torch.randn(2, 256, 7, 7).relu())
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         expected, found = module(x), changed(x)

@@ -14,7 +14,8 @@ from matplotlib.text import Text
 
 from tests.conftest import NETWORK, RUN, stage2, succeed
 from utils.images.classes import ClassMap
-from utils.method.polysemanticity import ClassPairs
+from utils.method.grouping import ChannelGroups
+from utils.method.polysemanticity import ClassPairs, Levels
 from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA
 from utils.report.layer_tables import ChannelClasses, gamma_from, write_channels
 from utils.report.overview_figure import overview_figure
@@ -22,6 +23,25 @@ from utils.report.wordnet_figure import wordnet_figure
 from utils.store.importances import ImportanceStore
 
 TITLES = ("some network, layer last", "τ = 0.03, p = 0.75")
+GUIDE = {
+    "noise_floor": {"quantile": 0.01, "cosine": 0.81, "images_per_half": 18.0, "measured": 505},
+    "modes": {"quantiles": [0.05, 0.5, 0.95], "cosines": [0.56, 0.84, 0.93], "measured": 505, "of": 505},
+    "clean": {
+        "gamma": [0.3, 0.5, 0.7],
+        "pairs": {
+            "splits": [1.0, 0.95, 0.9],
+            "concepts": [1.0, 0.97, 0.95],
+            "measured": [3, 30, 300],
+            "of": [3, 30, 310],
+        },
+        "groups": {
+            "splits": [None, 0.8, 0.7],
+            "concepts": [None, 0.87, 0.66],
+            "measured": [0, 30, 70],
+            "of": [0, 30, 75],
+        },
+    },
+}
 NAMES = {
     "short": "class {}".format,
     "long": lambda output: f"{output} a long name of $ix$ty characters, été, for a class ".ljust(60, "x"),
@@ -46,6 +66,19 @@ def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.
         for first, second in itertools.combinations(classes.tolist(), 2):
             pairs.append((channel, first, second, float(cosines(random))))
     return relevant, class_pairs(*sorted(pairs, key=lambda pair: -pair[3]))
+
+
+def channel_classes(relevant, pairs, groups=None, below=()):
+    """ChannelClasses of which each class is a group, unless ``groups`` has {channel: concepts}; ``below`` has the
+    (class, channel, sum) in which a channel lies below its mean of 1."""
+    alone = {channel: [[output] for output in range(len(relevant)) if relevant[output, channel]]
+             for channel in range(relevant.shape[1]) if relevant[:, channel].any()}  # fmt: skip
+    found = {**alone, **(groups or {})}
+    sums = torch.full(relevant.shape, 2.0)
+    for output, channel, value in below:
+        sums[output, channel] = value
+    groups = {channel: ChannelGroups(channel, of, torch.eye(len(of))) for channel, of in found.items()}
+    return ChannelClasses(relevant, pairs, groups, Levels(sums, torch.ones(relevant.shape[1])))
 
 
 def drawn(figure):
@@ -105,7 +138,7 @@ def test_gamma_is_the_upper_bound_or_the_papers():
 def test_classes_and_pairs_of_every_channel():
     relevant = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
     pairs = [(0, 0, 1, 0.9), (3, 1, 2, 0.8), (3, 0, 2, 0.3), (3, 0, 1, -0.2)]
-    channels = ChannelClasses(relevant, class_pairs(*pairs))
+    channels = channel_classes(relevant, class_pairs(*pairs))
     lowest_first = [(3, 0, 1, -0.2), (3, 0, 2, 0.3), (3, 1, 2, 0.8)]
     assert len(channels) == 4 and channels.num_classes.tolist() == [2, 0, 1, 3]
     assert [channels.classes(channel) for channel in range(4)] == [[0, 1], [], [0], [0, 1, 2]]
@@ -125,7 +158,7 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
     with open(tmp_path / f"results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names"]
+    assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names", "Groups", "Low"]
     store = ImportanceStore(copy / "store", RUN)
     store.load_meta()
     images = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
@@ -154,19 +187,19 @@ def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path
 
 def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_table(tmp_path):
     folders = {'a, "b"': 0, "c\udcff": 1}
-    channels = ChannelClasses(torch.ones(2, 1, dtype=torch.bool), class_pairs((0, 0, 1, 0.25)))
+    channels = channel_classes(torch.ones(2, 1, dtype=torch.bool), class_pairs((0, 0, 1, 0.25)))
     path = write_channels(tmp_path / "x.txt", channels, 0.25, ClassMap(folders))
     assert path == tmp_path / "x_channels.csv"
     with open(path, newline="") as file:
-        assert list(csv.reader(file))[1] == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff']
+        assert list(csv.reader(file))[1] == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff', "0; 1", ""]
 
 
 @pytest.mark.parametrize("names", NAMES)
 def test_an_overview_can_be_read_whatever_the_names(names):
     relevant, pairs = made_up(25, lambda channel: 40 if channel == 3 else channel % 5)
-    figure = overview_figure(ChannelClasses(relevant, pairs), 0.5, NAMES[names], *TITLES)
+    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES[names], *TITLES)
     assert_readable(figure)
-    bars, histogram, rows, text = figure.axes
+    bars, histogram, _, rows, text = figure.axes
     counts = np.bincount([10 if channel == 3 else channel % 5 for channel in range(25)])
     assert [bar.get_height() for bar in bars.patches] == counts.tolist()
     assert [label.get_text() for label in bars.texts] == [str(count) for count in counts]
@@ -190,15 +223,15 @@ def shown_channels(axes):
 
 def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     relevant, pairs = made_up(50, lambda channel: 3)
-    channels = ChannelClasses(relevant, pairs)
-    figure = overview_figure(channels, 0.7, str, *TITLES)
+    channels = channel_classes(relevant, pairs)
+    figure = overview_figure(channels, 0.7, GUIDE, str, *TITLES)
     found = channels.polysemantic(0.7)
-    labels = [int(label.get_text()) for label in figure.axes[2].get_yticklabels()]
+    labels = [int(label.get_text()) for label in figure.axes[3].get_yticklabels()]
     assert labels == found[:20]
-    assert f"(the first 20 of {len(found)}, all are in the table)" in figure.subfigs[1].get_suptitle()
+    assert f"(the first 20 of {len(found)}, all are in the table)" in figure.subfigs[2].get_suptitle()
     (_, first, second, _), *_ = channels.pairs_of(found[0]).rows()
-    (other,) = set(channels.classes(found[0])) - {first, second}
-    assert [text.get_text() for text in figure.axes[3].texts[:2]] == [f"{first} / {second}", f"also {other}"]
+    groups = ", ".join(f"{{{output}}}" for output in channels.classes(found[0]))
+    assert [text.get_text() for text in figure.axes[4].texts[:2]] == [f"{first} / {second}", groups]
 
 
 @pytest.mark.parametrize(
@@ -206,15 +239,15 @@ def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     [
         (0, 0.2, 1, "no channel is relevant for two classes"),
         (1, 0.2, 1, "no channel is relevant for two classes"),
-        (2, 0.7, 2, "no pair is under γ = 0.5"),
-        (2, 0.5, 2, "no pair is under γ = 0.5"),
-        (2, -0.9, 4, None),
-        (45, -1.0, 4, None),
+        (2, 0.7, 3, "no pair is under γ = 0.5"),
+        (2, 0.5, 3, "no pair is under γ = 0.5"),
+        (2, -0.9, 5, None),
+        (45, -1.0, 5, None),
     ],
 )
 def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
     relevant, pairs = made_up(2, lambda channel: classes, cosines=lambda random: cosine)
-    figure = overview_figure(ChannelClasses(relevant, pairs), 0.5, NAMES["long"], *TITLES)
+    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES["long"], *TITLES)
     assert_readable(figure)
     assert len(figure.axes) == panels
     assert (note or TITLES[1]) in figure.subfigs[0].get_suptitle().replace("\n", " ")
@@ -225,7 +258,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
     cosines = [-1.0, -0.95, -0.2, 0.1, 0.3, gamma - 1e-9, gamma, 0.53, 1.0]
     relevant = torch.ones(len(cosines) + 1, 1, dtype=torch.bool)
     pairs = class_pairs(*((0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)))
-    axes = overview_figure(ChannelClasses(relevant, pairs), gamma, str, *TITLES).axes[1]
+    axes = overview_figure(channel_classes(relevant, pairs), gamma, GUIDE, str, *TITLES).axes[1]
     bars, (low, high) = axes.patches, axes.get_xlim()
     assert low < -1 < 1 < high
     for colour, number in (
@@ -238,7 +271,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
 def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
     for idle, scale in ((500, "log"), (20, "linear")):
         relevant, pairs = made_up(idle + 10, lambda channel, idle=idle: 0 if channel < idle else 3)
-        axes = overview_figure(ChannelClasses(relevant, pairs), 0.5, str, *TITLES).axes[0]
+        axes = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, *TITLES).axes[0]
         assert axes.get_yscale() == scale
         assert ("log scale" in axes.get_ylabel()) == (scale == "log")
 

@@ -29,7 +29,7 @@ from tests.conftest import (
     write_image,
     write_images,
 )
-from utils.report import result_tables
+from utils.report import result_files
 from utils.store.results import Results
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -238,17 +238,17 @@ def test_a_result_that_comes_while_the_tables_are_made_is_in_them(copy, monkeypa
         stage4("data", "store", "--get_quantitative", *TAU, channel=channel, cwd=copy)
     results = Results(copy, copy / "store" / "models_disentangled")
     late = next(path for path in copy.glob(RESULTS) if "_channel4_" in path.name)
-    content, write_rows = late.read_bytes(), result_tables._write_rows
+    content, write_rows = late.read_bytes(), result_files._write_rows
     late.unlink()
 
     def another_run_ends(*arguments):
         paths = write_rows(*arguments)
         late.write_bytes(content)
-        monkeypatch.setattr(result_tables, "_write_rows", write_rows)
+        monkeypatch.setattr(result_files, "_write_rows", write_rows)
         return paths
 
-    monkeypatch.setattr(result_tables, "_write_rows", another_run_ends)
-    result_tables.write_tables(results)
+    monkeypatch.setattr(result_files, "_write_rows", another_run_ends)
+    result_files.write_tables(results)
     assert "| all 2 " in (copy / "results_quantitative" / "summary.md").read_text()
     assert "all 2," not in (copy / "results_quantitative" / "summary.csv").read_text()
     rows = (copy / "results_quantitative" / "quantitative_concept1_required0.0001.txt").read_text()

@@ -14,6 +14,7 @@ from tests import factories
 from tests.conftest import (
     CHANNEL,
     COMPUTE,
+    FOLDERS,
     NETWORK,
     PAIR,
     RUN,
@@ -36,7 +37,9 @@ from tests.helpers import forward_with_gradient
 from utils.method.importance import relevant_classes
 from utils.method.polysemanticity import class_pairs
 from utils.networks.layers import layer_of
+from utils.store.candidates import read_candidates
 from utils.store.class_statistics import ClassStore
+from utils.store.files import read_json
 from utils.store.importances import ImportanceStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -147,7 +150,8 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
     assert set(printed[0]) == {"channel", "class1", "class2", "cosine_similarity"}
     stem = f"{RUN}_required0.05_p0.5_cossim-1.0to1.0"
     written = {path.name: path for path in (tmp_path / "results_get_cosine_similarities").iterdir()}
-    assert sorted(written) == sorted(f"{stem}{end}" for end in (".txt", ".json", "_channels.csv"))
+    ends = (".txt", ".json", "_channels.csv", "_groups.json", "_gamma.json")
+    assert sorted(written) == sorted(f"{stem}{end}" for end in ends)
     path = written[f"{stem}.txt"]
     header, *rows = path.read_text().splitlines()
     assert header == "Channel,Class1,Class2,CosineSimilarity"
@@ -161,6 +165,14 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
     assert "bee" in out
     channel = int(rows[-1].split(",")[0])
     assert f"--candidates {written[f'{stem}.json']} --channel_disentangle {channel}\n" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("or all channels of several groups: python ")]
+    assert line.endswith(f"--candidates {written[f'{stem}_groups.json']}")
+    for one in read_candidates(written[f"{stem}_groups.json"]).candidates:
+        concepts = ", ".join(f"{{{', '.join(FOLDERS[output] for output in concept)}}}" for concept in one.concepts)
+        assert any(
+            line.split()[:1] == [str(one.channel)] and line.endswith(f"  {concepts}") for line in out.splitlines()
+        )
+    assert "to go by in the choice of gamma (0.5 here):" in out
 
 
 def test_stage2_keeps_low_up_to_below_high(copy):
@@ -202,10 +214,10 @@ def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
     assert (copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim0.0to1.0_min6.txt").is_file()
 
 
-def test_another_p_needs_no_chunk_and_another_tau_does(copy):
+def test_other_bounds_need_no_chunk_and_another_tau_does(copy):
     for path in copy.rglob("chunk_*.npz"):
         path.write_bytes(b"")  # what is counted is counted
-    stage2("store", "--p", "0.9", cwd=copy)
+    stage2("store", "--cos_sim_low", "-1", "--cos_sim_high", "0.7", cwd=copy)
     flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.2")
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
     assert result.returncode == 2
@@ -223,6 +235,15 @@ def test_unreadable_images_are_left_out_named_and_counted_where_asked_for(copy):
     stage2("other", cwd=copy)
     out = stage3("data", "other", pair=("--classes_for_concept1", "bee", "--classes_for_concept2", "dog"), cwd=copy)
     assert "concept 1: bee [1], 5 training images" in out
+
+
+def test_only_above_mean_is_part_of_names_and_settings(copy):
+    stage2("store", "--only_above_mean", cwd=copy)
+    stem = f"{RUN}_required0.05_p0.5_cossim0.0to1.0_only_above_mean"
+    folder = copy / "results_get_cosine_similarities"
+    for name in (f"{stem}.json", f"{stem}_gamma.json"):
+        assert read_json(folder / name, "")["settings"]["only_above_mean"] is True
+    assert (copy / "plots" / f"{stem}_overview.png").is_file() and (folder / f"{stem}_channels.csv").is_file()
 
 
 @pytest.mark.parametrize("only_correct", [False, True])

@@ -32,7 +32,7 @@ META = {
 }
 CONTEXT = {
     **{"model": "m", "weights": "w", "weights_sha256": "00", "layer": "l", "num_channels": 3, "num_outputs": 2},
-    **{"positions": 4, "transform": TRANSFORM, "classes": {"a": 0, "b": 1}},
+    **{"transform": TRANSFORM, "classes": {"a": 0, "b": 1}},
 }
 
 
@@ -67,11 +67,10 @@ def opened(folder, listed=IMAGES, **changes):
 
 def split_file(module, channel, num_concepts=2, **context):
     """A SplitFile of a channel of a module, with concepts and ARVs at random."""
-    split, num_inputs = random_split(module, channel, num_concepts), as_layer(module).num_inputs
+    split = random_split(module, channel, num_concepts)
     settings = {**dict.fromkeys(SETTINGS), "only_correct": False, "precision": "fp32", "tau": 0.03}
     proof = {"images": 8, "changed_predictions": 0}
-    mean_arv = torch.randn(num_inputs, dtype=torch.float64)
-    return SplitFile(split, {**CONTEXT, **context}, settings, mean_arv, {"from": "classes"}, proof)
+    return SplitFile(split, {**CONTEXT, **context}, settings, None, {"from": "classes"}, proof)
 
 
 def flips(data):

@@ -9,8 +9,16 @@ from tests.store.helpers import flips
 from utils.command_line import opening
 from utils.errors import UserError
 from utils.images.classes import ClassMap
+from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs
-from utils.store.candidates import AskedCandidate, AskedCandidates, pairs_path, read_candidates, write_pairs
+from utils.store.candidates import (
+    AskedCandidate,
+    AskedCandidates,
+    pairs_path,
+    read_candidates,
+    write_groups,
+    write_pairs,
+)
 from utils.store.files import write_json
 
 SETTINGS = {"tau": 0.03, "p": 0.75, "gamma": 0.5, "only_correct": True, "weights_sha256": "00", "layer": "last"}
@@ -48,8 +56,6 @@ def test_lines_of_text(tmp_path, line, expected):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("9: 1", "at least two concepts are wanted"),
-        ("9: 1+2", "at least two concepts are wanted"),
         ("9:", "a class is missing at its end"),
         ("9: 1,", "a class is missing at its end"),
         ("9: 1, 2+", "a class is missing at its end"),
@@ -150,6 +156,40 @@ def test_more_pairs_than_anybody_splits_are_in_the_table_alone(tmp_path, monkeyp
     assert [one.name for one in table.parent.iterdir()] == [table.name]
 
 
+def test_groups_are_candidates_of_any_number_of_concepts_with_their_names_and_cosines(tmp_path):
+    table, names = write(tmp_path)[0], ClassMap({f"class{output}": output for output in range(30)}).concept_name
+    cosines = torch.eye(3, dtype=torch.float64)
+    cosines[0, 1] = cosines[1, 0] = 0.25
+    many = ChannelGroups(5, [[output] for output in range(30)], torch.eye(30))
+    groups = [ChannelGroups(7, [[0, 3], [1], [2, 4, 5]], cosines), many, ChannelGroups(1, [[0, 1]], torch.ones(1, 1))]
+    path = write_groups(table, groups, names, SETTINGS)
+    assert path.name == f"{table.stem}_groups.json"
+    asked = read_candidates(path)
+    assert asked.settings == SETTINGS
+    assert [(one.channel, one.concepts) for one in asked.candidates] == [
+        (7, [[0, 3], [1], [2, 4, 5]]),
+        (5, [[output] for output in range(30)]),
+    ]
+    stored = json.loads(path.read_text())["candidates"][0]
+    assert stored["names"] == ["class0 + class3", "class1", "class2 + class4 + class5"]
+    assert stored["cosines"] == cosines.tolist()
+
+
+def test_where_no_channel_has_two_groups_no_older_file_of_them_stays(tmp_path):
+    table, _ = write(tmp_path)
+    one = ChannelGroups(1, [[0], [1]], torch.eye(2))
+    path = write_groups(table, [one], str, SETTINGS)
+    assert write_groups(table, [], str, SETTINGS) is None
+    with pytest.raises(UserError, match="there is no candidate in it"):
+        read_candidates(path)
+
+
+def test_what_leaves_classes_out_is_in_the_names_of_files(tmp_path):
+    asked = {"tau": 0.1, "p": 0.5, "cosines": (0.0, 0.5)}
+    path = pairs_path(tmp_path, "m", **asked, only_correct=False, min_images=1, only_above_mean=True)
+    assert path.name == "m_required0.1_p0.5_cossim0.0to0.5_only_above_mean.txt"
+
+
 def everything(asked):
     return [(one.channel, one.concepts) for one in asked.candidates], asked.settings
 
@@ -174,7 +214,7 @@ def test_every_flipped_bit_and_every_truncation_of_a_json_is_found_or_changes_no
     "one",
     [
         *[{"channel": channel, "concepts": [[0], [1]]} for channel in (-1, 1.5, "1", True, None)],
-        *[{"channel": 1, "concepts": concepts} for concepts in ([], [[0]], [[0], []], [[0], [-1]], [[0], ["1"]], 5)],
+        *[{"channel": 1, "concepts": concepts} for concepts in ([], [[0], []], [[0], [-1]], [[0], ["1"]], 5)],
         {"channel": 1},
         5,
     ],

@@ -1,5 +1,6 @@
 """Stage 2's part of the store: class means and counts."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,3 +64,31 @@ def test_class_means_that_cannot_be_any_are_refused(tmp_path, what):
     classes.write_means(means, images)
     with pytest.raises(UserError, match=r"class_means\.npz is damaged \(its (means|numbers of images) are"):
         classes.read_means()
+
+
+SETTINGS = {"tau": 0.5, "p": 0.75, "only_correct": True, "min_images": 2, "only_above_mean": False}
+MODES = np.array([0, 1, 1]), np.array([1, 0, 1]), np.array([0.5, np.nan, -0.25])
+
+
+def test_modes_are_read_for_the_channels_classes_and_settings_that_they_are_of(tmp_path):
+    classes = ClassStore(tmp_path, "m", META)
+    channels, outputs, cosines = MODES
+    assert classes.read_modes(SETTINGS, channels, outputs) is None
+    classes.write_modes(SETTINGS, *MODES)
+    assert classes.modes_path(**SETTINGS).name == "m_modes_required0.5_p0.75_only_correct_min2.npz"
+    np.testing.assert_array_equal(classes.read_modes(SETTINGS, channels, outputs), cosines)
+    assert classes.read_modes(SETTINGS, channels, 1 - outputs) is None
+    assert classes.read_modes(SETTINGS, channels[:2], outputs[:2]) is None
+    assert classes.read_modes({**SETTINGS, "only_above_mean": True}, channels, outputs) is None
+    assert ClassStore(tmp_path, "m", {**META, "model": "other"}).read_modes(SETTINGS, channels, outputs) is None
+
+
+def test_modes_under_another_name_or_that_cannot_be_any_are_refused(tmp_path):
+    classes, other = ClassStore(tmp_path, "m", META), {**SETTINGS, "p": 0.5}
+    classes.write_modes(SETTINGS, *MODES)
+    classes.modes_path(**SETTINGS).rename(classes.modes_path(**other))
+    with pytest.raises(UserError, match=r"modes_required0.5_p0.5_.*is damaged .it is of other settings"):
+        classes.read_modes(other, *MODES[:2])
+    classes.write_modes(SETTINGS, *MODES[:2], np.array([0.0, 1.5, 0.0]))
+    with pytest.raises(UserError, match=r"is damaged .its cosines are impossible"):
+        classes.read_modes(SETTINGS, *MODES[:2])

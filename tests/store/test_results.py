@@ -7,7 +7,7 @@ from tests.conftest import messages, run_script
 from tests.report.test_summary import pair, three
 from tests.store.helpers import split_file
 from utils.errors import UserError
-from utils.report import result_tables
+from utils.report import result_files, result_tables
 from utils.store.files import write_json
 from utils.store.results import RESULT_FORMAT, Results
 from utils.store.splits import write_split
@@ -69,7 +69,7 @@ def test_a_result_whose_split_has_changed_is_left_out_and_named(tmp_path, capsys
     with_split(tmp_path, pair(4))  # other ARVs over all training images: another split
     assert [result["channel"] for result in results.read_all()] == [3]
     assert results.stale == ["net_channel4_1_2_rho0.95_required0.03.json"] and results.unchecked == []
-    result_tables.print_summary(results)
+    result_files.print_summary(results)
     printed = capsys.readouterr()
     (line,) = messages(printed.err)
     assert "warning: 1 results left out, as their splits have changed since: evaluate them again" in line
@@ -82,7 +82,7 @@ def test_results_whose_splits_are_missing_or_damaged_are_named_and_stay(tmp_path
     (tmp_path / "models" / "net_channel5_1_2.pt").write_bytes(b"damaged")
     assert len(results.read_all()) == 8
     assert len(results.unchecked) == 7 and "net_channel5_1_2_rho0.95_required0.03.json" in results.unchecked
-    result_tables.print_summary(results)
+    result_files.print_summary(results)
     (line,) = messages(capsys.readouterr().err)
     assert f"warning: 7 results not checked, as their splits are not in {tmp_path}/models (" in line
     assert line.endswith("and 2 more)") and "channel5" in line
@@ -137,7 +137,7 @@ def write_meanwhile(monkeypatch, *given):
 def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monkeypatch):
     results = write(tmp_path, pair(3))
     waiting = write_meanwhile(monkeypatch, pair(4), pair(4, tau=0.1), pair(5))
-    tables, paths = result_tables.write_tables(results)
+    tables, paths = result_files.write_tables(results)
     assert not waiting
     assert [len(table.results) for table in tables] == [3, 1]
     text = (tmp_path / "out/results_quantitative/summary.md").read_text()
@@ -158,15 +158,15 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
 def test_a_result_that_is_measured_again_meanwhile_counts(tmp_path, monkeypatch):
     results = write(tmp_path, pair(3))
     write_meanwhile(monkeypatch, pair(3, concept_names=["new", "newer"]))
-    result_tables.write_tables(results)
+    result_files.write_tables(results)
     assert "new" in (tmp_path / "out/results_quantitative/summary.csv").read_text()
 
 
 def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
     results, other = write(tmp_path, pair(3)), pair(3, run="other", split="other_channel3_1_2")
-    result_tables.write_tables(results)
+    result_files.write_tables(results)
     results.write(other)
-    _, paths = result_tables.write_tables(results)
+    _, paths = result_files.write_tables(results)
     left = {path.name for path in (tmp_path / "out/results_quantitative").glob("*.txt")}
     assert left == {path.name for path in paths if path.suffix == ".txt"}
     assert left == {f"{run}_quantitative_concept{k}_required0.03.txt" for run in ("net", "other") for k in (1, 2)}
@@ -174,4 +174,4 @@ def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
 
 def test_without_a_result_there_is_no_table(tmp_path):
     with pytest.raises(UserError, match=r"there are no results in .*: run get_results.py --get_quantitative first"):
-        result_tables.write_tables(results_of(tmp_path))
+        result_files.write_tables(results_of(tmp_path))

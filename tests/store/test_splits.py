@@ -13,7 +13,8 @@ from utils.method.disentangling import Concept, Split
 from utils.networks.loading import fingerprint
 from utils.store import splits
 from utils.store.names import SUFFIXES, split_suffix
-from utils.store.splits import find_splits, read_split, require_weight, split_network, split_path, write_split
+from utils.store.networks import split_network
+from utils.store.splits import find_splits, read_split, require_weight, split_path, write_split
 
 MODULE = nn.Conv2d(2, 3, 1)
 
@@ -52,18 +53,6 @@ def test_a_split_file_holds_the_split_and_what_it_came_from(tmp_path, bias):
     assert equal(parts(read), parts(file))
     assert (read.split.bias is not None) == bias
     assert len(read.sha256) == 64 and read.settings["tau"] == 0.03 and read.settings["gamma"] is None
-    assert read.made_of() == file.made_of()
-
-
-def test_the_proof_is_no_part_of_what_a_split_is_made_of(tmp_path):
-    one, other = split_file(MODULE, 1), split_file(MODULE, 1)
-    other.mean_arv, other.proof = one.mean_arv, {"images": 16}
-    assert one.made_of() == other.made_of()
-    for name, file in (("one", one), ("other", other)):
-        write_split(tmp_path / name, file)
-    assert one.sha256 != other.sha256
-    other.mean_arv = one.mean_arv + 1
-    assert one.made_of() != other.made_of()
 
 
 def forge(path, change):
@@ -109,7 +98,9 @@ def spoil(name, value):
         put(rhos=[0.5]),
         put(objective_names=["contrast", "positive", "absolute"]),
         put(settings={"tau": 0.03}),
-        lambda content: content["context"].pop("positions"),
+        lambda content: content["context"].pop("layer"),
+        put(positions=0),
+        put(background=1.0),
         lambda content: content.pop("proof"),
     ],
 )
@@ -147,20 +138,25 @@ def test_everything_that_makes_another_split_makes_another_name():
     wishes = [
         {"only_correct": correct, "objective": objective, "split_by": split_by, "background": background}
         for correct in (False, True)
-        for objective in ("positive", "absolute", "contrast")
-        for split_by in ("arv", "least_squares")
-        for background in (None, 3)
+        for split_by, objective in (
+            *(("arv", objective) for objective in ("positive", "absolute", "contrast")),
+            ("least_squares", None),
+        )
+        for background in (None, 1, 3, 0.001)
     ]
     suffixes = [split_suffix(**wish) for wish in wishes]
     assert len(set(suffixes)) == len(wishes)
     assert all(re.fullmatch(SUFFIXES, suffix) for suffix in suffixes)
     for expected, wish in (
-        ("", {"only_correct": False, "objective": "positive"}),
-        ("_only_correct", {"only_correct": True, "objective": "positive"}),
+        ("", {}),
+        ("_only_correct", {"only_correct": True}),
         ("_only_correct_contrast", {"only_correct": True, "objective": "contrast"}),
-        ("_absolute", {"only_correct": False, "objective": "absolute"}),
+        ("_absolute", {"objective": "absolute"}),
+        ("_background", {"background": 1.0}),
+        ("_least_squares_background0.1", {"split_by": "least_squares", "objective": None, "background": 0.1}),
     ):
-        assert split_suffix(**wish) == expected
+        plain = {"only_correct": False, "objective": "positive", "split_by": "arv", "background": None}
+        assert split_suffix(**{**plain, **wish}) == expected
     assert str(split_path("f", "m", 1, [[2, 3], [4]], "_absolute")) == "f/m_channel1_2-3_4_absolute.pt"
 
 

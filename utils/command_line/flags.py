@@ -190,6 +190,39 @@ def add_concept_flags(parser):
         )
 
 
+def add_division_flags(parser, default=None):
+    """How inputs are divided: for stage 3, with its default, or to choose among splits."""
+    chooses = "" if default else "; chooses among several splits"
+    parser.add_argument(
+        "--split_by",
+        choices=("arv", "least_squares"),
+        default=default,
+        help="what divides the inputs: arv (the paper's Ineq. 5, each input whole), or least_squares (shares, "
+        "so that each new channel is the channel on its own images, and nothing on others)"
+        + (f" ({default})" if default else chooses),
+    )
+    parser.add_argument(
+        "--background",
+        type=_checked(float, lambda value: 0 <= value < float("inf"), "a number from 0"),
+        nargs="?",
+        const=1.0,
+        metavar="WEIGHT",
+        help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
+        "they count beside a concept's images in least_squares, 0 for none"
+        + (" (arv: none; least_squares: 1)" if default else chooses),
+    )
+
+
+def background_weight(args):
+    """Stage 3's weight of everything else, or None without it."""
+    weight = args.background
+    if weight is None:
+        return 1.0 if args.split_by == "least_squares" else None
+    if args.split_by == "arv" and weight not in (0, 1):
+        raise UserError(f"--background {weight:g}: only --split_by least_squares weighs it")
+    return weight or None
+
+
 def add_candidates_flag(parser):
     parser.add_argument(
         "--candidates",
@@ -208,10 +241,14 @@ def require(args, *names):
 
 
 def concepts_from(args):
-    """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps, K at least 2."""
+    """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps.
+
+    One alone only where there may be a background beside it.
+    """
     given = [getattr(args, f"classes_for_concept{number}") for number in range(1, MAX_CONCEPTS + 1)]
     concepts = [classes for classes in given if classes is not None]
-    require(args, "classes_for_concept1", "classes_for_concept2")
+    alone = args.background or (args.background is None and args.split_by == "least_squares")
+    require(args, "classes_for_concept1", *([] if alone else ["classes_for_concept2"]))
     if given[: len(concepts)] != concepts:
         raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
     return concepts
@@ -226,38 +263,6 @@ def check_candidates(args, channel_flag):
     for number in range(1, MAX_CONCEPTS + 1):
         if getattr(args, f"classes_for_concept{number}") is not None:
             raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
-
-
-def is_summary_alone(args):
-    """Whether stage 4 is only to sum up what is there."""
-    return args.summary and args.channel_of_interest is None and args.candidates is None
-
-
-def check_wishes(args, parser):
-    """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
-    if is_summary_alone(args):
-        return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
-    require(args, "model", *(["channel_of_interest"] if args.candidates is None else []))
-    check_candidates(args, "channel_of_interest")
-    for flag in ("all_classes", "patch_size"):
-        if getattr(args, flag) and not args.get_channel_card:
-            raise UserError(f"--{flag} is for --get_channel_card: add it")
-    wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-    if not any(getattr(args, wish) for wish in wishes):
-        args.get_qualitative = args.get_quantitative = True
-
-
-def wants_input(args):
-    """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
-    return args.get_channel_card or args.get_feature_visualization
-
-
-def refuse_ignored(args, parser, flag, *meant):
-    """Where ``flag`` alone reads what is there, refuse all others but those ``meant``: they would be ignored."""
-    for name, value in vars(args).items():
-        if name not in (flag, *meant) and value != parser.get_default(name):
-            advice = "name a channel or --candidates, or leave it out"
-            raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")
 
 
 def candidate_flags(args, channel_flag, other_flag):

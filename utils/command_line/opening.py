@@ -1,26 +1,22 @@
-"""What stages 2 to 4 begin with: candidates, settings, network and splits, checked against what is stored."""
+"""What stages 2 to 4 begin with: candidates, settings and network, checked against what is stored."""
 
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from utils.command_line import flags
 from utils.errors import UserError
-from utils.images.batches import ImageBatches
-from utils.images.classes import ClassMap, map_folders, read_class_map
+from utils.images.classes import map_folders, read_class_map
 from utils.images.listing import class_folders, list_images
 from utils.images.text import printable
-from utils.method.disentangling import RHOS
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
-from utils.stages.validation import ImagePass, StoredValidation, list_validation
+from utils.stages.choosing_rho import ByRho
+from utils.stages.least_squares import ByLeastSquares, TrainingInputs
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
 from utils.store.files import refuse_differences
 from utils.store.importances import ImportanceStore, identity
-from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight, transform_from
+from utils.store.splits import transform_from
 
 DEFAULTS = {"tau": 0.03, "only_correct": False}
 FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
@@ -182,145 +178,14 @@ def resolve_all(asked, channel_flag, meta, classes, problems):
     return list(resolved.values())
 
 
+def open_divider(args, network, layer, store, labels, only_correct):
+    """What divides the inputs of stage 3's candidates."""
+    if args.split_by == "arv":
+        return ByRho(network, layer, args.rho_objective, args.precision)
+    return ByLeastSquares(TrainingInputs(store, labels, only_correct), flags.background_weight(args))
+
+
 def check_origin(asked, args, meta):
     """Refuse candidates that stage 2 found in a network of other weights or another layer."""
     origin = {key: asked.settings[key] for key in ("weights_sha256", "layer") if key in asked.settings}
     refuse_differences(meta, origin, origin, args.candidates)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Splits
-
-
-@dataclass
-class OpenedSplit:
-    """A split file's ``path`` and content, and the ``rho`` asked for."""
-
-    path: Path
-    file: SplitFile
-    rho: float
-
-    @cached_property
-    def outputs(self):
-        """All classes of all concepts, sorted."""
-        return sorted(output for concept in self.file.split.classes for output in concept)
-
-
-def open_splits(args, run, asked, problems):
-    """The splits asked for, each once: a list of OpenedSplit."""
-    if args.rho is not None and args.rho not in RHOS:
-        raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
-    model_dir, opened, first = model_dir_of(args), {}, None
-    for candidate in asked.candidates:
-        with problems.noted(f"channel {candidate.channel}"), candidate.named():
-            path, file = _open_split(args, model_dir, run, candidate, asked.settings)
-            first = first or file
-            shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
-            refuse_differences(first.context, file.context, shared, path)
-            opened[path] = OpenedSplit(path, file, args.rho or file.split.rho)
-    if not opened:
-        problems.finish("opened")
-    return list(opened.values())
-
-
-def model_dir_of(args):
-    return Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
-
-
-def _open_split(args, model_dir, run, candidate, settings):
-    """A split file's path and content; class folders' names are resolved by the splits' own class map."""
-    present = find_splits(model_dir, run, candidate.channel)
-    if not present:
-        raise UserError(
-            f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
-        )
-    context = _first_readable(present).context
-    concepts = resolve(candidate, "channel_of_interest", context, ClassMap(context["classes"]))
-    found = find_splits(model_dir, run, candidate.channel, concepts)
-    if not found:
-        names = ", ".join(other.name for other in present[:20])
-        wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
-        raise UserError(
-            f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
-            "run disentangle_channel.py for these concepts"
-        )
-    files = {path: read_split(path) for path in found}
-    chosen = {path: file for path, file in files.items() if _is_wanted(file, args, settings)}
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in chosen or found)
-        which = "several splits match" if chosen else "no split matches"
-        raise UserError(f"{which} ({names}): choose one with --only_correct or --no-only_correct, and --rho_objective")
-    ((path, file),) = chosen.items()
-    asked = {"channel": candidate.channel, "classes": concepts}
-    refuse_differences(asked, {"channel": file.split.channel, "classes": file.split.classes}, asked, path)
-    return path, file
-
-
-def _is_wanted(file, args, settings):
-    """Whether a split was made as the flags, or else the candidates' settings, say."""
-    only_correct = args.only_correct if args.only_correct is not None else settings.get("only_correct")
-    return only_correct in (None, file.settings["only_correct"]) and args.rho_objective in (None, file.split.objective)
-
-
-def _first_readable(paths):
-    """The first of several split files that is not damaged."""
-    for path in paths[:-1]:
-        try:
-            return read_split(path)
-        except UserError:
-            continue
-    return read_split(paths[-1])
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Validation images
-
-
-def open_validation(args, run, opened, context, classes, transform, device):
-    """Where stage 4's images come from: a complete val store that matches, unless pictures need the images; else val/.
-
-    Returns
-    -------
-    StoredValidation or ImagePass
-    """
-    root = Path(args.data_dir) / "val"
-    store = _matching_val_store(args, run, context)
-    if store is not None and not flags.wants_input(args):
-        if args.weights is not None:
-            open_network(args, context, opened[0].path)
-        _check_weights(opened, *store.read_layer())
-        return StoredValidation(store, root, classes)
-    outputs = sorted({output for one in opened for output in one.outputs})
-    images = list_validation(root, classes, outputs, args.all_classes)
-    network, layer = open_network(args, context, opened[0].path)
-    _check_weights(opened, layer.weight, layer.bias)
-    how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
-
-    def load(batches, description):
-        return ImageBatches(images, transform, batches, description, **loading)
-
-    network.module.to(device, memory_format=torch.channels_last)
-    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how)
-
-
-def _check_weights(opened, weight, bias):
-    for one in opened:
-        require_weight(one.path, one.file.split, weight, bias)
-
-
-def _matching_val_store(args, run, context):
-    """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
-    store = ImportanceStore(args.store_dir, run, "val")
-    if not store.meta_path.is_file():
-        return None
-    meta = store.load_meta()
-    keys = ("weights_sha256", "layer", "num_channels", "num_outputs", "positions", "transform", "classes")
-    how = {"precision": args.precision, "decoding": args.decode}
-    asked = {**{key: context[key] for key in keys}, **how}
-    if any(meta[key] != asked[key] for key in asked):
-        return None
-    try:
-        store.require_complete()
-    except UserError:  # it is being made
-        return None
-    return store

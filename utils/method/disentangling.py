@@ -20,33 +20,62 @@ class Concept:
 
 @dataclass
 class Split:
-    """One channel of a layer, divided among K concepts, for every rho of the grid.
+    """One channel of a layer, divided among K concepts.
 
-    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``arvs`` [K, C_in] are the concepts'.
-    ``owners`` [20, C_in] says for each rho whose input a channel of the previous layer is: 0 shared, k concept k.
-    ``objectives`` [20, 3] float64 are the values that choose rho, in the order of ``OBJECTIVES``; ``objective`` and
-    ``rho`` are the chosen ones. ``concepts`` are Concepts, in the order that decides Ineq. 5.
+    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``positions`` are those of the layer's
+    output. ``arvs`` [K, C_in] are the concepts', ``mean_arv`` [C_in] is that of all training images. ``concepts`` are
+    Concepts, in the order that decides Ineq. 5; a background is the last one.
+
+    Divided by ARVs (Ineq. 5) there is a division for every rho of the grid: ``owners`` [20, C_in] says whose input a
+    channel of the previous layer is: 0 shared, k concept k. ``objectives`` [20, 3] float64 are the values that choose
+    rho, in the order of ``OBJECTIVES``; ``objective`` and ``rho`` are the chosen ones. Divided by least squares, these
+    are None, and ``fitted`` [K, C_in] float64 is what share of each input is each concept's.
     """
 
     channel: int
     concepts: list
     weight: torch.Tensor
     bias: torch.Tensor | None
+    positions: int
     arvs: torch.Tensor
-    owners: torch.Tensor
-    objectives: torch.Tensor
-    objective: str
-    rho: float
+    mean_arv: torch.Tensor
+    owners: torch.Tensor | None = None
+    objectives: torch.Tensor | None = None
+    objective: str | None = None
+    rho: float | None = None
+    fitted: torch.Tensor | None = None
+
+    @property
+    def split_by(self):
+        """What has divided the inputs: ``arv`` or ``least_squares``."""
+        return "arv" if self.fitted is None else "least_squares"
+
+    @property
+    def own_concepts(self):
+        """The concepts that have images of their own: all but a background."""
+        return [concept for concept in self.concepts if concept.kind != "background"]
+
+    @property
+    def has_background(self):
+        return len(self.own_concepts) < len(self.concepts)
 
     @property
     def classes(self):
-        """The classes of each concept: lists of network outputs."""
-        return [concept.classes for concept in self.concepts]
+        """The classes of each concept that has images of its own: lists of network outputs."""
+        return [concept.classes for concept in self.own_concepts]
+
+    def shares(self, rho=None):
+        """What share of each input is a concept's alone, and last the residual's, [K + 1, C_in]; columns sum to 1.
+
+        ``rho``: default the chosen one; without meaning for least squares.
+        """
+        if self.fitted is not None:
+            return torch.cat([self.fitted, torch.zeros_like(self.fitted[:1])])
+        return shares_of_owners(self.owners[RHOS.index(self.rho if rho is None else rho)], len(self.concepts))
 
     def rows(self, rho=None):
-        """Weights of ``c'_1 .. c'_K`` and the residual at ``rho`` (default: the chosen one), [K + 1, C_in, taps]."""
-        index = RHOS.index(self.rho if rho is None else rho)
-        return disentangled_rows(self.weight, self.owners[index], len(self.concepts))
+        """Weights of ``c'_1 .. c'_K`` and the residual at ``rho``, [K + 1, C_in, taps]."""
+        return disentangled_rows(self.weight, self.shares(rho))
 
     def biases(self):
         """Each row carries the whole bias of the channel: [K + 1], or None."""
@@ -54,7 +83,12 @@ class Split:
 
     def shown_rows(self, rho=None):
         """Weights of the original channel and of ``c'_1 .. c'_K``, which figures show: [K + 1, C_in, taps]."""
-        return torch.cat([self.weight[None], self.rows(rho)[:-1]])
+        rows = self.rows(rho)
+        return torch.cat([self.weight[None].to(rows), rows[:-1]])
+
+    def exclusive_means(self, rho=None):
+        """Mean over all training images and positions of what is a concept's alone, ``c'_k - r``: [K], float64."""
+        return (self.shares(rho)[:-1].double() * self.mean_arv).sum(-1) / self.positions
 
 
 def split_sources(arvs, rho):
@@ -65,36 +99,43 @@ def split_sources(arvs, rho):
 
     Parameters
     ----------
-    arvs : Tensor [K, C_in]
+    arvs : Tensor [K, ..., C_in]
+        Of one unit or of many.
     rho : float, in (0, 1]
 
     Returns
     -------
-    LongTensor [C_in]: 0 for shared inputs, k (from 1) for those of concept k
+    LongTensor [..., C_in]: 0 for shared inputs, k (from 1) for those of concept k
     """
-    owners = torch.zeros(arvs.shape[1], dtype=torch.long)
+    owners = torch.zeros(arvs.shape[1:], dtype=torch.long)
     for k in reversed(range(len(arvs))):
         others = torch.cat([arvs[:k], arvs[k + 1 :]])
         owners[(rho * arvs[k] > others).all(0)] = k + 1
     return owners
 
 
-def disentangled_rows(weight, owners, num_concepts):
+def shares_of_owners(owners, num_concepts):
+    """Whole inputs as shares: owners [..., C_in] (0: nobody's) -> BoolTensor [K + 1, ..., C_in], the residual last."""
+    return torch.stack([owners == k for k in [*range(1, num_concepts + 1), 0]])
+
+
+def disentangled_rows(weight, shares):
     """The disentangled channels: weights of ``c'_1 .. c'_K`` and of the residual.
 
-    ``c'_k`` has the inputs of every other concept set to zero, the residual has those of all concepts set to zero.
+    ``c'_k`` has its own share of each input and the residual's, but nothing of the other concepts'.
 
     Parameters
     ----------
-    weight : Tensor [C_in, taps]
-    owners : LongTensor [C_in]
-    num_concepts : int, K
+    weight : Tensor [..., C_in, taps]
+    shares : Tensor [K + 1, ..., C_in]
+        Of the concepts, and last of the residual.
 
     Returns
     -------
-    Tensor [K + 1, C_in, taps], the residual last
+    Tensor [K + 1, ..., C_in, taps], the residual last
     """
-    return torch.stack([weight * ((owners == 0) | (owners == k))[:, None] for k in [*range(1, num_concepts + 1), 0]])
+    exclusive = weight * shares[..., None]
+    return torch.cat([exclusive[:-1] + exclusive[-1], exclusive[-1:]])
 
 
 def merge(channels, dim):

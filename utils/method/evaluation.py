@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from scipy.stats import gaussian_kde, mannwhitneyu
 
+CLEAN_OWN, CLEAN_OTHER = 0.8, 0.2
+OVERSHOOTING = -0.25, 1.25
+
 
 def spatial_sums(rows, biases, tap_sums, positions):
     """Spatial sums of the channels that ``rows`` are, from the tap sums of the layer's input.
@@ -51,6 +54,11 @@ class Summary:
     included: int
     images: int
 
+    def of(self, channels):
+        """The same of some of the channels."""
+        parts = (getattr(self, name)[channels] for name in ("mean", "std", "median"))
+        return Summary(*parts, self.counted, self.included, self.images)
+
 
 def summarise(original, sums, included):
     """Summary of a concept's images: ``original`` [n], ``sums`` [n, K + 1], ``included`` [n] bool."""
@@ -64,6 +72,24 @@ def summarise(original, sums, included):
     return Summary(
         fractions.mean(0), std, np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
     )
+
+
+def failed_conditions(summary, concept):
+    """What keeps a concept's summary from being clean, as text: nothing if it is.
+
+    Clean: the mean fraction of its own channel ``c'_k`` (k = ``concept``, from 0) is at least 0.8, and that of every
+    other one but the residual at most 0.2.
+    """
+    if not summary.counted:
+        return ["no image"]
+    own, others = summary.mean[concept], np.delete(summary.mean[:-1], concept)
+    failed = [f"own {own:.2f}"] if own < CLEAN_OWN else []
+    return failed + ([f"other {others.max():.2f}"] if others.max() > CLEAN_OTHER else [])
+
+
+def overshoots(summary):
+    """Whether a new channel's mean fraction is far above all of the original channel, or far below nothing."""
+    return bool((summary.mean[:-1] > OVERSHOOTING[1]).any() or (summary.mean[:-1] < OVERSHOOTING[0]).any())
 
 
 def auroc(positives, negatives):
@@ -81,15 +107,17 @@ def separation(originals, sums):
     ----------
     originals : list of K arrays [n_k]
         Spatial sums of the original channel in the images of each concept.
-    sums : list of K arrays [n_k, K + 1]
-        Those of ``c'_1 .. c'_K`` and the residual.
+    sums : list of K arrays [n_k, more than K]
+        Those of ``c'_1 .. c'_K`` and more.
 
     Returns
     -------
     list of K pairs
         Of concept k against the others: the area of ``c'_k``, and of the original channel in its better direction,
-        ``max(A, 1 - A)``.
+        ``max(A, 1 - A)``; NaN where there is one concept alone.
     """
+    if len(sums) == 1:
+        return [(np.nan, np.nan)]
     areas = []
     for k in range(len(sums)):
         others = [j for j in range(len(sums)) if j != k]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from utils.method.evaluation import spatial_sums
 from utils.method.importance import relevant_in_images
 
 
@@ -60,6 +61,45 @@ def _images_of_classes(targets, predictions):
 
 def _with_all(halves):
     return torch.cat([halves.sum(1, keepdim=True), halves], dim=1)
+
+
+@dataclass
+class Levels:
+    """How high the channels lie: class means of their spatial sums, ``sums`` [T, C], and ``mean`` [C] over all images.
+
+    Importance is input x gradient, which counts a channel that is lower than usual for a class like one that is high.
+    """
+
+    sums: torch.Tensor
+    mean: torch.Tensor
+
+    @property
+    def below(self):
+        """Where a class lies below the mean over all images: BoolTensor [T, C], False for classes without images."""
+        return self.sums < self.mean
+
+
+def channel_levels(weight, bias, positions, mean_inputs, all_mean_inputs, all_images):
+    """Levels of a layer: ``sum_hw a_c`` in the mean over a class is ``W . mean S + b * positions``.
+
+    Parameters
+    ----------
+    weight : Tensor [C, C_in, taps]
+    bias : Tensor [C] or None
+    positions : int
+    mean_inputs : Tensor [T, C_in, taps]
+        Class means of the tap sums over the images that count.
+    all_mean_inputs, all_images : Tensor [T, C_in, taps], Tensor [T]
+        The same over all images, and their numbers: the mean over the data set weights every image alike.
+
+    Returns
+    -------
+    Levels, float64
+    """
+    present = all_images > 0
+    total = (all_mean_inputs[present] * all_images[present, None, None]).sum(0) / all_images.sum()
+    sums = spatial_sums(weight.double(), bias, torch.cat([mean_inputs, total[None]]), positions)
+    return Levels(sums[:-1], sums[-1])
 
 
 def averaged_relevance_vectors(weight, mean_inputs):

@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.method.disentangling import RHOS, disentangled_rows, split_sources
+from utils.method.disentangling import RHOS, disentangled_rows, shares_of_owners, split_sources
 
 OBJECTIVES = ("positive", "absolute", "contrast")
 DENOMINATOR_OFFSET = 1e-5
@@ -52,12 +52,17 @@ class RhoSearch:
     splits share their values exactly: of equal ones, the smallest rho wins. ``owners`` [20, C_in] is for all rho.
     """
 
-    def __init__(self, weight, bias, arvs):
-        """``weight`` [C_in, taps] and ``bias`` ([] or None) of the channel, ``arvs`` [K, C_in] of the concepts."""
+    def __init__(self, weight, bias, arvs, num_own=None):
+        """``weight`` [C_in, taps] and ``bias`` ([] or None) of the channel, ``arvs`` [K, C_in] of the concepts.
+
+        Only the first ``num_own`` (default: all) have images of their own; a background is one of the others alone.
+        """
         self.num_concepts = len(arvs)
+        self._own = slice(num_own)
         self.owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
         distinct, self._which = self.owners.unique(dim=0, return_inverse=True)
-        self.rows = torch.cat([disentangled_rows(weight, owners, self.num_concepts)[:-1] for owners in distinct])
+        shares = [shares_of_owners(owners, self.num_concepts) for owners in distinct]
+        self.rows = torch.cat([disentangled_rows(weight, one)[:-1] for one in shares])
         self.biases = None if bias is None else bias.expand(len(self.rows))
         self._sums = torch.zeros(self.num_concepts, len(distinct), len(OBJECTIVES), dtype=torch.float64)
         self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
@@ -71,11 +76,11 @@ class RhoSearch:
 
     def has_images(self):
         """Whether there was an image of every concept."""
-        return bool((self._images > 0).all())
+        return bool((self._images[self._own] > 0).all())
 
     def objectives(self):
         """The sum over concepts of the mean over their images, [20, 3] float64."""
-        return (self._sums / self._images[:, None, None]).sum(0)[self._which]
+        return (self._sums / self._images[:, None, None])[self._own].sum(0)[self._which]
 
     def best(self, objective):
         """The rho of the largest value; of equal ones, the smallest."""

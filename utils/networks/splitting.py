@@ -19,8 +19,9 @@ class DisentangledLayer(nn.Module):
     """A layer some channels of which are split, with the same output as before.
 
     ``layer`` is the original layer as it is. Beside it ``parts``, one layer of the same kind, computes
-    ``c'_1 .. c'_K, r`` of every split in turn; ``rows_of[n]`` lists the channels of split ``n`` in its output. Merged,
-    they take the place of the original channels, so a forward hook on ``parts`` sees the disentangled channels, and
+    ``c'_1 .. c'_K, r`` of every split in turn; ``rows_of[n]`` lists the channels of split ``n`` in its output,
+    ``concepts_of[n]`` its Concepts and ``means_of[n]`` the means of ``c'_k - r`` over the training images. Merged, the
+    parts take the place of the original channels, so a forward hook on ``parts`` sees the disentangled channels, and
     what it changes reaches the network. Hooks of the layer see the merged output. Other attributes are the layer's.
 
     The parts are computed and merged in fp32 (fp64 where the layer's output is), from weights and input rounded as the
@@ -35,9 +36,13 @@ class DisentangledLayer(nn.Module):
         super().__init__()
         self.__module__ = "torch.nn"  # torch.fx takes it for one operation then, as it takes the layer itself
         self.channels, self.channel_dim = [split.channel for split in splits], layer.channel_dim
+        self.concepts_of = [split.concepts for split in splits]
+        self._whole_inputs = all(split.split_by == "arv" for split in splits)
         if len(set(self.channels)) < len(self.channels):
             raise ValueError(f"a channel can be split only once, these are {self.channels} of {layer.name}")
-        rows = [split.rows(rho) for split, rho in zip(splits, stored_rhos(splits, rhos), strict=True)]
+        rhos = stored_rhos(splits, rhos)
+        rows = [split.rows(rho).double() for split, rho in zip(splits, rhos, strict=True)]
+        self.means_of = [split.exclusive_means(rho).tolist() for split, rho in zip(splits, rhos, strict=True)]
         ends = torch.tensor([len(own) for own in rows]).cumsum(0).tolist()
         self.rows_of = [[*range(end - len(own), end)] for own, end in zip(rows, ends, strict=True)]
         self._num_rows = sorted({len(own) for own in rows})
@@ -65,11 +70,25 @@ class DisentangledLayer(nn.Module):
     def _compute_parts(self, input, dtype):
         """``parts`` of the input, in at least fp32, with weight, bias and input rounded to ``dtype`` first."""
         wide = torch.promote_types(dtype, torch.float32)
-        if input.dtype == self.parts.weight.dtype == dtype == wide:
+        if self._whole_inputs and input.dtype == self.parts.weight.dtype == dtype == wide:
             return self.parts(input)
         given = {name: getattr(self.parts, name) for name in ("weight", "bias")}
         rounded = {name: _rounded(value, dtype) for name, value in given.items() if value is not None}
+        rounded["weight"] = self._closed(rounded["weight"], _rounded(self.layer.weight, dtype))
         return torch.func.functional_call(self.parts, rounded, _rounded(input, dtype))
+
+    def _closed(self, rows, weight):
+        """Rounded rows whose merge is the rounded weight of the original channel.
+
+        Shares of a weight, each rounded for itself, do not add up to the rounded weight: the last concept of each split
+        takes what the others leave. Rows that have whole inputs stay as they are.
+        """
+        for size in self._num_rows:
+            own = getattr(self, f"_rows_{size}").view(-1, size)
+            others = merge(rows[torch.cat([own[:, :-2], own[:, -1:]], 1)], dim=1)
+            left = weight[getattr(self, f"_channels_{size}")] - others + rows[own[:, -1]]
+            rows = rows.index_copy(0, own[:, -2], left)
+        return rows
 
     def __getattr__(self, name):
         try:
@@ -91,11 +110,12 @@ def _rounded(values, dtype):
 
 
 def stored_rhos(splits, rhos):
-    """The rho of each split, of those asked for or chosen; ValueError where they do not fit the splits."""
+    """The rho of each split, of those asked for or chosen (None for one by least squares); ValueError where they do
+    not fit the splits."""
     rhos = [split.rho for split in splits] if rhos is None else list(rhos)
     if len(rhos) != len(splits):
         raise ValueError(f"{len(rhos)} rhos were given for {len(splits)} splits")
-    unknown = [rho for rho in rhos if rho not in RHOS]
+    unknown = [rho for split, rho in zip(splits, rhos, strict=True) if rho != split.rho and rho not in RHOS]
     if unknown:
         raise ValueError(f"rho {unknown[0]} is not one of the stored values {', '.join(map(str, RHOS))}")
     return rhos
@@ -116,6 +136,29 @@ def in_place_of(network, layer, module):
         yield module
     finally:
         replace_module(network, module, layer.module)
+
+
+def parts_table(module):
+    """What each channel of the ``parts`` of a DisentangledLayer is: see ``network_concepts``, without ``layer``."""
+    table = []
+    for channel, rows, concepts in zip(module.channels, module.rows_of, module.concepts_of, strict=True):
+        named = [(k, concept.name, concept.classes) for k, concept in enumerate(concepts, start=1)]
+        for row, (part, name, classes) in zip(rows, [*named, (0, "residual", [])], strict=True):
+            table.append({"row": row, "channel": channel, "part": part, "name": name, "classes": classes})
+    return table
+
+
+def network_concepts(network):
+    """What each channel of the ``parts`` of a split network is: a table to address channels by meaning.
+
+    Returns
+    -------
+    list of dict
+        ``layer``, ``row`` (channel of the output of ``parts``), ``channel`` (the one that was split), ``part`` (1 .. K;
+        0 for the residual), ``name`` and ``classes`` (network outputs) of the concept.
+    """
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, DisentangledLayer)]
+    return [{"layer": name, **row} for name, module in layers for row in parts_table(module)]
 
 
 def is_split(network):

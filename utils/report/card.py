@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from utils.report.plots import (
     DISENTANGLED,
     GREY,
-    ORIGINAL,
     SUBTLE,
     density_axes,
     density_limits,
@@ -26,17 +25,20 @@ DENSITY_WIDTH, DENSITY_HEIGHT, PANEL_TITLE, BAR = 2.7, 0.9, 0.26, 0.21
 
 @dataclass
 class Card:
-    """What a channel card shows; K concepts.
+    """What a channel card shows; K concepts, R channels: the original one, those of the concepts, perhaps one more.
 
-    ``names`` [K]. ``patches`` [K + 1] has for the original channel and ``c'_1 .. c'_K`` the most activating patches as
-    (picture [h, w, 3], concept from 0, or -1); ``visualizations`` [K + 1] has lists of pictures, or is None.
-    ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes them,
-    ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions.
+    ``names`` [K] are the concepts', ``labels`` and ``colours`` [R] the channels'. ``patches`` [R] has the most
+    activating patches as (picture [h, w, 3], concept from 0, or -1); ``visualizations`` [R] has lists of pictures, or
+    is None. ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes
+    them, ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions of the R - 1 new
+    channels and the residual.
     """
 
     channel: int
     subtitle: str
     names: list
+    labels: list
+    colours: list
     patches: list
     visualizations: list | None
     samples: list
@@ -70,10 +72,10 @@ def card_figure(card):
     num_concepts = len(card.names)
     pictures = ROWS * (PICTURE + GAP) + (-GAP if card.visualizations is None else PICTURE + PANEL_TITLE)
     height = max(pictures, num_concepts * DENSITY_HEIGHT)
-    blocks = [MARGIN + k * (BLOCK + BLOCK_GAP) for k in range(num_concepts + 1)]
+    blocks = [MARGIN + k * (BLOCK + BLOCK_GAP) for k in range(len(card.labels))]
     densities = blocks[-1] + BLOCK + PANEL_GAP
     fractions = densities + DENSITY_WIDTH + PANEL_GAP + 0.2
-    bars = max(2.4, BAR * (num_concepts + 2) * num_concepts)
+    bars = max(2.4, BAR * (len(card.labels) + 1) * num_concepts)
     page = Page(fractions + bars + MARGIN, TOP + height + BOTTOM)
     each = (page.width - 1.8) / num_concepts - 0.5
     title = f"Channel {card.channel}: {' and '.join(fitted(name, each, 12) for name in card.names)}"
@@ -88,8 +90,7 @@ def card_figure(card):
 
 def _pictures(page, card, channel, left, top):
     """The patches of one channel, in rows from the upper left, under its name; visualizations below them."""
-    colour = DISENTANGLED[channel - 1][0] if channel else ORIGINAL[0]
-    label = f"c'_{channel}, for {card.names[channel - 1]}" if channel else "original channel"
+    (colour, _), label = card.colours[channel], card.labels[channel]
     page.text(
         left + BLOCK / 2, top + 0.09, symbols(fitted(label, BLOCK + 0.1, 9, lines=2)), 9, color=colour, parse_math=True
     )
@@ -122,18 +123,23 @@ def _densities(page, card, left, height):
     for k, (samples, curves) in enumerate(zip(card.samples, card.curves, strict=True)):
         bottom = BOTTOM + (len(card.names) - 1 - k) * (each + PANEL_TITLE)
         axes = page.axes(left, bottom, DENSITY_WIDTH, each)
-        density_axes(axes, samples, *curves)
+        density_axes(axes, samples, *curves, card.colours)
         axes.set(xlim=(min(low for low, _ in limits), max(high for _, high in limits)), yticks=[], ylabel="")
         axes.tick_params(labelsize=7, labelbottom=k == len(card.names) - 1)
         _panel_title(axes, card, k)
         if not any(curve is not None for curve in curves[1].values()):
             axes.text(0.5, 0.6, "one value, no density", transform=axes.transAxes, ha="center", fontsize=7)
     axes.set_xlabel("activation, summed over space", fontsize=8)
-    channels = ["original", *(f"$c'_{{{k}}}$" for k in range(1, len(card.names) + 1))]
-    handles = [axes.plot([], [], color=colour, linestyle=line)[0] for colour, line in (ORIGINAL, *DISENTANGLED)]
+    channels = ["original", *map(_symbol, card.labels[1:])]
+    handles = [axes.plot([], [], color=colour, linestyle=line)[0] for colour, line in card.colours]
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.36 / each), "borderaxespad": 0}
     columns = {"ncols": min(len(channels), 5), "columnspacing": 1.2, "handlelength": 2.2}
-    axes.legend(handles[: len(channels)], channels, fontsize=7, frameon=False, **place, **columns)
+    axes.legend(handles, channels, fontsize=7, frameon=False, **place, **columns)
+
+
+def _symbol(label):
+    """``c'_1`` of "c'_1, for dogs", typeset as the paper does."""
+    return symbols(label.split(",")[0])
 
 
 def _panel_title(axes, card, k):
@@ -144,12 +150,12 @@ def _panel_title(axes, card, k):
 
 def _fractions(page, card, left, width, height):
     """Mean and standard deviation of the fractions, a group of bars for the images of each concept."""
-    axes, num_concepts = page.axes(left, BOTTOM, width, height), len(card.names)
-    colours = [*(colour for colour, _ in DISENTANGLED[:num_concepts]), GREY]
-    labels = [*(f"$c'_{{{k}}}$" for k in range(1, num_concepts + 1)), "$r$"]
+    axes, num_concepts, num_bars = page.axes(left, BOTTOM, width, height), len(card.names), len(card.labels)
+    colours = [*(colour for colour, _ in card.colours[1:]), GREY]
+    labels = [*map(_symbol, card.labels[1:]), "$r$"]
     ticks = []
     for k, summary in enumerate(card.summaries):
-        places = k * (num_concepts + 2) + np.arange(num_concepts + 1)
+        places = k * (num_bars + 1) + np.arange(num_bars)
         ticks += places.tolist()
         middle = places.mean()
         if summary.counted:
@@ -157,7 +163,7 @@ def _fractions(page, card, left, width, height):
             axes.bar(places, summary.mean, yerr=summary.std, color=colours, width=0.8, error_kw=error)
         else:
             axes.text(middle, 0.5, "no image\nto measure", fontsize=7, ha="center", va="center")
-        note = f"images of\n{fitted(card.names[k], BAR * (num_concepts + 1.6), 7, lines=2)}\nn = {summary.counted}"
+        note = f"images of\n{fitted(card.names[k], BAR * (num_bars + 0.6), 7, lines=2)}\nn = {summary.counted}"
         axes.annotate(note, (middle, 0), (0, -18), xycoords=("data", "axes fraction"), textcoords="offset points",
                       ha="center", va="top", fontsize=7, color=DISENTANGLED[k][0], parse_math=False)  # fmt: skip
     axes.set_xticks(ticks, labels * num_concepts, fontsize=7)

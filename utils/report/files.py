@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.store.files import write_bytes
+from utils.store.results import split_at
 
 
 def plot_path(output_dir, result, what):
     """Path of a figure of a split, without a suffix; ``result`` as in ``Results``, ``what`` is shown."""
-    return Path(output_dir) / "plots" / f"{result['split']}_rho{result['rho']}_{what}"
+    return Path(output_dir) / "plots" / f"{split_at(result)}_{what}"
 
 
 def write_figure(stem, figure):

@@ -104,13 +104,26 @@ def fit(name, width, size):
     return next((text for n in range(NAME_LENGTH, 4, -1) if text_width(text := _short(name, n), size) <= width), "...")
 
 
-def fit_list(names, width, size):
-    """As many of the names as fit, and how many more there are."""
-    text = ""
+def fit_list(names, width, size, before="also "):
+    """As many of the names as fit, behind a word or two, and how many more there are."""
+    text = "" if names else before
     for n in range(1, len(names) + 1):
         more = f" and {len(names) - n} more" if n < len(names) else ""
-        longer = f"also {', '.join(names[:n])}{more}"
+        longer = f"{before}{', '.join(names[:n])}{more}"
         if n > 1 and text_width(longer, size) > width:
             break
         text = longer
+    return text
+
+
+def fit_groups(groups, width, size, before=""):
+    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted."""
+    brief = [[group[0], *([f"+{len(group) - 1}"] if group[1:] else [])] for group in groups]
+    tries = [(groups, length, "") for length in (NAME_LENGTH, 30, 24, 20, 16, 12)] + [(brief, 18, ""), (brief, 12, "")]
+    tries += [(brief[:n], 12, f" and {len(groups) - n} more") for n in range(len(groups) - 1, 0, -1)]
+    for shown, length, more in tries:
+        names = [", ".join(_short(name, length) for name in group) for group in shown]
+        text = f"{before}{', '.join(f'{{{one}}}' for one in names)}{more}"
+        if text_width(text, size) <= width:
+            break
     return text

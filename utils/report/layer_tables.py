@@ -19,6 +19,14 @@ def gamma_from(cos_sim_high):
     return cos_sim_high if cos_sim_high < 1 else PAPER_GAMMA
 
 
+def settings_text(*, tau, p, only_correct, min_images, only_above_mean):
+    """What chose the pairs, for the figures."""
+    text = f"τ = {tau:g}, p = {p:g}"
+    text += ", correctly classified images only" if only_correct else ""
+    text += f", classes of at least {min_images} images" if min_images > 1 else ""
+    return text + (", only classes above the channel's mean" if only_above_mean else "")
+
+
 class ChannelClasses:
     """The classes that each channel of a layer is relevant for, and their pairs.
 
@@ -27,10 +35,14 @@ class ChannelClasses:
     relevant : BoolTensor [T, C]
     pairs : ClassPairs
         Of all channels, whatever their cosine.
+    groups : dict of channel -> ChannelGroups
+        Of every channel that is relevant for a class.
+    levels : Levels
     """
 
-    def __init__(self, relevant, pairs):
-        self.relevant, self.pairs = relevant.numpy(), pairs
+    def __init__(self, relevant, pairs, groups, levels):
+        self.relevant, self.pairs, self._groups = relevant.numpy(), pairs, groups
+        self._below, self._sums = levels.below.numpy(), levels.sums.numpy()
         self.num_classes = self.relevant.sum(0)
         channel, class1, class2, cosine = (values.numpy() for values in vars(pairs).values())
         self._order = np.lexsort((class2, class1, cosine, channel))
@@ -54,6 +66,24 @@ class ChannelClasses:
         lowest[has_pairs] = self.pairs.cosine.numpy()[self._order[self._starts[has_pairs]]]
         return lowest
 
+    def groups(self, channel):
+        """The groups of a channel's classes: lists of outputs."""
+        return self._groups[channel].concepts if channel in self._groups else []
+
+    def several_groups(self):
+        """The ChannelGroups of the channels that have two or more, in order of their lowest cosine, highest first."""
+        several = [one for one in self._groups.values() if len(one.concepts) > 1]
+        return sorted(several, key=lambda one: -one.lowest_cosine())
+
+    def low(self, channel, outputs):
+        """The classes, of those given, in which the channel lies below its mean, with the sign of its sum there."""
+        signs = {output: np.sign(self._sums[output, channel]) for output in outputs if self._below[output, channel]}
+        return ", ".join(f"{output} ({'-' if sign < 0 else '+'})" for output, sign in signs.items())
+
+    def num_low(self):
+        """How many relevant (channel, class) there are in which the channel lies below its mean."""
+        return int((self.relevant & self._below).sum())
+
     def polysemantic(self, gamma):
         """The gamma-polysemantic channels, lowest cosine first."""
         lowest = self.lowest_cosines()
@@ -61,28 +91,47 @@ class ChannelClasses:
         return found[np.argsort(lowest[found], kind="stable")].tolist()
 
 
-def print_pairs(pairs, classes, path):
+def print_pairs(pairs, channels, classes, path):
     """Print the pairs as the published code does, and as a table with class names.
 
     A terminal sees a page of them, those of lowest cosine, and a file all; ``path`` is where all are.
     """
     columns = ("channel", "class1", "class2", "cosine_similarity")
-    shown = pairs
-    if sys.stdout.isatty():
-        shown = pairs[max(len(pairs) - max(shutil.get_terminal_size().lines - 12, 10), 0) :]
+    shown = pairs[max(len(pairs) - _page(), 0) :] if sys.stdout.isatty() else pairs
     print([dict(zip(columns, (*pair[:3], round(pair[3], 4)), strict=True)) for pair in shown.rows()])
-    if len(shown):
-        names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in shown.rows()]
-        widths = [max(map(len, column)) for column in zip(*names, strict=True)]
-        print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
-        if len(shown) < len(pairs):
-            print(f"... {len(pairs) - len(shown)} more, of higher cosine, in {path}")
-        for (channel, class1, class2, cosine), (name1, name2) in zip(shown.rows(), names, strict=True):
-            print(f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2}")
+    if not len(shown):
+        return
+    names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in shown.rows()]
+    widths = [max(map(len, column)) for column in zip(*names, strict=True)]
+    print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
+    if len(shown) < len(pairs):
+        print(f"... {len(pairs) - len(shown)} more, of higher cosine, in {path}")
+    for (channel, class1, class2, cosine), (name1, name2) in zip(shown.rows(), names, strict=True):
+        low = channels.low(channel, (class1, class2))
+        line = f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2:{widths[1]}}"
+        print(f"{line}  low: {low}" if low else line.rstrip())
 
 
-def print_layer(meta, channels, kept, cosines):
-    """Print how many channels are relevant for how many classes, and how many pairs there are and were kept."""
+def print_groups(channels, classes, path):
+    """Print the channels of several groups of classes by name, lowest cosine last; a terminal sees a page of them."""
+    groups = channels.several_groups()
+    if not groups:
+        return
+    shown = groups[max(len(groups) - _page(), 0) :] if sys.stdout.isatty() else groups
+    print("\nchannel  lowest cosine  groups of classes")
+    if len(shown) < len(groups):
+        print(f"... {len(groups) - len(shown)} more, of higher cosine, in {path}")
+    for one in shown:
+        concepts = ", ".join(f"{{{', '.join(map(classes.name, concept))}}}" for concept in one.concepts)
+        print(f"{one.channel:7d}  {one.lowest_cosine():13.3f}  {concepts}")
+
+
+def _page():
+    return max(shutil.get_terminal_size().lines - 12, 10)
+
+
+def print_layer(meta, channels, kept, cosines, gamma):
+    """Print how many channels are relevant for how many classes, and how many pairs and groups there are."""
     counts, pairs = np.bincount(np.minimum(channels.num_classes, 3), minlength=4), channels.pairs
     lowest = f" (lowest cosine {pairs.cosine[-1]:.3f})" if len(pairs) else ""
     print(f"\n{meta['model']} with weights {meta['weights']}, layer {meta['layer']}:")
@@ -90,6 +139,15 @@ def print_layer(meta, channels, kept, cosines):
     print(f"{counts[2:].sum()} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
     of = len(kept.channel.unique())
     print(f"{len(kept)} pairs of {of} channels have {cosines[0]} <= cosine < {cosines[1]}")
+    several, polysemantic = len(channels.several_groups()), channels.polysemantic(gamma)
+    one_group = sum(len(channels.groups(channel)) == 1 for channel in polysemantic)
+    print(f"at gamma {gamma:g}, {several} channels have two or more groups; {one_group} are polysemantic, one group")
+    if channels.num_low():
+        print(
+            f"{channels.num_low()} of {channels.relevant.sum()} (channel, class) are relevant by being low: the "
+            "channel's sum lies below its mean over all training images (its sign is in the tables); "
+            "--only_above_mean leaves them out"
+        )
 
 
 def warn(cos_sim_low, pairs, kept, num_images):
@@ -121,23 +179,27 @@ def print_helpful_taus(pairs_at):
 
 
 def write_channels(pairs_path, channels, gamma, classes):
-    """Write a row for every channel: its classes, its lowest cosine (empty without a pair), its pairs under gamma.
+    """Write a row for every channel: its classes, its lowest cosine (empty without a pair), its pairs under gamma, ...
 
-    Beside the table of pairs, and named like it; returns the path.
+    ... the groups of its classes, and the classes in which it is low, with the sign of its sum. Beside the table of
+    pairs, and named like it; returns the path.
     """
-    header = ("Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names")
+    header = ("Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names", "Groups", "Low")
     under = channels.pairs.channel[gamma_polysemantic(channels.pairs.cosine, gamma)].numpy()
     under = np.bincount(under, minlength=len(channels))
     rows = [
         (
             channel,
             channels.num_classes[channel],
-            "; ".join(map(str, channels.classes(channel))),
+            "; ".join(map(str, own)),
             "" if np.isnan(lowest) else f"{lowest:.6f}",
             under[channel],
-            "; ".join(map(classes.name, channels.classes(channel))),
+            "; ".join(map(classes.name, own)),
+            "; ".join("+".join(map(str, group)) for group in channels.groups(channel)),
+            channels.low(channel, own).replace(",", ";"),
         )
         for channel, lowest in enumerate(channels.lowest_cosines())
+        for own in [channels.classes(channel)]
     ]
     path = pairs_path.with_name(f"{pairs_path.stem}_channels.csv")
     write_table(path, header, rows)

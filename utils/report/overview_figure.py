@@ -3,10 +3,12 @@
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
+from utils.report.gamma_guide import draw_gamma, has_anything
 from utils.report.layer_figure_parts import (
     OTHER,
     draw_points,
     fit,
+    fit_groups,
     fit_list,
     label_axes,
     lay_out,
@@ -19,16 +21,19 @@ from utils.report.plots import SUBTLE
 
 MOST_CLASSES = 10
 MOST_CHANNELS = 20
+MOST_GROUPS = 8
 BIN = 0.05
 
 
-def overview_figure(channels, gamma, name, title, subtitle):
-    """How many classes the channels serve, the cosines of all pairs, and the classes of the polysemantic channels.
+def overview_figure(channels, gamma, guide, name, title, subtitle):
+    """How many classes the channels serve, the cosines of all pairs, what gamma can go by, and polysemantic channels.
 
     Parameters
     ----------
     channels : ChannelClasses
     gamma : float
+    guide : dict
+        Of ``stages.gamma.gamma_guide``.
     name : function of a class's output
     title, subtitle : str
 
@@ -38,8 +43,8 @@ def overview_figure(channels, gamma, name, title, subtitle):
         Panels that would be empty are left out.
     """
     cosines, found = channels.pairs.cosine.numpy(), channels.polysemantic(gamma)
-    shown = found[:MOST_CHANNELS]
-    heights = [2.3, 0.27 * len(shown) + 0.85] if shown else [2.3]
+    shown, guided = found[:MOST_CHANNELS], len(cosines) and has_anything(guide)
+    heights = [2.3, *([1.9] if guided else []), *([0.27 * len(shown) + 0.85] if shown else [])]
     if not shown:
         subtitle += f"; no pair is under γ = {gamma:g}" if len(cosines) else "; no channel is relevant for two classes"
     figure, parts = titled_parts(7.0 if len(cosines) else 4.2, heights, title, subtitle)
@@ -47,8 +52,10 @@ def overview_figure(channels, gamma, name, title, subtitle):
     _draw_class_counts(panels[0], channels.num_classes)
     if len(cosines):
         _draw_cosines(panels[1], cosines, gamma)
+    if guided:
+        draw_gamma(parts[1].subplots(), guide, gamma)
     if shown:
-        _draw_channels(parts[1], channels, shown, len(found), gamma, name)
+        _draw_channels(parts[-1], channels, shown, len(found), gamma, name)
     return figure
 
 
@@ -99,8 +106,20 @@ def _draw_channels(figure, channels, shown, total, gamma, name):
     width = size_in_points(text)[0]
     for row, channel in enumerate(shown):
         _, first, second, _ = next(pairs[row][:1].rows())
-        others = [other for other in channels.classes(channel) if other not in (first, second)]
-        others = [fit(name(other), 0.7 * width, 6.5) for other in others]
+        below = _groups_text(channels, channel, (first, second), name, width)
         both = " / ".join(fit(name(output), width / 2 - 8, 8) for output in (first, second))
-        write_text(text, 0, row - 0.02, both, 8, va="bottom" if others else "center")
-        write_text(text, 0, row + 0.02, fit_list(others, width, 6.5), 6.5, va="top", color=SUBTLE)
+        write_text(text, 0, row - 0.02, both, 8, va="bottom" if below else "center")
+        write_text(text, 0, row + 0.02, below, 6.5, va="top", color=SUBTLE)
+
+
+def _groups_text(channels, channel, extremes, name, width):
+    """What a line in small print says of a channel: how its classes are grouped, beyond the two that differ most."""
+    groups = channels.groups(channel)
+    others = [fit(name(other), 0.7 * width, 6.5) for other in channels.classes(channel) if other not in extremes]
+    if len(groups) < 2:
+        return fit_list(others, width, 6.5, "one group, also " if others else "one group")
+    if not others:
+        return ""
+    shown = sorted(sorted(groups, key=len, reverse=True)[:MOST_GROUPS])  # of equal size those of the smallest outputs
+    more = f"the {MOST_GROUPS} largest of {len(groups)} groups: " if len(shown) < len(groups) else ""
+    return fit_groups([[name(output) for output in group] for group in shown], width, 6.5, more)

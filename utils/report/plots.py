@@ -8,6 +8,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 ORIGINAL = ("#222222", "-")
+EVERYTHING_ELSE = ("#6b6b6b", (0, (1, 2)))  # the channel of a background
 SUBTLE = "#555555"  # what is said in small print
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
 DISENTANGLED = (
@@ -22,7 +23,7 @@ DISENTANGLED = (
 )
 
 
-def density_figure(samples, grid, curves, title, subtitle):
+def density_figure(samples, grid, curves, colours, title, subtitle):
     """Density of the spatial sums of the original channel and of each disentangled one.
 
     Parameters
@@ -31,6 +32,8 @@ def density_figure(samples, grid, curves, title, subtitle):
         The original channel first, then ``c'_1 .. c'_K``.
     grid, curves
         Of ``evaluation.density_curves``. A sample without a density is drawn as ticks, with a note.
+    colours : list of (colour, line)
+        Of each sample.
     title, subtitle : str
 
     Returns
@@ -39,7 +42,7 @@ def density_figure(samples, grid, curves, title, subtitle):
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    density_axes(axes, samples, grid, curves)
+    density_axes(axes, samples, grid, curves, colours)
     axes.set_xlim(*density_limits(samples, grid, curves))
     axes.set_xlabel("activation, summed over space")
     wide = sum(map(len, axes.get_legend_handles_labels()[1])) > 90
@@ -51,9 +54,9 @@ def density_figure(samples, grid, curves, title, subtitle):
     return figure
 
 
-def density_axes(axes, samples, grid, curves):
+def density_axes(axes, samples, grid, curves, colours):
     """Draw the densities of ``density_figure`` into axes, with labels for a legend."""
-    styles = zip(samples.items(), (ORIGINAL, *DISENTANGLED), strict=False)
+    styles = zip(samples.items(), colours, strict=True)
     for position, ((label, sample), (colour, line)) in enumerate(styles):
         name = symbols(fitted(label, 3.4, 9))
         if curves[label] is None:

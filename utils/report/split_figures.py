@@ -8,40 +8,76 @@ from utils.method.evaluation import density_curves
 from utils.method.patches import default_patch_size
 from utils.report.card import Card, card_figure
 from utils.report.files import plot_path, write_curves, write_figure
-from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, pictures_figure
+from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, ORIGINAL, density_figure, pictures_figure
 from utils.report.result_tables import result_rows
 from utils.stages.evaluation import SplitMeasures, concepts_of_images, measure_peaks, top_patches, visualize
+
+MOST_CONCEPTS = len(DISENTANGLED)
+
+
+def shown_concepts(result):
+    """The concepts (from 0) that figures show: all, or those of most images."""
+    sizes = [len(part["paths"]) for part in result["images"]]
+    return sorted(np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS].tolist())
+
+
+def shown_channels(result):
+    """The new channels that figures show, as {number of c'_k, from 1: label}; everything else comes last."""
+    names = result["concept_names"]
+    labels = {k + 1: f"c'_{k + 1}, for {names[k]}" for k in shown_concepts(result)}
+    return {**labels, len(names) + 1: f"c'_{len(names) + 1}, everything else"} if result["background"] else labels
+
+
+def colours_of(result):
+    """The colour and line of each shown channel, the original one first: whatever is shown, alike on all figures."""
+    own = DISENTANGLED[: len(shown_concepts(result))]
+    return [ORIGINAL, *own, *([EVERYTHING_ELSE] if result["background"] else [])]
+
+
+def left_out(result):
+    """What a figure says of concepts that it does not show."""
+    total = len(result["concept_names"])
+    return f"; the {MOST_CONCEPTS} largest of {total} concepts" if total > MOST_CONCEPTS else ""
 
 
 def densities(result):
     """For the images of each concept, samples by label (the original channel and every disentangled one) and curves."""
-    for part in result["images"]:
+    for part in (result["images"][k] for k in shown_concepts(result)):
         samples = {"original channel": np.array(part["original"])}
-        for k, name in enumerate(result["concept_names"]):
-            samples[f"c'_{k + 1}, for {name}"] = np.array(part["sums"])[:, k]
+        samples |= {label: np.array(part["sums"])[:, k - 1] for k, label in shown_channels(result).items()}
         yield samples, density_curves(samples)
 
 
 def densities_figures(output_dir, result):
     """Draw and store one density plot a concept."""
     pictures = []
-    for number, (samples, (grid, curves)) in enumerate(densities(result), start=1):
-        title = f"Images of {result['concept_names'][number - 1]}: channel {result['channel']} and its parts"
+    for k, (samples, (grid, curves)) in zip(shown_concepts(result), densities(result), strict=True):
+        title = f"Images of {result['concept_names'][k]}: channel {result['channel']} and its parts"
         count = len(samples["original channel"])
-        subtitle = f"{result['run']}, {result['layer']}, rho {result['rho']}, {count} validation images"
-        stem = plot_path(output_dir, result, f"concept{number}_density")
-        pictures.append(write_figure(stem, density_figure(samples, grid, curves, title, subtitle)))
+        subtitle = (
+            f"{result['run']}, {result['layer']}, {division(result)}, {count} validation images{left_out(result)}"
+        )
+        stem = plot_path(output_dir, result, f"concept{k + 1}_density")
+        figure = density_figure(samples, grid, curves, colours_of(result), title, subtitle)
+        pictures.append(write_figure(stem, figure))
         write_curves(stem, grid, curves)
     return pictures
 
 
+def division(result):
+    """How a split's inputs are divided, in words."""
+    return "least squares" if result["rho"] is None else f"rho {result['rho']}"
+
+
 def visualization_figure(output_dir, result, pictures):
     """Draw and store images that were made to activate each channel, [K + 1, seeds, H, W, 3]."""
-    labels = ["original channel", *(f"c'_{k}, for {name}" for k, name in enumerate(result["concept_names"], start=1))]
-    colours = [colour for colour, _ in (ORIGINAL, *DISENTANGLED)]
-    rows = {label: [(one, colours[k]) for one in pictures[k]] for k, label in enumerate(labels)}
+    channels = {0: "original channel", **shown_channels(result)}
+    rows = {
+        label: [(one, colour) for one in pictures[k]]
+        for (k, label), (colour, _) in zip(channels.items(), colours_of(result), strict=True)
+    }
     title = f"Channel {result['channel']} and its parts: images made to activate them"
-    subtitle = f"{result['run']}, layer {result['layer']}, rho {result['rho']}"
+    subtitle = f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}"
     return [write_figure(plot_path(output_dir, result, "visualization"), pictures_figure(rows, title, subtitle))]
 
 
@@ -49,17 +85,26 @@ def channel_card(output_dir, result, patches, visualizations):
     """Draw and store the channel card."""
     samples, curves = zip(*densities(result), strict=True)
     above_diagonal = np.array(result["cosines"])[np.triu_indices(len(result["cosines"]), 1)]
-    cosines = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (above_diagonal.min(), above_diagonal.max())))
+    cosines = ""
+    if len(above_diagonal):
+        ends = dict.fromkeys(f"{value:.2f}" for value in (above_diagonal.min(), above_diagonal.max()))
+        cosines = f"cosine of the ARVs {' to '.join(ends)},  "
+    shown, channels, rows = shown_concepts(result), shown_channels(result), result_rows(result)
+    place = {k: number for number, k in enumerate(shown)}
+    own = [[(one, place.get(concept, -1)) for one, concept in patches[k]] for k in (0, *channels)]
     card = Card(
         channel=result["channel"],
-        subtitle=f"{result['run']}, layer {result['layer']};  cosine of the ARVs {cosines},  ρ = {result['rho']:.2f};  "
-        f"{sum(len(part['paths']) for part in result['images'])} validation images, fractions at τ = {result['tau']}",
-        names=result["concept_names"],
-        patches=patches,
-        visualizations=visualizations,
+        subtitle=f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
+        f"{sum(len(part['paths']) for part in result['images'])} validation images, fractions at τ = {result['tau']}"
+        f"{left_out(result)}",
+        names=[result["concept_names"][k] for k in shown],
+        labels=["original channel", *channels.values()],
+        colours=colours_of(result),
+        patches=own,
+        visualizations=None if visualizations is None else [visualizations[k] for k in (0, *channels)],
         samples=samples,
         curves=curves,
-        summaries=[row.summary for row in result_rows(result)],
+        summaries=[rows[k].summary.of([*(k - 1 for k in channels), -1]) for k in shown],
     )
     return [write_figure(plot_path(output_dir, result, "card"), card_figure(card))]
 

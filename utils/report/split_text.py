@@ -1,39 +1,56 @@
 """What stage 3 says of a split: what it is made of, how rho was chosen, and that the output stays what it was."""
 
+import sys
+
 import torch
 
 from utils.method.disentangling import RHOS
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
 from utils.method.rho import OBJECTIVES
+from utils.report.layer_tables import PAPER_GAMMA
 
 
-def print_split(candidate, search, best, members, network, layer):
-    """Print what a split is made of, and the table from which rho was chosen.
+def print_how(divider, only_correct, background):
+    """Print how all splits of a run are made."""
+    how = f"rho by the objective {divider.objective}" if divider.objective else "shares of inputs by least squares"
+    beside = "" if background is None else f"; everything else is a concept of weight {background:g}"
+    print(f"{'only correctly classified' if only_correct else 'all'} images; {how}{beside}")
+
+
+def print_split(split, members, network, layer):
+    """Print what a split is made of, and how its inputs are divided.
 
     Parameters
     ----------
-    candidate : Candidate
-    search : RhoSearch
-    best : float
-        The chosen rho.
+    split : Split
     members : dict of output -> its training images' indices
     network : LoadedNetwork
     layer : Layer
     """
-    print(f"\nchannel {candidate.channel} of {layer.name} (weights {network.weights})")
-    for k, concept in enumerate(candidate.concepts, start=1):
+    print(f"\nchannel {split.channel} of {layer.name} (weights {network.weights})")
+    for k, concept in enumerate(split.concepts, start=1):
         count = sum(len(members[output]) for output in concept.classes)
-        print(f"concept {k}: {concept.name} {concept.classes}, {count} training images")
-    cosines, num_concepts = cosine_similarities(candidate.arvs), len(candidate.concepts)
+        what = ", all" if concept.kind == "background" else f" {concept.classes}, {count}"
+        print(f"concept {k}: {concept.name}{what} training images")
+    cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
     pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
     print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
+    if split.split_by == "arv":
+        _print_rhos(split)
+    else:
+        parts = ", ".join(f"{k}: {share:.1f}" for k, share in enumerate(split.fitted.sum(1).tolist(), start=1))
+        print(f"shares of {len(split.weight)} inputs, added up: {parts}")
+
+
+def _print_rhos(split):
+    num_concepts = len(split.concepts)
     sizes = [f"|S_{k}|" for k in range(1, num_concepts + 1)]
     print(f"\n  rho  {'positive':>10}  {'absolute':>10}  contrast  {'  '.join(f'{size:>6}' for size in sizes)}  shared")
-    for rho, values, owners in zip(RHOS, search.objectives().tolist(), search.owners, strict=True):
+    for rho, values, owners in zip(RHOS, split.objectives.tolist(), split.owners.long(), strict=True):
         counts = owners.bincount(minlength=num_concepts + 1).tolist()
         row = "  ".join(f"{number:6d}" for number in [*counts[1:], counts[0]])
-        mark = " <- chosen" if rho == best else ""
+        mark = " <- chosen" if rho == split.rho else ""
         print(f" {rho:.2f}  {values[0]:10.4g}  {values[1]:10.4g}  {values[2]:8.4f}  {row}{mark}")
 
 
@@ -48,6 +65,24 @@ def print_equality(check):
     print(f"predictions that change: {check.changed_predictions} of {check.images} images")
 
 
+def highest_cosine(split):
+    """The highest cosine of the ARVs of two of the concepts that have images of their own; NaN with one alone."""
+    cosines = cosine_similarities(split.arvs[: len(split.own_concepts)])
+    above = cosines[torch.triu(torch.ones_like(cosines), 1).bool()]
+    return float(above.max()) if len(above) else float("nan")
+
+
+def warn_above_gamma(split, gamma):
+    """Say where two concepts are too alike for the channel to be gamma-polysemantic; ``gamma`` may be None."""
+    gamma, cosine = PAPER_GAMMA if gamma is None else gamma, highest_cosine(split)
+    if cosine >= gamma:
+        print(
+            f"warning: channel {split.channel}: the ARVs of two concepts have a cosine of {cosine:.3f}, not below gamma"
+            f" {gamma:g}: it may serve both by the same inputs",
+            file=sys.stderr,
+        )
+
+
 def print_closing_table(files):
     """Print a line for each of several splits.
 
@@ -58,12 +93,14 @@ def print_closing_table(files):
     header = f"{'channel':>7}  {'cosine':>6}  {'rho':>4}  {'contrast':>8}  {'changed':>9}  concepts"
     print(f"\n{len(files)} splits\n{header}")
     for file in files:
-        split, cosines = file.split, cosine_similarities(file.split.arvs)
-        highest = cosines[torch.triu(torch.ones_like(cosines), 1).bool()].max()
-        contrast = split.objectives[RHOS.index(split.rho), OBJECTIVES.index("contrast")]
+        split, cosine = file.split, f"{highest_cosine(file.split):.3f}".replace("nan", "-")
+        rho = contrast = "-"
+        if split.rho is not None:
+            rho = f"{split.rho:.2f}"
+            contrast = f"{split.objectives[RHOS.index(split.rho), OBJECTIVES.index('contrast')]:.4f}"
         changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
         names = " / ".join(concept.name for concept in split.concepts)
-        print(f"{split.channel:7d}  {highest:6.3f}  {split.rho:.2f}  {contrast:8.4f}  {changed:>9}  {names}")
+        print(f"{split.channel:7d}  {cosine:>6}  {rho:>4}  {contrast:>8}  {changed:>9}  {names}")
     print(
         "contrast: the objective of that name, at best the number of concepts; changed: predictions, of the images on"
     )

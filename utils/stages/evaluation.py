@@ -30,7 +30,7 @@ class SplitMeasures:
         split, rho = opened.file.split, opened.rho
         self.split, self.outputs, self.kept = split, opened.outputs, []
         self._rows, self._biases = split.rows(rho).double(), split.biases()
-        self._positions = opened.file.context["positions"]
+        self._positions = split.positions
         self._maps = None
         if layer is not None:
             biases = None if split.bias is None else split.bias.expand(len(self._rows))
@@ -157,6 +157,7 @@ def describe_result(opened, run, tau, source, classes):
     classes : ClassMap
     """
     split, file = opened.file.split, opened.file
+    own = len(split.own_concepts)
     return {
         "run": run,
         "split": opened.path.stem,
@@ -166,8 +167,10 @@ def describe_result(opened, run, tau, source, classes):
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
         "concepts": split.classes,
-        "concept_names": [concept.name for concept in split.concepts],
-        "cosines": cosine_similarities(split.arvs).tolist(),
+        "concept_names": [concept.name for concept in split.own_concepts],
+        "background": file.background,
+        "split_by": split.split_by,
+        "cosines": cosine_similarities(split.arvs[:own]).tolist(),
         "rho": opened.rho,
         "rho_objective": split.objective,
         "tau": tau,

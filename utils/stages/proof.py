@@ -43,7 +43,7 @@ class EqualityProof:
         splits : list of Split
             Of different channels.
         images : dict of class -> Tensor [n, 3, H, W]
-            On the CPU; of one class always the same.
+            On the CPU; so many of one class always the same.
         """
         self._networks = self._networks or self._in_both_precisions(next(iter(images.values())))
         check, channels = EqualityCheck(), [split.channel for split in splits]
@@ -68,7 +68,7 @@ class EqualityProof:
 
     def _original(self, precision, output, pixels):
         """The _Batches of a class's images, which many splits share; those used last stay longest."""
-        key, (network, layer) = (precision, output), self._networks[precision]
+        key, (network, layer) = (precision, output, len(pixels)), self._networks[precision]
         if key not in self._originals:
             shown = pixels[:: IN_FP64 if precision == "fp64" else 1].to(layer.weight)
             self._originals[key] = [_Batch.of(network, layer, batch) for batch in shown.split(BATCH)]

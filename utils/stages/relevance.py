@@ -1,9 +1,21 @@
 """Stage 2: class means of the layer's input and counts of relevant images, from one pass over the chunks."""
 
+from dataclasses import dataclass
+
+import torch
 from tqdm import tqdm
 
+from utils.method.grouping import class_groups
 from utils.method.importance import relevant_classes
-from utils.method.polysemanticity import ClassMeans, RelevantCounts, class_pairs, gamma_polysemantic
+from utils.method.polysemanticity import (
+    ClassMeans,
+    ClassPairs,
+    Levels,
+    RelevantCounts,
+    channel_levels,
+    class_pairs,
+    gamma_polysemantic,
+)
 
 ENOUGH = 100  # pairs, to look no further
 HELPFUL_TAUS = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
@@ -52,7 +64,44 @@ def class_statistics(store, class_store, taus):
     return *found, [class_store.read_relevant(tau) for tau in taus]
 
 
-def pairs_at_taus(store, mean_inputs, num_images, *, p, cosines, only_correct, min_images):
+@dataclass
+class LayerClasses:
+    """What stage 2 finds of a layer.
+
+    ``mean_inputs`` [3, T, C_in, taps] and ``images`` [3, T] are of the images that count, of [all, even, odd] indices;
+    ``relevant`` [T, C] says which channels are relevant for which classes, ``levels`` how high they lie there;
+    ``pairs`` has all pairs of a channel's classes whatever their cosine, ``groups`` the ChannelGroups of each channel.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    positions: int
+    mean_inputs: torch.Tensor
+    images: torch.Tensor
+    levels: Levels
+    relevant: torch.Tensor
+    pairs: ClassPairs
+    groups: dict
+
+
+def find_classes(store, class_store, gamma, *, tau, p, only_correct, min_images, only_above_mean):
+    """What there is in a layer, as LayerClasses; see ``class_statistics`` for what is read."""
+    mean_inputs, images, (counts,) = class_statistics(store, class_store, [tau])
+    (weight, bias), positions, which = store.read_layer(), store.meta["positions"], int(only_correct)
+    levels = channel_levels(weight, bias, positions, mean_inputs[which, 0], mean_inputs[0, 0], images[0, 0])
+    mean_inputs, images = mean_inputs[which], images[which]
+    relevant = _relevant(counts[which], images[0], levels, p, min_images, only_above_mean)
+    pairs = class_pairs(weight, mean_inputs[0], relevant)
+    groups = class_groups(weight, mean_inputs[0], relevant, gamma)
+    return LayerClasses(weight, bias, positions, mean_inputs, images, levels, relevant, pairs, groups)
+
+
+def _relevant(counts, images, levels, p, min_images, only_above_mean):
+    relevant = relevant_classes(counts, images, p, min_images)
+    return relevant & ~levels.below if only_above_mean else relevant
+
+
+def pairs_at_taus(store, found, cosines, *, p, only_correct, min_images, only_above_mean):
     """How many pairs there would be for other values of tau, where the one asked for finds none: {tau: number}.
 
     One pass over the chunks; nothing is stored.
@@ -61,12 +110,10 @@ def pairs_at_taus(store, mean_inputs, num_images, *, p, cosines, only_correct, m
     ----------
     store : ImportanceStore
         Complete.
-    mean_inputs : Tensor [T, C_in, taps]
-    num_images : LongTensor [T]
-    p : float
+    found : LayerClasses
     cosines : (low, high)
-    only_correct : bool
-    min_images : int
+    p, only_correct, min_images, only_above_mean
+        As in ``find_classes``.
     """
     counts = [RelevantCounts(tau, store.meta["num_outputs"], store.meta["num_channels"]) for tau in HELPFUL_TAUS]
     names = ["targets", "predictions", "relative_importances", "positive_sums"]
@@ -74,11 +121,12 @@ def pairs_at_taus(store, mean_inputs, num_images, *, p, cosines, only_correct, m
         images = store.read_chunk(chunk, names)
         for one in counts:
             one.add(*(images[name] for name in ("relative_importances", "positive_sums", "targets", "predictions")))
-    (weight, _), (low, high), found = store.read_layer(), cosines, {}
+    (low, high), numbers = cosines, {}
     for one in counts:
-        relevant = relevant_classes(one.counts[int(only_correct)], num_images, p, min_images)
-        cosine = class_pairs(weight, mean_inputs, relevant).cosine
-        found[one.tau] = int(((cosine >= low) & gamma_polysemantic(cosine, high)).sum())
-        if found[one.tau] >= ENOUGH:
+        of_images = one.counts[int(only_correct)], found.images[0]
+        relevant = _relevant(*of_images, found.levels, p, min_images, only_above_mean)
+        cosine = class_pairs(found.weight, found.mean_inputs[0], relevant).cosine
+        numbers[one.tau] = int(((cosine >= low) & gamma_polysemantic(cosine, high)).sum())
+        if numbers[one.tau] >= ENOUGH:
             break
-    return found
+    return numbers

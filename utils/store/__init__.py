@@ -6,7 +6,7 @@
 
 def __getattr__(name):
     if name == "split_network":  # imported when it is asked for: it takes torch along
-        from utils.store.splits import split_network
+        from utils.store.networks import split_network
 
         return split_network
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
 """Candidates: channels and their concepts that stages 3 and 4 are asked for, and stage 2's tables of them.
 
 Stage 2 writes the pairs that it finds twice: the published table, for people and their scripts, and a JSON with a
-checksum and all settings. People write text: a line ``channel: class[+class...], class[+class...], ...`` each.
+checksum and all settings. The groups of a channel's classes are in another such JSON. People write text: a line
+``channel: class[+class...], class[+class...], ...`` each.
 """
 
 import json
@@ -52,13 +53,19 @@ class AskedCandidates:
     settings: dict = field(default_factory=dict)
 
 
-def pairs_path(output_dir, run, *, tau, p, cosines, only_correct, min_images):
+def pairs_path(output_dir, run, *, tau, p, cosines, only_correct, min_images, only_above_mean=False):
     """Path of stage 2's table, named after the settings that chose its pairs; ``cosines`` are the bounds."""
     low, high = cosines
     name = f"{run}_required{tau}_p{p}_cossim{low}to{high}"
-    name += "_only_correct" if only_correct else ""
-    name += f"_min{min_images}" if min_images > 1 else ""
+    name += settings_suffix(only_correct, min_images, only_above_mean)
     return Path(output_dir) / "results_get_cosine_similarities" / f"{name}.txt"
+
+
+def settings_suffix(only_correct, min_images, only_above_mean):
+    """What names of stage 2's files say of the classes that count."""
+    suffix = "_only_correct" if only_correct else ""
+    suffix += f"_min{min_images}" if min_images > 1 else ""
+    return suffix + ("_only_above_mean" if only_above_mean else "")
 
 
 def write_pairs(path, pairs, names, settings):
@@ -80,7 +87,29 @@ def write_pairs(path, pairs, names, settings):
         }
         for channel, class1, class2, cosine in pairs.rows()
     ]
-    path = path.with_suffix(".json")
+    return _write_candidates(path.with_suffix(".json"), settings, candidates)
+
+
+def write_groups(path, groups, names, settings):
+    """Write ChannelGroups as candidates beside the table of pairs, ``path``; ``names`` and ``settings`` as there.
+
+    Channels with one group are left out. Returns the file's path, or None where no channel has two.
+    """
+    candidates = [
+        {
+            "channel": one.channel,
+            "concepts": one.concepts,
+            "names": [names(concept) for concept in one.concepts],
+            "cosines": one.cosines.tolist(),
+        }
+        for one in groups
+        if len(one.concepts) > 1
+    ]
+    path = _write_candidates(path.with_name(f"{path.stem}_groups.json"), settings, candidates)
+    return path if candidates else None
+
+
+def _write_candidates(path, settings, candidates):
     write_json(path, {"format": CANDIDATES_FORMAT, "settings": settings, "candidates": candidates})
     return path
 
@@ -127,8 +156,8 @@ def _read_json(path):
         numbers = chain.from_iterable([one.channel, *chain.from_iterable(one.concepts)] for one in found)
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a channel or class is no whole number from 0")
-        if any(len(one.concepts) < 2 or not all(one.concepts) for one in found):
-            raise ValueError("a candidate has fewer than two concepts")
+        if not all(one.concepts and all(one.concepts) for one in found):
+            raise ValueError("a candidate has a concept without classes")
     if not found:
         raise UserError(f"--candidates {path}: there is no candidate in it")
     return AskedCandidates(found, content["settings"])
@@ -178,6 +207,4 @@ def _concepts(tokens):
         expected = "a class" if sign else "a comma or +"
     if expected == "a class":
         raise ValueError("a class is missing at its end")
-    if len(concepts) < 2:
-        raise ValueError("a channel and at least two concepts are wanted")
     return concepts

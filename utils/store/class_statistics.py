@@ -1,4 +1,4 @@
-"""Stage 2's part of the store: class means of the layer's input, and counts of relevant images for each tau."""
+"""Stage 2's part of the store: class means of the layer's input, counts of relevant images, modes within classes."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.store.candidates import settings_suffix
 from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
 
 AGAIN = "delete it and run get_cosine_similarities.py again"
@@ -19,7 +20,7 @@ class ClassStore:
 
     def __init__(self, store_dir, run, meta):
         self.folder, self._run, self._meta = Path(store_dir) / "results_get_cosine_similarities", run, meta
-        self._origin = np.frombuffer(bytes.fromhex(json_digest(meta)), dtype=np.uint8)
+        self._origin = _digest(meta)
 
     def means_path(self):
         return self.folder / f"{self._run}_class_means.npz"
@@ -73,6 +74,32 @@ class ClassStore:
                 raise ValueError("its counts are impossible")
         return torch.from_numpy(arrays["relevant"])
 
+    def modes_path(self, *, tau, p, only_correct, min_images, only_above_mean):
+        suffix = settings_suffix(only_correct, min_images, only_above_mean)
+        return self.folder / f"{self._run}_modes_required{tau}_p{p}{suffix}.npz"
+
+    def write_modes(self, settings, channels, classes, cosines):
+        """Write the cosine of two modes of a channel within a class, arrays [n]; ``settings`` chose the classes."""
+        arrays = {"channels": channels, "classes": classes, "cosines": cosines}
+        arrays |= {"settings": _digest(settings), "origin": self._origin}
+        write_arrays(self.modes_path(**settings), arrays)
+
+    def read_modes(self, settings, channels, classes):
+        """Cosines [n] as ``write_modes`` has them, NaN where there are no two modes; None where they are not there, or
+        of other channels and classes."""
+        path, count = self.modes_path(**settings), (None,)
+        layout = {"channels": (np.int64, count), "classes": (np.int64, count), "cosines": (np.float64, count)}
+        arrays = self._read(path, {**layout, "settings": (np.uint8, (len(self._origin),))})
+        if arrays is None:
+            return None
+        with damage_is_one_line(path, AGAIN):
+            if not np.array_equal(arrays["settings"], _digest(settings)):
+                raise ValueError("it is of other settings")
+            if not (np.isnan(arrays["cosines"]) | (np.abs(arrays["cosines"]) <= 1 + 1e-9)).all():
+                raise ValueError("its cosines are impossible")
+        same = np.array_equal(arrays["channels"], channels) and np.array_equal(arrays["classes"], classes)
+        return arrays["cosines"] if same else None
+
     def _read(self, path, layout):
         if not path.is_file():
             return None
@@ -80,3 +107,7 @@ class ClassStore:
         if not np.array_equal(arrays["origin"], self._origin):
             return None  # made from a store that has since been replaced
         return arrays
+
+
+def _digest(content):
+    return np.frombuffer(bytes.fromhex(json_digest(content)), dtype=np.uint8)

@@ -18,12 +18,17 @@ def split_name(run, channel, concepts):
     return f"{run}_channel{channel}_{classes}"
 
 
-SUFFIXES = r"(_only_correct)?(_absolute|_contrast)?(_least_squares)?(_background)?"
+SUFFIXES = r"(_only_correct)?(_absolute|_contrast)?(_least_squares)?(_background[0-9.e+-]*)?"
 
 
-def split_suffix(*, only_correct, objective, split_by="arv", background=None):
-    """What follows in the name of a split: everything that makes another split of the same channel and concepts."""
+def split_suffix(*, only_correct, objective, split_by, background):
+    """What follows in the name of a split: everything that makes another split of the same channel and concepts.
+
+    ``objective`` means nothing to least squares; ``background`` is a weight, or None without one.
+    """
     suffix = "_only_correct" if only_correct else ""
-    suffix += f"_{objective}" if objective != "positive" else ""
+    suffix += f"_{objective}" if objective != "positive" and split_by == "arv" else ""
     suffix += f"_{split_by}" if split_by != "arv" else ""
-    return suffix + ("_background" if background is not None else "")
+    if background is None:
+        return suffix
+    return f"{suffix}_background" + ("" if background == 1 else f"{background:g}")

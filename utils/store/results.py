@@ -11,10 +11,15 @@ from utils.store.splits import read_split
 RESULT_FORMAT = 3
 NEEDED = {
     *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding", "only_correct"),
-    *("channel", "concepts", "concept_names", "cosines", "rho", "tau", "validation"),
+    *("channel", "concepts", "concept_names", "background", "split_by", "cosines", "rho", "tau", "validation"),
     *("images", "evaluation"),
 }
 AGAIN = "delete it and evaluate the split again"
+
+
+def split_at(result):
+    """The split and the rho that a result is of, fit for a file name."""
+    return result["split"] if result["rho"] is None else f"{result['split']}_rho{result['rho']}"
 
 
 @dataclass
@@ -38,7 +43,7 @@ class Results:
         self.folder = Path(self.output_dir) / "results_quantitative"
 
     def path(self, result):
-        name = f"{result['split']}_rho{result['rho']}_required{result['tau']}.json"
+        name = f"{split_at(result)}_required{result['tau']}.json"
         return self.folder / "pairs" / name
 
     def state(self):
@@ -54,7 +59,7 @@ class Results:
             result = self._read(path)
             name = result["split"]
             if name not in digests:
-                digests[name] = self._split_digest(name)
+                digests[name] = split_digest(self.model_dir, name)
             if digests[name] is None:
                 self.unchecked.append(path.name)
             elif digests[name] != result["split_sha256"]:
@@ -67,21 +72,12 @@ class Results:
 
     def _read(self, path):
         result = read_json(path, AGAIN)
-        if result.get("format") != RESULT_FORMAT:
+        if result.get("format") != RESULT_FORMAT or NEEDED - set(result):
             raise UserError(f"{path} is of another version of this program: {AGAIN}")
         with damage_is_one_line(path, AGAIN):
-            if missing := NEEDED - set(result):
-                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             if self.path(result) != path:
                 raise ValueError(f"it is the result of {self.path(result).name}")
         return result
-
-    def _split_digest(self, name):
-        """The digest of a split file as it is now; None where it is missing or damaged."""
-        try:
-            return read_split(Path(self.model_dir) / f"{name}.pt").sha256
-        except UserError:
-            return None
 
     def check(self, run, weights_sha256):
         """Refuse to mix results of different weights under one RUN."""
@@ -108,3 +104,11 @@ class Results:
     def write(self, result):
         """Write a result; ``evaluation`` is the time, in nanoseconds."""
         write_json(self.path(result), {"format": RESULT_FORMAT, **result, "evaluation": time.time_ns()})
+
+
+def split_digest(model_dir, name):
+    """The digest of a split file as it is now; None where it is missing or damaged."""
+    try:
+        return read_split(Path(model_dir) / f"{name}.pt").sha256
+    except UserError:
+        return None

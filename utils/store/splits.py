@@ -13,9 +13,6 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.rho import OBJECTIVES
-from utils.networks.layers import splittable
-from utils.networks.loading import fingerprint
-from utils.networks.splitting import why_other_weights, with_splits
 from utils.store.files import damage_is_one_line, json_digest, read_bytes, write_bytes
 from utils.store.names import SUFFIXES, split_name
 
@@ -24,8 +21,7 @@ AGAIN = "run disentangle_channel.py again"
 
 # What a split file takes over from meta.json, to be compared with what the next stage is asked for
 SPLIT_CONTEXT = (
-    *("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "positions"),
-    *("transform", "classes"),
+    *("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes"),
 )
 # What stages 2 and 3 were asked for; None where it is not known
 SETTINGS = ("tau", "p", "gamma", "min_images", "only_correct", "precision", "decoding", "batch_size")
@@ -35,15 +31,15 @@ SETTINGS = ("tau", "p", "gamma", "min_images", "only_correct", "precision", "dec
 class SplitFile:
     """A split with what it belongs to.
 
-    ``context`` has ``SPLIT_CONTEXT``, ``settings`` has ``SETTINGS``; ``mean_arv`` [C_in] is the channel's ARV over all
-    training images, ``source`` says where its concepts came from; ``proof`` says how equality was shown: images, and
-    predictions that changed. ``sha256`` is the digest of all that, once it is written or read.
+    ``context`` has ``SPLIT_CONTEXT``, ``settings`` has ``SETTINGS``; ``background`` is the weight of everything else as
+    a concept, or None without one; ``source`` says where its concepts came from; ``proof`` says how equality was
+    shown: images, and predictions that changed. ``sha256`` is the digest of all that, once it is written or read.
     """
 
     split: Split
     context: dict
     settings: dict
-    mean_arv: torch.Tensor
+    background: float | None
     source: dict
     proof: dict
     sha256: str | None = None
@@ -53,12 +49,8 @@ class SplitFile:
         split = {field.name: getattr(self.split, field.name) for field in fields(Split)}
         split["concepts"] = [asdict(concept) for concept in self.split.concepts]
         content = {"format": SPLIT_FORMAT, "rhos": list(RHOS), "objective_names": list(OBJECTIVES), **split}
-        content |= {name: getattr(self, name) for name in ("context", "settings", "mean_arv", "source", "proof")}
+        content |= {name: getattr(self, name) for name in ("context", "settings", "background", "source", "proof")}
         return content
-
-    def made_of(self):
-        """All but the proof, as a digest: what is the same if it were made again."""
-        return _digest({name: value for name, value in self.content().items() if name != "proof"})
 
 
 def split_path(model_dir, run, channel, concepts, suffix=""):
@@ -91,7 +83,7 @@ def read_split(path):
     data = read_bytes(path)
     with damage_is_one_line(path, AGAIN):
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content["format"] != SPLIT_FORMAT:
+        if content["format"] != SPLIT_FORMAT or "background" not in content:
             raise UserError(f"{path} was made by another version of this program: {AGAIN}")
         sha256 = content.pop("sha256")
         if sha256 != _digest(content):
@@ -114,16 +106,28 @@ def _check(file):
         raise ValueError("it is not complete")
     if not 0 <= split.channel < context["num_channels"] or split.weight.ndim != 2 or num_concepts < 2:
         raise ValueError("its channel or concepts are impossible")
-    shapes = {"arvs": (num_concepts, num_inputs), "owners": (len(RHOS), num_inputs)}
-    shapes |= {"objectives": (len(RHOS), len(OBJECTIVES))}
-    for name, shape in shapes.items():
-        if tuple(getattr(split, name).shape) != shape:
-            raise ValueError(f"its {name} are {tuple(getattr(split, name).shape)}")
-    values = [split.weight, split.arvs, split.objectives, file.mean_arv, *([] if split.bias is None else [split.bias])]
+    kinds = [concept.kind for concept in split.concepts]
+    if "background" in kinds[:-1] or split.has_background != (file.background is not None) or split.positions < 1:
+        raise ValueError("its background or positions are impossible")
     if not set(chain.from_iterable(split.classes)) <= set(context["classes"].values()):
         raise ValueError("its concepts have classes that are not there")
-    if not all(value.isfinite().all() for value in values) or file.mean_arv.shape != (num_inputs,):
-        raise ValueError("its weight or ARVs are impossible")
+    values = {"weight": split.weight.shape, "arvs": (num_concepts, num_inputs), "mean_arv": (num_inputs,)}
+    values |= {"bias": ()} if split.bias is not None else {}
+    if split.split_by == "arv":
+        values["objectives"] = (len(RHOS), len(OBJECTIVES))
+    for name, shape in values.items():
+        if tuple(getattr(split, name).shape) != tuple(shape) or not getattr(split, name).isfinite().all():
+            raise ValueError(f"its {name} is impossible")
+    _check_division(split)
+
+
+def _check_division(split):
+    """Raise ValueError where a split's inputs cannot have been divided as it says."""
+    if split.split_by == "least_squares":
+        fitted = split.fitted
+        if fitted.shape != split.arvs.shape or (fitted < 0).any() or ((fitted.sum(0) - 1).abs() > 1e-9).any():
+            raise ValueError("its shares are impossible")
+        return
     if split.rho not in RHOS or split.objective not in OBJECTIVES:
         raise ValueError(f"its rho {split.rho} was chosen in an unknown way")
     owners = torch.stack([split_sources(split.arvs, rho) for rho in RHOS])
@@ -156,37 +160,3 @@ def require_weight(path, split, weight, bias):
 def transform_from(stored):
     """The Transform that a meta or split file holds as a dictionary."""
     return Transform(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
-
-
-def split_network(network, *paths, rhos=None):
-    """A copy of ``network`` with the channels of one or several split files disentangled, and equal outputs.
-
-    Parameters
-    ----------
-    network : nn.Module
-        With the weights that the splits were made from, as it was then: it can be converted or wrapped afterwards.
-    paths : str or Path
-        Split files of different channels, of one layer or several: all that the network shall have.
-    rhos : list of float, optional
-        One a file; default: the chosen ones.
-
-    Raises
-    ------
-    UserError
-        A damaged file, or one with another weight than the network's.
-    ValueError
-        A file of another network (one that is split, converted or wrapped is another), or of the same channel; a rho
-        that is not stored, or not as many as files; a network that cannot be copied.
-    """
-    if not paths:
-        raise ValueError("no split file was given")
-    files = [read_split(path) for path in paths]
-    weights = fingerprint(network)
-    for path, file in zip(paths, files, strict=True):
-        if file.context["weights_sha256"] != weights:
-            raise ValueError(f"{path} was made for {file.context['model']}{why_other_weights(network)}")
-    layers = [file.context["layer"] for file in files]
-    for path, file in zip(paths, files, strict=True):
-        layer = splittable(file.context["layer"], network.get_submodule(file.context["layer"]))
-        require_weight(path, file.split, layer.weight, layer.bias)
-    return with_splits(network, layers, [file.split for file in files], rhos)

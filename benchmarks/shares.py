@@ -1,0 +1,137 @@
+"""Which division of a channel's inputs is best? Rules and settings on all channels of a layer, from the stores alone.
+
+    python -m benchmarks.shares --store_dir demo_output/store --model examples.demo:demo_network \\
+        --candidates demo_output/results_get_cosine_similarities/..._groups.json
+
+Needs the training and the val store of stage 1, and stage 2. Prints a Markdown table: for each way to divide, AUROC and
+average precision (AP) of the new channels for their concepts against all other validation images, the same for units of
+permuted weights (one draw a channel), and which fraction of the channel's sum the new one carries in validation images
+of its own concept, and the largest one that another concept's carries.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.report import print_table
+from utils.command_line import flags, opening
+from utils.command_line.run import run
+from utils.images.classes import ClassMap
+from utils.method.least_squares import RIDGE, least_squares_shares
+from utils.method.references import permutation, rows_by_arv
+from utils.stages.disentangling import CandidateMaker
+from utils.stages.least_squares import TrainingInputs
+from utils.stages.separation import ValidationInputs, rank_rows
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to divide inputs: least squares with these settings; without a ridge, the rule at rho = 1."""
+
+    name: str
+    background: float | None
+    ridge: float | None = None
+    whole: bool = False
+    taps_alone: bool = False
+
+
+WAYS = [
+    Way("rule, rho = 1", None),
+    Way("rule, rho = 1, background", 1.0),
+    *(Way(f"least squares, background {weight:g}", weight, RIDGE) for weight in (0.1, 0.3, 1.0, 3.0, 10.0)),
+    Way("least squares, no background", None, RIDGE),
+    *(Way(f"least squares, background 1, ridge {ridge:g}", 1.0, ridge) for ridge in (0.0001, 0.001, 0.1, 1.0)),
+    Way("least squares, background 1, each input whole", 1.0, RIDGE, whole=True),
+    Way("least squares, background 1, shares of each tap", 1.0, RIDGE, taps_alone=True),
+]
+
+
+def get_args_parser():
+    parser = flags.Parser(__doc__)
+    flags.add_store_flag(parser)
+    flags.add_network_flags(parser)
+    flags.add_candidates_flag(parser)
+    flags.add_channel_flag(parser, "channel_of_interest", "a channel")
+    flags.add_only_correct_flag(parser, "concepts of correctly classified images only (default: as the candidates say)")
+    return parser
+
+
+def divide(way, weights, groups, means, mean):
+    """Rows ``c'_1 .. c'_K`` [K or more, B, C_in, taps] of units [B, C_in, taps].
+
+    ``groups`` are the concepts' tap sums and, last, everything else's; ``means`` [K, C_in, taps] the concepts' means,
+    ``mean`` that of all images.
+    """
+    if way.ridge is None:
+        means = means if way.background is None else torch.cat([means, mean[None]])
+        return rows_by_arv(weights, means, rho=1.0)
+    groups = groups if way.background else groups[:-1]
+    importance = [1.0] * len(means) + ([way.background] if way.background else [])
+    shape = weights.shape
+    if way.taps_alone:
+        weights, groups = weights.flatten(1)[..., None], [group.flatten(1)[..., None] for group in groups]
+    shares = least_squares_shares(weights.float(), groups, importance, ridge=way.ridge).transpose(0, 1)
+    if way.whole:
+        shares = torch.nn.functional.one_hot(shares.argmax(0), len(groups)).movedim(-1, 0)
+    return (shares[..., None] * weights).view(-1, *shape)
+
+
+def fractions(rows, weight, own, validation):
+    """Own and largest other fraction of the channel's sum, over a concept's images, for each concept [K] arrays."""
+    num_own = len(own)
+    sums, total = validation.scores(rows[:num_own, 0]), validation.scores(weight[None])[0]
+    found = np.array(
+        [[float(sums[j, own[k]].sum() / total[own[k]].sum()) for j in range(num_own)] for k in range(num_own)]
+    )
+    others = np.where(np.eye(num_own, dtype=bool), -np.inf, found).max(1)
+    return np.diag(found), np.where(np.isinf(others), np.nan, others)
+
+
+def main(args):
+    flags.require(args, "model", "candidates")
+    name = run_name(args.model, args.layer_of_interest)
+    store, val_store = ImportanceStore(args.store_dir, name), ImportanceStore(args.store_dir, name, "val")
+    meta = store.load_meta()
+    val_store.load_meta()
+    for one in (store, val_store):
+        one.require_complete()
+    classes, asked = ClassMap(meta["classes"]), opening.asked_candidates(args, "channel_of_interest")
+    only_correct = opening.setting("only_correct", args, asked.settings)
+    problems = opening.Problems(len(asked.candidates))
+    channels = opening.resolve_all(asked, "channel_of_interest", meta, classes, problems)
+    maker = CandidateMaker(store, ClassStore(args.store_dir, name, meta), classes, only_correct, 1.0)
+    inputs, validation = TrainingInputs(store, store.read_labels(), only_correct), ValidationInputs(val_store, [0])
+    found = {way: [] for way in WAYS}
+    for channel, concepts in tqdm(channels, "channels"):
+        candidate = maker.make(channel, concepts)
+        groups = [*(inputs.of_classes(concept) for concept in concepts), inputs.of_others(candidate.outputs)]
+        means = torch.stack([maker.mean_inputs[concept].mean(0) for concept in concepts])
+        weight = candidate.weight.double()
+        units = torch.stack([weight, weight[permutation(len(weight), "shares", channel, concepts)]])
+        own = validation.images_of(concepts)
+        for way in WAYS:
+            rows = divide(way, units, groups, means, maker.mean_input)
+            areas, precisions = rank_rows(rows, own, validation)
+            values = [
+                areas[:, 0],
+                precisions[:, 0],
+                areas[:, 1],
+                precisions[:, 1],
+                *fractions(rows, weight, own, validation),
+            ]
+            found[way].append(np.stack([np.asarray(value) for value in values], 1))
+    problems.finish("divided")
+    header = ["", "AUROC", "AP", "AUROC, weights permuted", "AP, weights permuted", "own", "other"]
+    rows = [[way.name, *(f"{value:.3f}" for value in np.nanmean(np.concatenate(found[way]), axis=0))] for way in WAYS]
+    count = sum(len(one) for one in found[WAYS[0]])
+    print(f"\n{count} concepts of {len(channels)} channels of {name}; means")
+    print_table(header, rows)
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser(), "torch", "scipy.stats")

@@ -1,0 +1,116 @@
+"""get_results.py --get_separation: from the stores alone, once, and its name."""
+
+import csv
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
+from tests.report.test_separation import HEADER
+from utils.command_line.separating import separation_name
+
+OUT = Path("results_quantitative")
+
+
+@pytest.fixture(scope="module")
+def measured(finished, tmp_path_factory):
+    """A folder whose splits were separated, without images; with what was printed."""
+    folder = tmp_path_factory.mktemp("separation") / "copy"
+    shutil.copytree(finished, folder)
+    stage1("data", "store", "--images", "val", cwd=folder)
+    shutil.rmtree(folder / "data")
+    return folder, stage4("data", "store", "--get_separation", cwd=folder)
+
+
+def test_separation_needs_neither_images_nor_network(measured):
+    folder, printed = measured
+    name = f"{RUN}_channel9_1_3"
+    paths = [
+        OUT / "separation.csv",
+        OUT / "separation.md",
+        OUT / f"separation/{name}.json",
+        f"plots/{name}_separation.png",
+    ]
+    assert all((folder / path).is_file() and str(path) in printed for path in paths)
+    rows = list(csv.DictReader((folder / OUT / "separation.csv").open()))
+    assert list(rows[0]) == HEADER.split(",") and [row["concept"] for row in rows] == ["1", "2"]
+    assert [(row["images"], row["prevalence"], row["name"]) for row in rows] == [
+        ("4", "0.25", "bee"),
+        ("4", "0.25", "dog"),
+    ]
+    assert float(rows[0]["auroc_all"]) > 0.9 and "| weights permuted |" in printed
+    assert not list((folder / "plots").glob("*density*")) and not (folder / OUT / "summary.md").exists()
+
+
+def test_the_same_command_measures_nothing_again(measured, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(measured[0], folder)
+    before = contents(folder)
+    flags = ("--data_dir", "data", "--store_dir", "store", "--channel_of_interest", 9, *PAIR, "--get_separation")
+    result = run_script("get_results.py", *NETWORK, *flags, *COMPUTE, cwd=folder)
+    assert result.returncode == 0 and "separation:" not in result.stderr
+    assert contents(folder) == before
+
+
+def test_a_candidates_file_is_one_separation_and_the_fractions_come_along(measured, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(measured[0], folder)
+    (folder / "mine.txt").write_text("9: 1, 3\n")
+    flags = ("--data_dir", "data", "--store_dir", "store", "--candidates", "mine.txt", "--irrelevant_channels", 3)
+    printed = succeed(
+        "get_results.py", *NETWORK, *flags, *COMPUTE, "--get_separation", "--get_quantitative", cwd=folder
+    )
+    assert " 3 irrelevant channels at tau 0.03, p 0.75:" in printed
+    assert (folder / OUT / f"separation/{RUN}_mine.json").is_file() and (folder / OUT / "summary.md").is_file()
+    assert f"{RUN}_mine_separation.png" in printed and "summary.md" in printed
+    assert len((folder / OUT / "separation.csv").read_text().splitlines()) == 3  # each split once
+
+
+def test_without_a_val_store_one_line_says_how_to_make_it(finished, tmp_path):
+    flags = ("--store_dir", finished / "store", "--channel_of_interest", 9, *PAIR, "--get_separation")
+    result = run_script("get_results.py", *NETWORK, *flags, *COMPUTE, cwd=tmp_path)
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    (line,) = result.stderr.splitlines()
+    assert "has no complete val store" in line and line.endswith("run get_importances_for_classes.py --images val")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--irrelevant_channels", "3"), "--irrelevant_channels is for --get_separation: add it"),
+        (("--get_separation", "--irrelevant_channels", "0"), "must be a whole number from 1"),
+    ],
+)
+def test_the_number_of_irrelevant_channels_is_checked(tmp_path, flags, message):
+    result = run_script("get_results.py", *NETWORK, "--channel_of_interest", 9, *PAIR, *flags, cwd=tmp_path)
+    assert result.returncode == 2 and message in result.stderr
+
+
+def split(channel, suffix=""):
+    file = SimpleNamespace(split=SimpleNamespace(channel=channel, classes=[[1], [3]]))
+    return SimpleNamespace(path=Path(f"store/net_channel{channel}_1_3{suffix}.pt"), file=file)
+
+
+@pytest.mark.parametrize(
+    "asked, suffix, name",
+    [
+        ({"candidates": "a/net_pairs.json"}, "", "net_pairs"),
+        ({"candidates": "pairs.txt"}, "_only_correct", "net_pairs_only_correct"),
+        ({"candidates": "pairs.txt", "channel_of_interest": [7, 5]}, "", "net_pairs_channel5-7"),
+        ({"candidates": "pairs.txt", "rho": 0.7}, "_least_squares", "net_pairs_least_squares_rho0.7"),
+        ({"splits": ["b/net_pairs_layer.json"]}, "", "net_pairs_layer"),
+        ({}, "", "net_channel5_1_3"),
+    ],
+)
+def test_a_separation_is_named_after_what_was_asked(asked, suffix, name):
+    args = Namespace(**{"candidates": None, "splits": None, "channel_of_interest": None, "rho": None, **asked})
+    assert separation_name(args, "net", [split(5, suffix)]) == name
+
+
+def test_a_long_name_is_cut_and_its_own():
+    args = Namespace(candidates=None, splits=None, channel_of_interest=None, rho=None)
+    names = [separation_name(args, "net", [split(channel) for channel in range(first, 30)]) for first in (0, 1)]
+    assert all(len(name) < 50 for name in names) and names[0] != names[1] and names[0].startswith("net_30splits_")

@@ -1,0 +1,68 @@
+"""Areas and average precisions against loops over images, and against worked cases."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.method.evaluation import auroc
+from utils.method.ranking import rank_images
+
+
+def average_precision(scores, own):
+    """The step integral of precision over recall, threshold by threshold."""
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(scores), reverse=True):
+        found = [mine for score, mine in zip(scores, own, strict=True) if score >= threshold]
+        total += (sum(found) / sum(own) - recall) * sum(found) / len(found)
+        recall = sum(found) / sum(own)
+    return total
+
+
+def area(scores, own):
+    pairs = [
+        1.0 if high > low else 0.5 if high == low else 0.0
+        for high, mine in zip(scores, own, strict=True) if mine
+        for low, other in zip(scores, own, strict=True) if not other
+    ]  # fmt: skip
+    return sum(pairs) / len(pairs)
+
+
+def test_a_worked_case():
+    scores, own = torch.tensor([[0.1, 0.4, 0.35, 0.8]]), torch.tensor([False, False, True, True])
+    areas, precisions = rank_images(scores, own)
+    assert areas.tolist() == [0.75]
+    assert precisions.tolist() == pytest.approx([0.5 * 1 + 0.5 * 2 / 3])
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10_000), distinct=st.integers(2, 20), size=st.integers(2, 15))
+def test_both_equal_loops_whatever_is_tied(seed, distinct, size):
+    random = np.random.default_rng(seed)
+    scores, own = random.integers(0, distinct, (3, size)) - 3.0, np.arange(size) < random.integers(1, size)
+    areas, precisions = rank_images(torch.tensor(scores, dtype=torch.float32), torch.tensor(own))
+    for row, found, precision in zip(scores, areas, precisions, strict=True):
+        if np.ptp(row) == 0:
+            assert found.isnan() and precision.isnan()
+            continue
+        assert found.item() == pytest.approx(area(row, own))
+        assert found.item() == pytest.approx(auroc(row[own], row[~own]))
+        assert precision.item() == pytest.approx(average_precision(row, own.tolist()))
+
+
+def test_a_random_ranking_has_a_half_and_about_the_prevalence():
+    torch.manual_seed(0)
+    areas, precisions = rank_images(torch.randn(200, 1000), torch.arange(1000) < 50)
+    assert areas.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert precisions.mean().item() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("own", [[False] * 3, [True] * 3])
+def test_without_own_images_or_without_others_there_is_nothing_to_rank(own):
+    for values in rank_images(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor(own)):
+        assert values.isnan().all()
+
+
+def test_no_rows_make_no_values():
+    assert [len(values) for values in rank_images(torch.empty(0, 3), torch.tensor([True, False, False]))] == [0, 0]

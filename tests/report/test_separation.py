@@ -1,0 +1,127 @@
+"""Tables and the figure of separation, from made-up rows."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from tests.store.test_separations import row, separation, separations_of, with_splits
+from utils.method.references import mean_with_interval
+from utils.report.files import write_figure
+from utils.report.separation_figure import separation_figure, write_separation_figure
+from utils.report.separation_tables import (
+    comma_separated,
+    document,
+    print_separation,
+    summary,
+    table,
+    write_separation_tables,
+)
+from utils.store.separations import VALUES
+
+HEADER = (
+    "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
+    "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
+    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant"
+)
+
+
+def rows_at_random(channels=6, **values):
+    random = np.random.default_rng(0)
+    return [
+        row(f"net_channel{channel}_1_2", k, **{**dict(zip(VALUES, random.random(len(VALUES)), strict=True)), **values})
+        for channel in range(channels)
+        for k in (1, 2)
+    ]
+
+
+def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
+    rows = rows_at_random()
+    rows[3] |= {"ap_all_real_target": np.nan, "name": "a, b", "classes": [3, 14]}
+    text = comma_separated([separation(rows=rows)])
+    assert text.split("\n")[0] == HEADER
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [(one["channel"], one["concept"]) for one in found] == [(str(c), k) for c in range(6) for k in "12"]
+    assert found[3]["ap_all_real_target"] == "" and (found[3]["name"], found[3]["classes"]) == ("a, b", "3 14")
+    for one, of in zip(found, rows, strict=True):
+        assert all(float(one[name]) == pytest.approx(of[name], rel=1e-5) for name in HEADER.split(",") if one[name]
+                   and name in VALUES)  # fmt: skip
+
+
+def test_the_summary_has_means_intervals_and_counts():
+    rows = rows_at_random(p_irrelevant=0.03, q_irrelevant=0.06)
+    rows[0]["p_irrelevant"] = 0.2
+    text, channels = summary(separation(rows=rows)), [one["channel"] for one in rows]
+    mean, low, high = mean_with_interval([one["ap_all"] - one["ap_all_original"] for one in rows], channels)
+    assert f"- new channel minus original: AP {mean:+.3f} (95 % {low:+.3f} to {high:+.3f}), AUROC" in text
+    cells = [f"{np.mean([one[name] for one in rows]):.3f}" for name in ("auroc_all", "ap_all", "auroc_others")]
+    assert f"| new channel c'_k | {' | '.join(cells)} |" in text
+    assert "- p < 0.05: 11 of 12 concepts\n- q < 0.05: 0 of 12 concepts" in text
+    assert "12 concepts of 6 channels, 400 images, 2 draws, all irrelevant channels at tau 0.03, p 0.75" in text
+
+
+def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
+    rows = rows_at_random(channels=2, auroc_all_real_target=np.nan, ap_all_real_target=np.nan, q_irrelevant=np.nan)
+    rows[1] |= {**dict.fromkeys(VALUES, np.nan), "images": 0}
+    text = summary(separation(rows=rows, irrelevant=200))
+    assert "real target" not in text and "q < 0.05" not in text and "95 %" not in text and "nan" not in text
+    assert "- without validation images: name 2 (channel 0)" in text and "200 irrelevant channels" in text
+    assert "real target" not in table(rows) and "| 0       | 2 name 2 | 0      | -" in table(rows)
+
+
+def test_the_markdown_says_what_the_headline_is_above_all_rows():
+    text = document([separation(rows=rows_at_random()), separation("other", rows=[row("net_channel9_1_2")])])
+    assert (
+        text.index("The headline is")
+        < text.index("### net_pairs")
+        < text.index("### other")
+        < text.index("| channel |")
+    )
+    assert 'alone ("others") must not be the headline' in text
+    assert sum(line.startswith("| ") and line[2].isdigit() for line in text.split("\n")) == 13
+
+
+def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path, capsys):
+    one, other = separation(), separation("other", rows=[row("net_channel9_1_2")])
+    separations = separations_of(tmp_path, with_splits(tmp_path, one), with_splits(tmp_path, other))
+    paths = write_separation_tables(separations)
+    assert [path.name for path in paths] == ["separation.csv", "separation.md"]
+    assert len(paths[0].read_text().splitlines()) == 4
+    with_splits(tmp_path, separation("other", rows=[row("net_channel9_1_2")]), seed=1)
+    write_separation_tables(separations)
+    assert len(paths[0].read_text().splitlines()) == 3
+    print_separation(one, separations)
+    printed = capsys.readouterr()
+    assert (
+        "warning: 1 splits are left out, as they have changed since: measure them again (net_channel9_1_2)"
+        in printed.err
+    )
+    assert "### net_pairs" in printed.out and "weights shuffled" in printed.out
+
+
+def test_many_rows_are_printed_in_part(tmp_path, capsys):
+    print_separation(separation(rows=rows_at_random()), separations_of(tmp_path))
+    out = capsys.readouterr().out
+    assert "... 2 more in " in out and out.count("| 1 name 1") == 5
+
+
+def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_reference(tmp_path):
+    rows = rows_at_random(auroc_all_real_target=np.nan, ap_all_real_target=np.nan)
+    rows[0] |= dict.fromkeys(VALUES, np.nan)
+    figure = separation_figure(separation(rows=rows))
+    cloud, lines = figure.axes
+    draws, dots = cloud.lines[:2]
+    assert len(dots.get_xdata()) == 11 and len(draws.get_xdata()) == 22
+    np.testing.assert_array_equal(dots.get_ydata(), [one["ap_all"] for one in rows[1:]])
+    labels = [text.get_text() for text in lines.get_legend().get_texts()]
+    assert len(labels) == 6 and f"new channel, mean {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
+    assert write_figure(tmp_path / "x", figure).is_file() and (tmp_path / "x.pdf").is_file()
+
+
+def test_no_figure_where_nothing_could_be_measured(tmp_path):
+    rows = rows_at_random(channels=1)
+    for one in rows:
+        one |= dict.fromkeys(VALUES, np.nan)
+    assert write_separation_figure(tmp_path, separation(rows=rows)) == []
+    assert "nan" not in summary(separation(rows=rows))

@@ -1,0 +1,237 @@
+"""Separation from small stores, against loops over images, concepts, draws and channels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import as_layer
+from tests.method.test_ranking import area, average_precision
+from tests.store.helpers import META
+from utils.command_line.split_opening import OpenedSplit
+from utils.errors import UserError
+from utils.images.classes import ClassMap
+from utils.images.listing import ImageList
+from utils.method.disentangling import RHOS, Split, split_sources
+from utils.method.least_squares import least_squares_shares
+from utils.method.references import p_value, permutation, q_values
+from utils.stages import separation
+from utils.stages.disentangling import CandidateMaker
+from utils.stages.least_squares import ByLeastSquares
+from utils.stages.separation import DRAWS, TrainingReferences, ValidationInputs, describe_separation, separate
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.splits import SETTINGS, SplitFile
+
+CLASSES = {"a": 0, "b": 1, "c": 2, "d": 3}
+TAU, P = 0.1, 0.75
+SIZES = {"num_channels": 14, "num_inputs": 6, "num_taps": 2, "num_outputs": 4, "chunk_size": 20, "classes": CLASSES}
+
+
+def make_store(folder, images, count):
+    """A complete store of images whose inputs tell their classes a little; class d has none in ``val``."""
+    random = np.random.default_rng(1)
+    of = np.sort(np.arange(count) % (4 if images == "train" else 3))
+    names = list(CLASSES)[: of.max() + 1]
+    listed = ImageList(Path("x"), names, np.array([b"%d" % i for i in range(count)]), np.full(count, 9), of)
+    torch.manual_seed(0)
+    layer = as_layer(nn.Conv2d(6, 14, (1, 2)).requires_grad_(False))
+    meta = {**META, **SIZES, "images": images, "num_images": count, "data_sha256": listed.digest()}
+    meta["class_counts"] = {name: int((of == output).sum()) for output, name in enumerate(names)}
+    store = ImportanceStore(folder, "m", images)
+    store.begin(meta, layer, listed)
+    prototypes = np.random.default_rng(0).normal(0, 1, (4, 6, 2))
+    for chunk in range(store.num_chunks):
+        indices = np.array(store.chunk_range(chunk))
+        shape = len(indices)
+        batch = {
+            "relative_importances": random.random((shape, 14)) * 0.09,
+            "positive_sums": np.ones(shape),
+            "input_sums": prototypes[of[indices]] + random.normal(0, 2, (shape, 6, 2)),
+            "targets": of[indices],
+            "predictions": np.where(random.random(shape) < 0.8, of[indices], 3),
+            "indices": indices,
+            "content": indices.astype(np.uint64),
+            "shares": random.random((shape, 14)),
+            "logits": random.normal(0, 1, (shape, 4)),
+        }
+        # channels 0 and 1 are relevant for all classes
+        batch["relative_importances"][:, :2] = 0.5
+        store.write_chunk(chunk, [batch])
+    return store
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(training store, validation store, class store) of a small layer; not to be changed."""
+    folder = tmp_path_factory.mktemp("world")
+    training, validation = make_store(folder, "train", 60), make_store(folder, "val", 33)
+    class_store = ClassStore(folder, "m", training.meta)
+    separation.class_statistics(training, class_store, [TAU])
+    return training, validation, class_store
+
+
+def references_of(world):
+    return TrainingReferences(world[0], world[2], ClassMap(CLASSES))
+
+
+def opened_split(world, channel, concepts, *, by="arv", background=None, rho=0.8, only_correct=False):
+    training, _, class_store = world
+    maker = CandidateMaker(training, class_store, ClassMap(CLASSES), only_correct, background)
+    candidate = maker.make(channel, concepts)
+    if by == "arv":
+        owners = torch.stack([split_sources(candidate.arvs, one) for one in RHOS])
+        split = Split(
+            **candidate.content(), owners=owners, objectives=torch.zeros(20, 3), objective="positive", rho=rho
+        )
+    else:
+        inputs = references_of(world)._inputs(only_correct)
+        groups = ByLeastSquares(inputs, background).groups(candidate)
+        split = Split(**candidate.content(), fitted=least_squares_shares(candidate.weight[None].double(), *groups)[0])
+    settings = {**dict.fromkeys(SETTINGS), "only_correct": only_correct}
+    file = SplitFile(split, {}, settings, background, {}, {}, f"{channel} {concepts}")
+    return OpenedSplit(Path(f"m_channel{channel}.pt"), file, split.rho)
+
+
+def measure(world, *opened, number=None):
+    outputs = sorted({output for one in opened for output in one.outputs})
+    validation = ValidationInputs(world[1], outputs)
+    return separate(opened, [(TAU, P)] * len(opened), validation, references_of(world), number)
+
+
+def images_of(store):
+    """All tap sums [N, C_in, taps] and targets [N] of a store, as arrays."""
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    return [np.concatenate([chunk[name] for chunk in chunks]) for name in ("input_sums", "targets")]
+
+
+def loops(weight, training, validation, rho, concepts, background, own):
+    """Area and average precision of each ``c'_k`` of a unit [C_in, taps] by Ineq. 5, from class means of the images."""
+    sums, targets = training
+    means = [np.mean([sums[targets == output].mean(0, dtype=float) for output in one], axis=0) for one in concepts]
+    means += [sums.mean(0, dtype=float)] if background else []
+    arvs, found = [(weight * mean).sum(1) for mean in means], []
+    for k in range(len(concepts)):
+        kept = np.ones(6, dtype=bool)
+        for i in range(6):
+            owner = next((j for j in range(len(arvs)) if all(rho * arvs[j][i] > other[i]
+                          for o, other in enumerate(arvs) if o != j)), None)  # fmt: skip
+            kept[i] = owner in (None, k)
+        scores = [(weight * kept[:, None] * image).sum() for image in validation]
+        found.append((area(scores, own[k]), average_precision(scores, own[k])) if np.ptp(scores) else (np.nan, np.nan))
+    return found
+
+
+@pytest.mark.parametrize("concepts, background", [([[0], [1]], None), ([[0, 2], [1]], 1.0)])
+def test_every_value_of_the_rule_equals_loops(world, concepts, background):
+    opened = opened_split(world, 1, concepts, background=background)
+    rows = measure(world, opened)
+    sums, targets = images_of(world[1])
+    weights, own = world[0].read_layer()[0].double().numpy(), [np.isin(targets, concept) for concept in concepts]
+    setting = images_of(world[0]), sums, 0.8, concepts, background, own
+    actual = loops(weights[1], *setting)
+    orders = [permutation(6, "weights", 1, concepts, draw).numpy() for draw in range(DRAWS)]
+    drawn = np.array([loops(weights[1][order], *setting) for order in orders])
+    irrelevant = np.array([loops(weights[channel], *setting) for channel in range(2, 14)])
+    plain = np.array([(weights[1] * image).sum() for image in sums])
+    logits = np.concatenate([world[1].read_chunk(chunk)["logits"] for chunk in (0, 1)])
+    for k, row in enumerate(rows):
+        assert (row["channel"], row["concept"], row["classes"]) == (1, k + 1, concepts[k])
+        assert row["images"] == own[k].sum() and row["prevalence"] == own[k].mean()
+        assert (row["auroc_all"], row["ap_all"]) == pytest.approx(actual[k])
+        assert row["auroc_all_original"] == pytest.approx(area(plain, own[k]))
+        assert row["ap_all_original"] == pytest.approx(average_precision(plain, own[k]))
+        assert (row["auroc_draws"], row["ap_draws"]) == tuple(
+            pytest.approx(drawn[:, k, i], nan_ok=True) for i in (0, 1)
+        )
+        means = np.nanmean(drawn[:, k], axis=0)
+        assert (row["auroc_all_weights_permuted"], row["ap_all_weights_permuted"]) == pytest.approx(means)
+        assert row["ap_all_irrelevant"] == pytest.approx(np.nanmean(irrelevant[:, k, 1]))
+        assert row["p_irrelevant"] == p_value(row["ap_all"], irrelevant[:, k, 1]) and row["irrelevant"] == 12
+        both = own[0] | own[1]
+        assert row["auroc_others_original"] == pytest.approx(area(plain[both], own[k][both]))
+        largest = logits[:, concepts[k]].max(1)
+        assert row["ap_all_own_logit"] == pytest.approx(average_precision(largest, own[k].tolist()))
+        assert np.isnan(row["ap_all_real_target"])
+    np.testing.assert_allclose([row["q_irrelevant"] for row in rows], q_values([row["p_irrelevant"] for row in rows]))
+
+
+def test_permuted_owners_keep_the_weights_and_the_number_of_inputs(world):
+    opened = opened_split(world, 1, [[0], [1]], rho=1.0)
+    (row, _), split = measure(world, opened), opened.file.split
+    sums, targets = images_of(world[1])
+    scores = []
+    for draw in range(DRAWS):
+        owners = split.owners[-1][permutation(6, "owners", 1, [[0], [1]], draw)]
+        kept = ((owners == 0) | (owners == 1)).numpy()
+        scores.append((split.weight.double().numpy() * kept[:, None] * sums).sum((1, 2)))
+    precisions = [average_precision(one, (targets == 0).tolist()) for one in scores]
+    assert row["ap_all_owners_permuted"] == pytest.approx(np.mean(precisions))
+
+
+def test_a_row_does_not_depend_on_what_else_is_measured(world):
+    one, other = opened_split(world, 1, [[0], [1]]), opened_split(world, 0, [[1], [2]])
+    together, alone = measure(world, one, other), measure(world, other)
+    differing = {name for name, value in alone[0].items() if together[2][name] != value and value == value}
+    assert differing <= {"q_irrelevant"}
+    assert [row["channel"] for row in measure(world, other, one)] == [0, 0, 1, 1]
+
+
+def test_what_is_drawn_of_the_irrelevant_channels_has_no_q_values(world):
+    rows = measure(world, opened_split(world, 1, [[0], [1]]), number=5)
+    assert all(row["irrelevant"] == 5 and np.isnan(row["q_irrelevant"]) for row in rows)
+    assert all(row["p_irrelevant"] * 6 == pytest.approx(round(row["p_irrelevant"] * 6)) for row in rows)
+
+
+def test_a_concept_without_validation_images_is_no_crash(world):
+    rows = measure(world, opened_split(world, 1, [[0], [3]]))
+    assert [row["images"] for row in rows] == [11, 0]
+    values = ("auroc_all", "ap_all", "ap_all_weights_permuted", "auroc_others", "p_irrelevant", "q_irrelevant")
+    assert all(np.isnan(rows[1][name]) for name in values) and np.isnan(rows[0]["auroc_others"])
+    assert np.isfinite(rows[0]["ap_all"]) and rows[0]["q_irrelevant"] == rows[0]["p_irrelevant"]
+
+
+def test_least_squares_has_both_references(world):
+    opened = opened_split(world, 1, [[0], [1]], by="least_squares", background=1.0, rho=None)
+    rows, split = measure(world, opened), opened.file.split
+    sums, targets = images_of(world[1])
+    training, of = images_of(world[0])
+    groups = [torch.from_numpy(training[of == output]) for output in (0, 1)]
+    groups.append(torch.from_numpy(training[of > 1]))
+    orders = torch.stack([permutation(6, "weights", 1, [[0], [1]], draw) for draw in range(DRAWS)])
+    weights, real = split.weight.double()[orders], split.weight.double().expand(DRAWS, -1, -1)
+    for name, target in (("weights_permuted", weights), ("real_target", real)):
+        shares = least_squares_shares(weights, groups, [1.0, 1.0, 1.0], target)[:, 0, :, None]
+        found = np.einsum("nit,dit->dn", sums, shares * weights)
+        mean = np.mean([average_precision(one, (targets == 0).tolist()) for one in found])
+        assert rows[0][f"ap_all_{name}"] == pytest.approx(mean, abs=0.01)
+    assert len(rows) == 2 and rows[0]["split_by"] == "least_squares" and rows[0]["rho"] is None
+
+
+def test_blocks_change_nothing(world, monkeypatch):
+    opened = opened_split(world, 1, [[0], [1]])
+    whole = measure(world, opened)
+    monkeypatch.setattr(separation, "MOST_SCORES", 200)
+    assert str(measure(world, opened)) == str(whole)
+
+
+def test_a_split_of_other_training_images_is_refused(world):
+    opened = opened_split(world, 1, [[0], [1]], only_correct=True)
+    opened.file.settings["only_correct"] = False
+    with pytest.raises(UserError, match=r"m_channel1.pt was made of other training images: run disentangle_channel"):
+        measure(world, opened)
+
+
+def test_what_is_known_before_tells_splits_stores_and_settings_apart(world):
+    training, validation, _ = world
+    one = opened_split(world, 1, [[0], [1]])
+
+    def known(opened=one, tau=TAU, number=None, store=validation):
+        return describe_separation("name", "m", [opened], [(tau, P)], store, training, number)
+
+    assert known() == known()
+    others = [known(opened_split(world, 0, [[0], [1]])), known(tau=0.2), known(number=3), known(store=training)]
+    assert all(other != known() for other in others)
+    assert known()["splits"] == {"m_channel1": ["1 [[0], [1]]", 0.8, TAU, P]}

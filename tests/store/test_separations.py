@@ -1,0 +1,127 @@
+"""Separations: one file each, of splits as they are, without NaN in JSON."""
+
+import json
+from math import nan
+
+import pytest
+import torch
+from torch import nn
+
+from tests.store.helpers import split_file
+from utils.errors import UserError
+from utils.store.files import write_json
+from utils.store.separations import SEPARATION_FORMAT, VALUES, Separations, newest_rows
+from utils.store.splits import write_split
+
+
+def row(split="net_channel3_1_2", concept=1, **values):
+    measured = {name: round(0.1 * number % 1, 3) for number, name in enumerate(VALUES)}
+    return {
+        **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
+        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9},
+        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], **measured, **values},
+    }
+
+
+def separation(name="net_pairs", rows=None, **changes):
+    rows = rows or [row(), row(concept=2, ap_all=nan)]
+    return {
+        **{"name": name, "run": "net", "layer": "last", "weights_sha256": "00", "transform": {}, "precision": "fp32"},
+        **{"decoding": "pil", "validation_sha256": "0", "training_sha256": "1", "draws": 2, "irrelevant": None},
+        "splits": {one["split"]: ["no digest", one["rho"], 0.03, 0.75] for one in rows},
+        **{"images": 400, "rows": rows, "evaluation": 1, **changes},
+    }
+
+
+def with_splits(folder, found, seed=0):
+    """Write the splits that a separation is of; the separation with their digests."""
+    for name, values in found["splits"].items():
+        torch.manual_seed(seed)
+        file = split_file(nn.Conv2d(2, 20, 1), int(name.split("_")[1][7:]), num_channels=20)
+        write_split(folder / "models" / f"{name}.pt", file)
+        values[0] = file.sha256
+    return found
+
+
+def separations_of(folder, *given):
+    separations = Separations(folder / "out", folder / "models")
+    for one in given:
+        separations.write(one)
+    return separations
+
+
+def test_a_separation_is_read_as_it_was_and_nothing_in_its_file_is_nan(tmp_path):
+    given = with_splits(tmp_path, separation())
+    separations = separations_of(tmp_path, given)
+    path = tmp_path / "out/results_quantitative/separation/net_pairs.json"
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads(path.read_text(), parse_constant=refuse)
+    (found,) = separations.read_all()
+    assert found.pop("format") == SEPARATION_FORMAT
+    assert found["evaluation"] > given["evaluation"]
+    assert str({**found, "evaluation": 1}) == str(given)  # nan equals nan
+    assert separations.stale == separations.unchecked == []
+
+
+def test_what_is_there_and_equal_is_found(tmp_path):
+    given = separation()
+    separations = separations_of(tmp_path, given)
+    known = {name: value for name, value in given.items() if name not in ("rows", "images", "evaluation")}
+    assert separations.find(known)["images"] == 400
+    assert separations.find({**known, "irrelevant": 200}) is None
+    assert separations.find({**known, "name": "other"}) is None
+    separations.path("net_pairs").write_text("{")
+    assert separations.find(known) is None
+
+
+def test_rows_of_a_split_that_has_changed_are_left_out_and_named(tmp_path):
+    rows = [row("net_channel3_1_2"), row("net_channel4_1_2")]
+    separations = separations_of(tmp_path, with_splits(tmp_path, separation(rows=rows)))
+    with_splits(tmp_path, separation(rows=rows[1:]), seed=1)
+    assert [one["split"] for one in separations.read_all()[0]["rows"]] == ["net_channel3_1_2"]
+    assert separations.stale == ["net_channel4_1_2"]
+    with_splits(tmp_path, separation(rows=rows[:1]), seed=1)
+    assert separations.read_all() == []
+    (tmp_path / "models/net_channel4_1_2.pt").unlink()
+    assert [one["split"] for one in separations.read_all()[0]["rows"]] == ["net_channel4_1_2"]
+    assert separations.unchecked == ["net_channel4_1_2"]
+
+
+def test_a_split_of_several_separations_counts_where_most_others_are_then_where_it_is_newest(tmp_path):
+    three, four = row("net_channel3_1_2"), row("net_channel4_1_2")
+    separations = separations_of(
+        tmp_path, separation("all", [three, four]), separation("single", [three]), separation("newer", [four, three])
+    )
+    found = [(one["name"], of["split"]) for one, of in newest_rows(separations.read_all())]
+    assert found == [("newer", "net_channel4_1_2"), ("newer", "net_channel3_1_2")]
+    separations.write(separation("all", [three, four]))
+    assert {one["name"] for one, _ in newest_rows(separations.read_all())} == {"all"}
+
+
+def test_other_weights_under_one_name_are_refused(tmp_path):
+    separations = separations_of(tmp_path, separation())
+    separations.check("net", "00")
+    separations.check("other", "01")
+    with pytest.raises(UserError, match="holds results of net with other weights: use another --output_dir"):
+        separations.check("net", "01")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"format": 0}, "is of another version of this program"),
+        ({"name": "other"}, "it is the separation of other"),
+        ({"rows": [{}]}, "is damaged"),
+    ],
+)
+def test_what_cannot_be_a_separation_is_refused_and_named(tmp_path, changes, message):
+    separations = Separations(tmp_path, tmp_path)
+    content = {"format": SEPARATION_FORMAT, **separation(), "evaluation": 1, **changes}
+    write_json(separations.path("net_pairs"), content)
+    with pytest.raises(
+        UserError, match=rf"net_pairs.json.*{message}.*delete it and run get_results.py --get_separation"
+    ):
+        separations.read_all()

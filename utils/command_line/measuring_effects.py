@@ -1,0 +1,33 @@
+"""Stage 4's effects: what the parts of splits do behind the layer, with the network and images of the concepts."""
+
+from tqdm import tqdm
+
+from utils.command_line.split_opening import model_dir_of
+from utils.report.effect_tables import print_effects, write_effect_tables
+from utils.stages.effect import describe_effect, measure_effects
+from utils.store.effects import Effects
+
+
+def measure_effect(args, run, opened, source, classes):
+    """Measure, store and print the effects of splits; paths of what was written.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    run : str
+    opened : list of OpenedSplit
+    source : ImagePass
+    classes : ClassMap
+    """
+    effects, to = Effects(args.output_dir, model_dir_of(args)), args.effect_to
+    known = [describe_effect(one, run, source, classes, to) for one in opened]
+    measured = [effects.find(one) for one in known]
+    missing = [number for number, one in enumerate(measured) if one is None]
+    for place, images in measure_effects([opened[number] for number in missing], source, classes, to):
+        number = missing[place]
+        measured[number] = {**known[number], "images": images}
+        with tqdm.external_write_mode():
+            effects.write(measured[number])
+    paths = write_effect_tables(effects)
+    print_effects(measured, effects)
+    return [*paths, *(effects.path(one) for one in measured[:1])]

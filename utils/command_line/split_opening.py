@@ -1,0 +1,193 @@
+"""What stage 4 begins with: the splits asked for, and where its validation images come from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from utils.command_line import flags, wishes
+from utils.command_line.opening import Problems, asked_candidates, open_network, resolve
+from utils.errors import UserError
+from utils.images.batches import ImageBatches
+from utils.images.classes import ClassMap
+from utils.method.disentangling import RHOS
+from utils.stages.validation import ImagePass, StoredValidation, list_validation
+from utils.store.files import refuse_differences
+from utils.store.importances import ImportanceStore
+from utils.store.manifests import splits_of
+from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight
+
+
+@dataclass
+class OpenedSplit:
+    """A split file's ``path`` and content, and the ``rho`` asked for."""
+
+    path: Path
+    file: SplitFile
+    rho: float
+
+    @cached_property
+    def outputs(self):
+        """All classes of all concepts, sorted."""
+        return sorted(output for concept in self.file.split.classes for output in concept)
+
+    def which_rho(self):
+        """The rho in words, before others; nothing where there is none."""
+        if self.rho is None:
+            return ""
+        return f"rho {self.rho}{' (the chosen one)' if self.rho == self.file.split.rho else ''}, "
+
+
+def open_splits(args, run):
+    """The splits asked for, each once, whether by their files, a manifest, or channels and concepts.
+
+    Returns
+    -------
+    opened : list of OpenedSplit
+    settings : dict
+        Of stage 2, where the candidates say them.
+    problems : Problems
+        What of the candidates could not be opened.
+    """
+    if args.rho is not None and args.rho not in RHOS:
+        raise UserError(f"--rho {args.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
+    if args.splits:
+        named = [(path, rho) for path in args.splits for path, rho in splits_of(path)]
+        problems, settings = Problems(len(named)), {}
+        found = [(path, lambda path=path, rho=rho: (path, read_split(path), rho)) for path, rho in named]
+    else:
+        asked = asked_candidates(args, "channel_of_interest")
+        problems, settings = Problems(len(asked.candidates)), asked.settings
+        found = [
+            (f"channel {one.channel}", lambda one=one: _find_split(args, run, one, settings))
+            for one in asked.candidates
+        ]
+    opened, first = {}, None
+    for what, read in found:
+        with problems.noted(what):
+            path, file, rho = read()
+            first = first or file
+            shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
+            refuse_differences(first.context, file.context, shared, path)
+            if args.rho is not None and file.split.rho is None:
+                raise UserError(f"{path} was split by least squares, which has no rho: leave out --rho")
+            opened[path] = OpenedSplit(path, file, args.rho or rho or file.split.rho)
+    if not opened:
+        problems.finish("opened")
+    return list(opened.values()), settings, problems
+
+
+def model_dir_of(args):
+    return Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
+
+
+def _find_split(args, run, candidate, settings):
+    """The one split of a candidate: its path, content and no rho; names are resolved by the splits' own class map."""
+    with candidate.named():
+        return *_find_one(args, model_dir_of(args), run, candidate, settings), None
+
+
+def _find_one(args, model_dir, run, candidate, settings):
+    present = find_splits(model_dir, run, candidate.channel)
+    if not present:
+        raise UserError(
+            f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
+        )
+    context = _first_readable(present).context
+    concepts = resolve(candidate, "channel_of_interest", context, ClassMap(context["classes"]))
+    found = find_splits(model_dir, run, candidate.channel, concepts)
+    if not found:
+        names = ", ".join(other.name for other in present[:20])
+        wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
+        raise UserError(
+            f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
+            "run disentangle_channel.py for these concepts"
+        )
+    files = {path: read_split(path) for path in found}
+    chosen = {path: file for path, file in files.items() if _is_wanted(file, args, settings)}
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in chosen or found)
+        which = "several splits match" if chosen else "no split matches"
+        how = "--only_correct or --no-only_correct, --rho_objective, --split_by and --background"
+        raise UserError(f"{which} ({names}): choose one with {how}")
+    ((path, file),) = chosen.items()
+    asked = {"channel": candidate.channel, "classes": concepts}
+    refuse_differences(asked, {"channel": file.split.channel, "classes": file.split.classes}, asked, path)
+    return path, file
+
+
+def _is_wanted(file, args, settings):
+    """Whether a split was made as the flags, or else the candidates' settings, say."""
+    only_correct = args.only_correct if args.only_correct is not None else settings.get("only_correct")
+    background = file.background or 0
+    return (
+        only_correct in (None, file.settings["only_correct"])
+        and args.rho_objective in (None, file.split.objective)
+        and args.split_by in (None, file.split.split_by)
+        and args.background in (None, background)
+    )
+
+
+def _first_readable(paths):
+    """The first of several split files that is not damaged."""
+    for path in paths[:-1]:
+        try:
+            return read_split(path)
+        except UserError:
+            continue
+    return read_split(paths[-1])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Validation images
+
+
+def open_validation(args, run, opened, context, classes, transform, device):
+    """Where stage 4's images come from: a complete val store that matches, unless pictures need the images; else val/.
+
+    Returns
+    -------
+    StoredValidation or ImagePass
+    """
+    root = Path(args.data_dir) / "val"
+    store = matching_val_store(args, run, context)
+    if store is not None and not wishes.wants_network(args):
+        if args.weights is not None:
+            open_network(args, context, opened[0].path)
+        check_weights(opened, *store.read_layer())
+        return StoredValidation(store, root, classes)
+    outputs = sorted({output for one in opened for output in one.outputs})
+    images = list_validation(root, classes, outputs, args.all_classes)
+    network, layer = open_network(args, context, opened[0].path)
+    check_weights(opened, layer.weight, layer.bias)
+    how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    network.module.to(device, memory_format=torch.channels_last)
+    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how)
+
+
+def check_weights(opened, weight, bias):
+    for one in opened:
+        require_weight(one.path, one.file.split, weight, bias)
+
+
+def matching_val_store(args, run, context):
+    """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
+    store = ImportanceStore(args.store_dir, run, "val")
+    if not store.meta_path.is_file():
+        return None
+    meta = store.load_meta()
+    keys = ("weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
+    how = {"precision": args.precision, "decoding": args.decode}
+    asked = {**{key: context[key] for key in keys}, **how}
+    if any(meta[key] != asked[key] for key in asked):
+        return None
+    try:
+        store.require_complete()
+    except UserError:  # it is being made
+        return None
+    return store

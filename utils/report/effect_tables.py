@@ -1,0 +1,149 @@
+"""Tables of effects: a row for each concept, and means over all of them, as CSV, Markdown and print.
+
+An effect is a dictionary as ``utils.store.effects.Effects`` stores it.
+"""
+
+import csv
+import io
+import sys
+
+import numpy as np
+
+from utils.method.references import mean_with_interval
+from utils.store.files import write_bytes
+
+LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
+SHOWN = 10  # splits that are printed
+LOGITS = ("total", "own", "others", "background", "residual", "own_permuted", "others_permuted")
+SHARES = ("share_own", "share_others", "share_own_permuted")
+COLUMNS = (
+    *("run", "layer", "channel", "split", "rho", "replaced_by", "concept", "classes", "name", "images"),
+    *(f"logit_{name}" for name in LOGITS),
+    *SHARES,
+    "images_of_shares",
+)
+EXPLANATION = f"""\
+What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept:
+the mean Shapley value over who else is replaced. A part that is replaced is the same at every position: its mean over
+the training images, or zero. total: the whole channel against its mean; it is the sum of own (what is this concept's
+alone, c'_k - r), others (the other concepts'), everything else and residual. permuted: of a split with as many inputs
+for each concept, drawn at random. share: own or others over the total, in the images in which the total is at least
+{LEAST_TOTAL} logits (their number stands beside it; the others are left out). A positive number supports the class."""
+
+
+def concept_rows(effect):
+    """A dictionary of ``COLUMNS`` for each concept of an effect; NaN where there is nothing to measure."""
+    rows = []
+    for k, part in enumerate(effect["images"]):
+        values = {"": np.array(part["effects"]), "_permuted": np.array(part["effects_permuted"])}
+        row = {name: effect[name] for name in ("run", "layer", "channel", "split", "rho")}
+        row |= {"replaced_by": effect["to"], "concept": k + 1, "classes": effect["concepts"][k]}
+        row |= {"name": effect["concept_names"][k], "images": len(part["paths"])}
+        num_own = len(effect["concepts"])
+        logits = {}
+        for kind, effects in values.items():
+            effects = effects.reshape(len(part["paths"]), -1)
+            if effects.size:
+                others = [j for j in range(num_own) if j != k]
+                logits[f"own{kind}"], logits[f"others{kind}"] = effects[:, k], effects[:, others].sum(1)
+                logits[f"total{kind}"], logits[f"residual{kind}"] = effects.sum(1), effects[:, -1]
+                logits[f"background{kind}"] = effects[:, num_own:-1].sum(1)
+        row |= {f"logit_{name}": float(logits[name].mean()) if logits else np.nan for name in LOGITS}
+        enough = {kind: logits[f"total{kind}"] >= LEAST_TOTAL if logits else np.zeros(0, bool) for kind in values}
+        row["images_of_shares"] = int(enough[""].sum())
+        for name in SHARES:
+            kind = "_permuted" if name.endswith("_permuted") else ""
+            part_of = name.removeprefix("share_")
+            shares = logits[part_of][enough[kind]] / logits[f"total{kind}"][enough[kind]] if enough[kind].any() else []
+            row[name] = float(np.mean(shares)) if len(shares) else np.nan
+        rows.append(row)
+    return rows
+
+
+def table(rows):
+    """Rows as aligned Markdown, the means over concepts last."""
+    header = ["channel", "concept", "images", *(name.replace("_", " ") for name in LOGITS)]
+    header += [name.replace("_", " ") for name in SHARES] + ["images of shares"]
+    cells = [header]
+    for row in rows:
+        name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
+        numbers = [_number(row[name]) for name in (*(f"logit_{one}" for one in LOGITS), *SHARES)]
+        cells.append([str(row["channel"]), name.replace("|", "\\|"), str(row["images"]), *numbers])
+        cells[-1].append(f"{row['images_of_shares']} of {row['images']}")
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def summary(rows):
+    """The means over concepts, with 95 % intervals that resample channels, in lines."""
+    channels = [row["channel"] for row in rows]
+    lines = [f"mean over {len(rows)} concepts of {len(set(channels))} channels, in logits:"]
+    for name in (*LOGITS, *SHARES):
+        column = name if name in SHARES else f"logit_{name}"
+        mean, low, high = mean_with_interval([row[column] for row in rows], channels)
+        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        if np.isfinite(mean):
+            lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
+    return "\n".join(lines)
+
+
+def _number(value):
+    return "–" if np.isnan(value) else f"{value:+.3f}"
+
+
+def groups(effects):
+    """Effects that may be averaged together: lists of their rows by what they have in common."""
+    found = {}
+    for effect in sorted(effects, key=lambda one: (one["run"], one["channel"], one["split"])):
+        how = effect["split_by"].replace("_", " ")
+        how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
+        title = f"{effect['run']}, layer {effect['layer']}, split by {how}, parts replaced by their {effect['to']}"
+        title = title.replace("their zero", "zero") + f", {effect['precision']}"
+        found.setdefault(title, []).extend(concept_rows(effect))
+    return found
+
+
+def document(effects):
+    """All effects in Markdown."""
+    parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n"]
+    for title, rows in groups(effects).items():
+        parts.append(f"### {title}\n\n{summary(rows)}\n\n{table(rows)}\n")
+    return "\n".join(parts)
+
+
+def comma_separated(effects):
+    """All rows as CSV, with a header; empty where there is no value."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in (row for rows in groups(effects).values() for row in rows):
+        plain = {name: "" if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
+        numbers = [name for name, value in plain.items() if name.startswith(("logit", "share")) and value != ""]
+        plain |= {name: f"{plain[name]:.6g}" for name in numbers}
+        writer.writerow({**plain, "classes": " ".join(map(str, row["classes"]))})
+    return buffer.getvalue()
+
+
+def write_effect_tables(effects):
+    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``: the paths."""
+    found, paths = effects.read_all(), []
+    for name, text in (("effect.csv", comma_separated(found)), ("effect.md", document(found))):
+        write_bytes(effects.folder / name, text.encode())
+        paths.append(effects.folder / name)
+    return paths
+
+
+def print_effects(measured, effects):
+    """Print what was measured in this run: a table of the first splits, and the means of all."""
+    for title, rows in groups(measured).items():
+        shown = [row for row in rows if row["split"] in {one["split"] for one in measured[:SHOWN]}]
+        print(f"\n{title}\n\n{table(shown)}")
+        if len(shown) < len(rows):
+            print(f"... {len(rows) - len(shown)} more in {effects.folder / 'effect.md'}")
+        print(f"\n{summary(rows)}")
+    print(f"\n{EXPLANATION}")
+    if effects.stale:
+        names = ", ".join(effects.stale[:5])
+        what = "effects are left out, as their splits have changed"
+        print(f"warning: {len(effects.stale)} {what} ({names})", file=sys.stderr)

@@ -1,0 +1,110 @@
+"""The files of stage 4's results, made anew from all of them, and what is printed of them."""
+
+import sys
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.report.result_tables import EXPLANATION, comma_separated, document, included_rows, make_tables, markdown
+from utils.store.files import write_bytes
+
+LEFT_OUT = "as their splits have changed since: evaluate them again"
+USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files
+
+
+def write_tables(results):
+    """Make the rows of images and the summaries anew from all results.
+
+    Others may write results at the same time: all is made again until nothing has changed meanwhile, so that whoever
+    ends last has seen everything. (A lock would need a file system that has them.)
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    tables : list of Table
+    paths : list of Path
+    """
+    state = None
+    while state != results.state():
+        state, found = results.state(), results.read_all()
+        if not found and results.stale:
+            raise UserError(
+                f"{results.folder} has only results that are left out, {LEFT_OUT} ({_named(results.stale)})"
+            )
+        if not found:
+            raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
+        tables = make_tables(found)
+        paths = _write_rows(results.folder, found)
+        for name, text in (("summary.csv", comma_separated(tables)), ("summary.md", document(tables))):
+            write_bytes(results.folder / name, text.encode())
+            paths.append(results.folder / name)
+    return tables, paths
+
+
+def _write_rows(folder, found):
+    """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
+    several = len({result["run"] for result in found}) > 1
+    files, names = {}, set()
+    for result in found:
+        suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
+        suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
+        suffix += f"_background{result['background']:g}" if result["background"] else ""
+        suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
+        for k, images in enumerate(result["images"], start=1):
+            plain = f"quantitative_concept{k}_required{result['tau']}{suffix}.txt"
+            named = f"{result['run']}_{plain}"
+            names |= {plain, named}
+            files.setdefault(named if several else plain, []).append(included_rows(images))
+    for name, rows in files.items():
+        text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
+        write_bytes(folder / name, text.encode())
+    for name in names - set(files):  # the same rows under the name they had when there were fewer RUNs
+        (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in sorted(files)]
+
+
+def print_results(results, tables, shown):
+    """Print the Tables of the results that are ``shown``, with the rows of all so far."""
+    names = {(result["split"], result["rho"]) for result in shown}
+    for table in tables:
+        if any((result["split"], result["rho"]) in names for result in table.results):
+            print(f"\n{markdown(table, names)}")
+    print(f"\n{EXPLANATION}")
+    _print_doubts(results)
+
+
+def print_summary(results):
+    """Print the summary of all results, and make its files anew."""
+    tables, paths = write_tables(results)
+    print(document(tables))
+    _print_doubts(results)
+    print("wrote " + "\n      ".join(map(str, paths)))
+
+
+def _print_doubts(results):
+    """Name results that are left out because their split has changed, and those whose split was not found."""
+    for names, what in (
+        (results.stale, f"left out, {LEFT_OUT}"),
+        (results.unchecked, f"not checked, as their splits are not in {results.model_dir}"),
+    ):
+        if names:
+            print(f"warning: {len(names)} results {what} ({_named(names)})", file=sys.stderr)
+
+
+def _named(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def warn_of_empty_inclusion(result):
+    """Say where no image of a concept counts, for which tau some would."""
+    for name, part in zip(result["concept_names"], result["images"], strict=True):
+        if not any(part["included"]):
+            print(
+                f"warning: channel {result['channel']}: none of {len(part['paths'])} images of {name} has a relative "
+                f"attribution of tau = {result['tau']}; the largest is {max(part['shares']):.3g} "
+                "(--proportion_attribution_required)",
+                file=sys.stderr,
+            )

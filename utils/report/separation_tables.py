@@ -1,0 +1,202 @@
+"""Tables of separation: a row for each concept, and a summary of each layer, as CSV, Markdown and print.
+
+A separation is a dictionary as ``utils.store.separations.Separations`` stores it.
+"""
+
+import csv
+import io
+import sys
+
+import numpy as np
+
+from utils.method.references import mean_with_interval
+from utils.store.files import write_bytes
+from utils.store.separations import VALUES, newest_rows
+
+SHOWN = 10  # rows that are printed
+FIRST = ("run", "layer", "channel", "concept", "classes", "name", "images")
+COLUMNS = (*FIRST, *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"))
+CHANNELS = {
+    "original": "_original",
+    "new channel c'_k": "",
+    "owners permuted": "_owners_permuted",
+    "weights permuted": "_weights_permuted",
+    "weights permuted, real target": "_real_target",
+    "irrelevant channels": "_irrelevant",
+}
+HOW_TO_READ = (
+    "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; what "
+    "these reach, choosing inputs does alone"
+)
+EXPLANATION = """\
+Measured on all validation images: those of a concept's classes against all others. The headline is the new channel's
+AUROC and average precision (AP) against all other images, beside those of permuted weights: the same rule on the
+channel's weights shuffled over its inputs, ARVs and owners or shares made anew. What permuted weights reach comes
+from choosing inputs for the concepts alone, and only the difference is this channel's. Least squares finds little in
+permuted weights, as it asks for what the shuffled channel does; what choosing inputs does alone is there the "real
+target": shares fitted for permuted weights so that they give the real channel. AUROC against the other concepts of
+the channel alone ("others") must not be the headline: for two concepts the rule is a sign-linear discriminant of the
+layer's input, which tells two classes apart with almost any weights (0.99).
+
+prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
+permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
+no class of the channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q:
+false discovery rate (Benjamini-Hochberg) among the concepts of one run. logit: AP of the network's own logit, of
+several classes' the largest. AUROC is signed: 0.5 is chance, below it the wrong way round. Permuted values are means
+over draws. An empty field or - cannot be measured: no image of the concept, or a channel that is the same for all
+images.
+"""
+
+
+def summary(separation):
+    """What a separation says of its layer, as Markdown: the means of all channels, and differences with intervals."""
+    rows = separation["rows"]
+    channels = [row["channel"] for row in rows]
+    lines = [
+        f"### {separation['name']}",
+        "",
+        f"{heading(separation)}:",
+        "",
+        "| | AUROC, all | AP, all | AUROC, others |",
+        "|---|---|---|---|",
+    ]
+    for what, kind in CHANNELS.items():
+        cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
+        lines += [f"| {what} | {' | '.join(cells)} |"] if cells[:2] != ["-", "-"] else []
+    lines += [f"| the class's own logit | - | {_mean(rows, 'ap_all_own_logit')} | - |", ""]
+    for what in ("original", "weights permuted", "weights permuted, real target"):
+        found = []
+        for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
+            values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
+            mean, low, high = mean_with_interval(values, channels)
+            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+            found += [f"{name} {mean:+.3f}{interval}"] if np.isfinite(mean) else []
+        lines += [f"- new channel minus {what}: {', '.join(found)}"] if found else []
+    for letter in "pq":
+        values = np.array([row[f"{letter}_irrelevant"] for row in rows])
+        known = ~np.isnan(values)
+        lines += [f"- {letter} < 0.05: {(values < 0.05).sum()} of {known.sum()} concepts"] if known.any() else []
+    empty = [row for row in rows if not row["images"]]
+    lines += [f"- without validation images: {_names(empty)}"] if empty else []
+    return "\n".join(lines) + "\n"
+
+
+def heading(separation):
+    """What a separation is of, and how it was measured, in a line."""
+    rows = separation["rows"]
+    how = " and ".join(sorted({row["split_by"].replace("_", " ") for row in rows}))
+    rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
+    how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
+    channels = len({row["channel"] for row in rows})
+    number = "all" if separation["irrelevant"] is None else separation["irrelevant"]
+    thresholds = sorted({tuple(values[2:]) for values in separation["splits"].values()})
+    at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
+    return (
+        f"{separation['run']}, layer {separation['layer']}, split by {how}; {len(rows)} concepts of {channels} "
+        f"channels, {separation['images']} images, {separation['draws']} draws, {number} irrelevant channels at {at}"
+    )
+
+
+def _mean(rows, name):
+    values = np.array([row.get(name, np.nan) for row in rows])
+    return _number(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else "-"
+
+
+def _number(value):
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def _names(rows):
+    return ", ".join(f"{row['name']} (channel {row['channel']})" for row in rows)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rows
+
+WORDS = {
+    **{"prevalence": "prevalence", "ap_all_own_logit": "AP logit", "p_irrelevant": "p", "q_irrelevant": "q"},
+    **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
+}
+HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "ap_all_real_target", "auroc_all")
+HEADLINE = (*HEADLINE, "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
+
+
+def table(rows, columns=VALUES):
+    """Rows as an aligned Markdown table; columns without any value are left out."""
+    columns = [name for name in columns if name in COLUMNS and not all(np.isnan(row[name]) for row in rows)]
+    cells = [["channel", "concept", "images", *map(_words, columns)]]
+    for row in rows:
+        name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
+        plain = [str(row["channel"]), f"{row['concept']} {name}".replace("|", "\\|"), str(row["images"])]
+        cells.append([*plain, *(_number(row[column]) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _words(column):
+    for name in ("ap_all", "auroc_all", "auroc_others"):
+        if column.startswith(name) and column not in WORDS:
+            return f"{WORDS[name]} {column.removeprefix(f'{name}_').replace('_', ' ')}"
+    return WORDS[column]
+
+
+def _in_order(pairs):
+    return sorted(pairs, key=lambda pair: (pair[0]["run"], pair[1]["channel"], pair[1]["split"], pair[1]["concept"]))
+
+
+def document(separations):
+    """All separations in Markdown: what the columns are, the summary of each, and a table of the rows of each RUN."""
+    parts = ["# Separation from all other images\n", EXPLANATION, *map(summary, separations)]
+    pairs = _in_order(newest_rows(separations))
+    for run, layer in dict.fromkeys((one["run"], one["layer"]) for one, _ in pairs):
+        rows = [row for one, row in pairs if (one["run"], one["layer"]) == (run, layer)]
+        parts.append(f"### {run}, layer {layer}\n\n{table(rows)}\n")
+    return "\n".join(parts)
+
+
+def comma_separated(separations):
+    """The rows of all separations as CSV, with a header; empty where there is no value."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for one, row in _in_order(newest_rows(separations)):
+        values = {name: "" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in COLUMNS if name in VALUES}
+        plain = {name: row[name] for name in ("channel", "concept", "name", "images")}
+        classes = " ".join(map(str, row["classes"]))
+        writer.writerow({"run": one["run"], "layer": one["layer"], "classes": classes, **plain, **values})
+    return buffer.getvalue()
+
+
+def write_separation_tables(separations):
+    """Make ``separation.csv`` and ``separation.md`` anew from all ``Separations``, as ``write_tables`` does: the paths.
+
+    Others may write at the same time: all is made again until nothing has changed meanwhile.
+    """
+    state = None
+    while state != separations.state():
+        state, found = separations.state(), separations.read_all()
+        paths = []
+        for name, text in (("separation.csv", comma_separated(found)), ("separation.md", document(found))):
+            write_bytes(separations.folder / name, text.encode())
+            paths.append(separations.folder / name)
+    return paths
+
+
+def print_separation(separation, separations):
+    """Print the summary of a separation, the first of its rows, and which splits have changed since all were made."""
+    rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
+    print(f"\n{summary(separation)}\n{table(rows[:SHOWN], HEADLINE)}")
+    if len(rows) > SHOWN:
+        print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
+    print("AP and AUROC against all other images: " + HOW_TO_READ)
+    for names, what in (
+        (separations.stale, "are left out, as they have changed since: measure them again"),
+        (separations.unchecked, f"were not checked, as they are not in {separations.model_dir}"),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            print(f"warning: {len(names)} splits {what} ({', '.join(names[:5])}{more})", file=sys.stderr)
+    empty = [row for row in separation["rows"] if not row["images"]]
+    if empty:
+        print(f"warning: without validation images, not measured: {_names(empty)}", file=sys.stderr)

@@ -1,0 +1,157 @@
+"""Stage 4: what the new channels of a split do behind the layer, to the logit of an image's own class."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from utils.images.batches import batches_of
+from utils.method.references import permutation
+from utils.method.shapley import coalitions, shapley_values
+from utils.networks.ablation import held
+from utils.networks.arithmetic import network_arithmetic
+from utils.networks.replay import Replay
+from utils.networks.splitting import DisentangledLayer, in_place_of
+from utils.stages.validation import files_digest, indices_of_class
+
+
+class Players:
+    """What is a concept's alone in a split channel, ``c'_k - r``, for every concept, and ``r``: they sum to ``a_c``.
+
+    Each can be replaced by its mean over all positions of the training images, or by zero. One that has no input is
+    what it is in every image, and plays no part.
+
+    Parameters
+    ----------
+    layer : Layer
+    split : Split
+    rho : float or None
+    to : str
+        ``mean`` or ``zero``.
+    """
+
+    def __init__(self, layer, split, rho, to):
+        self.module = DisentangledLayer(layer, [split], [rho])
+        shares = split.shares(rho)
+        residual = (shares[-1].double() * split.mean_arv).sum() / split.positions
+        residual += 0 if split.bias is None else split.bias.double()
+        means = [*self.module.means_of[0], float(residual)]
+        self.constants = means if to == "mean" else [0.0] * len(means)
+        self.playing = [k for k in range(len(shares)) if (shares[k] != 0).any()]
+        self.seed = split.channel
+        self.coalitions = coalitions(len(self.playing), self.seed)
+
+    def effects(self, network, layer, behind, output):
+        """What each part adds to the logit ``output`` of some images, on average over who else is there.
+
+        Parameters
+        ----------
+        network : nn.Module
+        layer : Layer
+        behind : Replay
+            Of the images, B of them.
+        output : int
+
+        Returns
+        -------
+        Tensor [B, K + 1], float64, on the CPU
+            Of ``c'_1 - r .. c'_K - r`` and ``r``; their sum is the effect of ``a_c`` against its mean (or zero).
+        """
+        values = {}
+        with in_place_of(network, layer, self.module):
+            for present in self.coalitions:
+                absent = [one for place, one in enumerate(self.playing) if place not in present]
+                with held(self.module, 0, {one: self.constants[one] for one in absent}), torch.no_grad():
+                    values[present] = behind()[:, output].double().cpu()
+        effects = torch.zeros(len(values[self.coalitions[0]]), len(self.constants), dtype=torch.float64)
+        effects[:, self.playing] = shapley_values(values, len(self.playing), self.seed).T
+        return effects
+
+
+def describe_effect(opened, run, source, classes, to):
+    """All of an effect that is known before anything is measured."""
+    split, file = opened.file.split, opened.file
+    return {
+        "run": run,
+        "split": opened.path.stem,
+        "split_sha256": file.sha256,
+        **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
+        **source.how,
+        "channel": split.channel,
+        "concepts": split.classes,
+        "concept_names": [concept.name for concept in split.own_concepts],
+        "background": file.background,
+        "split_by": split.split_by,
+        "rho": opened.rho,
+        "to": to,
+        "files_sha256": files_digest(source.images, classes, opened.outputs),
+    }
+
+
+def measure_effects(opened, source, classes, to):
+    """Effects of splits on validation images of their concepts, class by class; each is ready after its last class.
+
+    What the network does before the layer is done once for each image, whatever is replaced in whichever split.
+
+    Parameters
+    ----------
+    opened : list of OpenedSplit
+    source : ImagePass
+    classes : ClassMap
+    to : str
+        ``mean`` or ``zero``: what the parts are replaced by.
+
+    Yields
+    ------
+    number : int
+        Which of ``opened``.
+    images : list of dict
+        For each concept ``paths``, ``effects`` and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split
+        with as many inputs for each concept, drawn at random.
+    """
+    network, layer, images = source.network, source.layer, source.images
+    outputs = sorted({output for one in opened for output in one.outputs})
+    plan = [
+        (output, batch)
+        for output in outputs
+        for batch in batches_of(indices_of_class(images, classes, output), source.batch_size)
+    ]
+    ends = {output: number for number, (output, _) in enumerate(plan)}
+    users = {output: [n for n, one in enumerate(opened) if output in one.outputs] for output in outputs}
+    playing, found = {}, {number: [] for number in range(len(opened))}
+    loader = source.load([batch for _, batch in plan], "effects")
+    for place, ((output, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
+        if len(indices):
+            with network_arithmetic(source.how["precision"], pixels.device):
+                behind = Replay(network, layer.module, pixels)
+                for number in users[output]:
+                    if number not in playing:
+                        playing[number] = both_players(layer, opened[number], to)
+                    effects = [one.effects(network, layer, behind, output) for one in playing[number]]
+                    found[number].append((output, indices, *effects))
+        if place == ends[output]:
+            for number in (n for n in users[output] if opened[n].outputs[-1] == output):
+                yield number, by_concept(opened[number].file.split, found.pop(number), images)
+                playing.pop(number, None)
+
+
+def both_players(layer, opened, to):
+    """The Players of a split, and of the same with its inputs given out at random, as many to each concept."""
+    split = opened.file.split
+    order = permutation(len(split.weight), "effect", split.channel, split.classes)
+    divided = {"owners": split.owners, "fitted": split.fitted}
+    permuted = replace(split, **{name: value[:, order] for name, value in divided.items() if value is not None})
+    return [Players(layer, one, opened.rho, to) for one in (split, permuted)]
+
+
+def by_concept(split, batches, images):
+    """Batches of (class, indices, effects, effects of permuted owners) of a split, gathered for each concept."""
+    parts = []
+    for concept in split.classes:
+        own = [batch for batch in batches if batch[0] in concept]
+        indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
+        nothing = torch.empty(0, len(split.concepts) + 1)
+        effects, permuted = (torch.cat([nothing, *(batch[which] for batch in own)]).tolist() for which in (2, 3))
+        paths = [str(images.path(index).relative_to(images.root)) for index in indices]
+        parts.append({"paths": paths, "effects": effects, "effects_permuted": permuted})
+    return parts

@@ -1,0 +1,122 @@
+"""Separation: what stage 4 has measured of many splits against all validation images, one file for each run of it."""
+
+import time
+from dataclasses import dataclass, field
+from math import isnan, nan
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.store.files import damage_is_one_line, read_json, write_json
+from utils.store.results import split_digest
+
+SEPARATION_FORMAT = 1
+AGAIN = "delete it and run get_results.py --get_separation again"
+NEEDED = {
+    *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256", "training_sha256"),
+    *("images", "draws", "irrelevant", "splits", "rows", "evaluation"),
+}
+KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
+# What was measured of a concept, and cannot be where it is NaN
+VALUES = (
+    *("prevalence", *(f"auroc_all{kind}" for kind in KINDS), *(f"ap_all{kind}" for kind in KINDS), "ap_all_own_logit"),
+    *("auroc_others", "auroc_others_original", "p_irrelevant", "q_irrelevant"),
+    *("auroc_all_irrelevant", "ap_all_irrelevant"),
+)
+
+
+@dataclass
+class Separations:
+    """``results_quantitative/separation/``: one JSON for each run and candidates file, or split named by flags.
+
+    A separation is a dictionary: ``name``, its file's; what was measured and how; ``splits``, digest, rho, tau and p
+    of each split by its stem; ``rows``, of ``stages.separation.separate``.
+
+    ``model_dir`` is where the splits are. ``stale`` names splits that have changed since, whose rows are left out;
+    ``unchecked`` those that were not found.
+    """
+
+    output_dir: Path
+    model_dir: Path
+    stale: list = field(default_factory=list)
+    unchecked: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.folder = Path(self.output_dir) / "results_quantitative"
+
+    def path(self, name):
+        return self.folder / "separation" / f"{name}.json"
+
+    def state(self):
+        """What is there, to tell later whether it has changed: names and times of the files."""
+        entries = [(path.name, path.stat().st_mtime_ns) for path in (self.folder / "separation").glob("*.json")]
+        return sorted(entries)
+
+    def read_all(self):
+        """All separations, without the rows of splits that have changed; one of which no row is left is left out."""
+        found = [self._read(path) for path in sorted((self.folder / "separation").glob("*.json"))]
+        now = {split: split_digest(self.model_dir, split) for one in found for split in one["splits"]}
+        self.unchecked = sorted(split for split in now if now[split] is None)
+        stale = set()
+        for one in found:
+            changed = {split for split, (sha256, *_) in one["splits"].items() if now[split] not in (None, sha256)}
+            one["rows"] = [row for row in one["rows"] if row["split"] not in changed]
+            stale |= changed
+        self.stale = sorted(stale)
+        return [one for one in found if one["rows"]]
+
+    def _read(self, path):
+        found = read_json(path, AGAIN)
+        if found.get("format") != SEPARATION_FORMAT:
+            raise UserError(f"{path} is of another version of this program: {AGAIN}")
+        with damage_is_one_line(path, AGAIN):
+            if missing := NEEDED - set(found):
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
+            if self.path(found["name"]) != path:
+                raise ValueError(f"it is the separation of {found['name']}")
+            for row in found["rows"]:
+                row |= {name: nan if row[name] is None else row[name] for name in VALUES}
+                row |= {
+                    name: [nan if one is None else one for one in row[name]] for name in ("auroc_draws", "ap_draws")
+                }
+        return found
+
+    def check(self, run, weights_sha256):
+        """Refuse to mix separations of different weights under one RUN."""
+        if any(one["run"] == run and one["weights_sha256"] != weights_sha256 for one in self.read_all()):
+            raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
+
+    def find(self, known):
+        """The separation that is there and equal in all that is known before measuring, or None."""
+        path = self.path(known["name"])
+        if not path.is_file():
+            return None
+        try:
+            found = self._read(path)
+        except UserError:  # damaged or of another version: it is made anew
+            return None
+        return found if all(found.get(name) == value for name, value in known.items()) else None
+
+    def write(self, found):
+        """Write a separation; ``evaluation`` is the time, in nanoseconds."""
+        content = {"format": SEPARATION_FORMAT, **found, "evaluation": time.time_ns()}
+        write_json(self.path(found["name"]), _without_nan(content))
+
+
+def _without_nan(value):
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+def newest_rows(separations):
+    """The rows of all separations, each split's once: of several, those beside most splits count, then the newest.
+
+    Its q values are as good as what they were found beside.
+    """
+    last = {}
+    for one in sorted(separations, key=lambda one: (len(one["splits"]), one["evaluation"])):
+        last |= {row["split"]: one["name"] for row in one["rows"]}
+    return [(one, row) for one in separations for row in one["rows"] if last[row["split"]] == one["name"]]

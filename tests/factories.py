@@ -235,8 +235,8 @@ def mortal():
 
 
 class Held(Small):
-    """Once a file matches $HOLD_AFTER, writes its process into the file $HOLD in its next pass, and stays there until it
-    is killed."""
+    """Once a file matches $HOLD_AFTER, writes its process into the file $HOLD in its next pass, and stays there until
+    it is killed."""
 
     def forward(self, x):
         if "HOLD" in os.environ and any(Path().glob(os.environ["HOLD_AFTER"])):

@@ -205,6 +205,14 @@ def concept_arrays(folder, concepts, only_correct):
     return members, torch.stack(arvs)
 
 
+@pytest.fixture(autouse=True)
+def own_interrupts():
+    """What ends these tests is theirs, whatever a script's ``run`` has set in this process."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder with ``data``, and the ``store`` that stages 1 to 3 have made of it. Not to be changed."""

@@ -74,22 +74,20 @@ def test_augmentation_keeps_the_values_of_a_picture():
     assert 0 < inverted < 8
 
 
-@pytest.fixture
-def own_arithmetic():
-    """What training sets for the whole process is as it was for the next test."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+def arithmetic():
+    """What is set for the whole process: threads, whether denormal numbers are kept, and what is drawn next."""
+    return torch.get_num_threads(), (torch.tensor(1e-39) * 1).item(), torch.get_rng_state().tolist()
 
 
-@pytest.mark.usefixtures("own_arithmetic")
 def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("examples.demo.training.EPOCHS", 10)
+    monkeypatch.setattr("examples.demo.training.THREADS", 1)  # the other core is another test's
     torch.manual_seed(0)
     pixels, targets = read_pictures(pictures / "train")
     untrained = DemoNetwork().eval().requires_grad_(False)
+    before = arithmetic()
     network = train(pictures)
+    assert arithmetic() == before and before[1] > 0
     assert not network.expand._forward_hooks
     losses = []
     for candidate in (untrained, network):

@@ -106,7 +106,7 @@ def test_arguments_out_of_range_and_other_than_what_is_stored(copy, script, argu
         (STAGE1, (), "--model must be given"),
         (STAGE3, NETWORK, "--channel_disentangle must be given"),
         (STAGE3, (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]), "--classes_for_concept2 must be given"),
-        (STAGE4, (), "--model, --channel_of_interest must be given"),
+        (STAGE4, (), "--model must be given"),
         (STAGE4, NETWORK, "--channel_of_interest must be given"),
     ],
 )

@@ -8,6 +8,8 @@ import torch
 from tests import factories
 from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGE1, STAGE2, STAGE3, STAGE4 = (
     *("get_importances_for_classes.py", "get_cosine_similarities.py"),
     *("disentangle_channel.py", "get_results.py"),
@@ -104,7 +106,7 @@ def test_arguments_out_of_range_and_other_than_what_is_stored(copy, script, argu
         (STAGE1, (), "--model must be given"),
         (STAGE3, NETWORK, "--channel_disentangle must be given"),
         (STAGE3, (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]), "--classes_for_concept2 must be given"),
-        (STAGE4, (), "--model, --channel_of_interest must be given"),
+        (STAGE4, (), "--model must be given"),
         (STAGE4, NETWORK, "--channel_of_interest must be given"),
     ],
 )

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.report.plots import SUBTLE, fitted
+from utils.report.plots import ORIGINAL, fitted
 from utils.store.files import write_bytes
 
 COLUMNS = ("tau", "p", "gamma", "several", "polysemantic", "pairs", "split", "concepts", "clean", "ap", "ap_permuted")
@@ -90,7 +90,7 @@ def sensitivity_figure(rows, title):
 def _write_numbers(axes, picture, largest):
     for (row, column), value in np.ndenumerate(picture):
         text = "–" if np.isnan(value) else f"{value:.0f}" if largest > 1 else f"{value:.2f}"
-        colour = "white" if value > 0.6 * largest else SUBTLE
+        colour = "white" if value > 0.5 * largest else ORIGINAL[0]
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
 

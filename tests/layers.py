@@ -144,7 +144,9 @@ def linear(name, arrange, places, *, tokens=(), rows_per_image=1, map_size=(6, 6
         layer="last",
         windows=windows,
         weight_of=lambda module: torch.stack([module.weight], dim=2),
-        output_at=lambda output, position: output[spots[position][0] :: rows_per_image][:, *spots[position][1:]],
+        output_at=lambda output, position: output[spots[position][0] :: rows_per_image][
+            (slice(None), *spots[position][1:])
+        ],
         num_positions=len(spots),
         places=places,
         map_size=None if places is None else map_size,

@@ -1,6 +1,6 @@
-"""Where in the image the tokens lie that enter a layer: in a grid, in a map, in windows of a map, or nobody knows where.
+"""Where in the image the tokens lie that enter a layer: in a grid, a map or windows of one, or nobody knows where.
 
-Only an order that the trace proves or that leaves no doubt is taken: a patch cut out at the wrong place would mislead.
+A patch that is cut out at the wrong place would mislead: what is not certain is not known.
 """
 
 import math

@@ -36,7 +36,8 @@ class Convolution(Layer):
         (shape,) = traced.input_shapes(self.name)
         if shape[0] != traced.IMAGES:
             raise UserError(
-                f"layer {self.name} is called with {shape[0]} maps for {traced.IMAGES} images: they cannot be told apart"
+                f"layer {self.name} is called with {shape[0]} maps for {traced.IMAGES} images: "
+                "they cannot be told apart"
             )
         with torch.no_grad():
             self.map_size = tuple(self.module(torch.zeros(shape)).shape[2:])

@@ -28,10 +28,10 @@ class Card:
     """What a channel card shows; K concepts, R channels: the original one, those of the concepts, perhaps one more.
 
     ``names`` [K] are the concepts', ``labels`` and ``colours`` [R] the channels'. ``patches`` [R] has the most
-    activating patches as (picture [h, w, 3], concept from 0, or -1), ``patch_note`` is something to know about them, or
-    None; ``visualizations`` [R] has lists of pictures, or is None. ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes
-    them, ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions of the R - 1 new
-    channels and the residual.
+    activating patches as (picture [h, w, 3], concept from 0, or -1), ``patch_note`` is something to know about them,
+    or None; ``visualizations`` [R] has lists of pictures, or is None. ``samples`` [K] has of each concept's images the
+    spatial sums by label, as ``plots.density_axes`` takes them, ``curves`` [K] their (grid, densities); ``summaries``
+    [K] are Summaries of the fractions of the R - 1 new channels and the residual.
     """
 
     channel: int

@@ -4,6 +4,7 @@
 more file of ``utils/networks`` and more entries here, with a twin of ``convolution_windows`` of its own.
 """
 
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,42 @@ def images(count=6):
     """Inputs of the networks, with their targets: every class has an image, no two as many."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator), torch.tensor([0, 1, 2, 1, 2, 2])
+
+
+def passed_through(case, network, pixels, targets):
+    """By plain autograd through the network, in float64: the layer's input, activation, gradient and the logits.
+
+    What is added to the layer's output is 0; its gradient is that of the output, whatever changes that in place.
+    """
+    network, kept = copy.deepcopy(network).double(), {}
+
+    def add_nothing(_, inputs, output):
+        kept["input"], kept["activation"] = inputs[0].detach().clone(), output.detach().clone()
+        kept["added"] = torch.zeros_like(output, requires_grad=True)
+        return output + kept["added"]
+
+    network.get_submodule(case.layer).register_forward_hook(add_nothing)
+    logits = network(pixels.double().requires_grad_())
+    own = [logits[image, target] for image, target in enumerate(targets.tolist())]
+    torch.stack(own).sum().backward()
+    return kept["input"], kept["activation"], kept["added"].grad, logits.detach()
+
+
+def by_position(case, output):
+    """An output of the layer, position by position: [B, C, positions]."""
+    return torch.stack([case.output_at(output, position) for position in range(case.num_positions)], dim=-1)
+
+
+def maps_of(case, x, rows, biases):
+    """What rows of weights make of the layer's input, from what each tap sees: float64 [B, R, positions]."""
+    windows = case.windows(x)
+    maps = torch.zeros(len(windows), len(rows), windows.shape[3], dtype=torch.float64)
+    for row, weight in enumerate(rows.double()):
+        for tap in range(weight.shape[1]):
+            for i in range(weight.shape[0]):
+                maps[:, row] += weight[i, tap] * windows[:, i, tap]
+        maps[:, row] += 0 if biases is None else biases[row].double()
+    return maps
 
 
 def convolution_windows(x, map_size, kernel, stride, dilation, corner):

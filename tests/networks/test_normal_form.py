@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, images
+from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
 from tests.method.test_disentangling import objective_loop
 from utils.method.disentangling import RHOS, Concept, Split, merge, split_sources
 from utils.method.evaluation import fractions_of_original, spatial_sums
@@ -52,42 +52,6 @@ def opened(case):
 
 def close(found, expected):
     torch.testing.assert_close(found.double(), expected.double(), **CLOSE)
-
-
-def passed_through(case, network, pixels, targets):
-    """By plain autograd through the network, in float64: the layer's input, activation, gradient and the logits.
-
-    What is added to the layer's output is 0; its gradient is that of the output, whatever changes that in place.
-    """
-    network, kept = copy.deepcopy(network).double(), {}
-
-    def add_nothing(_, inputs, output):
-        kept["input"], kept["activation"] = inputs[0].detach().clone(), output.detach().clone()
-        kept["added"] = torch.zeros_like(output, requires_grad=True)
-        return output + kept["added"]
-
-    network.get_submodule(case.layer).register_forward_hook(add_nothing)
-    logits = network(pixels.double().requires_grad_())
-    own = [logits[image, target] for image, target in enumerate(targets.tolist())]
-    torch.stack(own).sum().backward()
-    return kept["input"], kept["activation"], kept["added"].grad, logits.detach()
-
-
-def by_position(case, output):
-    """An output of the layer, position by position: [B, C, positions]."""
-    return torch.stack([case.output_at(output, position) for position in range(case.num_positions)], dim=-1)
-
-
-def maps_of(case, x, rows, biases):
-    """What rows of weights make of the layer's input, from what each tap sees: float64 [B, R, positions]."""
-    windows = case.windows(x)
-    maps = torch.zeros(len(windows), len(rows), windows.shape[3], dtype=torch.float64)
-    for row, weight in enumerate(rows.double()):
-        for tap in range(weight.shape[1]):
-            for i in range(weight.shape[0]):
-                maps[:, row] += weight[i, tap] * windows[:, i, tap]
-        maps[:, row] += 0 if biases is None else biases[row].double()
-    return maps
 
 
 def random_rows(layer, count, seed=3):

@@ -83,8 +83,8 @@ def add_network_flags(parser):
     parser.add_argument(
         "--layer_of_interest",
         default="last_conv",
-        help="the layer whose channels are looked at, a convolution or a linear layer: last_conv (default), last_linear "
-        "(the last one before the classifier) or a module's name, layer4.2.conv3",
+        help="the layer whose channels are looked at, a convolution or a linear layer: last_conv (default), "
+        "last_linear (the last one before the classifier) or a module's name, layer4.2.conv3",
     )
 
 

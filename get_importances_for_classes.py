@@ -97,7 +97,10 @@ def main(args):
         print(f"process {process.rank} has made its {len(own)} chunks; other processes are not ready yet")
     elif process.rank == 0 or (own and not process.ends_with_others):
         print_store_summary(store)
-        print(flags.next_command("get_cosine_similarities.py", args))
+        if args.images == "val":
+            print(flags.next_command("get_results.py", args) + " ... for a split of stage 3 (many: --candidates FILE)")
+        else:
+            print(flags.next_command("get_cosine_similarities.py", args))
 
 
 if __name__ == "__main__":

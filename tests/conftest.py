@@ -1,6 +1,6 @@
 """A tiny image folder, a finished store, and scripts run as processes."""
 
-import json
+import atexit
 import os
 import shutil
 import signal
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import factories
+from tests import factories, forking
 from tests.factories import COLOURS
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
@@ -62,12 +63,36 @@ def _as_in_the_foreground():
     os.setpgrp()
 
 
+@cache
+def python():
+    """A program to be used like ``sys.executable`` where only the project's work matters: torch is imported already.
+
+    Its processes are forked from a zygote of this process's, which ends with its standard input.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    program, address = folder / "python", str(folder / "socket")
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE "{ROOT}/tests/forking.py" {address} "$@"\n')
+    program.chmod(0o755)
+    strict = {"PYTHONIOENCODING": "utf-8"}  # as in a terminal: in the C locale, output takes what is no UTF-8
+    zygote = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "zygote.py", program, address],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **strict},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert zygote.stdout.readline() == "listening\n"
+    python.zygote, python.address = zygote, address
+    return str(program)
+
+
 def start_script(script, *arguments, cwd, **environment):
     """Start a script of the project as a process; tests.factories is importable wherever it runs."""
     return subprocess.Popen(
-        [sys.executable, ROOT / script, *map(str, arguments)],
+        [python(), ROOT / script, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,28 +125,17 @@ def start_and_hold(script, *arguments, after, cwd):
     return process
 
 
-@cache
-def zygote():
-    """The process from which scripts are forked; it ends with its standard input."""
-    strict = {"PYTHONIOENCODING": "utf-8"}  # as in a terminal: in the C locale, output takes what is no UTF-8
-    return subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "zygote.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **strict},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def run_script(script, *arguments, cwd, **environment):
-    """Run a script to its end, forked from the zygote: a CompletedProcess with stdout and stderr as text."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
-        command = {"script": str(ROOT / script), "arguments": list(map(str, arguments)), "cwd": str(cwd)}
-        zygote().stdin.write(json.dumps({**command, "env": environment, **outputs}) + "\n")
-        zygote().stdin.flush()
-        status = int(zygote().stdout.readline())
-        texts = [Path(path).read_text() for path in outputs.values()]
+    """Run a script to its end: a CompletedProcess with stdout and stderr as text."""
+    python()
+    environment, command = {**os.environ, "PYTHONPATH": str(ROOT), **environment}, [ROOT / script, *arguments]
+    with ExitStack() as files:
+        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+        descriptors = (files.enter_context(open(os.devnull)).fileno(), *(file.fileno() for file in outputs))
+        status = forking.fork(python.address, command, descriptors, cwd, environment)
+        for file in outputs:
+            file.seek(0)
+        texts = [file.read() for file in outputs]
     return subprocess.CompletedProcess([script, *arguments], status, *texts)
 
 
@@ -191,6 +205,14 @@ def concept_arrays(folder, concepts, only_correct):
     return members, torch.stack(arvs)
 
 
+@pytest.fixture(autouse=True)
+def own_interrupts():
+    """What ends these tests is theirs, whatever a script's ``run`` has set in this process."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder with ``data``, and the ``store`` that stages 1 to 3 have made of it. Not to be changed."""
@@ -202,6 +224,12 @@ def finished(tmp_path_factory):
     before = contents(folder)
     yield folder
     assert contents(folder) == before
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For tests of something else: scripts leave empty files in place of figures, in half the time."""
+    monkeypatch.setenv("FIGURES", "empty")
 
 
 @pytest.fixture

@@ -291,11 +291,13 @@ def mortal():
 
 
 class Held(Small):
-    """Once a file matches $HOLD_AFTER, makes the file $HOLD in its next pass, and stays there until it is killed."""
+    """Once a file matches $HOLD_AFTER, writes its process into the file $HOLD in its next pass, and stays there until
+    it is killed."""
 
     def forward(self, x):
         if "HOLD" in os.environ and any(Path().glob(os.environ["HOLD_AFTER"])):
-            Path(os.environ["HOLD"]).touch()
+            Path(f"{os.environ['HOLD']}.new").write_text(str(os.getpid()))
+            Path(f"{os.environ['HOLD']}.new").rename(os.environ["HOLD"])
             time.sleep(1200)  # returns only where nobody comes for it
         return super().forward(x)
 

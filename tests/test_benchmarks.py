@@ -18,7 +18,7 @@ TRANSFORM = Transform(24, 24)
 
 
 @pytest.fixture
-def benchmark(monkeypatch, tmp_path, capsys):
+def benchmark(monkeypatch, tmp_path, capsys, without_figures):
     """Runs a benchmark's main in this process, its scripts forked from the zygote: rows of its tables, and its text."""
 
     def fast_run(script, *arguments):

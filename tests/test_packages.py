@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
+from tests.conftest import python as forking_python
 from utils.networks.loading import fingerprint
 
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk", "tqdm")
@@ -72,7 +73,7 @@ def test_a_factory_in_a_package_of_the_same_name_is_found_and_hides_nothing(fini
     """In the working directory, its neighbours too; of names that both packages have, the project's are meant."""
     flags = ("--model", "utils.mine:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
     result = subprocess.run(
-        [sys.executable, ROOT / "get_importances_for_classes.py", *flags],
+        [forking_python(), ROOT / "get_importances_for_classes.py", *flags],
         cwd=own,
         env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "STORE_DIR")},
         capture_output=True,

@@ -8,6 +8,7 @@
 """
 
 import io
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from utils.store.files import write_bytes
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 20, 64, 4e-3, 1e-2
 SPARSITY = 0.05
+THREADS = 2  # their number changes the order of sums, and so the weights
 
 
 def read_pictures(folder):
@@ -51,11 +53,28 @@ def train(folder, seed=0, sparsity=SPARSITY):
     convolution (mean over images of the sum over channels of the spatial mean). Where few inputs are active for a
     class, the classes of a channel use different ones.
     """
-    torch.manual_seed(seed)
-    torch.set_num_threads(2)  # the number of threads changes the order of sums, and so the weights
-    torch.set_flush_denormal(True)  # sparse activations end in denormal numbers, which are slow by a factor of ten
+    with _own_arithmetic(seed):
+        return _trained(Path(folder) / "train", seed, sparsity)
+
+
+@contextmanager
+def _own_arithmetic(seed):
+    """What training sets for the whole process, for as long as it lasts."""
+    threads, flushed = torch.get_num_threads(), (torch.tensor(1e-39) * 1).item() == 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(THREADS)
+        torch.set_flush_denormal(True)  # sparse activations end in denormal numbers, which are slow by a factor of ten
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushed)
+
+
+def _trained(folder, seed, sparsity):
     generator = torch.Generator().manual_seed(seed)
-    pixels, targets = read_pictures(Path(folder) / "train")
+    pixels, targets = read_pictures(folder)
     network = DemoNetwork().to(memory_format=torch.channels_last)
     entering = []
     network.expand.register_forward_hook(lambda _, __, output: entering.append(output))

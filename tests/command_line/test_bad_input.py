@@ -8,6 +8,8 @@ import torch
 from tests import factories
 from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGE1, STAGE2, STAGE3, STAGE4 = (
     *("get_importances_for_classes.py", "get_cosine_similarities.py"),
     *("disentangle_channel.py", "get_results.py"),
@@ -71,6 +73,11 @@ def usual(script, *changes):
         (STAGE3, ("--classes_for_concept2", "0", "bee"), "class 1 is in --classes_for_concept1 too"),
         (STAGE3, ("--classes_for_concept4", "0"), "--classes_for_concept3 is missing"),
         (STAGE3, ("--rho_objective", "best"), "--rho_objective: invalid choice: 'best'"),
+        (STAGE3, ("--background", "-1"), "--background: must be a number from 0, not '-1'"),
+        (STAGE3, ("--background", "0.5"), "--background 0.5: only --split_by least_squares weighs it"),
+        (STAGE3, ("--split_by", "chance"), "--split_by: invalid choice: 'chance'"),
+        (STAGE4, ("--splits", "data"), "--splits names the splits: leave out --channel_of_interest"),
+        (STAGE4, ("--effect_to", "zero"), "--effect_to is for --get_effect: add it"),
         (STAGE4, ("--rho", "0.33"), "--rho 0.33 is not one of the stored values 0.05, 0.1"),
         (STAGE4, ("--rho", "1.5"), "--rho: must be a number above 0 and at most 1"),
         (STAGE4, ("--rho_objective", "median"), "--rho_objective: invalid choice: 'median'"),
@@ -106,6 +113,8 @@ def test_arguments_out_of_range_and_other_than_what_is_stored(copy, script, argu
         (STAGE3, (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]), "--classes_for_concept2 must be given"),
         (STAGE4, (), "--model, --channel_of_interest must be given"),
         (STAGE4, NETWORK, "--channel_of_interest must be given"),
+        (STAGE4, (*NETWORK, "--splits", "none.pt"), "there is no split file none.pt"),
+        (STAGE4, (*NETWORK, "--splits", "none.json"), "there is no manifest none.json"),
     ],
 )
 def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):

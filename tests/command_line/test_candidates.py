@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, contents, run_script, stage2, stage3, stage4
 from utils.store.candidates import read_candidates
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 PAIRS = ((9, "1", "3"), (4, "1", "3"), (9, "0", "3"), (2, "1", "dog"))
 TEXT = "\ufeff# mine\n9: 1, 3\n4: 1, 3   # again the same classes\n\n9 0 3\n2; 1; dog\n9: bee, 3\n"
 TAU = ("--proportion_attribution_required", "0.0001")

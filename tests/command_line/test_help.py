@@ -10,7 +10,13 @@ NETWORK = {"--model", "--weights", "--layer_of_interest"}
 TRANSFORM = {"--resize_size", "--crop_size", "--interpolation", "--mean", "--std", "--skip_unreadable"}
 COMPUTE = {"--batch_size", "--num_workers", "--decode", "--device", "--precision"}
 IMAGES = {"--data_dir", "--store_dir", *NETWORK, *TRANSFORM, *COMPUTE}
-PAIR = {"--nr_channels_in_layer_of_interest", "--classes_for_concept1", "--classes_for_concept2", "--candidates"}
+PAIR = {
+    "--nr_channels_in_layer_of_interest",
+    "--classes_for_concept1",
+    "--classes_for_concept2",
+    "--classes_for_concept3",
+    "--candidates",
+}
 RELEVANCE = {"--proportion_attribution_required", "--p", "--cos_sim_low", "--cos_sim_high"}
 FIGURES = {"--get_qualitative", "--get_quantitative", "--get_channel_card", "--get_feature_visualization", "--summary"}
 DESIGN = {

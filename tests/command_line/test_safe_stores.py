@@ -3,7 +3,6 @@
 import resource
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,7 +19,9 @@ from tests.command_line.test_bad_input import (
     refused,
     usual,
 )
-from tests.conftest import COMPUTE, NETWORK, ROOT, RUN, contents, run_script
+from tests.conftest import COMPUTE, NETWORK, ROOT, RUN, contents, python, run_script
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 def test_results_of_other_weights_are_not_mixed(copy):
@@ -56,9 +57,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(copy, script):
     before = contents(copy)
     arguments = usual(script, *{STAGE1: NEW, STAGE2: ("--p", "0.6"), STAGE3: ("--rho_objective", "contrast")}[script])
     result = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, arguments)],
+        [python(), ROOT / script, *map(str, arguments)],
         cwd=copy,
-        env={"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)),
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 
-from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
+from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils.command_line import flags, run
 from utils.images import decoding, resizing
 from utils.method import rho
@@ -154,10 +154,34 @@ def test_an_interrupt_of_the_work_is_one_line(tmp_path):
     assert_one_line(result, "script.py: interrupted; finished files are whole")
 
 
+ENDS_SLOWLY = """
+import atexit, utils.command_line.interrupts
+from utils.command_line import flags
+from utils.command_line.run import run
+
+def main(_):
+    print("done")
+
+def shut_down():
+    import os, signal, time
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+
+atexit.register(shut_down)
+run(main, flags.Parser("a script"), "json")
+"""
+
+
+def test_an_interrupt_while_python_shuts_down_says_nothing_and_takes_nothing_back(tmp_path):
+    (tmp_path / "script.py").write_text(ENDS_SLOWLY)
+    result = interruptible([sys.executable, "script.py"], tmp_path, PYTHONPATH=str(ROOT))
+    assert (result.returncode, result.stdout, result.stderr) == (130, "done\n", "")
+
+
 def test_an_interrupt_of_somebody_elses_factory_is_one_line(finished, tmp_path):
     (tmp_path / "interrupting.py").write_text(SENDS)
     arguments = ("--model", "interrupting:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
-    result = interruptible([sys.executable, ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
+    result = interruptible([python(), ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
     assert_one_line(result, "get_importances_for_classes.py: interrupted; full chunks are kept")
     assert not list(tmp_path.rglob("*.json"))
 

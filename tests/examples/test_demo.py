@@ -14,7 +14,7 @@ from benchmarks.ground_truth import evaluate, find_pairs, record_layer, split_ev
 from examples.demo.network import DemoNetwork, demo_network
 from examples.demo.pictures import CONCEPTS, draw, write_pictures
 from examples.demo.training import augment, read_pictures, save_weights, train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, python
 
 STORED = Path(__file__).with_name("demo_pictures.npz")
 
@@ -74,22 +74,20 @@ def test_augmentation_keeps_the_values_of_a_picture():
     assert 0 < inverted < 8
 
 
-@pytest.fixture
-def own_arithmetic():
-    """What training sets for the whole process is as it was for the next test."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+def arithmetic():
+    """What is set for the whole process: threads, whether denormal numbers are kept, and what is drawn next."""
+    return torch.get_num_threads(), (torch.tensor(1e-39) * 1).item(), torch.get_rng_state().tolist()
 
 
-@pytest.mark.usefixtures("own_arithmetic")
 def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("examples.demo.training.EPOCHS", 10)
+    monkeypatch.setattr("examples.demo.training.THREADS", 1)  # the other core is another test's
     torch.manual_seed(0)
     pixels, targets = read_pictures(pictures / "train")
     untrained = DemoNetwork().eval().requires_grad_(False)
+    before = arithmetic()
     network = train(pictures)
+    assert arithmetic() == before and before[1] > 0
     assert not network.expand._forward_hooks
     losses = []
     for candidate in (untrained, network):
@@ -128,9 +126,9 @@ def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(t
     requirements = [path.read_text() for path in sorted(project.glob("requirements*.txt"))]
     version = subprocess.run([sys.executable, "--version"], capture_output=True, text=True).stdout
     (project / ".venv" / "made_of").write_text("".join([*requirements, version, "requirements.txt\n"]))
-    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{python()}" "$@"\n')
     (project / ".venv" / "bin" / "python").chmod(0o755)
-    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8"}
 
     def demo():
         command = ["sh", project / "demo.sh"]

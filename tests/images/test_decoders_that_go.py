@@ -12,7 +12,7 @@ import torch
 import torchvision
 from PIL import Image, ImageOps
 
-from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, write_images
+from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, python, write_images
 from tests.images.test_decoding import CPU, PLAIN, levels, loader
 from tests.images.test_decoding import readable as readable
 from utils.errors import UserError
@@ -102,7 +102,7 @@ def stage1_without_a_decoder(folder, decode):
     start = f"{GONE}; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
     code = f"import sys; sys.argv = sys.argv[1:]; {start}"
     return subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "get_importances_for_classes.py"), *flags],
+        [python(), "-c", code, str(ROOT / "get_importances_for_classes.py"), *flags],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -5,7 +5,15 @@ import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import norm
 
-from utils.method.evaluation import auroc, density_curves, fractions_of_original, summarise
+from utils.method.evaluation import (
+    auroc,
+    density_curves,
+    failed_conditions,
+    fractions_of_original,
+    overshoots,
+    separation,
+    summarise,
+)
 
 
 def test_fractions_and_their_summary():
@@ -50,3 +58,28 @@ def test_a_narrow_density_beside_a_wide_one_is_not_lost_between_grid_points():
     random = np.random.default_rng(0)
     grid, curves = density_curves({"wide": random.normal(0, 1000, 50), "narrow": random.normal(0, 1e-3, 50)})
     assert trapezoid(curves["narrow"], grid) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fractions", "failed", "overshooting"),
+    [
+        ((0.8, 0.2, 0.9), [], False),
+        ((0.79, 0.2, 0), ["own 0.79"], False),
+        ((0.9, 0.21, 0), ["other 0.21"], False),
+        ((0.1, 0.8, 0), ["own 0.10", "other 0.80"], False),
+        ((1.26, -0.26, 0), [], True),
+        ((1.25, -0.25, 2), [], False),
+    ],
+)
+def test_what_keeps_a_concept_from_being_clean(fractions, failed, overshooting):
+    summary = summarise([1.0, 1.0], [fractions, fractions], [True, True])
+    assert failed_conditions(summary, 0) == failed
+    assert overshoots(summary) == overshooting
+
+
+def test_without_an_image_to_measure_nothing_is_clean():
+    assert failed_conditions(summarise([-1.0], [[1.0, 0.0, 0.0]], [True]), 0) == ["no image"]
+
+
+def test_one_concept_alone_has_no_others_to_be_told_from():
+    assert np.isnan(separation([np.ones(3)], [np.ones((3, 3))])).all()

@@ -1,12 +1,15 @@
 """Stage 1 with --compile."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, end_of, load, run_script, start_script
+from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, load, run_script
 from tests.factories import small
 from tests.helpers import forward_with_gradient
 from utils.networks.arithmetic import compile_network
@@ -32,13 +35,18 @@ def test_a_compiled_network_records_the_same_of_every_batch(finished):
 
 
 def test_no_compiler_is_one_line(finished, tmp_path):
-    environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     flags = ("--data_dir", finished / "data", "--store_dir", "store")
-    process = start_script("get_importances_for_classes.py", *FLAGS, *flags, cwd=tmp_path, **environment)
-    _, errors = end_of(process)
-    assert process.returncode == 2
-    assert "--compile: the network cannot be compiled" in errors
-    assert len(errors.strip().split("\n")) == 1
+    result = subprocess.run(
+        [sys.executable, ROOT / "get_importances_for_classes.py", *FLAGS, *flags],  # torch reads $CXX when imported
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "--compile: the network cannot be compiled" in result.stderr
+    assert len(result.stderr.strip().split("\n")) == 1
     assert not list(tmp_path.rglob("chunk_*"))
 
 

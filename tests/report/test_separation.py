@@ -23,7 +23,7 @@ from utils.store.separations import VALUES
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
     "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
-    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant"
+    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split"
 )
 
 

@@ -5,7 +5,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -21,6 +20,7 @@ from tests.conftest import (
     SMALL_IMAGES,
     contents,
     messages,
+    python,
     run_script,
     write_images,
 )
@@ -154,9 +154,9 @@ def start(folder, store, code="", **options):
     """Stage 1 as a process of its own, behind some code."""
     run = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     return subprocess.Popen(
-        [sys.executable, "-c", f"{code}\n{run}", str(ROOT / SCRIPT), *flags(store)],
+        [python(), "-c", f"{code}\n{run}", str(ROOT / SCRIPT), *flags(store)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

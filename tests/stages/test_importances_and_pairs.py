@@ -42,6 +42,8 @@ from utils.store.class_statistics import ClassStore
 from utils.store.files import read_json
 from utils.store.importances import ImportanceStore
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def test_stage1_stores_importances_and_input_sums_of_every_image(finished):
     pixels, targets = load(finished, "train")
@@ -120,7 +122,8 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
 
 def test_a_killed_worker_process_is_one_line(held, tmp_path):
     process = start_and_hold(*held("store"), "--num_workers", "1", after=two_chunks("store"), cwd=tmp_path)
-    (worker, *_) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    script = (tmp_path / "held").read_text()
+    (worker, *_) = Path(f"/proc/{script}/task/{script}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
     _, stderr = end_of(process)
     assert process.returncode == 2

@@ -18,6 +18,8 @@ from tests.conftest import (
 from utils.store.importances import ImportanceStore
 from utils.store.splits import read_split
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 STAGE1 = "get_importances_for_classes.py"
 
 
@@ -99,3 +101,5 @@ def test_a_validation_store_needs_the_training_store_and_its_class_map(finished,
     result = first_stage(tmp_path, finished / "data", "small", "--images", "val", "--class_map", "map.csv")
     assert result.returncode == 2
     assert "a val store takes the class map of the training store" in result.stderr
+    out = stage1(finished / "data", tmp_path / "s", "--images", "val", cwd=tmp_path)
+    assert "next: python get_results.py --model tests.factories:small" in out.splitlines()[-1]

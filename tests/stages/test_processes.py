@@ -16,6 +16,7 @@ from tests.conftest import (
     contents,
     end_of,
     messages,
+    python,
     run_script,
     start_script,
     write_images,
@@ -43,8 +44,8 @@ def one_process(folder, store, *more, **environment):
 
 def torchrun(folder, store, *options, **environment):
     """Stage 1 as the processes that ``options`` ask for, to their end: exit status, stdout and stderr."""
-    command = [sys.executable, "-m", "torch.distributed.run", *options, ROOT / SCRIPT, *flags(folder, store)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [python(), "-m", "torch.distributed.run", *options, ROOT / SCRIPT, *flags(folder, store)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, **pipes) as process:
         try:
@@ -52,6 +53,11 @@ def torchrun(folder, store, *options, **environment):
         finally:
             process.terminate()  # where it has not ended, it ends its processes first
     return process.returncode, stdout, stderr
+
+
+def whole(store):
+    """The files of a store but what a killed process had not renamed, which is nobody's for an hour."""
+    return {name: data for name, data in contents(store).items() if not name.endswith(".tmp")}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     meta = read_json(folder / "one" / RUN / "meta.json", "")
     store.mkdir(parents=True)
     write_json(store / "meta.json", {**meta, "chunk_size": 5})
-    gone = subprocess.Popen([sys.executable, "-c", ""])
+    leftovers, gone = [], subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for name, writer in (
         ("meta.json", f"{socket.gethostname()}.{gone.pid}"),
@@ -78,6 +84,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     ):
         leftover = store / f".{name}.{writer}.tmp"
         leftover.write_bytes(b"half")
+        leftovers.append(leftover)
         os.utime(leftover, (0, 0))  # what is younger than an hour may be somebody else's
     options = ("--standalone", "--nproc_per_node=2", "--max_restarts=3")
     status, stdout, stderr = torchrun(folder, "two", *options, VICTIM="1")
@@ -85,7 +92,8 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     present = re.findall(r"going on: (\d+) of 16 chunks are there", stdout)
     assert present, stderr
     assert int(present[-1]) >= 2
-    assert contents(folder / "two") == contents(folder / "one")
+    assert not any(leftover.exists() for leftover in leftovers)
+    assert whole(folder / "two") == contents(folder / "one")
     assert stdout.count("128 images; ") == 1
     assert "next: python get_cosine_similarities.py" in stdout
 
@@ -100,8 +108,7 @@ def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder)
     first = one_process(folder, "three", RANK="0", WORLD_SIZE="2")
     assert "other processes are not ready yet" in first.stdout
     assert "128 images; " in one_process(folder, "three", RANK="1", WORLD_SIZE="2").stdout
-    whole = {name: data for name, data in contents(folder / "three").items() if not name.endswith(".tmp")}
-    assert whole == contents(folder / "one")  # what the killed one had not renamed is nobody's for an hour
+    assert whole(folder / "three") == contents(folder / "one")
     assert left == {name: (folder / "three" / RUN / name).stat().st_mtime_ns for name in left}
 
 

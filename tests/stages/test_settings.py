@@ -26,6 +26,8 @@ from utils.store.candidates import read_candidates
 from utils.store.files import read_json
 from utils.store.splits import read_split
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 PLAIN, CORRECT = (f"{RUN}_channel9_1_3{suffix}" for suffix in ("", "_only_correct"))
 
 

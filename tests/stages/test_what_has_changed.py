@@ -33,6 +33,8 @@ from tests.conftest import (
 from utils.errors import UserError
 from utils.store.importances import ImportanceStore
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TAU = ("--proportion_attribution_required", "0.0001")
 RESULTS = "results_quantitative/pairs/*.json"
 OWN = ("--model", "own:network", "--store_dir", "store")

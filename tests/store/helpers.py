@@ -1,6 +1,7 @@
 """What the tests of the store begin with: a store of three made-up images, and split files of made-up networks."""
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -80,6 +81,16 @@ def flips(data):
             damaged = bytearray(data)
             damaged[position] ^= 1 << bit
             yield position, bytes(damaged)
+
+
+def some_flips(data, whole=(), every=1):
+    """Copies of ``data`` with a single bit flipped: one of every so many-th byte, drawn at random but always the same,
+    and every bit of the bytes in ``whole``."""
+    random = Random(0)
+    drawn = {position: random.randrange(8) for position in range(0, len(data), every)}
+    for number, (position, damaged) in enumerate(flips(data)):
+        if position in whole or drawn.get(position) == number % 8:
+            yield position, damaged
 
 
 def equal(one, other):

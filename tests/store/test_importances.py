@@ -8,19 +8,22 @@ import pytest
 import torch
 
 from tests.conftest import write_images
-from tests.store.helpers import IMAGES, META, batch, equal, flips, layer_of, opened
+from tests.store.helpers import IMAGES, META, batch, equal, layer_of, opened, some_flips
 from utils.errors import UserError
 from utils.images.listing import ImageList, list_images
 from utils.store import importances as store
 from utils.store.files import write_arrays, write_json
 
 
-def test_every_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
+def test_a_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
     chunks = opened(tmp_path)
     chunks.write_chunk(0, [batch(0), batch(1)])
     path, intact = chunks.chunk_path(0), chunks.read_chunk(0)
-    found = 0
-    for position, damaged in flips(path.read_bytes()):
+    found, data = 0, path.read_bytes()
+    entries = [data.index(b"PK\x01\x02")]  # of the archive's list of arrays, which are all alike
+    entries.append(data.index(b"PK\x01\x02", entries[0] + 1))
+    whole = {*range(data.index(b"PK\x03\x04", 1)), *range(*entries), *range(len(data) - 22, len(data))}
+    for position, damaged in some_flips(data, whole):
         path.write_bytes(damaged)
         try:
             arrays = chunks.read_chunk(0)

@@ -181,15 +181,11 @@ def loading(args, device):
 
 
 def add_concept_flags(parser):
+    classes = "one or more classes: a network output (530) or a class folder's name (n03196217)"
+    further = f"more concepts, without gaps up to --classes_for_concept{MAX_CONCEPTS}"
     for number in range(1, MAX_CONCEPTS + 1):
-        parser.add_argument(
-            f"--classes_for_concept{number}",
-            nargs="+",
-            metavar="CLASS",
-            help="one or more classes: a network output (530) or a class folder's name (n03196217)"
-            if number <= 2
-            else argparse.SUPPRESS,
-        )
+        help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
+        parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
 
 
 def add_division_flags(parser, default=None):

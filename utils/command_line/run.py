@@ -5,7 +5,7 @@ import os
 import re
 import sys
 
-from utils.command_line.interrupts import STATUS, raise_interrupts
+from utils.command_line.interrupts import STATUS, end_quietly, raise_interrupts
 from utils.errors import WORKER_DIED, UserError
 from utils.images.text import printable, shortened
 
@@ -29,6 +29,7 @@ def run(main, parser, *libraries, check=None, interrupted=INTERRUPTED):
             importlib.import_module(library)
         raise_interrupts()
         main(args)
+        sys.stdout.flush()
     except UserError as error:
         _stop(parser, error)
     except BrokenPipeError:
@@ -46,6 +47,8 @@ def run(main, parser, *libraries, check=None, interrupted=INTERRUPTED):
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; {interrupted}", file=sys.stderr)
         sys.exit(STATUS)
+    finally:
+        end_quietly()
 
 
 def _stop(parser, message):

@@ -84,7 +84,8 @@ def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
-    flags.require(args, "model")
+    named = args.candidates is not None or args.splits is not None
+    flags.require(args, "model", *([] if named else ["channel_of_interest"]))
     check_splits(args)
     for flag in ("all_classes", "patch_size"):
         if getattr(args, flag) and not args.get_channel_card:

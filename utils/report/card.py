@@ -79,7 +79,8 @@ def card_figure(card):
     bars = max(2.4, BAR * (len(card.labels) + 1) * num_concepts)
     page = Page(fractions + bars + MARGIN, TOP + height + BOTTOM)
     each = (page.width - 1.8) / num_concepts - 0.5
-    title = f"Channel {card.channel}: {' and '.join(fitted(name, each, 12) for name in card.names)}"
+    names = (" and " if num_concepts == 2 else ", ").join(fitted(name, each, 12) for name in card.names)
+    title = f"Channel {card.channel}: {names}"
     page.text(page.width / 2, page.height - 0.3, title, 12)
     page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, page.width - 0.4, 8), 8, color=SUBTLE)
     for channel, left in enumerate(blocks):

@@ -20,6 +20,7 @@ def write_figure(stem, figure):
     for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, **options)
+        figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
         path = stem.with_name(f"{stem.name}.{suffix}")
         write_bytes(path, buffer.getvalue())
     return path

@@ -72,8 +72,10 @@ def _offsets(x, size, room):
 
 
 def lay_out(figure):
-    """Give the axes their final sizes, which text and points are then fitted to."""
-    figure.canvas.figure.draw_without_rendering()
+    """Give the axes their final sizes, which text and points are then fitted to. ``figure`` may be a part of one."""
+    whole = figure.canvas.figure
+    whole.draw_without_rendering()
+    whole.set_layout_engine("none")
 
 
 def size_in_points(axes):

@@ -1,6 +1,7 @@
 """Stage 4's images: from val/, by one pass of the network, or from a val store, without network and images."""
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -115,13 +116,13 @@ class StoredValidation:
 
     def batches(self, outputs):
         """The same as ``ImagePass.batches``, without the layer's input."""
-        size = self.store.meta["chunk_size"]
+        size, names = self.store.meta["chunk_size"], ("indices", "predictions", "input_sums", "shares")
+        read = lru_cache(1)(lambda chunk: self.store.read_chunk(chunk, [*names, "targets", "content"]))
         for output in outputs:
             own = indices_of_class(self.images, self.classes, output)
             for chunk in range(own[0] // size, own[-1] // size + 1):
-                found = self.store.read_chunk(chunk)
+                found = read(chunk)
                 rows = found["targets"] == output
-                names = ("indices", "predictions", "input_sums", "shares")
                 indices, predictions, tap_sums, shares = (found[name][rows] for name in names)
                 contents = found["content"][rows.numpy()]
                 batch = MeasuredBatch(indices, contents, predictions, tap_sums.double(), shares, None)

@@ -1,0 +1,71 @@
+"""Manifests: the splits that were, and nothing else."""
+
+import json
+
+import pytest
+from torch import nn
+
+from tests.store.helpers import split_file
+from utils.errors import UserError
+from utils.store.files import write_json
+from utils.store.manifests import manifest_path, read_manifest, splits_of, write_manifest
+from utils.store.splits import write_split
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A manifest of two splits."""
+    files = {tmp_path / f"m_channel{channel}_0_1.pt": split_file(nn.Conv2d(5, 3, 1), channel) for channel in (1, 2)}
+    for path, file in files.items():
+        write_split(path, file)
+    write_manifest(tmp_path / "m_layer.json", files, {"images": 4})
+    return tmp_path / "m_layer.json"
+
+
+def test_it_stands_for_its_splits_with_their_rho(manifest):
+    found = splits_of(manifest)
+    assert [path.name for path, _ in found] == ["m_channel1_0_1.pt", "m_channel2_0_1.pt"]
+    assert {rho for _, rho in found} == {0.9}
+    assert splits_of(found[0][0]) == [(found[0][0], None)]
+
+
+@pytest.mark.parametrize(("stem", "name"), [("two", "m_two"), ("m_two", "m_two")])
+def test_run_is_in_its_name_once(stem, name):
+    assert str(manifest_path("f", "m", f"x/{stem}.txt", "_contrast")) == f"f/{name}_contrast_layer.json"
+
+
+def test_a_split_that_has_changed_or_gone_is_refused(manifest):
+    write_split(manifest.with_name("m_channel2_0_1.pt"), split_file(nn.Conv2d(5, 3, 1), 2))
+    with pytest.raises(UserError, match=r"m_channel2_0_1\.pt has changed since"):
+        splits_of(manifest)
+    manifest.with_name("m_channel1_0_1.pt").unlink()
+    with pytest.raises(UserError, match="there is no split file"):
+        splits_of(manifest)
+
+
+def test_every_damaged_byte_is_found(manifest):
+    whole, data = read_manifest(manifest), manifest.read_bytes()
+    for position in range(0, len(data), 7):
+        manifest.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+        try:
+            assert read_manifest(manifest) == whole
+        except UserError as error:
+            assert str(manifest) in str(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"splits": [{"file": "x.pt", "rho": 1}]},
+        {"splits": [{"file": "../x.pt", "rho": 1, "sha256": ""}]},
+        {"splits": 5},
+    ],
+    ids=str,
+)
+def test_one_that_cannot_be_is_refused_whatever_its_checksum(manifest, change):
+    content = json.loads(manifest.read_text())
+    del content["sha256"]
+    write_json(manifest, {**content, **change})
+    with pytest.raises(UserError, match="is damaged"):
+        read_manifest(manifest)

@@ -50,6 +50,27 @@ def test_windows_and_grids_of_one_block_are_put_back_in_order_each(attention, la
     assert found.places()[1].tolist() == [0.5 / 8, (step + 0.5) / 8]
 
 
+class WithClassTokens(OverTokens):
+    """Tokens that no image changes in front of, among and behind the others, then something that mixes all of them."""
+
+    def __init__(self, front, middle, back):
+        super().__init__(nn.Identity())
+        self.numbers, self.mix = (front, middle, back), nn.Sequential(nn.Identity(), nn.Softmax(1))
+
+    def forward(self, x):
+        first, second = self.norm(self.stem(x).movedim(1, -1)).flatten(1, 2).chunk(2, 1)
+        front, middle, back = (torch.ones(len(x), number, 5) for number in self.numbers)
+        return self.classifier(self.last(self.mix(torch.cat([front, first, middle, second, back], 1))).mean(1))
+
+
+@pytest.mark.parametrize("numbers", [(1, 0, 0), (5, 0, 0), (0, 1, 0), (0, 0, 2), (2, 1, 1)])
+def test_tokens_that_no_image_changes_lie_nowhere(numbers):
+    layer, (front, middle, back) = opened(lambda: WithClassTokens(*numbers).eval(), "last", 12), numbers
+    expected = [*[-1] * front, *range(18), *[-1] * middle, *range(18, 36), *[-1] * back]
+    assert layer.arrangement.order.tolist() == expected
+    assert layer.places().isnan().any(1).tolist() == [place < 0 for place in expected]
+
+
 @pytest.mark.parametrize(
     "arrange",
     [

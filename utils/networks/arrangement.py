@@ -31,9 +31,10 @@ class Arrangement:
 def arrangement_of(network, name, traced):
     """The Arrangement of the input of a layer over tokens, ``[B, ..., C_in]`` or ``[B * windows, ..., C_in]``.
 
-    One token an image is a vector and lies nowhere. As many tokens as a map has places, or one more (the class token,
-    first), are a grid, row by row. Others, and what has two dimensions of tokens, are looked for: where each of an
-    image's tokens equals one of the map that the network had made last, bit for bit, that is where it lies.
+    One token an image is a vector and lies nowhere. As many tokens as a map has places are a grid, row by row; if there
+    are more, those that are equal for all images where the network first makes so many lie nowhere (class tokens,
+    registers). Others, and what has two dimensions of tokens, are looked for: where each of an image's tokens equals
+    one of the map that the network had made last, bit for bit, that is where it lies.
 
     Parameters
     ----------
@@ -53,27 +54,30 @@ def arrangement_of(network, name, traced):
     windows, left = divmod(shape[0], Trace.IMAGES)
     if left or not windows:
         _refuse(name, shape, Trace.IMAGES)
-    inner, found = shape[1:-1], Arrangement(windows, windows * math.prod(shape[1:-1]))
-    if windows == 1 and len(inner) < 2:
-        return _with_grid(found, traced, name)
-    search = _Search(traced, name, (_Search.IMAGES * windows, *inner))
+    inner, sizes = shape[1:-1], _possible_maps(traced, name)
+    found = Arrangement(windows, windows * math.prod(inner))
+    if found.positions == 1:
+        return found
+    if windows == 1 and len(inner) == 1 and _lay_out(found, sizes, torch.arange(found.positions)):
+        return found
+    search = _Search(traced, name, sizes, (_Search.IMAGES * windows, *inner))
     search.run(network)
     if search.order is not None:
         found.order, found.map_size = search.order, search.map_size
-    elif windows == 1 and inner in _possible_maps(traced, name):
+    elif windows == 1 and inner in sizes:
         found.order, found.map_size = torch.arange(found.positions), inner
+    elif windows == 1 and len(inner) == 1 and search.differ is not None:
+        _lay_out(found, sizes, search.differ.nonzero().flatten())
     return found
 
 
-def _with_grid(found, traced, name):
-    """With the place of each token in a grid, behind a class token or not, if their number is that of one."""
-    for class_tokens in (0, 1):
-        sizes = [size for size in _possible_maps(traced, name) if math.prod(size) == found.positions - class_tokens]
-        if len(sizes) == 1 and found.positions > 2:
-            found.map_size = sizes[0]
-            found.order = torch.arange(found.positions) - class_tokens
-            return found
-    return found
+def _lay_out(found, sizes, inside):
+    """Lay the positions ``inside`` out as a grid, row by row, if their number is that of one: whether it is."""
+    fitting = [size for size in sizes if math.prod(size) == len(inside)]
+    if len(fitting) == 1:
+        found.map_size, found.order = fitting[0], torch.full((found.positions,), -1)
+        found.order[inside] = torch.arange(len(inside))
+    return len(fitting) == 1
 
 
 def _possible_maps(traced, name):
@@ -84,9 +88,9 @@ def _possible_maps(traced, name):
     """
     sizes = traced.map_sizes(name)
     if not sizes:
-        return [(side, side) for side in range(1, traced.image_size + 1)]
+        return [(side, side) for side in range(2, traced.image_size + 1)]
     halved = {tuple(math.ceil(side / 2**times) for side in size) for size in sizes for times in range(8)}
-    return sorted(halved)
+    return sorted(halved - {(1, 1)})
 
 
 def _refuse(name, shape, images):
@@ -105,17 +109,18 @@ class _Search:
 
     Three images, of which the first and the last are equal: so it shows whether what belongs to an image lies together.
     Tokens may have been changed between the rearrangement and the layer. So any input or output of a module that has
-    the form of the layer's input is compared; what is found holds until the network is back at a map.
+    the form of the layer's input is compared; what is found holds until the network is back at a map. ``differ`` [N]
+    says of which tokens the first one of that form, ``[B, N, C]``, has not the same for all images.
     """
 
     IMAGES = 3
 
-    def __init__(self, traced, name, form):
-        self.name, self.form, self._sizes = name, form, set(_possible_maps(traced, name))
+    def __init__(self, traced, name, sizes, form):
+        self.name, self.form, self._sizes = name, form, set(sizes)
         size = traced.image_size
         noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
         self._images = torch.stack([torch.zeros_like(noise), noise, torch.zeros_like(noise)])
-        self._maps, self.order, self.map_size = [], None, None
+        self._maps, self.order, self.map_size, self.differ = [], None, None, None
 
     def run(self, network):
         """Look for ``order`` and ``map_size``; UserError where the layer's input is not in order of the images."""
@@ -147,6 +152,10 @@ class _Search:
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.ndim < 2:
             return
         if tuple(x.shape[:-1]) == self.form:
+            if self.differ is None and x.ndim == 3:
+                self.differ = (x[0] != x[1]).any(-1)
+                if any(math.prod(size) == self.differ.sum() for size in self._sizes):
+                    raise _Reached  # this is all there is to know
             self._compare(x.unflatten(0, (self.IMAGES, -1))[1].flatten(0, -2))
         elif x.shape[0] == self.IMAGES and (maps := list(self._as_maps(x[1]))):
             self._maps, self.order = maps, None

@@ -70,12 +70,17 @@ def from_torchvision(name):
 
 
 def calibrated(make, name):
-    """A network with random weights, frozen; its BatchNorms have the statistics of random images, and scale nothing."""
+    """A network with random weights, frozen; its BatchNorms have the statistics of random images, and scale nothing.
+
+    Weights that are all zero at first, as some classifiers' are, would hide every difference: they are random, too.
+    """
     torch.manual_seed(0)
     network = make(name).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             module.train().reset_parameters()
+    for weight in (one for one in network.parameters() if one.ndim > 1 and not one.any()):
+        nn.init.trunc_normal_(weight, std=0.02)
     with torch.no_grad():
         network(random_images(network))
     return network.eval()

@@ -120,6 +120,17 @@ class Tokens(Small):
         return self.classifier(self.head(x).flatten(1))
 
 
+class Windows(Small):
+    """The same with a linear layer over shifted windows of 3x3, one behind the other in the batch."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        parts = x.roll((-1, -1), (2, 3)).unfold(2, 3, 3).unfold(3, 3, 3).permute(0, 2, 3, 4, 5, 1)
+        parts = self.last(parts.reshape(-1, 9, x.shape[1])).unflatten(1, (3, 3)).unflatten(0, parts.shape[:3])
+        whole = parts.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3).roll((1, 1), (2, 3))
+        return self.classifier(self.head(whole).flatten(1))
+
+
 class Vector(Small):
     """The same with a linear layer over one vector an image."""
 
@@ -137,6 +148,10 @@ def with_linear(kind):
 
 def tokens():
     return with_linear(Tokens)
+
+
+def windows():
+    return with_linear(Windows)
 
 
 def vector():

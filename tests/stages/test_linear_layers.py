@@ -1,4 +1,4 @@
-"""The four stages on linear layers: over tokens, against the convolution that computes the same, and over a vector."""
+"""The four stages on linear layers: over windows, against the convolution that computes the same, and over a vector."""
 
 import json
 
@@ -40,7 +40,7 @@ def split(finished, tmp_path_factory):
         factory: [
             succeed(script, *layer_flags(finished, factory), *flags, cwd=folder) for script, flags in STAGES.items()
         ]
-        for factory in ("tokens", "vector")
+        for factory in ("windows", "vector")
     }
 
 
@@ -66,10 +66,10 @@ def measured(folder, run):
     return json.loads(path.read_text())["images"]
 
 
-def test_tokens_give_what_the_convolution_gives_that_computes_the_same(finished, copy, split):
+def test_windows_give_what_the_convolution_gives_that_computes_the_same(finished, copy, split):
     folder, said = split
-    run = "tests.factories-tokens_last_linear"
-    assert "layer of interest: last\n" in said["tokens"][0]
+    run = "tests.factories-windows_last_linear"
+    assert "layer of interest: last\n" in said["windows"][0]
     stores = ImportanceStore(folder / "store", run), ImportanceStore(finished / "store", RUN)
     linear, convolution = map(stored_images, stores)
     assert [store.meta["kind"] for store in stores] == ["linear layer", "convolution"]
@@ -86,10 +86,10 @@ def test_tokens_give_what_the_convolution_gives_that_computes_the_same(finished,
     assert splits[0].rho == splits[1].rho
     assert torch.equal(splits[0].owners, splits[1].owners)
     torch.testing.assert_close(splits[0].arvs, splits[1].arvs, rtol=1e-4, atol=1e-4)
-    assert "predictions that change: 0 of" in said["tokens"][2]
+    assert "predictions that change: 0 of" in said["windows"][2]
 
     wishes = ("--get_quantitative", "--get_channel_card", "--get_effect", "--proportion_attribution_required", "0.01")
-    result = evaluate(finished, folder, "tokens", *wishes)
+    result = evaluate(finished, folder, "windows", *wishes)
     assert result.returncode == 0, result.stderr
     stage4("data", "store", "--get_quantitative", "--proportion_attribution_required", "0.01", cwd=copy)
     for own, other in zip(measured(folder, run), measured(copy, RUN), strict=True):

@@ -4,10 +4,12 @@
     python -m benchmarks.networks --families resnet vision_transformer
 
 Each network gets random weights and BatchNorm statistics of random images, on the smallest images that it takes. The
-last convolution and one in the middle are looked for, checked and split as the stages do it; the channel that moves the
-logits most is split into two concepts. Prints a Markdown table: what came of it, that is a refusal in the words of
-stage 1, or how far the split network is from the original, as stage 3 measures it, and how many predictions change. A
-network that fails in any other way makes the exit status 1. Six minutes on 2 cores, half an hour more with timm.
+last convolution, one in the middle and, where there is more than a classifier, the last linear layer are looked for,
+checked and split as the stages do it; the channel that moves the logits most is split into two concepts. Prints a
+Markdown table: the kind of layer (of a linear one the map that its tokens are of, and how many lie nowhere in it), what
+came of it, that is a refusal in the words of stage 1, or how far the split network is from the original, as stage 3
+measures it, and how many predictions change. A network that fails in any other way makes the exit status 1. Six minutes
+on 2 cores, half an hour more with timm.
 """
 
 import argparse
@@ -68,12 +70,17 @@ def from_torchvision(name):
 
 
 def calibrated(make, name):
-    """A network with random weights, frozen; its BatchNorms have the statistics of random images, and scale nothing."""
+    """A network with random weights, frozen; its BatchNorms have the statistics of random images, and scale nothing.
+
+    Weights that are all zero at first, as some classifiers' are, would hide every difference: they are random, too.
+    """
     torch.manual_seed(0)
     network = make(name).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             module.train().reset_parameters()
+    for weight in (one for one in network.parameters() if one.ndim > 1 and not one.any()):
+        nn.init.trunc_normal_(weight, std=0.02)
     with torch.no_grad():
         network(random_images(network))
     return network.eval()
@@ -98,6 +105,23 @@ def random_images(network):
 def middle_convolution(network):
     names = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d) and one.groups == 1]
     return names[len(names) // 2] if names else "last_conv"
+
+
+def layers_of(network):
+    """Names of the layers that are looked at."""
+    linear = [one for one in network.modules() if isinstance(one, nn.Linear)]
+    return dict.fromkeys(("last_conv", middle_convolution(network), *(["last_linear"] if len(linear) > 1 else [])))
+
+
+def kind_of(layer):
+    """The layer's kind in a few words: of a kernel, or of where its tokens lie."""
+    name = type(layer.module).__name__
+    if hasattr(layer.module, "kernel_size"):
+        return f"{name} {'x'.join(map(str, layer.module.kernel_size))}"
+    if layer.map_size is None:
+        return f"{name}, " + ("vector" if layer.num_positions == 1 else f"{layer.num_positions} tokens somewhere")
+    nowhere = int(layer.places().isnan().any(1).sum())
+    return f"{name}, {'x'.join(map(str, layer.map_size))}{f' + {nowhere}' if nowhere else ''}"
 
 
 def split_of_images(network, layer, images):
@@ -143,8 +167,7 @@ def split_one(network, name, images):
     if not check.is_equal():
         raise AssertionError(f"the split network is not the original: {', '.join(errors)} in {check.precision}")
     exact = errors[:2] if check.precision == "fp64" else ("runs in fp32 only", "")
-    kind = f"{type(layer.module).__name__} {'x'.join(map(str, layer.module.kernel_size))}"
-    return layer.name, kind, "split", *exact, errors[2], f"{int(changed.sum())} of {IMAGES}"
+    return layer.name, kind_of(layer), "split", *exact, errors[2], f"{int(changed.sum())} of {IMAGES}"
 
 
 def rows_of(label, make):
@@ -152,7 +175,7 @@ def rows_of(label, make):
     try:
         network = make()
         images = random_images(network)
-        names = dict.fromkeys(("last_conv", middle_convolution(network)))
+        names = layers_of(network)
     except Exception as error:  # of a network that cannot even be made
         return [(label, "", "", failure(error), *[""] * 4)], False
     rows, well = [], True

@@ -111,6 +111,77 @@ def changes_its_input():
     return ChangesItsInput(nn.Conv2d(12, 12, 1)).eval()
 
 
+class Tokens(Small):
+    """The same with a linear layer over tokens: with the weights of ``small``, it computes what that computes."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.last(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.classifier(self.head(x).flatten(1))
+
+
+class Windows(Small):
+    """The same with a linear layer over shifted windows of 3x3, one behind the other in the batch."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        parts = x.roll((-1, -1), (2, 3)).unfold(2, 3, 3).unfold(3, 3, 3).permute(0, 2, 3, 4, 5, 1)
+        parts = self.last(parts.reshape(-1, 9, x.shape[1])).unflatten(1, (3, 3)).unflatten(0, parts.shape[:3])
+        whole = parts.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3).roll((1, 1), (2, 3))
+        return self.classifier(self.head(whole).flatten(1))
+
+
+class Vector(Small):
+    """The same with a linear layer over one vector an image."""
+
+    def forward(self, x):
+        return self.classifier(self.head(self.last(self.stem(x).mean((2, 3)))[..., None, None]).flatten(1))
+
+
+def with_linear(kind):
+    network = kind(nn.Conv2d(8, 12, 1, bias=False))
+    network.load_state_dict(small().state_dict())
+    weight, network.last = network.last.weight, nn.Linear(8, 12, bias=False)
+    network.last.weight.data.copy_(weight.flatten(1))
+    return network.eval()
+
+
+def tokens():
+    return with_linear(Tokens)
+
+
+def windows():
+    return with_linear(Windows)
+
+
+def vector():
+    return with_linear(Vector)
+
+
+class TwoHeads(nn.Module):
+    """Two classifiers, as distilled networks have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(8, 12)
+        self.head, self.distilled = nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.last(self.stem(x).flatten(2).transpose(1, 2)).relu().mean(1)
+        return (self.head(x) + self.distilled(x)) / 2
+
+
+class LinearPatches(nn.Module):
+    """A linear layer that sees the image itself, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.classifier = nn.Linear(3 * 8 * 8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.classifier(self.embed(nn.functional.unfold(x, 8, stride=8).transpose(1, 2)).mean(1))
+
+
 class WidthAware(nn.Conv2d):
     """Computes something else as soon as it has more output channels, as no split can allow for."""
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from tests.images.test_decoding import LEFT_TO_PIL, loader
 from tests.images.test_decoding import readable as readable
 from tests.images.test_resizing import picture
 from tests.networks.helpers import random_split
-from tests.networks.test_splitting import frozen_conv, ulps, wrapped
+from tests.networks.test_splitting import frozen_conv, frozen_linear, ulps, wrapped
 from utils.images.transform import Transform
 from utils.store.candidates import read_candidates
 from utils.store.importances import ImportanceStore
@@ -285,22 +286,27 @@ def test_photographs_are_within_two_levels_of_pil(tmp_path, subsampling):
 # Split networks
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3, None])
 @pytest.mark.parametrize("how", ["fp32", "half", "bfloat16", "autocast half", "autocast bfloat16"])
 def test_the_merged_channel_is_rounded_once(how, kernel):
     """Against fp64: the original on the device may sum in another order than the wrapper does."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    module = frozen_conv(256, 16, kernel, padding=kernel // 2)
+    if kernel is None:
+        module, x, compute = frozen_linear(256, 16), torch.randn(2, 49, 256).relu(), torch.nn.functional.linear
+    else:
+        module, x = frozen_conv(256, 16, kernel, padding=kernel // 2), torch.randn(2, 256, 7, 7).relu()
+        compute = partial(torch.nn.functional.conv2d, padding=kernel // 2)
     changed = wrapped(module, random_split(module, 3, 8), random_split(module, 9, 2, seed=1))
     narrow = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(how.split()[-1], torch.float32)
     dtype = torch.float32 if how.startswith("autocast") else narrow
-    module, changed, x = (thing.to(DEVICE, dtype) for thing in (module, changed, torch.randn(2, 256, 7, 7).relu()))
+    module, changed, x = (thing.to(DEVICE, dtype) for thing in (module, changed, x))
     with torch.autocast(DEVICE, narrow, enabled=how.startswith("autocast")):
         expected, found = module(x), changed(x)
     assert found.dtype == expected.dtype == narrow
+    found, expected = (output.movedim(changed.channel_dim, 1) for output in (found, expected))
     others = [channel for channel in range(16) if channel not in (3, 9)]
     assert torch.equal(found[:, others], expected[:, others])
     # of weights and input as the layer rounds them: half a step, and the roundings of a sum in fp32
     rounded = [values.to(narrow).double() for values in (x, module.weight, module.bias)]
-    exact = torch.nn.functional.conv2d(*rounded, padding=kernel // 2)
+    exact = compute(*rounded).movedim(changed.channel_dim, 1)
     assert ulps(found[:, [3, 9]], exact[:, [3, 9]].to(narrow)).max() <= 1

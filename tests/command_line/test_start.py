@@ -15,6 +15,7 @@ from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils.command_line import flags, run
 from utils.images import decoding, resizing
 from utils.method import rho
+from utils.networks import layers
 from utils.networks.arithmetic import network_arithmetic
 
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
@@ -22,6 +23,7 @@ HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}
 
 
 def test_what_the_flags_repeat_is_what_its_owners_have():
+    assert set(flags.LAST_LAYERS) == set(layers.LAST)
     assert flags.DECODERS == decoding.DECODERS
     assert flags.OBJECTIVES == rho.OBJECTIVES
     assert tuple(resizing.FILTERS) == flags.INTERPOLATIONS

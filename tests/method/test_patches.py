@@ -24,6 +24,17 @@ def test_peaks_equal_a_loop_over_positions():
             assert centres[image, channel].tolist() == pytest.approx([(row + 0.5) / 4, (column + 0.5) / 5])
 
 
+def test_positions_that_lie_nowhere_are_no_peaks():
+    maps = torch.tensor([[[9.0, 1.0, 3.0, 2.0], [0.0, -1.0, -5.0, -2.0]]])
+    places = torch.tensor([[torch.nan, torch.nan], [0.25, 0.5], [0.75, 0.5], [torch.nan, torch.nan]])
+    values, centres = peaks(maps, places)
+    assert values.tolist() == [[3, -1]]
+    assert centres.tolist() == [[[0.75, 0.5], [0.25, 0.5]]]
+    values, centres = peaks(maps, None)
+    assert values.tolist() == [[9, 0]]
+    assert centres.tolist() == [[[0.5, 0.5]] * 2]
+
+
 @pytest.mark.parametrize(("image", "side", "size"), [(224, 7, 96), (64, 8, 24), (299, 8, 96), (24, 12, 6), (32, 1, 32)])
 def test_a_patch_is_three_strides_of_the_layer_and_at_most_the_image(image, side, size):
     assert default_patch_size(image, side) == size

@@ -6,6 +6,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig
 
 from tests import factories
 from tests.helpers import as_layer
@@ -82,21 +83,77 @@ def _no_init(name):
     return {"init_weights": False} if name == "googlenet" else {}
 
 
+def vision_transformer():
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    return torchvision.models.VisionTransformer(**sizes, num_classes=10).eval()
+
+
+def small_convnext():
+    blocks = [CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 2)]
+    return torchvision.models.ConvNeXt(blocks, num_classes=10).eval()
+
+
+def small_swin():
+    return torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [2, 2], [3, 3], num_classes=10).eval()
+
+
 @pytest.mark.parametrize(
-    ("name", "image_size", "message"),
-    [("squeezenet1_1", 64, "classifier itself.*classifier.1"), ("vit_b_16", 224, "patch embedding.*conv_proj")],
+    ("make", "layer", "map_size"),
+    [
+        (vision_transformer, "encoder.layers.encoder_layer_1.mlp.3", (4, 4)),
+        (small_convnext, "features.3.1.block.5", (4, 4)),
+        (small_swin, "features.3.1.mlp.3", (8, 8)),
+        (lambda: torchvision.models.mobilenet_v3_small(num_classes=10).eval(), "classifier.0", None),
+        (factories.TwoHeads, "last", (16, 16)),
+    ],
 )
-def test_a_last_conv_nobody_means_is_refused_unless_named(name, image_size, message):
-    network = torchvision.models.get_model(name, num_classes=10).eval()
-    with pytest.raises(UserError, match=message):
-        find_layer(network, "last_conv", image_size)
-    named = "classifier.1" if name == "squeezenet1_1" else "conv_proj"
-    assert find_layer(network, named, image_size).name == named
+def test_last_linear_is_the_last_one_before_the_classifier(make, layer, map_size):
+    found = find_layer(make(), "last_linear", 32)
+    assert (found.name, found.map_size, found.note) == (layer, map_size, None)
+    assert find_layer(make(), layer, 32).arrangement.positions == found.num_positions
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "what", "instead"),
+    [
+        (
+            lambda: torchvision.models.squeezenet1_1(num_classes=10).eval(),
+            *("last_conv", "the last convolution, classifier.1, is the classifier itself", "features.12.expand3x3"),
+        ),
+        (
+            *(vision_transformer, "last_conv", "the last convolution, conv_proj, sees the image itself"),
+            "encoder.layers.encoder_layer_1.mlp.3",
+        ),
+        (factories.small, "last_linear", "the last linear layer, classifier, is the classifier itself", "last"),
+        (factories.LinearPatches, "last_linear", "the last linear layer, embed, sees the image itself", None),
+    ],
+)
+def test_a_last_layer_nobody_means_is_refused_unless_named(make, name, what, instead):
+    network, named = make(), what.split(", ")[1]
+    with pytest.raises(UserError) as raised:
+        find_layer(network, name, 32)
+    message = str(raised.value)
+    assert message.startswith(what) and message.endswith(f"; if it is meant, say so: --layer_of_interest {named}")
+    assert ("ask for" in message) == (instead is not None)
+    if instead is not None:
+        assert f": ask for --layer_of_interest {instead} instead;" in message
+        assert find_layer(network, instead, 32).name == instead
+    assert find_layer(network, named, 32).name == named
+
+
+def test_a_network_without_a_linear_layer_says_so():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(UserError, match="no linear layer: name a layer with --layer_of_interest"):
+        find_layer(network, "last_linear", 8)
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [("nowhere", "no module"), ("", "no module"), ("classifier", "no convolution"), ("head", "no convolution")],
+    [
+        ("nowhere", "no module"),
+        ("", "no module"),
+        ("head", r"Sequential is no convolution \(Conv2d\) or linear layer \(Linear\)"),
+    ],
 )
 def test_a_layer_that_is_none_is_refused(layer, message):
     with pytest.raises(UserError, match=message):
@@ -115,7 +172,19 @@ def test_a_layer_executed_twice_or_parametrized_is_refused():
 
 
 def test_groups_and_a_network_that_cannot_take_the_image_are_refused():
-    with pytest.raises(UserError, match="groups=2"):
-        find_layer(factories.grouped(), "last_conv", 32)
+    behind = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1, groups=2), *behind)
+    for name in ("last_conv", "2"):
+        message = (
+            "layer 2 has groups=2: only ungrouped convolutions can be split: ask for --layer_of_interest 1 instead"
+        )
+        with pytest.raises(UserError, match=message):
+            find_layer(network, name, 32)
+    network[2] = nn.Conv2d(8, 16, 3, groups=8)
+    network[6] = nn.Linear(16, 4)
+    with pytest.raises(UserError, match="layer 2 is depthwise: one input a channel, nothing to divide: ask for"):
+        find_layer(network, "last_conv", 32)
+    with pytest.raises(UserError, match=r"groups=2: only ungrouped convolutions can be split$"):
+        find_layer(factories.grouped(), "last_conv", 32)  # there is no other
     with pytest.raises(UserError, match="32x32"):
         find_layer(torchvision.models.alexnet(num_classes=2).eval(), "last_conv", 32)

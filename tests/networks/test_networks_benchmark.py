@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks import networks
 from tests import factories
+from tests.networks.test_layers import small_swin, vision_transformer
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -28,6 +29,23 @@ def test_a_split_and_a_refusal(monkeypatch, capsys):
     assert rows[0][3].startswith("refused: the last convolution, classifier.1, is the classifier itself")
     assert rows[1][1:4] == ["features.9.squeeze", "Conv2d 1x1", "split"]
     assert all(float(error) < 1e-9 for error in rows[1][4:6]) and rows[1][-1] == "0 of 4"
+
+
+def test_linear_layers_are_split_and_where_their_tokens_lie_is_said(monkeypatch, capsys):
+    made = {"tokens": factories.tokens, "vector": factories.vector, "swin": small_swin, "vit": vision_transformer}
+    monkeypatch.setattr(networks, "networks", lambda families: made)
+    monkeypatch.setattr(networks, "SIZES", (32,))
+    rows, status = run(monkeypatch, capsys)
+    assert status == 0
+    found = {row[0]: row for row in rows if row[1] and row[2].startswith("Linear")}
+    kinds = ["Linear, 16x16", "Linear, vector", "Linear, 8x8", "Linear, 4x4 + 1"]
+    assert [row[1:4] for row in found.values()] == [
+        [layer, kind, "split"]
+        for layer, kind in zip(
+            ("last", "last", "features.3.1.mlp.3", "encoder.layers.encoder_layer_1.mlp.3"), kinds, strict=True
+        )
+    ]
+    assert all(float(error) < 1e-9 for row in found.values() for error in row[4:6])
 
 
 class Fails(factories.Small):

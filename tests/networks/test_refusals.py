@@ -7,8 +7,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from tests import factories
+from tests.helpers import forward
 from utils.errors import UserError
 from utils.networks.layers import find_layer
+from utils.networks.normal_form import check_normal_form
 
 
 class WithGain(nn.Conv2d):
@@ -90,6 +92,65 @@ def test_a_layer_in_half_precision_is_refused_where_the_network_converts_images_
     network = HalfInside(nn.Conv2d(8, 12, 1)).eval().half()
     with pytest.raises(UserError, match=r"layer last has weights of torch.float16.*\.float\(\)"):
         find_layer(network, "last", 32)
+
+
+class WithAttention(factories.Small):
+    """Attention over what would be the last layer's input; it uses ``out_proj``'s weight without calling it."""
+
+    def __init__(self, last):
+        super().__init__(last)
+        self.attention, self.unused = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(3, 4)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.classifier(self.last(self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
+@pytest.mark.parametrize("name", ["attention.out_proj", "unused"])
+def test_a_layer_that_is_not_called_is_refused_in_one_line(name):
+    network = WithAttention(nn.Conv2d(8, 12, 1)).eval()
+    network.last = nn.Linear(8, 12)
+    with pytest.raises(
+        UserError, match=rf"layer {name} is not called in a forward pass: .* \(as in MultiheadAttention"
+    ):
+        find_layer(network, name, 32)
+    assert find_layer(network, "last_linear", 32).name == "last"
+
+
+class Lora(nn.Linear):
+    """A linear layer with a further parameter for each channel."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.up = nn.Parameter(torch.ones(self.out_features, 2))
+
+
+def test_linear_layers_that_are_more_than_that_are_refused():
+    def with_linear(last):
+        network = factories.tokens()
+        network.last = last
+        return network
+
+    for last, message in (
+        (Lora(8, 12), r"more than a weight and a bias for each channel \(Lora: up\)"),
+        (parametrizations.weight_norm(nn.Linear(8, 12)), "weight anew in each pass: remove the parametrization"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_layer(with_linear(last), "last", 32)
+    with pytest.raises(UserError, match=r"layer last\.0 is executed 2 times"):
+        find_layer(with_linear(nn.Sequential(shared := nn.Linear(8, 8), shared, nn.Linear(8, 12))), "last.0", 32)
+
+
+def test_a_linear_layer_that_computes_something_else_is_refused_on_images():
+    class Squared(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).square()
+
+    network = factories.tokens()
+    network.last = Squared(8, 12)
+    layer, pixels = find_layer(network, "last", 32), torch.randn(2, 3, 32, 32)
+    with pytest.raises(UserError, match=r"layer last \(Squared\) does not compute a plain linear layer"):
+        check_normal_form(layer, forward(network, layer, pixels))
 
 
 def test_a_further_parameter_that_is_not_one_for_each_channel_is_no_hindrance():

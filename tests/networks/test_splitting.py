@@ -31,6 +31,11 @@ def frozen_conv(*args, **kwargs):
     return nn.Conv2d(*args, **kwargs).requires_grad_(False)
 
 
+def frozen_linear(*args):
+    torch.manual_seed(0)
+    return nn.Linear(*args).requires_grad_(False)
+
+
 def converted(how, *things):
     """Copies of modules and tensors in the type that ``how`` names; autocast converts nothing."""
     types = {"half": torch.float16, "bfloat16": torch.bfloat16, "fp64": torch.float64}
@@ -44,21 +49,25 @@ def ulps(found, expected):
     return (found.double() - expected.double()).abs() / (step.double() + noise * expected.abs().max())
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3, None])
 @pytest.mark.parametrize("num_concepts", [2, 8])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("how", ["fp32", "fp64", *NARROW])
 @pytest.mark.parametrize("make", [random_split, fitted_split])
 def test_the_merged_channel_is_rounded_once(make, how, bias, num_concepts, kernel):
-    module = frozen_conv(256, 16, kernel, padding=kernel // 2, bias=bias)
+    if kernel is None:
+        module, x = frozen_linear(256, 16, bias), torch.randn(2, 7, 7, 256).relu()
+    else:
+        module, x = frozen_conv(256, 16, kernel, padding=kernel // 2, bias=bias), torch.randn(2, 256, 7, 7).relu()
     changed = wrapped(module, make(module, 3, num_concepts), random_split(module, 9, 2, seed=1))
-    module, changed, x = converted(how, module, changed, torch.randn(2, 256, 7, 7).relu())
+    module, changed, x = converted(how, module, changed, x)
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         expected, found = module(x), changed(x)
     assert found.dtype == expected.dtype
     assert found.is_contiguous() == expected.is_contiguous()
-    others = [channel for channel in range(16) if channel not in (3, 9)]
-    assert torch.equal(found[:, others], expected[:, others])
+    others = torch.tensor([channel for channel in range(16) if channel not in (3, 9)])
+    dim = changed.channel_dim
+    assert torch.equal(found.index_select(dim, others), expected.index_select(dim, others))
     assert ulps(found, expected).max() <= 1
 
 

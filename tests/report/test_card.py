@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from PIL import Image
 
 from tests import factories
 from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
-from utils.command_line.opening import OpenedSplit
+from utils.command_line.split_opening import OpenedSplit
 from utils.images.batches import ImageBatches
 from utils.images.listing import list_images
 from utils.method.evaluation import density_curves, summarise
+from utils.networks.arrangement import Arrangement
 from utils.networks.layers import find_layer
+from utils.networks.linear import Linear
 from utils.report.card import Card, card_figure
-from utils.report.plots import DISENTANGLED, GREY, pictures_figure
+from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
+from utils.report.split_figures import _patch_note, _patch_size
 from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches
 from utils.store.splits import read_split, transform_from
 
@@ -49,7 +53,9 @@ def make_card(names, images=20, constant=False, included=True, visualizations=Fa
         summaries.append(summarise(original, sums, np.full(images, included or k > 0)))
     pictures = [[picture(), picture()] for _ in range(num_concepts + 1)] if visualizations else None
     curves = [density_curves(sample) for sample in samples]
-    return Card(457, "resnet50, layer last; cosine 0.1", list(names), patches, pictures, samples, curves, summaries)
+    labels, colours = list(samples[0]), [ORIGINAL, *DISENTANGLED[:num_concepts]]
+    subtitle = "resnet50, layer last; cosine 0.1"
+    return Card(457, subtitle, list(names), labels, colours, patches, pictures, samples, curves, summaries)
 
 
 CARDS = {
@@ -62,6 +68,10 @@ CARDS = {
     "one image": make_card(("barn", "banana"), images=1),
     "constant": make_card(("barn", "banana"), constant=True),
     "nothing included": make_card(("barn", "banana"), included=False),
+    "whole images": replace(make_card(("barn", "banana")), patch_note=f"whole images are shown: {LONG[0]}"),
+    "whole images, visualizations": replace(
+        make_card(("barn", "banana", "candle"), visualizations=True), patch_note=f"whole images: {' '.join(LONG * 4)}"
+    ),
     "dollars": make_card(("a$_$b", "$\\frac")),
 }
 
@@ -120,6 +130,24 @@ def test_a_concept_without_an_included_image_is_said_to_have_none():
     words = [text for text, _ in texts(card_figure(CARDS["nothing included"]))]
     assert "no image\nto measure" in words
     assert any("n = 0" in text for text in words)
+
+
+def test_a_card_says_what_it_shows_in_place_of_patches():
+    words = [text for text, _ in texts(card_figure(CARDS["whole images"]))]
+    assert any(text.replace("\n", " ").startswith("whole images are shown: a long name of") for text in words)
+    assert not any("whole images" in text for text, _ in texts(card_figure(CARDS["two"])))
+
+
+def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
+    for positions, map_size, note in (
+        (1, None, "whole images are shown: mlp sees one vector an image, which lies nowhere in it"),
+        (49, None, "whole images are shown: where in an image the tokens of mlp lie is not known"),
+        (49, (7, 7), None),
+    ):
+        layer = Linear(None, "mlp", map_size, arrangement=Arrangement(positions=positions))
+        assert _patch_note(layer) == note
+        assert _patch_size(None, 224, layer) == (224 if map_size is None else 96)
+        assert _patch_size(224, 224, layer) == 224
 
 
 def card_flags(*more):

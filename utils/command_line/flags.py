@@ -18,6 +18,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 OBJECTIVES = ("positive", "absolute", "contrast")
 PRECISIONS = ("fp32", "tf32", "bf16")
 THRESHOLDS = ("proportion_attribution_required", "p", "cos_sim_high")
+LAST_LAYERS = ("last_conv", "last_linear")
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +84,8 @@ def add_network_flags(parser):
     parser.add_argument(
         "--layer_of_interest",
         default="last_conv",
-        help="the convolution whose channels are looked at: last_conv (default) or a module's name, layer4.2.conv3",
+        help="the layer whose channels are looked at, a convolution or a linear layer: last_conv (default), "
+        "last_linear (the last one before the classifier) or a module's name, layer4.2.conv3",
     )
 
 

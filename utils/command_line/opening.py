@@ -77,7 +77,7 @@ def check_asked_network(args, stored, where):
         refuse_differences({"model": args.model}, stored, ["model"], where)
     if args.weights is None and stored["weights"] != default_weights(args.model):
         raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
-    if args.layer_of_interest not in ("last_conv", stored["layer"]):
+    if args.layer_of_interest not in (*flags.LAST_LAYERS, stored["layer"]):
         refuse_differences({"layer": args.layer_of_interest}, stored, ["layer"], where)
 
 

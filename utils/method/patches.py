@@ -16,16 +16,20 @@ def peaks(maps, places):
     ----------
     maps : Tensor [B, C, positions]
     places : Tensor [positions, 2]
-        Row and column of each position's centre, as fractions of the image's sides.
+        Row and column of each position's centre, as fractions of the image's sides; NaN for one that lies nowhere (a
+        class token), which is left out. None where all do: an image's largest activation is that of the whole image.
 
     Returns
     -------
     values : Tensor [B, C]
     centres : Tensor [B, C, 2]
-        The places of the largest ones.
+        The places of the largest ones; the image's centre without ``places``.
     """
-    values, positions = maps.max(-1)
-    return values, places[positions]
+    if places is None:
+        places = maps.new_full((maps.shape[-1], 2), 0.5)
+    inside = ~places.isnan().any(1)
+    values, positions = maps[..., inside].max(-1)
+    return values, places[inside][positions]
 
 
 def default_patch_size(image_size, map_size):

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from utils.errors import UserError
 from utils.networks.copying import copy_module
 from utils.networks.hooks import without_hooks
-from utils.networks.normal_form import Layer
+from utils.networks.normal_form import Layer, map_places
 
 
 class Convolution(Layer):
@@ -15,15 +16,31 @@ class Convolution(Layer):
     """
 
     kind = "convolution"
+    plain = "a plain zero-padded convolution"
     module_type = nn.Conv2d
     description = "convolution (Conv2d)"
 
     def refusal(self):
+        if self.module.groups == self.module.in_channels > 1:
+            return "is depthwise: one input a channel, nothing to divide"
         if self.module.groups != 1:
             return f"has groups={self.module.groups}: only ungrouped convolutions can be split"
         if self.module.padding_mode != "zeros":
             return f"pads with padding_mode={self.module.padding_mode}: only zero-padded convolutions can be split"
         return super().refusal()
+
+    def takes(self, shape):
+        return len(shape) == 4
+
+    def locate(self, network, traced):
+        (shape,) = traced.input_shapes(self.name)
+        if shape[0] != traced.IMAGES:
+            raise UserError(
+                f"layer {self.name} is called with {shape[0]} maps for {traced.IMAGES} images: "
+                "they cannot be told apart"
+            )
+        with torch.no_grad():
+            self.map_size = tuple(self.module(torch.zeros(shape)).shape[2:])
 
     @property
     def weight(self):
@@ -59,10 +76,7 @@ class Convolution(Layer):
         return other
 
     def places(self, device="cpu"):
-        height, width = self.map_size
-        positions = torch.arange(height * width, device=device)
-        rows = positions.div(width, rounding_mode="floor")
-        return torch.stack([(rows + 0.5) / height, (positions % width + 0.5) / width], dim=-1)
+        return map_places(self.map_size, device)
 
 
 def _padding(layer):

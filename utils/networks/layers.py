@@ -4,20 +4,23 @@ import torch
 
 from utils.errors import UserError
 from utils.networks.convolution import Convolution
+from utils.networks.linear import Linear
+from utils.networks.tracing import FLOAT32, trace
 
-KINDS = (Convolution,)
-FLOAT32 = "but images are torch.float32: convert the network with .float() first"
+KINDS = (Convolution, Linear)
+LAST = {"last_conv": Convolution, "last_linear": Linear}
 
 
 def find_layer(network, name, image_size):
-    """Find the layer of interest by running one black image through ``network``.
+    """Find the layer of interest by running black images through ``network``.
 
     Parameters
     ----------
     network : nn.Module
         In evaluation mode, on the CPU.
     name : str
-        A dotted module name, or ``last_conv``: the last convolution executed.
+        A dotted module name; ``last_conv``: the last convolution executed; ``last_linear``: the last linear layer
+        executed before the classifier.
     image_size : int
         Side of the square image, in pixels.
 
@@ -29,66 +32,70 @@ def find_layer(network, name, image_size):
     Raises
     ------
     UserError
-        No such layer, not an ungrouped convolution, executed other than once, or a ``last_conv`` that is the
-        classifier itself or the patch embedding.
+        No such layer, one that cannot be split, executed other than once, or without the images in its first dimension;
+        a ``last_conv`` that is the classifier itself, or a last layer that is the patch embedding.
     """
     modules = dict(network.named_modules())
-    if name != "last_conv" and not (name and name in modules):
+    if name not in LAST and not (name and name in modules):
         raise UserError(f"--layer_of_interest {name}: the network has no module of that name")
-    calls, logits = _trace(network, image_size)
-    convolutions = [called for called, _ in calls if isinstance(modules[called], Convolution.module_type)]
-    if name == "last_conv":
-        if not convolutions:
-            raise UserError("the network has no convolution: name a layer with --layer_of_interest")
-        found = convolutions[-1]
-        _refuse_unnamed(found, modules, calls, logits.shape[1])
-    else:
-        found = name
-    input_shapes = [shape for called, shape in calls if called == found]
-    layer = splittable(found, modules[found])
-    _check(layer, input_shapes)
-    with torch.no_grad():
-        layer.map_size = tuple(layer.module(torch.zeros(input_shapes[0])).shape[2:])
-    layer.num_outputs = logits.shape[1]
-    layer.note = _branch_note(layer, calls) if name == "last_conv" else None
+    traced = trace(network, image_size)
+    found = _last(LAST[name], modules, traced) if name in LAST else name
+    layer = layer_of(found, modules[found])
+    if getattr(layer.module, "groups", 1) != 1:
+        raise UserError(f"layer {found} {layer.refusal()}{_instead(modules, traced)}")
+    layer = splittable(found, layer.module)
+    _check(layer, traced.input_shapes(found))
+    layer.locate(network, traced)
+    layer.num_outputs = traced.num_outputs
+    layer.note = _branch_note(layer, traced.calls) if name == "last_conv" else None
     return layer
 
 
-def _trace(network, image_size):
-    """Names and input shapes of the modules in order of execution, and the logits, for one black image."""
-    calls, hooks = [], []
-    for name, module in network.named_modules():
-        hooks.append(
-            module.register_forward_pre_hook(
-                lambda _, inputs, name=name: calls.append((name, getattr(inputs[0], "shape", ()) if inputs else ()))
+def _last(kind, modules, traced):
+    """The name of the last layer of a kind; UserError for one that nobody would mean: it sees the image, or it is the
+    classifier."""
+    with_weights, classifiers = traced.with_weights(modules), _classifiers(modules, traced)
+    names = [called for called, _ in traced.calls if isinstance(modules[called], kind.module_type)]
+    if not names:
+        raise UserError(f"the network has no {kind.kind}: name a layer with --layer_of_interest")
+    before = [name for name in names if name not in classifiers]
+    name = before[-1] if before and kind is Linear else names[-1]
+    for is_meant, what in (
+        (with_weights[0] != name, "sees the image itself (a patch embedding)"),
+        (name not in classifiers, "is the classifier itself"),
+    ):
+        if not is_meant:
+            raise UserError(
+                f"the last {kind.kind}, {name}, {what}{_instead(modules, traced)}; "
+                f"if it is meant, say so: --layer_of_interest {name}"
             )
-        )
-    try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, 3, image_size, image_size))
-    except Exception as error:  # whatever somebody else's network raises
-        types = {value.dtype for value in network.parameters()}
-        if types and torch.float32 not in types:
-            raise UserError(f"the network's weights are {types.pop()}, {FLOAT32}") from error
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"the network cannot take images of {image_size}x{image_size} pixels: {reason}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise UserError("the network is no classifier: its output is not one row of logits an image")
-    return calls, logits
+    return name
 
 
-def _refuse_unnamed(name, modules, calls, num_outputs):
-    """Refuse a last convolution that nobody would mean: it sees the image, or it is the classifier."""
-    leaves = [called for called, _ in calls if not list(modules[called].children())]
-    with_weights = [called for called in leaves if any(True for _ in modules[called].parameters())]
-    how = f"; if it is meant, say so: --layer_of_interest {name}"
-    if with_weights[0] == name:
-        raise UserError(f"the last convolution, {name}, sees the image itself (a patch embedding){how}")
-    if with_weights[-1] == name and modules[name].out_channels == num_outputs:
-        raise UserError(f"the last convolution, {name}, is the classifier itself{how}")
+def _classifiers(modules, traced):
+    """The last module with weights if it makes the logits, and others like it right before (of several heads)."""
+    names, found = traced.with_weights(modules), []
+    for name in reversed(names):
+        weight = modules[name].weight if isinstance(modules[name], tuple(kind.module_type for kind in KINDS)) else None
+        shape = None if weight is None else weight.shape
+        if shape is None or shape[0] != traced.num_outputs or (found and modules[found[0]].weight.shape != shape):
+            break
+        found.append(name)
+    return found
+
+
+def _instead(modules, traced):
+    """Which layer to ask for: the last one that can be split, to go on with a sentence."""
+    with_weights = traced.with_weights(modules)
+    refused = {*with_weights[:1], *_classifiers(modules, traced)}
+    for name in reversed(with_weights):
+        kind = next((kind for kind in KINDS if isinstance(modules[name], kind.module_type)), None)
+        shapes = traced.input_shapes(name)
+        if kind is None or name in refused or kind(modules[name]).refusal() or len(shapes) > 1:
+            continue
+        if kind(modules[name]).takes(shapes[0]) and shapes[0][0] == traced.IMAGES:
+            return f": ask for --layer_of_interest {name} instead"
+    return ""
 
 
 def layer_of(name, module):
@@ -110,16 +117,21 @@ def splittable(name, module):
 
 
 def _check(layer, input_shapes):
-    """Refuse a layer that is not called as the method needs it: once, with images, and what it is given as it is."""
+    """Refuse a layer that is not called as the method needs it: once, and what it is given as it is."""
     name, module = layer.name, layer.module
     if module._forward_pre_hooks:
         raise UserError(f"layer {name} has a forward pre-hook, which may change its input: remove it first")
     if layer.weight.dtype != torch.float32:
         raise UserError(f"layer {name} has weights of {layer.weight.dtype}, {FLOAT32}")
+    if not input_shapes:
+        raise UserError(
+            f"layer {name} is not called in a forward pass: it is not used, or its weight is used without calling it "
+            "(as in MultiheadAttention), which cannot be recorded"
+        )
     if len(input_shapes) != 1:
         raise UserError(f"layer {name} is executed {len(input_shapes)} times in one forward pass, not once")
-    if len(input_shapes[0]) != 4:
-        raise UserError(f"layer {name} is not called with images alone: its input cannot be recorded")
+    if not layer.takes(input_shapes[0]):
+        raise UserError(f"layer {name} is not called with a batch of inputs alone: its input cannot be recorded")
 
 
 def _branch_note(layer, calls):

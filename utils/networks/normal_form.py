@@ -16,12 +16,13 @@ from utils.errors import UserError
 class Layer:
     """The layer of interest in its network.
 
-    ``module`` is the layer itself, ``name`` its dotted name; ``map_size`` is the number of rows and columns of its
-    output, ``num_outputs`` that of the network's logits; ``note`` is something to know about the layer, or None.
+    ``module`` is the layer itself, ``name`` its dotted name; ``map_size`` is the number of rows and columns of the map
+    that its positions are of, or None; ``num_outputs`` is the number of the network's logits; ``note`` is something to
+    know about the layer, or None.
 
     Channels of the output are C, those of the input C_in. A *tap* is a place in the kernel from which one weight sees
-    the input, a *position* a place in the output. ``channel_dim`` is the dimension of the output that has the channels,
-    ``kind`` the kind of layer in a word.
+    the input, a *position* a place in the output: of a map, or a token. ``channel_dim`` is the dimension of the output
+    that has the channels, ``kind`` the kind of layer in words, ``plain`` what its module has to compute.
     """
 
     module: nn.Module
@@ -31,7 +32,7 @@ class Layer:
     note: str | None = None
 
     channel_dim = 1
-    kind = None
+    kind = plain = None
 
     def refusal(self):
         """Why the module cannot be split, or None. A kind of layer adds its own reasons."""
@@ -45,6 +46,14 @@ class Layer:
             what = f"{type(self.module).__name__}: {', '.join(more)}"
             return f"has more than a weight and a bias for each channel ({what}): its channels cannot be split"
         return None
+
+    def takes(self, shape):
+        """Whether the module's input may have a shape."""
+        raise NotImplementedError
+
+    def locate(self, network, traced):
+        """Take in where the layer's positions lie, from a Trace; UserError where an image's cannot be told."""
+        raise NotImplementedError
 
     @property
     def weight(self):
@@ -70,7 +79,7 @@ class Layer:
 
     @property
     def num_positions(self):
-        """Number of positions of the output."""
+        """Number of an image's positions in the output."""
         raise NotImplementedError
 
     def tap_sums(self, x):
@@ -104,14 +113,25 @@ class Layer:
         return lambda x: self.by_position(applied(x.float()))
 
     def places(self, device="cpu"):
-        """Where each position lies in the image: ``[positions, 2]``, row and column as fractions of the sides."""
+        """Where each position lies in the image: ``[positions, 2]``, row and column as fractions of the sides.
+
+        NaN for one that lies nowhere (a class token); None where all do, or nobody knows where.
+        """
         raise NotImplementedError
+
+
+def map_places(map_size, device="cpu"):
+    """The middles of the places of a map, row by row: ``[rows * columns, 2]``, as fractions of the image's sides."""
+    height, width = map_size
+    positions = torch.arange(height * width, device=device)
+    rows = positions.div(width, rounding_mode="floor")
+    return torch.stack([(rows + 0.5) / height, (positions % width + 0.5) / width], dim=-1)
 
 
 def check_normal_form(layer, record):
     """Raise UserError unless ``W S + b * positions`` equals the spatial sum of the layer's real output.
 
-    A subclass of convolution may pad by itself or standardise its weight; what is stored would then be wrong.
+    A subclass may pad by itself or standardise its weight; what is stored would then be wrong.
 
     Parameters
     ----------
@@ -127,4 +147,4 @@ def check_normal_form(layer, record):
     tolerance = 2e-2 if record.activation.dtype == torch.bfloat16 else 1e-3
     if ((computed - activation.sum(-1)).abs() > tolerance * scale).any():
         what = f"layer {layer.name} ({type(layer.module).__name__})"
-        raise UserError(f"{what} does not compute a plain zero-padded convolution")
+        raise UserError(f"{what} does not compute {layer.plain}")

@@ -28,10 +28,10 @@ class Card:
     """What a channel card shows; K concepts, R channels: the original one, those of the concepts, perhaps one more.
 
     ``names`` [K] are the concepts', ``labels`` and ``colours`` [R] the channels'. ``patches`` [R] has the most
-    activating patches as (picture [h, w, 3], concept from 0, or -1); ``visualizations`` [R] has lists of pictures, or
-    is None. ``samples`` [K] has of each concept's images the spatial sums by label, as ``plots.density_axes`` takes
-    them, ``curves`` [K] their (grid, densities); ``summaries`` [K] are Summaries of the fractions of the R - 1 new
-    channels and the residual.
+    activating patches as (picture [h, w, 3], concept from 0, or -1), ``patch_note`` is something to know about them,
+    or None; ``visualizations`` [R] has lists of pictures, or is None. ``samples`` [K] has of each concept's images the
+    spatial sums by label, as ``plots.density_axes`` takes them, ``curves`` [K] their (grid, densities); ``summaries``
+    [K] are Summaries of the fractions of the R - 1 new channels and the residual.
     """
 
     channel: int
@@ -44,6 +44,7 @@ class Card:
     samples: list
     curves: list
     summaries: list
+    patch_note: str | None = None
 
 
 class Page:
@@ -84,6 +85,10 @@ def card_figure(card):
     page.text(page.width / 2, page.height - 0.53, fitted(card.subtitle, page.width - 0.4, 8), 8, color=SUBTLE)
     for channel, left in enumerate(blocks):
         _pictures(page, card, channel, left, page.height - TOP)
+    if card.patch_note is not None:
+        width = blocks[-1] + BLOCK - MARGIN
+        note = fitted(card.patch_note, width, 8, lines=2)
+        page.text(MARGIN + width / 2, page.height - TOP - pictures - 0.1, note, 8, color=SUBTLE, va="top")
     _densities(page, card, densities, height)
     _fractions(page, card, fractions, bars, height)
     return page.figure

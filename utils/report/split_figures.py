@@ -81,8 +81,8 @@ def visualization_figure(output_dir, result, pictures):
     return [write_figure(plot_path(output_dir, result, "visualization"), pictures_figure(rows, title, subtitle))]
 
 
-def channel_card(output_dir, result, patches, visualizations):
-    """Draw and store the channel card."""
+def channel_card(output_dir, result, patches, visualizations, patch_note=None):
+    """Draw and store the channel card; ``patch_note`` says what the patches are where they are no usual ones."""
     samples, curves = zip(*densities(result), strict=True)
     above_diagonal = np.array(result["cosines"])[np.triu_indices(len(result["cosines"]), 1)]
     cosines = ""
@@ -101,6 +101,7 @@ def channel_card(output_dir, result, patches, visualizations):
         labels=["original channel", *channels.values()],
         colours=colours_of(result),
         patches=own,
+        patch_note=patch_note,
         visualizations=None if visualizations is None else [visualizations[k] for k in (0, *channels)],
         samples=samples,
         curves=curves,
@@ -128,6 +129,7 @@ class FigureMaker:
         self.transform, self.device, self.peaks = transform, device, None
         if args.get_channel_card:
             self.patch_size = _patch_size(args.patch_size, transform.crop_size, source.layer)
+            self.patch_note = _patch_note(source.layer)
         if args.all_classes:
             loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
@@ -146,13 +148,24 @@ class FigureMaker:
             concepts = concepts_of_images(one.file.split, self.classes, self.source.images)
             shown = arrays if self.peaks is None else self.peaks[number]
             patches = top_patches(self.source.images, self.transform, shown, concepts, self.patch_size)
-            written += channel_card(args.output_dir, result, patches, pictures)
+            written += channel_card(args.output_dir, result, patches, pictures, self.patch_note)
         return written
 
 
 def _patch_size(asked, crop_size, layer):
-    """The side of a patch, in pixels; UserError where it is larger than the image."""
-    size = asked or default_patch_size(crop_size, min(layer.map_size))
+    """The side of a patch, in pixels: the image's where positions lie nowhere. UserError where it cannot be."""
+    if layer.map_size is None and asked not in (None, crop_size):
+        raise UserError(f"--patch_size {asked}: {_patch_note(layer)}: leave it out")
+    size = asked or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
     if size > crop_size:
         raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
     return size
+
+
+def _patch_note(layer):
+    """What is shown in place of patches, and why; None where there are patches."""
+    if layer.map_size is not None:
+        return None
+    if layer.num_positions == 1:
+        return f"whole images are shown: {layer.name} sees one vector an image, which lies nowhere in it"
+    return f"whole images are shown: where in an image the tokens of {layer.name} lie is not known"

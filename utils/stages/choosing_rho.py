@@ -41,11 +41,11 @@ class ByRho:
     def see(self, candidates, output, pixels):
         """A batch of images of the class ``output``, [B, 3, H, W], for the candidates that have it."""
         with network_arithmetic(self.precision, pixels.device):
-            x = self._recorder.forward(pixels).input
+            x = self._recorder.forward(pixels).input  # may have several rows an image
         for one in candidates:
             search, maps = self._search(one)
             with torch.no_grad():
-                search.add(maps(x), torch.full((len(x),), one.concept_of(output)))
+                search.add(maps(x), torch.full((len(pixels),), one.concept_of(output)))
 
     def _search(self, candidate):
         """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""

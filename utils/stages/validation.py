@@ -132,7 +132,7 @@ class StoredValidation:
 def require_finite(record, indices, images):
     """Raise a UserError that names an image for which the network gives NaN or infinite values."""
     values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
-    finite = torch.stack([value.flatten(1).isfinite().all(1) for value in values]).all(0).cpu()
+    finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
     if not finite.all():
         path = images.path(int(indices[~finite][0]))
         raise UserError(f"the network gives NaN or infinite values for {path}: it cannot be measured")

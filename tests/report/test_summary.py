@@ -26,6 +26,7 @@ from tests.conftest import (
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
 
+NEEDED = ("original", "sums", "included")
 TAU = ("--proportion_attribution_required", "0.0001")
 
 
@@ -99,11 +100,12 @@ def test_the_table_of_a_pair_equals_a_computation_by_hand():
             assert row[5 + column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({np.median(values):.2f})"
         area = auroc(both[k][:, k], both[1 - k][:, k])
         original_area = auroc(one["images"][0]["original"], one["images"][1]["original"])
-        assert row[8] == f"{area:.2f} / {max(original_area, 1 - original_area):.2f}"
+        assert row[8] == summary.verdict(summary.summarise(**{name: one["images"][k][name] for name in NEEDED}), k)
+        assert row[9] == f"{area:.2f} / {max(original_area, 1 - original_area):.2f}"
         correct = np.mean(
             [t == p for part in one["images"] for t, p in zip(part["targets"], part["predictions"], strict=True)]
         )
-        assert row[9] == f"{correct:.3f}"
+        assert row[10] == f"{correct:.3f}"
 
 
 def test_images_without_positive_activation_are_named_and_not_counted():
@@ -140,7 +142,7 @@ def test_three_concepts_are_told_from_the_two_others_together():
         assert areas[k][0] == pytest.approx(np.mean(wins))
     _, *rows = table(markdown(one))
     assert [row[2] for row in rows] == ["0.30", "0.20", "0.30"] * 2  # of the closest other concept
-    assert len(rows[0]) == 5 + 4 + 2
+    assert len(rows[0]) == 5 + 4 + 3
 
 
 def test_all_pairs_pool_images_and_average_areas():
@@ -157,7 +159,8 @@ def test_all_pairs_pool_images_and_average_areas():
         assert overall[k][:2] == ["all 2", f"concept {k + 1}"]
         assert overall[k][5 + k] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({np.median(values):.2f})"
         mean = np.mean([of_pair[k].aurocs for of_pair in rows], axis=0)
-        assert overall[k][8] == f"{mean[0]:.2f} / {mean[1]:.2f}"
+        assert overall[k][9] == f"{mean[0]:.2f} / {mean[1]:.2f}"
+        assert overall[k][8] == f"{sum(of_pair[k].clean.startswith('yes') for of_pair in rows)} of 2"
         assert float(overall[k][2]) == pytest.approx(0.375, abs=0.006)
 
 
@@ -212,7 +215,7 @@ def test_an_image_of_several_results_counts_once_in_the_top_1_of_all():
     other = pair(4, images=[shared, images(5, 10) | {"predictions": [5] * 10}])
     assert [row.top1 for row in overall_rows([one, other])] == [16 / 20] * 2
     assert [row.top1 for row in overall_rows([one])] == [6 / 10] * 2
-    assert table(markdown(one, other))[-1][9] == "0.800"
+    assert table(markdown(one, other))[-1][10] == "0.800"
 
 
 def test_only_the_results_that_are_asked_for_have_rows_of_their_own():

@@ -51,8 +51,6 @@ def test_each_combination_is_what_a_single_run_finds(stores):
     rows = sensitivity(store, class_store, TAUS, PS, GAMMAS, COUNTED, validation)
     found = [(row["tau"], row["p"], row["gamma"]) for row in rows]
     assert found == [(tau, p, gamma) for tau in TAUS for p in PS for gamma in GAMMAS]
-        (t, p, g) for t in TAUS for p in PS for g in GAMMAS
-    ]
     assert any(row["split"] for row in rows)
     for row in rows:
         found = find_classes(store, class_store, row["gamma"], tau=row["tau"], p=row["p"], **COUNTED)

@@ -1,6 +1,5 @@
 """What stages 2 to 4 begin with: candidates, settings and network, checked against what is stored."""
 
-import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -125,17 +124,16 @@ def setting(name, args, *sources):
     given = getattr(args, FLAGS[name])
     known = [source[name] for source in sources if source.get(name) is not None]
     if given is None and not known and name == "tau":
-        _warn_of_default_tau()
+        _say_default_tau()
     return given if given is not None else known[0] if known else DEFAULTS[name]
 
 
 @cache
-def _warn_of_default_tau():
+def _say_default_tau():
     """Once: a list of candidates made by hand does not say which tau its channels were found with."""
     print(
-        f"warning: tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits say it: with another one in "
-        "stage 2 give --proportion_attribution_required",
-        file=sys.stderr,
+        f"tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits say it: after another one in stage 2 "
+        "give --proportion_attribution_required"
     )
 
 

@@ -8,6 +8,8 @@ cosine of their averaged relevance vectors is below gamma (--cos_sim_high).
     python get_cosine_similarities.py --model resnet50 --nr_channels_in_layer_of_interest 2048 \\
         --proportion_attribution_required 0.03 --p 0.75 --cos_sim_high 0.5
 
+Several values of tau, p or gamma: one table and figure of how much the thresholds matter, and no candidates.
+
 Groups the classes of each channel by their vectors, and says what there is to go by in the choice of gamma.
 Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
 """
@@ -35,15 +37,8 @@ def get_args_parser():
     flags.add_data_flag(parser, "where the images are: for the line that says what to run next; none is read")
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    help = "share of an image's positive importance that makes a channel relevant for it (0.03)"
-    flags.add_tau_flag(parser, help, 0.03)
-    parser.add_argument(
-        "--p", type=flags.fraction, default=0.75, help="share of a class's images that must agree (0.75)"
-    )
+    flags.add_threshold_flags(parser)
     parser.add_argument("--cos_sim_low", type=flags.cosine, default=0.0, help="keep low <= cosine (0.0)")
-    parser.add_argument(
-        "--cos_sim_high", type=flags.cosine, default=1.0, help="keep cosine < high: gamma (1.0; the paper 0.5)"
-    )
     parser.add_argument(
         "--only_correct", action="store_true", help="count and average correctly classified images only"
     )
@@ -69,11 +64,15 @@ def get_args_parser():
 
 def check(args, _):
     flags.require(args, "model")
+    flags.take_single_thresholds(args)
+    if flags.several_thresholds(args):
+        return
     if not args.cos_sim_low < args.cos_sim_high:
         raise UserError(f"--cos_sim_low {args.cos_sim_low} is not below --cos_sim_high {args.cos_sim_high}")
 
 
 def main(args):
+    from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.opening import check_asked_network, check_channel_count, open_network
     from utils.images.classes import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
@@ -101,6 +100,8 @@ def main(args):
         open_network(args, meta, store.folder)
     class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
 
+    if flags.several_thresholds(args):
+        return measure_sensitivity(args, run, store, class_store)
     low, high = args.cos_sim_low, args.cos_sim_high
     counted = {name: getattr(args, name) for name in ("p", "only_correct", "min_images", "only_above_mean")}
     gamma, chosen_by = layer_tables.gamma_from(high), {"tau": args.proportion_attribution_required, **counted}

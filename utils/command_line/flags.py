@@ -18,6 +18,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 OBJECTIVES = ("positive", "absolute", "contrast")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LAST_LAYERS = ("last_conv", "last_linear")
+THRESHOLDS = ("proportion_attribution_required", "p", "cos_sim_high")
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +97,32 @@ def add_channel_flag(parser, name, what):
 
 def add_tau_flag(parser, help, default=None):
     parser.add_argument("--proportion_attribution_required", type=fraction, default=default, help=f"tau: {help}")
+
+
+def add_threshold_flags(parser):
+    """Stage 2's thresholds, one or more values each: lists."""
+    for name, kind, default, help in (
+        ("proportion_attribution_required", fraction, 0.03, "tau: share of an image's positive importance that makes a "
+         "channel relevant for it (0.03)"),
+        ("p", fraction, 0.75, "share of a class's images that must agree (0.75)"),
+        ("cos_sim_high", cosine, 1.0, "keep cosine < high: gamma (1.0; the paper 0.5)"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, nargs="+", default=[default], metavar="VALUE", help=help)
+
+
+def take_single_thresholds(args):
+    """Turn lists into numbers where each has one; where not, refuse flags that mean nothing to several values."""
+    if all(len(getattr(args, name)) == 1 for name in THRESHOLDS):
+        for name in THRESHOLDS:
+            setattr(args, name, getattr(args, name)[0])
+    elif args.cos_sim_low != 0 or args.plot_wordnet:
+        which = "plot_wordnet" if args.plot_wordnet else "cos_sim_low"
+        raise UserError(f"--{which} means nothing to several values of a threshold: leave it out")
+
+
+def several_thresholds(args):
+    """Whether stage 2 is asked for several values of a threshold: lists, then, where single ones are numbers."""
+    return isinstance(args.p, list)
 
 
 def add_only_correct_flag(parser, help):

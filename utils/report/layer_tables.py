@@ -21,8 +21,12 @@ def gamma_from(cos_sim_high):
 
 def settings_text(*, tau, p, only_correct, min_images, only_above_mean):
     """What chose the pairs, for the figures."""
-    text = f"τ = {tau:g}, p = {p:g}"
-    text += ", correctly classified images only" if only_correct else ""
+    return f"τ = {tau:g}, p = {p:g}" + counted_text(only_correct, min_images, only_above_mean)
+
+
+def counted_text(only_correct, min_images, only_above_mean):
+    """Which images and classes count, to end such a line."""
+    text = ", correctly classified images only" if only_correct else ""
     text += f", classes of at least {min_images} images" if min_images > 1 else ""
     return text + (", only classes above the channel's mean" if only_above_mean else "")
 

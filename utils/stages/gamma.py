@@ -147,7 +147,7 @@ class _Chunks:
 # Clean splits on held-out halves
 
 
-def _clean(found, channel, concepts):
+def clean_split(found, channel, concepts):
     """Of each of a channel's concepts, lists of classes, whether it is clean on the odd half, divided on the even one.
 
     None where the channel's mean sum is not positive for one of them.
@@ -166,7 +166,7 @@ class _Tally:
         self._of = np.zeros(len(GAMMAS))
 
     def add(self, place, clean, weight=1.0):
-        """Count a split, ``clean`` as ``_clean`` returns it; it stands for ``weight`` many."""
+        """Count a split, ``clean`` as ``clean_split`` returns it; it stands for ``weight`` many."""
         self._of[place] += weight
         if clean is not None:
             self._splits[:, place] += weight * np.array([clean.all(), 1])
@@ -194,7 +194,7 @@ def _clean_pairs(found):
         own = np.flatnonzero(ranges == place)
         sample = np.sort(random.permutation(own)[: MOST_PAIRS // len(GAMMAS)])
         for channel, one, other, _ in pairs[torch.from_numpy(sample)].rows():
-            tally.add(place, _clean(found, channel, [[one], [other]]), len(own) / len(sample))
+            tally.add(place, clean_split(found, channel, [[one], [other]]), len(own) / len(sample))
     return tally.shares(cumulative=True)
 
 
@@ -210,6 +210,7 @@ def _clean_groups(found, relevant):
             merged = int((merges[:, 2] <= 1 - gamma).sum())  # which says what the groups are
             if merged < len(merges):
                 if merged not in known:
-                    known[merged] = _clean(found, channel, [classes[group].tolist() for group in cut(merges, gamma)])
+                    groups = [classes[group].tolist() for group in cut(merges, gamma)]
+                    known[merged] = clean_split(found, channel, groups)
                 tally.add(place, known[merged])
     return tally.shares()

@@ -17,8 +17,8 @@ DECODERS = ("pil", "fast", "gpu")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 OBJECTIVES = ("positive", "absolute", "contrast")
 PRECISIONS = ("fp32", "tf32", "bf16")
-LAST_LAYERS = ("last_conv", "last_linear")
 THRESHOLDS = ("proportion_attribution_required", "p", "cos_sim_high")
+LAST_LAYERS = ("last_conv", "last_linear")
 
 
 class Parser(argparse.ArgumentParser):

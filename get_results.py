@@ -80,7 +80,8 @@ def main(args):
     results.check(run, context["weights_sha256"])
     written = measure_separation(args, run, opened, asked) if args.get_separation else []
     if args.get_effect or wishes.wants_each_split(args):
-        source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
+        how = context, classes, transform, device, problems
+        source, opened = split_opening.open_validation(args, run, opened, *how)
         print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
         written += measure_effect(args, run, opened, source, classes) if args.get_effect else []
     if wishes.wants_each_split(args):

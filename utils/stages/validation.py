@@ -10,6 +10,7 @@ import torch
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.images.listing import class_folders, has_images, list_images
+from utils.images.text import printable
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
@@ -38,6 +39,24 @@ def list_validation(root, classes, outputs, all_classes=False):
         return list_images(root, own)
     others = [name for name in class_folders(root) if name not in own and has_images(root / name)]
     return list_images(root, [*own, *others])
+
+
+def without_images(root, classes, outputs):
+    """Which classes, given as network outputs, have no image in ``val/``: {output: why}."""
+    present, missing = class_folders(root), {}
+    for output in outputs:
+        folder = classes.folder(output)
+        if folder not in present:
+            missing[output] = f"{root} has no class folder {printable(folder)}"
+        elif not has_images(root / folder):
+            missing[output] = f"class folder {printable(str(root / folder))} has no images"
+    return missing
+
+
+def without_measured_images(store, images, classes, outputs):
+    """Which classes have no image among those of a val store, its ImageList: {output: why}."""
+    missing = [output for output in outputs if classes.folder(output) not in images.folders]
+    return {output: f"{store.folder} has no images of {printable(classes.folder(output))}" for output in missing}
 
 
 def indices_of_class(images, classes, output):

@@ -23,7 +23,7 @@ from utils.store.separations import VALUES
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
     "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
-    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split"
+    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split,rho"
 )
 
 
@@ -43,6 +43,7 @@ def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
     assert text.split("\n")[0] == HEADER
     found = list(csv.DictReader(io.StringIO(text)))
     assert [(one["channel"], one["concept"]) for one in found] == [(str(c), k) for c in range(6) for k in "12"]
+    assert {one["rho"] for one in found} == {"0.9"}
     assert found[3]["ap_all_real_target"] == "" and (found[3]["name"], found[3]["classes"]) == ("a, b", "3 14")
     for one, of in zip(found, rows, strict=True):
         assert all(float(one[name]) == pytest.approx(of[name], rel=1e-5) for name in HEADER.split(",") if one[name]

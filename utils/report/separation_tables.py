@@ -15,7 +15,12 @@ from utils.store.separations import VALUES, newest_rows
 
 SHOWN = 10  # rows that are printed
 FIRST = ("run", "layer", "channel", "concept", "classes", "name", "images")
-COLUMNS = (*FIRST, *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"), "split")
+COLUMNS = (
+    *FIRST,
+    *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"),
+    "split",
+    "rho",
+)
 CHANNELS = {
     "original": "_original",
     "new channel c'_k": "",
@@ -162,7 +167,7 @@ def comma_separated(separations):
     writer.writeheader()
     for one, row in _in_order(newest_rows(separations)):
         values = {name: "" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in COLUMNS if name in VALUES}
-        plain = {name: row[name] for name in ("channel", "concept", "name", "images", "split")}
+        plain = {name: row[name] for name in ("channel", "concept", "name", "images", "split", "rho")}
         classes = " ".join(map(str, row["classes"]))
         writer.writerow({"run": one["run"], "layer": one["layer"], "classes": classes, **plain, **values})
     return buffer.getvalue()

@@ -73,6 +73,12 @@ def files_digest(images, classes, outputs):
     return digest.hexdigest()
 
 
+def contents_digest(images, indices, contents):
+    """SHA-256 of the relative paths and contents of images, that of one class folder say."""
+    names = b"\0".join(images.paths[indices].tolist())
+    return hashlib.sha256(names + np.asarray(contents).tobytes()).hexdigest()
+
+
 class ImagePass:
     """Validation images that are read, and measured by one pass of the network, class by class.
 

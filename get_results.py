@@ -33,7 +33,9 @@ def get_args_parser():
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
-    parser.add_argument("--model_dir", help="folder of the split files (default: models_disentangled in the store)")
+    parser.add_argument(
+        "--model_dir", help="folder of the split files (default: that of --splits, or models_disentangled in the store)"
+    )
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)

@@ -85,7 +85,19 @@ def open_splits(args, run):
 
 
 def model_dir_of(args):
-    return Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
+    """The folder of the splits: by --model_dir, or that of the files of --splits, or the store's.
+
+    Results are compared with the split of their name there: files of --splits that lie elsewhere are refused.
+    """
+    folders = {path.parent.resolve(): path.parent for path in map(Path, args.splits or ())}
+    if args.model_dir is None and not folders:
+        return Path(args.store_dir) / "models_disentangled"
+    model_dir = Path(args.model_dir) if args.model_dir is not None else next(iter(folders.values()))
+    elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
+    if elsewhere:
+        what = "--splits names files of several folders" if args.model_dir is None else "--splits is not in --model_dir"
+        raise UserError(f"{what}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
+    return model_dir
 
 
 def _find_split(args, run, candidate, settings):

@@ -18,8 +18,8 @@ def row(split="net_channel3_1_2", concept=1, **values):
     measured = {name: round(0.1 * number % 1, 3) for number, name in enumerate(VALUES)}
     return {
         **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
-        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9},
-        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], **measured, **values},
+        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9, "irrelevant_there": 9},
+        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], "ap_draws_real_target": [nan], **measured, **values},
     }
 
 

@@ -95,7 +95,7 @@ def summary(rows):
     for name in (*LOGITS, *SHARES, *MARGINS):
         column = f"logit_{name}" if name in LOGITS else name
         mean, low, high = mean_with_interval([row[column] for row in rows], channels)
-        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else " (too few channels for an interval)"
         if np.isfinite(mean):
             lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
     return "\n".join(lines)

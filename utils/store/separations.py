@@ -9,13 +9,14 @@ from utils.errors import UserError
 from utils.store.files import damage_is_one_line, read_json, write_json
 from utils.store.results import split_digest
 
-SEPARATION_FORMAT = 1
+SEPARATION_FORMAT = 2
 AGAIN = "delete it and run get_results.py --get_separation again"
 NEEDED = {
     *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256", "training_sha256"),
     *("images", "draws", "irrelevant", "splits", "rows", "evaluation"),
 }
 KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
+DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
 # What was measured of a concept, and cannot be where it is NaN
 VALUES = (
     *("prevalence", *(f"auroc_all{kind}" for kind in KINDS), *(f"ap_all{kind}" for kind in KINDS), "ap_all_own_logit"),
@@ -75,9 +76,7 @@ class Separations:
                 raise ValueError(f"it is the separation of {found['name']}")
             for row in found["rows"]:
                 row |= {name: nan if row[name] is None else row[name] for name in VALUES}
-                row |= {
-                    name: [nan if one is None else one for one in row[name]] for name in ("auroc_draws", "ap_draws")
-                }
+                row |= {name: [nan if one is None else one for one in row[name]] for name in DRAWS}
         return found
 
     def check(self, run, weights_sha256):

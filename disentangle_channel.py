@@ -40,7 +40,6 @@ def get_args_parser():
     parser.add_argument(
         "--rho_objective",
         choices=flags.OBJECTIVES,
-        default="positive",
         help="what rho maximises: positive (default; the published code), absolute (Eq. 6 as printed), contrast",
     )
     flags.add_division_flags(parser, "arv")
@@ -111,7 +110,7 @@ def main(args):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = divider.split(candidate)
             print_split(split, members, network, layer)
-            warn_above_gamma(split, settings.get("gamma"))
+            warn_above_gamma(split, maker.closeness(candidate), settings.get("gamma"))
             check = proof.check([split], shown)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
@@ -119,7 +118,8 @@ def main(args):
             print(f"\nwrote {path}")
     if len(written) > 1:
         print_closing_table(written)
-    if args.candidates and args.channel_disentangle is None and splits.make_a_layer(candidates) and not problems.found:
+    whole = args.candidates and not args.channel_disentangle and splits.make_a_layer(candidates) and not problems.found
+    if whole:
         path, files = splits.manifest_path(args.candidates), splits.read_all(candidates)
         all_splits = [file.split for file in files.values()]
         if not splits.layer_is_there(path, files):
@@ -127,12 +127,16 @@ def main(args):
             print(f"\nall {len(files)} splits at once")
             print_equality(check)
             splits.write_layer(path, files, check)
-            print(f"\nwrote {path}\n      {write_concepts(path, layer, all_splits)}")
+            print(f"\nwrote {path}")
+        print(f"the new channels by name: {write_concepts(path, layer, all_splits)}")
     problems.finish("split")
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
     selectors = splits.selectors(candidates)
-    more += selectors if "--split_by" in selectors else [*selectors, *flags.only_correct_flag(args)]
+    more += selectors + (flags.only_correct_flag(args) if "--rho_objective" not in selectors else [])
     print(flags.next_command("get_results.py", args, *more))
+    if whole:
+        command = flags.next_command("get_results.py", args, "--splits", path, "--get_separation")
+        print(command.replace("next: ", "or, against all other validation images: ", 1))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def main(args):
     elif process.rank == 0 or (own and not process.ends_with_others):
         print_store_summary(store)
         if args.images == "val":
-            print(flags.next_command("get_results.py", args) + " ... for a split of stage 3 (many: --candidates FILE)")
+            print(flags.next_command("get_results.py", args, "--get_separation", "--splits", "MANIFEST_OF_STAGE_3"))
         else:
             print(flags.next_command("get_cosine_similarities.py", args))
 

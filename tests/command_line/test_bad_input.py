@@ -75,6 +75,7 @@ def usual(script, *changes):
         (STAGE3, ("--rho_objective", "best"), "--rho_objective: invalid choice: 'best'"),
         (STAGE3, ("--background", "-1"), "--background: must be a number from 0, not '-1'"),
         (STAGE3, ("--background", "0.5"), "--background 0.5: only --split_by least_squares weighs it"),
+        (STAGE3, ("--split_by", "least_squares", "--rho_objective", "contrast"), "--rho_objective chooses rho, which"),
         (STAGE3, ("--split_by", "chance"), "--split_by: invalid choice: 'chance'"),
         (STAGE4, ("--splits", "data"), "--splits names the splits: leave out --channel_of_interest"),
         (STAGE4, ("--effect_to", "zero"), "--effect_to is for --get_effect: add it"),

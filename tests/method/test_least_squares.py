@@ -30,8 +30,8 @@ def value(shares, weight, groups, importance, target, ridge=0.01):
 
 
 def inputs_squared(weight, image):
-    """The diagonal that the ridge is measured by: the squares tap by tap."""
-    return ((weight * image) ** 2).sum(1)
+    """What an image adds to the diagonal of the quadratic form, which the ridge is measured by."""
+    return (weight * image).sum(1) ** 2
 
 
 def by_scipy(weight, groups, importance, target):

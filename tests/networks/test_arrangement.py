@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.layers import OverTokens
+from tests.layers import OverTokens, in_windows, window_places
 from tests.networks.test_layers import small_convnext, small_swin, vision_transformer
 from utils.errors import UserError
 from utils.networks.layers import find_layer
@@ -48,6 +48,21 @@ def test_windows_and_grids_of_one_block_are_put_back_in_order_each(attention, la
     assert found.map_size == (8, 8)
     assert found.arrangement.order.tolist() == expected
     assert found.places()[1].tolist() == [0.5 / 8, (step + 0.5) / 8]
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return in_windows(3, 1)(x.unflatten(1, (6, 6)))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_windows_are_put_back_in_the_order_of_tokens_in_a_row(changed):
+    """Also where the tokens are changed once they are in windows."""
+    arrange = nn.Sequential(
+        nn.Flatten(1, 2), nn.LayerNorm(5), Cut(), nn.Sequential(nn.Tanh() if changed else nn.Identity())
+    )
+    layer = opened(lambda: OverTokens(arrange).eval(), "last", 12)
+    assert layer.places().tolist() == [pytest.approx(place) for place in window_places(3, 1)]
 
 
 class WithClassTokens(OverTokens):

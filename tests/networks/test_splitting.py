@@ -14,9 +14,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from tests import factories
 from tests.networks.helpers import fitted_split, random_split
 from utils.errors import UserError
+from utils.method.disentangling import merge
 from utils.networks.arithmetic import full_precision
 from utils.networks.layers import layer_of
 from utils.networks.recording import Recorder
+from utils.networks.rounding import stored_together
 from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
 
 NARROW = ("half", "bfloat16", "autocast")
@@ -69,6 +71,47 @@ def test_the_merged_channel_is_rounded_once(make, how, bias, num_concepts, kerne
     dim = changed.channel_dim
     assert torch.equal(found.index_select(dim, others), expected.index_select(dim, others))
     assert ulps(found, expected).max() <= 1
+
+
+@pytest.mark.parametrize("make", [random_split, fitted_split])
+@pytest.mark.parametrize("how", ["fp32", "fp64", *NARROW])
+def test_the_weights_of_the_parts_are_what_counts_and_nothing_reads_the_original_row(how, make):
+    """A row that is set to zero takes what it gave, a gradient reaches the rows, and the original row is nobody's."""
+    module, x = frozen_conv(8, 12, 1), torch.randn(2, 8, 5, 5)
+    changed, x = converted(how, wrapped(module, make(module, 3, 3)), x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        before = changed(x)[:, 3].float()
+        parts = []
+        handle = changed.parts.register_forward_hook(lambda module, inputs, output: parts.append(output.float()))
+        changed(x)
+        handle.remove()
+        changed.layer.weight[3].zero_()
+        assert torch.equal(changed(x)[:, 3].float(), before)
+        for row in range(3):
+            kept = changed.parts.weight[row].clone()
+            changed.parts.weight[row].zero_()
+            after = before - parts[0][:, row] + (0 if module.bias is None else module.bias[3])
+            torch.testing.assert_close(changed(x)[:, 3].float(), after, rtol=0.02, atol=0.02)
+            changed.parts.weight[row].copy_(kept)
+        changed.parts.weight.requires_grad_()
+        changed(x)[:, 3].sum().backward()
+    gradient = x.float().sum((0, 2, 3))
+    for row in range(3):
+        torch.testing.assert_close(changed.parts.weight.grad[row, :, 0, 0].float(), gradient, rtol=0.03, atol=0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("num_concepts", [2, 9])
+def test_stored_rows_merge_to_the_rounded_weight_exactly(dtype, num_concepts):
+    torch.manual_seed(0)
+    weight = torch.cat([torch.randn(200), torch.tensor([0.0, 1.0, -(2.0**-20), 65000.0, 1e-7])]).double()
+    shares = torch.rand(num_concepts, len(weight), dtype=torch.float64) ** 6
+    rows = torch.cat([shares / shares.sum(0) * weight, torch.zeros(1, len(weight))])[None]
+    stored = stored_together(rows, dtype)
+    assert stored.dtype == dtype
+    assert torch.equal(merge(stored.double(), 1)[0], weight.to(dtype).double())
+    scale = weight.abs() * torch.finfo(dtype).eps + 1e-7
+    assert ((stored.double() - rows).abs() <= num_concepts * scale).all()
 
 
 @pytest.mark.parametrize("how", ["fp32", "autocast", "half"])

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from utils.method.least_squares import least_squares_shares
 from utils.networks.ablation import held
 from utils.networks.splitting import with_splits
 from utils.store import split_network
+from utils.store.files import write_json
 from utils.store.importances import ImportanceStore
 from utils.store.manifests import read_manifest
 from utils.store.splits import read_split
@@ -248,3 +250,47 @@ def test_the_val_store_gives_the_same_fractions_of_backgrounds_and_shares(copy):
     out = stage4("data", "store", *how, "--output_dir", "from_store", cwd=copy)
     assert "measured by store/" in out
     np.testing.assert_allclose(rows_of(copy / "from_store", name), before, rtol=1e-3, atol=1e-4)
+
+
+def test_without_images_of_other_classes_there_is_no_everything_else(copy):
+    flags = ("--data_dir", "data", "--store_dir", "store", "--channel_disentangle", "9", *COMPUTE)
+    pair = ("--classes_for_concept1", "0", "1", "--classes_for_concept2", "2", "3", "--split_by", "least_squares")
+    refused = run_script("disentangle_channel.py", *NETWORK, *flags, *pair, cwd=copy)
+    assert refused.returncode == 2 and "no training image of another class: give --background 0" in refused.stderr
+    result = run_script("disentangle_channel.py", *NETWORK, *flags, *pair, "--background", "0", cwd=copy)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_split_that_is_there_takes_over_what_stage_2_was_asked(copy):
+    """A list by hand does not say tau; when the same split is asked for by a file that does, it knows from then on."""
+    candidate = {"channel": 9, "concepts": [[1], [3]], "names": ["bee", "dog"], "cosines": [[1, 0], [0, 1]]}
+    settings = {"tau": 0.05, "p": 0.5, "gamma": 0.5, "min_images": 1, "only_correct": False}
+    write_json(copy / "one.json", {"format": 1, "settings": settings, "candidates": [candidate]})
+    path = models(copy) / f"{RUN}_channel9_1_3.pt"
+    flags = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)
+    for name in ("one.json", "two.txt"):
+        (copy / "two.txt").write_text("9: 1, 3\n")
+        result = run_script("disentangle_channel.py", *NETWORK, *flags, "--candidates", name, cwd=copy)
+        assert result.returncode == 0 and "there already: store/models_disentangled" in result.stdout, result.stderr
+        assert read_split(path).settings["tau"] == 0.05 and read_split(path).settings["p"] == 0.5
+
+
+def test_the_lines_that_say_what_is_next_work(layer):
+    """Those of stage 3, with both ways to divide side by side."""
+    first = split_layer(layer)
+    split_layer(layer, "--split_by", "least_squares", "--background", "0")
+    stage1("data", "store", "--images", "val", cwd=layer)
+    lines = [line.split(": ", 1)[1] for line in first.splitlines() if "python get_results.py" in line]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line)[2:]
+        result = run_script("get_results.py", *words, "--get_quantitative", *TAU, cwd=layer)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_default_tau_is_said(copy):
+    flags = ("--data_dir", "data", "--store_dir", "store", "--channel_of_interest", "9", *PAIR, *COMPUTE)
+    result = run_script("get_results.py", *NETWORK, *flags, "--get_quantitative", cwd=copy)
+    assert result.stdout.count("tau is 0.03, the default") == 1
+    result = run_script("get_results.py", *NETWORK, *flags, "--get_quantitative", *TAU, cwd=copy)
+    assert "the default" not in result.stdout

@@ -239,8 +239,10 @@ def add_division_flags(parser, default=None):
 
 
 def background_weight(args):
-    """Stage 3's weight of everything else, or None without it."""
+    """Stage 3's weight of everything else, or None without it; refuses what does not go together."""
     weight = args.background
+    if args.split_by == "least_squares" and args.rho_objective is not None:
+        raise UserError("--rho_objective chooses rho, which --split_by least_squares does not have: leave it out")
     if weight is None:
         return 1.0 if args.split_by == "least_squares" else None
     if args.split_by == "arv" and weight not in (0, 1):

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from utils.command_line import flags
@@ -122,7 +123,18 @@ def setting(name, args, *sources):
     """A setting that travels: a flag, else the first of the sources (dictionaries) that knows it, else its default."""
     given = getattr(args, FLAGS[name])
     known = [source[name] for source in sources if source.get(name) is not None]
+    if given is None and not known and name == "tau":
+        _say_default_tau()
     return given if given is not None else known[0] if known else DEFAULTS[name]
+
+
+@cache
+def _say_default_tau():
+    """Once: a list of candidates made by hand does not say which tau its channels were found with."""
+    print(
+        f"tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits say it: after another one in stage 2 "
+        "give --proportion_attribution_required"
+    )
 
 
 class Problems:
@@ -181,7 +193,7 @@ def resolve_all(asked, channel_flag, meta, classes, problems):
 def open_divider(args, network, layer, store, labels, only_correct):
     """What divides the inputs of stage 3's candidates."""
     if args.split_by == "arv":
-        return ByRho(network, layer, args.rho_objective, args.precision)
+        return ByRho(network, layer, args.rho_objective or "positive", args.precision)
     return ByLeastSquares(TrainingInputs(store, labels, only_correct), flags.background_weight(args))
 
 

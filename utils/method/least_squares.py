@@ -65,7 +65,8 @@ class _Problem:
             -1
         )
         self.scale = sum(w * a.square().mean(0) for w, a in zip(importance, wanted, strict=True))
-        diagonal = (weights.flatten(1).square() * self.moments.diagonal()).view(weights.shape).sum(-1)
+        taps = self.moments.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
+        diagonal = torch.einsum("bit,tui,biu->bi", weights, taps, weights)
         self.ridge = ridge * diagonal.mean(1)
         # |A| 1 on the diagonal is no smaller a form than A: steps of its inverse never overshoot
         magnitudes = weights.abs()

@@ -10,6 +10,7 @@ from utils.networks.arithmetic import full_precision
 from utils.networks.copying import copy_module
 from utils.networks.hooks import share_hooks, without_hooks
 from utils.networks.layers import splittable
+from utils.networks.rounding import rounded, rounded_together, stored_together
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names
@@ -37,11 +38,11 @@ class DisentangledLayer(nn.Module):
         self.__module__ = "torch.nn"  # torch.fx takes it for one operation then, as it takes the layer itself
         self.channels, self.channel_dim = [split.channel for split in splits], layer.channel_dim
         self.concepts_of = [split.concepts for split in splits]
-        self._whole_inputs = all(split.split_by == "arv" for split in splits)
         if len(set(self.channels)) < len(self.channels):
             raise ValueError(f"a channel can be split only once, these are {self.channels} of {layer.name}")
         rhos = stored_rhos(splits, rhos)
-        rows = [split.rows(rho).double() for split, rho in zip(splits, rhos, strict=True)]
+        rows = [split.rows(rho).double()[None] for split, rho in zip(splits, rhos, strict=True)]
+        rows = [stored_together(own, layer.weight.dtype)[0] for own in rows]
         self.means_of = [split.exclusive_means(rho).tolist() for split, rho in zip(splits, rhos, strict=True)]
         ends = torch.tensor([len(own) for own in rows]).cumsum(0).tolist()
         self.rows_of = [[*range(end - len(own), end)] for own, end in zip(rows, ends, strict=True)]
@@ -69,26 +70,35 @@ class DisentangledLayer(nn.Module):
 
     def _compute_parts(self, input, dtype):
         """``parts`` of the input, in at least fp32, with weight, bias and input rounded to ``dtype`` first."""
-        wide = torch.promote_types(dtype, torch.float32)
-        if self._whole_inputs and input.dtype == self.parts.weight.dtype == dtype == wide:
+        wide, weight, bias = torch.promote_types(dtype, torch.float32), self.parts.weight, self.parts.bias
+        if input.dtype == weight.dtype == dtype == wide:
             return self.parts(input)
-        given = {name: getattr(self.parts, name) for name in ("weight", "bias")}
-        rounded = {name: _rounded(value, dtype) for name, value in given.items() if value is not None}
-        rounded["weight"] = self._closed(rounded["weight"], _rounded(self.layer.weight, dtype))
-        return torch.func.functional_call(self.parts, rounded, _rounded(input, dtype))
+        if torch.promote_types(weight.dtype, dtype) == dtype:
+            given = {"weight": weight.to(wide)}
+        else:
+            given = {"weight": self._split_by_split(weight, rounded_together, dtype)}
+        given |= {} if bias is None else {"bias": rounded(bias, dtype)}
+        return torch.func.functional_call(self.parts, given, rounded(input, dtype))
 
-    def _closed(self, rows, weight):
-        """Rounded rows whose merge is the rounded weight of the original channel.
-
-        Shares of a weight, each rounded for itself, do not add up to the rounded weight: the last concept of each split
-        takes what the others leave. Rows that have whole inputs stay as they are.
-        """
+    def _split_by_split(self, weight, function, dtype):
+        """The parts' weight after a function of (rows [n, K + 1, ...], dtype), of the rows of n splits at once."""
+        found = torch.empty_like(weight, dtype=torch.promote_types(dtype, torch.float32))
         for size in self._num_rows:
-            own = getattr(self, f"_rows_{size}").view(-1, size)
-            others = merge(rows[torch.cat([own[:, :-2], own[:, -1:]], 1)], dim=1)
-            left = weight[getattr(self, f"_channels_{size}")] - others + rows[own[:, -1]]
-            rows = rows.index_copy(0, own[:, -2], left)
-        return rows
+            rows = getattr(self, f"_rows_{size}")
+            found = found.index_copy(
+                0, rows, function(weight[rows].unflatten(0, (-1, size)), dtype).flatten(0, 1).to(found)
+            )
+        return found
+
+    def _apply(self, fn, *args, **kwargs):
+        """What ``.half()``, ``.to(...)`` and the like come to: converted parts still merge to the converted channel."""
+        before = self.parts.weight.detach()
+        super()._apply(fn, *args, **kwargs)
+        weight = self.parts.weight
+        if weight.dtype != before.dtype:
+            with torch.no_grad():
+                weight.copy_(self._split_by_split(before.to(weight.device), stored_together, weight.dtype))
+        return self
 
     def __getattr__(self, name):
         try:
@@ -99,22 +109,17 @@ class DisentangledLayer(nn.Module):
             return getattr(super().__getattr__("layer"), name)
 
 
-def _rounded(values, dtype):
-    """``values`` rounded to ``dtype``, but in at least fp32, with the gradient of ``values``."""
-    wide = torch.promote_types(dtype, torch.float32)
-    if torch.promote_types(values.dtype, dtype) == dtype:  # nothing to round
-        return values.to(wide)
-    exact = values.detach()
-    bits = exact.to(dtype).view(torch.int16) | 0  # computing with them keeps a compiler from leaving out the rounding
-    return values + (bits.view(dtype).to(wide) - exact)
-
-
 def stored_rhos(splits, rhos):
-    """The rho of each split, of those asked for or chosen (None for one by least squares); ValueError where they do
-    not fit the splits."""
+    """The rho of each split, of those asked for or chosen; ValueError where they do not fit the splits.
+
+    None for a split by least squares, which has no rho.
+    """
     rhos = [split.rho for split in splits] if rhos is None else list(rhos)
     if len(rhos) != len(splits):
         raise ValueError(f"{len(rhos)} rhos were given for {len(splits)} splits")
+    for split, rho in zip(splits, rhos, strict=True):
+        if split.rho is None and rho is not None:
+            raise ValueError(f"channel {split.channel} was split by least squares, which has no rho {rho}")
     unknown = [rho for split, rho in zip(splits, rhos, strict=True) if rho != split.rho and rho not in RHOS]
     if unknown:
         raise ValueError(f"rho {unknown[0]} is not one of the stored values {', '.join(map(str, RHOS))}")

@@ -7,6 +7,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.report.result_tables import EXPLANATION, comma_separated, document, included_rows, make_tables, markdown
 from utils.store.files import write_bytes
+from utils.store.names import number_text
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
 USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files
@@ -51,7 +52,7 @@ def _write_rows(folder, found):
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
         suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
-        suffix += f"_background{result['background']:g}" if result["background"] else ""
+        suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
         for k, images in enumerate(result["images"], start=1):
             plain = f"quantitative_concept{k}_required{result['tau']}{suffix}.txt"

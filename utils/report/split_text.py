@@ -31,8 +31,10 @@ def print_split(split, members, network, layer):
     print(f"\nchannel {split.channel} of {layer.name} (weights {network.weights})")
     for k, concept in enumerate(split.concepts, start=1):
         count = sum(len(members[output]) for output in concept.classes)
-        what = ", all" if concept.kind == "background" else f" {concept.classes}, {count}"
-        print(f"concept {k}: {concept.name}{what} training images")
+        what = f" {concept.classes}, {count} training images"
+        if concept.kind == "background":
+            what = ", all training images" + (" of other classes, or a sample" if split.rho is None else "")
+        print(f"concept {k}: {concept.name}{what}")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
     pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
     print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
@@ -72,13 +74,16 @@ def highest_cosine(split):
     return float(above.max()) if len(above) else float("nan")
 
 
-def warn_above_gamma(split, gamma):
-    """Say where two concepts are too alike for the channel to be gamma-polysemantic; ``gamma`` may be None."""
-    gamma, cosine = PAPER_GAMMA if gamma is None else gamma, highest_cosine(split)
+def warn_above_gamma(split, cosine, gamma):
+    """Say where two concepts are too alike for the channel to be gamma-polysemantic.
+
+    ``cosine``: the mean one between the classes of the two closest concepts; ``gamma`` may be None.
+    """
+    gamma = PAPER_GAMMA if gamma is None else gamma
     if cosine >= gamma:
         print(
-            f"warning: channel {split.channel}: the ARVs of two concepts have a cosine of {cosine:.3f}, not below gamma"
-            f" {gamma:g}: it may serve both by the same inputs",
+            f"warning: channel {split.channel}: two concepts have a mean cosine of {cosine:.3f} between the ARVs of "
+            f"their classes, not below gamma {gamma:g}: it may serve both by the same inputs",
             file=sys.stderr,
         )
 

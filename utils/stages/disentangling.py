@@ -9,7 +9,7 @@ import torch
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.disentangling import Concept
-from utils.method.polysemanticity import averaged_relevance_vectors
+from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
 
 PROOF_IMAGES = 4  # of each class
 BACKGROUND = "everything else"
@@ -83,6 +83,18 @@ class CandidateMaker:
             named.append(Concept(BACKGROUND, [], kind="background"))
             arvs.append(mean_arv)
         return Candidate(channel, named, weight, bias, self.positions, torch.stack(arvs), mean_arv)
+
+    def closeness(self, candidate):
+        """The mean cosine between the ARVs of the classes of the two closest concepts; -1 with one concept alone."""
+        classes = candidate.classes
+        cosines = [
+            cosine_similarities(averaged_relevance_vectors(candidate.weight, self.mean_inputs[one + other]))[
+                : len(one), len(one) :
+            ].mean()
+            for k, one in enumerate(classes)
+            for other in classes[k + 1 :]
+        ]
+        return float(max(cosines, default=-1.0))
 
 
 def images_by_class(labels, outputs, only_correct):

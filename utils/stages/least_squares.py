@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import torch
 
+from utils.errors import UserError
 from utils.method.disentangling import Split
 from utils.method.least_squares import RIDGE, least_squares_shares
 from utils.stages.disentangling import proof_images
@@ -98,5 +99,7 @@ class ByLeastSquares:
         importance = [1.0] * len(groups)
         if self.background is not None:
             groups.append(self.inputs.of_others(candidate.outputs))
+            if not len(groups[-1]):
+                raise UserError("there is no training image of another class: give --background 0")
             importance.append(self.background)
         return groups, importance

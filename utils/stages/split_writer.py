@@ -6,7 +6,7 @@ import torch
 
 from utils.errors import UserError
 from utils.store.manifests import describe_splits, manifest_path, read_manifest, write_manifest
-from utils.store.names import split_suffix
+from utils.store.names import number_text, split_suffix
 from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
 
 
@@ -44,12 +44,12 @@ class SplitWriter:
     def selectors(self, candidates):
         """The flags with which stage 4 takes these splits, where others of the same channels and concepts are there."""
         several = any(len(find_splits(self.folder, self.run, one.channel, one.classes)) > 1 for one in candidates)
-        background = ["--background", f"{self.background or 0:g}"]
-        if not several:
-            return background if self.background else []
-        words = ["--only_correct" if self.settings["only_correct"] else "--no-only_correct"]
-        words += ["--rho_objective", self.divider.objective] if self.divider.objective else []
-        return [*words, "--split_by", self.divider.split_by, *background]
+        words = ["--split_by", self.divider.split_by]
+        words += ["--background", number_text(self.background or 0)] if several or self.background else []
+        if several:
+            words += ["--only_correct" if self.settings["only_correct"] else "--no-only_correct"]
+            words += ["--rho_objective", self.divider.objective] if self.divider.objective else []
+        return words
 
     def is_there(self, candidate):
         """Whether the split is stored already, made of the same in the same way; says so."""
@@ -67,6 +67,10 @@ class SplitWriter:
         )
         if equal:
             print(f"there already: {self.path(candidate)}")
+            known = {key: value for key, value in self.settings.items() if value is not None}
+            if file.settings != {**file.settings, **known}:  # thresholds of stage 2, which change nothing else
+                file.settings |= known
+                write_split(self.path(candidate), file)
         return equal
 
     def write(self, candidate, split, check):

@@ -31,4 +31,9 @@ def split_suffix(*, only_correct, objective, split_by, background):
     suffix += f"_{split_by}" if split_by != "arv" else ""
     if background is None:
         return suffix
-    return f"{suffix}_background" + ("" if background == 1 else f"{background:g}")
+    return f"{suffix}_background" + ("" if background == 1 else number_text(background))
+
+
+def number_text(value):
+    """A number as short as it can be written without another one: 1 for 1.0."""
+    return str(value).removesuffix(".0")

@@ -125,7 +125,8 @@ def _check_division(split):
     """Raise ValueError where a split's inputs cannot have been divided as it says."""
     if split.split_by == "least_squares":
         fitted = split.fitted
-        if fitted.shape != split.arvs.shape or (fitted < 0).any() or ((fitted.sum(0) - 1).abs() > 1e-9).any():
+        on_simplex = (fitted >= 0).all() and ((fitted.sum(0) - 1).abs() < 1e-9).all()  # which NaN is not
+        if fitted.shape != split.arvs.shape or not on_simplex:
             raise ValueError("its shares are impossible")
         return
     if split.rho not in RHOS or split.objective not in OBJECTIVES:

@@ -58,7 +58,8 @@ def test_what_was_measured_otherwise_or_of_other_images_is_in_no_mean_together(c
 
 def test_other_classes_and_rhos_are_in_one_mean():
     (one,) = groups([effect(), effect(4, rho=0.5, validation={"b": "1", "c": "2"})])
-    assert len(one[1]) == 4 and "- margin own: " in summary(one[1])
+    assert len(one[1]) == 4 and "- margin own: " in (text := summary(one[1]))
+    assert text.endswith("\n- too few channels for an interval")
     title = "net, layer last, split by arv, parts replaced by their mean, fp32, pil"
     assert one[0] == title and np.isfinite(one[1][0]["margin_own"])
 

@@ -92,12 +92,15 @@ def summary(rows):
     """The means over concepts, with 95 % intervals that resample channels, in lines."""
     channels = [row["channel"] for row in rows]
     lines = [f"mean over {len(rows)} concepts of {len(set(channels))} channels, in logits:"]
+    too_few = False
     for name in (*LOGITS, *SHARES, *MARGINS):
         column = f"logit_{name}" if name in LOGITS else name
         mean, low, high = mean_with_interval([row[column] for row in rows], channels)
-        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else " (too few channels for an interval)"
+        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        too_few |= np.isfinite(mean) and not interval
         if np.isfinite(mean):
             lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
+    lines += ["- too few channels for an interval"] if too_few else []
     return "\n".join(lines)
 
 

@@ -37,7 +37,6 @@ DRAWS_REACH = (
     'permuted >= AP: share of draws of permuted weights that reach the new channel\'s AP ("real": of the real target)'
 )
 OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
-TOO_FEW = " (too few channels for an interval)"
 EXPLANATION = f"""\
 Measured on all validation images: those of a concept's classes against all others. The headline is the new channel's
 AUROC and average precision (AP) against all other images, beside those of permuted weights: the same rule on the
@@ -75,14 +74,17 @@ def summary(separation):
         cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
         lines += [f"| {what} | {' | '.join(cells)} |"] if cells[:2] != ["-", "-"] else []
     lines += [f"| the class's own logit | - | {_mean(rows, 'ap_all_own_logit')} | - |", ""]
+    too_few = False
     for what in ("original", "weights permuted", "weights permuted, real target"):
         found = []
         for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
             values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
             mean, low, high = mean_with_interval(values, channels)
-            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else TOO_FEW
+            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+            too_few |= np.isfinite(mean) and not interval
             found += [f"{name} {mean:+.3f}{interval}"] if np.isfinite(mean) else []
         lines += [f"- new channel minus {what}: {', '.join(found)}"] if found else []
+    lines += ["- too few channels for an interval"] if too_few else []
     for letter in "pq":
         values = np.array([row[f"{letter}_irrelevant"] for row in rows])
         known = ~np.isnan(values)

@@ -73,9 +73,14 @@ def _last(kind, modules, traced):
 
 
 def _classifiers(modules, traced):
-    """The last layer if it makes the logits, and those before it that do and do not lead into it (several heads)."""
+    """The last module with weights if it is a layer that makes the logits, and layers before it that make as many and
+    do not lead into it: further heads."""
     kinds, found = tuple(kind.module_type for kind in KINDS), []
-    for name in (one for one in reversed(traced.with_weights(modules)) if isinstance(modules[one], kinds)):
+    for name in reversed(traced.with_weights(modules)):
+        if not isinstance(modules[name], kinds):
+            if found:
+                continue  # a normalisation between heads
+            break
         shape, behind = modules[name].weight.shape, [modules[one].weight.shape for one in found]
         if shape[0] != traced.num_outputs or any(len(one) != len(shape) or one[1] == shape[0] for one in behind):
             break

@@ -33,7 +33,9 @@ def get_args_parser():
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
-    parser.add_argument("--model_dir", help="folder of the split files (default: models_disentangled in the store)")
+    parser.add_argument(
+        "--model_dir", help="folder of the split files (default: that of --splits, or models_disentangled in the store)"
+    )
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
@@ -80,7 +82,8 @@ def main(args):
     results.check(run, context["weights_sha256"])
     written = measure_separation(args, run, opened, asked) if args.get_separation else []
     if args.get_effect or wishes.wants_each_split(args):
-        source = split_opening.open_validation(args, run, opened, context, classes, transform, device)
+        how = context, classes, transform, device, problems
+        source, opened = split_opening.open_validation(args, run, opened, *how)
         print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
         written += measure_effect(args, run, opened, source, classes) if args.get_effect else []
     if wishes.wants_each_split(args):

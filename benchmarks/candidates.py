@@ -38,7 +38,7 @@ def pair_flags(stage, pair):
 
 def results(folder):
     """What the runs in a folder have made: the bytes of splits, and results without what is of their own making."""
-    splits = {path.name: path.read_bytes() for path in (folder / "store" / "models_disentangled").iterdir()}
+    splits = {path.name: path.read_bytes() for path in (folder / "store" / "models_disentangled").glob("*.pt")}
     found = {path.name: json.loads(path.read_text()) for path in (folder / "results_quantitative/pairs").iterdir()}
     return splits, {name: {k: v for k, v in pair.items() if k not in PER_RUN} for name, pair in found.items()}
 

@@ -97,7 +97,7 @@ def test_the_whole_paper_runs_and_a_second_run_reuses_everything(imagenet, tmp_p
     made = times(tmp_path, "store/*/*", "output/plots/*_card.png", "output/results_quantitative/*.json")
     assert len(list(tmp_path.glob("store/models_disentangled/*.pt"))) == 6
     assert len(list(tmp_path.glob("output/plots/*_card.png"))) == 6
-    (table,) = tmp_path.glob("output/results_get_cosine_similarities/*.json")
+    (table,) = tmp_path.glob("output/results_get_cosine_similarities/*cossim0.0to0.5.json")
     settings = json.loads(table.read_text())["settings"]
     assert (settings["tau"], settings["p"], settings["cosines"]) == (0.03, 0.75, [0.0, 0.5])
     summary = (tmp_path / "output/results_quantitative/summary.md").read_text()

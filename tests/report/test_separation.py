@@ -11,8 +11,10 @@ from utils.method.references import mean_with_interval
 from utils.report.files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
 from utils.report.separation_tables import (
+    HEADLINE,
     comma_separated,
     document,
+    draws_reached,
     print_separation,
     summary,
     table,
@@ -23,7 +25,7 @@ from utils.store.separations import VALUES
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
     "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
-    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split"
+    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split,rho"
 )
 
 
@@ -43,6 +45,7 @@ def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
     assert text.split("\n")[0] == HEADER
     found = list(csv.DictReader(io.StringIO(text)))
     assert [(one["channel"], one["concept"]) for one in found] == [(str(c), k) for c in range(6) for k in "12"]
+    assert {one["rho"] for one in found} == {"0.9"}
     assert found[3]["ap_all_real_target"] == "" and (found[3]["name"], found[3]["classes"]) == ("a, b", "3 14")
     for one, of in zip(found, rows, strict=True):
         assert all(float(one[name]) == pytest.approx(of[name], rel=1e-5) for name in HEADER.split(",") if one[name]
@@ -58,15 +61,18 @@ def test_the_summary_has_means_intervals_and_counts():
     cells = [f"{np.mean([one[name] for one in rows]):.3f}" for name in ("auroc_all", "ap_all", "auroc_others")]
     assert f"| new channel c'_k | {' | '.join(cells)} |" in text
     assert "- p < 0.05: 11 of 12 concepts\n- q < 0.05: 0 of 12 concepts" in text
-    assert "12 concepts of 6 channels, 400 images, 2 draws, all irrelevant channels at tau 0.03, p 0.75" in text
+    assert "12 concepts of 6 channels, 400 images, 2 draws, all 9 irrelevant channels at tau 0.03, p 0.75" in text
 
 
 def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     rows = rows_at_random(channels=2, auroc_all_real_target=np.nan, ap_all_real_target=np.nan, q_irrelevant=np.nan)
     rows[1] |= {**dict.fromkeys(VALUES, np.nan), "images": 0}
+    for number, one in enumerate(rows):
+        one["irrelevant_there"] = 12 + number
     text = summary(separation(rows=rows, irrelevant=200))
     assert "real target" not in text and "q < 0.05" not in text and "95 %" not in text and "nan" not in text
-    assert "- without validation images: name 2 (channel 0)" in text and "200 irrelevant channels" in text
+    assert "- without validation images: name 2 (channel 0)" in text and "9 of 12 to 15 irrelevant channels at" in text
+    assert "(too few channels for an interval)" in text
     assert "real target" not in table(rows) and "| 0       | 2 name 2 | 0      | -" in table(rows)
 
 
@@ -101,9 +107,31 @@ def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path,
 
 
 def test_many_rows_are_printed_in_part(tmp_path, capsys):
-    print_separation(separation(rows=rows_at_random()), separations_of(tmp_path))
+    print_separation(separation(rows=rows_at_random(channels=21)), separations_of(tmp_path))
     out = capsys.readouterr().out
-    assert "... 2 more in " in out and out.count("| 1 name 1") == 5
+    assert "... 2 more in " in out and out.count("| 1 name 1") == 20
+    assert "AUROC, others: against the images of the channel's other concepts alone" in out
+
+
+def test_a_column_has_the_share_of_draws_that_reach_the_new_channel(tmp_path, capsys):
+    draws = {"ap_draws": [0.3, 0.5, np.nan, 0.7, 0.1], "ap_draws_real_target": [0.6, 0.4]}
+    assert draws_reached(row(ap_all=0.5, **draws)) == {"draws": 0.5, "draws_real_target": 0.5}
+    assert all(np.isnan(list(draws_reached(row(ap_all=np.nan, **draws)).values())))
+    assert np.isnan(draws_reached(row(ap_all=0.5))["draws_real_target"])
+    head, _, first = table([row(ap_all=0.5, **draws)], HEADLINE).split("\n")
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, first)), strict=True))
+    assert cells["permuted >= AP"] == cells["real >= AP"] == "0.500"
+    assert "real >=" not in table([row()]) and "permuted >= AP" in table([row()])
+    print_separation(separation(), separations_of(tmp_path))
+    assert "share of draws of permuted weights that reach" in capsys.readouterr().out
+
+
+def test_splits_made_in_several_ways_are_told_apart_in_a_table():
+    rows = [row(), row("net_channel3_1_2_least_squares", split_by="least_squares")]
+    head, _, *lines = table(rows).split("\n")
+    assert head.startswith("| channel | concept  | split by      | images |")
+    assert [line.split("|")[3].strip() for line in lines] == ["arv", "least squares"]
+    assert "split by" not in table(rows[:1])
 
 
 def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_reference(tmp_path):

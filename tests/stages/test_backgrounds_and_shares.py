@@ -202,19 +202,27 @@ def test_an_effect_is_the_change_of_the_logit_over_all_coalitions(copy, how, to)
         own = targets == output
 
         def logit(absent, own=own, output=output):
+            """Of the images' own class, and its margin: minus the mean of all others."""
             with held(module, 0, {one: constants[one] for one in absent}):
-                return network(pixels[own])[:, output].double()
+                logits = network(pixels[own]).double()
+            others = [logits[:, other] for other in range(logits.shape[1]) if other != output]
+            return torch.stack([logits[:, output], logits[:, output] - sum(others) / len(others)])
 
-        expected = torch.zeros(len(players), int(own.sum()), dtype=torch.float64)
+        expected = torch.zeros(len(players), 2, int(own.sum()), dtype=torch.float64)
         orders = list(itertools.permutations(players))
         for order in orders:
             for place, player in enumerate(order):
                 expected[player] += (logit(order[:place]) - logit(order[: place + 1])) / len(orders)
-        np.testing.assert_allclose(images[k]["effects"], expected.T, atol=1e-4)
-        total = logit(()) - logit(tuple(players))
+        np.testing.assert_allclose(images[k]["effects"], expected[:, 0].T, atol=1e-4)
+        np.testing.assert_allclose(images[k]["margins"], expected[:, 1].T, atol=1e-4)
+        total = (logit(()) - logit(tuple(players)))[0]
         np.testing.assert_allclose(np.sum(images[k]["effects"], 1), total, atol=1e-4)
     rows = list(csv.DictReader((copy / "results_quantitative" / "effect.csv").open()))
     assert [row["name"] for row in rows] == ["bee", "dog"] and rows[0]["replaced_by"] == to
+    margins = np.mean(images[1]["margins"], 0)
+    found = [float(rows[1][f"margin_{name}"]) for name in ("total", "own", "others")]
+    assert found == pytest.approx([margins.sum(), margins[1], margins[0]], rel=1e-4)
+    assert "results_quantitative/effect\n" in f"{out}\n" and "mean.json" not in out and "zero.json" not in out
     assert float(rows[0]["logit_own"]) == pytest.approx(np.mean(images[0]["effects"], 0)[0], rel=1e-4)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 
 import pytest
@@ -253,3 +255,22 @@ def test_a_result_that_comes_while_the_tables_are_made_is_in_them(copy, monkeypa
     assert "all 2," not in (copy / "results_quantitative" / "summary.csv").read_text()
     rows = (copy / "results_quantitative" / "quantitative_concept1_required0.0001.txt").read_text()
     assert len(rows.split()) == 8
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("wish", ["--get_quantitative", "--get_effect", "--get_channel_card"])
+def test_a_class_without_validation_images_is_a_line_and_the_other_candidates_go_on(copy, stored, wish):
+    stage3("data", "store", pair=classes("ant", "bee"), cwd=copy)
+    shutil.rmtree(copy / "data" / "val" / "dog")
+    if stored:
+        stage1("data", "store", "--images", "val", cwd=copy)
+    result = many("get_results.py", copy, "9: 1, 3\n9: 0, 1\n", *TAU, wish)
+    line = messages(result.stderr)[-1]
+    where = r"store/\S+ has no images of dog" if stored and wish == "--get_quantitative" else "data/val has no class f"
+    assert result.returncode == 2 and "1 of 2 candidates could not be evaluated" in line
+    assert re.search(rf"{RUN}_channel9_1_3.pt: {where}", line) and "Traceback" not in result.stderr
+    folder = {"--get_quantitative": "results_quantitative/pairs", "--get_effect": "results_quantitative/effect"}
+    written = names(copy, f"{folder.get(wish, 'plots')}/*channel9*")
+    assert written and all(name.startswith("channel9_0_1") for name in written)
+    alone = many("get_results.py", copy, "9: 1, 3\n", *TAU, wish)
+    assert alone.returncode == 2 and alone.stderr.count("error") == 1 and "Traceback" not in alone.stderr

@@ -182,7 +182,14 @@ def test_a_row_does_not_depend_on_what_else_is_measured(world):
 def test_what_is_drawn_of_the_irrelevant_channels_has_no_q_values(world):
     rows = measure(world, opened_split(world, 1, [[0], [1]]), number=5)
     assert all(row["irrelevant"] == 5 and np.isnan(row["q_irrelevant"]) for row in rows)
+    assert all(row["irrelevant_there"] == 12 for row in rows)
     assert all(row["p_irrelevant"] * 6 == pytest.approx(round(row["p_irrelevant"] * 6)) for row in rows)
+
+
+@pytest.mark.parametrize("number", [12, 200])
+def test_as_many_as_there_are_is_all_of_them(world, number):
+    opened = opened_split(world, 1, [[0], [1]])
+    assert str(measure(world, opened, number=number)) == str(measure(world, opened))
 
 
 def test_a_concept_without_validation_images_is_no_crash(world):
@@ -207,6 +214,8 @@ def test_least_squares_has_both_references(world):
         found = np.einsum("nit,dit->dn", sums, shares * weights)
         mean = np.mean([average_precision(one, (targets == 0).tolist()) for one in found])
         assert rows[0][f"ap_all_{name}"] == pytest.approx(mean, abs=0.01)
+        draws = rows[0]["ap_draws" if name == "weights_permuted" else "ap_draws_real_target"]
+        assert len(draws) == DRAWS and np.mean(draws) == pytest.approx(mean, abs=0.01)
     assert len(rows) == 2 and rows[0]["split_by"] == "least_squares" and rows[0]["rho"] is None
 
 

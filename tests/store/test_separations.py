@@ -18,8 +18,8 @@ def row(split="net_channel3_1_2", concept=1, **values):
     measured = {name: round(0.1 * number % 1, 3) for number, name in enumerate(VALUES)}
     return {
         **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
-        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9},
-        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], **measured, **values},
+        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9, "irrelevant_there": 9},
+        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], "ap_draws_real_target": [nan], **measured, **values},
     }
 
 
@@ -99,6 +99,40 @@ def test_a_split_of_several_separations_counts_where_most_others_are_then_where_
     assert found == [("newer", "net_channel4_1_2"), ("newer", "net_channel3_1_2")]
     separations.write(separation("all", [three, four]))
     assert {one["name"] for one, _ in newest_rows(separations.read_all())} == {"all"}
+
+
+def test_size_decides_among_equal_settings_alone_and_else_the_newest_counts(tmp_path):
+    three, four = row("net_channel3_1_2"), row("net_channel4_1_2")
+
+    def counts(**changes):
+        other = separation("single", [three], **changes)
+        newest = separations_of(tmp_path, separation("all", [three, four]), other)
+        return {row["split"]: one["name"] for one, row in newest_rows(newest.read_all())}
+
+    both = {"net_channel3_1_2": "all", "net_channel4_1_2": "all"}
+    assert counts() == both
+    for changes in (
+        *({"validation_sha256": "x"}, {"training_sha256": "x"}, {"splits": {three["split"]: ["", 0.5, 0.03, 0.75]}}),
+        *({"splits": {three["split"]: ["", 0.9, 0.1, 0.75]}}, {"splits": {three["split"]: ["", 0.9, 0.03, 0.5]}}),
+    ):
+        assert counts(**changes) == {**both, "net_channel3_1_2": "single"}
+
+
+def test_what_is_asked_for_again_counts_again_where_another_rho_was_newer(tmp_path):
+    separations = separations_of(tmp_path, separation("first"), separation("other_rho", [row(rho=0.5)]))
+    first = next(one for one in separations.read_all() if one["name"] == "first")
+
+    def rhos():
+        return {one["name"] for one, _ in newest_rows(separations.read_all())}
+
+    assert rhos() == {"other_rho"}
+    separations.make_newest(first)
+    assert rhos() == {"first"}
+    before = separations.state()
+    separations.make_newest(first)
+    separations.write(separation("same", [row(), row(concept=2)]))
+    separations.make_newest(first)  # the newer one has the same rho and setting
+    assert [one for one in separations.state() if one[0] == "first.json"] == before[:1]
 
 
 def test_other_weights_under_one_name_are_refused(tmp_path):

@@ -20,14 +20,17 @@ def measure_effect(args, run, opened, source, classes):
     classes : ClassMap
     """
     effects, to = Effects(args.output_dir, model_dir_of(args)), args.effect_to
+    effects.check(run, opened[0].file.context["weights_sha256"])
     known = [describe_effect(one, run, source, classes, to) for one in opened]
     measured = [effects.find(one) for one in known]
+    for one in filter(None, measured):
+        effects.make_newest(one)
     missing = [number for number, one in enumerate(measured) if one is None]
-    for place, images in measure_effects([opened[number] for number in missing], source, classes, to):
+    for place, found in measure_effects([opened[number] for number in missing], source, classes, to):
         number = missing[place]
-        measured[number] = {**known[number], "images": images}
+        measured[number] = {**known[number], **found}
         with tqdm.external_write_mode():
             effects.write(measured[number])
     paths = write_effect_tables(effects)
     print_effects(measured, effects)
-    return [*paths, *(effects.path(one) for one in measured[:1])]
+    return [*paths, effects.path(measured[0]).parent]

@@ -61,6 +61,8 @@ def measure_separation(args, run, opened, asked):
         rows = separate(opened, thresholds, validation, references, number)
         found = {**known, "images": len(validation.targets), "rows": rows}
         separations.write(found)
+    else:
+        separations.make_newest(found)
     tables = write_separation_tables(separations)
     print_separation(found, separations)
     return [*tables, separations.path(name), *write_separation_figure(args.output_dir, found)]

@@ -12,7 +12,13 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.disentangling import RHOS
-from utils.stages.validation import ImagePass, StoredValidation, list_validation
+from utils.stages.validation import (
+    ImagePass,
+    StoredValidation,
+    list_validation,
+    without_images,
+    without_measured_images,
+)
 from utils.store.files import refuse_differences
 from utils.store.importances import ImportanceStore
 from utils.store.manifests import splits_of
@@ -79,7 +85,19 @@ def open_splits(args, run):
 
 
 def model_dir_of(args):
-    return Path(args.model_dir or Path(args.store_dir) / "models_disentangled")
+    """The folder of the splits: by --model_dir, or that of the files of --splits, or the store's.
+
+    Results are compared with the split of their name there: files of --splits that lie elsewhere are refused.
+    """
+    folders = {path.parent.resolve(): path.parent for path in map(Path, args.splits or ())}
+    if args.model_dir is None and not folders:
+        return Path(args.store_dir) / "models_disentangled"
+    model_dir = Path(args.model_dir) if args.model_dir is not None else next(iter(folders.values()))
+    elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
+    if elsewhere:
+        what = "--splits names files of several folders" if args.model_dir is None else "--splits is not in --model_dir"
+        raise UserError(f"{what}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
+    return model_dir
 
 
 def _find_split(args, run, candidate, settings):
@@ -143,20 +161,24 @@ def _first_readable(paths):
 # Validation images
 
 
-def open_validation(args, run, opened, context, classes, transform, device):
+def open_validation(args, run, opened, context, classes, transform, device, problems):
     """Where stage 4's images come from: a complete val store that matches, unless pictures need the images; else val/.
 
     Returns
     -------
-    StoredValidation or ImagePass
+    source : StoredValidation or ImagePass
+    opened : list of OpenedSplit
+        Those whose classes all have images; the others are among the problems.
     """
-    root = Path(args.data_dir) / "val"
+    root, outputs = Path(args.data_dir) / "val", sorted({output for one in opened for output in one.outputs})
     store = matching_val_store(args, run, context)
     if store is not None and not wishes.wants_network(args):
         if args.weights is not None:
             open_network(args, context, opened[0].path)
         check_weights(opened, *store.read_layer())
-        return StoredValidation(store, root, classes)
+        source = StoredValidation(store, root, classes)
+        return source, _with_images(opened, without_measured_images(store, source.images, classes, outputs), problems)
+    opened = _with_images(opened, without_images(root, classes, outputs), problems)
     outputs = sorted({output for one in opened for output in one.outputs})
     images = list_validation(root, classes, outputs, args.all_classes)
     network, layer = open_network(args, context, opened[0].path)
@@ -167,7 +189,20 @@ def open_validation(args, run, opened, context, classes, transform, device):
         return ImageBatches(images, transform, batches, description, **loading)
 
     network.module.to(device, memory_format=torch.channels_last)
-    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how)
+    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how), opened
+
+
+def _with_images(opened, missing, problems):
+    """The splits of which no class is in ``missing`` {output: why}; the others become problems."""
+    whole = []
+    for one in opened:
+        with problems.noted(one.path.name):
+            if lacking := [output for output in one.outputs if output in missing]:
+                raise UserError(missing[lacking[0]])
+            whole.append(one)
+    if not whole:
+        problems.finish("evaluated")
+    return whole
 
 
 def check_weights(opened, weight, bias):

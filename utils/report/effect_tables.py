@@ -5,6 +5,7 @@ An effect is a dictionary as ``utils.store.effects.Effects`` stores it.
 
 import csv
 import io
+import json
 import sys
 
 import numpy as np
@@ -16,11 +17,12 @@ LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
 SHOWN = 10  # splits that are printed
 LOGITS = ("total", "own", "others", "background", "residual", "own_permuted", "others_permuted")
 SHARES = ("share_own", "share_others", "share_own_permuted")
+MARGINS = ("margin_total", "margin_own", "margin_others")
 COLUMNS = (
     *("run", "layer", "channel", "split", "rho", "replaced_by", "concept", "classes", "name", "images"),
     *(f"logit_{name}" for name in LOGITS),
     *SHARES,
-    "images_of_shares",
+    *("images_of_shares", *MARGINS),
 )
 EXPLANATION = f"""\
 What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept:
@@ -28,7 +30,13 @@ the mean Shapley value over who else is replaced. A part that is replaced is the
 the training images, or zero. total: the whole channel against its mean; it is the sum of own (what is this concept's
 alone, c'_k - r), others (the other concepts'), everything else and residual. permuted: of a split with as many inputs
 for each concept, drawn at random. share: own or others over the total, in the images in which the total is at least
-{LEAST_TOTAL} logits (their number stands beside it; the others are left out). A positive number supports the class."""
+{LEAST_TOTAL} logits (their number stands beside it; the others are left out). A positive number supports the class.
+margin: the same of that logit minus the mean of all other logits, so that what moves all classes alike does not count.
+
+Behind the last layer before pooling and a linear classifier all parts of a channel move the logits in the same
+proportions, the classifier's column of that channel: there, parts differ in when they fire, not in which logits they
+move. These numbers are Shapley values, means over who else is there; ablated() takes a part out of the whole network
+while all others stay, so that the two differ wherever something behind the layer is not linear."""
 
 
 def concept_rows(effect):
@@ -42,13 +50,13 @@ def concept_rows(effect):
         num_own = len(effect["concepts"])
         logits = {}
         for kind, effects in values.items():
-            effects = effects.reshape(len(part["paths"]), -1)
             if effects.size:
                 others = [j for j in range(num_own) if j != k]
                 logits[f"own{kind}"], logits[f"others{kind}"] = effects[:, k], effects[:, others].sum(1)
                 logits[f"total{kind}"], logits[f"residual{kind}"] = effects.sum(1), effects[:, -1]
                 logits[f"background{kind}"] = effects[:, num_own:-1].sum(1)
         row |= {f"logit_{name}": float(logits[name].mean()) if logits else np.nan for name in LOGITS}
+        margins = np.array(part["margins"])
         enough = {kind: logits[f"total{kind}"] >= LEAST_TOTAL if logits else np.zeros(0, bool) for kind in values}
         row["images_of_shares"] = int(enough[""].sum())
         for name in SHARES:
@@ -56,6 +64,11 @@ def concept_rows(effect):
             part_of = name.removeprefix("share_")
             shares = logits[part_of][enough[kind]] / logits[f"total{kind}"][enough[kind]] if enough[kind].any() else []
             row[name] = float(np.mean(shares)) if len(shares) else np.nan
+        row |= dict.fromkeys(MARGINS, np.nan)
+        if margins.size:
+            of = margins.mean(0)
+            values = of.sum(), of[k], of[:num_own].sum() - of[k]
+            row |= dict(zip(MARGINS, map(float, values), strict=True))
         rows.append(row)
     return rows
 
@@ -63,13 +76,13 @@ def concept_rows(effect):
 def table(rows):
     """Rows as aligned Markdown, the means over concepts last."""
     header = ["channel", "concept", "images", *(name.replace("_", " ") for name in LOGITS)]
-    header += [name.replace("_", " ") for name in SHARES] + ["images of shares"]
+    header += [name.replace("_", " ") for name in (*SHARES, "images_of_shares", *MARGINS)]
     cells = [header]
     for row in rows:
         name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
         numbers = [_number(row[name]) for name in (*(f"logit_{one}" for one in LOGITS), *SHARES)]
         cells.append([str(row["channel"]), name.replace("|", "\\|"), str(row["images"]), *numbers])
-        cells[-1].append(f"{row['images_of_shares']} of {row['images']}")
+        cells[-1] += [f"{row['images_of_shares']} of {row['images']}", *(_number(row[name]) for name in MARGINS)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
@@ -79,10 +92,10 @@ def summary(rows):
     """The means over concepts, with 95 % intervals that resample channels, in lines."""
     channels = [row["channel"] for row in rows]
     lines = [f"mean over {len(rows)} concepts of {len(set(channels))} channels, in logits:"]
-    for name in (*LOGITS, *SHARES):
-        column = name if name in SHARES else f"logit_{name}"
+    for name in (*LOGITS, *SHARES, *MARGINS):
+        column = f"logit_{name}" if name in LOGITS else name
         mean, low, high = mean_with_interval([row[column] for row in rows], channels)
-        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else " (too few channels for an interval)"
         if np.isfinite(mean):
             lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
     return "\n".join(lines)
@@ -93,21 +106,37 @@ def _number(value):
 
 
 def groups(effects):
-    """Effects that may be averaged together: lists of their rows by what they have in common."""
+    """Effects that may be averaged together: a list of (title, rows).
+
+    As with results of pairs, two whose images of one class folder differ are never in one mean.
+    """
     found = {}
     for effect in sorted(effects, key=lambda one: (one["run"], one["channel"], one["split"])):
-        how = effect["split_by"].replace("_", " ")
-        how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
-        title = f"{effect['run']}, layer {effect['layer']}, split by {how}, parts replaced by their {effect['to']}"
-        title = title.replace("their zero", "zero") + f", {effect['precision']}"
-        found.setdefault(title, []).extend(concept_rows(effect))
-    return found
+        names = ("layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
+        alike = found.setdefault(json.dumps([effect["run"], *(effect[name] for name in names)], sort_keys=True), [])
+        for validation, group in alike:
+            if all(validation.get(folder, digest) == digest for folder, digest in effect["validation"].items()):
+                validation |= effect["validation"]
+                group.append(effect)
+                break
+        else:
+            alike.append((dict(effect["validation"]), [effect]))
+    together = [group for alike in found.values() for _, group in alike]
+    return [(_title(group[0]), [row for one in group for row in concept_rows(one)]) for group in together]
+
+
+def _title(effect):
+    how = effect["split_by"].replace("_", " ")
+    how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
+    to = "zero" if effect["to"] == "zero" else "their mean"
+    measured = f"parts replaced by {to}, {effect['precision']}, {effect['decoding']}"
+    return f"{effect['run']}, layer {effect['layer']}, split by {how}, {measured}"
 
 
 def document(effects):
     """All effects in Markdown."""
     parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n"]
-    for title, rows in groups(effects).items():
+    for title, rows in groups(effects):
         parts.append(f"### {title}\n\n{summary(rows)}\n\n{table(rows)}\n")
     return "\n".join(parts)
 
@@ -117,33 +146,44 @@ def comma_separated(effects):
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in (row for rows in groups(effects).values() for row in rows):
+    for row in (row for _, rows in groups(effects) for row in rows):
         plain = {name: "" if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
-        numbers = [name for name, value in plain.items() if name.startswith(("logit", "share")) and value != ""]
+        numbers = [
+            name for name, value in plain.items() if name.startswith(("logit", "share", "margin")) and value != ""
+        ]
         plain |= {name: f"{plain[name]:.6g}" for name in numbers}
         writer.writerow({**plain, "classes": " ".join(map(str, row["classes"]))})
     return buffer.getvalue()
 
 
 def write_effect_tables(effects):
-    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``: the paths."""
-    found, paths = effects.read_all(), []
-    for name, text in (("effect.csv", comma_separated(found)), ("effect.md", document(found))):
-        write_bytes(effects.folder / name, text.encode())
-        paths.append(effects.folder / name)
+    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``, as ``write_tables`` does: the paths.
+
+    Others may write at the same time: all is made again until nothing has changed meanwhile.
+    """
+    state = None
+    while state != effects.state():
+        state, found = effects.state(), effects.read_all()
+        paths = []
+        for name, text in (("effect.csv", comma_separated(found)), ("effect.md", document(found))):
+            write_bytes(effects.folder / name, text.encode())
+            paths.append(effects.folder / name)
     return paths
 
 
 def print_effects(measured, effects):
     """Print what was measured in this run: a table of the first splits, and the means of all."""
-    for title, rows in groups(measured).items():
+    for title, rows in groups(measured):
         shown = [row for row in rows if row["split"] in {one["split"] for one in measured[:SHOWN]}]
         print(f"\n{title}\n\n{table(shown)}")
         if len(shown) < len(rows):
             print(f"... {len(rows) - len(shown)} more in {effects.folder / 'effect.md'}")
         print(f"\n{summary(rows)}")
     print(f"\n{EXPLANATION}")
-    if effects.stale:
-        names = ", ".join(effects.stale[:5])
-        what = "effects are left out, as their splits have changed"
-        print(f"warning: {len(effects.stale)} {what} ({names})", file=sys.stderr)
+    for names, what in (
+        (effects.stale, "left out, as their splits have changed since: measure them again"),
+        (effects.unchecked, f"not checked, as their splits are not in {effects.model_dir}"),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            print(f"warning: {len(names)} effects {what} ({', '.join(names[:5])}{more})", file=sys.stderr)

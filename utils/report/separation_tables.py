@@ -13,9 +13,14 @@ from utils.method.references import mean_with_interval
 from utils.store.files import write_bytes
 from utils.store.separations import VALUES, newest_rows
 
-SHOWN = 10  # rows that are printed
+SHOWN = 40  # rows that are printed
 FIRST = ("run", "layer", "channel", "concept", "classes", "name", "images")
-COLUMNS = (*FIRST, *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"), "split")
+COLUMNS = (
+    *FIRST,
+    *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"),
+    "split",
+    "rho",
+)
 CHANNELS = {
     "original": "_original",
     "new channel c'_k": "",
@@ -28,7 +33,12 @@ HOW_TO_READ = (
     "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; what "
     "these reach, choosing inputs does alone"
 )
-EXPLANATION = """\
+DRAWS_REACH = (
+    'permuted >= AP: share of draws of permuted weights that reach the new channel\'s AP ("real": of the real target)'
+)
+OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
+TOO_FEW = " (too few channels for an interval)"
+EXPLANATION = f"""\
 Measured on all validation images: those of a concept's classes against all others. The headline is the new channel's
 AUROC and average precision (AP) against all other images, beside those of permuted weights: the same rule on the
 channel's weights shuffled over its inputs, ARVs and owners or shares made anew. What permuted weights reach comes
@@ -41,10 +51,11 @@ layer's input, which tells two classes apart with almost any weights (0.99).
 prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
 permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
 no class of the channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q:
-false discovery rate (Benjamini-Hochberg) among the concepts of one run. logit: AP of the network's own logit, of
-several classes' the largest. AUROC is signed: 0.5 is chance, below it the wrong way round. Permuted values are means
-over draws. An empty field or - cannot be measured: no image of the concept, or a channel that is the same for all
-images.
+false discovery rate (Benjamini-Hochberg) among the concepts of one run, where all irrelevant channels were used.
+{DRAWS_REACH}.
+logit: AP of the network's own logit, of several classes' the largest. AUROC is signed: 0.5 is chance, below it the
+wrong way round. Permuted values are means over draws. An empty field or - cannot be measured: no image of the concept,
+or a channel that is the same for all images.
 """
 
 
@@ -69,7 +80,7 @@ def summary(separation):
         for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
             values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
             mean, low, high = mean_with_interval(values, channels)
-            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else TOO_FEW
             found += [f"{name} {mean:+.3f}{interval}"] if np.isfinite(mean) else []
         lines += [f"- new channel minus {what}: {', '.join(found)}"] if found else []
     for letter in "pq":
@@ -88,13 +99,19 @@ def heading(separation):
     rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
     how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
     channels = len({row["channel"] for row in rows})
-    number = "all" if separation["irrelevant"] is None else separation["irrelevant"]
+    used, there = ([row[name] for row in rows] for name in ("irrelevant", "irrelevant_there"))
+    number = f"all {_range(there)}" if used == there else f"{_range(used)} of {_range(there)}"
     thresholds = sorted({tuple(values[2:]) for values in separation["splits"].values()})
     at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
     return (
         f"{separation['run']}, layer {separation['layer']}, split by {how}; {len(rows)} concepts of {channels} "
         f"channels, {separation['images']} images, {separation['draws']} draws, {number} irrelevant channels at {at}"
     )
+
+
+def _range(numbers):
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _mean(rows, name):
@@ -116,18 +133,42 @@ def _names(rows):
 WORDS = {
     **{"prevalence": "prevalence", "ap_all_own_logit": "AP logit", "p_irrelevant": "p", "q_irrelevant": "q"},
     **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
+    **{"draws": "permuted >= AP", "draws_real_target": "real >= AP"},
 }
-HEADLINE = ("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "ap_all_real_target", "auroc_all")
-HEADLINE = (*HEADLINE, "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant", "q_irrelevant")
+REACHED = {"draws": "ap_draws", "draws_real_target": "ap_draws_real_target"}
+HEADLINE = (
+    *("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "draws", "ap_all_real_target"),
+    *("draws_real_target", "auroc_all", "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant"),
+    "q_irrelevant",
+)
 
 
-def table(rows, columns=VALUES):
-    """Rows as an aligned Markdown table; columns without any value are left out."""
-    columns = [name for name in columns if name in COLUMNS and not all(np.isnan(row[name]) for row in rows)]
-    cells = [["channel", "concept", "images", *map(_words, columns)]]
+def draws_reached(row):
+    """The shares of draws of permuted weights, without and with the real target, that reach the new channel's AP."""
+    found = {}
+    for name, draws in REACHED.items():
+        values = np.array(row[draws])
+        values = values[~np.isnan(values)]
+        known = len(values) and not np.isnan(row["ap_all"])
+        found[name] = float((values >= row["ap_all"]).mean()) if known else np.nan
+    return found
+
+
+def table(rows, columns=(*VALUES, *REACHED)):
+    """Rows as an aligned Markdown table; columns without any value are left out.
+
+    Where splits were made in several ways, a column says how.
+    """
+    rows, several = [{**row, **draws_reached(row)} for row in rows], len({row["split_by"] for row in rows}) > 1
+    columns = [
+        name for name in columns if name in (*COLUMNS, *REACHED) and not all(np.isnan(row[name]) for row in rows)
+    ]
+    cells = [["channel", "concept", *(["split by"] if several else []), "images", *map(_words, columns)]]
     for row in rows:
         name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
-        plain = [str(row["channel"]), f"{row['concept']} {name}".replace("|", "\\|"), str(row["images"])]
+        plain = [str(row["channel"]), f"{row['concept']} {name}".replace("|", "\\|")]
+        plain += [row["split_by"].replace("_", " ")] if several else []
+        plain += [str(row["images"])]
         cells.append([*plain, *(_number(row[column]) for column in columns)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
@@ -162,7 +203,7 @@ def comma_separated(separations):
     writer.writeheader()
     for one, row in _in_order(newest_rows(separations)):
         values = {name: "" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in COLUMNS if name in VALUES}
-        plain = {name: row[name] for name in ("channel", "concept", "name", "images", "split")}
+        plain = {name: row[name] for name in ("channel", "concept", "name", "images", "split", "rho")}
         classes = " ".join(map(str, row["classes"]))
         writer.writerow({"run": one["run"], "layer": one["layer"], "classes": classes, **plain, **values})
     return buffer.getvalue()
@@ -190,6 +231,7 @@ def print_separation(separation, separations):
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
     print("AP and AUROC against all other images: " + HOW_TO_READ)
+    print(f"{DRAWS_REACH}\n{OTHERS}")
     for names, what in (
         (separations.stale, "are left out, as they have changed since: measure them again"),
         (separations.unchecked, f"were not checked, as they are not in {separations.model_dir}"),

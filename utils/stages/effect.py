@@ -12,7 +12,7 @@ from utils.networks.ablation import held
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
-from utils.stages.validation import files_digest, indices_of_class
+from utils.stages.validation import contents_digest, files_digest, indices_of_class
 
 
 class Players:
@@ -42,7 +42,9 @@ class Players:
         self.coalitions = coalitions(len(self.playing), self.seed)
 
     def effects(self, network, layer, behind, output):
-        """What each part adds to the logit ``output`` of some images, on average over who else is there.
+        """What each part adds to the logit ``output`` of some images and to its margin, on average over who is there.
+
+        The margin is the logit minus the mean of all others.
 
         Parameters
         ----------
@@ -54,7 +56,7 @@ class Players:
 
         Returns
         -------
-        Tensor [B, K + 1], float64, on the CPU
+        effects, margins : Tensor [B, K + 1], float64, on the CPU
             Of ``c'_1 - r .. c'_K - r`` and ``r``; their sum is the effect of ``a_c`` against its mean (or zero).
         """
         values = {}
@@ -62,10 +64,16 @@ class Players:
             for present in self.coalitions:
                 absent = [one for place, one in enumerate(self.playing) if place not in present]
                 with held(self.module, 0, {one: self.constants[one] for one in absent}), torch.no_grad():
-                    values[present] = behind()[:, output].double().cpu()
-        effects = torch.zeros(len(values[self.coalitions[0]]), len(self.constants), dtype=torch.float64)
-        effects[:, self.playing] = shapley_values(values, len(self.playing), self.seed).T
-        return effects
+                    values[present] = logit_and_margin(behind().double().cpu(), output)
+        found = torch.zeros(*values[self.coalitions[0]].shape, len(self.constants), dtype=torch.float64)
+        found[..., self.playing] = shapley_values(values, len(self.playing), self.seed).movedim(0, -1)
+        return tuple(found)
+
+
+def logit_and_margin(logits, output):
+    """One of the logits [B, outputs], and by how much it is above the mean of all others: [2, B]."""
+    own, others = logits[:, output], logits.sum(1) - logits[:, output]
+    return torch.stack([own, own - others / max(1, logits.shape[1] - 1)])
 
 
 def describe_effect(opened, run, source, classes, to):
@@ -105,9 +113,10 @@ def measure_effects(opened, source, classes, to):
     ------
     number : int
         Which of ``opened``.
-    images : list of dict
-        For each concept ``paths``, ``effects`` and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split
-        with as many inputs for each concept, drawn at random.
+    measured : dict
+        ``images``, for each concept ``paths``, ``effects`` on the logit, ``margins`` (effects on it minus the mean of
+        all others) and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split with as many inputs for each
+        concept, drawn at random. ``validation``, a digest of the images of each class folder.
     """
     network, layer, images = source.network, source.layer, source.images
     outputs = sorted({output for one in opened for output in one.outputs})
@@ -120,18 +129,21 @@ def measure_effects(opened, source, classes, to):
     users = {output: [n for n, one in enumerate(opened) if output in one.outputs] for output in outputs}
     playing, found = {}, {number: [] for number in range(len(opened))}
     loader = source.load([batch for _, batch in plan], "effects")
-    for place, ((output, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
+    for place, ((output, _), (indices, pixels, contents)) in enumerate(zip(plan, loader, strict=True)):
         if len(indices):
             with network_arithmetic(source.how["precision"], pixels.device):
                 behind = Replay(network, layer.module, pixels)
                 for number in users[output]:
                     if number not in playing:
                         playing[number] = both_players(layer, opened[number], to)
-                    effects = [one.effects(network, layer, behind, output) for one in playing[number]]
-                    found[number].append((output, indices, *effects))
+                    split, permuted = (one.effects(network, layer, behind, output) for one in playing[number])
+                    found[number].append((output, indices, contents, *split, permuted[0]))
         if place == ends[output]:
             for number in (n for n in users[output] if opened[n].outputs[-1] == output):
-                yield number, by_concept(opened[number].file.split, found.pop(number), images)
+                batches = found.pop(number)
+                validation = {classes.folder(one): _digest(images, batches, one) for one in opened[number].outputs}
+                parts = by_concept(opened[number].file.split, batches, images)
+                yield number, {"validation": validation, "images": parts}
                 playing.pop(number, None)
 
 
@@ -145,13 +157,20 @@ def both_players(layer, opened, to):
 
 
 def by_concept(split, batches, images):
-    """Batches of (class, indices, effects, effects of permuted owners) of a split, gathered for each concept."""
+    """Batches of a split, gathered for each concept: (class, indices, contents, effects, margins, effects permuted)."""
     parts = []
     for concept in split.classes:
         own = [batch for batch in batches if batch[0] in concept]
         indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
-        nothing = torch.empty(0, len(split.concepts) + 1)
-        effects, permuted = (torch.cat([nothing, *(batch[which] for batch in own)]).tolist() for which in (2, 3))
+        nothing, names = torch.empty(0, len(split.concepts) + 1), ("effects", "margins", "effects_permuted")
+        values = (torch.cat([nothing, *(batch[which] for batch in own)]).tolist() for which in (3, 4, 5))
         paths = [str(images.path(index).relative_to(images.root)) for index in indices]
-        parts.append({"paths": paths, "effects": effects, "effects_permuted": permuted})
+        parts.append({"paths": paths, **dict(zip(names, values, strict=True))})
     return parts
+
+
+def _digest(images, batches, output):
+    """Of all images of a class that were measured."""
+    own = [batch for batch in batches if batch[0] == output]
+    indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
+    return contents_digest(images, indices, np.concatenate([np.empty(0, np.uint64), *(batch[2] for batch in own)]))

@@ -1,6 +1,5 @@
 """Stage 4: what is measured of each split on validation images, and its figures' pictures."""
 
-import hashlib
 from itertools import groupby
 from operator import itemgetter
 
@@ -16,7 +15,7 @@ from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.feature_visualization import maximise_activation
 from utils.networks.recording import Recorder
-from utils.stages.validation import files_digest, require_finite
+from utils.stages.validation import contents_digest, files_digest, require_finite
 
 
 class SplitMeasures:
@@ -195,9 +194,8 @@ def result_of(described, arrays, images, classes):
         parts.append({"paths": paths, **{name: arrays[name][own].tolist() for name in names}, "included": included})
         for output in concept:
             of_class = arrays["targets"] == output
-            names_of_files = b"\0".join(images.paths[arrays["indices"][of_class]].tolist())
-            digest = hashlib.sha256(names_of_files + arrays["contents"][of_class].tobytes())
-            validation[classes.folder(output)] = digest.hexdigest()
+            measured = arrays["indices"][of_class], arrays["contents"][of_class]
+            validation[classes.folder(output)] = contents_digest(images, *measured)
     return {**described, "validation": validation, "images": parts}
 
 

@@ -84,15 +84,19 @@ class TrainingReferences:
         return partial(rows_by_arv, mean_inputs=torch.stack(means), rho=opened.rho)
 
     def irrelevant(self, opened, tau, p, number):
-        """Weights [B, C_in, taps] of channels that are relevant for no class of a split; ``number`` of them, or all."""
+        """Weights [B, C_in, taps] of channels that are relevant for no class of a split, and how many there are.
+
+        ``number`` of them, drawn; all where there are no more, or where it is None.
+        """
         split, only_correct = opened.file.split, bool(opened.file.settings["only_correct"])
         relevant = self._relevant(tau, p, only_correct)[opened.outputs].any(0)
         relevant[split.channel] = True
         found = torch.nonzero(~relevant).flatten()
+        there = len(found)
         if number is not None:
             chosen = permutation(len(found), "irrelevant", split.channel, split.classes)[:number]
             found = found[chosen.sort().values]
-        return self._maker(only_correct, opened.file.background).weight[found]
+        return self._maker(only_correct, opened.file.background).weight[found], there
 
     def _maker(self, only_correct, background):
         return CandidateMaker(self.store, self.class_store, self.classes, only_correct, background)
@@ -146,22 +150,24 @@ def separate(opened, thresholds, validation, references, number=None):
     validation : ValidationInputs
     references : TrainingReferences
     number : int, optional
-        Of irrelevant channels to draw; default: all, and only then there are q values.
+        Of irrelevant channels to draw; default: all. There are q values where all of every split's were used.
 
     Returns
     -------
     list of dict
         What ``separation.csv`` has of a concept, NaN where a value cannot be; the means over irrelevant channels and
-        their number; ``auroc_draws`` and ``ap_draws`` (lists) of permuted weights, of which figures show a cloud.
+        their number, of how many there are; ``auroc_draws`` and ``ap_draws`` (lists) of permuted weights, of which
+        figures show a cloud, and ``ap_draws_real_target``.
     """
     rows = []
     for one, (tau, p) in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
-        rows += _separate_one(one, validation, references, references.irrelevant(one, tau, p, number).double())
-    q = q_values([row["p_irrelevant"] for row in rows]) if number is None else [np.nan] * len(rows)
+        rows += _separate_one(one, validation, references, *references.irrelevant(one, tau, p, number))
+    all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
+    q = q_values([row["p_irrelevant"] for row in rows]) if all_used else [np.nan] * len(rows)
     return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
 
 
-def _separate_one(opened, validation, references, irrelevant):
+def _separate_one(opened, validation, references, irrelevant, there):
     split, rule = opened.file.split, references.rule(opened)
     own = validation.images_of(split.classes)
     weight, shares, num_inputs = split.weight.double(), split.shares(opened.rho), len(split.weight)
@@ -175,13 +181,13 @@ def _separate_one(opened, validation, references, irrelevant):
     units = {
         "_weights_permuted": rank_units(rule, permuted, own, validation),
         "_owners_permuted": rank_rows(torch.stack(owners, 1), own, validation),
-        "_irrelevant": rank_units(rule, irrelevant, own, validation),
+        "_irrelevant": rank_units(rule, irrelevant.double(), own, validation),
     }
     if split.split_by == "least_squares":
         target = weight.expand_as(permuted)
         units["_real_target"] = rank_rows(rule(permuted, targets=target), own, validation)
     else:  # Ineq. 5 has no target
-        units["_real_target"] = (torch.full((len(own), 1), torch.nan, dtype=torch.float64),) * 2
+        units["_real_target"] = (torch.empty(len(own), 0, dtype=torch.float64),) * 2
     units |= {name: rank_rows(rows, own, validation) for name, rows in parts.items()}
     others = {name: _against_others(rows, own, validation) for name, rows in parts.items()}
     return [
@@ -193,10 +199,11 @@ def _separate_one(opened, validation, references, irrelevant):
             **{f"ap_all{name}": _mean(precisions[k]) for name, (_, precisions) in units.items()},
             "ap_all_own_logit": _own_logit(classes, own[k], validation),
             **{f"auroc_others{name}": areas[k] for name, areas in others.items()},
-            "irrelevant": len(units["_irrelevant"][1][k]),
+            **{"irrelevant": len(irrelevant), "irrelevant_there": there},
             "p_irrelevant": p_value(units[""][1][k].item(), units["_irrelevant"][1][k]),
             "auroc_draws": units["_weights_permuted"][0][k].tolist(),
             "ap_draws": units["_weights_permuted"][1][k].tolist(),
+            "ap_draws_real_target": units["_real_target"][1][k].tolist(),
         }
         for k, classes in enumerate(split.classes)
     ]

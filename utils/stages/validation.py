@@ -10,6 +10,7 @@ import torch
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.images.listing import class_folders, has_images, list_images
+from utils.images.text import printable
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
@@ -40,6 +41,24 @@ def list_validation(root, classes, outputs, all_classes=False):
     return list_images(root, [*own, *others])
 
 
+def without_images(root, classes, outputs):
+    """Which classes, given as network outputs, have no image in ``val/``: {output: why}."""
+    present, missing = class_folders(root), {}
+    for output in outputs:
+        folder = classes.folder(output)
+        if folder not in present:
+            missing[output] = f"{root} has no class folder {printable(folder)}"
+        elif not has_images(root / folder):
+            missing[output] = f"class folder {printable(str(root / folder))} has no images"
+    return missing
+
+
+def without_measured_images(store, images, classes, outputs):
+    """Which classes have no image among those of a val store, its ImageList: {output: why}."""
+    missing = [output for output in outputs if classes.folder(output) not in images.folders]
+    return {output: f"{store.folder} has no images of {printable(classes.folder(output))}" for output in missing}
+
+
 def indices_of_class(images, classes, output):
     """Indices of the images of a class, given as network output."""
     return np.flatnonzero(images.folder_of == images.folders.index(classes.folder(output)))
@@ -52,6 +71,12 @@ def files_digest(images, classes, outputs):
         for index in indices_of_class(images, classes, output):
             digest.update(b"%s\0%d\n" % (images.paths[index], images.sizes[index]))
     return digest.hexdigest()
+
+
+def contents_digest(images, indices, contents):
+    """SHA-256 of the relative paths and contents of images, that of one class folder say."""
+    names = b"\0".join(images.paths[indices].tolist())
+    return hashlib.sha256(names + np.asarray(contents).tobytes()).hexdigest()
 
 
 class ImagePass:

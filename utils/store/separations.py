@@ -9,13 +9,14 @@ from utils.errors import UserError
 from utils.store.files import damage_is_one_line, read_json, write_json
 from utils.store.results import split_digest
 
-SEPARATION_FORMAT = 1
+SEPARATION_FORMAT = 2
 AGAIN = "delete it and run get_results.py --get_separation again"
 NEEDED = {
     *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256", "training_sha256"),
     *("images", "draws", "irrelevant", "splits", "rows", "evaluation"),
 }
 KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
+DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
 # What was measured of a concept, and cannot be where it is NaN
 VALUES = (
     *("prevalence", *(f"auroc_all{kind}" for kind in KINDS), *(f"ap_all{kind}" for kind in KINDS), "ap_all_own_logit"),
@@ -75,9 +76,7 @@ class Separations:
                 raise ValueError(f"it is the separation of {found['name']}")
             for row in found["rows"]:
                 row |= {name: nan if row[name] is None else row[name] for name in VALUES}
-                row |= {
-                    name: [nan if one is None else one for one in row[name]] for name in ("auroc_draws", "ap_draws")
-                }
+                row |= {name: [nan if one is None else one for one in row[name]] for name in DRAWS}
         return found
 
     def check(self, run, weights_sha256):
@@ -96,6 +95,12 @@ class Separations:
             return None
         return found if all(found.get(name) == value for name, value in known.items()) else None
 
+    def make_newest(self, found):
+        """Write a separation that is there again where, for one of its splits, another rho or setting counts."""
+        count = {row["split"]: _setting(one, row) for one, row in newest_rows(self.read_all())}
+        if any(count[row["split"]] != _setting(found, row) for row in found["rows"] if row["split"] in count):
+            self.write(found)
+
     def write(self, found):
         """Write a separation; ``evaluation`` is the time, in nanoseconds."""
         content = {"format": SEPARATION_FORMAT, **found, "evaluation": time.time_ns()}
@@ -112,11 +117,22 @@ def _without_nan(value):
 
 
 def newest_rows(separations):
-    """The rows of all separations, each split's once: of several, those beside most splits count, then the newest.
+    """The rows of all separations, each split's once, at its newest rho and setting: validation images, training store,
+    tau and p.
 
-    Its q values are as good as what they were found beside.
+    Of several at these, those beside most splits count, then the newest: its q values are as good as what they were
+    found beside.
     """
-    last = {}
+    newest, last = {}, {}
+    for one in sorted(separations, key=lambda one: one["evaluation"]):
+        newest |= {row["split"]: _setting(one, row) for row in one["rows"]}
     for one in sorted(separations, key=lambda one: (len(one["splits"]), one["evaluation"])):
-        last |= {row["split"]: one["name"] for row in one["rows"]}
+        rows = [row for row in one["rows"] if _setting(one, row) == newest[row["split"]]]
+        last |= {row["split"]: one["name"] for row in rows}
     return [(one, row) for one in separations for row in one["rows"] if last[row["split"]] == one["name"]]
+
+
+def _setting(separation, row):
+    """What a row's values depend on, beside its split: the q value alone depends on the other rows."""
+    _, rho, tau, p = separation["splits"][row["split"]]
+    return rho, tau, p, separation["validation_sha256"], separation["training_sha256"]

@@ -159,12 +159,12 @@ def vector():
 
 
 class TwoHeads(nn.Module):
-    """Two classifiers, as distilled networks have them."""
+    """Two classifiers with a BatchNorm each, as some distilled networks have them."""
 
     def __init__(self):
         super().__init__()
         self.stem, self.last = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(8, 12)
-        self.head, self.distilled = nn.Linear(12, 4), nn.Linear(12, 4)
+        self.head, self.distilled = (nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 4)) for _ in range(2))
 
     def forward(self, x):
         x = self.last(self.stem(x).flatten(2).transpose(1, 2)).relu().mean(1)

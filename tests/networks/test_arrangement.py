@@ -65,6 +65,35 @@ def test_windows_are_put_back_in_the_order_of_tokens_in_a_row(changed):
     assert layer.places().tolist() == [pytest.approx(place) for place in window_places(3, 1)]
 
 
+class Unroll(nn.Module):
+    """Quarters of a map of 6x6 one behind the other."""
+
+    def forward(self, x):
+        return x.unflatten(1, (2, 3, 2, 3)).transpose(2, 3).flatten(1, 4)
+
+
+class EmbeddedAndUnrolled(nn.Module):
+    """With position embeddings: no module sees the tokens as they were when they were a map."""
+
+    def __init__(self):
+        super().__init__()
+        self.unroll = Unroll()
+
+    def forward(self, x):
+        return self.unroll(x.flatten(1, 2) + torch.linspace(0, 1, 36)[:, None])
+
+
+def test_tokens_that_a_module_has_put_in_another_order_are_followed_or_in_no_known_one():
+    def order(*modules):
+        return opened(lambda: OverTokens(nn.Sequential(*modules)).eval(), "last", 12).arrangement.order
+
+    quarters = Unroll()(torch.arange(36)[None, :, None]).flatten().tolist()
+    assert order(nn.Flatten(1, 2), nn.Tanh()).tolist() == [*range(36)]
+    assert order(nn.Flatten(1, 2), Unroll(), nn.Tanh()).tolist() == quarters
+    assert order(nn.Flatten(1, 2), nn.LayerNorm(5), nn.Identity(), Unroll(), nn.LayerNorm(5)).tolist() == quarters
+    assert order(EmbeddedAndUnrolled(), nn.LayerNorm(5)) is None
+
+
 class WithClassTokens(OverTokens):
     """Tokens that no image changes in front of, among and behind the others, then something that mixes all of them."""
 

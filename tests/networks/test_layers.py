@@ -141,6 +141,13 @@ def test_a_last_layer_nobody_means_is_refused_unless_named(make, name, what, ins
     assert find_layer(network, named, 32).name == named
 
 
+def test_a_layer_that_a_normalisation_follows_is_no_classifier():
+    behind = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), *behind, nn.LayerNorm(6)).eval()
+    assert find_layer(network, "last_linear", 8).name == "5"
+    assert find_layer(network[:-1], "last_linear", 8).name == "3"  # its six channels lead into the six logits
+
+
 def test_a_network_without_a_linear_layer_says_so():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(UserError, match="no linear layer: name a layer with --layer_of_interest"):

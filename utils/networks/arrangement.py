@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from utils.errors import UserError
-from utils.networks.tracing import Trace
+from utils.networks.tracing import Trace, digests
 
 
 @dataclass
@@ -31,10 +31,11 @@ class Arrangement:
 def arrangement_of(network, name, traced):
     """The Arrangement of the input of a layer over tokens, ``[B, ..., C_in]`` or ``[B * windows, ..., C_in]``.
 
-    One token an image is a vector and lies nowhere. As many tokens as a map has places are a grid, row by row; if there
-    are more, those that are equal for all images where the network first makes so many lie nowhere (class tokens,
-    registers). Others, and what has two dimensions of tokens, are looked for: where each of an image's tokens equals
-    one of the map that the network had made last, bit for bit, that is where it lies.
+    One token an image is a vector and lies nowhere. As many tokens as a map has places are a grid, row by row, unless a
+    module has put tokens in another order; if there are more, those that are equal for all images where the network
+    first makes so many lie nowhere (class tokens, registers). Others, and what has two dimensions of tokens, are looked
+    for: where each of an image's tokens equals one of the map that the network had made last, bit for bit, that is
+    where it lies.
 
     Parameters
     ----------
@@ -58,16 +59,16 @@ def arrangement_of(network, name, traced):
     found = Arrangement(windows, windows * math.prod(inner))
     if found.positions == 1:
         return found
-    if windows == 1 and len(inner) == 1 and _lay_out(found, sizes, torch.arange(found.positions)):
-        return found
+    if windows == 1 and len(inner) == 1 and traced.is_in_order(name):
+        for inside in (torch.arange(found.positions), traced.differ[found.positions].nonzero().flatten()):
+            if _lay_out(found, sizes, inside):
+                return found
     search = _Search(traced, name, sizes, (_Search.IMAGES * windows, *inner))
     search.run(network)
     if search.order is not None:
         found.order, found.map_size = search.order, search.map_size
     elif windows == 1 and inner in sizes:
         found.order, found.map_size = torch.arange(found.positions), inner
-    elif windows == 1 and len(inner) == 1 and search.differ is not None:
-        _lay_out(found, sizes, search.differ.nonzero().flatten())
     return found
 
 
@@ -109,8 +110,7 @@ class _Search:
 
     Three images, of which the first and the last are equal: so it shows whether what belongs to an image lies together.
     Tokens may have been changed between the rearrangement and the layer. So any input or output of a module that has
-    the form of the layer's input is compared; what is found holds until the network is back at a map. ``differ`` [N]
-    says of which tokens the first one of that form, ``[B, N, C]``, has not the same for all images.
+    the form of the layer's input is compared; what is found holds until the network is back at a map.
     """
 
     IMAGES = 3
@@ -120,7 +120,7 @@ class _Search:
         size = traced.image_size
         noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
         self._images = torch.stack([torch.zeros_like(noise), noise, torch.zeros_like(noise)])
-        self._maps, self.order, self.map_size, self.differ = [], None, None, None
+        self._maps, self._last, self.order, self.map_size = [], None, None, None
 
     def run(self, network):
         """Look for ``order`` and ``map_size``; UserError where the layer's input is not in order of the images."""
@@ -152,13 +152,9 @@ class _Search:
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.ndim < 2:
             return
         if tuple(x.shape[:-1]) == self.form:
-            if self.differ is None and x.ndim == 3:
-                self.differ = (x[0] != x[1]).any(-1)
-                if any(math.prod(size) == self.differ.sum() for size in self._sizes):
-                    raise _Reached  # this is all there is to know
             self._compare(x.unflatten(0, (self.IMAGES, -1))[1].flatten(0, -2))
         elif x.shape[0] == self.IMAGES and (maps := list(self._as_maps(x[1]))):
-            self._maps, self.order = maps, None
+            self._maps, self._last, self.order = maps, None, None
 
     def _as_maps(self, x):
         """What a tensor of one image can be as a map: its size, and its tokens [places, C]."""
@@ -170,19 +166,19 @@ class _Search:
             yield from ((size, x.clone()) for size in self._sizes if math.prod(size) == len(x))
 
     def _compare(self, tokens):
-        """Take the order if every place of a map has exactly one of the tokens, and the others are padding."""
+        """Take the order if every place of a map has exactly one of the tokens, and the others are padding; else follow
+        tokens that were put in another order."""
+        own, last = digests(tokens), self._last
+        self._last = own
+        if last is not None and self.order is not None and torch.equal(own.sort().values, last.sort().values):
+            known, before = last.sort()
+            self.order = self.order[before[torch.searchsorted(known, own)]]
         for size, places in self._maps:
             if places.shape[1] != tokens.shape[1] or len(places) > len(tokens):
                 continue
-            own, (known, order) = _digests(tokens), _digests(places).sort()
+            known, order = digests(places).sort()
             at = torch.searchsorted(known, own).clamp(max=len(known) - 1)
             found = order[at].where(known[at] == own, -1)
             inside = found >= 0
             if inside.sum() == len(known) == len(found[inside].unique()) and len(own[~inside].unique()) <= 1:
                 self.order, self.map_size = found, size
-
-
-def _digests(tokens):
-    """A number for each token [n, C], equal for equal bits."""
-    factors = torch.randint(2**62, (tokens.shape[1],), generator=torch.Generator().manual_seed(0))
-    return (tokens.contiguous().view(torch.int32).long() * (2 * factors + 1)).sum(1)

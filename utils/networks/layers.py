@@ -12,7 +12,7 @@ LAST = {"last_conv": Convolution, "last_linear": Linear}
 
 
 def find_layer(network, name, image_size):
-    """Find the layer of interest by running black images through ``network``.
+    """Find the layer of interest by running two images through ``network``.
 
     Parameters
     ----------
@@ -73,12 +73,16 @@ def _last(kind, modules, traced):
 
 
 def _classifiers(modules, traced):
-    """The last module with weights if it makes the logits, and others like it right before (of several heads)."""
-    names, found = traced.with_weights(modules), []
-    for name in reversed(names):
-        weight = modules[name].weight if isinstance(modules[name], tuple(kind.module_type for kind in KINDS)) else None
-        shape = None if weight is None else weight.shape
-        if shape is None or shape[0] != traced.num_outputs or (found and modules[found[0]].weight.shape != shape):
+    """The last module with weights if it is a layer that makes the logits, and layers before it that make as many and
+    do not lead into it: further heads."""
+    kinds, found = tuple(kind.module_type for kind in KINDS), []
+    for name in reversed(traced.with_weights(modules)):
+        if not isinstance(modules[name], kinds):
+            if found:
+                continue  # a normalisation between heads
+            break
+        shape, behind = modules[name].weight.shape, [modules[one].weight.shape for one in found]
+        if shape[0] != traced.num_outputs or any(len(one) != len(shape) or one[1] == shape[0] for one in behind):
             break
         found.append(name)
     return found

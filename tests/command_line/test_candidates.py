@@ -47,7 +47,7 @@ def test_splits_equal_those_of_single_runs_and_each_image_is_read_once(copy):
     assert result.stdout.count("<- chosen") == 4
     assert result.stdout.count("merged channel against the original") == 4
     assert "next: python get_results.py" in result.stdout
-    assert result.stdout.strip().endswith("--candidates pairs.txt")
+    assert result.stdout.strip().endswith("--candidates pairs.txt --split_by arv")
 
 
 def test_results_equal_those_of_single_runs_and_each_image_is_read_once(copy):

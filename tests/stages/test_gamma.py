@@ -124,7 +124,7 @@ def test_of_many_pairs_a_sample_of_each_range_stands_for_all_in_it(opened, monke
     _, _, found = opened
     monkeypatch.setattr(stage, "MOST_PAIRS", len(stage.GAMMAS))  # one of each range
     seen = []
-    monkeypatch.setattr(stage, "_clean", lambda *given: (seen.append(given[1:]), np.array([True, False]))[1])
+    monkeypatch.setattr(stage, "clean_split", lambda *given: (seen.append(given[1:]), np.array([True, False]))[1])
     shares = stage._clean_pairs(found)
     cosines = {row[:3]: row[3] for row in found.pairs.rows()}
     ranges = []

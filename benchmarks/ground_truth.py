@@ -22,8 +22,8 @@ from tqdm import tqdm
 from examples.demo.network import TRANSFORM
 from examples.demo.pictures import write_pictures
 from examples.demo.training import read_pictures, train
-from utils.method.disentangling import Concept, Split, merge
-from utils.method.evaluation import auroc, spatial_sums, summarise
+from utils.method.disentangling import Concept, Split, merge, spatial_sums
+from utils.method.evaluation import auroc, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
 from utils.method.polysemanticity import (
     ClassMeans,

@@ -18,8 +18,8 @@ from examples.demo.training import accuracy, read_pictures, save_weights, train
 from utils.command_line import flags
 from utils.command_line.run import run
 from utils.errors import UserError
-from utils.method.disentangling import merge
-from utils.method.evaluation import spatial_sums, summarise
+from utils.method.disentangling import merge, spatial_sums
+from utils.method.evaluation import summarise
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.networks.recording import Recorder

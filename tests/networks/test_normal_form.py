@@ -12,8 +12,8 @@ import torch
 
 from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
 from tests.method.test_disentangling import objective_loop
-from utils.method.disentangling import RHOS, Concept, Split, merge, split_sources
-from utils.method.evaluation import fractions_of_original, spatial_sums
+from utils.method.disentangling import RHOS, Concept, Split, merge, spatial_sums, split_sources
+from utils.method.evaluation import fractions_of_original
 from utils.method.importance import (
     attribution_shares,
     channel_importances,

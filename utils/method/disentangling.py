@@ -143,3 +143,22 @@ def merge(channels, dim):
     num_concepts = channels.shape[dim] - 1
     disentangled = channels.narrow(dim, 0, num_concepts).sum(dim)
     return disentangled - (num_concepts - 1) * channels.select(dim, num_concepts)
+
+
+def spatial_sums(rows, biases, tap_sums, positions):
+    """Spatial sums of the channels that ``rows`` are, from the tap sums of the layer's input.
+
+    Parameters
+    ----------
+    rows : Tensor [R, C_in, taps], float64
+    biases : Tensor [R] or None
+    tap_sums : Tensor [B, C_in, taps], float64
+    positions : int
+        Number of positions of the layer's output.
+
+    Returns
+    -------
+    Tensor [B, R], float64
+    """
+    sums = torch.einsum("bit,kit->bk", tap_sums, rows)
+    return sums if biases is None else sums + biases.double() * positions

@@ -3,30 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import gaussian_kde, mannwhitneyu
 
 CLEAN_OWN, CLEAN_OTHER = 0.8, 0.2
 OVERSHOOTING = -0.25, 1.25
-
-
-def spatial_sums(rows, biases, tap_sums, positions):
-    """Spatial sums of the channels that ``rows`` are, from the tap sums of the layer's input.
-
-    Parameters
-    ----------
-    rows : Tensor [R, C_in, taps], float64
-    biases : Tensor [R] or None
-    tap_sums : Tensor [B, C_in, taps], float64
-    positions : int
-        Number of positions of the layer's output.
-
-    Returns
-    -------
-    Tensor [B, R], float64
-    """
-    sums = torch.einsum("bit,kit->bk", tap_sums, rows)
-    return sums if biases is None else sums + biases.double() * positions
 
 
 def fractions_of_original(original, sums):

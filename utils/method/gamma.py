@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 
-from utils.method.disentangling import disentangled_rows, merge, shares_of_owners, split_sources
-from utils.method.evaluation import CLEAN_OTHER, CLEAN_OWN, fractions_of_original, spatial_sums
+from utils.method.disentangling import disentangled_rows, merge, shares_of_owners, spatial_sums, split_sources
+from utils.method.evaluation import CLEAN_OTHER, CLEAN_OWN, fractions_of_original
 from utils.method.polysemanticity import averaged_relevance_vectors
 
 STEPS = 10  # of k-means, all of which it takes

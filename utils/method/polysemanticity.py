@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from utils.method.evaluation import spatial_sums
+from utils.method.disentangling import spatial_sums
 from utils.method.importance import relevant_in_images
 
 

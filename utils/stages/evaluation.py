@@ -8,8 +8,7 @@ import torch
 
 from utils.errors import UserError
 from utils.images.batches import ImageFiles
-from utils.method.disentangling import merge
-from utils.method.evaluation import spatial_sums
+from utils.method.disentangling import merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic

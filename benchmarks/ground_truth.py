@@ -1,6 +1,7 @@
 """Does the method work? Splits of channels whose concepts are known, for every way of choosing rho.
 
     python -m benchmarks.ground_truth
+    python -m benchmarks.ground_truth --network vit     a small vision transformer, split in a linear layer over tokens
 
 On the pictures of the demonstration each class is one known concept, so there is a right answer. For networks trained
 from several seeds, every gamma-polysemantic pair (tau 0.03, p 0.75, gamma 0.5, negative cosines too) is split in both
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from examples.demo.network import TRANSFORM
-from examples.demo.pictures import write_pictures
-from examples.demo.training import read_pictures, train
+from benchmarks.small_vit import SmallViT
+from examples.demo.network import TRANSFORM, DemoNetwork
+from examples.demo.pictures import SIZE, write_pictures
+from examples.demo.training import EPOCHS, read_pictures, train
 from utils.method.disentangling import Concept, Split, merge, spatial_sums
 from utils.method.evaluation import auroc, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
@@ -33,19 +35,19 @@ from utils.method.polysemanticity import (
     gamma_polysemantic,
 )
 from utils.method.rho import OBJECTIVES, RhoSearch
-from utils.networks.layers import layer_of
+from utils.networks.layers import find_layer
 from utils.networks.recording import Recorder
 
 TAU, P, GAMMA = 0.03, 0.75, 0.5
 BANDS = ((-1.0, 0.1), (0.1, 0.3), (0.3, 0.5))
 WAYS = (*OBJECTIVES, "rho = 1")
+NETWORKS = {"cnn": (DemoNetwork, EPOCHS), "vit": (SmallViT, 60)}  # and how many epochs each is trained for
 FIGURES = ("measured", "clean of all", "clean of measured", "AUROC", "AUROC original", "own", "other")
 
 
-def record_layer(network, pictures):
+def record_layer(network, layer, pictures):
     """Everything the method needs of a set of pictures, which here fits into memory."""
     pixels, targets = pictures
-    layer = layer_of("last", network.last)
     pieces = defaultdict(list)
     for batch, own in zip(pixels.split(256), targets.split(256), strict=True):
         images = TRANSFORM.normalise(batch, torch.device("cpu"))
@@ -64,9 +66,9 @@ def record_layer(network, pictures):
     return {name: torch.cat(values) for name, values in pieces.items()} | {"targets": targets}
 
 
-def find_pairs(network, training):
+def find_pairs(layer, training):
     """All gamma-polysemantic pairs, and the class means of the input sums."""
-    weight = layer_of("last", network.last).weight
+    weight = layer.weight
     num_classes, labels = len(training["targets"].unique()), (training["targets"], training["predictions"])
     counts, statistics = RelevantCounts(TAU, num_classes, len(weight)), ClassMeans(num_classes, *weight.shape[1:])
     counts.add(training["relative"], training["positive_sums"], *labels)
@@ -76,9 +78,8 @@ def find_pairs(network, training):
     return list(pairs[gamma_polysemantic(pairs.cosine, GAMMA)].rows()), means
 
 
-def split_every_way(network, training, channel, concepts, means):
+def split_every_way(layer, training, channel, concepts, means):
     """A Split of the channel for each of WAYS."""
-    layer = layer_of("last", network.last)
     weight = layer.weight[channel]
     arvs = averaged_relevance_vectors(weight, means[list(concepts)])
     search = RhoSearch(weight, None, arvs)
@@ -136,18 +137,20 @@ def evaluate(split, validation):
     )
 
 
-def run_seed(seed, pictures, sparsity):
+def run_seed(seed, pictures, sparsity, network):
     """FIGURES of every pair: {(band, order, way): array [pairs, 7]}, and the chosen rho of each way."""
-    network = train(pictures, seed, sparsity).requires_grad_(False)
-    training, validation = (record_layer(network, read_pictures(pictures / part)) for part in ("train", "val"))
-    pairs, means = find_pairs(network, training)
+    make, epochs = NETWORKS[network]
+    network = train(pictures, seed, sparsity, make, epochs).requires_grad_(False)
+    layer = find_layer(network, "last", SIZE)
+    training, validation = (record_layer(network, layer, read_pictures(pictures / part)) for part in ("train", "val"))
+    pairs, means = find_pairs(layer, training)
     correct = (validation["predictions"] == validation["targets"]).float().mean().item()
     print(f"seed {seed}: {correct:.1%} of the validation pictures correct, {len(pairs)} pairs", flush=True)
     figures, rhos = defaultdict(list), defaultdict(list)
     for channel, class1, class2, cosine in tqdm(pairs, f"splitting, seed {seed}", unit=" pairs"):
         band = next(band for band in BANDS if band[0] <= cosine < band[1])
         for order, concepts in enumerate(((class1, class2), (class2, class1))):
-            for way, split in split_every_way(network, training, channel, concepts, means):
+            for way, split in split_every_way(layer, training, channel, concepts, means):
                 figures[band, order, way].append(evaluate(split, validation))
                 rhos[way].append(split.rho)
     return {key: np.array(values) for key, values in figures.items()}, rhos
@@ -175,10 +178,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, default=Path("demo_output/pictures"), help="drawn if missing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--network", choices=NETWORKS, default="cnn", help="whose layer is split (cnn)")
     parser.add_argument("--sparsity", type=float, default=0.05, help="weight of the activation penalty in training")
     args = parser.parse_args()
     write_pictures(args.pictures)
-    results = [run_seed(seed, args.pictures, args.sparsity) for seed in args.seeds]
+    results = [run_seed(seed, args.pictures, args.sparsity, args.network) for seed in args.seeds]
     seeds = [figures for figures, _ in results]
     print_table(seeds, [(way, list(itertools.product(BANDS, (0, 1), [way]))) for way in WAYS])
     for way in WAYS:

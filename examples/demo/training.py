@@ -46,15 +46,15 @@ def augment(pixels, generator):
     return TRANSFORM.normalise(pixels, torch.device("cpu"))
 
 
-def train(folder, seed=0, sparsity=SPARSITY):
-    """Train the network from nothing on ``folder/train``; return it in evaluation mode.
+def train(folder, seed=0, sparsity=SPARSITY, make=DemoNetwork, epochs=EPOCHS):
+    """Train a network from nothing on ``folder/train``; return it in evaluation mode.
 
     The loss is cross-entropy and, ramped up over the first 40 % of training, ``sparsity`` times what enters the last
-    convolution (mean over images of the sum over channels of the spatial mean). Where few inputs are active for a
-    class, the classes of a channel use different ones.
+    layer, the output of ``expand`` (mean over images of the sum over channels of the mean over positions). Where few
+    inputs are active for a class, the classes of a channel use different ones.
     """
     with _own_arithmetic(seed):
-        return _trained(Path(folder) / "train", seed, sparsity)
+        return _trained(Path(folder) / "train", seed, sparsity, make, epochs)
 
 
 @contextmanager
@@ -72,20 +72,21 @@ def _own_arithmetic(seed):
             torch.set_flush_denormal(flushed)
 
 
-def _trained(folder, seed, sparsity):
+def _trained(folder, seed, sparsity, make, epochs):
     generator = torch.Generator().manual_seed(seed)
     pixels, targets = read_pictures(folder)
-    network = DemoNetwork().to(memory_format=torch.channels_last)
+    network = make().to(memory_format=torch.channels_last)
     entering = []
     network.expand.register_forward_hook(lambda _, __, output: entering.append(output))
-    steps = EPOCHS * (len(pixels) // BATCH_SIZE)
+    steps = epochs * (len(pixels) // BATCH_SIZE)
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2)
-    order = torch.cat([torch.randperm(len(pixels), generator=generator) for _ in range(EPOCHS)])
+    order = torch.cat([torch.randperm(len(pixels), generator=generator) for _ in range(epochs)])
     for step in tqdm(range(steps), f"training, seed {seed}", unit=" steps"):
         batch = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
         logits = network(augment(pixels[batch], generator))
-        active = entering.pop().mean((2, 3)).sum(1).mean()
+        entered = entering.pop()  # channels, or tokens, come after the images
+        active = (entered.mean((2, 3)) if entered.ndim == 4 else entered.mean(1)).sum(1).mean()
         loss = nn.functional.cross_entropy(logits, targets[batch]) + sparsity * min(1, step / (0.4 * steps)) * active
         optimiser.zero_grad()
         loss.backward()

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.store.helpers import TRANSFORM, split_file
 from utils.errors import UserError
-from utils.store.effects import EFFECT_FORMAT, Effects
+from utils.store.effects import Effects
 from utils.store.splits import write_split
 
 
@@ -88,7 +88,7 @@ def test_other_weights_under_one_name_are_refused(tmp_path):
 def test_an_effect_of_another_version_is_refused_and_made_anew(tmp_path):
     effects = effects_of(tmp_path, effect())
     path = effects.path(effect())
-    path.write_text(path.read_text().replace(f'"format": {EFFECT_FORMAT}', '"format": 1'))
+    path.write_text(path.read_text().replace(f'"format": {Effects.version}', '"format": 1'))
     assert json.loads(path.read_text())["format"] == 1 and effects.find(effect()) is None
     with pytest.raises(UserError, match=r"mean.json.*get_results.py --get_effect again"):
         effects.read_all()

@@ -9,7 +9,7 @@ from tests.store.helpers import split_file
 from utils.errors import UserError
 from utils.report import result_files, result_tables
 from utils.store.files import write_json
-from utils.store.results import RESULT_FORMAT, Results
+from utils.store.results import Results
 from utils.store.splits import write_split
 
 
@@ -106,7 +106,7 @@ def test_what_is_there_and_equal_is_found_and_everything_else_is_not(tmp_path):
     assert results.find(known) is None
 
 
-@pytest.mark.parametrize("version", [None, 2, RESULT_FORMAT + 1])
+@pytest.mark.parametrize("version", [None, 2, Results.version + 1])
 def test_results_of_another_version_are_one_line(tmp_path, version):
     path = results_of(tmp_path).path(pair(3))
     write_json(path, {**pair(3), "format": version})

@@ -10,7 +10,7 @@ from torch import nn
 from tests.store.helpers import split_file
 from utils.errors import UserError
 from utils.store.files import write_json
-from utils.store.separations import SEPARATION_FORMAT, VALUES, Separations, newest_rows
+from utils.store.separations import VALUES, Separations, newest_rows
 from utils.store.splits import write_split
 
 
@@ -60,7 +60,7 @@ def test_a_separation_is_read_as_it_was_and_nothing_in_its_file_is_nan(tmp_path)
 
     json.loads(path.read_text(), parse_constant=refuse)
     (found,) = separations.read_all()
-    assert found.pop("format") == SEPARATION_FORMAT
+    assert found.pop("format") == Separations.version
     assert found["evaluation"] > given["evaluation"]
     assert str({**found, "evaluation": 1}) == str(given)  # nan equals nan
     assert separations.stale == separations.unchecked == []
@@ -73,7 +73,7 @@ def test_what_is_there_and_equal_is_found(tmp_path):
     assert separations.find(known)["images"] == 400
     assert separations.find({**known, "irrelevant": 200}) is None
     assert separations.find({**known, "name": "other"}) is None
-    separations.path("net_pairs").write_text("{")
+    separations.path({"name": "net_pairs"}).write_text("{")
     assert separations.find(known) is None
 
 
@@ -153,8 +153,8 @@ def test_other_weights_under_one_name_are_refused(tmp_path):
 )
 def test_what_cannot_be_a_separation_is_refused_and_named(tmp_path, changes, message):
     separations = Separations(tmp_path, tmp_path)
-    content = {"format": SEPARATION_FORMAT, **separation(), "evaluation": 1, **changes}
-    write_json(separations.path("net_pairs"), content)
+    content = {"format": Separations.version, **separation(), "evaluation": 1, **changes}
+    write_json(separations.path({"name": "net_pairs"}), content)
     with pytest.raises(
         UserError, match=rf"net_pairs.json.*{message}.*delete it and run get_results.py --get_separation"
     ):

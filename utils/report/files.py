@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.store.files import write_bytes
-from utils.store.results import split_at
+from utils.store.measurements import split_at
 
 
 def plot_path(output_dir, result, what):

@@ -1,20 +1,10 @@
 """Separation: what stage 4 has measured of many splits against all validation images, one file for each run of it."""
 
-import time
-from dataclasses import dataclass, field
 from math import isnan, nan
-from pathlib import Path
 
-from utils.errors import UserError
-from utils.store.files import damage_is_one_line, read_json, write_json
-from utils.store.results import split_digest
+from utils.store.files import damage_is_one_line
+from utils.store.measurements import Measurements
 
-SEPARATION_FORMAT = 2
-AGAIN = "delete it and run get_results.py --get_separation again"
-NEEDED = {
-    *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256", "training_sha256"),
-    *("images", "draws", "irrelevant", "splits", "rows", "evaluation"),
-}
 KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
 DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
 # What was measured of a concept, and cannot be where it is NaN
@@ -25,37 +15,37 @@ VALUES = (
 )
 
 
-@dataclass
-class Separations:
+class Separations(Measurements):
     """``results_quantitative/separation/``: one JSON for each run and candidates file, or split named by flags.
 
     A separation is a dictionary: ``name``, its file's; what was measured and how; ``splits``, digest, rho, tau and p
-    of each split by its stem; ``rows``, of ``stages.separation.separate``.
-
-    ``model_dir`` is where the splits are. ``stale`` names splits that have changed since, whose rows are left out;
-    ``unchecked`` those that were not found.
+    of each split by its stem; ``rows``, of ``stages.separation.separate``. ``stale`` and ``unchecked`` name splits.
     """
 
-    output_dir: Path
-    model_dir: Path
-    stale: list = field(default_factory=list)
-    unchecked: list = field(default_factory=list)
+    kind, word, version = "separation", "separation", 2
+    again = "delete it and run get_results.py --get_separation again"
+    needed = frozenset(
+        (
+            *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256"),
+            *("training_sha256", "images", "draws", "irrelevant", "splits", "rows", "evaluation"),
+        )
+    )
 
-    def __post_init__(self):
-        self.folder = Path(self.output_dir) / "results_quantitative"
+    def name(self, entry):
+        return entry["name"]
 
-    def path(self, name):
-        return self.folder / "separation" / f"{name}.json"
-
-    def state(self):
-        """What is there, to tell later whether it has changed: names and times of the files."""
-        entries = [(path.name, path.stat().st_mtime_ns) for path in (self.folder / "separation").glob("*.json")]
-        return sorted(entries)
+    def read(self, path):
+        found = super().read(path)
+        with damage_is_one_line(path, self.again):
+            for row in found["rows"]:
+                row |= {name: nan if row[name] is None else row[name] for name in VALUES}
+                row |= {name: [nan if one is None else one for one in row[name]] for name in DRAWS}
+        return found
 
     def read_all(self):
         """All separations, without the rows of splits that have changed; one of which no row is left is left out."""
-        found = [self._read(path) for path in sorted((self.folder / "separation").glob("*.json"))]
-        now = {split: split_digest(self.model_dir, split) for one in found for split in one["splits"]}
+        found = [self.read(path) for path in self.paths()]
+        now = {split: self.split_digest(split) for one in found for split in one["splits"]}
         self.unchecked = sorted(split for split in now if now[split] is None)
         stale = set()
         for one in found:
@@ -65,46 +55,14 @@ class Separations:
         self.stale = sorted(stale)
         return [one for one in found if one["rows"]]
 
-    def _read(self, path):
-        found = read_json(path, AGAIN)
-        if found.get("format") != SEPARATION_FORMAT:
-            raise UserError(f"{path} is of another version of this program: {AGAIN}")
-        with damage_is_one_line(path, AGAIN):
-            if missing := NEEDED - set(found):
-                raise ValueError(f"it has no {', '.join(sorted(missing))}")
-            if self.path(found["name"]) != path:
-                raise ValueError(f"it is the separation of {found['name']}")
-            for row in found["rows"]:
-                row |= {name: nan if row[name] is None else row[name] for name in VALUES}
-                row |= {name: [nan if one is None else one for one in row[name]] for name in DRAWS}
-        return found
-
-    def check(self, run, weights_sha256):
-        """Refuse to mix separations of different weights under one RUN."""
-        if any(one["run"] == run and one["weights_sha256"] != weights_sha256 for one in self.read_all()):
-            raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
-
-    def find(self, known):
-        """The separation that is there and equal in all that is known before measuring, or None."""
-        path = self.path(known["name"])
-        if not path.is_file():
-            return None
-        try:
-            found = self._read(path)
-        except UserError:  # damaged or of another version: it is made anew
-            return None
-        return found if all(found.get(name) == value for name, value in known.items()) else None
-
     def make_newest(self, found):
         """Write a separation that is there again where, for one of its splits, another rho or setting counts."""
         count = {row["split"]: _setting(one, row) for one, row in newest_rows(self.read_all())}
         if any(count[row["split"]] != _setting(found, row) for row in found["rows"] if row["split"] in count):
             self.write(found)
 
-    def write(self, found):
-        """Write a separation; ``evaluation`` is the time, in nanoseconds."""
-        content = {"format": SEPARATION_FORMAT, **found, "evaluation": time.time_ns()}
-        write_json(self.path(found["name"]), _without_nan(content))
+    def write(self, entry):
+        super().write(_without_nan(entry))
 
 
 def _without_nan(value):

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from benchmarks.ground_truth import evaluate, find_pairs, record_layer, split_every_way
-from examples.demo.network import DemoNetwork, demo_network
-from examples.demo.pictures import CONCEPTS, draw, write_pictures
+from benchmarks.small_vit import SmallViT
+from examples.demo.network import TRANSFORM, DemoNetwork, demo_network
+from examples.demo.pictures import CONCEPTS, SIZE, draw, write_pictures
 from examples.demo.training import augment, read_pictures, save_weights, train
 from tests.conftest import ROOT, python
+from utils.networks.layers import find_layer
+from utils.networks.splitting import with_splits
 
 STORED = Path(__file__).with_name("demo_pictures.npz")
 
@@ -56,7 +59,8 @@ def test_pictures_that_are_there_are_left_alone(pictures):
 
 def test_the_committed_weights_classify_the_pictures(pictures):
     pixels, targets = read_pictures(pictures / "val")
-    record = record_layer(demo_network().eval().requires_grad_(False), (pixels, targets))
+    network = demo_network().eval().requires_grad_(False)
+    record = record_layer(network, find_layer(network, "last", SIZE), (pixels, targets))
     assert (record["predictions"] == targets).float().mean() > 0.95
 
 
@@ -80,13 +84,12 @@ def arithmetic():
 
 
 def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("examples.demo.training.EPOCHS", 10)
     monkeypatch.setattr("examples.demo.training.THREADS", 1)  # the other core is another test's
     torch.manual_seed(0)
     pixels, targets = read_pictures(pictures / "train")
     untrained = DemoNetwork().eval().requires_grad_(False)
     before = arithmetic()
-    network = train(pictures)
+    network = train(pictures, epochs=10)
     assert arithmetic() == before and before[1] > 0
     assert not network.expand._forward_hooks
     losses = []
@@ -99,14 +102,30 @@ def test_training_learns_and_its_weights_can_be_read(pictures, tmp_path, monkeyp
     torch.testing.assert_close(demo_network().last.weight, network.last.weight, rtol=1e-3, atol=1e-4)
 
 
+def test_a_small_transformer_is_split_in_a_linear_layer_over_tokens(pictures):
+    """An untrained one: its tokens lie in a grid, and a split of it changes nothing."""
+    torch.manual_seed(0)
+    network = SmallViT().eval().requires_grad_(False)
+    layer = find_layer(network, "last", SIZE)
+    assert (layer.kind, layer.map_size, layer.num_positions) == ("linear layer", (8, 8), 64)
+    pixels, targets = read_pictures(pictures / "val")
+    record = record_layer(network, layer, (pixels[:8], targets[:8]))
+    means = record["input_sums"].double().view(2, 4, 96, 1).mean(1)
+    images = TRANSFORM.normalise(pixels[:8], torch.device("cpu"))
+    for _, split in split_every_way(layer, {**record, "targets": torch.arange(8) // 4}, 3, (0, 1), means):
+        changed = with_splits(network, "last", [split])
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-4, atol=1e-6)
+
+
 def test_splits_are_right_where_the_right_answer_is_known(pictures):
     network = demo_network().eval().requires_grad_(False)
-    training, validation = (record_layer(network, read_pictures(pictures / part)) for part in ("train", "val"))
-    pairs, means = find_pairs(network, training)
+    layer = find_layer(network, "last", SIZE)
+    training, validation = (record_layer(network, layer, read_pictures(pictures / part)) for part in ("train", "val"))
+    pairs, means = find_pairs(layer, training)
     assert len(pairs) > 200
     figures = []
     for channel, class1, class2, _ in pairs[::-1][:60]:  # of lowest cosine
-        ways = dict(split_every_way(network, training, channel, (class1, class2), means))
+        ways = dict(split_every_way(layer, training, channel, (class1, class2), means))
         figures.append(evaluate(ways["positive"], validation))
     measured, clean_of_all, clean, separation, original, own, other = np.nanmean(figures, axis=0)
     assert len(figures) == 60

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from utils.method.references import mean_with_interval
-from utils.store.files import write_bytes
+from utils.report.tables import aligned, write_settled
 
 LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
 SHOWN = 10  # splits that are printed
@@ -83,9 +83,7 @@ def table(rows):
         numbers = [_number(row[name]) for name in (*(f"logit_{one}" for one in LOGITS), *SHARES)]
         cells.append([str(row["channel"]), name.replace("|", "\\|"), str(row["images"]), *numbers])
         cells[-1] += [f"{row['images_of_shares']} of {row['images']}", *(_number(row[name]) for name in MARGINS)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return aligned(cells)
 
 
 def summary(rows):
@@ -160,18 +158,8 @@ def comma_separated(effects):
 
 
 def write_effect_tables(effects):
-    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``, as ``write_tables`` does: the paths.
-
-    Others may write at the same time: all is made again until nothing has changed meanwhile.
-    """
-    state = None
-    while state != effects.state():
-        state, found = effects.state(), effects.read_all()
-        paths = []
-        for name, text in (("effect.csv", comma_separated(found)), ("effect.md", document(found))):
-            write_bytes(effects.folder / name, text.encode())
-            paths.append(effects.folder / name)
-    return paths
+    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``: the paths."""
+    return write_settled(effects, {"effect.csv": comma_separated, "effect.md": document})
 
 
 def print_effects(measured, effects):

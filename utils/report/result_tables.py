@@ -19,6 +19,7 @@ from utils.method.evaluation import (
     separation,
     summarise,
 )
+from utils.report.tables import aligned
 
 
 def included_rows(images):
@@ -156,9 +157,7 @@ def markdown(table, shown=None):
     header += ["residual", "clean", "AUROC c'_k / c", "top-1"]
     rows = [*chain.from_iterable(own), *table.overall]
     cells = [header, *(_cells(row, len(table.results)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return aligned(cells)
 
 
 def _cells(row, num_results):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from utils.method.references import mean_with_interval
-from utils.store.files import write_bytes
+from utils.report.tables import aligned, write_settled
 from utils.store.separations import VALUES, newest_rows
 
 SHOWN = 40  # rows that are printed
@@ -172,9 +172,7 @@ def table(rows, columns=(*VALUES, *REACHED)):
         plain += [row["split_by"].replace("_", " ")] if several else []
         plain += [str(row["images"])]
         cells.append([*plain, *(_number(row[column]) for column in columns)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return aligned(cells)
 
 
 def _words(column):
@@ -212,18 +210,8 @@ def comma_separated(separations):
 
 
 def write_separation_tables(separations):
-    """Make ``separation.csv`` and ``separation.md`` anew from all ``Separations``, as ``write_tables`` does: the paths.
-
-    Others may write at the same time: all is made again until nothing has changed meanwhile.
-    """
-    state = None
-    while state != separations.state():
-        state, found = separations.state(), separations.read_all()
-        paths = []
-        for name, text in (("separation.csv", comma_separated(found)), ("separation.md", document(found))):
-            write_bytes(separations.folder / name, text.encode())
-            paths.append(separations.folder / name)
-    return paths
+    """Make ``separation.csv`` and ``separation.md`` anew from all ``Separations``: the paths."""
+    return write_settled(separations, {"separation.csv": comma_separated, "separation.md": document})
 
 
 def print_separation(separation, separations):

@@ -12,7 +12,8 @@ from utils.method.clustering import adjusted_rand_index, by_size, k_means, neare
 
 def squared_distances(points, labels):
     return sum(
-        float((points[labels == one] - points[labels == one].mean(0)).square().sum()) for one in labels.unique().tolist()
+        float((points[labels == one] - points[labels == one].mean(0)).square().sum())
+        for one in labels.unique().tolist()
     )
 
 

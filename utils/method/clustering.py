@@ -1,4 +1,4 @@
-"""Clusters of images: k-means with seeded restarts, how many there are by Ward's method, and how two divisions agree."""
+"""Clusters of images: k-means with seeded restarts, their number by Ward's method, and how two divisions agree."""
 
 import numpy as np
 import torch

@@ -57,25 +57,23 @@ def open_divider(args, network, layer, inputs):
 
 
 def layer_stem(args, maker):
-    """What the manifest of all splits is named after; None where only some of a candidates file's channels are made."""
+    """What the manifest of all splits is named after; None for one channel, or some of a candidates file's alone."""
     if args.concepts_from == "classes":
         return Path(args.candidates).stem if args.candidates and not args.channel_disentangle else None
-    which = (
-        Path(args.candidates).stem if args.candidates else "channels" if args.channel_disentangle else "all_channels"
-    )
-    chosen = "-".join(map(str, args.channel_disentangle or ()))
-    stem = "_".join(filter(None, [which, chosen, image_sets_name(maker.method.name, maker.method.settings())]))
+    channels = args.channel_disentangle or ()
+    if args.candidates is None and len(channels) == 1:
+        return None
+    which = Path(args.candidates).stem if args.candidates else "channels" if channels else "all_channels"
+    parts = [which, "-".join(map(str, channels)), image_sets_name(maker.method.name, maker.method.settings())]
+    stem = "_".join(filter(None, parts))
     return stem if len(stem) <= LONGEST_STEM else image_sets_name(maker.method.name, stem)
 
 
 def next_commands(args, splits, candidates, manifest):
     """What to run next, ready to paste; ``manifest`` is the path of the one of all splits, or None."""
     if args.concepts_from != "classes":
-        return [
-            flags.next_command(
-                "get_results.py", args, "--splits", *([manifest] if manifest else map(splits.path, candidates))
-            )
-        ]
+        paths = map(splits.path, candidates) if manifest is None else [manifest]
+        return [flags.next_command("get_results.py", args, "--splits", *paths)]
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
     selectors = splits.selectors(candidates)
     more += selectors + (flags.only_correct_flag(args) if "--rho_objective" not in selectors else [])

@@ -37,7 +37,7 @@ def print_split(split, members, network, layer):
         if concept.kind == "images":
             what = f", {len(concept.images)} training images"
         elif concept.kind == "background":
-            what = ", all training images" + (" of other classes, or a sample" if split.rho is None else "")
+            what = ", all training images" + (" but these, or a sample" if split.rho is None else "")
         print(f"concept {k}: {concept.name}{what}")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
     pairs = {(j, k): float(cosines[j, k]) for j in range(num_concepts) for k in range(j + 1, num_concepts)}

@@ -109,7 +109,7 @@ def main(args):
     found = {way: [] for way in WAYS}
     for channel, concepts in tqdm(channels, "channels"):
         candidate = maker.make(channel, concepts)
-        groups = [*(inputs.of_classes(concept) for concept in concepts), inputs.of_others(candidate.outputs)]
+        groups = [*map(inputs.of, candidate.own_concepts), inputs.of_others(candidate.own_concepts)]
         means = torch.stack([maker.mean_inputs[concept].mean(0) for concept in concepts])
         weight = candidate.weight.double()
         units = torch.stack([weight, weight[permutation(len(weight), "shares", channel, concepts)]])

@@ -11,9 +11,8 @@ from utils.method.clustering import adjusted_rand_index, by_size, k_means, neare
 
 
 def squared_distances(points, labels):
-    return sum(
-        float((points[labels == one] - points[labels == one].mean(0)).square().sum()) for one in labels.unique().tolist()
-    )
+    clusters = [points[labels == one] for one in labels.unique()]
+    return sum(float((cluster - cluster.mean(0)).square().sum()) for cluster in clusters)
 
 
 @pytest.mark.parametrize("number", [2, 3])

@@ -1,4 +1,4 @@
-"""Clusters of images: k-means with seeded restarts, how many there are by Ward's method, and how two divisions agree."""
+"""Clusters of images: k-means with seeded restarts, their number by Ward's method, and how two divisions agree."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from scipy.cluster.vq import ClusterError, kmeans2
 
 from utils.errors import UserError
 
-RESTARTS, ITERATIONS = 10, 100
+RESTARTS, ITERATIONS, MOST_STARTS = 10, 100, 100
 
 
 def k_means(features, number, restarts=RESTARTS):
@@ -47,7 +47,7 @@ def _one_k_means(points, number, seed):
     """Centroids, labels and the sum of squared distances of one start; one in which a cluster ran empty is begun
     anew."""
     generator = np.random.default_rng(seed)
-    while True:
+    for _ in range(MOST_STARTS):
         try:
             # equal points make a division by zero within k-means++, which then draws one of them
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -55,6 +55,7 @@ def _one_k_means(points, number, seed):
         except ClusterError:
             continue
         return centroids, labels, np.square(points - centroids[labels]).sum()
+    raise UserError(f"k-means finds no {number} clusters of {len(points)} images")
 
 
 def by_size(labels, number):

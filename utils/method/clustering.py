@@ -77,8 +77,8 @@ def number_below(merges, distance):
 
 
 def nearest(features, centroids):
-    """The nearest of centroids [K, F] to each of features [n, F]: LongTensor [n]."""
-    return torch.cdist(features.double(), centroids.double()).argmin(1)
+    """The nearest of centroids [..., K, F] to each of features [..., n, F]: LongTensor [..., n]."""
+    return torch.cdist(features.double(), centroids.double()).argmin(-1)
 
 
 def adjusted_rand_index(one, other):

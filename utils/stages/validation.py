@@ -195,6 +195,11 @@ class StoredValidation(ValidationImages):
 def require_finite(record, indices, images):
     """Raise a UserError that names an image for which the network gives NaN or infinite values."""
     values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
+    require_finite_values(values, indices, images)
+
+
+def require_finite_values(values, indices, images):
+    """The same, of tensors that have an equal part for each of the images at ``indices``."""
     finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
     if not finite.all():
         path = images.path(int(indices[~finite][0]))

@@ -67,7 +67,7 @@ def main(args):
     from utils.report.concepts_table import write_concepts
     from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
     from utils.stages.disentangling import images_in_turn, members_of, some_of_all
-    from utils.stages.least_squares import TrainingInputs
+    from utils.stages.least_squares import StoredInputs
     from utils.stages.proof import EqualityProof
     from utils.stages.split_writer import SplitWriter
     from utils.store.class_statistics import ClassStore
@@ -93,7 +93,7 @@ def main(args):
 
     class_store, background = ClassStore(args.store_dir, run, meta), flags.background_weight(args)
     labels = store.read_labels()
-    inputs = TrainingInputs(store, labels, only_correct)
+    inputs = StoredInputs(store, labels, only_correct)
     images = store.read_images(Path(args.data_dir) / "train").with_contents(labels.indices, labels.contents)
     maker = concept_opening.open_concepts(
         args, store, class_store, classes, labels, inputs, only_correct, channels, None

@@ -50,7 +50,7 @@ def _unlabelled_method(args, store):
 
 
 def open_divider(args, network, layer, inputs):
-    """What divides the inputs of stage 3's candidates; ``inputs`` are TrainingInputs."""
+    """What divides the inputs of stage 3's candidates; ``inputs`` are StoredInputs."""
     if args.split_by == "arv":
         return ByRho(network, layer, args.rho_objective or "positive", args.precision)
     return ByLeastSquares(inputs, flags.background_weight(args))

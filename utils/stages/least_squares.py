@@ -13,7 +13,7 @@ SAMPLE = 5_000  # images that everything else is judged by
 CHUNKS = 4  # that stay in memory
 
 
-class TrainingInputs:
+class StoredInputs:
     """Tap sums of the layer's input in training images, read from the chunks of a store as they are asked for.
 
     Parameters
@@ -79,7 +79,7 @@ class ByLeastSquares:
 
     Parameters
     ----------
-    inputs : TrainingInputs
+    inputs : StoredInputs
     background : float or None
         Weight of everything else; None: it is not asked for.
     """

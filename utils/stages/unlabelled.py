@@ -7,11 +7,14 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.method.circuits import Strongest, circuits
-from utils.method.clustering import RESTARTS
+from utils.method.clustering import RESTARTS, nearest
 from utils.method.disentangling import Concept
+from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.stages.disentangling import LayerConcepts
+from utils.stages.least_squares import StoredInputs
 
 SHOWN_FOLDERS, LEAST_SHARE = 3, 0.1  # in the name of a concept
+VALIDATION_IMAGES = 100  # of a channel, in which it is largest
 
 
 @dataclass
@@ -58,7 +61,7 @@ class ClustersByStore:
     ----------
     method : ByCircuits or ByConceptVectors
     store : ImportanceStore
-    inputs : TrainingInputs
+    inputs : StoredInputs
         Of the same store; keeps the reference images of all units.
     weights : Tensor [R, C_in, taps]
         Of the units.
@@ -89,7 +92,7 @@ class UnlabelledConcepts(LayerConcepts):
     store, class_store, classes, only_correct, background
         As in CandidateMaker.
     labels : Labels
-    inputs : TrainingInputs
+    inputs : StoredInputs
         That keeps the images of all sets.
     clusters : function of a channel that returns its Clusters
     method : ByCircuits, ByPure or ByConceptVectors
@@ -126,3 +129,47 @@ class UnlabelledConcepts(LayerConcepts):
         order = counts.argsort(descending=True, stable=True)[:SHOWN_FOLDERS]
         frequent = [one for one in order.tolist() if counts[one] >= LEAST_SHARE * len(rows)] or order[:1].tolist()
         return ", ".join(self.classes.name(int(outputs[one])) for one in frequent)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The same for validation images
+
+
+def assignment(source):
+    """Which validation images the concepts of a split without labels have, in words; None where there are labels."""
+    if source["from"] == "classes":
+        return None
+    number, largest = VALIDATION_IMAGES, source["largest"]
+    return f"the {number} validation images of largest {largest}, each given to the nearest training centroid"
+
+
+def assigned_images(opened, store):
+    """Validation images of the concepts of splits without labels, from a val store.
+
+    Of each channel the images of largest spatial sum, each given to the nearest of the training images' centroids.
+
+    Parameters
+    ----------
+    opened : list of OpenedSplit
+        By ``circuits`` or ``concept_vectors``.
+    store : ImportanceStore
+        Of validation images.
+
+    Returns
+    -------
+    dict of key -> LongTensor, ascending; a concept may have no image
+    """
+    weight, bias = store.read_layer()
+    channels = [one.file.split.channel for one in opened]
+    indices = strongest_images(store, weight[channels], VALIDATION_IMAGES)
+    inputs, found = StoredInputs(store, store.read_labels(), only_correct=False), {}
+    inputs.keep(indices)
+    for one, strongest in zip(opened, indices, strict=True):
+        strongest, source = strongest.sort().values, one.file.source
+        method = ByCircuits()
+        if source["from"] == "concept_vectors":
+            method = ByConceptVectors(weight, bias, store.meta["positions"])
+        features = method.features(weight[one.file.split.channel], inputs.of_images(strongest))
+        labels = nearest(features, source["centroids"])
+        found |= {key: strongest[labels == k] for k, (key,) in enumerate(one.groups)}
+    return found

@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.networks.layers import find_layer
-from utils.stages.references import find_references, unit_references, unit_rows, usable_images
+from utils.stages.references import channel_references, find_references, unit_references, unit_rows, usable_images
 from utils.store.importances import ImportanceStore
 from utils.store.references import ReferenceStore
 from utils.store.splits import transform_from
@@ -107,8 +107,8 @@ def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world,
     everything = list(range(24))
 
     def ask(*channels, passes):
-        world.read, units, stored = [], [(channel, 0) for channel in channels], stored_in(tmp_path, world)
-        references = unit_references(units, stored, world.network, world.layer, world.load, torch.arange(24), 8)
+        world.read, stored = [], stored_in(tmp_path, world)
+        references = channel_references(channels, stored, world.network, world.layer, world.load, torch.arange(24), 8)
         assert len(world.read) == 2 * passes and world.read[:1] == [everything] * passes
         check(references, by_hand(world, channels, everything))
 

@@ -54,6 +54,11 @@ def unit_references(units, stored, network, layer, load, usable, batch_size, cir
     return stored.read(units)
 
 
+def channel_references(channels, *how):
+    """The same of the channels themselves."""
+    return unit_references([(channel, 0) for channel in channels], *how)
+
+
 def find_references(units, load, usable, number, batch_size):
     """The images of largest activation of each unit, and the circuits of these.
 

@@ -208,7 +208,7 @@ def loading(args, device):
 
 
 def add_concept_flags(parser):
-    classes = "one or more classes: a network output (530) or a class folder's name (n03196217)"
+    classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
     further = f"more concepts, without gaps up to --classes_for_concept{MAX_CONCEPTS}"
     for number in range(1, MAX_CONCEPTS + 1):
         help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)

@@ -185,7 +185,7 @@ def test_classes_are_given_by_output_or_by_folder():
         ([["1"], ["-1"]], "out of range"),
         ([["1"], ["3"]], "class 3 has no folder"),
         ([["1"], ["dog"]], "no class folder 'dog'"),
-        ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; near it: digital clock .2, n03196217.$"),
+        ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; near it: digital clock"),
         ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; near it: digital"),
         ([["2"], ["Digital_Clock"]], "concept2: class 2 is in --classes_for_concept1 too"),
         ([["1"], ["cat"]], "concept2: class 1 is in --classes_for_concept1 too"),
@@ -218,7 +218,7 @@ def test_folders_and_outputs_come_before_names():
     """A folder may have the name that ImageNet gives another one, and a number is an output whatever it is called."""
     classes = ClassMap({"n02793495": 425, "barn": 0, "n03196217": 1})
     assert classes.resolve([["barn"]], 1000) == [[0]]
-    with pytest.raises(UserError, match="'Barn' is the name of 2 classes: barn .0., barn .425, n02793495.$"):
+    with pytest.raises(UserError, match=r"'Barn' is the name of 2 classes: barn \(0\), barn \(425, n02793495\)$"):
         classes.resolve([["Barn"]], 1000)
     with pytest.raises(UserError, match="class 7 has no folder"):
         ClassMap({"seven": 0, "n03196217": 1}).resolve([["7"]], 1000)
@@ -230,7 +230,7 @@ def test_the_nearest_names_come_first_and_are_few():
         with pytest.raises(UserError, match=f"near it: {re.escape(first)}") as error:
             classes.resolve([[given]], 1000)
         assert str(error.value).count(", n0") <= 5
-    with pytest.raises(UserError, match="no class of that name$"):
+    with pytest.raises(UserError, match=r"no class of that name$"):
         classes.resolve([["qqqq"]], 1000)
 
 

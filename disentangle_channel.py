@@ -59,6 +59,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils.command_line import opening
+    from utils.command_line.closing import print_end
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
@@ -119,6 +120,7 @@ def main(args):
     if len(written) > 1:
         print_closing_table(written)
     whole = args.candidates and not args.channel_disentangle and splits.make_a_layer(candidates) and not problems.found
+    tables = []
     if whole:
         path, files = splits.manifest_path(args.candidates), splits.read_all(candidates)
         all_splits = [file.split for file in files.values()]
@@ -127,16 +129,17 @@ def main(args):
             print(f"\nall {len(files)} splits at once")
             print_equality(check)
             splits.write_layer(path, files, check)
-            print(f"\nwrote {path}")
-        print(f"the new channels by name: {write_concepts(path, layer, all_splits)}")
+            tables.append(path)
+        tables.append(write_concepts(path, layer, all_splits))
     problems.finish("split")
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
     selectors = splits.selectors(candidates)
     more += selectors + (flags.only_correct_flag(args) if "--rho_objective" not in selectors else [])
-    print(flags.next_command("get_results.py", args, *more))
+    commands = [("next", flags.next_command("get_results.py", args, *more))]
     if whole:
-        command = flags.next_command("get_results.py", args, "--splits", path, "--get_separation")
-        print(command.replace("next: ", "or, against all other validation images: ", 1))
+        separation = flags.next_command("get_results.py", args, "--splits", path, "--get_separation")
+        commands.append(("or, against all other validation images", separation))
+    print_end(tables, commands, *([] if whole else [splits.path(candidates[0]), "by utils.store.split_network"]))
 
 
 if __name__ == "__main__":

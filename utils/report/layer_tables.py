@@ -119,6 +119,8 @@ def print_pairs(pairs, channels, classes, path):
             low = channels.low(channel, (class1, class2))
             line = f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2:{widths[1]}}"
             print(f"{line}  low: {low}" if low else line.rstrip())
+    if not len(pairs):
+        print("\nno pairs")
     print_list(shown)
 
 

@@ -61,6 +61,7 @@ def get_args_parser():
 
 def main(args):
     from utils.command_line import opening, split_opening
+    from utils.command_line.closing import print_end
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.separating import measure_separation
     from utils.images.classes import ClassMap
@@ -71,7 +72,7 @@ def main(args):
 
     results = Results(args.output_dir, split_opening.model_dir_of(args))
     if wishes.is_summary_alone(args):
-        return print_summary(results)
+        return print_end(print_summary(results), [])
     device = choose_device(args.device)
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)
@@ -89,10 +90,10 @@ def main(args):
     if wishes.wants_each_split(args):
         written += evaluate_each(args, run, opened, asked, problems, source, transform, device, results)
     if args.summary:
-        print_summary(results)
-    print("\nwrote " + "\n      ".join(map(str, written)))
+        written = list(dict.fromkeys(written + print_summary(results)))
+    command = flags.next_command("disentangle_channel.py", args)
+    print_end(written, [("next", f"{command} ... for another channel or other concepts")])
     problems.finish("evaluated")
-    print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
 
 def evaluate_each(args, run, opened, asked, problems, source, transform, device, results):

@@ -196,7 +196,7 @@ def test_a_whole_layer_in_one_go(copy):
     (manifest,) = models(copy).glob("*_layer.json")
     assert manifest.name.startswith(f"{RUN}_all_channels_circuits_")
     assert [one["channel"] for one in read_manifest(manifest)] == list(range(12))
-    assert str(manifest.relative_to(copy)) in result.stdout.splitlines()[-1]
+    assert f"--splits {manifest.relative_to(copy)}" in result.stdout
 
     stage1("data", "store", "--images", "val", cwd=copy)
     wanted = ("--get_quantitative", "--get_effect", "--proportion_attribution_required", "0.0001")

@@ -34,7 +34,7 @@ def map_page(opened, run, found, reader, note):
     patches = iter(reader.patches(split.channel, indices[flat]))
     return MapPage(
         title=f"Channel {split.channel}: {len(indices)} {WHAT[file.source['from']]}",
-        subtitle=f"{run}, layer {file.context['layer']}; dots and pictures are images, in the colours of their concepts; "
+        subtitle=f"{run}, layer {file.context['layer']}; dots and pictures are images in the colour of their concept, "
         "beside them the patches in which the channel is strongest",
         scores=found.scores.numpy(),
         shares=found.shares.numpy(),

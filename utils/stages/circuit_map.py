@@ -10,12 +10,11 @@ from utils.images.text import printable
 from utils.method.circuits import circuits
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room
-from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
 from utils.stages.least_squares import StoredInputs
 from utils.stages.references import usable_images
-from utils.stages.unlabelled import strongest_images
+from utils.stages.unlabelled import stored_method, strongest_images
 from utils.stages.validation import require_finite
 from utils.store.references import ReferenceStore
 
@@ -92,9 +91,7 @@ class MapImageFinder:
         weight, indices = split.weight, torch.cat([*sets, self._dropped(opened, sets)]).sort().values
         tap_sums = self._inputs.of_images(indices)
         order = circuits(weight, tap_sums).sum(1).argsort(descending=True, stable=True)
-        method = ByCircuits()
-        if origin == "concept_vectors":
-            method = ByConceptVectors(self.weight, self.bias, self.store.meta["positions"])
+        method = stored_method(origin, self.weight, self.bias, self.store.meta["positions"])
         return MapImages(indices[order], _concepts_of(indices[order], sets), method.features(weight, tap_sums[order]))
 
     def _concept_images(self, file):
@@ -145,9 +142,9 @@ class MapImageFinder:
         settings |= {name: file.settings[name] for name in ("precision", "decoding", "only_correct")}
         num_features = file.source["centroids"].shape[1]
         stored = ReferenceStore(opened.path.parent, self.run, self.store.meta, num_features, settings)
-        if stored.missing([channel]):
+        if stored.missing([(channel, 0)]):
             raise UserError(f"{stored.path} has no references of channel {channel}: {AGAIN}")
-        references = stored.read([channel])
+        references = stored.read([(channel, 0)])
         indices, kept = references.indices[0], torch.cat(sets)
         if not torch.isin(kept, indices).all():
             raise UserError(self._other_images(opened))

@@ -83,9 +83,10 @@ def _draw_map(axes, page):
     edge = span * PICTURE_SIDE / 2
     (left, bottom), (right, top) = low - edge - (high <= low) / 2, high + edge + (high <= low) / 2
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-    for name, share in zip(("x", "y"), page.shares, strict=True):
-        what = f"{'first' if name == 'x' else 'second'} principal component, {share:.0%} of the variance"
-        getattr(axes, f"set_{name}label")(what, fontsize=8, color=SUBTLE)
+    which = zip(("first", "second"), page.shares, strict=True)
+    what = [f"{one} principal component, {share:.0%} of the variance" for one, share in which]
+    axes.set_xlabel(f"{what[0]} (each axis has a scale of its own)", fontsize=8, color=SUBTLE)
+    axes.set_ylabel(what[1], fontsize=8, color=SUBTLE)
     axes.spines[:].set_color("#cccccc")
     for image, picture in page.pictures.items():
         _draw_picture(axes, page, image, _reduced(picture, PICTURE))
@@ -108,7 +109,7 @@ def _draw_concept(sheet, page, place, left, columns, patch):
     top, colour = BOTTOM + MAP * (1 - place / len(page.names)), _colour(page, place)
     box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.25"}
     sheet.text(left + 0.05, top - 0.14, str(page.numbers[place]), 8, color="white", ha="left", bbox=box)
-    size = f", {page.sizes[place]} image{'s' if page.sizes[place] != 1 else ''}"
+    size = f", {counted(page.sizes[place])}"
     width = sheet.width - MARGIN - left - 0.3 - text_width(size, 9) / 72
     sheet.text(left + 0.3, top - 0.14, fitted(page.names[place], width, 9) + size, 9, color=colour, ha="left")
     for number, picture in enumerate(page.patches[place]):
@@ -122,6 +123,11 @@ def _draw_notes(sheet, page, left):
     width = sheet.width - MARGIN - left
     lines = [fitted(line, width, 8) for line in page.notes]
     sheet.text(left, BOTTOM - 0.1, "\n".join(lines), 8, color=SUBTLE, ha="left", va="top")
+
+
+def counted(number):
+    """A number of images, in words."""
+    return f"{number} image{'s' if number != 1 else ''}"
 
 
 def _colours(page):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage
+from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
 
 WHAT = {
-    "classes": "training images of its concepts, of each the largest by spatial sum; by their circuits",
+    "classes": "training images of its concepts, by their circuits",
     "circuits": "training images of largest spatial sum, by their circuits",
     "pure": "training images of largest maximum over space, by PURE's circuits",
     "concept_vectors": "training images of largest spatial sum, by the spatial means of all channels of the layer",
@@ -44,7 +44,7 @@ def map_page(opened, run, found, reader, note):
         names=[split.own_concepts[k].name for k in found.shown],
         sizes=[int((concepts == k).sum()) for k in found.shown],
         patches=[[next(patches) for _ in row] for row in found.rows],
-        notes=[line for line in (_grey(places, concepts), note) if line],
+        notes=[line for line in (_grey(places, concepts), _which(file.source["from"]), note) if line],
     )
 
 
@@ -52,6 +52,11 @@ def _grey(places, concepts):
     """What is grey on the map; empty where nothing is."""
     others, dropped = (places == OTHERS).sum(), (places == LEFT_OUT).sum()
     smaller = len(np.unique(concepts[places == OTHERS]))
-    parts = [f"grey: {others} images of {smaller} smaller concept{'s' if smaller > 1 else ''}"] if others else []
-    parts += [f"pale: {dropped} images of no concept"] if dropped else []
+    parts = [f"grey: {counted(others)} of {smaller} smaller concept{'s' if smaller > 1 else ''}"] if others else []
+    parts += [f"pale: {counted(dropped)} of no concept"] if dropped else []
     return "; ".join(parts)
+
+
+def _which(origin):
+    """Which images of concepts that are classes are shown; empty where the title says it."""
+    return "of each concept the images in which the channel's spatial sum is largest" if origin == "classes" else ""

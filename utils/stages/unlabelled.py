@@ -125,11 +125,11 @@ class UnlabelledConcepts(LayerConcepts):
         return Concept(f"{self.method.word} {number} ({self._folders(rows)})", [], images.tolist(), "images")
 
     def _folders(self, rows):
-        """The most frequent classes among images, by their names."""
+        """The classes that are frequent among images, by their names; where none is, how many there are."""
         outputs, counts = self.labels.targets[rows].unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)[:SHOWN_FOLDERS]
-        frequent = [one for one in order.tolist() if counts[one] >= LEAST_SHARE * len(rows)] or order[:1].tolist()
-        return ", ".join(self.classes.name(int(outputs[one])) for one in frequent)
+        frequent = [one for one in order.tolist() if counts[one] >= LEAST_SHARE * len(rows)]
+        return ", ".join(self.classes.name(int(outputs[one])) for one in frequent) or f"{len(outputs)} classes"
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -60,12 +60,8 @@ def main(args):
     import torch
     from tqdm import tqdm
 
-<<<<<<< HEAD
     from utils.command_line import concept_opening, opening
-=======
-    from utils.command_line import opening
     from utils.command_line.closing import print_end
->>>>>>> cee6461c78bbc27a3f058aed8fb63799de16c079
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device

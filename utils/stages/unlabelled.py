@@ -144,6 +144,11 @@ def assignment(source):
     return f"the {number} validation images of largest {largest}, each given to the nearest training centroid"
 
 
+def stored_method(name, weight, bias, positions):
+    """What makes features of images from a store, for splits by concept vectors; else by circuits."""
+    return ByConceptVectors(weight, bias, positions) if name == "concept_vectors" else ByCircuits()
+
+
 def assigned_images(opened, store):
     """Validation images of the concepts of splits without labels, from a val store.
 
@@ -167,9 +172,7 @@ def assigned_images(opened, store):
     inputs.keep(indices)
     for one, strongest in zip(opened, indices, strict=True):
         strongest, source = strongest.sort().values, one.file.source
-        method = ByCircuits()
-        if source["from"] == "concept_vectors":
-            method = ByConceptVectors(weight, bias, store.meta["positions"])
+        method = stored_method(source["from"], weight, bias, store.meta["positions"])
         features = method.features(weight[one.file.split.channel], inputs.of_images(strongest))
         labels = nearest(features, source["centroids"])
         found |= {key: strongest[labels == k] for k, (key,) in enumerate(one.groups)}

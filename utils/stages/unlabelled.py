@@ -66,20 +66,25 @@ class ClustersByStore:
     weights : Tensor [R, C_in, taps]
         Of the units.
     only_correct : bool
+
+    ``indices`` [R, n] are the reference images, the largest first.
     """
 
     def __init__(self, method, store, inputs, weights, only_correct):
         self.method, self.inputs, self.weights = method, inputs, weights
-        self._indices = strongest_images(store, weights, method.references, only_correct)
-        inputs.keep(self._indices)
+        self.indices = strongest_images(store, weights, method.references, only_correct)
+        inputs.keep(self.indices)
+
+    def features(self, unit):
+        """What the reference images of the unit of this number are clustered by, the largest first: [n, F]."""
+        ascending, places = self.indices[unit].sort()
+        tap_sums = torch.empty_like(self.inputs.of_images(ascending))
+        tap_sums[places] = self.inputs.of_images(ascending)
+        return self.method.features(self.weights[unit], tap_sums)
 
     def of(self, unit):
         """The Clusters of the unit of this number."""
-        ascending, places = self._indices[unit].sort()
-        tap_sums = torch.empty_like(self.inputs.of_images(ascending))
-        tap_sums[places] = self.inputs.of_images(ascending)
-        features = self.method.features(self.weights[unit], tap_sums)
-        return Clusters(self._indices[unit], *self.method.clusters(features))
+        return Clusters(self.indices[unit], *self.method.clusters(self.features(unit)))
 
 
 class UnlabelledConcepts(LayerConcepts):

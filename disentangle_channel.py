@@ -95,9 +95,14 @@ def main(args):
     labels = store.read_labels()
     inputs = StoredInputs(store, labels, only_correct)
     images = store.read_images(Path(args.data_dir) / "train").with_contents(labels.indices, labels.contents)
-    maker = concept_opening.open_concepts(
-        args, store, class_store, classes, labels, inputs, only_correct, channels, None
-    )
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    find_references = concept_opening.pure_finder(args, run, meta, network, layer, labels, only_correct, load)
+    network.module.to(device, memory_format=torch.channels_last)
+    own = labels, inputs, only_correct, channels, find_references
+    maker = concept_opening.open_concepts(args, store, class_store, classes, *own)
     candidates = problems.collect(maker.make, channels)
     how = {"batch_size": args.batch_size, "precision": args.precision}
     settings = {**asked.settings, **how, "only_correct": only_correct, "decoding": args.decode}
@@ -107,10 +112,6 @@ def main(args):
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, labels, only_correct)
 
-    def load(batches, description):
-        return ImageBatches(images, transform, batches, description, **loading)
-
-    network.module.to(device, memory_format=torch.channels_last)
     proof, written = EqualityProof(network.module, layer), []
     for candidate, shown in images_in_turn(missing, members, divider, load, args.batch_size):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():

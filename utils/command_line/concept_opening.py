@@ -6,11 +6,14 @@ import torch
 
 from utils.command_line import flags, unlabelled_flags
 from utils.method.unlabelled import ByCircuits, ByConceptVectors, ByPure
+from utils.networks.circuits import find_circuit_layer
 from utils.stages.choosing_rho import ByRho
 from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import ByLeastSquares
-from utils.stages.unlabelled import ClustersByStore, UnlabelledConcepts
+from utils.stages.references import channel_references, usable_images
+from utils.stages.unlabelled import Clusters, ClustersByStore, UnlabelledConcepts
 from utils.store.names import image_sets_name
+from utils.store.references import ReferenceStore
 
 LONGEST_STEM = 100
 
@@ -18,7 +21,7 @@ LONGEST_STEM = 100
 def open_concepts(args, store, class_store, classes, labels, inputs, only_correct, channels, find_references):
     """What makes Candidates of ``channels`` (``resolve_all``'s): by their classes, or by sets of images.
 
-    ``find_references`` is a function of (ByPure, channels) that returns the Clusters of each, {channel: Clusters}.
+    ``find_references`` is that of ``pure_finder``.
     """
     common = store, class_store, classes, only_correct, flags.background_weight(args)
     if args.concepts_from == "classes":
@@ -26,9 +29,14 @@ def open_concepts(args, store, class_store, classes, labels, inputs, only_correc
     numbers = [channel for channel, _ in channels]
     method = _unlabelled_method(args, store)
     if args.concepts_from == "pure":
-        clusters = find_references(method, numbers)
-        inputs.keep(torch.cat([one.indices for one in clusters.values()]))
-        return UnlabelledConcepts(*common, labels=labels, inputs=inputs, clusters=clusters.__getitem__, method=method)
+        references = find_references(method, numbers)
+        inputs.keep(torch.cat([indices for indices, _ in references.values()]))
+
+        def pure_clusters(channel):
+            indices, features = references[channel]
+            return Clusters(indices, *method.clusters(features))
+
+        return UnlabelledConcepts(*common, labels=labels, inputs=inputs, clusters=pure_clusters, method=method)
     found = ClustersByStore(method, store, inputs, store.read_layer()[0][numbers], only_correct)
     place = {channel: unit for unit, channel in enumerate(numbers)}
 
@@ -36,6 +44,28 @@ def open_concepts(args, store, class_store, classes, labels, inputs, only_correc
         return found.of(place[channel])
 
     return UnlabelledConcepts(*common, labels=labels, inputs=inputs, clusters=clusters, method=method)
+
+
+def pure_finder(args, run, meta, network, layer, labels, only_correct, load):
+    """A function of (ByPure, channels) that gives {channel: (reference images [n], their circuits [n, F])}.
+
+    The network is on the CPU when this is called.
+    """
+    circuit_layer = None
+    if args.circuit_layer is not None:
+        circuit_layer = find_circuit_layer(network.module, layer, args.circuit_layer, meta["transform"]["crop_size"])
+    num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
+
+    def find(method, channels):
+        settings = {"number": method.references, "circuit_layer": args.circuit_layer, "only_correct": only_correct}
+        settings |= {"precision": args.precision, "decoding": args.decode}
+        stored = ReferenceStore(Path(args.store_dir) / "models_disentangled", run, meta, num_features, settings)
+        usable, how = usable_images(labels, only_correct), (args.batch_size, circuit_layer)
+        found = channel_references(channels, stored, network.module, layer, load, usable, *how)
+        print(f"reference images: {stored.path}")
+        return dict(zip(channels, zip(found.indices, found.features, strict=True), strict=True))
+
+    return find
 
 
 def _unlabelled_method(args, store):

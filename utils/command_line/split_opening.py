@@ -13,8 +13,9 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.disentangling import RHOS
+from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.stages.disentangling import image_groups, in_order
-from utils.stages.unlabelled import assigned_images
+from utils.stages.unlabelled import assigned_by_pure, assigned_images
 from utils.stages.validation import (
     ImagePass,
     StoredValidation,
@@ -190,7 +191,7 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
     """
     root, outputs = Path(args.data_dir) / "val", sorted({output for one in opened for output in one.outputs})
     store = matching_val_store(args, run, context)
-    sets = _image_sets(args, opened, store)
+    sets = _image_sets(args, run, opened, store, transform, device)
     if store is not None and not wishes.wants_network(args):
         if args.weights is not None:
             open_network(args, context, opened[0].path)
@@ -211,7 +212,7 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
     return ImagePass(network.module, layer, images, classes, sets, load, args.batch_size, how), opened
 
 
-def _image_sets(args, opened, store):
+def _image_sets(args, run, opened, store, transform, device):
     """The validation images of concepts without labels, {key: array of indices}; UserError without a val store."""
     unlabelled = [one for one in opened if one.file.source["from"] != "classes"]
     if unlabelled and store is None:
@@ -219,7 +220,33 @@ def _image_sets(args, opened, store):
             f"{unlabelled[0].path} has concepts without labels, whose validation images a val store tells: "
             f"{NO_VAL_STORE.format(args.store_dir, args.precision, args.decode)}"
         )
-    return {key: indices.numpy() for key, indices in assigned_images(unlabelled, store).items()} if unlabelled else {}
+    found = {}
+    if by_store := [one for one in unlabelled if one.file.source["from"] != "pure"]:
+        found |= assigned_images(by_store, store)
+    pure = [one for one in unlabelled if one.file.source["from"] == "pure"]
+    for name in {one.file.source["circuit_layer"]: None for one in pure}:
+        alike = [one for one in pure if one.file.source["circuit_layer"] == name]
+        found |= _assigned_by_pure(args, run, alike, store, transform, device, name)
+    return {key: indices.numpy() for key, indices in found.items()}
+
+
+def _assigned_by_pure(args, run, opened, store, transform, device, circuit_layer):
+    """``assigned_by_pure`` of splits with one circuit layer; a pass over ``val/`` where it was not made yet."""
+    network, layer = open_network(args, opened[0].file.context, opened[0].path)
+    if circuit_layer is not None:
+        circuit_layer = find_circuit_layer(network.module, layer, circuit_layer, transform.crop_size)
+    network.module.to(device, memory_format=torch.channels_last)
+    channels = [one.file.split.channel for one in opened]
+    biases = None if layer.bias is None else layer.bias[channels]
+    how = {"precision": args.precision, "circuit_layer": circuit_layer}
+    units = UnitCircuits(network.module, layer, layer.weight[channels], biases, **how)
+    labels, loading = store.read_labels(), flags.loading(args, device)
+    images = store.read_images(Path(args.data_dir) / "val").with_contents(labels.indices, labels.contents)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    return assigned_by_pure(opened, store, run, units, load, args.batch_size, args.decode)
 
 
 def _with_images(opened, missing, problems):

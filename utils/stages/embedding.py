@@ -110,7 +110,7 @@ def validation_embeddings(store_dir, run, store, root, embedder, *, batch_size, 
 
 
 class PatchFiles(ImageFiles):
-    """Patches of images instead of the whole: cut out as the network studied sees them, enlarged to the embedder's input.
+    """Patches of images in their place: cut out as the network studied sees them, enlarged to the embedder's input.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from utils.method.disentangling import Concept
 from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.stages.disentangling import LayerConcepts
 from utils.stages.least_squares import StoredInputs
+from utils.stages.virtual_neurons import validation_virtual_neurons
 
 SHOWN_FOLDERS, LEAST_SHARE = 3, 0.1  # in the name of a concept
 VALIDATION_IMAGES = 100  # of a channel, in which it is largest
@@ -177,4 +178,21 @@ def assigned_images(opened, store):
         features = method.features(weight[one.file.split.channel], inputs.of_images(strongest))
         labels = nearest(features, source["centroids"])
         found |= {key: strongest[labels == k] for k, (key,) in enumerate(one.groups)}
+    return found
+
+
+def assigned_by_pure(opened, store, run, units, load, batch_size, decoding):
+    """The same of splits by ``pure``, from a pass over the images of the val store, or from what one has left.
+
+    Parameters
+    ----------
+    opened : list of OpenedSplit
+    store, run, units, load, batch_size, decoding
+        As in ``validation_virtual_neurons``; ``units`` are the channels.
+    """
+    centroids = [one.file.source["centroids"][None] for one in opened]
+    neurons, found = validation_virtual_neurons(store, run, units, centroids, load, batch_size, decoding), {}
+    for unit, one in enumerate(opened):
+        rows, labels = neurons.strongest(unit, VALIDATION_IMAGES)
+        found |= {key: neurons.indices[rows[labels == k]].sort().values for k, (key,) in enumerate(one.groups)}
     return found

@@ -12,7 +12,7 @@ from utils.method.disentangling import Concept
 from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.stages.disentangling import LayerConcepts
 from utils.stages.least_squares import StoredInputs
-from utils.stages.virtual_neurons import validation_virtual_neurons
+from utils.stages.virtual_neurons import stored_virtual_neurons
 
 SHOWN_FOLDERS, LEAST_SHARE = 3, 0.1  # in the name of a concept
 VALIDATION_IMAGES = 100  # of a channel, in which it is largest
@@ -188,11 +188,12 @@ def assigned_by_pure(opened, store, run, units, load, batch_size, decoding):
     ----------
     opened : list of OpenedSplit
     store, run, units, load, batch_size, decoding
-        As in ``validation_virtual_neurons``; ``units`` are the channels.
+        As in ``stored_virtual_neurons``; ``units`` are the channels.
     """
     centroids = [one.file.source["centroids"][None] for one in opened]
-    neurons, found = validation_virtual_neurons(store, run, units, centroids, load, batch_size, decoding), {}
+    labels, found = store.read_labels(), {}
+    neurons = stored_virtual_neurons(store, run, labels, units, centroids, load, batch_size, decoding)
     for unit, one in enumerate(opened):
-        rows, labels = neurons.strongest(unit, VALIDATION_IMAGES)
-        found |= {key: neurons.indices[rows[labels == k]].sort().values for k, (key,) in enumerate(one.groups)}
+        rows, clusters = neurons.strongest(unit, VALIDATION_IMAGES)
+        found |= {key: neurons.indices[rows[clusters == k]].sort().values for k, (key,) in enumerate(one.groups)}
     return found

@@ -1,0 +1,184 @@
+"""Stage 4's comparison: methods side by side on the channels of a candidates file, from the stores."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from utils.command_line import flags, opening
+from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
+from utils.errors import UserError
+from utils.images.batches import ImageBatches
+from utils.images.classes import ClassMap
+from utils.method.unlabelled import ByPure
+from utils.report.comparison_figure import write_comparison_figure
+from utils.report.comparison_tables import print_comparison, write_comparison_tables
+from utils.stages.comparison import Cases, compare, describe_comparison, require_comparable
+from utils.stages.comparison_methods import DRAWS
+from utils.stages.comparison_pure import FromPure, PurePasses, some_of
+from utils.stages.comparison_table import METHODS, Sources
+from utils.stages.disentangling import CandidateMaker
+from utils.stages.least_squares import StoredInputs
+from utils.stages.references import usable_images
+from utils.stages.separation import ValidationInputs
+from utils.store.class_statistics import ClassStore
+from utils.store.comparisons import Comparisons
+from utils.store.importances import ImportanceStore
+from utils.store.references import ReferenceStore
+
+LONGEST_NAME = 150
+DEFAULT_RHO = 1.0  # of Ineq. 5
+
+
+def measure_comparison(args, run, device):
+    """Measure, store and print a comparison.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    run : str
+    device : torch.device
+    """
+    world = World(args, run, device)
+    comparisons = Comparisons(args.output_dir, model_dir_of(args))
+    comparisons.check(run, world.meta["weights_sha256"])
+    left_out = args.compare_without or ()
+    methods = {name: one for name, one in METHODS.items() if one.source not in left_out}
+    needs = {name: one.needs() for name, one in methods.items()}
+    asked = comparison_name(args, run), run, world.channels, world.settings, needs
+    known = describe_comparison(*asked, world.store, world.training)
+    found = comparisons.find(known)
+    if found is None:
+        found = {**known, **world.measure(methods)}
+        comparisons.write(found)
+        found = comparisons.read(comparisons.path(found))
+    paths = [*write_comparison_tables(comparisons), comparisons.path(found)]
+    paths += write_comparison_figure(args.output_dir, found)
+    print_comparison(found)
+    print("\nwrote " + "\n      ".join(map(str, paths)))
+    world.problems.finish("compared")
+    more = "--candidates", args.candidates, "--concepts_from", "circuits"
+    print(flags.next_command("disentangle_channel.py", args, *more))
+
+
+def comparison_name(args, run):
+    """What a comparison is called: its candidates file with RUN in front, once, and behind it all that is asked."""
+    stem = Path(args.candidates).stem
+    name = stem if stem.startswith(run) else f"{run}_{stem}"
+    given = {"channel": sorted(set(args.channel_of_interest or ())), "without": sorted(args.compare_without or ())}
+    name += "".join(f"_{what}{'-'.join(map(str, values))}" for what, values in given.items() if values)
+    for what in ("rho", "nr_concepts", "nr_reference_images"):
+        name += "" if getattr(args, what) is None else f"_{what.removeprefix('nr_')}{getattr(args, what)}"
+    name += "" if args.only_correct is None else f"_{'' if args.only_correct else 'not_'}only_correct"
+    if len(name) > LONGEST_NAME:
+        name = f"{run}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name
+
+
+class World:
+    """What a comparison begins with: stores, channels and their concepts; images and the network where it needs them.
+
+    Parameters
+    ----------
+    args, run, device
+        As above.
+    """
+
+    def __init__(self, args, run, device):
+        self.args, self.run, self.device = args, run, device
+        self.training = ImportanceStore(args.store_dir, run)
+        self.meta = self.training.load_meta()
+        opening.check_asked_network(args, self.meta, self.training.folder)
+        opening.check_channel_count(args, self.meta)
+        self.training.require_complete()
+        self.store = matching_val_store(args, run, self.meta)
+        if self.store is None:
+            raise UserError(f"--compare: {NO_VAL_STORE.format(args.store_dir, args.precision, args.decode)}")
+        asked = opening.asked_candidates(args, "channel_of_interest")
+        opening.check_origin(asked, args, self.meta)
+        self.only_correct = opening.setting("only_correct", args, asked.settings)
+        self.problems, classes = opening.Problems(len(asked.candidates)), ClassMap(self.meta["classes"])
+        class_store = ClassStore(args.store_dir, run, self.meta)
+        self.maker = CandidateMaker(self.training, class_store, classes, self.only_correct)
+        resolved = opening.resolve_all(asked, "channel_of_interest", self.meta, classes, self.problems)
+        self.channels = []
+        for channel, concepts in resolved:
+            with self.problems.noted(f"channel {channel}"):
+                require_comparable(channel, concepts, [one for one, _ in self.channels])
+                self.maker.make(channel, concepts)
+                self.channels.append((channel, concepts))
+        if not self.channels:
+            self.problems.finish("compared")
+        given = {"number": args.nr_concepts, "references": args.nr_reference_images}
+        self.asked = {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def settings(self):
+        """All that the methods depend on, as plain values."""
+        args = self.args
+        return {
+            **{"rho": args.rho or DEFAULT_RHO, "only_correct": self.only_correct, "draws": DRAWS},
+            **{"concepts": args.nr_concepts, "references": args.nr_reference_images, "embedding": None},
+        }
+
+    @cached_property
+    def labels(self):
+        return self.training.read_labels()
+
+    @cached_property
+    def inputs(self):
+        return StoredInputs(self.training, self.labels, self.only_correct)
+
+    @cached_property
+    def cases(self):
+        usable, outputs = usable_images(self.labels, self.only_correct), self._outputs()
+        validation = ValidationInputs(self.store, outputs)
+        layer = self.maker.weight, self.maker.bias
+        return Cases(self.channels, *layer, self.inputs, self.labels, usable, validation)
+
+    def measure(self, methods):
+        """Rows of all methods."""
+        how = {"only_correct": self.only_correct, "rho": self.settings["rho"], "asked": self.asked}
+        what = self.training, self.inputs, self.labels, self.maker.mean_inputs, self.cases
+        sources = Sources(*what, **how, open_pure=self._open_pure)
+        made = {name: one.make(sources) for name, one in methods.items()}
+        concepts, channels, problems = compare(self.cases, made, self.labels)
+        images = len(self.cases.validation.targets)
+        problems = [*self.problems.found, *problems]
+        return {"images": images, "concepts": concepts, "channels": channels, "problems": problems}
+
+    def _outputs(self):
+        return sorted({output for _, concepts in self.channels for concept in concepts for output in concept})
+
+    @cached_property
+    def _network(self):
+        network, layer = opening.open_network(self.args, self.meta, self.training.folder)
+        network.module.to(self.device, memory_format=torch.channels_last)
+        return network.module, layer
+
+    def _images(self, store):
+        labels = store.read_labels()
+        root = Path(self.args.data_dir) / store.meta["images"]
+        return store.read_images(root).with_contents(labels.indices, labels.contents)
+
+    def _open_pure(self):
+        """PURE of all channels and their permuted weights: what images tell is read, or measured and kept."""
+        args, method = self.args, ByPure(**self.asked)
+        transform = opening.open_transform(args, self.meta, self.training.folder)
+        loading, stores = flags.loading(args, self.device), {"train": self.training, "val": self.store}
+
+        def load(which, batches, description):
+            return ImageBatches(self._images(stores[which]), transform, batches, description, **loading)
+
+        how = {"precision": args.precision, "decoding": args.decode}
+        network, layer = self._network
+        channels = [channel for channel, _ in self.channels]
+        passes = PurePasses(channels, self.cases.weights, network, layer, load, args.batch_size, how)
+        settings = {"number": method.references, "circuit_layer": None, "only_correct": self.only_correct, **how}
+        kept = Path(args.store_dir) / "models_disentangled", self.run, self.meta, layer.num_inputs, settings
+        stored = [ReferenceStore(*kept, draw) for draw in (None, *range(DRAWS))]
+        found = FromPure(method, self.inputs, passes.references(stored, self.cases.usable))
+        centroids, wanted = found.centroids(channels), some_of(self.labels, self.cases.all_images())
+        training = passes.neurons(self.training, self.run, wanted, centroids)
+        return found, training, passes.neurons(self.store, self.run, self.store.read_labels(), centroids)

@@ -46,7 +46,7 @@ def comparison_figure(comparison):
             at = place[row["method"]]
             if row["null"]:
                 marker, colour = MARKERS[row["null"]]
-                style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6, "zorder": 2}
+                style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6, "zorder": 4}
                 axes.plot(row[name], at, marker, **style)
             else:
                 axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [at, at], color=DISENTANGLED[0][0], linewidth=2.2)
@@ -55,7 +55,7 @@ def comparison_figure(comparison):
         axes.grid(axis="both", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(methods)), [_label(comparison, row) for row in methods])
+    panels[0].set_yticks(range(len(methods)), [_label(comparison, row) for row in methods], fontsize=9)
     panels[0].set_ylim(-0.6, len(methods) - 0.4)
     present = [null for null in NULLS if any(row["null"] == null for row in rows)]
     handles = [Line2D([], [], color=DISENTANGLED[0][0], marker="o", linewidth=2.2, label="method, 95 % interval")]
@@ -69,12 +69,12 @@ def comparison_figure(comparison):
 
 
 def _label(comparison, row):
-    return f"{comparison['methods'][row['method']]['words']}, k {row['k']:.3g}"
+    return fitted(f"{comparison['methods'][row['method']]['words']}, k {row['k']:.3g}", 2.4, 9, lines=2)
 
 
 def _title(comparison):
     concepts = sum(len(one) for _, one in comparison["asked"])
     return (
-        f"{concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them in "
-        f"{comparison['images']} validation images; a method's distance from its own nulls is its own"
+        f"{concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them "
+        f"in {comparison['images']} validation images, beside its nulls"
     )

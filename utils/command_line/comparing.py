@@ -1,6 +1,7 @@
 """Stage 4's comparison: methods side by side on the channels of a candidates file, from the stores."""
 
 import hashlib
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -12,19 +13,23 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.unlabelled import ByPure
+from utils.networks.embedding import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
 from utils.stages.comparison import Cases, compare, describe_comparison, require_comparable
+from utils.stages.comparison_embedding import EmbeddingScores, Seen
 from utils.stages.comparison_methods import DRAWS
 from utils.stages.comparison_pure import FromPure, PurePasses, some_of
 from utils.stages.comparison_table import METHODS, Sources
 from utils.stages.disentangling import CandidateMaker
+from utils.stages.embedding import validation_embeddings
 from utils.stages.least_squares import StoredInputs
 from utils.stages.references import usable_images
 from utils.stages.separation import ValidationInputs
 from utils.store.class_statistics import ClassStore
 from utils.store.comparisons import Comparisons
 from utils.store.importances import ImportanceStore
+from utils.store.names import run_name
 from utils.store.references import ReferenceStore
 
 LONGEST_NAME = 150
@@ -70,6 +75,7 @@ def comparison_name(args, run):
     name += "".join(f"_{what}{'-'.join(map(str, values))}" for what, values in given.items() if values)
     for what in ("rho", "nr_concepts", "nr_reference_images"):
         name += "" if getattr(args, what) is None else f"_{what.removeprefix('nr_')}{getattr(args, what)}"
+    name += "" if args.embedding is None else f"_embedding_{run_name(args.embedding, 'last_conv')}"
     name += "" if args.only_correct is None else f"_{'' if args.only_correct else 'not_'}only_correct"
     if len(name) > LONGEST_NAME:
         name = f"{run}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -116,10 +122,12 @@ class World:
     @property
     def settings(self):
         """All that the methods depend on, as plain values."""
-        args = self.args
+        args, embedder = self.args, self.embedder
+        given = [] if embedder is None else [embedder.fingerprint, embedder.features, asdict(embedder.transform)]
         return {
             **{"rho": args.rho or DEFAULT_RHO, "only_correct": self.only_correct, "draws": DRAWS},
-            **{"concepts": args.nr_concepts, "references": args.nr_reference_images, "embedding": None},
+            **{"concepts": args.nr_concepts, "references": args.nr_reference_images, "embedding": args.embedding},
+            "embedder": given,
         }
 
     @cached_property
@@ -143,13 +151,26 @@ class World:
         what = self.training, self.inputs, self.labels, self.maker.mean_inputs, self.cases
         sources = Sources(*what, **how, open_pure=self._open_pure)
         made = {name: one.make(sources) for name, one in methods.items()}
-        concepts, channels, problems = compare(self.cases, made, self.labels)
+        concepts, channels, problems = compare(self.cases, made, self.labels, self._open_scores())
         images = len(self.cases.validation.targets)
         problems = [*self.problems.found, *problems]
         return {"images": images, "concepts": concepts, "channels": channels, "problems": problems}
 
     def _outputs(self):
         return sorted({output for _, concepts in self.channels for concept in concepts for output in concept})
+
+    @cached_property
+    def _transform(self):
+        return opening.open_transform(self.args, self.meta, self.training.folder)
+
+    @cached_property
+    def embedder(self):
+        """Of --embedding, on the CPU; None without it."""
+        args = self.args
+        if args.embedding is None:
+            return None
+        given = args.embedding_mean, args.embedding_std
+        return load_embedder(args.embedding, self.meta["weights_sha256"], self._transform, *given)
 
     @cached_property
     def _network(self):
@@ -165,20 +186,33 @@ class World:
     def _open_pure(self):
         """PURE of all channels and their permuted weights: what images tell is read, or measured and kept."""
         args, method = self.args, ByPure(**self.asked)
-        transform = opening.open_transform(args, self.meta, self.training.folder)
         loading, stores = flags.loading(args, self.device), {"train": self.training, "val": self.store}
 
         def load(which, batches, description):
-            return ImageBatches(self._images(stores[which]), transform, batches, description, **loading)
+            return ImageBatches(self._images(stores[which]), self._transform, batches, description, **loading)
 
         how = {"precision": args.precision, "decoding": args.decode}
         network, layer = self._network
         channels = [channel for channel, _ in self.channels]
-        passes = PurePasses(channels, self.cases.weights, network, layer, load, args.batch_size, how)
+        passes = PurePasses(self.run, channels, self.cases.weights, network, layer, load, args.batch_size, how)
         settings = {"number": method.references, "circuit_layer": None, "only_correct": self.only_correct, **how}
         kept = Path(args.store_dir) / "models_disentangled", self.run, self.meta, layer.num_inputs, settings
         stored = [ReferenceStore(*kept, draw) for draw in (None, *range(DRAWS))]
         found = FromPure(method, self.inputs, passes.references(stored, self.cases.usable))
-        centroids, wanted = found.centroids(channels), some_of(self.labels, self.cases.all_images())
-        training = passes.neurons(self.training, self.run, wanted, centroids)
-        return found, training, passes.neurons(self.store, self.run, self.store.read_labels(), centroids)
+        wanted = some_of(self.labels, self.cases.all_images())
+        found.measure_neurons(passes, (self.training, wanted), (self.store, self.store.read_labels()))
+        return found
+
+    def _open_scores(self):
+        """Scores from embeddings of the validation images, which are made once; None where they are not asked for."""
+        if self.embedder is None:
+            return None
+        args, (network, layer) = self.args, self._network
+        how = {"batch_size": args.batch_size, "precision": args.precision}
+        how["loading"] = flags.loading(args, self.device)
+        root = Path(args.data_dir) / "val"
+        embedder, images = self.embedder.to(self.device), self._images(self.store)
+        embeddings, path = validation_embeddings(args.store_dir, self.run, self.store, root, embedder, **how)
+        if len(embeddings.indices) < len(self.store.read_labels().indices):
+            raise UserError(f"{path} lacks images of {self.store.folder}: leave out --skip_unreadable")
+        return EmbeddingScores(Seen(network, layer, images, self._transform, embedder, embeddings, how))

@@ -134,7 +134,8 @@ def needs_table(comparison):
 def heading(comparison):
     """What a comparison is of, and how it was measured, in a line."""
     number = sum(len(concepts) for _, concepts in comparison["asked"])
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in comparison["settings"].items())
+    given = [(name.replace("_", " "), value) for name, value in comparison["settings"].items() if name != "embedder"]
+    settings = ", ".join(name if value is True else f"{name} {value}" for name, value in given if value)
     return (
         f"{comparison['run']}, layer {comparison['layer']}: {number} concepts of {len(comparison['asked'])} channels, "
         f"{comparison['images']} validation images; {settings}"

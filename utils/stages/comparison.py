@@ -78,7 +78,7 @@ def require_comparable(channel, concepts, others):
         raise UserError("its concepts share a class")
 
 
-def compare(cases, methods, labels, score=None):
+def compare(cases, methods, labels, scores=None):
     """Measure methods on all cases: two lists of rows, as plain values.
 
     Parameters
@@ -87,8 +87,7 @@ def compare(cases, methods, labels, score=None):
     methods : dict of name -> what makes Units of a Case
     labels : Labels
         Of the training store.
-    score : function of (Case, method, null, list of Units) that returns {name: value}, optional
-        Scores of units that need no labels.
+    scores : EmbeddingScores, optional
 
     Returns
     -------
@@ -108,13 +107,17 @@ def compare(cases, methods, labels, score=None):
             except UserError as error:
                 problems.append(f"{name}, channel {case.channel}: {error}")
                 continue
+            rows = {}
             for null, draws in found.items():
                 what = {"method": name, "null": null, "channel": case.channel}
                 if draws:
                     concepts += [{**what, **row} for row in _judged(case, draws, own)]
-                    channels.append({**what, **_of_channel(case, draws, labels)})
-                    if score is not None:
-                        channels[-1] |= score(case, name, null, draws)
+                    rows[null] = {**what, **_of_channel(case, draws, labels)}
+            channels += rows.values()
+            if scores is not None:
+                scores.collect(case, method, found, rows)
+    if scores is not None:
+        scores.finish()
     return concepts, channels, problems
 
 

@@ -11,11 +11,11 @@ from functools import cache
 import torch
 
 from utils.errors import UserError
-from utils.method.clustering import k_means
+from utils.method.clustering import k_means, nearest
 from utils.method.concept_vectors import concept_vectors, projection_rows
 from utils.method.disentangling import Concept, disentangled_rows
 from utils.method.references import permutation, shares_by_arv, shares_by_least_squares
-from utils.stages.unlabelled import Clusters, ClustersByStore
+from utils.stages.unlabelled import VALIDATION_IMAGES, Clusters, ClustersByStore
 
 DRAWS = 3
 WEIGHTS, TARGET = "weights_permuted", "weights_permuted_real_target"
@@ -131,6 +131,16 @@ class FromImages:
         """What the references were clustered by, [n, F]."""
         raise NotImplementedError
 
+    def assign(self, case, unit, clusters, of_set=0):
+        """The validation images (0 ... N-1) in which a unit is largest, and the nearest of Clusters' centroids to each.
+
+        ``of_set`` is 0 for the unit's own clusters, else the number of a partition.
+        """
+        weight = case.weights[unit].float()
+        strongest = case.validation.scores(weight[None])[0].argsort(descending=True, stable=True)[:VALIDATION_IMAGES]
+        inputs = case.validation.input_sums[strongest].view(-1, *weight.shape)
+        return strongest, nearest(self.method.features(weight, inputs), clusters.centroids)
+
     def sets(self, case, unit=0, number=None):
         """The Sets of a unit of a case: 0 the channel, then those of permuted weights."""
         return self.sets_of(self.clusters(case.place, unit, number))
@@ -190,7 +200,7 @@ class FromPredictions(FromImages):
 
     def __init__(self, circuits, labels):
         super().__init__(circuits.inputs)
-        self._circuits, self._labels = circuits, labels
+        self.method, self._circuits, self._labels = circuits.method, circuits, labels
 
     def features(self, place, unit):
         return self._circuits.features(place, unit)

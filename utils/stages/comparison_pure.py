@@ -15,7 +15,7 @@ from utils.stages.comparison_methods import (
     draws_of,
 )
 from utils.stages.references import find_references
-from utils.stages.unlabelled import Clusters
+from utils.stages.unlabelled import VALIDATION_IMAGES, Clusters
 from utils.stages.virtual_neurons import stored_virtual_neurons
 from utils.store.importances import Labels
 from utils.store.references import References
@@ -26,6 +26,7 @@ class PurePasses:
 
     Parameters
     ----------
+    run : str
     channels : list of int
     weights : list of Tensor [1 + DRAWS, C_in, taps]
         Of each channel, its own and permuted ones.
@@ -39,8 +40,8 @@ class PurePasses:
         ``precision`` and ``decoding``.
     """
 
-    def __init__(self, channels, weights, network, layer, load, batch_size, how):
-        self.channels, self.weights, self.network, self.layer = channels, weights, network, layer
+    def __init__(self, run, channels, weights, network, layer, load, batch_size, how):
+        self.run, self.channels, self.weights, self.network, self.layer = run, channels, weights, network, layer
         self.load, self.batch_size, self.how = load, batch_size, how
 
     def units(self, wanted):
@@ -66,20 +67,23 @@ class PurePasses:
                     store.write(channels, References(*(value[own] for value in vars(found).values())))
         return [store.read(self.channels) for store in stores]
 
-    def neurons(self, store, run, labels, centroids):
+    def neurons(self, store, labels, centroids):
         """The VirtualNeurons of all units, place by place, in images of a store."""
         every = [(place, unit) for place in range(len(self.channels)) for unit in range(1 + DRAWS)]
         load = lambda *what: self.load(store.meta["images"], *what)  # noqa: E731
         how = self.batch_size, self.how["decoding"]
-        return stored_virtual_neurons(store, run, labels, self.units(every), centroids, load, *how)
+        return stored_virtual_neurons(store, self.run, labels, self.units(every), centroids, load, *how)
 
 
 class FromPure(FromImages):
-    """PURE's clusters; ``references`` are the channels' References for each of 1 + DRAWS weights."""
+    """PURE's clusters; ``references`` are the channels' References for each of 1 + DRAWS weights.
+
+    ``measure_neurons`` adds their VirtualNeurons on ``training`` and on ``validation`` images.
+    """
 
     def __init__(self, method, inputs, references):
         super().__init__(inputs)
-        self.method, self.references = method, references
+        self.method, self.references, self.training, self.validation = method, references, None, None
         inputs.keep(torch.cat([one.indices.flatten() for one in references]))
 
     def features(self, place, unit):
@@ -87,6 +91,11 @@ class FromPure(FromImages):
 
     def clusters(self, place, unit, number=None):
         return Clusters(self.references[unit].indices[place], *self.method.clusters(self.features(place, unit)))
+
+    def measure_neurons(self, passes, training, validation):
+        """Measure VirtualNeurons; ``training`` and ``validation`` are (ImportanceStore, Labels of its images)."""
+        centroids = self.centroids(passes.channels)
+        self.training, self.validation = (passes.neurons(*one, centroids) for one in (training, validation))
 
     def centroids(self, channels):
         """Of all units, place by place: [1 + DRAWS, K, F] each, of a channel itself with its null partitions.
@@ -105,12 +114,15 @@ class FromPure(FromImages):
                 found.append(of_unit)
         return found
 
+    def assign(self, case, unit, clusters, of_set=0):
+        return self.validation.strongest(case.place * (1 + DRAWS) + unit, VALIDATION_IMAGES, of_set)
+
 
 class Neurons:
-    """PURE's virtual neurons, of VirtualNeurons on training and on validation images."""
+    """PURE's virtual neurons, of a FromPure with VirtualNeurons."""
 
-    def __init__(self, found_by, training, validation):
-        self.found_by, self.training, self.validation = found_by, training, validation
+    def __init__(self, found_by):
+        self.found_by = found_by
 
     def of(self, case):
         real, place = self.found_by.clusters(case.place, 0), case.place
@@ -127,9 +139,9 @@ class Neurons:
 
     def _units(self, case, unit, of_set, clusters):
         row, number = case.place * (1 + DRAWS) + unit, len(clusters.centroids)
-        training = self.training.values(row, number, of_set)
-        training = training[:, torch.searchsorted(self.training.indices, case.images)]
-        return Units(training, self.validation.values(row, number, of_set), clusters=clusters)
+        training, validation = self.found_by.training, self.found_by.validation
+        values = training.values(row, number, of_set)[:, torch.searchsorted(training.indices, case.images)]
+        return Units(values, validation.values(row, number, of_set), clusters=clusters)
 
 
 def some_of(labels, indices):

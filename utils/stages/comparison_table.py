@@ -62,7 +62,7 @@ METHODS = {
     **_splits("PURE's clusters", "pure", images=True),
     **_splits("concept vectors' clusters", "concept_vectors"),
     "virtual_neurons": Method(
-        "PURE's virtual neurons", "pure", images=True, **_BESIDE, make=lambda of: Neurons(of.pure, *of.neurons)
+        "PURE's virtual neurons", "pure", images=True, **_BESIDE, make=lambda of: Neurons(of.pure)
     ),
     "directions": Method(
         "concept vectors themselves", "concept_vectors", images=False, **_BESIDE,
@@ -89,7 +89,7 @@ class Sources:
     rho : float
     asked : dict
         ``number`` of concepts and of ``references``, where they are not the methods' own.
-    open_pure : function that returns (FromPure, VirtualNeurons on training images, on validation images)
+    open_pure : function that returns a FromPure with VirtualNeurons
     """
 
     def __init__(self, store, inputs, labels, mean_inputs, cases, *, only_correct, rho, asked, open_pure):
@@ -114,13 +114,5 @@ class Sources:
         return self._from_store(ByConceptVectors(*layer, **self._asked))
 
     @cached_property
-    def _pure(self):
-        return self._open_pure()
-
-    @property
     def pure(self):
-        return self._pure[0]
-
-    @property
-    def neurons(self):
-        return self._pure[1:]
+        return self._open_pure()

@@ -61,6 +61,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils.command_line import concept_opening, opening
+    from utils.command_line.closing import print_end
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
@@ -125,19 +126,20 @@ def main(args):
             print(f"\nwrote {path}")
     if len(written) > 1:
         print_closing_table(written)
-    stem, path = concept_opening.layer_stem(args, maker), None
+    stem, manifest, tables = concept_opening.layer_stem(args, maker), None, []
     if stem and splits.make_a_layer(candidates) and not problems.found:
-        path, files = splits.manifest_path(stem), splits.read_all(candidates)
+        manifest, files = splits.manifest_path(stem), splits.read_all(candidates)
         all_splits = [file.split for file in files.values()]
-        if not splits.layer_is_there(path, files):
+        if not splits.layer_is_there(manifest, files):
             check = proof.check(all_splits, some_of_all(members, load))
             print(f"\nall {len(files)} splits at once")
             print_equality(check)
-            splits.write_layer(path, files, check)
-            print(f"\nwrote {path}")
-        print(f"the new channels by name: {write_concepts(path, layer, all_splits)}")
+            splits.write_layer(manifest, files, check)
+            tables.append(manifest)
+        tables.append(write_concepts(manifest, layer, all_splits))
     problems.finish("split")
-    print("\n".join(concept_opening.next_commands(args, splits, candidates, path)))
+    commands = concept_opening.next_commands(args, splits, candidates, manifest)
+    print_end(tables, commands, *([] if manifest else [splits.path(candidates[0]), "by utils.store.split_network"]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.networks.layers import find_layer
-from utils.stages.references import channel_references, find_references, usable_images
+from utils.stages.references import channel_references, find_references, unit_references, unit_rows, usable_images
 from utils.store.importances import ImportanceStore
 from utils.store.references import ReferenceStore
 from utils.store.splits import transform_from
@@ -104,23 +104,36 @@ def stored_in(folder, world, **changes):
 
 
 def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world, tmp_path):
-    def ask(*channels):
-        stored, world.read = stored_in(tmp_path, world), []
-        references = channel_references(
-            channels, stored, world.network, world.layer, world.load, world.labels.indices, batch_size=8
-        )
-        check(references, by_hand(world, channels, range(24)))
+    everything = list(range(24))
 
-    def times(read):
-        return len([one for one in read if one != list(range(24))]), read.count(list(range(24)))
+    def ask(*channels, passes):
+        world.read, stored = [], stored_in(tmp_path, world)
+        references = channel_references(channels, stored, world.network, world.layer, world.load, torch.arange(24), 8)
+        assert len(world.read) == 2 * passes and world.read[:1] == [everything] * passes
+        check(references, by_hand(world, channels, everything))
 
-    ask(9, 2)
-    before = stored_in(tmp_path, world).read([9]).features
-    assert not stored_in(tmp_path, world).missing([2, 9]) and stored_in(tmp_path, world).missing([9, 11, 0]) == [0, 11]
-    ask(2, 9)
-    ask(11, 9, 0)
-    assert torch.equal(stored_in(tmp_path, world).read([9]).features, before)
-    assert stored_in(tmp_path, world, only_correct=True).missing([9]) == [9]
+    ask(9, 2, passes=1)
+    before = stored_in(tmp_path, world).read([(9, 0)]).features
+    ask(2, 9, passes=0)
+    ask(11, 9, 0, passes=1)
+    assert torch.equal(stored_in(tmp_path, world).read([(9, 0)]).features, before)
+    assert stored_in(tmp_path, world, only_correct=True).missing([(9, 0)]) == [(9, 0)]
+
+
+def test_units_of_permuted_weights_have_references_of_their_own(world, tmp_path):
+    units, usable = [(9, 0), (9, 1), (9, 2), (3, 1)], torch.arange(24)
+    rows, biases = unit_rows(world.layer, units)
+    weight = world.layer.weight
+    assert biases is None and torch.equal(rows[0], weight[9])
+    assert torch.equal(unit_rows(world.layer, units[3:])[0][0], rows[3])
+    for row, (channel, _) in zip(rows[1:], units[1:], strict=True):
+        assert not torch.equal(row, weight[channel])
+        assert torch.equal(row.flatten().sort().values, weight[channel].flatten().sort().values)
+    assert not torch.equal(rows[1], rows[2])
+    stored = stored_in(tmp_path, world)
+    references = unit_references(units, stored, world.network, world.layer, world.load, usable, 8)
+    world.network.last.weight[:4] = rows[..., None]
+    check(references, by_hand(world, range(4), range(24)))
 
 
 def test_too_few_images_are_refused_before_any_is_read(world):

@@ -100,15 +100,15 @@ def layer_stem(args, maker):
 
 
 def next_commands(args, splits, candidates, manifest):
-    """What to run next, ready to paste; ``manifest`` is the path of the one of all splits, or None."""
+    """What to run next, (what for, command) each; ``manifest`` is the path of the one of all splits, or None."""
     if args.concepts_from != "classes":
         paths = map(splits.path, candidates) if manifest is None else [manifest]
-        return [flags.next_command("get_results.py", args, "--splits", *paths)]
+        return [("next", flags.next_command("get_results.py", args, "--splits", *paths))]
     more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
     selectors = splits.selectors(candidates)
     more += selectors + (flags.only_correct_flag(args) if "--rho_objective" not in selectors else [])
-    commands = [flags.next_command("get_results.py", args, *more)]
+    commands = [("next", flags.next_command("get_results.py", args, *more))]
     if manifest is not None:
-        command = flags.next_command("get_results.py", args, "--splits", manifest, "--get_separation")
-        commands.append(command.replace("next: ", "or, against all other validation images: ", 1))
+        separation = flags.next_command("get_results.py", args, "--splits", manifest, "--get_separation")
+        commands.append(("or, against all other validation images", separation))
     return commands

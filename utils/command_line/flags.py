@@ -10,7 +10,7 @@ from utils.images.text import quoted
 from utils.processes import this_process
 
 MAX_CONCEPTS = 8
-SECOND_STAGE = "get_cosine_similarities.py"
+SECOND_STAGE, LAST_STAGE = "get_cosine_similarities.py", "get_results.py"
 NOT_SAID = {"precision": "fp32", "decode": "pil"}  # defaults, which need not be repeated
 # Repeated here, so that --help need not import what they belong to; a test compares
 DECODERS = ("pil", "fast", "gpu")
@@ -115,14 +115,25 @@ def take_single_thresholds(args):
     if all(len(getattr(args, name)) == 1 for name in THRESHOLDS):
         for name in THRESHOLDS:
             setattr(args, name, getattr(args, name)[0])
-    elif args.cos_sim_low != 0 or args.plot_wordnet:
-        which = "plot_wordnet" if args.plot_wordnet else "cos_sim_low"
-        raise UserError(f"--{which} means nothing to several values of a threshold: leave it out")
+        return
+    for name, usual in {"cos_sim_low": 0, "plot_wordnet": False, "channel": None, "top": None}.items():
+        if getattr(args, name) != usual:
+            raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
 
 
 def several_thresholds(args):
     """Whether stage 2 is asked for several values of a threshold: lists, then, where single ones are numbers."""
     return isinstance(args.p, list)
+
+
+def add_shown_flags(parser):
+    """What stage 2 prints; whatever that is, it writes all."""
+    shown = parser.add_argument_group("what is printed", "default: all pairs and groups; the files always have all")
+    shown = shown.add_mutually_exclusive_group()
+    help = "everything about one channel, whether it is a candidate or not, and why"
+    shown.add_argument("--channel", type=count, metavar="C", help=help)
+    help = "the N channels of lowest cosine between two of their classes, the lowest first"
+    shown.add_argument("--top", type=positive_int, metavar="N", help=help)
 
 
 def add_only_correct_flag(parser, help):
@@ -208,7 +219,7 @@ def loading(args, device):
 
 
 def add_concept_flags(parser):
-    classes = "one or more classes: a network output (530) or a class folder's name (n03196217)"
+    classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
     further = f"more concepts, without gaps up to --classes_for_concept{MAX_CONCEPTS}"
     for number in range(1, MAX_CONCEPTS + 1):
         help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
@@ -320,7 +331,7 @@ def transform_from_flags(args, default):
 
 
 def next_command(script, args, *more):
-    """The command that continues with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
+    """A command that goes on with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
     words = ["--model", args.model]
     for name in ("weights", "device", "precision", "decode"):
         given = getattr(args, name, None)
@@ -329,4 +340,6 @@ def next_command(script, args, *more):
     if args.layer_of_interest != "last_conv":
         words += ["--layer_of_interest", args.layer_of_interest]
     words += ["--data_dir", args.data_dir, "--store_dir", args.store_dir]
-    return "next: " + shlex.join(["python", script, *map(str, words), *map(str, more)])
+    if script == LAST_STAGE and getattr(args, "output_dir", ".") != ".":
+        words += ["--output_dir", args.output_dir]
+    return shlex.join(["python", script, *map(str, words), *map(str, more)])

@@ -184,10 +184,15 @@ class Problems:
 def resolve(candidate, channel_flag, context, classes):
     """A candidate's concepts as lists of network outputs; UserError where its channel or a class is not there."""
     with candidate.named():
-        if candidate.channel >= context["num_channels"]:
-            last = context["num_channels"] - 1
-            raise UserError(f"--{channel_flag} {candidate.channel} is out of range, the layer has channels 0 to {last}")
+        check_channel(candidate.channel, channel_flag, context)
         return classes.resolve(candidate.concepts, context["num_outputs"])
+
+
+def check_channel(channel, flag, context):
+    """Refuse a channel that the layer does not have."""
+    if channel >= context["num_channels"]:
+        last = context["num_channels"] - 1
+        raise UserError(f"--{flag} {channel} is out of range, the layer has channels 0 to {last}")
 
 
 def resolve_all(asked, channel_flag, meta, classes, problems):

@@ -88,11 +88,11 @@ def print_results(results, tables, shown):
 
 
 def print_summary(results):
-    """Print the summary of all results, and make its files anew."""
+    """Print the summary of all results, and make its files anew: their paths."""
     tables, paths = write_tables(results)
     print(document(tables))
     _print_doubts(results)
-    print("wrote " + "\n      ".join(map(str, paths)))
+    return paths
 
 
 def _print_doubts(results):

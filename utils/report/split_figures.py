@@ -131,8 +131,8 @@ class FigureMaker:
         self.args, self.source, self.opened = args, source, opened
         self.transform, self.device, self.peaks = transform, device, None
         if args.get_channel_card:
-            self.patch_size = _patch_size(args.patch_size, transform.crop_size, source.layer)
-            self.patch_note = _patch_note(source.layer)
+            self.patch_size = patch_size_of(args.patch_size, transform.crop_size, source.layer)
+            self.patch_note = patch_note_of(source.layer)
         if args.all_classes:
             loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
@@ -155,17 +155,17 @@ class FigureMaker:
         return written
 
 
-def _patch_size(asked, crop_size, layer):
+def patch_size_of(asked, crop_size, layer):
     """The side of a patch, in pixels: the image's where positions lie nowhere. UserError where it cannot be."""
     if layer.map_size is None and asked not in (None, crop_size):
-        raise UserError(f"--patch_size {asked}: {_patch_note(layer)}: leave it out")
+        raise UserError(f"--patch_size {asked}: {patch_note_of(layer)}: leave it out")
     size = asked or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
     if size > crop_size:
         raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
     return size
 
 
-def _patch_note(layer):
+def patch_note_of(layer):
     """What is shown in place of patches, and why; None where there are patches."""
     if layer.map_size is not None:
         return None

@@ -5,6 +5,7 @@ import torch
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.circuits import Strongest
+from utils.method.references import permutation
 from utils.networks.circuits import UnitCircuits
 from utils.stages.validation import require_finite_values
 from utils.store.references import References
@@ -15,12 +16,25 @@ def usable_images(labels, only_correct):
     return labels.indices[labels.targets == labels.predictions] if only_correct else labels.indices
 
 
-def channel_references(channels, stored, network, layer, load, usable, batch_size, circuit_layer=None):
-    """The References of channels of a layer: from the store where they are there; what is missing is added to it.
+def unit_rows(layer, units):
+    """Weights [R, C_in, taps] and biases [R] or None of units (channel, draw).
+
+    Draw 0 is the channel itself, any other the channel with its weights permuted over the inputs.
+    """
+    rows = layer.weight[[channel for channel, _ in units]].clone()
+    for row, (channel, draw) in zip(rows, units, strict=True):
+        if draw:
+            row.copy_(row[permutation(layer.num_inputs, "weights", channel, draw).to(row.device)])
+    return rows, None if layer.bias is None else layer.bias[[channel for channel, _ in units]]
+
+
+def unit_references(units, stored, network, layer, load, usable, batch_size, circuit_layer=None):
+    """The References of units: from the store where they are there; what is missing is added to it, by one pass.
 
     Parameters
     ----------
-    channels : list of int
+    units : list of (channel, draw)
+        As in ``unit_rows``.
     stored : ReferenceStore
         Its settings say what is measured.
     network : nn.Module
@@ -32,13 +46,17 @@ def channel_references(channels, stored, network, layer, load, usable, batch_siz
     batch_size : int
     circuit_layer : CircuitLayer, optional
     """
-    missing = stored.missing(channels)
+    missing = stored.missing(units)
     if missing:
-        biases = None if layer.bias is None else layer.bias[missing]
         how = {"precision": stored.settings["precision"], "circuit_layer": circuit_layer}
-        units = UnitCircuits(network, layer, layer.weight[missing], biases, **how)
-        stored.write(missing, find_references(units, load, usable, stored.settings["number"], batch_size))
-    return stored.read(channels)
+        circuits = UnitCircuits(network, layer, *unit_rows(layer, missing), **how)
+        stored.write(missing, find_references(circuits, load, usable, stored.settings["number"], batch_size))
+    return stored.read(units)
+
+
+def channel_references(channels, *how):
+    """The same of the channels themselves."""
+    return unit_references([(channel, 0) for channel in channels], *how)
 
 
 def find_references(units, load, usable, number, batch_size):

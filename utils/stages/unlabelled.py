@@ -130,11 +130,11 @@ class UnlabelledConcepts(LayerConcepts):
         return Concept(f"{self.method.word} {number} ({self._folders(rows)})", [], images.tolist(), "images")
 
     def _folders(self, rows):
-        """The most frequent classes among images, by their names."""
+        """The classes that are frequent among images, by their names; where none is, how many there are."""
         outputs, counts = self.labels.targets[rows].unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)[:SHOWN_FOLDERS]
-        frequent = [one for one in order.tolist() if counts[one] >= LEAST_SHARE * len(rows)] or order[:1].tolist()
-        return ", ".join(self.classes.name(int(outputs[one])) for one in frequent)
+        frequent = [one for one in order.tolist() if counts[one] >= LEAST_SHARE * len(rows)]
+        return ", ".join(self.classes.name(int(outputs[one])) for one in frequent) or f"{len(outputs)} classes"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -147,6 +147,11 @@ def assignment(source):
         return None
     number, largest = VALIDATION_IMAGES, source["largest"]
     return f"the {number} validation images of largest {largest}, each given to the nearest training centroid"
+
+
+def stored_method(name, weight, bias, positions):
+    """What makes features of images from a store, for splits by concept vectors; else by circuits."""
+    return ByConceptVectors(weight, bias, positions) if name == "concept_vectors" else ByCircuits()
 
 
 def assigned_images(opened, store):
@@ -172,9 +177,7 @@ def assigned_images(opened, store):
     inputs.keep(indices)
     for one, strongest in zip(opened, indices, strict=True):
         strongest, source = strongest.sort().values, one.file.source
-        method = ByCircuits()
-        if source["from"] == "concept_vectors":
-            method = ByConceptVectors(weight, bias, store.meta["positions"])
+        method = stored_method(source["from"], weight, bias, store.meta["positions"])
         features = method.features(weight[one.file.split.channel], inputs.of_images(strongest))
         labels = nearest(features, source["centroids"])
         found |= {key: strongest[labels == k] for k, (key,) in enumerate(one.groups)}

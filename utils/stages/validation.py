@@ -143,7 +143,7 @@ class ImagePass(ValidationImages):
     def targets(self, indices):
         """The network outputs that are the own classes of images: LongTensor [B]."""
         outputs = np.array([self.classes.outputs.get(folder, -1) for folder in self.images.folders])
-        return torch.from_numpy(outputs[self.images.folder_of[indices]])
+        return torch.from_numpy(outputs[self.images.folder_of[np.asarray(indices)]])
 
     def batches(self, keys):
         """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""

@@ -201,7 +201,8 @@ def _concepts(tokens):
     concepts, expected = [[]], "a class"
     for sign, word in tokens:
         if (sign is None) != (expected == "a class") or sign not in (None, ",", "+"):
-            raise ValueError(f"{expected} is wanted where {sign or word!r} stands")
+            hint = "" if sign else " (a name of several words is written in quotation marks, or with _)"
+            raise ValueError(f"{expected} is wanted where {sign or word!r} stands{hint}")
         if sign == ",":
             concepts.append([])
         elif sign is None:

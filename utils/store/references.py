@@ -1,4 +1,4 @@
-"""Reference images of channels and their circuits (PURE), which only a pass over all training images finds."""
+"""Reference images of units and their circuits (PURE), which only a pass over all training images finds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from utils.store.files import damage_is_one_line, json_digest, read_arrays, writ
 
 AGAIN = "delete it and run disentangle_channel.py --concepts_from pure again"
 ORIGIN = {"origin": (np.uint8, (32,))}
+MOST_DRAWS = 2**20  # of a channel
 DEFAULTS = {"number": 100, "circuit_layer": None, "precision": "fp32", "decoding": "pil", "only_correct": False}
 
 
@@ -27,9 +28,10 @@ class References:
 
 
 class ReferenceStore:
-    """``RUN_pure_references.npz`` beside the split files: References of the channels that anybody has asked for.
+    """``RUN_pure_references.npz`` beside the split files: References of the units that anybody has asked for.
 
-    Another training store replaces it; other settings than ``DEFAULTS`` have a file of their own.
+    A unit is (channel, draw): draw 0 is the channel itself, a higher one the channel with its weights permuted. Another
+    training store replaces the file; other settings than ``DEFAULTS`` have one of their own.
 
     Parameters
     ----------
@@ -57,30 +59,30 @@ class ReferenceStore:
         origin = json_digest({**self.settings, **of, "training_sha256": json_digest(meta)})
         self._origin = np.frombuffer(bytes.fromhex(origin), dtype=np.uint8)
 
-    def missing(self, channels):
-        """Which of some channels are not there, ascending."""
-        return sorted(set(channels) - set(self._read(["channels"])["channels"].tolist()))
+    def missing(self, units):
+        """Which of some units are not there, ascending."""
+        return sorted(set(units) - set(map(tuple, self._read(["units"])["units"].tolist())))
 
-    def read(self, channels):
-        """The References of channels that are there, in the order that is asked for."""
+    def read(self, units):
+        """The References of units that are there, in the order that is asked for."""
         arrays = self._read()
-        rows = np.searchsorted(arrays["channels"], channels)
+        rows = np.searchsorted(_numbers(arrays["units"]), _numbers(np.array(units)))
         return References(*(torch.from_numpy(arrays[name][rows]) for name in ("indices", "values", "features")))
 
-    def write(self, channels, references):
-        """Add References of channels, ascending, to those that are there."""
+    def write(self, units, references):
+        """Add References of units to those that are there."""
         there = self._read()
-        kept = ~np.isin(there["channels"], channels)
-        new = {"channels": np.array(channels), **{name: value.numpy() for name, value in vars(references).items()}}
+        new = {"units": np.array(units), **{name: value.numpy() for name, value in vars(references).items()}}
+        kept = ~np.isin(_numbers(there["units"]), _numbers(new["units"]))
         arrays = {name: np.concatenate([there[name][kept], values]) for name, values in new.items()}
-        order = arrays["channels"].argsort()
+        order = _numbers(arrays["units"]).argsort()
         write_arrays(self.path, {**{name: values[order] for name, values in arrays.items()}, "origin": self._origin})
 
     def _read(self, names=None):
-        """Arrays by name, default: all; of no channel where they are not there, or of another training store."""
+        """Arrays by name, default: all; of no unit where they are not there, or of another training store."""
         number = self.settings["number"]
         layout = {
-            "channels": (np.int64, (None,)),
+            "units": (np.int64, (None, 2)),
             "indices": (np.int64, (None, number)),
             "values": (np.float32, (None, number)),
             "features": (np.float32, (None, number, self._num_features)),
@@ -97,15 +99,21 @@ class ReferenceStore:
     def _is_there(self):
         if not self.path.is_file():
             return False
-        anything = dict.fromkeys(("channels", "indices", "values", "features"))
+        anything = dict.fromkeys(("units", "indices", "values", "features"))
         return np.array_equal(read_arrays(self.path, {**anything, **ORIGIN}, AGAIN, ["origin"])["origin"], self._origin)
 
     def _is_possible(self, name, array):
         """Whether an array can have been measured, whatever its checksum says."""
-        if name == "channels":
-            return (np.diff(array, prepend=-1) > 0).all() and (array < self._num_channels).all()
+        if name == "units":
+            in_range = (array >= 0).all() and (array < (self._num_channels, MOST_DRAWS)).all()
+            return in_range and (np.diff(_numbers(array)) > 0).all()
         if name == "indices":
             return ((array >= 0) & (array < self._num_images)).all()
         if name == "values":
             return np.isfinite(array).all() and (np.diff(array, axis=1) <= 0).all()
         return name == "origin" or (np.abs(array).sum(-1) <= 1 + 1e-3).all()  # which NaN is not
+
+
+def _numbers(units):
+    """A number for each unit [M, 2], in their order."""
+    return units[:, 0] * MOST_DRAWS + units[:, 1]

@@ -9,7 +9,7 @@ import torch
 from utils.method.virtual_neurons import strongest_images, virtual_neurons
 from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
 
-AGAIN = "delete it and run get_results.py --compare again"
+AGAIN = "delete it and run get_results.py again"
 
 
 @dataclass

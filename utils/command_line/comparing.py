@@ -2,30 +2,33 @@
 
 import hashlib
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 from utils.command_line import flags, opening
+from utils.command_line.closing import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.unlabelled import ByPure
+from utils.networks.circuits import UnitCircuits
 from utils.networks.embedding import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
 from utils.stages.comparison import Cases, compare, describe_comparison, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores, Seen
-from utils.stages.comparison_methods import DRAWS
-from utils.stages.comparison_pure import FromPure, PurePasses, some_of
+from utils.stages.comparison_methods import DRAWS, units_of
+from utils.stages.comparison_pure import FromPure, some_of
 from utils.stages.comparison_table import METHODS, Sources
 from utils.stages.disentangling import CandidateMaker
 from utils.stages.embedding import validation_embeddings
 from utils.stages.least_squares import StoredInputs
-from utils.stages.references import usable_images
+from utils.stages.references import unit_references, unit_rows, usable_images
 from utils.stages.separation import ValidationInputs
+from utils.stages.virtual_neurons import stored_virtual_neurons
 from utils.store.class_statistics import ClassStore
 from utils.store.comparisons import Comparisons
 from utils.store.importances import ImportanceStore
@@ -61,10 +64,9 @@ def measure_comparison(args, run, device):
     paths = [*write_comparison_tables(comparisons), comparisons.path(found)]
     paths += write_comparison_figure(args.output_dir, found)
     print_comparison(found)
-    print("\nwrote " + "\n      ".join(map(str, paths)))
-    world.problems.finish("compared")
     more = "--candidates", args.candidates, "--concepts_from", "circuits"
-    print(flags.next_command("disentangle_channel.py", args, *more))
+    print_end(paths, [("next", flags.next_command("disentangle_channel.py", args, *more))])
+    world.problems.finish("compared")
 
 
 def comparison_name(args, run):
@@ -192,15 +194,21 @@ class World:
             return ImageBatches(self._images(stores[which]), self._transform, batches, description, **loading)
 
         how = {"precision": args.precision, "decoding": args.decode}
-        network, layer = self._network
-        channels = [channel for channel, _ in self.channels]
-        passes = PurePasses(self.run, channels, self.cases.weights, network, layer, load, args.batch_size, how)
         settings = {"number": method.references, "circuit_layer": None, "only_correct": self.only_correct, **how}
+        (network, layer), units = self._network, units_of([channel for channel, _ in self.channels])
         kept = Path(args.store_dir) / "models_disentangled", self.run, self.meta, layer.num_inputs, settings
-        stored = [ReferenceStore(*kept, draw) for draw in (None, *range(DRAWS))]
-        found = FromPure(method, self.inputs, passes.references(stored, self.cases.usable))
-        wanted = some_of(self.labels, self.cases.all_images())
-        found.measure_neurons(passes, (self.training, wanted), (self.store, self.store.read_labels()))
+        of_train = network, layer, partial(load, "train"), self.cases.usable, args.batch_size
+        found = FromPure(method, self.inputs, unit_references(units, ReferenceStore(*kept), *of_train))
+        circuits = UnitCircuits(network, layer, *unit_rows(layer, units), precision=args.precision)
+        centroids = found.centroids([channel for channel, _ in self.channels])
+
+        def neurons(which, labels):
+            images = stores[which], self.run, labels
+            return stored_virtual_neurons(*images, circuits, centroids, partial(load, which), *passes)
+
+        passes = args.batch_size, args.decode
+        found.training = neurons("train", some_of(self.labels, self.cases.all_images()))
+        found.validation = neurons("val", self.store.read_labels())
         return found
 
     def _open_scores(self):

@@ -5,7 +5,8 @@ from utils.errors import UserError
 
 LEFT_OUT = ("predicted_classes", "circuits", "pure", "concept_vectors")
 OTHERS = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-OTHERS += ("get_separation", "get_effect", "summary", "splits", "split_by", "background", "rho_objective")
+OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background", "rho_objective")
+OTHERS += ("all_classes", "patch_size", "irrelevant_channels", "effect_to")
 
 
 def add_comparison_flags(parser):
@@ -58,7 +59,7 @@ def check_comparison(args):
     flags.require(args, "model")
     for name in OTHERS:
         if getattr(args, name) not in (None, False):
-            raise UserError(f"--compare splits the channels of --candidates by itself: leave out --{name}")
+            raise UserError(f"--compare has its own way with the channels of --candidates: leave out --{name}")
     if args.candidates is None:
         raise UserError("--compare is of the channels of a file: give --candidates, stage 2's _groups.json")
     if args.embedding is None and (args.embedding_mean or args.embedding_std):

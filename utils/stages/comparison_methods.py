@@ -72,15 +72,20 @@ class Case:
 
 def orders(what, channel, size):
     """DRAWS permutations for a channel, whatever its concepts are."""
-    return [permutation(size, what, channel, draw) for draw in range(DRAWS)]
+    return [permutation(size, what, channel, draw) for draw in range(1, 1 + DRAWS)]
 
 
 def permuted_weights(weight, channel):
     """A channel's weights [C_in, taps], and DRAWS times permuted over its inputs: [1 + DRAWS, C_in, taps], float64.
 
-    Equal for equal channels, whatever their concepts, so that passes over images need not be made again.
+    Equal for equal channels, whatever their concepts: those whose references ``unit_references`` keeps.
     """
     return torch.stack([weight, *(weight[order] for order in orders("weights", channel, len(weight)))]).double()
+
+
+def units_of(channels):
+    """All units of a comparison as (channel, draw), place by place: draw 0 is the channel itself."""
+    return [(channel, draw) for channel in channels for draw in range(1 + DRAWS)]
 
 
 def draws_of(make, *arguments):

@@ -1,11 +1,10 @@
-"""Stage 4's comparison: PURE of channels and of their permuted weights, from as few passes over images as can be."""
+"""Stage 4's comparison: PURE of channels and of their permuted weights."""
 
 from contextlib import suppress
 
 import torch
 
 from utils.errors import UserError
-from utils.networks.circuits import UnitCircuits
 from utils.stages.comparison_methods import (
     DRAWS,
     REFERENCES,
@@ -14,88 +13,27 @@ from utils.stages.comparison_methods import (
     Units,
     draws_of,
 )
-from utils.stages.references import find_references
 from utils.stages.unlabelled import VALIDATION_IMAGES, Clusters
-from utils.stages.virtual_neurons import stored_virtual_neurons
 from utils.store.importances import Labels
-from utils.store.references import References
-
-
-class PurePasses:
-    """What PURE needs of images, for the channels of a comparison and their permuted weights.
-
-    Parameters
-    ----------
-    run : str
-    channels : list of int
-    weights : list of Tensor [1 + DRAWS, C_in, taps]
-        Of each channel, its own and permuted ones.
-    network : nn.Module
-        Frozen, on its device.
-    layer : Layer
-    load : function of (images, batches, description) that returns ImageBatches
-        ``images`` is "train" or "val".
-    batch_size : int
-    how : dict
-        ``precision`` and ``decoding``.
-    """
-
-    def __init__(self, run, channels, weights, network, layer, load, batch_size, how):
-        self.run, self.channels, self.weights, self.network, self.layer = run, channels, weights, network, layer
-        self.load, self.batch_size, self.how = load, batch_size, how
-
-    def units(self, wanted):
-        """UnitCircuits of (place, unit) pairs."""
-        rows = torch.stack([self.weights[place][unit] for place, unit in wanted]).to(self.layer.weight)
-        channels = [self.channels[place] for place, _ in wanted]
-        biases = None if self.layer.bias is None else self.layer.bias[channels]
-        return UnitCircuits(self.network, self.layer, rows, biases, precision=self.how["precision"])
-
-    def references(self, stores, usable):
-        """References of all channels, for each of 1 + DRAWS ReferenceStores; one search finds all that are missing."""
-        missing = [store.missing(self.channels) for store in stores]
-        wanted = [(self.channels.index(one), unit) for unit, channels in enumerate(missing) for one in channels]
-        if wanted:
-            number = stores[0].settings["number"]
-            found = find_references(
-                self.units(wanted), lambda *what: self.load("train", *what), usable, number, self.batch_size
-            )
-            first = 0
-            for store, channels in zip(stores, missing, strict=True):
-                own = slice(first, first := first + len(channels))
-                if channels:
-                    store.write(channels, References(*(value[own] for value in vars(found).values())))
-        return [store.read(self.channels) for store in stores]
-
-    def neurons(self, store, labels, centroids):
-        """The VirtualNeurons of all units, place by place, in images of a store."""
-        every = [(place, unit) for place in range(len(self.channels)) for unit in range(1 + DRAWS)]
-        load = lambda *what: self.load(store.meta["images"], *what)  # noqa: E731
-        how = self.batch_size, self.how["decoding"]
-        return stored_virtual_neurons(store, self.run, labels, self.units(every), centroids, load, *how)
 
 
 class FromPure(FromImages):
-    """PURE's clusters; ``references`` are the channels' References for each of 1 + DRAWS weights.
+    """PURE's clusters; ``references`` are the References of all units, place by place.
 
-    ``measure_neurons`` adds their VirtualNeurons on ``training`` and on ``validation`` images.
+    ``training`` and ``validation`` are their VirtualNeurons on images, with the ``centroids`` found here.
     """
 
     def __init__(self, method, inputs, references):
         super().__init__(inputs)
         self.method, self.references, self.training, self.validation = method, references, None, None
-        inputs.keep(torch.cat([one.indices.flatten() for one in references]))
+        inputs.keep(references.indices.flatten())
 
     def features(self, place, unit):
-        return self.references[unit].features[place]
+        return self.references.features[place * (1 + DRAWS) + unit]
 
     def clusters(self, place, unit, number=None):
-        return Clusters(self.references[unit].indices[place], *self.method.clusters(self.features(place, unit)))
-
-    def measure_neurons(self, passes, training, validation):
-        """Measure VirtualNeurons; ``training`` and ``validation`` are (ImportanceStore, Labels of its images)."""
-        centroids = self.centroids(passes.channels)
-        self.training, self.validation = (passes.neurons(*one, centroids) for one in (training, validation))
+        indices = self.references.indices[place * (1 + DRAWS) + unit]
+        return Clusters(indices, *self.method.clusters(self.features(place, unit)))
 
     def centroids(self, channels):
         """Of all units, place by place: [1 + DRAWS, K, F] each, of a channel itself with its null partitions.

@@ -44,19 +44,15 @@ class ReferenceStore:
     settings : dict
         ``number`` (n) of references, ``circuit_layer`` (its name, None: the layer's own input), ``precision`` and
         ``decoding`` of the pass, ``only_correct``.
-    permuted : int, optional
-        References are not the channels' own: which draw of permuted weights they are of; a file of its own.
     """
 
-    def __init__(self, model_dir, run, meta, num_features, settings, permuted=None):
+    def __init__(self, model_dir, run, meta, num_features, settings):
         self.settings = {name: settings[name] for name in DEFAULTS}
         suffix = "" if self.settings == DEFAULTS else f"_{json_digest(self.settings)[:8]}"
-        suffix += "" if permuted is None else f"_weights_permuted{permuted}"
         self.path = Path(model_dir) / f"{run}_pure_references{suffix}.npz"
         self._num_channels, self._num_images = meta["num_channels"], meta["num_images"]
         self._num_features = num_features
-        of = {} if permuted is None else {"permuted": permuted}
-        origin = json_digest({**self.settings, **of, "training_sha256": json_digest(meta)})
+        origin = json_digest({**self.settings, "training_sha256": json_digest(meta)})
         self._origin = np.frombuffer(bytes.fromhex(origin), dtype=np.uint8)
 
     def missing(self, units):

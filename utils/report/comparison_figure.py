@@ -11,9 +11,13 @@ from utils.report.files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
 
 PANELS = {"ap_all": "AP against all other images", "auroc_all": "AUROC against all other images"}
-MARKERS = dict(
-    zip(NULLS, (("D", DISENTANGLED[1][0]), ("s", DISENTANGLED[3][0]), ("^", GREY), ("v", ORIGINAL[0])), strict=True)
-)
+MARKERS = {
+    "weights_permuted": ("D", DISENTANGLED[1][0]),
+    "weights_permuted_same_sets": ("s", DISENTANGLED[2][0]),
+    "weights_permuted_real_target": ("P", DISENTANGLED[3][0]),
+    "owners_permuted": ("^", GREY),
+    "references_partitioned": ("v", ORIGINAL[0]),
+}
 
 
 def write_comparison_figure(output_dir, comparison):
@@ -39,7 +43,7 @@ def comparison_figure(comparison):
     rows = summary_rows(comparison)
     methods = sorted((row for row in rows if not row["null"]), key=lambda row: np.nan_to_num(row["ap_all"]))
     place = {row["method"]: number for number, row in enumerate(methods)}
-    figure = Figure(figsize=(10.4, 1.9 + 0.36 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(10.4, 2.1 + 0.36 * len(methods)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (name, what) in zip(panels, PANELS.items(), strict=True):
         for row in rows:
@@ -62,8 +66,8 @@ def comparison_figure(comparison):
     for null in present:
         marker, colour = MARKERS[null]
         style = {"markerfacecolor": "none", "markeredgecolor": colour, "linestyle": "none"}
-        handles.append(Line2D([], [], marker=marker, label=NULLS[null].replace("the same, ", "permuted, "), **style))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5)
+        handles.append(Line2D([], [], marker=marker, label=NULLS[null], **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     figure.suptitle(fitted(_title(comparison), 10.0, 11, lines=2), fontsize=11, parse_math=False)
     return figure
 

@@ -15,7 +15,8 @@ from utils.store.comparisons import OF_CHANNELS, OF_CONCEPTS
 
 NULLS = {
     "weights_permuted": "weights permuted",
-    "weights_permuted_real_target": "the same, real target",
+    "weights_permuted_same_sets": "weights permuted, same sets",
+    "weights_permuted_real_target": "weights permuted, real target",
     "owners_permuted": "owners permuted",
     "references_partitioned": "references partitioned",
 }
@@ -43,13 +44,16 @@ AUROC and AP (average precision), all: a concept's validation images against all
 channel's other concepts alone. ARI: adjusted Rand index between the clusters of a channel's reference images and the
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
 channels), with 95 % intervals by resampling channels. Nulls, 3 draws each: weights permuted, the whole method on the
-channel's weights shuffled over its inputs, with references and clusters of its own; real target, shares fitted for
-those weights so that they give the real channel; owners permuted, the shares of the inputs shuffled; references
-partitioned, the channel's references divided at random into sets of the same sizes. A unit that is the same for all
-images counts as chance; a draw that cannot be made is left out. An empty field or - cannot be measured.
+channel's weights shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
+among the sets of images that the channel itself has led to; real target, shares fitted for those weights and these sets
+so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
+channel's references divided at random into sets of the same sizes. A unit that is the same for all images counts as
+chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Of monosemanticity and patch
+gap a null has one draw; patches are those of the 100 validation images in which the unit is largest, each given to the
+nearest centroid, and gap is (mean distance between clusters - within) / mean distance.
 
-needs: labels, or images (a pass of the network; all else is in the stores); weights changed, the method's units are
-written into the network; output unchanged, so that it computes what it did.
+What a method needs: labels, or a pass of the network over images (all else is in the stores). Whether it changes the
+network's weights, and whether that computes what it did with the units in the channel's place.
 """
 EMBEDDING = (
     "Scores without labels (monosemanticity of the units, distances of patches of the clusters) were not asked for: "

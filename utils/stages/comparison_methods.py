@@ -18,7 +18,8 @@ from utils.method.references import permutation, shares_by_arv, shares_by_least_
 from utils.stages.unlabelled import VALIDATION_IMAGES, Clusters, ClustersByStore
 
 DRAWS = 3
-WEIGHTS, TARGET = "weights_permuted", "weights_permuted_real_target"
+WEIGHTS, SAME_SETS = "weights_permuted", "weights_permuted_same_sets"
+TARGET = "weights_permuted_real_target"
 OWNERS, REFERENCES = "owners_permuted", "references_partitioned"
 MOST_PREDICTED = 8
 BACKGROUND = 1.0  # weight of everything else in least squares
@@ -293,11 +294,10 @@ class Splits:
             return self._units(case, permuted, self._shares(permuted[None], own)[:, 0], own, own.clusters)
 
         found[WEIGHTS] = draws_of(of_permuted_weights, range(1, 1 + DRAWS))
+        if sets.clusters is not None:  # labels are the same sets for all weights
+            found[SAME_SETS] = self._permuted(case, sets)
         if self.divided_by.fits_a_target:
-            aimed = self._shares(case.weights[1:], sets, weight)
-            found[TARGET] = [
-                self._units(case, one, aimed[:, draw], sets, None) for draw, one in enumerate(case.weights[1:])
-            ]
+            found[TARGET] = self._permuted(case, sets, weight)
         among = orders("owners", case.channel, len(weight))
         found[OWNERS] = [self._units(case, weight, shares[:, order], sets, None) for order in among]
         if sets.clusters is not None:
@@ -306,6 +306,12 @@ class Splits:
                 self._units(case, weight, self._shares(weight[None], one)[:, 0], one, one.clusters) for one in others
             ]
         return found
+
+    def _permuted(self, case, sets, target=None):
+        """Units of the permuted weights, divided among the channel's own sets."""
+        weights = case.weights[1:]
+        shares = self._shares(weights, sets, target).unbind(1)
+        return [self._units(case, one, own, sets, None) for one, own in zip(weights, shares, strict=True)]
 
     def _shares(self, weights, sets, target=None):
         return self.divided_by.shares(weights, sets, target)

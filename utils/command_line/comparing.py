@@ -31,6 +31,7 @@ from utils.stages.separation import ValidationInputs
 from utils.stages.virtual_neurons import stored_virtual_neurons
 from utils.store.class_statistics import ClassStore
 from utils.store.comparisons import Comparisons
+from utils.store.files import json_digest
 from utils.store.importances import ImportanceStore
 from utils.store.names import run_name
 from utils.store.references import ReferenceStore
@@ -129,7 +130,7 @@ class World:
         return {
             **{"rho": args.rho or DEFAULT_RHO, "only_correct": self.only_correct, "draws": DRAWS},
             **{"concepts": args.nr_concepts, "references": args.nr_reference_images, "embedding": args.embedding},
-            "embedder": given,
+            "embedder": json_digest(given),
         }
 
     @cached_property

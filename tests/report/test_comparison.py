@@ -76,7 +76,7 @@ def test_tables_say_how_they_were_matched_and_how_to_read_them(tmp_path, capsys)
 def test_the_figure_has_a_row_for_each_method_sorted_by_ap(tmp_path):
     _, entry = stored(tmp_path)
     left, right = comparison_figure(entry).axes
-    assert [label.get_text().replace("\n", " ") for label in left.get_yticklabels()] == [
+    assert [label.get_text().replace("\n", " ").replace("\u00a0", " ") for label in left.get_yticklabels()] == [
         "split by circuits, k 4",
         "split by classes, k 4",
     ]

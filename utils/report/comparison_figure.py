@@ -73,7 +73,7 @@ def comparison_figure(comparison):
 
 
 def _label(comparison, row):
-    return fitted(f"{comparison['methods'][row['method']]['words']}, k {row['k']:.3g}", 2.4, 9, lines=2)
+    return fitted(f"{comparison['methods'][row['method']]['words']}, k\u00a0{row['k']:.3g}", 2.4, 9, lines=2)
 
 
 def _title(comparison):

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.method.circuits import Strongest, circuits
 from utils.method.clustering import RESTARTS, nearest
+from utils.method.concept_vectors import spatial_means, spread
 from utils.method.disentangling import Concept
 from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.stages.disentangling import LayerConcepts
@@ -147,6 +148,12 @@ def assignment(source):
         return None
     number, largest = VALIDATION_IMAGES, source["largest"]
     return f"the {number} validation images of largest {largest}, each given to the nearest training centroid"
+
+
+def by_concept_vectors(weight, bias, positions, inputs, **asked):
+    """ByConceptVectors for a layer, measured by the spread of a sample of its training images (StoredInputs)."""
+    scale = spread(spatial_means(weight, bias, positions, inputs.of_others([])))
+    return ByConceptVectors(weight, bias, positions, scale=scale, **asked)
 
 
 def stored_method(name, weight, bias, positions):

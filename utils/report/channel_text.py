@@ -171,7 +171,7 @@ def _print_cosines(groups, own, cosines, classes):
         print(f"\n{len(own)} classes are too many for a matrix of their cosines here")
     else:
         width = max(len(classes.name(output)) for output in own)
-        print(f"\n{'cosine between classes':{width + 8}}" + "".join(f"{output:6d}" for output in own[:-1]))
+        print(f"\ncosine between classes\n{'':{width + 8}}" + "".join(f"{output:6d}" for output in own[:-1]))
         concept_of = {output: k for k, group in enumerate(groups.concepts, start=1) for output in group}
         for row, output in enumerate(own):
             line = "".join(f"{cosine:6.2f}" for cosine in cosines[row, :row].tolist())

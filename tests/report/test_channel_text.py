@@ -106,8 +106,8 @@ def test_a_candidate_has_its_classes_cosines_and_groups(capsys):
         numbers = [float(text) for text in line.split()[4:]]
         assert numbers == pytest.approx([all_pairs[row, column] for column in range(row)], abs=0.0051)
     assert len(matrix) == 4
-    between = ", ".join(f"{pair}: {value:.3f}" for pair, value in zip(("1-2", "1-3", "2-3"), concepts, strict=True))
-    assert lines[-1] == f"cosine between concepts {between}"
+    assert lines[-5:-2] == ["cosine between concepts", "       1     2", " 1"]
+    assert lines[-2:] == [f" 2{concepts[0]:6.2f}", f" 3{concepts[1]:6.2f}{concepts[2]:6.2f}"]
 
 
 def test_why_a_class_is_not_relevant(capsys):
@@ -192,8 +192,8 @@ def test_only_the_nearest_classes_are_shown_and_the_others_are_counted(capsys):
     lines = page(made, 0, capsys)
     assert list(rows_of(lines)) == [NAMES[output] for output in range(13, 13 - NEAREST, -1)]
     assert lines[-2:] == [
-        "4 more classes with shares of at most 0.10",
-        "1 classes in none of their images; 1 classes have no images that count",
+        "4 more: shares of at most 0.10",
+        "1 more: in none of their images; 1 without images that count",
     ]
 
 

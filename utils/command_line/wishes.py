@@ -15,12 +15,18 @@ def add_wish_flags(parser):
     wanted.add_argument(
         "--patch_size",
         type=flags.positive_int,
-        help="card: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
+        help="card, map: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
     )
     wanted.add_argument(
         "--get_feature_visualization",
         action="store_true",
         help="images made to activate the channel and its parts, into plots/ and on the card",
+    )
+    wanted.add_argument(
+        "--get_map",
+        action="store_true",
+        help="map of the channel's reference images (of the training store) with pictures, and rows of patches of each "
+        "concept, into plots/",
     )
     add_separation_flags(wanted)
     add_effect_flags(wanted)
@@ -87,15 +93,16 @@ def check_wishes(args, parser):
     named = args.candidates is not None or args.splits is not None
     flags.require(args, "model", *([] if named else ["channel_of_interest"]))
     check_splits(args)
-    for flag in ("all_classes", "patch_size"):
-        if getattr(args, flag) and not args.get_channel_card:
-            raise UserError(f"--{flag} is for --get_channel_card: add it")
+    if args.all_classes and not args.get_channel_card:
+        raise UserError("--all_classes is for --get_channel_card: add it")
+    if args.patch_size and not (args.get_channel_card or args.get_map):
+        raise UserError("--patch_size is for --get_channel_card or --get_map: add it")
     if args.irrelevant_channels is not None and not args.get_separation:
         raise UserError("--irrelevant_channels is for --get_separation: add it")
     if args.effect_to is not None and not args.get_effect:
         raise UserError("--effect_to is for --get_effect: add it")
     args.effect_to = args.effect_to or "mean"
-    if not (args.get_separation or args.get_effect or wants_each_split(args)):
+    if not (args.get_separation or args.get_effect or args.get_map or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
 
 

@@ -24,8 +24,8 @@ ALL_GROUPS = "or all channels of several groups"
 class LayerScreen:
     """The layer as stage 2 has found it, for people.
 
-    ``asked`` is all that stage 2 was asked, ``kept`` are the candidates, ``counts`` [T, C] the images of a class, of those
-    that count, in which a channel is relevant. The pairs are in ``table`` and, as candidates, in ``candidates``,
+    ``asked`` is all that stage 2 was asked, ``kept`` are the candidates. ``counts`` [T, C] are the images of a class in
+    which a channel is relevant, of those that count. The pairs are in ``table`` and, as candidates, in ``candidates``,
     the groups in ``groups``; these two are None where there are none.
     """
 

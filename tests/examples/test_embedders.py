@@ -18,7 +18,7 @@ STUDIED = Transform(32, 24, "nearest")
 
 @pytest.fixture
 def packages(monkeypatch):
-    """Put made-up modules where their names are imported from; the example that does is imported for this test alone."""
+    """Put made-up modules where their names are imported from; the example that does is imported for a test alone."""
 
     def put(example, **modules):
         monkeypatch.setitem(sys.modules, f"examples.{example}", None)  # so that what comes now goes again

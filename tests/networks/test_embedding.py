@@ -1,6 +1,7 @@
 """What an embedding is of which network, with which transform, and which networks are refused."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
+from utils.networks import embedding
 from utils.networks.embedding import Embedder, load_embedder
 from utils.networks.loading import LoadedNetwork, fingerprint
 
@@ -157,6 +159,15 @@ def test_a_module_without_one_takes_sizes_of_the_studied_and_colours_of_the_flag
     for colours in ((None, None), ([0.1, 0.2, 0.3], None), (None, [1, 1, 1])):
         with pytest.raises(UserError, match="has no transform: give --embedding_mean and --embedding_std"):
             load_embedder(factory(), "0", SEEN, *colours)
+
+
+def test_named_weights_have_their_own_transform(monkeypatch):
+    named = Transform(26, 22, "bicubic", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    module = factories.small()
+    loaded = LoadedNetwork(module, "IMAGENET1K_V1", fingerprint(module), named)
+    monkeypatch.setattr(embedding, "load_network", lambda model: loaded)
+    assert load_embedder("resnet18", "0", SEEN).transform == named
+    assert load_embedder("resnet18", "0", SEEN, mean=[0, 0, 0]).transform == replace(named, mean=(0, 0, 0))
 
 
 @pytest.mark.parametrize(

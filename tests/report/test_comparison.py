@@ -52,7 +52,7 @@ def test_every_null_has_words_and_a_marker():
 
 
 def test_the_gap_is_of_averages_over_units(tmp_path):
-    found, entry = stored(tmp_path)
+    _, entry = stored(tmp_path)
     values = [(5.0, 6.0, 5.5), (6.0, 8.0, 7.0), (5.5, 7.0, 6.0)] * 2
     rows = [row for row in entry["channels"] if (row["method"], row["null"]) == ("circuits", "")]
     for row, three in zip(rows, values, strict=True):

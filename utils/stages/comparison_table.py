@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from utils.method.unlabelled import ByCircuits, ByConceptVectors
+from utils.method.unlabelled import ByCircuits
 from utils.stages.comparison_methods import (
     ByRule,
     ByShares,
@@ -16,6 +16,7 @@ from utils.stages.comparison_methods import (
     Splits,
 )
 from utils.stages.comparison_pure import Neurons
+from utils.stages.unlabelled import by_concept_vectors
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Sources:
     @cached_property
     def concept_vectors(self):
         layer = *self._store.read_layer(), self._store.meta["positions"]
-        return self._from_store(ByConceptVectors(*layer, **self._asked))
+        return self._from_store(by_concept_vectors(*layer, self._inputs, **self._asked))
 
     @cached_property
     def pure(self):

@@ -71,5 +71,5 @@ def test_damage_is_one_line(tmp_path):
     found = comparisons_of(tmp_path, comparison())
     path = found.path(KNOWN)
     path.write_text(path.read_text().replace("0.25", "0.26", 1))
-    with pytest.raises(UserError, match="net_groups"):
+    with pytest.raises(UserError, match=r"net_groups\.json"):
         found.read_all()

@@ -17,7 +17,7 @@ OUT = Path("results_quantitative")
 
 
 def compare(folder, *more):
-    return run_script("get_results.py", *NETWORK, *ASKED, *map(str, more), cwd=folder)
+    return run_script("get_results.py", *NETWORK, *ASKED, *map(str, more), cwd=folder, FIGURES="empty")
 
 
 def rows_of(folder):
@@ -70,7 +70,7 @@ def test_a_second_call_makes_no_pass_and_changes_nothing(compared, tmp_path):
     assert contents(folder) == before and "images/s" not in result.stderr and "comparison:" not in result.stderr
 
 
-def test_another_rho_reads_what_passes_have_left(compared, tmp_path, without_figures):
+def test_another_rho_reads_what_passes_have_left(compared, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     shutil.rmtree(folder / "data")
@@ -80,7 +80,7 @@ def test_another_rho_reads_what_passes_have_left(compared, tmp_path, without_fig
     assert len({row["comparison"] for row in rows_of(folder)}) == 2
 
 
-def test_without_pure_no_image_is_needed(compared, tmp_path, without_figures):
+def test_without_pure_no_image_is_needed(compared, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     for path in ("data", OUT, "store/models_disentangled"):
@@ -117,7 +117,7 @@ def alone(folder):
         (alone, COMPARE, "one concept alone"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(compared, tmp_path, without_figures, change, flags, message):
+def test_what_does_not_go_together_is_one_line(compared, tmp_path, change, flags, message):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     if change is not None:

@@ -47,6 +47,7 @@ def test_all_methods_are_compared(compared):
             assert row["k"] == "2" and row["images"] == "yes"
     with_gap = {row["method"] for row in rows if row["patch_gap"]}
     assert {"circuits", "pure", "virtual_neurons", "directions"} <= with_gap
+    assert all(row["monosemanticity_strongest"] for row in rows if row["k"] != "0")
     assert all(row["monosemanticity"] for row in rows if row["method"] in ("original", "classes", "logit"))
     assert f"{RUN}_asked_concepts2_reference_images12_embedding_tests.factories-other_weights" in result.stdout
     assert len(list((folder / "plots").glob("*_comparison.png"))) == 1 and "open first: " in result.stdout

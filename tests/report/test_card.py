@@ -23,7 +23,7 @@ from utils.networks.layers import find_layer
 from utils.networks.linear import Linear
 from utils.report.card import Card, card_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
-from utils.report.split_figures import _patch_note, _patch_size
+from utils.report.split_figures import note_on_patches, side_of_patches
 from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches
 from utils.store.splits import read_split, transform_from
 
@@ -145,9 +145,9 @@ def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
         (49, (7, 7), None),
     ):
         layer = Linear(None, "mlp", map_size, arrangement=Arrangement(positions=positions))
-        assert _patch_note(layer) == note
-        assert _patch_size(None, 224, layer) == (224 if map_size is None else 96)
-        assert _patch_size(224, 224, layer) == 224
+        assert note_on_patches(layer) == note
+        assert side_of_patches(None, 224, layer) == (224 if map_size is None else 96)
+        assert side_of_patches(224, 224, layer) == 224
 
 
 def card_flags(*more):

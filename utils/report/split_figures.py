@@ -40,12 +40,15 @@ def left_out(result):
     return f"; the {MOST_CONCEPTS} largest of {total} concepts" if total > MOST_CONCEPTS else ""
 
 
-def densities(result):
-    """For the images of each concept, samples by label (the original channel and every disentangled one) and curves."""
+def densities(result, points=256):
+    """For the images of each concept, samples by label (the original channel and every disentangled one) and curves.
+
+    ``points`` of the grid, as ``density_curves`` takes them.
+    """
     for part in (result["images"][k] for k in shown_concepts(result)):
         samples = {"original channel": np.array(part["original"])}
         samples |= {label: np.array(part["sums"])[:, k - 1] for k, label in shown_channels(result).items()}
-        yield samples, density_curves(samples)
+        yield samples, density_curves(samples, points)
 
 
 def densities_figures(output_dir, result):
@@ -128,8 +131,8 @@ class FigureMaker:
         self.args, self.source, self.opened, self.classes = args, source, opened, classes
         self.transform, self.device, self.peaks = transform, device, None
         if args.get_channel_card:
-            self.patch_size = _patch_size(args.patch_size, transform.crop_size, source.layer)
-            self.patch_note = _patch_note(source.layer)
+            self.patch_size = side_of_patches(args.patch_size, transform.crop_size, source.layer)
+            self.patch_note = note_on_patches(source.layer)
         if args.all_classes:
             loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
@@ -152,17 +155,17 @@ class FigureMaker:
         return written
 
 
-def _patch_size(asked, crop_size, layer):
+def side_of_patches(asked, crop_size, layer):
     """The side of a patch, in pixels: the image's where positions lie nowhere. UserError where it cannot be."""
     if layer.map_size is None and asked not in (None, crop_size):
-        raise UserError(f"--patch_size {asked}: {_patch_note(layer)}: leave it out")
+        raise UserError(f"--patch_size {asked}: {note_on_patches(layer)}: leave it out")
     size = asked or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
     if size > crop_size:
         raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
     return size
 
 
-def _patch_note(layer):
+def note_on_patches(layer):
     """What is shown in place of patches, and why; None where there are patches."""
     if layer.map_size is not None:
         return None

@@ -12,7 +12,7 @@ from utils.report.plots import DISENTANGLED
 
 MOST_NUMBERS = 12  # rows of a matrix with a number in every cell
 TREE, GAP, CHARACTER, LONGEST = 90, 8, 6.2, 34  # pixels, and characters of a name
-DENSITY_POINTS = 72
+DENSITY_POINTS, HIGHEST = 72, 4  # curves are cut where they are this many times as high as the original channel's
 
 
 def tag(name, *children, **attributes):
@@ -145,6 +145,9 @@ def densities(samples, grid, curves, styles, limits):
     shown = np.linspace(low, high, DENSITY_POINTS)
     heights = {label: np.interp(shown, grid, curve) for label, curve in curves.items() if curve is not None}
     top = max([float(values.max()) for values in heights.values()] or [1.0])
+    first = heights.get(next(iter(samples)))
+    if first is not None:  # the peak of a channel that is silent in these images would hide all others
+        top = min(top, HIGHEST * float(first.max()))
 
     def across(value):
         return width * (value - low) / (high - low)
@@ -152,7 +155,7 @@ def densities(samples, grid, curves, styles, limits):
     parts = [tag("path", d=f"M0 {bottom}H{width}", class_="axis")]
     for (label, sample), style in zip(samples.items(), styles, strict=True):
         if label in heights:
-            path = _steps(across(shown), bottom - (bottom - 4) * heights[label] / top)
+            path = _steps(across(shown), bottom - (bottom - 4) * (heights[label] / top).clip(max=1))
             parts.append(tag("path", d=path, class_=f"line {style}"))
         else:
             ticks = "".join(f"M{across(value):.1f} {bottom - 24}V{bottom}" for value in np.unique(sample)[:50])

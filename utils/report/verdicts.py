@@ -87,7 +87,10 @@ def verdict(groups, is_polysemantic, is_split, rows):
 def _of_rows(measured):
     beyond, of = [row for row in measured if is_beyond(row)], len(measured)
     mean = mean_separation(measured)
-    figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by chance weights"
+    chance = "permuted weights"
+    if reference_of(measured[0])[1] == "draws_real_target":
+        chance += ", fitted to the real channel"
+    figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by {chance}"
     if len(beyond) == of:
         text = f"Each of its {of} new channels separates its concept better than any draw of permuted weights: {figures}."
         return Verdict(0, f"clear, {of} of {of}", text)

@@ -91,9 +91,9 @@ def main(args):
         how = context, classes, transform, device, problems
         source, opened = split_opening.open_validation(args, run, opened, *how)
         print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
-        written += measure_effect(args, run, opened, source, classes) if args.get_effect else []
+        written += measure_effect(args, run, opened, source) if args.get_effect else []
     if wishes.wants_each_split(args):
-        written += evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results)
+        written += evaluate_each(args, run, opened, asked, problems, source, transform, device, results)
     if args.summary:
         print_summary(results)
     print("\nwrote " + "\n      ".join(map(str, written)))
@@ -101,7 +101,7 @@ def main(args):
     print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
 
-def evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results):
+def evaluate_each(args, run, opened, asked, problems, source, transform, device, results):
     """Fractions and figures of each split: paths of what was written."""
     from tqdm import tqdm
 
@@ -111,14 +111,14 @@ def evaluate_each(args, run, opened, asked, problems, source, classes, transform
     from utils.stages.evaluation import describe_result, evaluate, result_of
 
     taus = [setting("tau", args, asked, one.file.settings) for one in opened]
-    known = [describe_result(one, run, tau, source, classes) for one, tau in zip(opened, taus, strict=True)]
+    known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
     for one, tau in zip(opened, taus, strict=True):
         print(f"{one.path.name}, {one.which_rho()}tau {tau}")
-    figures, found, written = FigureMaker(args, source, opened, classes, transform, device), [], []
+    figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
     for number, result, arrays in evaluate(opened, known, source, results, wishes.wants_pictures(args)):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
-                result = result_of(known[number], arrays, source.images, classes)
+                result = result_of(known[number], arrays, opened[number], source)
                 if args.get_quantitative:
                     results.write(result)
             elif args.get_quantitative:

@@ -215,16 +215,15 @@ def add_concept_flags(parser):
         parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
 
 
-def add_division_flags(parser, default=None):
-    """How inputs are divided: for stage 3, with its default, or to choose among splits."""
-    chooses = "" if default else "; chooses among several splits"
+def add_division_flags(parser, stage3=False):
+    """How inputs are divided: for stage 3, or to choose among splits."""
+    chooses = "" if stage3 else "; chooses among several splits"
     parser.add_argument(
         "--split_by",
         choices=("arv", "least_squares"),
-        default=default,
         help="what divides the inputs: arv (the paper's Ineq. 5, each input whole), or least_squares (shares, "
         "so that each new channel is the channel on its own images, and nothing on others)"
-        + (f" ({default})" if default else chooses),
+        + (" (arv; least_squares where concepts have no labels)" if stage3 else chooses),
     )
     parser.add_argument(
         "--background",
@@ -234,7 +233,7 @@ def add_division_flags(parser, default=None):
         metavar="WEIGHT",
         help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
         "they count beside a concept's images in least_squares, 0 for none"
-        + (" (arv: none; least_squares: 1)" if default else chooses),
+        + (" (arv: none; least_squares, and concepts without labels: 1)" if stage3 else chooses),
     )
 
 
@@ -267,7 +266,7 @@ def require(args, *names):
         raise UserError(f"{', '.join(missing)} must be given (--help explains the flags)")
 
 
-def concepts_from(args):
+def given_concepts(args):
     """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps.
 
     One alone only where there may be a background beside it.
@@ -282,10 +281,15 @@ def concepts_from(args):
 
 
 def check_candidates(args, channel_flag):
-    """Raise UserError unless either --candidates is given, or a channel and its concepts."""
+    """Raise UserError unless either --candidates is given, or a channel and its concepts.
+
+    Stage 3 alone may look for concepts without labels, of any channels, or all.
+    """
+    if getattr(args, "concepts_from", "classes") != "classes":
+        return
     if args.candidates is None:
         require(args, channel_flag)
-        concepts_from(args)
+        given_concepts(args)
         return
     for number in range(1, MAX_CONCEPTS + 1):
         if getattr(args, f"classes_for_concept{number}") is not None:

@@ -5,7 +5,15 @@ import sys
 import numpy as np
 
 from utils.errors import UserError
-from utils.report.result_tables import EXPLANATION, comma_separated, document, included_rows, make_tables, markdown
+from utils.report.result_tables import (
+    EXPLANATION,
+    comma_separated,
+    document,
+    included_rows,
+    make_tables,
+    markdown,
+    where_from,
+)
 from utils.store.files import write_bytes
 from utils.store.names import number_text
 
@@ -51,6 +59,7 @@ def _write_rows(folder, found):
     files, names = {}, set()
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
+        suffix += f"_{result['concepts_from']}" if result["assignment"] else ""
         suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
@@ -72,7 +81,8 @@ def print_results(results, tables, shown):
     names = {(result["split"], result["rho"]) for result in shown}
     for table in tables:
         if any((result["split"], result["rho"]) in names for result in table.results):
-            print(f"\n{markdown(table, names)}")
+            note = f"\n{where_from(table.results[0])}\n" if table.results[0]["assignment"] else ""
+            print(f"{note}\n{markdown(table, names)}")
     print(f"\n{EXPLANATION}")
     _print_doubts(results)
 

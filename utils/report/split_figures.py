@@ -10,7 +10,7 @@ from utils.report.card import Card, card_figure
 from utils.report.files import plot_path, write_curves, write_figure
 from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, ORIGINAL, density_figure, pictures_figure
 from utils.report.result_tables import result_rows
-from utils.stages.evaluation import SplitMeasures, concepts_of_images, measure_peaks, top_patches, visualize
+from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches, visualize
 
 MOST_CONCEPTS = len(DISENTANGLED)
 
@@ -18,7 +18,8 @@ MOST_CONCEPTS = len(DISENTANGLED)
 def shown_concepts(result):
     """The concepts (from 0) that figures show: all, or those of most images."""
     sizes = [len(part["paths"]) for part in result["images"]]
-    return sorted(np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS].tolist())
+    order = np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS]
+    return sorted(k for k in order.tolist() if sizes[k])
 
 
 def shown_channels(result):
@@ -36,8 +37,8 @@ def colours_of(result):
 
 def left_out(result):
     """What a figure says of concepts that it does not show."""
-    total = len(result["concept_names"])
-    return f"; the {MOST_CONCEPTS} largest of {total} concepts" if total > MOST_CONCEPTS else ""
+    total, shown = len(result["concept_names"]), len(shown_concepts(result))
+    return f"; the {shown} largest of {total} concepts" if total > shown else ""
 
 
 def densities(result, points=256):
@@ -57,14 +58,17 @@ def densities_figures(output_dir, result):
     for k, (samples, (grid, curves)) in zip(shown_concepts(result), densities(result), strict=True):
         title = f"Images of {result['concept_names'][k]}: channel {result['channel']} and its parts"
         count = len(samples["original channel"])
-        subtitle = (
-            f"{result['run']}, {result['layer']}, {division(result)}, {count} validation images{left_out(result)}"
-        )
+        subtitle = f"{result['run']}, {result['layer']}, {division(result)}, {_images(result, count)}{left_out(result)}"
         stem = plot_path(output_dir, result, f"concept{k + 1}_density")
         figure = density_figure(samples, grid, curves, colours_of(result), title, subtitle)
         pictures.append(write_figure(stem, figure))
         write_curves(stem, grid, curves)
     return pictures
+
+
+def _images(result, count):
+    """How many validation images there are, and of concepts without labels which."""
+    return f"{count} validation images" + (f" of {result['assignment']}" if result["assignment"] else "")
 
 
 def division(result):
@@ -98,7 +102,7 @@ def channel_card(output_dir, result, patches, visualizations, patch_note=None):
     card = Card(
         channel=result["channel"],
         subtitle=f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
-        f"{sum(len(part['paths']) for part in result['images'])} validation images, fractions at τ = {result['tau']}"
+        f"{_images(result, sum(len(part['paths']) for part in result['images']))}, fractions at τ = {result['tau']}"
         f"{left_out(result)}",
         names=[result["concept_names"][k] for k in shown],
         labels=["original channel", *channels.values()],
@@ -122,13 +126,12 @@ class FigureMaker:
         Of stage 4.
     source : ImagePass or StoredValidation
     opened : list of OpenedSplit
-    classes : ClassMap
     transform : Transform
     device : torch.device
     """
 
-    def __init__(self, args, source, opened, classes, transform, device):
-        self.args, self.source, self.opened, self.classes = args, source, opened, classes
+    def __init__(self, args, source, opened, transform, device):
+        self.args, self.source, self.opened = args, source, opened
         self.transform, self.device, self.peaks = transform, device, None
         if args.get_channel_card:
             self.patch_size = side_of_patches(args.patch_size, transform.crop_size, source.layer)
@@ -148,7 +151,7 @@ class FigureMaker:
             pictures = visualize(source.network, source.layer, one.file.split, one.rho, self.transform, self.device)
             written += visualization_figure(args.output_dir, result, pictures)
         if args.get_channel_card:
-            concepts = concepts_of_images(one.file.split, self.classes, self.source.images)
+            concepts = self.source.concepts_of(one)
             shown = arrays if self.peaks is None else self.peaks[number]
             patches = top_patches(self.source.images, self.transform, shown, concepts, self.patch_size)
             written += channel_card(args.output_dir, result, patches, pictures, self.patch_note)

@@ -10,6 +10,8 @@ from utils.method.polysemanticity import cosine_similarities
 from utils.method.rho import OBJECTIVES
 from utils.report.layer_tables import PAPER_GAMMA
 
+MOST_PAIRS = 28  # whose cosines are all printed: of eight concepts
+
 
 def print_how(divider, only_correct, background):
     """Print how all splits of a run are made."""
@@ -32,12 +34,16 @@ def print_split(split, members, network, layer):
     for k, concept in enumerate(split.concepts, start=1):
         count = sum(len(members[output]) for output in concept.classes)
         what = f" {concept.classes}, {count} training images"
-        if concept.kind == "background":
-            what = ", all training images" + (" of other classes, or a sample" if split.rho is None else "")
+        if concept.kind == "images":
+            what = f", {len(concept.images)} training images"
+        elif concept.kind == "background":
+            what = ", all training images" + (" but these, or a sample" if split.rho is None else "")
         print(f"concept {k}: {concept.name}{what}")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
-    pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
-    print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
+    pairs = {(j, k): float(cosines[j, k]) for j in range(num_concepts) for k in range(j + 1, num_concepts)}
+    shown = pairs if len(pairs) <= MOST_PAIRS else sorted({min(pairs, key=pairs.get), max(pairs, key=pairs.get)})
+    what = "" if len(pairs) <= MOST_PAIRS else f", the lowest and the highest of {len(pairs)},"
+    print(f"cosine of the concepts' ARVs{what} {', '.join(f'{j + 1}-{k + 1}: {pairs[j, k]:.3f}' for j, k in shown)}")
     if split.split_by == "arv":
         _print_rhos(split)
     else:

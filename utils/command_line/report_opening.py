@@ -1,4 +1,4 @@
-"""What a report begins with: which settings of stage 2 it shows, what is known of the layer, and what to run for more."""
+"""What a report begins with: settings of stage 2, what is known of the layer, and what to run for more."""
 
 import re
 import sys
@@ -70,10 +70,15 @@ class Commands:
 
     def split(self, known):
         """What makes a KnownSplit again."""
-        split, settings = known.split, known.file.settings
-        if known.kind != "own choice" and settings["tau"] is not None:
-            source = self._two.groups if known.kind == "groups" else self._two.pairs
-            more = ["--candidates", source, "--channel_disentangle", split.channel]
+        split, settings, source = known.split, known.file.settings, known.file.source
+        if known.kind == "images":
+            more = ["--concepts_from", source["from"], "--channel_disentangle", split.channel]
+            for name in ("nr_concepts", "nr_reference_images", "distance_threshold", "circuit_layer"):
+                more += [f"--{name}", source[name]] if source.get(name) is not None else []
+            more += ["--only_correct"] if settings["only_correct"] else []
+        elif known.kind != "own choice" and settings["tau"] is not None:
+            candidates = self._two.groups if known.kind == "groups" else self._two.pairs
+            more = ["--candidates", candidates, "--channel_disentangle", split.channel]
         else:
             more = ["--channel_disentangle", split.channel]
             for number, concept in enumerate(split.classes, start=1):
@@ -81,7 +86,7 @@ class Commands:
             more += ["--only_correct"] if settings["only_correct"] else []
         more += ["--split_by", split.split_by]
         more += ["--rho_objective", split.objective] if split.objective not in (None, "positive") else []
-        weight, usual = known.file.background, None if split.split_by == "arv" else 1
+        weight, usual = known.file.background, 1 if split.split_by != "arv" or known.kind == "images" else None
         more += ["--background", f"{weight or 0:g}"] if weight != usual else []
         return self._command("disentangle_channel.py", *more)
 
@@ -93,9 +98,7 @@ class Commands:
         )
 
     def split_layer(self):
-        return self._command(
-            "disentangle_channel.py", "--candidates", self._two.groups, "--split_by", "least_squares"
-        )
+        return self._command("disentangle_channel.py", "--candidates", self._two.groups, "--split_by", "least_squares")
 
     def evaluate(self, path, *wishes):
         return self._command("get_results.py", "--splits", path, *wishes)

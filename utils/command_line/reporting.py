@@ -22,7 +22,7 @@ from utils.report.page_writer import Pictures, Strip, report_folder, strip_name,
 from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
 from utils.report.split_figures import note_on_patches, side_of_patches
-from utils.stages.strongest_patches import Strongest, find_strongest, tiles_of, unit_keys
+from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
 from utils.store.names import run_name
 from utils.store.strongest import read_strongest, write_strongest
 
@@ -74,7 +74,7 @@ def _overview(known):
 
 def _separations(known, measured, pictures):
     """The figures of the separations of many splits of the channels shown, those first whose splits are shown first."""
-    first = {known.first_split(channel).path.stem for channel in known.splits}
+    first = {known.first_split(channel).path.stem for channel in known.shown if known.first_split(channel)}
     every = {one.path.stem for splits in known.splits.values() for one in splits}
     drawn = []
     for number, one in enumerate(measured.separations):
@@ -143,7 +143,7 @@ class PatchMaker:
         keys, found = self._found(rows, biases)
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
         missing = [unit for unit, name in enumerate(names) if not (self.folder / name).is_file()]
-        tiles = tiles_of(self._load, Strongest(*(part[missing] for part in found)), self.size, self.args.batch_size)
+        tiles = tiles_of(self._load, TopPatches(*(part[missing] for part in found)), self.size, self.args.batch_size)
         for unit, of_unit in zip(missing, tiles, strict=True):
             write_strip(self.folder / names[unit], of_unit)
         return [self._strip(name, *unit) for name, *unit in zip(names, found.values, found.images, strict=True)], places
@@ -157,7 +157,7 @@ class PatchMaker:
         return Strip(src, shown)
 
     def _found(self, rows, biases):
-        """The keys of units, and their Strongest patches: from an earlier report as far as it has them."""
+        """The keys of units, and their TopPatches: from an earlier report as far as it has them."""
         stored, path = self.known.meta, self.folder / "patches.npz"
         origin = {key: stored[key] for key in ("weights_sha256", "layer", "transform")}
         origin |= {"images": self.images.digest(), "precision": self.args.precision, "decoding": self.args.decode}
@@ -175,7 +175,7 @@ class PatchMaker:
         arrays = [np.stack(part) for part in parts]
         if new:
             write_strongest(path, keys, *arrays)
-        return keys, Strongest(*map(torch.from_numpy, arrays))
+        return keys, TopPatches(*map(torch.from_numpy, arrays))
 
     def _load(self, batches, description):
         loading = flags.loading(self.args, self.device)

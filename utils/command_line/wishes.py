@@ -36,7 +36,7 @@ def add_wish_flags(parser):
     wanted.add_argument(
         "--report",
         action="store_true",
-        help="a folder of pages to browse, report/RUN/index.html: the layer, and all its polysemantic channels, with what "
+        help="report/RUN/, pages to browse: the layer and all its polysemantic channels, with what "
         "is there of splits and results. Of several tables of stage 2 the newest; --candidates chooses another",
     )
 

@@ -49,12 +49,13 @@ class KnownLayer:
 
     @property
     def shown(self):
-        """The channels that have a page: all polysemantic ones, and those that somebody has split."""
-        return [*self.polysemantic, *sorted(set(self.splits) - set(self.polysemantic))]
+        """The channels that have a page: all polysemantic ones, and others that somebody has split by their classes."""
+        others = {channel for channel in self.splits if self.first_split(channel)} - set(self.polysemantic)
+        return [*self.polysemantic, *sorted(others)]
 
     def first_split(self, channel):
-        """The split of a channel whose new channels are shown, or None."""
-        return next(iter(self.splits.get(channel, ())), None)
+        """The split of a channel whose new channels are shown, or None: those without labels are only listed."""
+        return next((one for one in self.splits.get(channel, ()) if one.kind != "images"), None)
 
     def concept_of(self, channel):
         """Which concept of its first split, or else which group, a class is of, from 0: {output: k}."""
@@ -136,7 +137,7 @@ def describe_channel(known, channel, strips, output_dir, commands, pictures):
         "num_classes": len(own),
         "cosine": lowest,
         "shares": (min(shares), max(shares)) if shares else None,
-        "verdict": verdict(len(groups), is_polysemantic, bool(splits), rows),
+        "verdict": verdict(len(groups), is_polysemantic, first is not None, rows),
         "separation": mean,
         "bar": None if np.isnan(mean.after) else page_svg.before_after(mean.before, mean.after, mean.reference),
         "low": known.channels.low(channel, own),
@@ -271,7 +272,7 @@ def describe_layer(known):
         "polysemantic": len(known.polysemantic),
         "several": len(channels.several_groups()),
         "one_group": one_group,
-        "split": sum(channel in known.splits for channel in known.polysemantic),
+        "split": sum(known.first_split(channel) is not None for channel in known.polysemantic),
         "low": channels.num_low(),
         "relevant": int(channels.relevant.sum()),
         "gamma": _gamma(known),

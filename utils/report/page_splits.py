@@ -20,7 +20,8 @@ from utils.store.separations import newest_rows
 from utils.store.splits import SplitFile
 
 GRID = 24  # points of a density; drawings are small
-ORDER = {"groups": 0, "pair": 1, "own choice": 2}  # a channel's groups first, then pairs, then what somebody chose
+# A channel's groups first, then pairs, then what somebody chose, then concepts without labels
+ORDER = {"groups": 0, "pair": 1, "own choice": 2, "images": 3}
 
 
 @dataclass
@@ -49,6 +50,8 @@ class KnownSplit:
         weight = self.file.background
         beside = "" if weight is None else ", beside everything else"
         beside += "" if weight in (None, 1) else f" (weight {number_text(weight)})"
+        source = self.file.source["from"].replace("_", " ")
+        how = f"by {source}, {how}" if self.kind == "images" else how
         return f"{how}{beside}, {'only correctly classified' if self.file.settings['only_correct'] else 'all'} images"
 
     @property
@@ -100,7 +103,8 @@ class Measured:
 
 
 def kind_of(file, groups, pairs):
-    """Whether a split's concepts are the groups of its channel, a pair of its classes, or somebody's own choice.
+    """What a split's concepts are: the groups of its channel, a pair of its classes, somebody's own choice, or sets of
+    images without labels.
 
     Parameters
     ----------
@@ -110,6 +114,8 @@ def kind_of(file, groups, pairs):
         Under gamma.
     """
     concepts = file.split.classes
+    if not all(concepts):
+        return "images"
     if len(concepts) > 1 and sorted(concepts) == sorted(groups):
         return "groups"
     single = tuple(sorted(concept[0] for concept in concepts if len(concept) == 1))
@@ -163,6 +169,7 @@ def describe_split(known, output_dir, commands, pictures):
             for k, concept in enumerate(split.concepts)
         ],
         "inputs": len(split.weight),
+        "assignment": known.result["assignment"] if known.result else None,
         "separation": [_separation_row(row, styles) for row in known.separation or ()],
         "fractions": _fractions(known) if known.result else None,
         "effects": [_effect(effect) for effect in known.effects],

@@ -4,7 +4,7 @@ Colours and dashes are classes of the style sheet, so that they follow light and
 """
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from scipy.cluster.hierarchy import dendrogram
 
 from utils.method.grouping import linkage_of
@@ -17,11 +17,10 @@ DENSITY_POINTS, HIGHEST = 72, 4  # curves are cut where they are this many times
 
 def tag(name, *children, **attributes):
     """An element; ``class_`` stands for class, other underscores for hyphens. All text is escaped."""
-    given = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
-        for key, value in attributes.items()
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
     )
-    return Markup("<{}{}>{}</{}>").format(name, given, Markup("").join(children), name)
+    return Markup(f"<{name}{given}>{''.join(map(escape, children))}</{name}>")
 
 
 def svg(width, height, label, *children, class_="drawing"):
@@ -114,7 +113,8 @@ def cosine_matrix(cosines, concept_of, names, gamma):
     for place, leaf in enumerate(order):
         name = names[leaf] if len(names[leaf]) <= LONGEST else names[leaf][: LONGEST - 1] + "…"
         where = {"x": text_left, "y": (place + 0.5) * cell + 4, "font_size": min(12, cell + 3)}
-        labels.append(tag("text", f"{concept_of[leaf] + 1}  {name}", class_=f"name {style_of(concept_of[leaf])}", **where))
+        group = concept_of[leaf]
+        labels.append(tag("text", f"{group + 1}  {name}", class_=f"name {style_of(group)}", **where))
     width = text_left + CHARACTER * 1.1 * (4 + max(min(len(name), LONGEST) for name in names))
     cut = left_of(1 - gamma)
     parts = [
@@ -124,7 +124,7 @@ def cosine_matrix(cosines, concept_of, names, gamma):
         *frames,
         *labels,
     ]
-    words = "; ".join(f"group {group + 1}: {', '.join(names[order[place]] for place in places)}" for group, places in sizes)
+    words = "; ".join(f"group {group + 1}: {', '.join(names[order[one]] for one in places)}" for group, places in sizes)
     lowest = float(cosines.min())
     return svg(width, side + 2, f"cosines of {count} classes, the lowest {lowest:.2f}; {words}", *parts)
 
@@ -198,5 +198,6 @@ def fractions(summary, labels, styles):
         middle = left + (step - 12) / 2
         parts.append(tag("path", d=f"M{middle} {up(mean - std):.1f}V{up(mean + std):.1f}", class_="whisker"))
         parts.append(tag("text", label, x=middle, y=height - 3, class_="tick"))
-    words = ", ".join(f"{label} {mean:.2f} ± {std:.2f}" for label, mean, std in zip(labels, means, spread, strict=True))
+    bars = zip(labels, means, spread, strict=True)
+    words = ", ".join(f"{label} {mean:.2f} ± {std:.2f}" for label, mean, std in bars)
     return svg(width, height, f"fractions of the original channel: {words}", *parts)

@@ -100,11 +100,12 @@ def write_pages(folder, layer, channels, data):
     write("style.css", "style.css", **_colours())
     write("page.js", "page.js")
     write("data.js", "data.js", data=data)
-    neighbours = zip([None, *channels[:-1]], channels, [*channels[1:], None], strict=True)
-    for previous, channel, following in neighbours:
-        write(channel["file"], "channel.html", layer=layer, channel=channel, previous=previous, following=following)
+    for place, channel in enumerate(channels):
+        beside = {"previous": channels[place - 1] if place else None, "following": (*channels, None)[place + 1]}
+        write(channel["file"], "channel.html", layer=layer, channel=channel, **beside)
     write("index.html", "index.html", layer=layer, channels=channels)
-    _remove_others(folder, {one["file"] for one in channels}, {unit["src"] for one in channels for unit in one["units"]})
+    strips = {unit["src"] for one in channels for unit in one["units"]}
+    _remove_others(folder, {one["file"] for one in channels}, strips)
     return folder / "index.html"
 
 

@@ -75,9 +75,8 @@ def verdict(groups, is_polysemantic, is_split, rows):
     if not is_polysemantic:
         return Verdict(6, "not polysemantic", "No two of its classes have a cosine below gamma at these settings.")
     if groups < 2:
-        return Verdict(
-            5, "one group", "Two of its classes have a cosine below gamma, but those between them join all to one group."
-        )
+        text = "Two of its classes have a cosine below gamma, but those between them join all to one group."
+        return Verdict(5, "one group", text)
     several = f"Its classes form {groups} groups, which it serves by different inputs"
     if not is_split:
         return Verdict(4, "not split", f"{several}; it has not been split yet.")
@@ -92,7 +91,7 @@ def _of_rows(measured):
         chance += ", fitted to the real channel"
     figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by {chance}"
     if len(beyond) == of:
-        text = f"Each of its {of} new channels separates its concept better than any draw of permuted weights: {figures}."
+        text = f"Each of {of} new channels separates its concept better than any draw of permuted weights: {figures}."
         return Verdict(0, f"clear, {of} of {of}", text)
     if beyond:
         others = ", ".join(row["name"] for row in measured if not is_beyond(row))

@@ -21,7 +21,7 @@ MOST_VALUES = 2**24  # of maps in memory at once
 MOST_UNITS = 512  # whose tiles are in memory at once, 300 KB each
 
 
-class Strongest(NamedTuple):
+class TopPatches(NamedTuple):
     """The most activating patches of U units, strongest first, at most one an image.
 
     ``values`` float32 [U, 16] are the largest activations at any position, ``centres`` float32 [U, 16, 2] say where,
@@ -44,7 +44,7 @@ class Strongest(NamedTuple):
         centres = torch.cat([self.centres, centres], 1)
         order = values.sort(dim=1, descending=True, stable=True).indices[:, :TOP_IMAGES]
         where = order[..., None].expand(-1, -1, 2)
-        return Strongest(values.gather(1, order), images.gather(1, order), centres.gather(1, where))
+        return TopPatches(values.gather(1, order), images.gather(1, order), centres.gather(1, where))
 
 
 def unit_keys(origin, rows, biases):
@@ -83,13 +83,13 @@ def find_strongest(loader, network, layer, rows, biases, precision):
 
     Returns
     -------
-    Strongest
+    TopPatches
     """
     largest = max(map(len, loader.batches)) * layer.num_positions
     size = max(1, MOST_VALUES // largest)
     blocks = [slice(start, start + size) for start in range(0, len(rows), size)]
     maps = [layer.maps(rows[block], None if biases is None else biases[block]) for block in blocks]
-    places, found = layer.places(loader.device), [Strongest.nothing(len(rows[block])) for block in blocks]
+    places, found = layer.places(loader.device), [TopPatches.nothing(len(rows[block])) for block in blocks]
     with Recorder(network, layer) as recorder:
         for indices, pixels, _ in loader:
             if not len(indices):
@@ -101,7 +101,7 @@ def find_strongest(loader, network, layer, rows, biases, precision):
                 for number, of_block in enumerate(maps):
                     values, centres = (part.float().cpu() for part in peaks(of_block(record.input), places))
                     found[number] = found[number].with_batch(values.T, indices, centres.transpose(0, 1))
-    return Strongest(*map(torch.cat, zip(*found, strict=True)))
+    return TopPatches(*map(torch.cat, zip(*found, strict=True)))
 
 
 def tiles_of(load, found, size, batch_size):
@@ -110,7 +110,7 @@ def tiles_of(load, found, size, batch_size):
     Parameters
     ----------
     load : function of (batches, description) that returns ImageBatches
-    found : Strongest
+    found : TopPatches
     size : int
         Side of a patch in pixels of the transform.
     batch_size : int
@@ -121,7 +121,7 @@ def tiles_of(load, found, size, batch_size):
         Of each unit; grey where there are fewer patches.
     """
     for start in range(0, len(found.images), MOST_UNITS):
-        yield from _tiles(load, Strongest(*(part[start : start + MOST_UNITS] for part in found)), size, batch_size)
+        yield from _tiles(load, TopPatches(*(part[start : start + MOST_UNITS] for part in found)), size, batch_size)
 
 
 def _tiles(load, found, size, batch_size):

@@ -16,7 +16,7 @@ LAYOUT = {
 
 
 def write_strongest(path, keys, values, images, centres):
-    """Write arrays as ``LAYOUT`` has them; ``keys`` tell units, and the images that they were ranked on, from others."""
+    """Write arrays as ``LAYOUT`` has them; ``keys`` tell units, and the images that they are ranked on, from others."""
     write_arrays(path, {"keys": keys, "values": values, "images": images, "centres": centres})
 
 

@@ -11,6 +11,7 @@ from utils.method.grouping import linkage_of
 from utils.report.plots import DISENTANGLED
 
 MOST_NUMBERS = 12  # rows of a matrix with a number in every cell
+STRONG = 0.7  # where a number is white on its cell
 TREE, GAP, CHARACTER, LONGEST = 90, 8, 6.2, 34  # pixels, and characters of a name
 DENSITY_POINTS, HIGHEST = 72, 4  # curves are cut where they are this many times as high as the original channel's
 
@@ -99,7 +100,7 @@ def cosine_matrix(cosines, concept_of, names, gamma):
             style = "cell" if value >= 0 else "cell negative"
             cells.append(tag("rect", class_=style, fill_opacity=round(abs(value), 2), **box))
             if count <= MOST_NUMBERS:
-                style = "number strong" if abs(value) > 0.55 else "number"
+                style = "number strong" if abs(value) > STRONG else "number"
                 middle = {"x": box["x"] + cell / 2, "y": (row + 0.5) * cell + 3.5, "class_": style}
                 cells.append(tag("text", f"{value:.2f}".replace("0.", ".").replace("1.00", "1"), **middle))
     text_left = TREE + GAP + side + 8

@@ -152,7 +152,7 @@ def test_what_has_not_been_computed_is_a_command(made):
     stem = f"store/models_disentangled/{RUN}_channel9_1_3.pt"
     for wish in ("effect", "feature_visualization", "channel_card"):
         assert f"--data_dir data --store_dir store --splits {stem} --get_{wish}" in nine
-    assert f"--splits {stem} --get_quantitative" not in nine and f"--splits {stem} --get_separation" not in nine
+    assert f"--splits {stem} --get_quantitative" not in nine and "Not measured" in nine
     other = next(page for name, page in found.items() if name not in ("index.html", "channel_9.html"))
     channel = re.search(r"Channel (\d+)", other.text)[1]
     assert f"--channel_disentangle {channel} --split_by least_squares" in other.text
@@ -163,6 +163,7 @@ def test_a_command_makes_the_split_again_that_it_stands_by(made, tmp_path):
     shutil.copytree(made[0], tmp_path / "copy")
     text = pages(tmp_path / "copy")["channel_9.html"].text
     command = re.findall(r"python (disentangle_channel\.py [^\n]*)", text)[-1].split()
+    assert re.findall(r"python get_results\.py [^\n]*", text)[-1].strip().endswith("--get_quantitative --get_effect")
     before = contents(tmp_path / "copy" / "store" / "models_disentangled")
     succeed(*command, *COMPUTE, cwd=tmp_path / "copy")
     assert contents(tmp_path / "copy" / "store" / "models_disentangled") == before
@@ -171,8 +172,8 @@ def test_a_command_makes_the_split_again_that_it_stands_by(made, tmp_path):
 def test_a_second_report_looks_at_no_image_again_and_removes_what_is_no_longer_shown(made, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(made[0], folder)
-    for path in (folder / FOLDER / "channel_999.html", folder / FOLDER / "patches" / "old.jpg"):
-        path.write_text("")
+    for path in (FOLDER / "channel_999.html", FOLDER / "patches" / "old.jpg", FOLDER / "figures" / "old.jpg"):
+        folder.joinpath(path).write_text("")
     before = contents(made[0] / FOLDER)
     result = report(folder)
     assert result.returncode == 0 and "validation images" not in result.stderr

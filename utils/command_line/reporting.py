@@ -11,7 +11,7 @@ from utils.command_line.opening import open_network, open_transform
 from utils.command_line.report_opening import Commands, StageTwo, open_layer
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, batches_of
 from utils.images.listing import class_folders, has_images, list_images
 from utils.images.progress import progress
 from utils.networks.arithmetic import check_precision, choose_device
@@ -24,7 +24,7 @@ from utils.report.separation_tables import heading
 from utils.report.split_figures import note_on_patches, side_of_patches
 from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
 from utils.store.names import run_name
-from utils.store.strongest import read_strongest, write_strongest
+from utils.store.strongest import read_strongest, stacked, write_strongest
 
 
 def make_report(args):
@@ -60,7 +60,7 @@ def make_report(args):
         "stale": measured.stale,
         "commands": _layer_commands(args, run, known, commands),
     }
-    index = write_pages(folder, layer, channels, table_data(channels))
+    index = write_pages(folder, layer, channels, table_data(channels), pictures.made)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"\nwrote {folder}: {len(channels)} channels, {size / 1e6:.1f} MB")
     print(f"open {index}")
@@ -165,22 +165,14 @@ class PatchMaker:
         new = [unit for unit, key in enumerate(keys) if key.tobytes() not in before]
         if new:
             self.network.module.to(self.device, memory_format=torch.channels_last)
-            plan = [list(range(start, min(start + self.args.batch_size, len(self.images))))
-                    for start in range(0, len(self.images), self.args.batch_size)]  # fmt: skip
-            loader = self._load(plan, "validation images")
+            loader = self._load(batches_of(range(len(self.images)), self.args.batch_size), "validation images")
             own = rows[new], None if biases is None else biases[new]
-            strongest = find_strongest(loader, self.network.module, self.layer, *own, self.args.precision)
-            before |= {keys[unit].tobytes(): part for unit, part in zip(new, _units(strongest), strict=True)}
-        parts = zip(*(before[key.tobytes()] for key in keys), strict=True)
-        arrays = [np.stack(part) for part in parts]
-        if new:
-            write_strongest(path, keys, *arrays)
-        return keys, TopPatches(*map(torch.from_numpy, arrays))
+            found = find_strongest(loader, self.network.module, self.layer, *own, self.args.precision)
+            units = zip(*(part.numpy() for part in found), strict=True)
+            before |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
+            write_strongest(path, before)
+        return keys, TopPatches(*map(torch.from_numpy, stacked(before[key.tobytes()] for key in keys)))
 
     def _load(self, batches, description):
         loading = flags.loading(self.args, self.device)
         return ImageBatches(self.images, self.transform, batches, description, **loading)
-
-
-def _units(strongest):
-    return zip(*(part.numpy() for part in strongest), strict=True)

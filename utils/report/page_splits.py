@@ -20,6 +20,7 @@ from utils.store.separations import newest_rows
 from utils.store.splits import SplitFile
 
 GRID = 24  # points of a density; drawings are small
+EVALUATION = ("separation", "quantitative", "effect")  # the first where concepts have labels
 # A channel's groups first, then pairs, then what somebody chose, then concepts without labels
 ORDER = {"groups": 0, "pair": 1, "own choice": 2, "images": 3}
 
@@ -178,6 +179,7 @@ def describe_split(known, output_dir, commands, pictures):
         "card": os.path.relpath(card, pictures.folder) if card.is_file() else None,
         "commands": {
             "split": commands.split(known),
+            "evaluate": commands.evaluate(path, *(f"--get_{wish}" for wish in EVALUATION[known.kind == "images" :])),
             **{wish: commands.evaluate(path, f"--get_{wish}") for wish in
                ("separation", "quantitative", "effect", "feature_visualization", "channel_card")},
         },

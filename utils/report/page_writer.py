@@ -51,31 +51,33 @@ def _jpeg(picture):
 
 
 class Pictures:
-    """The figures of a report, below its ``folder``."""
+    """The figures of a report, below its ``folder``; ``made`` are their names."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.made = folder, set()
 
     def copied(self, path):
         """A figure as a smaller JPEG: its name relative to the folder, and its size."""
         with Image.open(path) as picture:
             picture = picture.convert("RGB")
         picture.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
-        name = f"figures/{path.stem}.jpg"
-        write_bytes(self.folder / name, _jpeg(picture))
-        return {"src": name, "width": picture.width, "height": picture.height}
+        return self._written(f"{path.stem}.jpg", _jpeg(picture), picture.width, picture.height)
 
     def drawn(self, name, figure):
         """A matplotlib figure as PNG: its name relative to the folder, and its size."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI)
-        width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-        write_bytes(self.folder / "figures" / name, buffer.getvalue())
-        return {"src": f"figures/{name}", "width": width, "height": height}
+        return self._written(name, buffer.getvalue(), *(round(side * DPI) for side in figure.get_size_inches()))
+
+    def _written(self, name, content, width, height):
+        src = f"figures/{name}"
+        write_bytes(self.folder / src, content)
+        self.made.add(src)
+        return {"src": src, "width": width, "height": height}
 
 
-def write_pages(folder, layer, channels, data):
-    """Write the page of the layer and a page for each channel, and remove pages and strips of earlier reports.
+def write_pages(folder, layer, channels, data, figures=()):
+    """Write the page of the layer and a page for each channel, and remove what earlier reports have left.
 
     Parameters
     ----------
@@ -86,6 +88,8 @@ def write_pages(folder, layer, channels, data):
         Of ``page_data.describe_channel``, in the order of the table.
     data : list of dict
         Of ``page_data.table_data``.
+    figures : set of str
+        Those that pages show, relative to the folder.
 
     Returns
     -------
@@ -105,18 +109,16 @@ def write_pages(folder, layer, channels, data):
         write(channel["file"], "channel.html", layer=layer, channel=channel, **beside)
     write("index.html", "index.html", layer=layer, channels=channels)
     strips = {unit["src"] for one in channels for unit in one["units"]}
-    _remove_others(folder, {one["file"] for one in channels}, strips)
+    _remove_others(folder, {*figures, *strips, *(one["file"] for one in channels)})
     return folder / "index.html"
 
 
-def _remove_others(folder, pages, strips):
-    """Remove pages of channels, and strips, that no page of this report is or shows."""
-    for path in folder.glob("channel_*.html"):
-        if path.name not in pages:
-            path.unlink()
-    for path in (folder / "patches").glob("*.jpg"):
-        if f"patches/{path.name}" not in strips:
-            path.unlink()
+def _remove_others(folder, shown):
+    """Remove pages of channels, strips and figures that are not among those ``shown``."""
+    for pattern in ("channel_*.html", "patches/*.jpg", "figures/*.*"):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder).as_posix() not in shown:
+                path.unlink()
 
 
 def _environment():

@@ -15,9 +15,15 @@ LAYOUT = {
 }
 
 
-def write_strongest(path, keys, values, images, centres):
-    """Write arrays as ``LAYOUT`` has them; ``keys`` tell units, and the images that they are ranked on, from others."""
-    write_arrays(path, {"keys": keys, "values": values, "images": images, "centres": centres})
+def write_strongest(path, found):
+    """Write {key: (values, images, centres)}; the 32 bytes of a key tell a unit and its images from others."""
+    keys = np.array([list(key) for key in found], dtype=np.uint8)
+    write_arrays(path, dict(zip(LAYOUT, (keys, *stacked(found.values())), strict=True)))
+
+
+def stacked(units):
+    """Values, images and centres of some units, an array of all each."""
+    return [np.stack(part) for part in zip(*units, strict=True)]
 
 
 def read_strongest(path):

@@ -4,6 +4,13 @@ from utils.command_line import flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
 from utils.errors import UserError
 
+# What a report is made of and how; all other flags would be ignored
+OF_REPORT = (
+    *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
+    *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
+    *("resize_size", "crop_size", "interpolation", "mean", "std", "decode", "device", "precision"),
+)
+
 
 def add_wish_flags(parser):
     wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
@@ -34,6 +41,12 @@ def add_wish_flags(parser):
     help = "print the table of all pairs so far; alone, nothing else is done"
     wanted.add_argument("--summary", action="store_true", help=help)
     add_comparison_flags(parser)
+    wanted.add_argument(
+        "--report",
+        action="store_true",
+        help="report/RUN/, pages to browse: the layer and all its polysemantic channels, with what "
+        "is there of splits and results. Of several tables of stage 2 the newest; --candidates chooses another",
+    )
 
 
 def check_splits(args):
@@ -93,6 +106,9 @@ def check_wishes(args, parser):
     check_comparison(args)
     if args.compare:
         return None
+    if args.report:
+        flags.require(args, "model")
+        return refuse_ignored(args, parser, "report", *OF_REPORT)
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
     named = args.candidates is not None or args.splits is not None
@@ -131,5 +147,5 @@ def refuse_ignored(args, parser, flag, *meant):
     """Where ``flag`` alone reads what is there, refuse all others but those ``meant``: they would be ignored."""
     for name, value in vars(args).items():
         if name not in (flag, *meant) and value != parser.get_default(name):
-            advice = "name a channel or --candidates, or leave it out"
+            advice = "leave it out" if flag == "report" else "name a channel or --candidates, or leave it out"
             raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")

@@ -26,14 +26,6 @@ def effect(channel=3, **changes):
         **{"layer": "last", "transform": TRANSFORM, "precision": "fp32", "decoding": "pil", "channel": channel},
         **{"concepts": [[0], [1]], "concept_names": ["a", "b"], "background": None, "split_by": "arv", "rho": 0.9},
         **{"concepts_from": "classes", "assignment": None},
-            "concepts": [[0], [1]],
-            "concept_names": ["a", "b"],
-            "background": None,
-            "concepts_from": "classes",
-            "assignment": None,
-            "split_by": "arv",
-            "rho": 0.9,
-        },
         **{"to": "mean", "validation": {"a": "0", "b": "1"}, "images": images, **changes},
     }
 

@@ -3,6 +3,10 @@
 from utils.command_line import flags
 from utils.errors import UserError
 
+ONLY_FOR = {
+    "get_channel_card": ("all_classes", "patches", "patch_size"),
+    "get_feature_visualization": ("steps", "seeds"),
+}
 
 def add_wish_flags(parser):
     wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
@@ -13,6 +17,12 @@ def add_wish_flags(parser):
     )
     wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
     wanted.add_argument(
+        "--patches",
+        choices=("ranked", "paper"),
+        help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
+        "activating, of all concepts as equally as they occur",
+    )
+    wanted.add_argument(
         "--patch_size",
         type=flags.positive_int,
         help="card: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
@@ -20,8 +30,12 @@ def add_wish_flags(parser):
     wanted.add_argument(
         "--get_feature_visualization",
         action="store_true",
-        help="images made to activate the channel and its parts, into plots/ and on the card",
+        help="images made to activate the channel and its parts, into plots/ and on the card; what is there and equal "
+        "is not made again",
     )
+    wanted.add_argument("--steps", type=flags.positive_int, help="feature visualization: steps of optimisation (200)")
+    wanted.add_argument("--seeds", type=flags.positive_int, help="feature visualization: images a channel (2)")
+    flags.add_figure_flag(wanted)
     add_separation_flags(wanted)
     add_effect_flags(wanted)
     help = "print the table of all pairs so far; alone, nothing else is done"
@@ -87,9 +101,10 @@ def check_wishes(args, parser):
     named = args.candidates is not None or args.splits is not None
     flags.require(args, "model", *([] if named else ["channel_of_interest"]))
     check_splits(args)
-    for flag in ("all_classes", "patch_size"):
-        if getattr(args, flag) and not args.get_channel_card:
-            raise UserError(f"--{flag} is for --get_channel_card: add it")
+    for what, given in ONLY_FOR.items():
+        for flag in given:
+            if getattr(args, flag) and not getattr(args, what):
+                raise UserError(f"--{flag} is for --{what}: add it")
     if args.irrelevant_channels is not None and not args.get_separation:
         raise UserError("--irrelevant_channels is for --get_separation: add it")
     if args.effect_to is not None and not args.get_effect:
@@ -97,6 +112,8 @@ def check_wishes(args, parser):
     args.effect_to = args.effect_to or "mean"
     if not (args.get_separation or args.get_effect or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
+    if args.figure_width.width and not (args.get_separation or args.get_qualitative or wants_pictures(args)):
+        raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
 
 
 def wants_each_split(args):

@@ -11,7 +11,6 @@ from utils.report.sheets import SCREEN
 from utils.store.files import write_bytes
 from utils.store.measurements import split_at
 
-
 PDF_DOTS_PER_INCH = 300  # of what is no line or letter
 
 

@@ -144,8 +144,8 @@ def _draw_distributions(axes, rows, size, columns):
 
 def _legend(axes, size, **how):
     """Above the axes, where it hides nothing."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False, "columnspacing": 1.2, "handlelength": 2.2}
-    axes.legend(fontsize=size, **place, **how)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
+    axes.legend(fontsize=size, columnspacing=1.2, handlelength=2.2, **place, **how)
 
 
 def _legend_columns(points, size):

@@ -39,9 +39,8 @@ def get_args_parser():
     flags.add_channel_count_flag(parser)
     flags.add_threshold_flags(parser)
     parser.add_argument("--cos_sim_low", type=flags.cosine, default=0.0, help="keep low <= cosine (0.0)")
-    parser.add_argument(
-        "--only_correct", action="store_true", help="count and average correctly classified images only"
-    )
+    flags.add_figure_flag(parser)
+    parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
         "--only_above_mean",
         action="store_true",
@@ -118,8 +117,9 @@ def main(args):
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, asked)]
     titles = f"{args.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
-    figure = overview_figure(channels, gamma, guide, classes.name, *titles)
-    written += [write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure), class_store.folder]
+    figure = overview_figure(channels, gamma, guide, classes.name, *titles, args.figure_width)
+    overview = Path(args.output_dir) / "plots" / f"{path.stem}_overview"
+    written += [write_figure(overview, figure, args.figure_width), class_store.folder]
 
     layer_tables.print_pairs(kept, channels, classes, path)
     layer_tables.print_groups(channels, classes, groups)
@@ -127,7 +127,7 @@ def main(args):
     layer_tables.warn(low, found.pairs, kept, found.images[0])
     gamma_report.print_gamma(guide, gamma)
     if args.plot_wordnet:
-        plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles)
+        plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
     print("wrote " + "\n      ".join(str(one) for one in written if one))
     if candidates and len(kept):
         more = ["--candidates", candidates, "--channel_disentangle", int(kept.channel[-1])]

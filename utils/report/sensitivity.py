@@ -78,7 +78,7 @@ def sensitivity_figure(rows, title, sheet=SCREEN):
     words = {(name, p): fitted(f"{said}, p = {p:g}" if len(ps) > 1 else said, each, small, lines=3)
              for name, said in panels.items() for p in ps}  # fmt: skip
     titles = line_height(small, max(said.count("\n") for said in words.values()))
-    tall = (0.32 if sheet.width is None else 0.24) * len(taus) + 0.62 + titles
+    tall = titles + (0.32 * len(taus) + 0.62 if sheet.width is None else 0.2 * len(taus) + 0.3)
     figure = Figure(figsize=(width, len(panels) * lines * tall + 0.9), layout="constrained")
     grid = figure.subplots(len(panels) * lines, beside, squeeze=False, sharex=True, sharey=True)
     for axes in grid.ravel():
@@ -95,8 +95,10 @@ def sensitivity_figure(rows, title, sheet=SCREEN):
             axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas], fontsize=sheet.type(7))
             axes.set_title(words[name, p], fontsize=small, pad=3)
             axes.tick_params(length=0)
-    for axes in grid[-1]:
-        axes.set_xlabel("γ", fontsize=sheet.type(8))
+    for column in grid.T:
+        lowest = [axes for axes in column if axes.axison][-1]
+        lowest.set_xlabel("γ", fontsize=sheet.type(8))
+        lowest.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("τ", fontsize=sheet.type(8), rotation=0, labelpad=8)
     figure.suptitle(fitted(title, width - 0.4, sheet.type(10), lines=3), fontsize=sheet.type(10), parse_math=False)

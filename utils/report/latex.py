@@ -35,8 +35,8 @@ def _escaped(character):
 
 def stacked(text):
     """The words of a column's heading above one another."""
-    words = [escaped(word) for word in text.split()]
-    return words[0] if len(words) == 1 else rf"\shortstack[r]{{{r' \\ '.join(words)}}}"
+    words = r" \\ ".join(escaped(word) for word in text.split())
+    return rf"\shortstack[r]{{{words}}}" if " " in words else words
 
 
 def tabular(columns, header, *blocks):

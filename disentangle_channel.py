@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from utils.command_line import flags
+from utils.command_line import flags, unlabelled_flags
 from utils.command_line.run import run
 
 
@@ -42,7 +42,8 @@ def get_args_parser():
         choices=flags.OBJECTIVES,
         help="what rho maximises: positive (default; the published code), absolute (Eq. 6 as printed), contrast",
     )
-    flags.add_division_flags(parser, "arv")
+    flags.add_division_flags(parser, stage3=True)
+    unlabelled_flags.add_unlabelled_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
@@ -50,6 +51,7 @@ def get_args_parser():
 
 def check(args, _):
     flags.require(args, "model")
+    unlabelled_flags.check_unlabelled_flags(args)
     flags.check_candidates(args, "channel_disentangle")
     flags.background_weight(args)
 
@@ -58,13 +60,15 @@ def main(args):
     import torch
     from tqdm import tqdm
 
-    from utils.command_line import opening
+    from utils.command_line import concept_opening, opening
+    from utils.command_line.closing import print_end
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.concepts_table import write_concepts
     from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
-    from utils.stages.disentangling import CandidateMaker, images_by_class, images_in_turn, one_of_each
+    from utils.stages.disentangling import images_in_turn, members_of, some_of_all
+    from utils.stages.least_squares import StoredInputs
     from utils.stages.proof import EqualityProof
     from utils.stages.split_writer import SplitWriter
     from utils.store.class_statistics import ClassStore
@@ -79,7 +83,8 @@ def main(args):
     meta = store.load_meta()
     store.require_complete()
     opening.check_channel_count(args, meta)
-    classes, asked = ClassMap(meta["classes"]), opening.asked_candidates(args, "channel_disentangle")
+    classes = ClassMap(meta["classes"])
+    asked = opening.asked_candidates(args, "channel_disentangle", meta["num_channels"])
     opening.check_origin(asked, args, meta)
     only_correct = opening.setting("only_correct", args, asked.settings)
     problems = opening.Problems(len(asked.candidates))
@@ -88,23 +93,26 @@ def main(args):
     network, layer = opening.open_network(args, meta, store.folder)
 
     class_store, background = ClassStore(args.store_dir, run, meta), flags.background_weight(args)
-    maker = CandidateMaker(store, class_store, classes, only_correct, background)
-    candidates = problems.collect(maker.make, channels)
-    how = {"batch_size": args.batch_size, "precision": args.precision}
-    settings = {**asked.settings, **how, "only_correct": only_correct, "decoding": args.decode}
     labels = store.read_labels()
-    divider = opening.open_divider(args, network.module, layer, store, labels, only_correct)
-    splits = SplitWriter(args.store_dir, run, meta, settings, divider, background)
-    print_how(divider, only_correct, background)
-    missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
+    inputs = StoredInputs(store, labels, only_correct)
     images = store.read_images(Path(args.data_dir) / "train").with_contents(labels.indices, labels.contents)
-    outputs = {output for one in candidates for output in one.outputs}
-    members = images_by_class(labels, outputs, only_correct)
 
     def load(batches, description):
         return ImageBatches(images, transform, batches, description, **loading)
 
+    find_references = concept_opening.pure_finder(args, run, meta, network, layer, labels, only_correct, load)
     network.module.to(device, memory_format=torch.channels_last)
+    own = labels, inputs, only_correct, channels, find_references
+    maker = concept_opening.open_concepts(args, store, class_store, classes, *own)
+    candidates = problems.collect(maker.make, channels)
+    how = {"batch_size": args.batch_size, "precision": args.precision}
+    settings = {**asked.settings, **how, "only_correct": only_correct, "decoding": args.decode}
+    divider = concept_opening.open_divider(args, network.module, layer, inputs)
+    splits = SplitWriter(args.store_dir, run, meta, settings, divider, background)
+    print_how(divider, only_correct, background)
+    missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
+    members = members_of(candidates, labels, only_correct)
+
     proof, written = EqualityProof(network.module, layer), []
     for candidate, shown in images_in_turn(missing, members, divider, load, args.batch_size):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
@@ -118,25 +126,20 @@ def main(args):
             print(f"\nwrote {path}")
     if len(written) > 1:
         print_closing_table(written)
-    whole = args.candidates and not args.channel_disentangle and splits.make_a_layer(candidates) and not problems.found
-    if whole:
-        path, files = splits.manifest_path(args.candidates), splits.read_all(candidates)
+    stem, manifest, tables = concept_opening.layer_stem(args, maker), None, []
+    if stem and splits.make_a_layer(candidates) and not problems.found:
+        manifest, files = splits.manifest_path(stem), splits.read_all(candidates)
         all_splits = [file.split for file in files.values()]
-        if not splits.layer_is_there(path, files):
-            check = proof.check(all_splits, one_of_each(members, load))
+        if not splits.layer_is_there(manifest, files):
+            check = proof.check(all_splits, some_of_all(members, load))
             print(f"\nall {len(files)} splits at once")
             print_equality(check)
-            splits.write_layer(path, files, check)
-            print(f"\nwrote {path}")
-        print(f"the new channels by name: {write_concepts(path, layer, all_splits)}")
+            splits.write_layer(manifest, files, check)
+            tables.append(manifest)
+        tables.append(write_concepts(manifest, layer, all_splits))
     problems.finish("split")
-    more = flags.candidate_flags(args, "channel_disentangle", "channel_of_interest")
-    selectors = splits.selectors(candidates)
-    more += selectors + (flags.only_correct_flag(args) if "--rho_objective" not in selectors else [])
-    print(flags.next_command("get_results.py", args, *more))
-    if whole:
-        command = flags.next_command("get_results.py", args, "--splits", path, "--get_separation")
-        print(command.replace("next: ", "or, against all other validation images: ", 1))
+    commands = concept_opening.next_commands(args, splits, candidates, manifest)
+    print_end(tables, commands, *([] if manifest else [splits.path(candidates[0]), "by utils.store.split_network"]))
 
 
 if __name__ == "__main__":

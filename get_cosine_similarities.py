@@ -52,6 +52,7 @@ def get_args_parser():
         default=1,
         help="leave out classes with fewer images (with --only_correct: correctly classified ones) (1)",
     )
+    flags.add_shown_flags(parser)
     parser.add_argument(
         "--plot_wordnet",
         action="store_true",
@@ -71,8 +72,10 @@ def check(args, _):
 
 
 def main(args):
+    from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
-    from utils.command_line.opening import check_asked_network, check_channel_count, open_network
+    from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
+    from utils.command_line.showing_layer import LayerScreen
     from utils.images.classes import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
@@ -82,7 +85,7 @@ def main(args):
     from utils.report.wordnet import class_synsets
     from utils.report.wordnet_figure import plot_wordnet
     from utils.stages.gamma import gamma_guide
-    from utils.stages.relevance import find_classes, pairs_at_taus
+    from utils.stages.relevance import find_classes
     from utils.store.candidates import pairs_path, write_groups, write_pairs
     from utils.store.class_statistics import ClassStore
     from utils.store.importances import ImportanceStore
@@ -95,6 +98,8 @@ def main(args):
     synsets = class_synsets(meta["classes"]) if args.plot_wordnet else None
     check_asked_network(args, meta, store.folder)
     check_channel_count(args, meta)
+    if args.channel is not None:
+        check_channel(args.channel, "channel", meta)
     if args.weights is not None:
         open_network(args, meta, store.folder)
     class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
@@ -121,22 +126,14 @@ def main(args):
     overview = Path(args.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, args.figure_width), class_store.folder]
 
-    layer_tables.print_pairs(kept, channels, classes, path)
-    layer_tables.print_groups(channels, classes, groups)
-    layer_tables.print_layer(meta, channels, kept, (low, high), gamma)
-    layer_tables.warn(low, found.pairs, kept, found.images[0])
-    gamma_report.print_gamma(guide, gamma)
+    counts = class_store.read_relevant(args.proportion_attribution_required)[int(args.only_correct)]
+    screen = LayerScreen(args, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
+    screen.print(guide)
     if args.plot_wordnet:
-        plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
-    print("wrote " + "\n      ".join(str(one) for one in written if one))
-    if candidates and len(kept):
-        more = ["--candidates", candidates, "--channel_disentangle", int(kept.channel[-1])]
-        print(flags.next_command("disentangle_channel.py", args, *more))
-    elif not len(kept):
-        layer_tables.print_helpful_taus(pairs_at_taus(store, found, (low, high), **counted))
-    if groups:
-        command = flags.next_command("disentangle_channel.py", args, "--candidates", groups)
-        print(command.replace("next: ", "or all channels of several groups: ", 1))
+        written += plot_wordnet(
+            path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width
+        )
+    print_end([one for one in written if one], screen.commands())
 
 
 if __name__ == "__main__":

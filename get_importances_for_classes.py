@@ -55,6 +55,7 @@ def check(args, _):
 def main(args):
     import torch
 
+    from utils.command_line.closing import print_end
     from utils.command_line.opening import open_images
     from utils.networks.arithmetic import check_precision, choose_device, compile_network
     from utils.networks.layers import find_layer
@@ -97,10 +98,11 @@ def main(args):
         print(f"process {process.rank} has made its {len(own)} chunks; other processes are not ready yet")
     elif process.rank == 0 or (own and not process.ends_with_others):
         print_store_summary(store)
+        command = flags.next_command("get_cosine_similarities.py", args)
         if args.images == "val":
-            print(flags.next_command("get_results.py", args, "--get_separation", "--splits", "MANIFEST_OF_STAGE_3"))
-        else:
-            print(flags.next_command("get_cosine_similarities.py", args))
+            more = ["--get_separation", "--splits", "MANIFEST_OF_STAGE_3"]
+            command = flags.next_command("get_results.py", args, *more)
+        print_end([store.folder], [("next", command)], store.meta_path)
 
 
 if __name__ == "__main__":

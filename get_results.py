@@ -6,6 +6,7 @@ rows and summaries of all pairs so far. --get_qualitative: densities of the acti
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
 --get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
 separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
+--get_map: the channel's reference images on a plane, and patches of each concept, from the training images.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative
@@ -61,6 +62,8 @@ def get_args_parser():
 
 def main(args):
     from utils.command_line import opening, split_opening
+    from utils.command_line.closing import print_end
+    from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.separating import measure_separation
     from utils.images.classes import ClassMap
@@ -71,7 +74,7 @@ def main(args):
 
     results = Results(args.output_dir, split_opening.model_dir_of(args))
     if wishes.is_summary_alone(args):
-        return print_summary(results)
+        return print_end(print_summary(results), [])
     device = choose_device(args.device)
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)
@@ -81,21 +84,22 @@ def main(args):
     classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
     results.check(run, context["weights_sha256"])
     written = measure_separation(args, run, opened, asked) if args.get_separation else []
+    written += draw_maps(args, run, opened, transform, device, problems) if args.get_map else []
     if args.get_effect or wishes.wants_each_split(args):
         how = context, classes, transform, device, problems
         source, opened = split_opening.open_validation(args, run, opened, *how)
         print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
-        written += measure_effect(args, run, opened, source, classes) if args.get_effect else []
+        written += measure_effect(args, run, opened, source) if args.get_effect else []
     if wishes.wants_each_split(args):
-        written += evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results)
+        written += evaluate_each(args, run, opened, asked, problems, source, transform, device, results)
     if args.summary:
-        print_summary(results)
-    print("\nwrote " + "\n      ".join(map(str, written)))
+        written = list(dict.fromkeys(written + print_summary(results)))
+    command = flags.next_command("disentangle_channel.py", args)
+    print_end(written, [("next", f"{command} ... for another channel or other concepts")])
     problems.finish("evaluated")
-    print(flags.next_command("disentangle_channel.py", args) + " ... for another channel or other concepts")
 
 
-def evaluate_each(args, run, opened, asked, problems, source, classes, transform, device, results):
+def evaluate_each(args, run, opened, asked, problems, source, transform, device, results):
     """Fractions and figures of each split: paths of what was written."""
     from tqdm import tqdm
 
@@ -105,14 +109,14 @@ def evaluate_each(args, run, opened, asked, problems, source, classes, transform
     from utils.stages.evaluation import describe_result, evaluate, result_of
 
     taus = [setting("tau", args, asked, one.file.settings) for one in opened]
-    known = [describe_result(one, run, tau, source, classes) for one, tau in zip(opened, taus, strict=True)]
+    known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
     for one, tau in zip(opened, taus, strict=True):
         print(f"{one.path.name}, {one.which_rho()}tau {tau}")
-    figures, found, written = FigureMaker(args, source, opened, classes, transform, device), [], []
+    figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
     for number, result, arrays in evaluate(opened, known, source, results, args.get_channel_card):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
-                result = result_of(known[number], arrays, source.images, classes)
+                result = result_of(known[number], arrays, opened[number], source)
                 if args.get_quantitative:
                     results.write(result)
             elif args.get_quantitative:

@@ -22,7 +22,7 @@ from utils.images.classes import ClassMap
 from utils.method.least_squares import RIDGE, least_squares_shares
 from utils.method.references import permutation, rows_by_arv
 from utils.stages.disentangling import CandidateMaker
-from utils.stages.least_squares import TrainingInputs
+from utils.stages.least_squares import StoredInputs
 from utils.stages.separation import ValidationInputs, rank_rows
 from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore
@@ -105,11 +105,11 @@ def main(args):
     problems = opening.Problems(len(asked.candidates))
     channels = opening.resolve_all(asked, "channel_of_interest", meta, classes, problems)
     maker = CandidateMaker(store, ClassStore(args.store_dir, name, meta), classes, only_correct, 1.0)
-    inputs, validation = TrainingInputs(store, store.read_labels(), only_correct), ValidationInputs(val_store, [0])
+    inputs, validation = StoredInputs(store, store.read_labels(), only_correct), ValidationInputs(val_store, [0])
     found = {way: [] for way in WAYS}
     for channel, concepts in tqdm(channels, "channels"):
         candidate = maker.make(channel, concepts)
-        groups = [*(inputs.of_classes(concept) for concept in concepts), inputs.of_others(candidate.outputs)]
+        groups = [*map(inputs.of, candidate.own_concepts), inputs.of_others(candidate.own_concepts)]
         means = torch.stack([maker.mean_inputs[concept].mean(0) for concept in concepts])
         weight = candidate.weight.double()
         units = torch.stack([weight, weight[permutation(len(weight), "shares", channel, concepts)]])

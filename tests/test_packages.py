@@ -39,9 +39,9 @@ def test_no_package_imports_a_library(tmp_path):
 
 def test_what_scripts_of_ones_own_need_is_imported_when_it_is_asked_for(tmp_path):
     assert loaded(tmp_path, "import utils.store", "assert not hasattr(utils.store, 'anything_else')") == []
-    code = "from utils.store import split_network; import utils.store, utils.store.networks as networks; "
-    code += "print(split_network is networks.split_network is utils.store.split_network)"
-    assert python(code, tmp_path) == ["True"]
+    code = "from utils.store import split_network, stored_transform; import utils.store.networks as networks; "
+    code += "print(split_network is networks.split_network, stored_transform is networks.stored_transform)"
+    assert python(code, tmp_path) == ["True", "True"]
 
 
 MINE = """

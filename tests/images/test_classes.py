@@ -1,6 +1,7 @@
 """The map from folders to outputs, the file that may say it, and classes named on the command line."""
 
 import os
+import re
 
 import pytest
 
@@ -184,7 +185,9 @@ def test_classes_are_given_by_output_or_by_folder():
         ([["1"], ["-1"]], "out of range"),
         ([["1"], ["3"]], "class 3 has no folder"),
         ([["1"], ["dog"]], "no class folder 'dog'"),
-        ([["1"], ["digital clock"]], "no class folder 'digital clock'; the folder of that name is n03196217, output 2"),
+        ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; near it: digital clock"),
+        ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; near it: digital"),
+        ([["2"], ["Digital_Clock"]], "concept2: class 2 is in --classes_for_concept1 too"),
         ([["1"], ["cat"]], "concept2: class 1 is in --classes_for_concept1 too"),
         ([["1", "1"], ["0"]], "only once"),
     ],
@@ -192,6 +195,43 @@ def test_classes_are_given_by_output_or_by_folder():
 def test_classes_that_cannot_be_used_are_refused(concepts, message):
     with pytest.raises(UserError, match=message):
         ClassMap({"cat": 1, "bird": 0, "n03196217": 2}).resolve(concepts, 5)
+
+
+def test_classes_are_given_by_names_that_one_of_them_has():
+    names = {"n03196217": 530, "n02099712": 208, "n02113186": 264, "n02963159": 474, "n02012849": 134, "n03126707": 517}
+    classes = ClassMap({**names, "barn": 3, "Barn": 4, "a_b": 5})
+    given = ["digital clock", "DIGITAL  clock", "digital_clock", "labrador-Retriever", "barn", "Barn", "A b"]
+    assert [classes.resolve([[one]], 1000) for one in given] == [[[n]] for n in (530, 530, 530, 208, 3, 4, 5)]
+    # as they are printed, these two can be told apart
+    assert classes.resolve([["cardigan"], ["Cardigan"]], 1000) == [[474], [264]]
+    for text, choices in (
+        ("crane", "crane (134, n02012849), crane (517, n03126707)"),
+        ("CARDIGAN", "Cardigan (264, n02113186), cardigan (474, n02963159)"),
+        ("BARN", "barn (3), Barn (4)"),
+    ):
+        with pytest.raises(UserError) as error:
+            classes.resolve([["3"], [text]], 1000)
+        assert str(error.value) == f"--classes_for_concept2: '{text}' is the name of 2 classes: {choices}"
+
+
+def test_folders_and_outputs_come_before_names():
+    """A folder may have the name that ImageNet gives another one, and a number is an output whatever it is called."""
+    classes = ClassMap({"n02793495": 425, "barn": 0, "n03196217": 1})
+    assert classes.resolve([["barn"]], 1000) == [[0]]
+    with pytest.raises(UserError, match=r"'Barn' is the name of 2 classes: barn \(0\), barn \(425, n02793495\)$"):
+        classes.resolve([["Barn"]], 1000)
+    with pytest.raises(UserError, match="class 7 has no folder"):
+        ClassMap({"seven": 0, "n03196217": 1}).resolve([["7"]], 1000)
+
+
+def test_the_nearest_names_come_first_and_are_few():
+    classes = ClassMap({wnid: output for output, wnid in enumerate(imagenet_classes())})
+    for given, first in (("barns", "barn (425"), ("caulflower", "cauliflower (938"), ("egyptian", "Egyptian cat (285")):
+        with pytest.raises(UserError, match=f"near it: {re.escape(first)}") as error:
+            classes.resolve([[given]], 1000)
+        assert str(error.value).count(", n0") <= 5
+    with pytest.raises(UserError, match=r"no class of that name$"):
+        classes.resolve([["qqqq"]], 1000)
 
 
 @pytest.mark.parametrize("given", ["9" * 5000, "-" + "9" * 5000, "x" * 5000, "0" * 5000 + "7"])

@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import disentangled_rows, shares_of_owners
 from utils.networks import feature_visualization as visualization
-from utils.networks.feature_visualization import layer_input, maximise_activation, pixels, random_spectra, transformed
+from utils.networks.feature_visualization import maximise_activation, pixels, random_spectra, transformed
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -140,14 +140,6 @@ def test_global_random_state_gradients_and_hooks_are_left_alone(colours):
     assert colours.layer.weight.grad is None and not colours.layer._forward_pre_hooks
     with torch.no_grad():
         assert maximise(colours, colours.layer).equal(images)
-
-
-def test_the_network_is_stopped_at_the_layer():
-    network, images = factories.changes_its_input().requires_grad_(False), torch.randn(2, 3, 8, 8)
-    later = []
-    network.last.register_forward_hook(lambda *_: later.append("last"))
-    torch.testing.assert_close(layer_input(network, network.last, images), network.stem(images))
-    assert not later and not network.last._forward_pre_hooks
 
 
 def test_the_images_are_normalised(colours):

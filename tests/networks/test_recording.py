@@ -7,6 +7,7 @@ import torchvision
 from tests import factories
 from tests.helpers import forward, forward_with_gradient
 from utils.method.importance import attribution_shares, channel_importances, relative_importances
+from utils.networks.recording import layer_input
 
 NETWORKS = [
     (factories.small, "last"),
@@ -55,6 +56,14 @@ def test_the_input_is_recorded_as_the_layer_saw_it_whatever_the_network_does_wit
     network.requires_grad_(False)
     record = forward_with_gradient(network, network.last, images, torch.tensor([0, 1]))
     torch.testing.assert_close(record.input, network.stem(images))
+
+
+def test_the_network_is_stopped_at_the_layer():
+    network, images = factories.changes_its_input().requires_grad_(False), torch.randn(2, 3, 8, 8)
+    later = []
+    network.last.register_forward_hook(lambda *_: later.append("last"))
+    torch.testing.assert_close(layer_input(network, network.last, images), network.stem(images))
+    assert not later and not network.last._forward_pre_hooks
 
 
 def test_nothing_before_the_layer_has_a_graph():

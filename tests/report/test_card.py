@@ -23,7 +23,7 @@ from utils.networks.layers import find_layer
 from utils.networks.linear import Linear
 from utils.report.card import Card, card_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
-from utils.report.split_figures import _patch_note, _patch_size
+from utils.report.split_figures import patch_note_of, patch_size_of
 from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches
 from utils.store.splits import read_split, transform_from
 
@@ -145,9 +145,9 @@ def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
         (49, (7, 7), None),
     ):
         layer = Linear(None, "mlp", map_size, arrangement=Arrangement(positions=positions))
-        assert _patch_note(layer) == note
-        assert _patch_size(None, 224, layer) == (224 if map_size is None else 96)
-        assert _patch_size(224, 224, layer) == 224
+        assert patch_note_of(layer) == note
+        assert patch_size_of(None, 224, layer) == (224 if map_size is None else 96)
+        assert patch_size_of(224, 224, layer) == 224
 
 
 def card_flags(*more):
@@ -228,7 +228,7 @@ def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alo
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--patch_size", "12"), "--patch_size is for --get_channel_card: add it"),
+        (("--patch_size", "12"), "--patch_size is for --get_channel_card or --get_map: add it"),
         (("--all_classes",), "--all_classes is for --get_channel_card: add it"),
         (("--get_channel_card", "--patch_size", "25"), "--patch_size 25 is larger than the image, 24 pixels"),
         (("--get_channel_card", "--patch_size", "0"), "must be a whole number from 1"),

@@ -39,7 +39,11 @@ def test_groups_are_printed_by_name_and_counted(channels, capsys):
     layer_tables.print_groups(channels, CLASSES, "all.json")
     layer_tables.print_layer(META, channels, channels.pairs, (0.0, 1.0), 0.5)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["channel  lowest cosine  groups of classes", "      0          0.000  {ant, dog}, {bee}"]
+    assert lines[1] == "      lowest cosine between"
+    assert lines[2:4] == [
+        "channel   classes  concepts  groups of classes",
+        "      0     0.200     0.000  {ant, dog}, {bee}",
+    ]
     assert "at gamma 0.5, 1 channels have two or more groups; 1 are polysemantic, one group" in lines
     assert lines[-1].startswith("2 of 7 (channel, class) are relevant by being low")
     assert lines[-1].endswith("--only_above_mean leaves them out")
@@ -52,7 +56,7 @@ def test_a_terminal_sees_a_page_of_groups_and_where_all_are(channels, capsys, mo
     monkeypatch.setattr(layer_tables.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     layer_tables.print_groups(many, CLASSES, "all.json")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 + 12 and lines[2] == "... 28 more, of higher cosine, in all.json"
+    assert len(lines) == 4 + 12 and lines[3] == "... 28 more, of higher cosine between concepts, in all.json"
 
 
 def test_without_two_groups_there_is_no_table_of_groups_and_nothing_low_is_not_mentioned(capsys):
@@ -74,7 +78,7 @@ def test_groups_are_sorted_by_their_lowest_cosine_highest_first():
 
 def test_classes_in_which_a_channel_is_low_are_marked_with_the_sign_of_its_sum(channels, capsys, tmp_path):
     layer_tables.print_pairs(channels.pairs, channels, CLASSES, "pairs.txt")
-    rows = {tuple(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()[3:]}
+    rows = {tuple(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()[1:-2]}
     assert rows["0", "0.200"].endswith("bee  low: 1 (-)") and rows["1", "0.450"].endswith("cat  low: 2 (+)")
     assert rows["0", "0.800"].endswith("ant    0     3 dog")
     path = layer_tables.write_channels(tmp_path / "x.txt", channels, 0.5, CLASSES)

@@ -1,6 +1,5 @@
 """The overview of a layer: the table against a loop, and figures in which everything is there and can be read."""
 
-import ast
 import csv
 import itertools
 
@@ -12,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from tests.conftest import NETWORK, RUN, stage2, succeed
+from tests.conftest import NETWORK, RUN, printed_pairs, stage2, succeed
 from utils.images.classes import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs, Levels
@@ -151,14 +150,15 @@ def test_classes_and_pairs_of_every_channel():
 
 
 def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path):
-    pairs = ast.literal_eval(stage2(copy / "store", "--cos_sim_low", "-1", cwd=tmp_path).split("\n")[0])
+    pairs = printed_pairs(stage2(copy / "store", "--cos_sim_low", "-1", cwd=tmp_path))
     flags = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "0.6")
     flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)
     out = succeed("get_cosine_similarities.py", *flags, cwd=tmp_path)
     name = f"{RUN}_required0.05_p0.5_cossim0.0to0.6"
     with open(tmp_path / f"results_get_cosine_similarities/{name}_channels.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names", "Groups", "Low"]
+    assert header[:4] == ["Channel", "NumClasses", "Classes", "LowestClassCosine"]
+    assert header[4:] == ["PairsUnderGamma", "Names", "Groups", "LowestConceptCosine", "Low"]
     store = ImportanceStore(copy / "store", RUN)
     store.load_meta()
     images = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
@@ -191,7 +191,8 @@ def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_tabl
     path = write_channels(tmp_path / "x.txt", channels, 0.25, ClassMap(folders))
     assert path == tmp_path / "x_channels.csv"
     with open(path, newline="") as file:
-        assert list(csv.reader(file))[1] == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff', "0; 1", ""]
+        row = list(csv.reader(file))[1]
+    assert row == ["0", "2", "0; 1", "0.250000", "0", 'a, "b"; c\\udcff', "0; 1", "0.000000", ""]
 
 
 @pytest.mark.parametrize("names", NAMES)

@@ -1,6 +1,5 @@
 """Stages 1 and 2 as processes: what they write and print, interrupted and shared runs."""
 
-import ast
 import itertools
 import os
 import shutil
@@ -24,6 +23,7 @@ from tests.conftest import (
     end_of,
     load,
     messages,
+    printed_pairs,
     run_script,
     stage1,
     stage2,
@@ -146,7 +146,7 @@ def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
 def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
     shutil.rmtree(copy / "data")
     out = stage2("store", "--cos_sim_low", "-1", "--output_dir", tmp_path, cwd=copy)
-    printed = ast.literal_eval(out.split("\n")[0])
+    printed = printed_pairs(out)
     assert set(printed[0]) == {"channel", "class1", "class2", "cosine_similarity"}
     stem = f"{RUN}_required0.05_p0.5_cossim-1.0to1.0"
     written = {path.name: path for path in (tmp_path / "results_get_cosine_similarities").iterdir()}
@@ -186,7 +186,7 @@ def test_stage2_keeps_low_up_to_below_high(copy):
         (("--cos_sim_low", "-1", "--cos_sim_high", middle), [pair for pair in pairs if pair[3] < middle]),
         (("--cos_sim_low", middle), [pair for pair in pairs if pair[3] >= middle]),
     ):
-        printed = ast.literal_eval(stage2("store", *bounds, cwd=copy).split("\n")[0])
+        printed = printed_pairs(stage2("store", *bounds, cwd=copy))
         assert [tuple(pair.values())[:3] for pair in printed] == [pair[:3] for pair in expected]
         assert len(printed) > 2
 
@@ -194,7 +194,7 @@ def test_stage2_keeps_low_up_to_below_high(copy):
 def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
     flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.001", "--p", "0.01")
     kept = run_script("get_cosine_similarities.py", *flags, "--cos_sim_low", "-1", cwd=copy)
-    negative = sum(pair["cosine_similarity"] < 0 for pair in ast.literal_eval(kept.stdout.split("\n")[0]))
+    negative = sum(pair["cosine_similarity"] < 0 for pair in printed_pairs(kept.stdout))
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
     assert negative > 0
     assert f"{negative} pairs" in result.stderr
@@ -205,12 +205,12 @@ def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
 def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
     flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.05", "--p", "0.5")
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
-    pairs = len(ast.literal_eval(result.stdout.split("\n")[0]))
+    pairs = len(printed_pairs(result.stdout))
     assert f"warning: {pairs} of these {pairs} pairs have a class of fewer than 10 images" in result.stderr
     result = run_script("get_cosine_similarities.py", *flags, "--min_images", "7", cwd=copy)
-    assert result.stdout.startswith("[]\n")
+    assert printed_pairs(result.stdout) == []
     result = run_script("get_cosine_similarities.py", *flags, "--min_images", "6", cwd=copy)
-    assert len(ast.literal_eval(result.stdout.split("\n")[0])) == pairs > 0
+    assert len(printed_pairs(result.stdout)) == pairs > 0
     assert (copy / "results_get_cosine_similarities" / f"{RUN}_required0.05_p0.5_cossim0.0to1.0_min6.txt").is_file()
 
 
@@ -267,7 +267,7 @@ def test_stage2_pairs_are_those_of_the_images_asked_for(copy, only_correct):
                 scaled = arvs / row[CHANNEL] * row[channel]
                 expected[channel, class1, class2] = torch.cosine_similarity(*scaled, dim=0).item()
     flags = ["--only_correct"] * only_correct
-    printed = ast.literal_eval(stage2("store", "--cos_sim_low", "-1", *flags, cwd=copy).split("\n")[0])
+    printed = printed_pairs(stage2("store", "--cos_sim_low", "-1", *flags, cwd=copy))
     found = {tuple(list(pair.values())[:3]): pair["cosine_similarity"] for pair in printed}
     assert found == pytest.approx(expected, abs=2e-3)
     assert len(found) > 3

@@ -1,6 +1,5 @@
 """What stage 2 was asked travels to stages 3 and 4, several splits of a channel are told apart, and next: lines run."""
 
-import ast
 import json
 import re
 import shlex
@@ -16,6 +15,7 @@ from tests.conftest import (
     SMALL_IMAGES,
     contents,
     messages,
+    printed_pairs,
     run_script,
     stage2,
     stage3,
@@ -164,13 +164,13 @@ def test_an_empty_inclusion_names_tau_and_the_largest_share(copy):
 def test_where_tau_finds_nothing_stage_2_says_which_tau_would_find_pairs(copy):
     how = ("--p", "0.5", "--cos_sim_low", "-1", "--cos_sim_high", "0.9")
     out = stage2("store", *how, "--proportion_attribution_required", "0.9", cwd=copy)
-    assert out.startswith("[]\n")
+    assert printed_pairs(out) == []
     found = re.findall(r"there would be (\d+) pairs with --proportion_attribution_required (\S+)\n", out)
     assert len(found) == 2  # for 1 and 10; there never are 100
     assert int(found[0][0]) >= 1 and 10 <= int(found[1][0]) < 100
     for number, tau in found:
-        printed = stage2("store", *how, "--proportion_attribution_required", tau, cwd=copy).split("\n")[0]
-        assert len(ast.literal_eval(printed)) == int(number)
+        printed = stage2("store", *how, "--proportion_attribution_required", tau, cwd=copy)
+        assert len(printed_pairs(printed)) == int(number)
     assert "next: " not in out
 
 

@@ -72,7 +72,6 @@ def test_lines_of_text(tmp_path, line, expected):
         ("9.5: 1, 2", "it does not begin with a channel"),
         ("9" * 5000 + ": 1, 2", "it does not begin with a channel"),
         ("9 1", "a channel and two classes are wanted"),
-        ("9", "a channel and two classes are wanted"),
         ("9 1+2 3", "a channel and two classes are wanted"),
         ("9, 1, 2, 0.5, 3", "a channel and two classes are wanted"),
         ("9, 1, 2, 3", "what follows the two classes is no cosine"),

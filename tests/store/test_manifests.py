@@ -31,7 +31,7 @@ def test_it_stands_for_its_splits_with_their_rho(manifest):
 
 @pytest.mark.parametrize(("stem", "name"), [("two", "m_two"), ("m_two", "m_two")])
 def test_run_is_in_its_name_once(stem, name):
-    assert str(manifest_path("f", "m", f"x/{stem}.txt", "_contrast")) == f"f/{name}_contrast_layer.json"
+    assert str(manifest_path("f", "m", stem, "_contrast")) == f"f/{name}_contrast_layer.json"
 
 
 def test_a_split_that_has_changed_or_gone_is_refused(manifest):

@@ -11,7 +11,7 @@ from utils.processes import this_process
 from utils.report.sheets import SCREEN, Sheet
 
 MAX_CONCEPTS = 8
-SECOND_STAGE = "get_cosine_similarities.py"
+SECOND_STAGE, LAST_STAGE = "get_cosine_similarities.py", "get_results.py"
 NOT_SAID = {"precision": "fp32", "decode": "pil"}  # defaults, which need not be repeated
 # Repeated here, so that --help need not import what they belong to; a test compares
 DECODERS = ("pil", "fast", "gpu")
@@ -127,14 +127,25 @@ def take_single_thresholds(args):
     if all(len(getattr(args, name)) == 1 for name in THRESHOLDS):
         for name in THRESHOLDS:
             setattr(args, name, getattr(args, name)[0])
-    elif args.cos_sim_low != 0 or args.plot_wordnet:
-        which = "plot_wordnet" if args.plot_wordnet else "cos_sim_low"
-        raise UserError(f"--{which} means nothing to several values of a threshold: leave it out")
+        return
+    for name, usual in {"cos_sim_low": 0, "plot_wordnet": False, "channel": None, "top": None}.items():
+        if getattr(args, name) != usual:
+            raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
 
 
 def several_thresholds(args):
     """Whether stage 2 is asked for several values of a threshold: lists, then, where single ones are numbers."""
     return isinstance(args.p, list)
+
+
+def add_shown_flags(parser):
+    """What stage 2 prints; whatever that is, it writes all."""
+    shown = parser.add_argument_group("what is printed", "default: all pairs and groups; the files always have all")
+    shown = shown.add_mutually_exclusive_group()
+    help = "everything about one channel, whether it is a candidate or not, and why"
+    shown.add_argument("--channel", type=count, metavar="C", help=help)
+    help = "the N channels of lowest cosine between two of their classes, the lowest first"
+    shown.add_argument("--top", type=positive_int, metavar="N", help=help)
 
 
 def add_only_correct_flag(parser, help):
@@ -220,23 +231,22 @@ def loading(args, device):
 
 
 def add_concept_flags(parser):
-    classes = "one or more classes: a network output (530) or a class folder's name (n03196217)"
+    classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
     further = f"more concepts, without gaps up to --classes_for_concept{MAX_CONCEPTS}"
     for number in range(1, MAX_CONCEPTS + 1):
         help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
         parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
 
 
-def add_division_flags(parser, default=None):
-    """How inputs are divided: for stage 3, with its default, or to choose among splits."""
-    chooses = "" if default else "; chooses among several splits"
+def add_division_flags(parser, stage3=False):
+    """How inputs are divided: for stage 3, or to choose among splits."""
+    chooses = "" if stage3 else "; chooses among several splits"
     parser.add_argument(
         "--split_by",
         choices=("arv", "least_squares"),
-        default=default,
         help="what divides the inputs: arv (the paper's Ineq. 5, each input whole), or least_squares (shares, "
         "so that each new channel is the channel on its own images, and nothing on others)"
-        + (f" ({default})" if default else chooses),
+        + (" (arv; least_squares where concepts have no labels)" if stage3 else chooses),
     )
     parser.add_argument(
         "--background",
@@ -246,7 +256,7 @@ def add_division_flags(parser, default=None):
         metavar="WEIGHT",
         help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
         "they count beside a concept's images in least_squares, 0 for none"
-        + (" (arv: none; least_squares: 1)" if default else chooses),
+        + (" (arv: none; least_squares, and concepts without labels: 1)" if stage3 else chooses),
     )
 
 
@@ -279,7 +289,7 @@ def require(args, *names):
         raise UserError(f"{', '.join(missing)} must be given (--help explains the flags)")
 
 
-def concepts_from(args):
+def given_concepts(args):
     """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps.
 
     One alone only where there may be a background beside it.
@@ -294,10 +304,15 @@ def concepts_from(args):
 
 
 def check_candidates(args, channel_flag):
-    """Raise UserError unless either --candidates is given, or a channel and its concepts."""
+    """Raise UserError unless either --candidates is given, or a channel and its concepts.
+
+    Stage 3 alone may look for concepts without labels, of any channels, or all.
+    """
+    if getattr(args, "concepts_from", "classes") != "classes":
+        return
     if args.candidates is None:
         require(args, channel_flag)
-        concepts_from(args)
+        given_concepts(args)
         return
     for number in range(1, MAX_CONCEPTS + 1):
         if getattr(args, f"classes_for_concept{number}") is not None:
@@ -328,7 +343,7 @@ def transform_from_flags(args, default):
 
 
 def next_command(script, args, *more):
-    """The command that continues with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
+    """A command that goes on with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
     words = ["--model", args.model]
     for name in ("weights", "device", "precision", "decode"):
         given = getattr(args, name, None)
@@ -337,4 +352,6 @@ def next_command(script, args, *more):
     if args.layer_of_interest != "last_conv":
         words += ["--layer_of_interest", args.layer_of_interest]
     words += ["--data_dir", args.data_dir, "--store_dir", args.store_dir]
-    return "next: " + shlex.join(["python", script, *map(str, words), *map(str, more)])
+    if script == LAST_STAGE and getattr(args, "output_dir", ".") != ".":
+        words += ["--output_dir", args.output_dir]
+    return shlex.join(["python", script, *map(str, words), *map(str, more)])

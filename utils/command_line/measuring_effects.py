@@ -8,7 +8,7 @@ from utils.stages.effect import describe_effect, measure_effects
 from utils.store.effects import Effects
 
 
-def measure_effect(args, run, opened, source, classes):
+def measure_effect(args, run, opened, source):
     """Measure, store and print the effects of splits; paths of what was written.
 
     Parameters
@@ -17,16 +17,15 @@ def measure_effect(args, run, opened, source, classes):
     run : str
     opened : list of OpenedSplit
     source : ImagePass
-    classes : ClassMap
     """
     effects, to = Effects(args.output_dir, model_dir_of(args)), args.effect_to
     effects.check(run, opened[0].file.context["weights_sha256"])
-    known = [describe_effect(one, run, source, classes, to) for one in opened]
+    known = [describe_effect(one, run, source, to) for one in opened]
     measured = [effects.find(one) for one in known]
     for one in filter(None, measured):
         effects.make_newest(one)
     missing = [number for number, one in enumerate(measured) if one is None]
-    for place, found in measure_effects([opened[number] for number in missing], source, classes, to):
+    for place, found in measure_effects([opened[number] for number in missing], source, to):
         number = missing[place]
         measured[number] = {**known[number], **found}
         with tqdm.external_write_mode():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from utils.command_line.closing import print_end
 from utils.command_line.flags import THRESHOLDS
 from utils.report.files import write_figure
 from utils.report.layer_tables import counted_text, gamma_from
@@ -35,7 +36,7 @@ def measure_sensitivity(args, run, store, class_store):
     print(f"\n{table(rows)}\n\n{EXPLANATION}")
     if validation is None:
         print("no separation: it needs a complete val store (get_importances_for_classes.py --images val)")
-    print(f"\nwrote {path}\n      {figure}")
+    print_end([path, figure], [])
 
 
 def _validation(args, run, meta):

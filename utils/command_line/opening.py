@@ -12,13 +12,12 @@ from utils.images.listing import class_folders, list_images
 from utils.images.text import printable
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
-from utils.stages.choosing_rho import ByRho
-from utils.stages.least_squares import ByLeastSquares, TrainingInputs
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
 from utils.store.files import refuse_differences
 from utils.store.importances import ImportanceStore, identity
 from utils.store.splits import transform_from
 
+ALONE = "write 'channel: class, class', or let stage 3 find them (--concepts_from circuits) and give stage 4 --splits"
 DEFAULTS = {"tau": 0.03, "only_correct": False}
 FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
 
@@ -103,19 +102,30 @@ def open_transform(args, stored, where):
 # Candidates and settings
 
 
-def asked_candidates(args, channel_flag):
-    """What is asked for: one candidate by flags; a file's, of all channels or of those given beside it."""
-    channels = getattr(args, channel_flag)
+def asked_candidates(args, channel_flag, num_channels=None):
+    """What is asked for: one candidate by flags; a file's, of all channels or of those given beside it.
+
+    Where concepts have no labels, channels alone: those given, or a file's, or all ``num_channels`` of the layer.
+    """
+    channels, unlabelled = getattr(args, channel_flag), getattr(args, "concepts_from", "classes") != "classes"
+    if args.candidates is None and unlabelled:
+        numbers = range(num_channels) if channels is None else dict.fromkeys(channels)
+        return AskedCandidates([AskedCandidate(channel, []) for channel in numbers])
     if args.candidates is None:
         if len(channels) > 1:
             raise UserError(f"--{channel_flag} takes several channels only beside --candidates")
-        return AskedCandidates([AskedCandidate(channels[0], flags.concepts_from(args))])
+        return AskedCandidates([AskedCandidate(channels[0], flags.given_concepts(args))])
     asked = read_candidates(args.candidates)
     if channels is not None:
         missing = sorted(set(channels) - {one.channel for one in asked.candidates})
         if missing:
             raise UserError(f"--candidates {args.candidates} has no channel {missing[0]}")
         asked.candidates = [one for one in asked.candidates if one.channel in channels]
+    if unlabelled:
+        own = {one.channel: AskedCandidate(one.channel, [], one.line) for one in asked.candidates}
+        asked.candidates = list(own.values())
+    elif alone := [one for one in asked.candidates if not one.concepts]:
+        raise UserError(f"{alone[0].line} names no concepts of channel {alone[0].channel}: {ALONE}")
     return asked
 
 
@@ -174,10 +184,15 @@ class Problems:
 def resolve(candidate, channel_flag, context, classes):
     """A candidate's concepts as lists of network outputs; UserError where its channel or a class is not there."""
     with candidate.named():
-        if candidate.channel >= context["num_channels"]:
-            last = context["num_channels"] - 1
-            raise UserError(f"--{channel_flag} {candidate.channel} is out of range, the layer has channels 0 to {last}")
+        check_channel(candidate.channel, channel_flag, context)
         return classes.resolve(candidate.concepts, context["num_outputs"])
+
+
+def check_channel(channel, flag, context):
+    """Refuse a channel that the layer does not have."""
+    if channel >= context["num_channels"]:
+        last = context["num_channels"] - 1
+        raise UserError(f"--{flag} {channel} is out of range, the layer has channels 0 to {last}")
 
 
 def resolve_all(asked, channel_flag, meta, classes, problems):
@@ -188,13 +203,6 @@ def resolve_all(asked, channel_flag, meta, classes, problems):
             concepts = resolve(candidate, channel_flag, meta, classes)
             resolved[candidate.channel, str(concepts)] = candidate.channel, concepts
     return list(resolved.values())
-
-
-def open_divider(args, network, layer, store, labels, only_correct):
-    """What divides the inputs of stage 3's candidates."""
-    if args.split_by == "arv":
-        return ByRho(network, layer, args.rho_objective or "positive", args.precision)
-    return ByLeastSquares(TrainingInputs(store, labels, only_correct), flags.background_weight(args))
 
 
 def check_origin(asked, args, meta):

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from utils.command_line.opening import check_asked_network, setting
-from utils.command_line.split_opening import check_weights, matching_val_store, model_dir_of
+from utils.command_line.split_opening import NO_VAL_STORE, check_weights, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.classes import ClassMap
 from utils.report.separation_figure import write_separation_figure
@@ -34,16 +34,14 @@ def measure_separation(args, run, opened, asked):
     for one in opened:
         if not all(one.file.split.classes):
             raise UserError(
-                f"--get_separation: {one.path} has a concept without classes, so that its images are unknown"
+                f"--get_separation: {one.path} has concepts without labels, which have no images but those found: "
+                "compare with --compare"
             )
     context, training = opened[0].file.context, ImportanceStore(args.store_dir, run)
     check_asked_network(args, context, opened[0].path)
     store = matching_val_store(args, run, context)
     if store is None:
-        raise UserError(
-            f"--get_separation: {args.store_dir} has no complete val store of this network, layer and transform (in "
-            f"{args.precision}, decoded by {args.decode}): run get_importances_for_classes.py --images val"
-        )
+        raise UserError(f"--get_separation: {NO_VAL_STORE.format(args.store_dir, args.precision, args.decode)}")
     check_weights(opened, *store.read_layer())
     class_store = ClassStore(args.store_dir, run, training.load_meta())
     training.require_complete()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,6 +13,9 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.disentangling import RHOS
+from utils.networks.circuits import UnitCircuits, find_circuit_layer
+from utils.stages.disentangling import image_groups, in_order
+from utils.stages.unlabelled import assigned_by_pure, assigned_images
 from utils.stages.validation import (
     ImagePass,
     StoredValidation,
@@ -23,6 +27,11 @@ from utils.store.files import refuse_differences
 from utils.store.importances import ImportanceStore
 from utils.store.manifests import splits_of
 from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight
+
+NO_VAL_STORE = (
+    "{} has no complete val store of this network, layer and transform (in {}, decoded by {}): run "
+    "get_importances_for_classes.py --images val"
+)
 
 
 @dataclass
@@ -37,6 +46,16 @@ class OpenedSplit:
     def outputs(self):
         """All classes of all concepts, sorted."""
         return sorted(output for concept in self.file.split.classes for output in concept)
+
+    @cached_property
+    def groups(self):
+        """The groups of images of each concept that has some: its classes, or an image set."""
+        return image_groups(self.file.split.own_concepts, self.path.stem)
+
+    @cached_property
+    def keys(self):
+        """All groups of images of all concepts, in the order in which they are read."""
+        return in_order(chain.from_iterable(self.groups))
 
     def which_rho(self):
         """The rho in words, before others; nothing where there is none."""
@@ -172,15 +191,16 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
     """
     root, outputs = Path(args.data_dir) / "val", sorted({output for one in opened for output in one.outputs})
     store = matching_val_store(args, run, context)
+    sets = _image_sets(args, run, opened, store, transform, device)
     if store is not None and not wishes.wants_network(args):
         if args.weights is not None:
             open_network(args, context, opened[0].path)
         check_weights(opened, *store.read_layer())
-        source = StoredValidation(store, root, classes)
+        source = StoredValidation(store, root, classes, sets)
         return source, _with_images(opened, without_measured_images(store, source.images, classes, outputs), problems)
     opened = _with_images(opened, without_images(root, classes, outputs), problems)
     outputs = sorted({output for one in opened for output in one.outputs})
-    images = list_validation(root, classes, outputs, args.all_classes)
+    images = store.read_images(root) if sets else list_validation(root, classes, outputs, args.all_classes)
     network, layer = open_network(args, context, opened[0].path)
     check_weights(opened, layer.weight, layer.bias)
     how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
@@ -189,7 +209,44 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
         return ImageBatches(images, transform, batches, description, **loading)
 
     network.module.to(device, memory_format=torch.channels_last)
-    return ImagePass(network.module, layer, images, classes, load, args.batch_size, how), opened
+    return ImagePass(network.module, layer, images, classes, sets, load, args.batch_size, how), opened
+
+
+def _image_sets(args, run, opened, store, transform, device):
+    """The validation images of concepts without labels, {key: array of indices}; UserError without a val store."""
+    unlabelled = [one for one in opened if one.file.source["from"] != "classes"]
+    if unlabelled and store is None:
+        raise UserError(
+            f"{unlabelled[0].path} has concepts without labels, whose validation images a val store tells: "
+            f"{NO_VAL_STORE.format(args.store_dir, args.precision, args.decode)}"
+        )
+    found = {}
+    if by_store := [one for one in unlabelled if one.file.source["from"] != "pure"]:
+        found |= assigned_images(by_store, store)
+    pure = [one for one in unlabelled if one.file.source["from"] == "pure"]
+    for name in {one.file.source["circuit_layer"]: None for one in pure}:
+        alike = [one for one in pure if one.file.source["circuit_layer"] == name]
+        found |= _assigned_by_pure(args, run, alike, store, transform, device, name)
+    return {key: indices.numpy() for key, indices in found.items()}
+
+
+def _assigned_by_pure(args, run, opened, store, transform, device, circuit_layer):
+    """``assigned_by_pure`` of splits with one circuit layer; a pass over ``val/`` where it was not made yet."""
+    network, layer = open_network(args, opened[0].file.context, opened[0].path)
+    if circuit_layer is not None:
+        circuit_layer = find_circuit_layer(network.module, layer, circuit_layer, transform.crop_size)
+    network.module.to(device, memory_format=torch.channels_last)
+    channels = [one.file.split.channel for one in opened]
+    biases = None if layer.bias is None else layer.bias[channels]
+    how = {"precision": args.precision, "circuit_layer": circuit_layer}
+    units = UnitCircuits(network.module, layer, layer.weight[channels], biases, **how)
+    labels, loading = store.read_labels(), flags.loading(args, device)
+    images = store.read_images(Path(args.data_dir) / "val").with_contents(labels.indices, labels.contents)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, description, **loading)
+
+    return assigned_by_pure(opened, store, run, units, load, args.batch_size, args.decode)
 
 
 def _with_images(opened, missing, problems):

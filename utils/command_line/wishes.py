@@ -4,8 +4,11 @@ from utils.command_line import flags
 from utils.errors import UserError
 
 ONLY_FOR = {
-    "get_channel_card": ("all_classes", "patches", "patch_size"),
-    "get_feature_visualization": ("steps", "seeds"),
+    "all_classes": ("get_channel_card",),
+    "patches": ("get_channel_card",),
+    "patch_size": ("get_channel_card", "get_map"),
+    "steps": ("get_feature_visualization",),
+    "seeds": ("get_feature_visualization",),
 }
 
 def add_wish_flags(parser):
@@ -25,7 +28,7 @@ def add_wish_flags(parser):
     wanted.add_argument(
         "--patch_size",
         type=flags.positive_int,
-        help="card: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
+        help="card, map: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
     )
     wanted.add_argument(
         "--get_feature_visualization",
@@ -36,6 +39,12 @@ def add_wish_flags(parser):
     wanted.add_argument("--steps", type=flags.positive_int, help="feature visualization: steps of optimisation (200)")
     wanted.add_argument("--seeds", type=flags.positive_int, help="feature visualization: images a channel (2)")
     flags.add_figure_flag(wanted)
+    wanted.add_argument(
+        "--get_map",
+        action="store_true",
+        help="map of the channel's reference images (of the training store) with pictures, and rows of patches of each "
+        "concept, into plots/",
+    )
     add_separation_flags(wanted)
     add_effect_flags(wanted)
     help = "print the table of all pairs so far; alone, nothing else is done"
@@ -101,17 +110,18 @@ def check_wishes(args, parser):
     named = args.candidates is not None or args.splits is not None
     flags.require(args, "model", *([] if named else ["channel_of_interest"]))
     check_splits(args)
-    for what, given in ONLY_FOR.items():
-        for flag in given:
-            if getattr(args, flag) and not getattr(args, what):
-                raise UserError(f"--{flag} is for --{what}: add it")
+    for flag, wishes in ONLY_FOR.items():
+        if getattr(args, flag) and not any(getattr(args, wish) for wish in wishes):
+            raise UserError(f"--{flag} is for {' or '.join(f'--{wish}' for wish in wishes)}: add it")
     if args.irrelevant_channels is not None and not args.get_separation:
         raise UserError("--irrelevant_channels is for --get_separation: add it")
     if args.effect_to is not None and not args.get_effect:
         raise UserError("--effect_to is for --get_effect: add it")
     args.effect_to = args.effect_to or "mean"
-    if not (args.get_separation or args.get_effect or wants_each_split(args)):
+    if not (args.get_separation or args.get_effect or args.get_map or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
+    if args.figure_width.width and args.get_map:
+        raise UserError("--get_map is drawn for a screen alone: leave out --figure_width")
     if args.figure_width.width and not (args.get_separation or args.get_qualitative or wants_pictures(args)):
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
 

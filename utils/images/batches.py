@@ -84,10 +84,22 @@ class ImageBatches:
     decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
     out, named on standard error and counted in ``skipped``. An image whose content is not the one that the ImageList
     has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
-    it is normalised.
+    it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
     """
 
-    def __init__(self, images, transform, batches, description, *, num_workers, device, skip_unreadable, decode="pil"):
+    def __init__(
+        self,
+        images,
+        transform,
+        batches,
+        description,
+        *,
+        num_workers,
+        device,
+        skip_unreadable,
+        decode="pil",
+        files=ImageFiles,
+    ):
         self.images, self.transform, self.batches, self.device = images, transform, batches, device
         self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
         if decode == "gpu":
@@ -96,7 +108,7 @@ class ImageBatches:
             if decode == "fast":
                 require_decoder(torch.device("cpu"), decode)
             self.loader = DataLoader(
-                ImageFiles(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
+                files(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
                 batch_sampler=batches,
                 num_workers=num_workers,
                 collate_fn=_collate,

@@ -1,6 +1,7 @@
 """Classes: folders of images, outputs of the network, and names for people."""
 
 import csv
+import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,9 @@ from utils.images.text import printable, quoted, shortened
 
 INTEGER = re.compile(r"-?[0-9]+")  # not \d: "٣" is the name of a folder
 MOST_DIGITS = 18  # of an integer that could be an output; int() refuses thousands of them
+
+# Names to suggest: so many, so much alike (difflib's ratio), for a text of so many characters
+MOST_NEAR, NEAR, LONGEST_NAME = 5, 0.7, 100
 
 HOW_TO_SAY_IT = "say which folder is which output with --class_map FILE"
 
@@ -176,7 +180,9 @@ class ClassMap:
         ----------
         concepts : list of lists of str or int
             Of each concept its classes. An integer, as text or not, is a network output; other text is the name of a
-            class folder, and so is an integer with a slash behind it, ``5/``.
+            class folder, and so is an integer with a slash behind it, ``5/``. Text that is no folder is the name of a
+            class, where it is that of one alone: as it is printed, else in whatever case and with ``_`` or ``-`` for
+            a blank.
         num_outputs : int
 
         Returns
@@ -186,8 +192,8 @@ class ClassMap:
         Raises
         ------
         UserError
-            A class out of range, without images, unknown, or named twice; or an integer as text that is an output and
-            also the name of another one's folder.
+            A class out of range, without images, unknown, named twice, or by a name that several have; or an integer as
+            text that is an output and also the name of another one's folder.
         """
         resolved, seen = [], {}
         for number, classes in enumerate(concepts, start=1):
@@ -203,7 +209,7 @@ class ClassMap:
     def _output(self, flag, given, num_outputs):
         text = str(given)
         if not INTEGER.fullmatch(text):
-            return self._output_of_folder(flag, text)
+            return self._output_of_text(flag, text)
         output = int(text) if len(text) <= MOST_DIGITS else num_outputs
         if not 0 <= output < num_outputs:
             raise UserError(
@@ -222,10 +228,49 @@ class ClassMap:
             f"write {' or '.join(f'{printable(name)}/' for name in folders)}, the folder with a slash"
         )
 
-    def _output_of_folder(self, flag, given):
+    def _output_of_text(self, flag, given):
         folder = given.removesuffix("/")
         if folder in self.outputs:
             return self.outputs[folder]
-        named = [folder for folder in self.outputs if imagenet_classes().get(folder) == given]
-        hint = f"; the folder of that name is {named[0]}, output {self.outputs[named[0]]}" if named else ""
-        raise UserError(f"{flag}: there is no class folder {quoted(given)}{hint}")
+        named = [] if given.endswith("/") else self._named(given)
+        if len(named) == 1:
+            return named[0]
+        if named:
+            raise UserError(f"{flag}: {quoted(given)} is the name of {len(named)} classes: {self._choices(named)}")
+        near = self._choices(self._near(given))
+        hint = f"; near it: {near}" if near else ""
+        raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name{hint}")
+
+    def _named(self, text):
+        """The outputs of the classes that a text is the name of, spelled as it is printed or else in another way."""
+        for spelling in (str, _spelling):
+            found = [output for output in self._folders if spelling(self.name(output)) == spelling(text)]
+            if found:
+                return sorted(found)
+        return []
+
+    def _near(self, text):
+        """The outputs of the classes of which the name, or a word of it, is nearest to a text, the nearest first."""
+        asked, found = difflib.SequenceMatcher(b=_spelling(text[:LONGEST_NAME])), {}
+        for output in sorted(self._folders):
+            whole, ratios = _spelling(self.name(output)), []
+            for part in (whole, *whole.split()):
+                asked.set_seq1(part)
+                ratios.append(asked.ratio())
+            if max(ratios) >= NEAR:
+                found[output] = max(ratios), ratios[0]
+        return sorted(found, key=found.get, reverse=True)[:MOST_NEAR]
+
+    def _choices(self, outputs):
+        """Classes to choose from: names, with what tells them apart."""
+        folders = {output: printable(self._folders[output]) for output in outputs}
+        named = {output: self.name(output) for output in outputs}
+        return ", ".join(
+            f"{shortened(named[output])} ({output}{'' if folder == named[output] else f', {folder}'})"
+            for output, folder in folders.items()
+        )
+
+
+def _spelling(name):
+    """A name without what people leave out or put differently: case, and ``_`` or ``-`` for a blank."""
+    return " ".join(re.split(r"[\s_-]+", name.casefold()))

@@ -55,6 +55,12 @@ class ImageList:
         content = np.ma.masked if self.contents is None else self.contents[index]
         return None if content is np.ma.masked else int(content)
 
+    def at(self, indices):
+        """The images at some indices, in their order, one that is there twice twice."""
+        contents = None if self.contents is None else self.contents[indices]
+        parts = {name: getattr(self, name)[indices] for name in ("paths", "sizes", "folder_of")}
+        return replace(self, **parts, contents=contents)
+
     def counts(self):
         """Number of images by folder name."""
         counts = np.bincount(self.folder_of, minlength=len(self.folders)).tolist()

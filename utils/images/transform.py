@@ -13,7 +13,8 @@ from torchvision.transforms import functional as TF
 class Transform:
     """The evaluation transform: resize the shorter side, crop the centre, normalise.
 
-    Sizes in pixels; ``mean`` and ``std`` for each colour channel, of values in 0..1.
+    Sizes in pixels; ``mean`` and ``std`` for each colour channel, of values in 0..1. Called as torchvision's transforms
+    are, with a PIL image, it makes what a network takes.
     """
 
     resize_size: int = 256
@@ -21,6 +22,10 @@ class Transform:
     interpolation: str = "bilinear"
     mean: tuple = (0.485, 0.456, 0.406)
     std: tuple = (0.229, 0.224, 0.225)
+
+    def __call__(self, image):
+        """A PIL image of any mode as the network takes it, which is as the stages read it: float32 Tensor [3, H, W]."""
+        return self.normalise(self.crop(image.convert("RGB"))[None], torch.device("cpu"))[0].contiguous()
 
     def crop(self, image):
         """Resize and crop an RGB PIL image: uint8 Tensor [H, W, 3]."""

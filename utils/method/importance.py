@@ -77,6 +77,14 @@ def relevant_in_images(relative, positive_sums, tau):
     return relevant
 
 
+def relevant_shares(counts, images):
+    """Ineq. 2: in which share of a class's images a channel is relevant, float64 [T, C]; 0 for a class without images.
+
+    ``counts`` [T, C] and ``images`` [T] are those of ``relevant_classes``.
+    """
+    return counts.double() / images.clamp(min=1).double()[:, None]
+
+
 def relevant_classes(counts, images, p, min_images=1):
     """Ineq. 2: a channel is relevant for a class if it is in at least a fraction ``p`` of the class's images.
 
@@ -92,4 +100,4 @@ def relevant_classes(counts, images, p, min_images=1):
     -------
     BoolTensor [T, C]; False for classes with fewer images than ``min_images``
     """
-    return (counts.double() / images.clamp(min=1).double()[:, None] >= p) & (images >= min_images)[:, None]
+    return (relevant_shares(counts, images) >= p) & (images >= min_images)[:, None]

@@ -44,6 +44,22 @@ def objective_terms(maps, concepts):
     )
 
 
+def best_rhos(objectives):
+    """Eq. 6: the rho of the largest value, by each objective; of equal ones, the smallest.
+
+    Parameters
+    ----------
+    objectives : Tensor [20, 3]
+        Of ``RhoSearch``.
+
+    Returns
+    -------
+    dict of objective -> rho
+    """
+    largest = (objectives == objectives.max(0).values).T
+    return {name: RHOS[int(own.nonzero()[0])] for name, own in zip(OBJECTIVES, largest, strict=True)}
+
+
 class RhoSearch:
     """The three objectives for every rho of the grid, from one pass over the concepts' images.
 
@@ -83,6 +99,5 @@ class RhoSearch:
         return (self._sums / self._images[:, None, None])[self._own].sum(0)[self._which]
 
     def best(self, objective):
-        """The rho of the largest value; of equal ones, the smallest."""
-        values = self.objectives()[:, OBJECTIVES.index(objective)]
-        return RHOS[int((values == values.max()).nonzero()[0])]
+        """The rho that an objective chooses."""
+        return best_rhos(self.objectives())[objective]

@@ -13,6 +13,7 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.networks.recording import layer_input
 
 STEPS, SEEDS = 200, 2
 BATCH_SIZE = 12  # images in memory at a time
@@ -23,10 +24,6 @@ ROTATION, ZOOM, SHIFT = 20, 0.25, 0.07  # at most: degrees, factor beside 1, sha
 # Square root of the covariance of ImageNet's colours: axes in columns, of which the longest has length 1. From Lucid.
 COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOURS /= COLOURS.norm(dim=0).max()
-
-
-class _Reached(Exception):
-    """The network has come to the layer; carries what enters it."""
 
 
 def maximise_activation(
@@ -139,22 +136,6 @@ def transformed(images, generators):
     matrices = torch.stack([cos, -sin, right, sin, cos, down], dim=1).unflatten(1, (2, 3))
     grid = F.affine_grid(matrices, images.shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-
-
-def layer_input(network, module, images):
-    """What enters ``module``, with its graph. The network is stopped there, before it can change it in place."""
-
-    def stop(_, inputs):
-        raise _Reached(inputs[0])
-
-    handle = module.register_forward_pre_hook(stop)
-    try:
-        network(images)
-    except _Reached as reached:
-        return reached.args[0]
-    finally:
-        handle.remove()
-    raise UserError("feature visualization: the network does not execute the layer")
 
 
 def _gradient(loss, spectra):

@@ -90,3 +90,23 @@ class Recorder:
         record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
         self._input = self._leaf = None  # or the last batch of a pass would stay in memory
         return record
+
+
+class _Reached(Exception):
+    """The network has come to the layer; carries what enters it."""
+
+
+def layer_input(network, module, images):
+    """What enters ``module``, with its graph. The network is stopped there, before it can change it in place."""
+
+    def stop(_, inputs):
+        raise _Reached(inputs[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        network(images)
+    except _Reached as reached:
+        return reached.args[0]
+    finally:
+        handle.remove()
+    raise UserError("the network does not execute the layer of interest")

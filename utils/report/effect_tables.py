@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from utils.method.references import mean_with_interval
+from utils.report.result_tables import where_from
 from utils.report.tables import aligned, write_settled
 
 LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
@@ -114,6 +115,7 @@ def groups(effects):
     found = {}
     for effect in sorted(effects, key=lambda one: (one["run"], one["channel"], one["split"])):
         names = ("layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
+        names += ("concepts_from", "assignment")
         alike = found.setdefault(json.dumps([effect["run"], *(effect[name] for name in names)], sort_keys=True), [])
         for validation, group in alike:
             if all(validation.get(folder, digest) == digest for folder, digest in effect["validation"].items()):
@@ -131,7 +133,8 @@ def _title(effect):
     how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
     to = "zero" if effect["to"] == "zero" else "their mean"
     measured = f"parts replaced by {to}, {effect['precision']}, {effect['decoding']}"
-    return f"{effect['run']}, layer {effect['layer']}, split by {how}, {measured}"
+    of = f", {where_from(effect)}" if effect["assignment"] else ""
+    return f"{effect['run']}, layer {effect['layer']}, split by {how}, {measured}{of}"
 
 
 def document(effects):

@@ -74,6 +74,10 @@ class ChannelClasses:
         """The groups of a channel's classes: lists of outputs."""
         return self._groups[channel].concepts if channel in self._groups else []
 
+    def groups_of(self, channel):
+        """The ChannelGroups of a channel that is relevant for a class."""
+        return self._groups[channel]
+
     def several_groups(self):
         """The ChannelGroups of the channels that have two or more, in order of their lowest cosine, highest first."""
         several = [one for one in self._groups.values() if len(one.concepts) > 1]
@@ -83,6 +87,10 @@ class ChannelClasses:
         """The classes, of those given, in which the channel lies below its mean, with the sign of its sum there."""
         signs = {output: np.sign(self._sums[output, channel]) for output in outputs if self._below[output, channel]}
         return ", ".join(f"{output} ({'-' if sign < 0 else '+'})" for output, sign in signs.items())
+
+    def below(self, channel):
+        """In which classes a channel lies below its mean: bool [T]."""
+        return self._below[:, channel]
 
     def num_low(self):
         """How many relevant (channel, class) there are in which the channel lies below its mean."""
@@ -96,38 +104,53 @@ class ChannelClasses:
 
 
 def print_pairs(pairs, channels, classes, path):
-    """Print the pairs as the published code does, and as a table with class names.
+    """Print the pairs as a table with class names, and as the published code does.
 
     A terminal sees a page of them, those of lowest cosine, and a file all; ``path`` is where all are.
     """
-    columns = ("channel", "class1", "class2", "cosine_similarity")
     shown = pairs[max(len(pairs) - _page(), 0) :] if sys.stdout.isatty() else pairs
-    print([dict(zip(columns, (*pair[:3], round(pair[3], 4)), strict=True)) for pair in shown.rows()])
-    if not len(shown):
-        return
-    names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in shown.rows()]
-    widths = [max(map(len, column)) for column in zip(*names, strict=True)]
-    print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
-    if len(shown) < len(pairs):
-        print(f"... {len(pairs) - len(shown)} more, of higher cosine, in {path}")
-    for (channel, class1, class2, cosine), (name1, name2) in zip(shown.rows(), names, strict=True):
-        low = channels.low(channel, (class1, class2))
-        line = f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2:{widths[1]}}"
-        print(f"{line}  low: {low}" if low else line.rstrip())
+    if len(shown):
+        names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in shown.rows()]
+        widths = [max(map(len, column)) for column in zip(*names, strict=True)]
+        print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
+        if len(shown) < len(pairs):
+            print(f"... {len(pairs) - len(shown)} more, of higher cosine, in {path}")
+        for (channel, class1, class2, cosine), (name1, name2) in zip(shown.rows(), names, strict=True):
+            low = channels.low(channel, (class1, class2))
+            line = f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2:{widths[1]}}"
+            print(f"{line}  low: {low}" if low else line.rstrip())
+    if not len(pairs):
+        print("\nno pairs")
+    print_list(shown)
+
+
+def print_list(pairs):
+    """Print ClassPairs as the published code does: on a line of its own, to be read by a program."""
+    columns = ("channel", "class1", "class2", "cosine_similarity")
+    print(f"\n{[dict(zip(columns, (*pair[:3], round(pair[3], 4)), strict=True)) for pair in pairs.rows()]}")
 
 
 def print_groups(channels, classes, path):
-    """Print the channels of several groups of classes by name, lowest cosine last; a terminal sees a page of them."""
+    """Print the channels of several groups of classes by name, lowest cosine last; a terminal sees a page of them.
+
+    Sorted by the lowest cosine between the ARVs of two concepts, each the mean of its classes'.
+    """
     groups = channels.several_groups()
     if not groups:
         return
     shown = groups[max(len(groups) - _page(), 0) :] if sys.stdout.isatty() else groups
-    print("\nchannel  lowest cosine  groups of classes")
+    lowest = channels.lowest_cosines()
+    print(f"\n{'lowest cosine between':>27}\nchannel  {'classes':>8}  {'concepts':>8}  groups of classes")
     if len(shown) < len(groups):
-        print(f"... {len(groups) - len(shown)} more, of higher cosine, in {path}")
+        print(f"... {len(groups) - len(shown)} more, of higher cosine between concepts, in {path}")
     for one in shown:
-        concepts = ", ".join(f"{{{', '.join(map(classes.name, concept))}}}" for concept in one.concepts)
-        print(f"{one.channel:7d}  {one.lowest_cosine():13.3f}  {concepts}")
+        cosines = f"{lowest[one.channel]:8.3f}  {one.lowest_cosine():8.3f}"
+        print(f"{one.channel:7d}  {cosines}  {groups_text(one, classes)}")
+
+
+def groups_text(groups, classes):
+    """ChannelGroups by the names of their classes."""
+    return ", ".join(f"{{{', '.join(map(classes.name, concept))}}}" for concept in groups.concepts)
 
 
 def _page():
@@ -137,7 +160,7 @@ def _page():
 def print_layer(meta, channels, kept, cosines, gamma):
     """Print how many channels are relevant for how many classes, and how many pairs and groups there are."""
     counts, pairs = np.bincount(np.minimum(channels.num_classes, 3), minlength=4), channels.pairs
-    lowest = f" (lowest cosine {pairs.cosine[-1]:.3f})" if len(pairs) else ""
+    lowest = f" (lowest cosine between classes {pairs.cosine[-1]:.3f})" if len(pairs) else ""
     print(f"\n{meta['model']} with weights {meta['weights']}, layer {meta['layer']}:")
     print(f"channels relevant for 0 / 1 / 2 / 3 or more classes: {' / '.join(map(str, counts))}")
     print(f"{counts[2:].sum()} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
@@ -183,12 +206,14 @@ def print_helpful_taus(pairs_at):
 
 
 def write_channels(pairs_path, channels, gamma, classes):
-    """Write a row for every channel: its classes, its lowest cosine (empty without a pair), its pairs under gamma, ...
+    """Write a row for every channel: its classes, the lowest cosine between two of them, its pairs under gamma, ...
 
-    ... the groups of its classes, and the classes in which it is low, with the sign of its sum. Beside the table of
-    pairs, and named like it; returns the path.
+    ... the groups of its classes, the lowest cosine between two of these concepts, and the classes in which it is low,
+    with the sign of its sum. Cosines are empty where there are no two. Beside the table of pairs, and named like it;
+    returns the path.
     """
-    header = ("Channel", "NumClasses", "Classes", "LowestCosine", "PairsUnderGamma", "Names", "Groups", "Low")
+    header = ("Channel", "NumClasses", "Classes", "LowestClassCosine", "PairsUnderGamma", "Names", "Groups")
+    header += ("LowestConceptCosine", "Low")
     under = channels.pairs.channel[gamma_polysemantic(channels.pairs.cosine, gamma)].numpy()
     under = np.bincount(under, minlength=len(channels))
     rows = [
@@ -200,6 +225,7 @@ def write_channels(pairs_path, channels, gamma, classes):
             under[channel],
             "; ".join(map(classes.name, own)),
             "; ".join("+".join(map(str, group)) for group in channels.groups(channel)),
+            f"{channels.groups_of(channel).lowest_cosine():.6f}" if len(channels.groups(channel)) > 1 else "",
             channels.low(channel, own).replace(",", ";"),
         )
         for channel, lowest in enumerate(channels.lowest_cosines())

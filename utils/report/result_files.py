@@ -13,6 +13,7 @@ from utils.report.result_tables import (
     latex,
     make_tables,
     markdown,
+    where_from,
 )
 from utils.store.files import write_bytes
 from utils.store.names import number_text
@@ -59,6 +60,7 @@ def _write_rows(folder, found):
     files, names = {}, set()
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
+        suffix += f"_{result['concepts_from']}" if result["assignment"] else ""
         suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
@@ -80,17 +82,18 @@ def print_results(results, tables, shown):
     names = {(result["split"], result["rho"]) for result in shown}
     for table in tables:
         if any((result["split"], result["rho"]) in names for result in table.results):
-            print(f"\n{markdown(table, names)}")
+            note = f"\n{where_from(table.results[0])}\n" if table.results[0]["assignment"] else ""
+            print(f"{note}\n{markdown(table, names)}")
     print(f"\n{EXPLANATION}")
     _print_doubts(results)
 
 
 def print_summary(results):
-    """Print the summary of all results, and make its files anew."""
+    """Print the summary of all results, and make its files anew: their paths."""
     tables, paths = write_tables(results)
     print(document(tables))
     _print_doubts(results)
-    print("wrote " + "\n      ".join(map(str, paths)))
+    return paths
 
 
 def _print_doubts(results):

@@ -60,7 +60,7 @@ class Row:
 def group_of(result):
     """What results in one table have in common: RUN, tau, K, and how they were measured."""
     transform = json.dumps(result["transform"], sort_keys=True)
-    division = result["split_by"], -1 if result["background"] is None else result["background"]
+    division = result["concepts_from"], result["split_by"], -1 if result["background"] is None else result["background"]
     how = result["precision"], result["decoding"], transform
     return result["run"], result["tau"], len(result["concepts"]), *division, *how
 
@@ -81,6 +81,11 @@ def groups(results):
         else:
             alike.append((dict(result["validation"]), [result]))
     return [group for alike in found.values() for _, group in alike]
+
+
+def where_from(entry):
+    """Where concepts without labels come from, and which validation images are theirs."""
+    return f"concepts from {entry['concepts_from'].replace('_', ' ')} ({entry['assignment']})"
 
 
 def result_rows(result):
@@ -207,6 +212,7 @@ def heading(table):
     """What a Table is of, in a line."""
     result, num_concepts = table.results[0], len(table.results[0]["concepts"])
     what = f"{num_concepts} concepts, " if num_concepts != 2 else ""
+    what += f"{where_from(result)}, " if result["assignment"] else ""
     what += "least squares, " if result["split_by"] == "least_squares" else ""
     what += f"everything else of weight {result['background']:g}, " if result["background"] else ""
     how = f"{result['precision']}, {result['decoding']}"
@@ -225,14 +231,14 @@ def comma_separated(tables):
     parts = [*(f"c{k}" for k in range(1, most + 1)), "background", "residual"]
     statistics = ("mean", "std", "median")
     columns = [*("run", "layer", "tau", "channel", "concept", "classes", "name", "only_correct", "cosine", "rho")]
-    columns += ["split_by", "background", "precision", "decoding"]
+    columns += ["concepts_from", "split_by", "background", "precision", "decoding"]
     columns += ["images", "included", "counted", *(f"{part}_{name}" for part in parts for name in statistics)]
     columns += ["clean", "auroc", "auroc_original", "top1"]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for table in tables:
-        how = ("run", "layer", "tau", "split_by", "background", "precision", "decoding")
+        how = ("run", "layer", "tau", "concepts_from", "split_by", "background", "precision", "decoding")
         shared = {name: table.results[0][name] for name in how}
         names = [*parts[: len(table.results[0]["concepts"])], "background", "residual"]
         names = names if shared["background"] else [name for name in names if name != "background"]

@@ -20,13 +20,7 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN
-from utils.stages.evaluation import (
-    SplitMeasures,
-    concepts_of_images,
-    measure_peaks,
-    names_of_folders,
-    top_patches,
-)
+from utils.stages.evaluation import SplitMeasures, measure_peaks, names_of_folders, top_patches
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.visualizations import Visualizations
 
@@ -36,7 +30,8 @@ MOST_CONCEPTS = len(DISENTANGLED)
 def shown_concepts(result):
     """The concepts (from 0) that figures show: all, or those of most images."""
     sizes = [len(part["paths"]) for part in result["images"]]
-    return sorted(np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS].tolist())
+    order = np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS]
+    return sorted(k for k in order.tolist() if sizes[k])
 
 
 def shown_channels(result):
@@ -54,8 +49,8 @@ def colours_of(result):
 
 def left_out(result):
     """What a figure says of concepts that it does not show."""
-    total = len(result["concept_names"])
-    return f"; the {MOST_CONCEPTS} largest of {total} concepts" if total > MOST_CONCEPTS else ""
+    total, shown = len(result["concept_names"]), len(shown_concepts(result))
+    return f"; the {shown} largest of {total} concepts" if total > shown else ""
 
 
 def densities(result):
@@ -73,13 +68,18 @@ def densities_figures(output_dir, result, sheet=SCREEN):
     for k, (samples, (grid, curves)) in zip(shown_concepts(result), panels, strict=True):
         title = f"Images of {result['concept_names'][k]}: channel {result['channel']} and its parts"
         count = len(samples["original channel"])
-        subtitle = f"{result['run']}, {result['layer']}, {division(result)}, n = {count} validation images"
+        subtitle = f"{result['run']}, {result['layer']}, {division(result)}, n = {_images(result, count)}"
         stem = plot_path(output_dir, result, f"concept{k + 1}_density")
         words = title, subtitle + left_out(result)
         figure = density_figure(samples, grid, curves, colours_of(result), limits, *words, sheet)
         pictures.append(write_figure(stem, figure, sheet))
         write_curves(stem, grid, curves)
     return pictures
+
+
+def _images(result, count):
+    """How many validation images there are, and of concepts without labels which."""
+    return f"{count} validation images" + (f" of {result['assignment']}" if result["assignment"] else "")
 
 
 def division(result):
@@ -93,10 +93,11 @@ def visualization_figure(output_dir, result, entry, pictures, positions, sheet=S
     Beside them stands the largest mean of the concepts' validation images, for a layer of so many ``positions``.
     """
     channels, rows = {0: "original channel", **shown_channels(result)}, {}
-    count = sum(len(part["paths"]) for part in result["images"])
+    parts = [part for part in result["images"] if part["paths"]]
+    count = sum(len(part["paths"]) for part in parts)
+    sums = np.concatenate([np.column_stack([part["original"], part["sums"]]) for part in parts])
     for (k, label), (colour, _) in zip(channels.items(), colours_of(result), strict=True):
-        sums = [np.array(part["original"]) if k == 0 else np.array(part["sums"])[:, k - 1] for part in result["images"]]
-        label += f" (validation images: at most {np.concatenate(sums).max() / positions:.3g})"
+        label += f" (validation images: at most {sums[:, k].max() / positions:.3g})"
         captions = [f"seed {seed}: {value:.3g}" for seed, value in enumerate(entry["reached"][k])]
         rows[label] = [(one, colour, said) for one, said in zip(pictures[k], captions, strict=True)]
     title = f"Channel {result['channel']} and its parts: images made to activate them"
@@ -138,7 +139,7 @@ def channel_card(output_dir, result, patches, patch_note, visualizations, what="
     card = Card(
         channel=result["channel"],
         subtitle=f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
-        f"{sum(len(part['paths']) for part in result['images'])} validation images, fractions at τ = {result['tau']}"
+        f"{_images(result, sum(len(part['paths']) for part in result['images']))}, fractions at τ = {result['tau']}"
         f"{left_out(result)}",
         names=[result["concept_names"][k] for k in shown],
         labels=["original channel", *channels.values()],
@@ -169,7 +170,7 @@ def residual_and_note(result):
     ``c = sum_k c'_k - (K-1) r`` holds in every image. Where no input is shared the residual is the bias alone, nothing
     or a number; of two channels the fractions are then each other's mirror image.
     """
-    residual = np.concatenate([np.array(part["sums"])[:, -1] for part in result["images"]])
+    residual = np.concatenate([np.array(result["images"][k]["sums"])[:, -1] for k in shown_concepts(result)])
     number = len(result["concept_names"]) + (1 if result["background"] else 0)
     if number == 2:
         both = "c'_1 + c'_2 = 1" if not residual.any() else "c'_1 + c'_2 - r = 1"
@@ -193,18 +194,17 @@ class FigureMaker:
         Of stage 4.
     source : ImagePass or StoredValidation
     opened : list of OpenedSplit
-    classes : ClassMap
     transform : Transform
     device : torch.device
     """
 
-    def __init__(self, args, source, opened, classes, transform, device):
-        self.args, self.source, self.opened, self.classes = args, source, opened, classes
+    def __init__(self, args, source, opened, transform, device):
+        self.args, self.source, self.opened = args, source, opened
         self.transform, self.device, self.sheet, self.peaks = transform, device, args.figure_width, None
         self.visualizations = Visualizations(args.output_dir, None)
         if args.get_channel_card:
-            self.patch_size = _patch_size(args.patch_size, transform.crop_size, source.layer)
-            self.names = names_of_folders(source.images, classes)
+            self.patch_size = patch_size_of(args.patch_size, transform.crop_size, source.layer)
+            self.names = names_of_folders(source.images, source.classes)
         if args.all_classes:
             loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
@@ -241,12 +241,12 @@ class FigureMaker:
 
     def _card(self, number, result, arrays, captioned):
         args, images = self.args, self.source.images
-        concepts = concepts_of_images(self.opened[number].file.split, self.classes, images)
+        concepts = self.source.concepts_of(self.opened[number])
         shown = arrays if self.peaks is None else self.peaks[number]
         rule = args.patches or "ranked"
         patches = top_patches(images, self.transform, shown, concepts, self.names, self.patch_size, rule)
-        whole = _whole_images(self.source.layer)
-        where = f"{len(shown['indices'])} validation images of the concepts' classes"
+        whole = patch_note_of(self.source.layer)
+        where = f"{len(shown['indices'])} validation images of the concepts"
         if args.all_classes:
             where = f"all {self.ranked} validation images, {len(images.folders)} classes"
         notes = [f"{_rule_in_words(rule)} {where}", "numbers are ranks among these", *([whole] if whole else [])]
@@ -261,20 +261,20 @@ def _rule_in_words(rule):
     return f"by the paper's rule, {SHOWN} of the {TOP_IMAGES} most activating, concepts as equally as they occur, of"
 
 
-def _patch_size(asked, crop_size, layer):
+def patch_size_of(asked, crop_size, layer):
     """The side of a patch, in pixels: the image's where positions lie nowhere. UserError where it cannot be."""
     if layer.map_size is None and asked not in (None, crop_size):
-        raise UserError(f"--patch_size {asked}: {_whole_images(layer)}: leave it out")
+        raise UserError(f"--patch_size {asked}: {patch_note_of(layer)}: leave it out")
     size = asked or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
     if size > crop_size:
         raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
     return size
 
 
-def _whole_images(layer):
-    """What is shown in place of patches, and why; nothing where there are patches."""
+def patch_note_of(layer):
+    """What is shown in place of patches, and why; None where there are patches."""
     if layer.map_size is not None:
-        return ""
+        return None
     if layer.num_positions == 1:
         return f"whole images are shown: {layer.name} sees one vector an image, which lies nowhere in it"
     return f"whole images are shown: where in an image the tokens of {layer.name} lie is not known"

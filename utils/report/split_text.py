@@ -7,8 +7,10 @@ import torch
 from utils.method.disentangling import RHOS
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
-from utils.method.rho import OBJECTIVES
+from utils.method.rho import OBJECTIVES, best_rhos
 from utils.report.layer_tables import PAPER_GAMMA
+
+MOST_PAIRS = 28  # whose cosines are all printed: of eight concepts
 
 
 def print_how(divider, only_correct, background):
@@ -32,12 +34,16 @@ def print_split(split, members, network, layer):
     for k, concept in enumerate(split.concepts, start=1):
         count = sum(len(members[output]) for output in concept.classes)
         what = f" {concept.classes}, {count} training images"
-        if concept.kind == "background":
-            what = ", all training images" + (" of other classes, or a sample" if split.rho is None else "")
+        if concept.kind == "images":
+            what = f", {len(concept.images)} training images"
+        elif concept.kind == "background":
+            what = ", all training images" + (" but these, or a sample" if split.rho is None else "")
         print(f"concept {k}: {concept.name}{what}")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
-    pairs = [f"{j + 1}-{k + 1}: {cosines[j, k]:.3f}" for j in range(num_concepts) for k in range(j + 1, num_concepts)]
-    print(f"cosine of the concepts' ARVs {', '.join(pairs)}")
+    pairs = {(j, k): float(cosines[j, k]) for j in range(num_concepts) for k in range(j + 1, num_concepts)}
+    shown = pairs if len(pairs) <= MOST_PAIRS else sorted({min(pairs, key=pairs.get), max(pairs, key=pairs.get)})
+    what = "" if len(pairs) <= MOST_PAIRS else f", the lowest and the highest of {len(pairs)},"
+    print(f"cosine of the concepts' ARVs{what} {', '.join(f'{j + 1}-{k + 1}: {pairs[j, k]:.3f}' for j, k in shown)}")
     if split.split_by == "arv":
         _print_rhos(split)
     else:
@@ -46,14 +52,28 @@ def print_split(split, members, network, layer):
 
 
 def _print_rhos(split):
-    num_concepts = len(split.concepts)
+    """The objectives for every rho, and which one each of them would choose.
+
+    ``positive`` is shown relative to its largest value: that is decided by the images for which its denominator is next
+    to nothing but the 1e-5 that was added, and says nothing beside that of another split.
+    """
+    num_concepts, best = len(split.concepts), best_rhos(split.objectives)
+    largest = float(split.objectives[:, 0].max())
     sizes = [f"|S_{k}|" for k in range(1, num_concepts + 1)]
-    print(f"\n  rho  {'positive':>10}  {'absolute':>10}  contrast  {'  '.join(f'{size:>6}' for size in sizes)}  shared")
-    for rho, values, owners in zip(RHOS, split.objectives.tolist(), split.owners.long(), strict=True):
+    print(f"\n  rho  positive   absolute   contrast   {'  '.join(f'{size:>6}' for size in sizes)}  shared")
+    for rho, values, owners in zip(RHOS, split.objectives.double(), split.owners.long(), strict=True):
         counts = owners.bincount(minlength=num_concepts + 1).tolist()
         row = "  ".join(f"{number:6d}" for number in [*counts[1:], counts[0]])
-        mark = " <- chosen" if rho == split.rho else ""
-        print(f" {rho:.2f}  {values[0]:10.4g}  {values[1]:10.4g}  {values[2]:8.4f}  {row}{mark}")
+        shown = f"{values[0] / (largest or 1):8.2%}", f"{values[1]:8.4g}", f"{values[2]:8.4f}"
+        marks = ["*" if best[name] == rho else " " for name in OBJECTIVES]
+        objectives = "  ".join(f"{value}{mark}" for value, mark in zip(shown, marks, strict=True))
+        print(f" {rho:.2f}  {objectives}  {row}{' <- chosen' if rho == split.rho else ''}")
+    by_each = ", ".join(f"{name} {rho:.2f}" for name, rho in best.items())
+    print(f"* rho by each objective: {by_each}; {split.objective} was asked for")
+    print(
+        f"positive: in per cent of its largest value, {largest:.2g}; images in which the other channels are silent, "
+        "and\nthe denominator is the 1e-5 alone, decide it"
+    )
 
 
 def print_equality(check):
@@ -95,18 +115,19 @@ def print_closing_table(files):
     ----------
     files : list of SplitFile
     """
-    header = f"{'channel':>7}  {'cosine':>6}  {'rho':>4}  {'contrast':>8}  {'changed':>9}  concepts"
-    print(f"\n{len(files)} splits\n{header}")
+    header = f"{'channel':>7}  {'cosine':>6}  {'  '.join(f'{name:>8} ' for name in OBJECTIVES)} {'quality':>7}"
+    print(f"\n{f'{len(files)} splits':17}rho by\n{header}  {'changed':>9}  concepts")
     for file in files:
         split, cosine = file.split, f"{highest_cosine(file.split):.3f}".replace("nan", "-")
-        rho = contrast = "-"
+        rhos, quality = dict.fromkeys(OBJECTIVES, f"{'-':>8} "), "-"
         if split.rho is not None:
-            rho = f"{split.rho:.2f}"
-            contrast = f"{split.objectives[RHOS.index(split.rho), OBJECTIVES.index('contrast')]:.4f}"
+            for name, rho in best_rhos(split.objectives).items():
+                rhos[name] = f"{rho:8.2f}{'*' if name == split.objective else ' '}"
+            quality = f"{split.objectives[RHOS.index(split.rho), OBJECTIVES.index('contrast')]:.4f}"
         changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
         names = " / ".join(concept.name for concept in split.concepts)
-        print(f"{split.channel:7d}  {cosine:>6}  {rho:>4}  {contrast:>8}  {changed:>9}  {names}")
+        print(f"{split.channel:7d}  {cosine:>6}  {'  '.join(rhos.values())} {quality:>7}  {changed:>9}  {names}")
     print(
-        "contrast: the objective of that name, at best the number of concepts; changed: predictions, of the images on"
+        "rho by each objective, * the one that was used; quality: the contrast at that rho, at best the number of "
+        "concepts;\nchanged: predictions, of the images on which equality was shown"
     )
-    print("which equality was shown")

@@ -29,7 +29,6 @@ def print_store_summary(store):
     correct = (labels.targets == labels.predictions).sum().item() / used
     print(f"{used} images{skipped}; {correct:.1%} classified correctly")
     _warn_of_chance(correct, store.meta["num_outputs"])
-    print(f"wrote {store.folder}")
 
 
 def _warn_of_chance(correct, num_outputs):

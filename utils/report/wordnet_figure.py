@@ -28,7 +28,7 @@ LEAST_STRIP, LABEL = 22, 12  # of which so many are for numbers, the others for 
 
 
 def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, settings, sheet=SCREEN):
-    """Draw, write and sum up the WordNet path similarity of all pairs, beside stage 2's ``table`` of pairs.
+    """Draw, write and sum up the WordNet path similarity of all pairs, beside stage 2's ``table`` of pairs: the paths.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
     """
     if not len(pairs):
         print("no two classes share a relevant channel: there is no WordNet figure")
-        return
+        return []
     similarities = path_similarities(pairs, synsets)
     correlation = rank_correlation(pairs.cosine.numpy(), similarities)
     ranks = "" if correlation is None else f"; Spearman's rank correlation {correlation:.2f}"
@@ -54,7 +54,7 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
     figure = wordnet_figure(pairs, similarities, gamma, classes.name, title, subtitle, sheet)
     drawn = write_figure(Path(output_dir) / "plots" / values.stem, figure, sheet)
     print(similarity_summary(pairs, similarities, gamma, correlation))
-    print(f"wrote {values} and {drawn}")
+    return [values, drawn]
 
 
 def write_similarities(path, pairs, similarities):

@@ -10,7 +10,7 @@ from utils.networks.recording import Recorder
 
 
 class ByRho:
-    """Divides candidates by Ineq. 5, at the rho of Eq. 6; sees all training images of their classes.
+    """Divides candidates by Ineq. 5, at the rho of Eq. 6; sees all training images of their concepts.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class ByRho:
 
     def __init__(self, network, layer, objective, precision):
         self.layer, self.objective, self.precision = layer, objective, precision
-        self.source, self._recorder, self._searches = {"from": "classes"}, Recorder(network, layer), {}
+        self.source, self._recorder, self._searches = {}, Recorder(network, layer), {}
 
     def __enter__(self):
         self._recorder.__enter__()
@@ -35,22 +35,22 @@ class ByRho:
         self._recorder.__exit__(*error)
 
     def wanted(self, indices):
-        """Which of the images of a class are to be seen."""
+        """Which of the images of a group are to be seen."""
         return indices
 
-    def see(self, candidates, output, pixels):
-        """A batch of images of the class ``output``, [B, 3, H, W], for the candidates that have it."""
+    def see(self, candidates, key, pixels):
+        """A batch of images of a group, [B, 3, H, W], for the candidates that have it."""
         with network_arithmetic(self.precision, pixels.device):
             x = self._recorder.forward(pixels).input  # may have several rows an image
         for one in candidates:
             search, maps = self._search(one)
             with torch.no_grad():
-                search.add(maps(x), torch.full((len(pixels),), one.concept_of(output)))
+                search.add(maps(x), torch.full((len(pixels),), one.concept_of(key)))
 
     def _search(self, candidate):
         """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""
         if id(candidate) not in self._searches:
-            search = RhoSearch(candidate.weight, candidate.bias, candidate.arvs, candidate.num_own)
+            search = RhoSearch(candidate.weight, candidate.bias, candidate.arvs, len(candidate.own_concepts))
             self._searches[id(candidate)] = search, self.layer.maps(search.rows, search.biases)
         return self._searches[id(candidate)]
 
@@ -60,7 +60,7 @@ class ByRho:
         del self._searches[id(candidate)]
         if not search.objectives().isfinite().all():
             what = "is NaN or infinite" if search.has_images() else "has no readable training image of a concept"
-            raise UserError(f"rho cannot be chosen: channel {candidate.channel} {what} (classes {candidate.outputs})")
+            raise UserError(f"rho cannot be chosen: channel {candidate.channel} {what} (concepts {candidate.groups})")
         return Split(
             **candidate.content(),
             owners=search.owners.to(torch.uint8),

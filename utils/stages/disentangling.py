@@ -1,7 +1,8 @@
 """Stage 3: which inputs are whose? Channels and their concepts, class by class through their training images."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.disentangling import Concept
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
+from utils.store.names import image_sets_name
 
-PROOF_IMAGES = 4  # of each class
+PROOF_IMAGES = 4  # of each class or image set
+MOST_AT_ONCE = 1000  # groups of images of which one is shown
 BACKGROUND = "everything else"
 
 
@@ -26,35 +29,55 @@ class Candidate:
     positions: int
     arvs: torch.Tensor
     mean_arv: torch.Tensor
+    source: dict = field(default_factory=lambda: {"from": "classes"})
 
     def content(self):
         """What a Split takes over."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        names = ("channel", "concepts", "weight", "bias", "positions", "arvs", "mean_arv")
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
-    def outputs(self):
-        """All classes of all concepts, sorted."""
-        return sorted(output for concept in self.concepts for output in concept.classes)
+    def groups(self):
+        return image_groups(self.own_concepts, self.channel)
+
+    @cached_property
+    def keys(self):
+        """All groups of images of all concepts, in the order in which they are read."""
+        return in_order(chain.from_iterable(self.groups))
 
     @property
-    def classes(self):
-        """The classes of each concept that has images of its own."""
-        return [concept.classes for concept in self.concepts[: self.num_own]]
+    def own_concepts(self):
+        """The concepts that have images of their own."""
+        return [concept for concept in self.concepts if concept.kind != "background"]
 
     @property
-    def num_own(self):
-        """Number of concepts that have images of their own."""
-        return sum(concept.kind != "background" for concept in self.concepts)
+    def named_by(self):
+        """What names the split, beside its channel: the classes of each concept, or what they were found by."""
+        concepts = self.own_concepts
+        if self.source["from"] == "classes":
+            return [concept.classes for concept in concepts]
+        plain = {name: value for name, value in self.source.items() if not isinstance(value, torch.Tensor)}
+        return image_sets_name(self.source["from"], plain, [concept.images for concept in concepts])
 
-    def concept_of(self, output):
-        """Which concept (from 0) a class is in, or None."""
-        return next((k for k, concept in enumerate(self.concepts) if output in concept.classes), None)
+    def concept_of(self, key):
+        """Which concept (from 0) a group of images is of."""
+        return next(k for k, own in enumerate(self.groups) if key in own)
 
 
-class CandidateMaker:
-    """Makes Candidates of a layer from stage 2's class means; a concept's ARV is the mean of its classes'.
+def image_groups(concepts, name):
+    """The groups of images of each concept, as keys: its classes (int); or, without labels, itself: (name, number)."""
+    return [[(name, k)] if one.kind == "images" else one.classes for k, one in enumerate(concepts, start=1)]
 
-    With a ``background``, the mean over all training images is one more concept, the last one.
+
+def in_order(keys):
+    """Groups of images in the order in which they are read: classes ascending, then image sets; each once."""
+    return sorted(set(keys), key=lambda key: (isinstance(key, tuple), key))
+
+
+class LayerConcepts:
+    """What all concepts of a layer's channels have in common: the layer, and the mean over all training images.
+
+    With a ``background``, that mean is one more concept, the last one.
     """
 
     def __init__(self, store, class_store, classes, only_correct, background=None):
@@ -67,6 +90,19 @@ class CandidateMaker:
         present = numbers > 0
         self.mean_input = torch.einsum("t,tip->ip", numbers[present] / numbers.sum(), everything[present])
 
+    def candidate(self, channel, concepts, arvs, source):
+        """The Candidate of a channel; ``arvs`` [K, C_in] are its Concepts'."""
+        weight, bias = self.weight[channel].clone(), None if self.bias is None else self.bias[channel].clone()
+        mean_arv = averaged_relevance_vectors(weight, self.mean_input[None])[0]
+        if self.background is not None:
+            concepts = [*concepts, Concept(BACKGROUND, [], kind="background")]
+            arvs = torch.cat([arvs, mean_arv[None]])
+        return Candidate(channel, concepts, weight, bias, self.positions, arvs, mean_arv, source)
+
+
+class CandidateMaker(LayerConcepts):
+    """Makes Candidates of a layer from stage 2's class means; a concept's ARV is the mean of its classes'."""
+
     def make(self, channel, concepts):
         """The Candidate of a channel and its concepts (lists of outputs); UserError where a class has no image."""
         if len(concepts) < 2 and self.background is None:
@@ -75,18 +111,14 @@ class CandidateMaker:
             if self.images[output] == 0:
                 which = "correctly classified image" if self.only_correct else "readable image"
                 raise UserError(f"class {output} ({self.classes.name(output)}) has no {which} in train/")
-        weight, bias = self.weight[channel].clone(), None if self.bias is None else self.bias[channel].clone()
+        weight = self.weight[channel]
         arvs = [averaged_relevance_vectors(weight, self.mean_inputs[concept]).mean(0) for concept in concepts]
-        mean_arv = averaged_relevance_vectors(weight, self.mean_input[None])[0]
         named = [Concept(self.classes.concept_name(concept), concept) for concept in concepts]
-        if self.background is not None:
-            named.append(Concept(BACKGROUND, [], kind="background"))
-            arvs.append(mean_arv)
-        return Candidate(channel, named, weight, bias, self.positions, torch.stack(arvs), mean_arv)
+        return self.candidate(channel, named, torch.stack(arvs), {"from": "classes"})
 
     def closeness(self, candidate):
         """The mean cosine between the ARVs of the classes of the two closest concepts; -1 with one concept alone."""
-        classes = candidate.classes
+        classes = [concept.classes for concept in candidate.own_concepts]
         cosines = [
             cosine_similarities(averaged_relevance_vectors(candidate.weight, self.mean_inputs[one + other]))[
                 : len(one), len(one) :
@@ -97,22 +129,33 @@ class CandidateMaker:
         return float(max(cosines, default=-1.0))
 
 
-def images_by_class(labels, outputs, only_correct):
-    """Training images of each class, as used in stage 1: {output: LongTensor of indices}, classes ascending."""
+def members_of(candidates, labels, only_correct):
+    """Training images of all groups of images, as used in stage 1: {key: LongTensor of indices}, in order.
+
+    ``only_correct`` is about classes; image sets are what they are.
+    """
     usable = labels.targets == labels.predictions if only_correct else torch.ones_like(labels.targets, dtype=torch.bool)
-    return {output: labels.indices[usable & (labels.targets == output)] for output in sorted(outputs)}
+    sets = {
+        key: torch.tensor(concept.images)
+        for one in candidates
+        for keys, concept in zip(one.groups, one.own_concepts, strict=True)
+        for key in keys
+        if concept.kind == "images"
+    }
+    keys = in_order(chain.from_iterable(one.keys for one in candidates))
+    return {key: sets[key] if key in sets else labels.indices[usable & (labels.targets == key)] for key in keys}
 
 
 def images_in_turn(candidates, members, divider, load, batch_size):
-    """One pass over the images of all classes, in order; a candidate is ready when its last class has been read.
+    """One pass over all groups of images, in order; a candidate is ready when its last one has been read.
 
-    A batch is of one class, so that it is the same however many candidates there are.
+    A batch is of one group, a class or an image set, so that it is the same however many candidates there are.
 
     Parameters
     ----------
     candidates : list of Candidate
     members : dict
-        Of ``images_by_class``, for all classes of the candidates at least.
+        Of ``members_of``.
     divider : ByRho or ByLeastSquares
         Sees the images that it asks for.
     load : function of (batches, description) that returns ImageBatches
@@ -122,37 +165,45 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     ------
     candidate : Candidate
         For which ``divider.split(candidate)`` has all it needs.
-    images : dict of class -> Tensor [n, 3, H, W], on the CPU
-        Some images of each of its classes, on which to show equality.
+    images : dict of key -> Tensor [n, 3, H, W], on the CPU
+        Some images of each of its groups, on which to show equality.
     """
-    users = {output: [one for one in candidates if output in one.outputs] for output in members}
-    wanted = {output: divider.wanted(members[output]) for output in members if users[output]}
-    plan = [(output, batch) for output in wanted for batch in batches_of(wanted[output], batch_size)]
+    users = {key: [] for key in members}
+    for one in candidates:
+        for key in one.keys:
+            users[key].append(one)
+    wanted = {key: divider.wanted(members[key]) for key in members if users[key]}
+    plan = [(key, batch) for key in wanted for batch in batches_of(wanted[key], batch_size)]
     if not plan:
         return
-    ends = {output: number for number, (output, _) in enumerate(plan)}
-    proof = {output: [] for output in wanted}
+    ends = {key: number for number, (key, _) in enumerate(plan)}
+    proof = {key: [] for key in wanted}
     loader = load([batch for _, batch in plan], divider.description)
     with divider:
-        for number, ((output, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
+        for number, ((key, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
             if len(indices):
-                shown = torch.isin(indices, proof_images(members[output]))
-                proof[output].append(pixels[shown.to(pixels.device)].cpu())
-                divider.see(users[output], output, pixels)
-            if number == ends[output]:
-                for one in (one for one in users[output] if one.outputs[-1] == output):
-                    yield one, {own: torch.cat(proof[own]) for own in one.outputs if proof[own]}
-                for done in [own for own in proof if all(one.outputs[-1] <= output for one in users[own])]:
-                    del proof[done]
+                shown = torch.isin(indices, proof_images(members[key]))
+                proof[key].append(pixels[shown.to(pixels.device)].cpu())
+                divider.see(users[key], key, pixels)
+            if number == ends[key]:
+                for one in (one for one in users[key] if one.keys[-1] == key):
+                    yield one, {own: torch.cat(proof[own]) for own in one.keys if proof[own]}
+                done = [own for own in proof if all(ends[one.keys[-1]] <= number for one in users[own])]
+                for own in done:
+                    del proof[own]
 
 
-def one_of_each(members, load):
-    """An image of each class, on which to show equality of all splits at once: {class: Tensor [1, 3, H, W]}."""
-    loader = load([proof_images(indices)[:1] for indices in members.values()], "all splits at once")
-    batches = zip(members, loader, strict=True)
-    return {output: pixels.cpu() for output, (indices, pixels, _) in batches if len(indices)}
+def some_of_all(members, load):
+    """An image of each group, or of some from all over, on which to show equality of all splits at once.
+
+    {key: Tensor [1, 3, H, W]}
+    """
+    keys = list(members)
+    keys = [keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, MOST_AT_ONCE).astype(int))]
+    loader = load([proof_images(members[key])[:1] for key in keys], "all splits at once")
+    return {key: pixels.cpu() for key, (indices, pixels, _) in zip(keys, loader, strict=True) if len(indices)}
 
 
 def proof_images(indices):
-    """The images of a class on which equality is shown: some, from all parts of the class."""
+    """The images of a group on which equality is shown: some, from all parts of it."""
     return indices[np.unique(np.linspace(0, len(indices) - 1, PROOF_IMAGES).astype(int))]

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from utils.images.batches import batches_of
 from utils.method.references import permutation
 from utils.method.shapley import coalitions, shapley_values
 from utils.networks.ablation import held
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
-from utils.stages.validation import contents_digest, files_digest, indices_of_class
+from utils.stages.unlabelled import assignment
+from utils.stages.validation import contents_digest
 
 
 class Players:
@@ -41,8 +41,8 @@ class Players:
         self.seed = split.channel
         self.coalitions = coalitions(len(self.playing), self.seed)
 
-    def effects(self, network, layer, behind, output):
-        """What each part adds to the logit ``output`` of some images and to its margin, on average over who is there.
+    def effects(self, network, layer, behind, targets):
+        """What each part adds to the logit of images' own class and to its margin, on average over who is there.
 
         The margin is the logit minus the mean of all others.
 
@@ -52,7 +52,7 @@ class Players:
         layer : Layer
         behind : Replay
             Of the images, B of them.
-        output : int
+        targets : LongTensor [B]
 
         Returns
         -------
@@ -64,19 +64,20 @@ class Players:
             for present in self.coalitions:
                 absent = [one for place, one in enumerate(self.playing) if place not in present]
                 with held(self.module, 0, {one: self.constants[one] for one in absent}), torch.no_grad():
-                    values[present] = logit_and_margin(behind().double().cpu(), output)
+                    values[present] = logit_and_margin(behind().double().cpu(), targets)
         found = torch.zeros(*values[self.coalitions[0]].shape, len(self.constants), dtype=torch.float64)
         found[..., self.playing] = shapley_values(values, len(self.playing), self.seed).movedim(0, -1)
         return tuple(found)
 
 
-def logit_and_margin(logits, output):
-    """One of the logits [B, outputs], and by how much it is above the mean of all others: [2, B]."""
-    own, others = logits[:, output], logits.sum(1) - logits[:, output]
+def logit_and_margin(logits, targets):
+    """Of the logits [B, outputs] each image's own, and by how much it is above the mean of all others: [2, B]."""
+    own = logits.gather(1, targets[:, None])[:, 0]
+    others = logits.sum(1) - own
     return torch.stack([own, own - others / max(1, logits.shape[1] - 1)])
 
 
-def describe_effect(opened, run, source, classes, to):
+def describe_effect(opened, run, source, to):
     """All of an effect that is known before anything is measured."""
     split, file = opened.file.split, opened.file
     return {
@@ -92,12 +93,14 @@ def describe_effect(opened, run, source, classes, to):
         "split_by": split.split_by,
         "rho": opened.rho,
         "to": to,
-        "files_sha256": files_digest(source.images, classes, opened.outputs),
+        "concepts_from": file.source["from"],
+        "assignment": assignment(file.source),
+        "files_sha256": source.files_digest(opened.keys),
     }
 
 
-def measure_effects(opened, source, classes, to):
-    """Effects of splits on validation images of their concepts, class by class; each is ready after its last class.
+def measure_effects(opened, source, to):
+    """Effects of splits on validation images of their concepts, group by group; each is ready after its last one.
 
     What the network does before the layer is done once for each image, whatever is replaced in whichever split.
 
@@ -105,7 +108,6 @@ def measure_effects(opened, source, classes, to):
     ----------
     opened : list of OpenedSplit
     source : ImagePass
-    classes : ClassMap
     to : str
         ``mean`` or ``zero``: what the parts are replaced by.
 
@@ -116,33 +118,30 @@ def measure_effects(opened, source, classes, to):
     measured : dict
         ``images``, for each concept ``paths``, ``effects`` on the logit, ``margins`` (effects on it minus the mean of
         all others) and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split with as many inputs for each
-        concept, drawn at random. ``validation``, a digest of the images of each class folder.
+        concept, drawn at random. ``validation``, a digest of the images of each group.
     """
-    network, layer, images = source.network, source.layer, source.images
-    outputs = sorted({output for one in opened for output in one.outputs})
-    plan = [
-        (output, batch)
-        for output in outputs
-        for batch in batches_of(indices_of_class(images, classes, output), source.batch_size)
-    ]
-    ends = {output: number for number, (output, _) in enumerate(plan)}
-    users = {output: [n for n, one in enumerate(opened) if output in one.outputs] for output in outputs}
+    network, layer = source.network, source.layer
+    keys, last = source.with_images(opened)
+    plan = source.plan(keys)
+    ends = {key: number for number, (key, _) in enumerate(plan)}
+    users = {key: [n for n, one in enumerate(opened) if key in one.keys] for key in keys}
     playing, found = {}, {number: [] for number in range(len(opened))}
     loader = source.load([batch for _, batch in plan], "effects")
-    for place, ((output, _), (indices, pixels, contents)) in enumerate(zip(plan, loader, strict=True)):
+    for place, ((key, _), (indices, pixels, contents)) in enumerate(zip(plan, loader, strict=True)):
         if len(indices):
+            targets = source.targets(indices)
             with network_arithmetic(source.how["precision"], pixels.device):
                 behind = Replay(network, layer.module, pixels)
-                for number in users[output]:
+                for number in users[key]:
                     if number not in playing:
                         playing[number] = both_players(layer, opened[number], to)
-                    split, permuted = (one.effects(network, layer, behind, output) for one in playing[number])
-                    found[number].append((output, indices, contents, *split, permuted[0]))
-        if place == ends[output]:
-            for number in (n for n in users[output] if opened[n].outputs[-1] == output):
-                batches = found.pop(number)
-                validation = {classes.folder(one): _digest(images, batches, one) for one in opened[number].outputs}
-                parts = by_concept(opened[number].file.split, batches, images)
+                    split, permuted = (one.effects(network, layer, behind, targets) for one in playing[number])
+                    found[number].append((key, indices, contents, *split, permuted[0]))
+        if place == ends[key]:
+            for number in (n for n in users[key] if last[n] == key):
+                one, batches = opened[number], found.pop(number)
+                validation = {source.name(own): _digest(source.images, batches, own) for own in one.keys}
+                parts = by_concept(one, batches, source.images)
                 yield number, {"validation": validation, "images": parts}
                 playing.pop(number, None)
 
@@ -156,11 +155,11 @@ def both_players(layer, opened, to):
     return [Players(layer, one, opened.rho, to) for one in (split, permuted)]
 
 
-def by_concept(split, batches, images):
-    """Batches of a split, gathered for each concept: (class, indices, contents, effects, margins, effects permuted)."""
-    parts = []
-    for concept in split.classes:
-        own = [batch for batch in batches if batch[0] in concept]
+def by_concept(opened, batches, images):
+    """Batches of a split, gathered for each concept: (key, indices, contents, effects, margins, effects permuted)."""
+    parts, split = [], opened.file.split
+    for keys in opened.groups:
+        own = [batch for batch in batches if batch[0] in keys]
         indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
         nothing, names = torch.empty(0, len(split.concepts) + 1), ("effects", "margins", "effects_permuted")
         values = (torch.cat([nothing, *(batch[which] for batch in own)]).tolist() for which in (3, 4, 5))
@@ -169,8 +168,8 @@ def by_concept(split, batches, images):
     return parts
 
 
-def _digest(images, batches, output):
-    """Of all images of a class that were measured."""
-    own = [batch for batch in batches if batch[0] == output]
+def _digest(images, batches, key):
+    """Of all images of a group that were measured."""
+    own = [batch for batch in batches if batch[0] == key]
     indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
     return contents_digest(images, indices, np.concatenate([np.empty(0, np.uint64), *(batch[2] for batch in own)]))

@@ -15,7 +15,8 @@ from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, rank
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
-from utils.stages.validation import contents_digest, files_digest, require_finite
+from utils.stages.unlabelled import assignment
+from utils.stages.validation import contents_digest, require_finite
 
 
 class SplitMeasures:
@@ -27,7 +28,7 @@ class SplitMeasures:
     def __init__(self, opened, layer=None):
         """``opened``: OpenedSplit."""
         split, rho = opened.file.split, opened.rho
-        self.split, self.outputs, self.kept = split, opened.outputs, []
+        self.split, self.keys, self.kept = split, opened.keys, []
         self._rows, self._biases = split.rows(rho).double(), split.biases()
         self._positions = split.positions
         self._maps = None
@@ -36,13 +37,14 @@ class SplitMeasures:
             self._maps = layer.maps(split.shown_rows(rho), biases)
             self._places = layer.places(layer.module.weight.device)
 
-    def add(self, output, batch):
-        """Keep what a MeasuredBatch of a class says of the split."""
+    def add(self, key, batch):
+        """Keep what a MeasuredBatch of a group of images says of the split."""
         sums = spatial_sums(self._rows, self._biases, batch.tap_sums, self._positions)
         self.keep(
             indices=batch.indices,
             contents=batch.contents,
-            targets=torch.full((len(batch.indices),), output),
+            groups=np.full(len(batch.indices), self.keys.index(key)),
+            targets=batch.targets,
             predictions=batch.predictions,
             original=merge(sums, dim=1),
             sums=sums,
@@ -69,7 +71,7 @@ class SplitMeasures:
 
 
 def evaluate(opened, known, source, results, pictures):
-    """Measure splits on validation images that come class by class; a split is ready when its last class has come.
+    """Measure splits on validation images that come group by group; a split is ready when its last one has come.
 
     All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
 
@@ -90,7 +92,8 @@ def evaluate(opened, known, source, results, pictures):
     result : dict or None
         Where it is there already, and equal.
     arrays : dict of arrays, or None
-        Else what was measured: ``indices``, ``contents``, ``targets``, ``predictions`` [n]; spatial sums of the channel
+        Else what was measured: ``groups`` (places in the split's ``keys``), ``indices``, ``contents``, ``targets``,
+        ``predictions`` [n]; spatial sums of the channel
         ``original`` [n] and of ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution ``shares``
         [n]; where the layer's input is at hand, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and
         ``c'_1 .. c'_K``.
@@ -103,14 +106,15 @@ def evaluate(opened, known, source, results, pictures):
         else:
             yield number, result, None
     measures = {number: SplitMeasures(opened[number], source.layer) for number in missing}
-    outputs = sorted({output for one in measures.values() for output in one.outputs})
-    for output, of_class in groupby(source.batches(outputs), key=itemgetter(0)):
-        using = {number: one for number, one in measures.items() if output in one.outputs}
-        for _, batch in of_class:
+    keys, last = source.with_images(list(measures.values()))
+    last = dict(zip(measures, last, strict=True))
+    for key, of_group in groupby(source.batches(keys), key=itemgetter(0)):
+        using = {number: one for number, one in measures.items() if key in one.keys}
+        for _, batch in of_group:
             for one in using.values() if batch is not None else ():
-                one.add(output, batch)
+                one.add(key, batch)
         for number, one in using.items():
-            if one.outputs[-1] == output:
+            if last[number] == key:
                 yield number, None, one.arrays()
                 del measures[number]
 
@@ -144,7 +148,7 @@ def strongest(batches):
 # Results
 
 
-def describe_result(opened, run, tau, source, classes):
+def describe_result(opened, run, tau, source):
     """All of a result that is known before anything is measured; what is there and equal need not be measured again.
 
     Parameters
@@ -153,7 +157,6 @@ def describe_result(opened, run, tau, source, classes):
     run : str
     tau : float
     source : ImagePass or StoredValidation
-    classes : ClassMap
     """
     split, file = opened.file.split, opened.file
     own = len(split.own_concepts)
@@ -165,6 +168,8 @@ def describe_result(opened, run, tau, source, classes):
         **source.how,
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
+        "concepts_from": file.source["from"],
+        "assignment": assignment(file.source),
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],
         "background": file.background,
@@ -173,40 +178,34 @@ def describe_result(opened, run, tau, source, classes):
         "rho": opened.rho,
         "rho_objective": split.objective,
         "tau": tau,
-        "files_sha256": files_digest(source.images, classes, opened.outputs),
+        "files_sha256": source.files_digest(opened.keys),
     }
 
 
-def result_of(described, arrays, images, classes):
+def result_of(described, arrays, opened, source):
     """A result: what is known of it, and what was measured, concept by concept, as lists for a JSON file.
 
-    ``validation`` has a digest of the images of each class folder, so that results of different images are never
-    summed up together.
+    ``validation`` has a digest of the images of each group, so that results of different images are never summed up
+    together. An image set may be empty: of a class, images were asked for.
     """
     names = ("targets", "predictions", "original", "sums", "shares")
-    parts, validation = [], {}
-    for number, concept in enumerate(described["concepts"], start=1):
-        own = np.isin(arrays.get("targets", []), concept)
-        if not own.any():
+    parts, validation, images = [], {}, source.images
+    for number, keys in enumerate(opened.groups, start=1):
+        own = np.isin(arrays.get("groups", []), [opened.keys.index(key) for key in keys])
+        if not own.any() and any(len(source.indices(key)) for key in keys):
             raise UserError(f"concept {number} has no readable image in {images.root}")
         paths = [str(images.path(index).relative_to(images.root)) for index in arrays["indices"][own]]
         included = (arrays["shares"][own] >= described["tau"]).tolist()
         parts.append({"paths": paths, **{name: arrays[name][own].tolist() for name in names}, "included": included})
-        for output in concept:
-            of_class = arrays["targets"] == output
-            measured = arrays["indices"][of_class], arrays["contents"][of_class]
-            validation[classes.folder(output)] = contents_digest(images, *measured)
+        for key in keys:
+            of_group = arrays["groups"] == opened.keys.index(key)
+            measured = arrays["indices"][of_group], arrays["contents"][of_group]
+            validation[source.name(key)] = contents_digest(images, *measured)
     return {**described, "validation": validation, "images": parts}
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Pictures
-
-
-def concepts_of_images(split, classes, images):
-    """Which concept of a split each image is of: 0 .. K-1, or -1."""
-    concept_of = {classes.folder(output): k for k, concept in enumerate(split.concepts) for output in concept.classes}
-    return np.array([concept_of.get(name, -1) for name in images.folders])[images.folder_of]
 
 
 class Patch(NamedTuple):

@@ -13,7 +13,7 @@ SAMPLE = 5_000  # images that everything else is judged by
 CHUNKS = 4  # that stay in memory
 
 
-class TrainingInputs:
+class StoredInputs:
     """Tap sums of the layer's input in training images, read from the chunks of a store as they are asked for.
 
     Parameters
@@ -29,24 +29,39 @@ class TrainingInputs:
         self._store, self._labels = store, labels
         self._usable = labels.targets == labels.predictions if only_correct else labels.targets >= 0
         self._read = lru_cache(CHUNKS)(self._read_chunk)
-        self._sample = None
+        self._sample, self._kept = None, (torch.empty(0, dtype=torch.long), None)
 
-    def of_classes(self, outputs):
-        """Of all images of some classes: [n, C_in, taps], float32."""
-        own = self._usable & torch.isin(self._labels.targets, torch.tensor(outputs))
-        return self._of_images(self._labels.indices[own])
+    def of(self, concept):
+        """Of all images of a Concept: [n, C_in, taps], float32."""
+        if concept.kind == "images":
+            return self.of_images(torch.tensor(concept.images))
+        return self.of_images(self._labels.indices[self._usable & self._are_of([concept], slice(None))])
 
-    def of_others(self, outputs):
-        """Of a sample, from all over the store, of the images that are of none of these classes."""
+    def of_others(self, concepts):
+        """Of a sample, from all over the store, of the images that are of none of these Concepts."""
         if self._sample is None:
             count = len(self._labels.indices)
             rows = torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).round().long()
-            self._sample = self._of_images(self._labels.indices[rows]), self._labels.targets[rows]
-        inputs, targets = self._sample
-        return inputs[~torch.isin(targets, torch.tensor(outputs))]
+            self._sample = self.of_images(self._labels.indices[rows]), rows
+        inputs, rows = self._sample
+        return inputs[~self._are_of(concepts, rows)]
 
-    def _of_images(self, indices):
-        """Of images by their indices, ascending."""
+    def _are_of(self, concepts, rows):
+        """Which of some rows of the labels are images of Concepts."""
+        outputs = torch.tensor([output for one in concepts for output in one.classes])
+        images = torch.tensor([image for one in concepts for image in one.images or ()])
+        return torch.isin(self._labels.targets[rows], outputs) | torch.isin(self._labels.indices[rows], images)
+
+    def keep(self, indices):
+        """Read images once, in one pass over the store, and keep them: many sets of few images from all over it."""
+        indices = indices.unique()
+        self._kept = indices, self.of_images(indices)
+
+    def of_images(self, indices):
+        """Of images by their indices, ascending: [n, C_in, taps], float32."""
+        kept, inputs = self._kept
+        if torch.isin(indices, kept).all() and len(indices):
+            return inputs[torch.searchsorted(kept, indices)]
         chunks = indices.div(self._store.meta["chunk_size"], rounding_mode="floor")
         parts = []
         for chunk in chunks.unique().tolist():
@@ -64,7 +79,7 @@ class ByLeastSquares:
 
     Parameters
     ----------
-    inputs : TrainingInputs
+    inputs : StoredInputs
     background : float or None
         Weight of everything else; None: it is not asked for.
     """
@@ -73,7 +88,7 @@ class ByLeastSquares:
 
     def __init__(self, inputs, background):
         self.inputs, self.background = inputs, background
-        self.source = {"from": "classes", "ridge": RIDGE, "sample": SAMPLE}
+        self.source = {"ridge": RIDGE, "sample": SAMPLE}
 
     def __enter__(self):
         return self
@@ -82,10 +97,10 @@ class ByLeastSquares:
         pass
 
     def wanted(self, indices):
-        """Which of the images of a class are to be seen."""
+        """Which of the images of a group are to be seen."""
         return proof_images(indices)
 
-    def see(self, candidates, output, pixels):
+    def see(self, candidates, key, pixels):
         """Images say nothing that the store does not."""
 
     def split(self, candidate):
@@ -95,11 +110,11 @@ class ByLeastSquares:
 
     def groups(self, candidate):
         """The tap sums of the images of each concept, and what each group of them counts."""
-        groups = [self.inputs.of_classes(classes) for classes in candidate.classes]
+        groups = [self.inputs.of(concept) for concept in candidate.own_concepts]
         importance = [1.0] * len(groups)
         if self.background is not None:
-            groups.append(self.inputs.of_others(candidate.outputs))
+            groups.append(self.inputs.of_others(candidate.own_concepts))
             if not len(groups[-1]):
-                raise UserError("there is no training image of another class: give --background 0")
+                raise UserError("there is no training image of anything else: give --background 0")
             importance.append(self.background)
         return groups, importance

@@ -17,7 +17,7 @@ from utils.method.importance import relevant_classes
 from utils.method.ranking import rank_images
 from utils.method.references import p_value, permutation, q_values, rows_by_arv, rows_by_least_squares
 from utils.stages.disentangling import CandidateMaker
-from utils.stages.least_squares import ByLeastSquares, TrainingInputs
+from utils.stages.least_squares import ByLeastSquares, StoredInputs
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
 
@@ -102,7 +102,7 @@ class TrainingReferences:
         return CandidateMaker(self.store, self.class_store, self.classes, only_correct, background)
 
     def _inputs(self, only_correct):
-        return TrainingInputs(self.store, self.store.read_labels(), only_correct)
+        return StoredInputs(self.store, self.store.read_labels(), only_correct)
 
     def _relevant(self, tau, p, only_correct):
         _, images, (counts,) = class_statistics(self.store, self.class_store, [tau])

@@ -7,7 +7,16 @@ import torch
 from utils.errors import UserError
 from utils.store.manifests import describe_splits, manifest_path, read_manifest, write_manifest
 from utils.store.names import number_text, split_suffix
-from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
+from utils.store.splits import (
+    SETTINGS,
+    SPLIT_CONTEXT,
+    SplitFile,
+    digest_of,
+    find_splits,
+    read_split,
+    split_path,
+    write_split,
+)
 
 
 class SplitWriter:
@@ -39,11 +48,11 @@ class SplitWriter:
         return split_suffix(only_correct=self.settings["only_correct"], **how)
 
     def path(self, candidate):
-        return split_path(self.folder, self.run, candidate.channel, candidate.classes, self.suffix)
+        return split_path(self.folder, self.run, candidate.channel, candidate.named_by, self.suffix)
 
     def selectors(self, candidates):
         """The flags with which stage 4 takes these splits, where others of the same channels and concepts are there."""
-        several = any(len(find_splits(self.folder, self.run, one.channel, one.classes)) > 1 for one in candidates)
+        several = any(len(find_splits(self.folder, self.run, one.channel, one.named_by)) > 1 for one in candidates)
         words = ["--split_by", self.divider.split_by]
         words += ["--background", number_text(self.background or 0)] if several or self.background else []
         if several:
@@ -58,8 +67,8 @@ class SplitWriter:
         except UserError:  # missing, damaged or of another version: it is made anew
             return False
         split, how = file.split, ("only_correct", "precision", "decoding", "batch_size")
-        plain = (file.context, [file.settings[key] for key in how], file.source, file.background)
-        asked = (self.context, [self.settings[key] for key in how], self.divider.source, self.background)
+        plain = (file.context, [file.settings[key] for key in how], digest_of(file.source), file.background)
+        asked = (self.context, [self.settings[key] for key in how], digest_of(self._source(candidate)), self.background)
         plain += (split.split_by, split.objective, split.concepts, split.positions)
         asked += (self.divider.split_by, self.divider.objective, candidate.concepts, candidate.positions)
         equal = plain == asked and all(
@@ -78,9 +87,13 @@ class SplitWriter:
         if not check.is_equal():
             raise UserError("the split network does not equal the original: the split was not stored")
         proof = described(check)
-        file = SplitFile(split, self.context, self.settings, self.background, self.divider.source, proof)
+        file = SplitFile(split, self.context, self.settings, self.background, self._source(candidate), proof)
         write_split(self.path(candidate), file)
         return self.path(candidate), file
+
+    def _source(self, candidate):
+        """Where a candidate's concepts came from, and how its inputs are divided."""
+        return {**candidate.source, **self.divider.source}
 
     def read_all(self, candidates):
         """The SplitFiles of candidates that were written: {Path: SplitFile}."""
@@ -90,8 +103,8 @@ class SplitWriter:
         """Whether these candidates can be in one network: no channel twice."""
         return len({one.channel for one in candidates}) == len(candidates)
 
-    def manifest_path(self, candidates_file):
-        return manifest_path(self.folder, self.run, candidates_file, self.suffix)
+    def manifest_path(self, stem):
+        return manifest_path(self.folder, self.run, stem, self.suffix)
 
     def layer_is_there(self, path, files):
         """Whether the manifest of these splits, as they are, is stored already; says so."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,18 +15,22 @@ from utils.images.text import printable
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
+from utils.stages.disentangling import in_order
+
+STORED_CHUNKS = 8  # that stay in memory: an image set has images from all over the store
 
 
 class MeasuredBatch(NamedTuple):
-    """Images of one class, B of them: all that the evaluation of any split needs.
+    """Images of one group, B of them: all that the evaluation of any split needs.
 
-    ``indices`` LongTensor [B] in the ImageList, ``contents`` uint64 array [B], ``predictions`` LongTensor [B];
-    ``tap_sums`` [B, C_in, taps] float64, ``shares`` [B, C] float16, both on the CPU; ``input`` is the layer's input, or
-    None where it is not at hand.
+    ``indices`` LongTensor [B] in the ImageList, ``contents`` uint64 array [B], ``targets`` and ``predictions``
+    LongTensor [B]; ``tap_sums`` [B, C_in, taps] float64, ``shares`` [B, C] float16, both on the CPU; ``input`` is the
+    layer's input, or None where it is not at hand.
     """
 
     indices: torch.Tensor
     contents: np.ndarray
+    targets: torch.Tensor
     predictions: torch.Tensor
     tap_sums: torch.Tensor
     shares: torch.Tensor
@@ -59,36 +64,62 @@ def without_measured_images(store, images, classes, outputs):
     return {output: f"{store.folder} has no images of {printable(classes.folder(output))}" for output in missing}
 
 
-def indices_of_class(images, classes, output):
-    """Indices of the images of a class, given as network output."""
-    return np.flatnonzero(images.folder_of == images.folders.index(classes.folder(output)))
-
-
-def files_digest(images, classes, outputs):
-    """SHA-256 of the relative paths and sizes of the images of some classes."""
-    digest = hashlib.sha256()
-    for output in sorted(outputs):
-        for index in indices_of_class(images, classes, output):
-            digest.update(b"%s\0%d\n" % (images.paths[index], images.sizes[index]))
-    return digest.hexdigest()
-
-
 def contents_digest(images, indices, contents):
     """SHA-256 of the relative paths and contents of images, that of one class folder say."""
     names = b"\0".join(images.paths[indices].tolist())
     return hashlib.sha256(names + np.asarray(contents).tobytes()).hexdigest()
 
 
-class ImagePass:
-    """Validation images that are read, and measured by one pass of the network, class by class.
+class ValidationImages:
+    """Which validation images there are, in groups: a class, or an image set of a split without labels.
+
+    ``images`` is an ImageList, ``classes`` a ClassMap; ``sets`` has the indices of image sets, {key: array}, ascending.
+    """
+
+    def __init__(self, images, classes, sets):
+        self.images, self.classes, self.sets = images, classes, sets
+
+    def indices(self, key):
+        """Indices of the images of a group, ascending."""
+        if key in self.sets:
+            return self.sets[key]
+        return np.flatnonzero(self.images.folder_of == self.images.folders.index(self.classes.folder(key)))
+
+    def name(self, key):
+        """What a group is called where results are compared: its folder, or its split and number."""
+        return " ".join(map(str, key)) if key in self.sets else self.classes.folder(key)
+
+    def with_images(self, opened):
+        """The groups of splits that have images, in order, and the last one of each split."""
+        keys = [key for key in in_order(chain.from_iterable(one.keys for one in opened)) if len(self.indices(key))]
+        return keys, [[key for key in keys if key in one.keys][-1] for one in opened]
+
+    def concepts_of(self, opened):
+        """Which concept (from 0) of a split each image is of, or -1."""
+        found = np.full(len(self.images), -1)
+        for k, keys in enumerate(opened.groups):
+            for key in keys:
+                found[self.indices(key)] = k
+        return found
+
+    def files_digest(self, keys):
+        """SHA-256 of the relative paths and sizes of the images of some groups."""
+        digest = hashlib.sha256()
+        for index in chain.from_iterable(map(self.indices, keys)):
+            digest.update(b"%s\0%d\n" % (self.images.paths[index], self.images.sizes[index]))
+        return digest.hexdigest()
+
+
+class ImagePass(ValidationImages):
+    """Validation images that are read, and measured by one pass of the network, group by group.
 
     Parameters
     ----------
     network : nn.Module
         Frozen, on its device.
     layer : Layer
-    images : ImageList
-    classes : ClassMap
+    images, classes, sets
+        As in ValidationImages.
     load : function of (batches, description) that returns ImageBatches
     batch_size : int
     how : dict
@@ -97,66 +128,78 @@ class ImagePass:
 
     has_input = True
 
-    def __init__(self, network, layer, images, classes, load, batch_size, how):
-        self.network, self.layer, self.images, self.classes = network, layer, images, classes
+    def __init__(self, network, layer, images, classes, sets, load, batch_size, how):
+        super().__init__(images, classes, sets)
+        self.network, self.layer = network, layer
         self.load, self.batch_size, self.how = load, batch_size, how
 
     def __str__(self):
         return f"images of {self.images.root}"
 
-    def batches(self, outputs):
-        """Yields (output, MeasuredBatch), or None for the latter where no image of a batch could be read.
+    def plan(self, keys):
+        """The batches of some groups, (key, indices) each: one is of one group, and so the same for whatever splits."""
+        return [(key, batch) for key in keys for batch in batches_of(self.indices(key), self.batch_size)]
 
-        A batch is of one class, so that it is the same however many splits there are.
-        """
-        indices = {output: indices_of_class(self.images, self.classes, output) for output in outputs}
-        plan = [(output, batch) for output in outputs for batch in batches_of(indices[output], self.batch_size)]
+    def targets(self, indices):
+        """The network outputs that are the own classes of images: LongTensor [B]."""
+        outputs = np.array([self.classes.outputs.get(folder, -1) for folder in self.images.folders])
+        return torch.from_numpy(outputs[self.images.folder_of[np.asarray(indices)]])
+
+    def batches(self, keys):
+        """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
+        plan = self.plan(keys)
         loader = self.load([batch for _, batch in plan], "validation images")
         with Recorder(self.network, self.layer) as recorder:
-            for (output, _), (indices, pixels, contents) in zip(plan, loader, strict=True):
+            for (key, _), (indices, pixels, contents) in zip(plan, loader, strict=True):
                 if not len(indices):
-                    yield output, None
+                    yield key, None
                     continue
-                targets = torch.full((len(indices),), output, device=loader.device)
+                targets = self.targets(indices)
                 with network_arithmetic(self.how["precision"], loader.device):
-                    record = recorder.forward_with_gradient(pixels, targets)
+                    record = recorder.forward_with_gradient(pixels, targets.to(loader.device))
                 require_finite(record, indices, self.images)
                 shares = attribution_shares(record.activation, record.gradient).half().cpu()
                 tap_sums = self.layer.tap_sums(record.input).double().cpu()
                 predictions = record.logits.argmax(1).cpu()
-                yield output, MeasuredBatch(indices, contents, predictions, tap_sums, shares, record.input)
+                yield key, MeasuredBatch(indices, contents, targets, predictions, tap_sums, shares, record.input)
 
 
-class StoredValidation:
+class StoredValidation(ValidationImages):
     """Validation images that stage 1 has measured (``--images val``): no network and no image is needed."""
 
     has_input, network, layer = False, None, None
 
-    def __init__(self, store, root, classes):
-        self.store, self.images, self.classes = store, store.read_images(root), classes
+    def __init__(self, store, root, classes, sets):
+        super().__init__(store.read_images(root), classes, sets)
+        self.store = store
         self.how = {name: store.meta[name] for name in ("precision", "decoding")}
 
     def __str__(self):
         return f"measured by {self.store.folder}"
 
-    def batches(self, outputs):
+    def batches(self, keys):
         """The same as ``ImagePass.batches``, without the layer's input."""
-        size, names = self.store.meta["chunk_size"], ("indices", "predictions", "input_sums", "shares")
-        read = lru_cache(1)(lambda chunk: self.store.read_chunk(chunk, [*names, "targets", "content"]))
-        for output in outputs:
-            own = indices_of_class(self.images, self.classes, output)
-            for chunk in range(own[0] // size, own[-1] // size + 1):
+        size, names = self.store.meta["chunk_size"], ("indices", "targets", "predictions", "input_sums", "shares")
+        read = lru_cache(STORED_CHUNKS)(lambda chunk: self.store.read_chunk(chunk, [*names, "content"]))
+        for key in keys:
+            own = self.indices(key)
+            for chunk in np.unique(own // size).tolist():
                 found = read(chunk)
-                rows = found["targets"] == output
-                indices, predictions, tap_sums, shares = (found[name][rows] for name in names)
+                rows = torch.isin(found["indices"], torch.from_numpy(own))
+                indices, targets, predictions, tap_sums, shares = (found[name][rows] for name in names)
                 contents = found["content"][rows.numpy()]
-                batch = MeasuredBatch(indices, contents, predictions, tap_sums.double(), shares, None)
-                yield output, batch if len(indices) else None
+                batch = MeasuredBatch(indices, contents, targets, predictions, tap_sums.double(), shares, None)
+                yield key, batch if len(indices) else None
 
 
 def require_finite(record, indices, images):
     """Raise a UserError that names an image for which the network gives NaN or infinite values."""
     values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
+    require_finite_values(values, indices, images)
+
+
+def require_finite_values(values, indices, images):
+    """The same, of tensors that have an equal part for each of the images at ``indices``."""
     finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
     if not finite.all():
         path = images.path(int(indices[~finite][0]))

@@ -1,12 +1,12 @@
 """The store: paths and formats of everything that one stage leaves for the next.
 
-``from utils.store import split_network`` is what a script of one's own needs.
+``from utils.store import split_network, stored_transform`` is what a script of one's own needs.
 """
 
 
 def __getattr__(name):
-    if name == "split_network":  # imported when it is asked for: it takes torch along
-        from utils.store.networks import split_network
+    if name in ("split_network", "stored_transform"):  # imported when asked for: they take torch along
+        from utils.store import networks
 
-        return split_network
+        return getattr(networks, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

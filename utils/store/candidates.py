@@ -2,7 +2,7 @@
 
 Stage 2 writes the pairs that it finds twice: the published table, for people and their scripts, and a JSON with a
 checksum and all settings. The groups of a channel's classes are in another such JSON. People write text: a line
-``channel: class[+class...], class[+class...], ...`` each.
+``channel: class[+class...], class[+class...], ...`` each, or a channel alone.
 """
 
 import json
@@ -118,8 +118,8 @@ def read_candidates(path):
     """Read ``--candidates``: stage 2's JSON or table, or text.
 
     Text: ``channel: class[+class...], class[+class...], ...``, or the words of the published table (channel, two
-    classes, perhaps a cosine). Empty lines and what follows a ``#`` do not count. A class whose name has
-    whitespace or any of ``,:;+#"`` is written as a JSON string.
+    classes, perhaps a cosine), or a channel alone, whose concepts come from elsewhere. Empty lines and what follows a
+    ``#`` do not count. A class whose name has whitespace or any of ``,:;+#"`` is written as a JSON string.
 
     Returns
     -------
@@ -186,6 +186,8 @@ def _parse(line):
         raise ValueError("it does not begin with a channel")
     if rest and rest[0][0] == ":":
         return int(first), _concepts(rest[1:])
+    if not rest:
+        return int(first), []
     words = [word for sign, word in rest if sign is None]
     if any(sign not in (None, ",", ";") for sign, _ in rest) or len(words) not in (2, 3):
         raise ValueError("a channel and two classes are wanted")
@@ -199,7 +201,8 @@ def _concepts(tokens):
     concepts, expected = [[]], "a class"
     for sign, word in tokens:
         if (sign is None) != (expected == "a class") or sign not in (None, ",", "+"):
-            raise ValueError(f"{expected} is wanted where {sign or word!r} stands")
+            hint = "" if sign else " (a name of several words is written in quotation marks, or with _)"
+            raise ValueError(f"{expected} is wanted where {sign or word!r} stands{hint}")
         if sign == ",":
             concepts.append([])
         elif sign is None:

@@ -10,9 +10,8 @@ MANIFEST_FORMAT = 1
 AGAIN = "run disentangle_channel.py on the candidates file again"
 
 
-def manifest_path(model_dir, run, candidates, suffix):
-    """Path of the manifest of a candidates file: named after it, with RUN once."""
-    stem = Path(candidates).stem
+def manifest_path(model_dir, run, stem, suffix):
+    """Path of the manifest of a candidates file: named after its stem, with RUN once."""
     name = stem if stem.startswith(run) else f"{run}_{stem}"
     return Path(model_dir) / f"{name}{suffix}_layer.json"
 

@@ -1,6 +1,7 @@
 """Names of files."""
 
 import hashlib
+import json
 import re
 
 
@@ -11,11 +12,21 @@ def run_name(model, layer_flag):
 
 
 def split_name(run, channel, concepts):
-    """Name of a channel and its concepts: ``RUN_channel1660_530_938``; classes of one concept joined by ``-``."""
+    """Name of a channel and its concepts: ``RUN_channel1660_530_938``; classes of one concept joined by ``-``.
+
+    ``concepts`` are lists of outputs; or, where they have no labels, what ``image_sets_name`` makes of them.
+    """
+    if isinstance(concepts, str):
+        return f"{run}_channel{channel}_{concepts}"
     classes = "_".join("-".join(map(str, concept)) for concept in concepts)
     if len(classes) > 100:
         classes = f"{len(concepts)}concepts_{hashlib.sha256(classes.encode()).hexdigest()[:16]}"
     return f"{run}_channel{channel}_{classes}"
+
+
+def image_sets_name(method, *what):
+    """Name of concepts without labels: ``circuits_5f0c...``, with a digest of all (plain values) that makes others."""
+    return f"{method}_{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 SUFFIXES = r"(_only_correct)?(_absolute|_contrast)?(_least_squares)?(_background[0-9.e+-]*)?"

@@ -1,10 +1,10 @@
-"""Split networks, from a network and the files of its splits."""
+"""For scripts of one's own: split networks, from a network and the files of its splits, and what images they take."""
 
 from utils.networks.layers import splittable
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import why_other_weights, with_splits
 from utils.store.manifests import splits_of
-from utils.store.splits import read_split, require_weight
+from utils.store.splits import read_split, require_weight, transform_from
 
 
 def split_network(network, *paths, rhos=None):
@@ -46,3 +46,30 @@ def split_network(network, *paths, rhos=None):
 def _chosen(files, stored):
     """The rho of each split: that of its manifest, else its own."""
     return [file.split.rho if rho is None else rho for file, rho in zip(files, stored, strict=True)]
+
+
+def stored_transform(*paths):
+    """The evaluation transform that splits were made with.
+
+    Parameters
+    ----------
+    paths : str or Path
+        Split files or manifests, as for ``split_network``.
+
+    Returns
+    -------
+    Transform
+        To be called with a PIL image: float32 Tensor [3, H, W], resized, cropped and normalised.
+
+    Raises
+    ------
+    UserError
+        A damaged file.
+    ValueError
+        Files of different transforms, or none.
+    """
+    files = [read_split(file) for path in paths for file, _ in splits_of(path)]
+    transforms = {transform_from(file.context["transform"]) for file in files}
+    if len(transforms) != 1:
+        raise ValueError("the files are of different transforms" if transforms else "no split file was given")
+    return transforms.pop()

@@ -58,7 +58,7 @@ def split_path(model_dir, run, channel, concepts, suffix=""):
 
 
 def find_splits(model_dir, run, channel, concepts=None):
-    """Paths of all split files of a channel, or of a channel and its concepts (lists of outputs), sorted."""
+    """Paths of all split files of a channel, or of a channel and its concepts (see ``split_name``), sorted."""
     found = sorted(Path(model_dir).glob(f"{run}_channel{channel}_*.pt"))
     if concepts is None:
         return found
@@ -69,7 +69,7 @@ def find_splits(model_dir, run, channel, concepts=None):
 def write_split(path, file):
     """Write a SplitFile, and note its digest."""
     content = file.content()
-    file.sha256 = content["sha256"] = _digest(content)
+    file.sha256 = content["sha256"] = digest_of(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
@@ -86,7 +86,7 @@ def read_split(path):
         if content["format"] != SPLIT_FORMAT or "background" not in content:
             raise UserError(f"{path} was made by another version of this program: {AGAIN}")
         sha256 = content.pop("sha256")
-        if sha256 != _digest(content):
+        if sha256 != digest_of(content):
             raise ValueError("its checksum is wrong")
         if content["rhos"] != list(RHOS) or content["objective_names"] != list(OBJECTIVES):
             raise ValueError("its rhos or objectives are not those of this program")
@@ -109,6 +109,11 @@ def _check(file):
     kinds = [concept.kind for concept in split.concepts]
     if "background" in kinds[:-1] or split.has_background != (file.background is not None) or split.positions < 1:
         raise ValueError("its background or positions are impossible")
+    for concept, kind in zip(split.concepts, kinds, strict=True):
+        if (kind == "images") != bool(concept.images) or (kind == "classes") != bool(concept.classes):
+            raise ValueError("its concepts are impossible")
+    if "images" in kinds and len(file.source["centroids"]) != kinds.count("images"):
+        raise ValueError("its centroids are impossible")
     if not set(chain.from_iterable(split.classes)) <= set(context["classes"].values()):
         raise ValueError("its concepts have classes that are not there")
     values = {"weight": split.weight.shape, "arvs": (num_concepts, num_inputs), "mean_arv": (num_inputs,)}
@@ -136,8 +141,8 @@ def _check_division(split):
         raise ValueError("its owners do not follow from its ARVs")
 
 
-def _digest(content):
-    """SHA-256 of a split file's content: plain values as JSON, tensors as type, shape and bytes."""
+def digest_of(content):
+    """SHA-256 of a split file's content, or of part of it: plain values as JSON, tensors as type, shape and bytes."""
 
     def plain(value):
         if isinstance(value, torch.Tensor):

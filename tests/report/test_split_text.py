@@ -1,0 +1,68 @@
+"""What stage 3 prints of the choice of rho: each objective's own choice, side by side."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.networks.helpers import fitted_split
+from tests.store.helpers import split_file
+from utils.method.disentangling import RHOS
+from utils.report.split_text import _print_rhos, print_closing_table
+
+
+def objectives(**best):
+    """Values of the three objectives, each with its largest one at a rho."""
+    values = torch.rand(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for place, (name, rho) in enumerate(best.items()):
+        values[RHOS.index(rho), place] = {"positive": 4e6, "absolute": 5.5, "contrast": 1.75}[name]
+    return values
+
+
+@pytest.fixture
+def file():
+    made = split_file(nn.Conv2d(6, 9, 1), 4)
+    made.split.objectives = objectives(positive=0.95, absolute=0.3, contrast=1.0)
+    made.split.rho = 0.95
+    return made
+
+
+def test_the_table_of_rho_marks_what_each_objective_would_choose(file, capsys):
+    file.split.objectives[0, 0] = 1e6
+    _print_rhos(file.split)
+    _, header, *rows, each, asked, _ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rho", "positive", "absolute", "contrast", "|S_1|", "|S_2|", "shared"]
+    assert [row.split()[0] for row in rows] == [f"{rho:.2f}" for rho in RHOS]
+    starred = [[row.split()[0] for row in rows if row.split()[column].endswith("*")] for column in (1, 2, 3)]
+    assert starred == [["0.95"], ["0.30"], ["1.00"]]
+    assert rows[0].split()[1] == "25.00%" and rows[-2].split()[1] == "100.00%*"
+    assert [row.endswith(" <- chosen") for row in rows] == [rho == 0.95 for rho in RHOS]
+    assert each == "* rho by each objective: positive 0.95, absolute 0.30, contrast 1.00; positive was asked for"
+    assert asked.startswith("positive: in per cent of its largest value, 4e+06; ")
+    assert len({len(row.removesuffix(" <- chosen")) for row in rows}) == 1
+
+
+def test_values_that_all_are_zero_can_be_shown(file, capsys):
+    file.split.objectives.zero_()
+    file.split.rho = 0.05
+    _print_rhos(file.split)
+    rows = capsys.readouterr().out.splitlines()[2:22]
+    assert {row.split()[1].rstrip("*") for row in rows} == {"0.00%"}
+    assert rows[0].count("*") == 3 and not any("*" in row for row in rows[1:])  # of equal ones, the smallest
+
+
+def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):
+    fitted = replace(file, split=fitted_split(nn.Conv2d(6, 9, 1), 5))
+    other = split_file(nn.Conv2d(6, 9, 1), 6)
+    other.split.objectives, other.split.objective = objectives(positive=0.2, absolute=0.4, contrast=0.6), "contrast"
+    other.split.rho = 0.6
+    print_closing_table([file, fitted, other])
+    _, _, header, *rows = capsys.readouterr().out.splitlines()[:6]
+    assert header.split()[2:6] == ["positive", "absolute", "contrast", "quality"]
+    assert [row.split()[2:6] for row in rows] == [
+        ["0.95*", "0.30", "1.00", f"{file.split.objectives[RHOS.index(0.95), 2]:.4f}"],
+        ["-", "-", "-", "-"],
+        ["0.20", "0.40", "0.60*", "1.7500"],
+    ]
+    assert len({row.index(" of 8") for row in rows}) == 1

@@ -1,0 +1,267 @@
+"""Stages 3 and 4 as processes, without labels: concepts are sets of the images in which a channel is largest."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+from tests import factories
+from tests.conftest import CHANNEL, COMPUTE, NETWORK, RUN, load, run_script, stage1, stage3, stage4, stored_images
+from utils.method.clustering import k_means
+from utils.method.concept_vectors import concept_clusters
+from utils.method.least_squares import least_squares_shares
+from utils.store.importances import ImportanceStore
+from utils.store.manifests import read_manifest
+from utils.store.splits import read_split
+
+SETS = ("--concepts_from", "circuits", "--nr_concepts", "3", "--nr_reference_images", "12")
+IMAGES = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)
+
+
+def models(folder):
+    return folder / "store" / "models_disentangled"
+
+
+def only_split(folder, method):
+    (path,) = models(folder).glob(f"*_{method}_*.pt")
+    return path, read_split(path)
+
+
+def contributions(folder, images="train", channel=CHANNEL):
+    """``W_i S_i`` in all images of a store, [n, C_in]: their indices are 0 ... n - 1."""
+    found = stored_images(ImportanceStore(folder / "store", RUN, images))
+    return factories.small().last.weight[channel, :, 0, 0] * found["input_sums"][..., 0]
+
+
+def circuit_sets(given, number=3, references=12):
+    """The image sets that circuits must make, each ascending, and their centroids."""
+    order = sorted(range(len(given)), key=lambda image: (-float(given[image].sum()), image))[:references]
+    circuits = given[order] / given[order].abs().sum(1, keepdim=True)
+    labels, centroids = k_means(circuits, number)
+    return [sorted(order[place] for place in np.flatnonzero(labels == one)) for one in range(number)], centroids
+
+
+def folders(images):
+    """The class of each training image: the tests have six of each of four classes, in order."""
+    return [("ant", "bee", "cat", "dog")[image // 6] for image in images]
+
+
+def test_circuits_are_those_of_the_store(copy):
+    out = stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, file = only_split(copy, "circuits")
+    split, given = file.split, contributions(copy)
+    sets, centroids = circuit_sets(given)
+    assert [concept.images for concept in split.own_concepts] == sets
+    assert [concept.kind for concept in split.concepts] == ["images"] * 3 + ["background"]
+    assert not any(concept.classes for concept in split.concepts)
+    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-5, atol=1e-7)
+    arvs = torch.stack([given[images].mean(0) for images in sets] + [given.mean(0)])
+    torch.testing.assert_close(split.arvs.float(), arvs, rtol=1e-4, atol=1e-5)
+    for number, (concept, images) in enumerate(zip(split.own_concepts, sets, strict=True), start=1):
+        assert concept.name.startswith(f"circuit {number} (")
+        assert set(folders(images)) >= set(concept.name.split("(")[1].rstrip(")").split(", "))
+        assert f"concept {number}: {concept.name}, {len(images)} training images" in out
+    assert path.stem.endswith("_least_squares_background") and file.background == 1
+    assert "predictions that change: 0 of" in out and f"--splits {path.relative_to(copy)}" in out
+    before = path.read_bytes()
+    assert "there already" in stage3("data", "store", *SETS, pair=(), cwd=copy)
+    assert path.read_bytes() == before
+
+
+def test_their_shares_are_those_of_their_images(copy):
+    stage3("data", "store", *SETS, "--background", "0.5", pair=(), cwd=copy)
+    _, file = only_split(copy, "circuits")
+    given = contributions(copy)
+    sets, _ = circuit_sets(given)
+    inputs = stored_images(ImportanceStore(copy / "store", RUN))["input_sums"].double()
+    others = [image for image in range(len(given)) if not any(image in images for images in sets)]
+    groups = [inputs[images] for images in [*sets, others]]
+    expected = least_squares_shares(file.split.weight[None].double(), groups, [1, 1, 1, 0.5])[0]
+    torch.testing.assert_close(file.split.fitted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rho_is_chosen_on_their_images(copy):
+    stage3("data", "store", *SETS, "--split_by", "arv", "--background", "0", pair=(), cwd=copy)
+    _, file = only_split(copy, "circuits")
+    sets, _ = circuit_sets(contributions(copy))
+    pixels, _ = load(copy, "train")
+    inputs = factories.small().stem(pixels)
+    for rho, values in zip((0.5, 1.0), file.split.objectives[[9, 19], 0].tolist(), strict=True):
+        maps = [torch.einsum("bihw,i->bhw", inputs, row[:, 0]).clamp(min=0).sum((1, 2)) for row in file.split.rows(rho)]
+        expected = sum(
+            (maps[k] / (sum(maps[j] for j in range(3) if j != k) / 2 + 1e-5))[images].mean()
+            for k, images in enumerate(sets)
+        )
+        assert values == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_concept_vectors_are_those_of_all_channels(copy):
+    flags = ("--concepts_from", "concept_vectors", "--nr_reference_images", "20")
+    stage3("data", "store", *flags, pair=(), cwd=copy)
+    _, file = only_split(copy, "concept_vectors")
+    given, positions = contributions(copy), file.split.positions
+    order = given.sum(1).argsort(descending=True, stable=True)[:20]
+    means = torch.stack([contributions(copy, channel=channel).sum(1) for channel in range(12)], 1)[order] / positions
+    labels, centroids = concept_clusters(means)
+    for k, concept in enumerate(file.split.own_concepts):
+        assert concept.images == order[labels == k].sort().values.tolist()
+    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-4, atol=1e-5)
+
+
+def pure_by_hand(folder, images, channel=CHANNEL):
+    """Largest activations [n] of all images and their circuits [n, C_in], image by image."""
+    network, found = factories.small(), []
+    for image in load(folder, images)[0]:
+        x = network.stem(image[None]).requires_grad_()
+        activation = network.last(x)[0, channel]
+        activation.backward(activation.detach().clamp(min=0))
+        circuit = (x * x.grad).sum((0, 2, 3)).detach()
+        found.append((float(activation.max()), circuit / (circuit.abs().sum() + 1e-10)))
+    values, circuits = zip(*found, strict=True)
+    return torch.tensor(values), torch.stack(circuits)
+
+
+def test_pure_is_that_of_the_images(copy):
+    flags = ("--concepts_from", "pure", "--nr_reference_images", "10")
+    out = stage3("data", "store", *flags, pair=(), cwd=copy)
+    _, file = only_split(copy, "pure")
+    values, circuits = pure_by_hand(copy, "train")
+    order = values.argsort(descending=True, stable=True)[:10]
+    labels, centroids = k_means(circuits[order], 2)
+    for k, concept in enumerate(file.split.own_concepts):
+        assert concept.images == order[labels == k].sort().values.tolist()
+    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-3, atol=1e-5)
+    assert "reference images: store/models_disentangled/" in out
+
+    stage1("data", "store", "--images", "val", cwd=copy)
+    command = shlex.split(out.rsplit("next: python get_results.py ", 1)[1].splitlines()[0])
+    command += ["--get_quantitative", "--proportion_attribution_required", "0.0001", *COMPUTE]
+    result = run_script("get_results.py", *command, cwd=copy)
+    assert result.returncode == 0, result.stderr
+    assert "concepts from pure (the 100 validation images of largest maximum over space" in result.stdout
+    values, circuits = pure_by_hand(copy, "val")
+    assigned = torch.cdist(circuits.double(), centroids).argmin(1)
+    assert measured_sets(copy) == [np.flatnonzero((assigned == k) & (values > 0)).tolist() for k in range(2)]
+
+
+def measured_sets(folder):
+    """The validation images of each concept of the only result, as indices."""
+    (path,) = (folder / "results_quantitative" / "pairs").glob("*.json")
+    names = sorted(str(one.relative_to(folder / "data" / "val")) for one in (folder / "data" / "val").rglob("*.png"))
+    return [sorted(map(names.index, part["paths"])) for part in json.loads(path.read_text())["images"]]
+
+
+@pytest.mark.parametrize("pictures", [(), ("--get_channel_card",)])
+def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, without_figures):
+    stage1("data", "store", "--images", "val", cwd=copy)
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, file = only_split(copy, "circuits")
+    wanted = ("--get_quantitative", *pictures, "--proportion_attribution_required", "0.0001")
+    result = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), *wanted, cwd=copy)
+    assert result.returncode == 0, result.stderr
+    assert "concepts from circuits (the 100 validation images of largest spatial sum, each given to" in result.stdout
+    given = contributions(copy, "val")
+    circuits = given / given.abs().sum(1, keepdim=True)
+    nearest = torch.cdist(circuits.double(), file.source["centroids"]).argmin(1)
+    assert measured_sets(copy) == [np.flatnonzero(nearest == k).tolist() for k in range(3)]
+    summary = (copy / "results_quantitative" / "summary.md").read_text()
+    assert "each given to the nearest training centroid" in summary
+    again = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), *wanted, cwd=copy)
+    assert again.returncode == 0 and again.stdout == result.stdout
+
+
+def test_of_many_images_the_strongest_are_taken(copy, monkeypatch):
+    from utils.command_line.split_opening import OpenedSplit
+    from utils.stages import unlabelled
+
+    monkeypatch.setattr(unlabelled, "VALIDATION_IMAGES", 5)
+    stage1("data", "store", "--images", "val", cwd=copy)
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, file = only_split(copy, "circuits")
+    store = ImportanceStore(copy / "store", RUN, "val")
+    store.load_meta()
+    sets = unlabelled.assigned_images([OpenedSplit(path, file, None)], store)
+    strongest = contributions(copy, "val").sum(1).argsort(descending=True, stable=True)[:5]
+    assert sorted(torch.cat(list(sets.values())).tolist()) == sorted(strongest.tolist())
+    assert list(sets) == [(path.stem, k) for k in (1, 2, 3)]
+
+
+def test_a_whole_layer_in_one_go(copy):
+    flags = ("--concepts_from", "circuits", "--nr_concepts", "2", "--nr_reference_images", "8")
+    result = run_script("disentangle_channel.py", *NETWORK, *IMAGES, *flags, cwd=copy)
+    assert result.returncode == 0, result.stderr
+    assert "all 12 splits at once" in result.stdout
+    (manifest,) = models(copy).glob("*_layer.json")
+    assert manifest.name.startswith(f"{RUN}_all_channels_circuits_")
+    assert [one["channel"] for one in read_manifest(manifest)] == list(range(12))
+    assert f"--splits {manifest.relative_to(copy)}" in result.stdout
+
+    stage1("data", "store", "--images", "val", cwd=copy)
+    wanted = ("--get_quantitative", "--get_effect", "--proportion_attribution_required", "0.0001")
+    evaluated = run_script(
+        "get_results.py", *NETWORK, *IMAGES, "--splits", manifest.relative_to(copy), *wanted, cwd=copy
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert len(list((copy / "results_quantitative" / "pairs").iterdir())) == 12
+    assert "nearest training centroid" in (copy / "results_quantitative" / "effect.md").read_text()
+    (copy / "some.txt").write_text("9\n3  # a channel alone\n9: 1, 3\n")
+    some = run_script("disentangle_channel.py", *NETWORK, *IMAGES, *flags, "--candidates", "some.txt", cwd=copy)
+    assert some.returncode == 0 and some.stdout.count("there already: ") == 2
+
+
+def test_only_correctly_classified_images_where_asked(copy):
+    stage3("data", "store", *SETS[:4], "--nr_reference_images", "100", "--only_correct", pair=(), cwd=copy)
+    _, file = only_split(copy, "circuits")
+    images = stored_images(ImportanceStore(copy / "store", RUN))
+    correct = images["indices"][images["targets"] == images["predictions"]].tolist()
+    assert sorted(image for concept in file.split.own_concepts for image in concept.images) == correct
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--nr_concepts", "3"), "--nr_concepts is for --concepts_from circuits"),
+        (("--concepts_from", "circuits", "--distance_threshold", "3"), "is for --concepts_from concept_vectors"),
+        (("--concepts_from", "circuits", "--circuit_layer", "stem"), "--circuit_layer is for --concepts_from pure"),
+        (("--concepts_from", "pure", "--circuit_layer", "nope"), "the network has no module of that name"),
+        ((*SETS, "--classes_for_concept1", "1"), "finds the concepts: leave out --classes_for_concept"),
+        ((*SETS, "--nr_concepts", "13", "--channel_disentangle", "9"), "12 different images for 13 clusters"),
+        ((*SETS, "--channel_disentangle", "12"), "out of range"),
+        (("--candidates", "alone.txt"), "line 1 names no concepts of channel 9: write 'channel: class, class', or let"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(copy, flags, complaint):
+    (copy / "alone.txt").write_text("9\n")
+    result = run_script("disentangle_channel.py", *NETWORK, *IMAGES, *flags, cwd=copy)
+    assert result.returncode == 2 and complaint in result.stderr
+    assert not list(models(copy).glob("*circuits*"))
+
+
+def test_without_a_val_store_nobody_knows_their_images(copy):
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, _ = only_split(copy, "circuits")
+    result = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), cwd=copy)
+    assert result.returncode == 2
+    assert "has concepts without labels, whose validation images a val store tells" in result.stderr
+    assert "get_importances_for_classes.py --images val" in result.stderr
+    stage1("data", "store", "--images", "val", cwd=copy)
+    wanted = ("--splits", path.relative_to(copy), "--get_separation")
+    result = run_script("get_results.py", *NETWORK, *IMAGES, *wanted, cwd=copy)
+    assert result.returncode == 2 and "has concepts without labels, which have no images but" in result.stderr
+
+
+def test_a_split_by_classes_and_one_without_labels_together(copy, without_figures):
+    stage1("data", "store", "--images", "val", cwd=copy)
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, _ = only_split(copy, "circuits")
+    both = ("--splits", path.relative_to(copy), f"store/models_disentangled/{RUN}_channel9_1_3.pt")
+    result = run_script(
+        "get_results.py", *NETWORK, *IMAGES, *both, "--proportion_attribution_required", "0.0001", cwd=copy
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(list((copy / "results_quantitative" / "pairs").iterdir())) == 2
+    assert result.stdout.count("| channel | concept") == 2
+    plain = stage4("data", "store", "--no-only_correct", "--get_quantitative", cwd=copy)
+    assert "nearest training centroid" not in plain

@@ -1,0 +1,104 @@
+"""References of channels: what is there, what is added, and what cannot be any."""
+
+import pytest
+import torch
+
+from tests.store.helpers import META, some_flips
+from utils.errors import UserError
+from utils.store.references import DEFAULTS, References, ReferenceStore
+
+CHANNELS, IMAGES, NUMBER, FEATURES = 9, 20, 4, 3
+OF_LAYER = {**META, "num_channels": CHANNELS, "num_images": IMAGES}
+SETTINGS = {**DEFAULTS, "number": NUMBER}
+
+
+def stored(folder, meta=OF_LAYER, num_features=FEATURES, **changes):
+    return ReferenceStore(folder, "m", meta, num_features, {**SETTINGS, **changes})
+
+
+def units(*channels):
+    """Of the channels themselves."""
+    return [(channel, 0) for channel in channels]
+
+
+def references(*channels, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randperm(IMAGES, generator=generator)[:NUMBER] for _ in channels])
+    features = torch.randn(len(channels), NUMBER, FEATURES, generator=generator)
+    values = torch.rand(len(channels), NUMBER, generator=generator).sort(descending=True).values
+    return References(indices, values, features / features.abs().sum(-1, keepdim=True))
+
+
+def same(one, other):
+    return all(torch.equal(value, vars(other)[name]) for name, value in vars(one).items())
+
+
+def rows(of, *which):
+    return References(*(value[list(which)] for value in vars(of).values()))
+
+
+def test_units_are_added_and_read_in_any_order(tmp_path):
+    first, second = references(2, 7), references(0, 5, 7, seed=1)
+    assert stored(tmp_path).missing(units(7, 2, 7)) == units(2, 7)
+    stored(tmp_path).write(units(7, 2), first)
+    assert same(stored(tmp_path).read(units(7, 2)), first)
+    assert stored(tmp_path).missing(units(5, 2, 0)) == units(0, 5)
+    stored(tmp_path).write([(0, 0), (7, 1), (7, 0)], second)
+    assert stored(tmp_path).missing([(7, 2), (7, 1), (7, 0), (2, 1)]) == [(2, 1), (7, 2)]
+    assert same(stored(tmp_path).read([(0, 0), (7, 1), (7, 0), (7, 0)]), rows(second, 0, 1, 2, 2))
+    assert same(stored(tmp_path).read(units(2)), rows(first, 1))
+
+
+def test_other_settings_have_a_file_of_their_own(tmp_path):
+    changes = [
+        {},
+        *({"number": 5}, {"circuit_layer": "stem"}, {"only_correct": True}),
+        *({"precision": "bf16"}, {"decoding": "fast"}),
+    ]
+    paths = [stored(tmp_path, **one).path for one in changes]
+    assert len(set(paths)) == len(changes)
+    assert stored(tmp_path, number=100).path.name == "m_pure_references.npz"
+    stored(tmp_path).write(units(1), references(1))
+    assert [stored(tmp_path, **one).missing(units(1)) for one in changes] == [[], *[units(1)] * 5]
+
+
+def test_another_training_store_replaces_what_is_there(tmp_path):
+    stored(tmp_path).write(units(1), references(1))
+    other = stored(tmp_path, {**OF_LAYER, "data_sha256": "0"}, num_features=FEATURES + 1)
+    assert other.missing(units(1)) == units(1) and not stored(tmp_path).missing(units(1))
+    new = references(3)
+    new.features = torch.zeros(1, NUMBER, FEATURES + 1)
+    other.write(units(3), new)
+    assert other.missing(units(1, 3)) == units(1) and stored(tmp_path).missing(units(3)) == units(3)
+
+
+def test_damage_is_found_wherever_it_matters(tmp_path):
+    first, found = references(1), 0
+    stored(tmp_path).write(units(1), first)
+    for _, damaged in some_flips(stored(tmp_path).path.read_bytes(), every=9):
+        stored(tmp_path).path.write_bytes(damaged)
+        try:
+            assert same(stored(tmp_path).read(units(1)), first)
+        except UserError as error:
+            assert "is damaged" in str(error) and "--concepts_from pure again" in str(error)
+            found += 1
+    assert found > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("indices", -1), ("indices", IMAGES), ("values", torch.nan), ("values", 9.0), ("features", torch.nan)],
+)
+def test_references_that_cannot_be_any_are_refused(tmp_path, name, value):
+    spoilt = references(1, 2)
+    vars(spoilt)[name][1, 2] = value
+    stored(tmp_path).write(units(1, 2), spoilt)
+    with pytest.raises(UserError, match=rf"is damaged .its {name} are impossible"):
+        stored(tmp_path).read(units(1))
+
+
+@pytest.mark.parametrize("wrong", [units(3, 3), units(3, CHANNELS), [(-1, 0), (3, 0)], [(3, 0), (3, -1)]])
+def test_units_that_cannot_be_any_are_refused(tmp_path, wrong):
+    stored(tmp_path).write(wrong, references(1, 2))
+    with pytest.raises(UserError, match=r"is damaged .its units are impossible"):
+        stored(tmp_path).missing(units(1))

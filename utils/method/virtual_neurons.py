@@ -1,0 +1,36 @@
+"""PURE's virtual neurons: a unit where an image's circuit is nearest to one of its clusters, and nothing elsewhere."""
+
+import torch
+
+
+def virtual_neurons(maxima, nearest, number):
+    """Values of a unit's virtual neurons: ``max(a, 0)`` at its largest where the nearest centroid is theirs, else 0.
+
+    Parameters
+    ----------
+    maxima : Tensor [N]
+        The unit's largest ``max(a, 0)`` in each image.
+    nearest : integer Tensor [N]
+        Number of the centroid that is nearest to the image's circuit.
+    number : int
+        K, of centroids.
+
+    Returns
+    -------
+    Tensor [K, N]
+    """
+    return torch.stack([maxima.where(nearest == cluster, 0) for cluster in range(number)])
+
+
+def strongest_images(maxima, nearest, number):
+    """The images in which a unit is largest, and which of its virtual neurons they are of.
+
+    Returns
+    -------
+    images : LongTensor [n]
+        ``number`` of 0 ... N-1, the largest first, of equal ones the smaller; of images in which the unit is active.
+    clusters : LongTensor [n]
+    """
+    images = maxima.argsort(descending=True, stable=True)[:number]
+    images = images[maxima[images] > 0]
+    return images, nearest[images].long()

@@ -130,9 +130,7 @@ def main(args):
     screen = LayerScreen(args, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
     screen.print(guide)
     if args.plot_wordnet:
-        written += plot_wordnet(
-            path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width
-        )
+        written += plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
     print_end([one for one in written if one], screen.commands())
 
 

@@ -11,6 +11,7 @@ ONLY_FOR = {
     "seeds": ("get_feature_visualization",),
 }
 
+
 def add_wish_flags(parser):
     wanted = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
     wanted.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")

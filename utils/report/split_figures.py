@@ -251,8 +251,8 @@ class FigureMaker:
             where = f"all {self.ranked} validation images, {len(images.folders)} classes"
         notes = [f"{_rule_in_words(rule)} {where}", "numbers are ranks among these", *([whole] if whole else [])]
         notes += ["below: images made to activate each channel, and the mean that each reaches"] if captioned else []
-        what = f"card{'_paper_patches' * (rule == 'paper')}{'_all_classes' * args.all_classes}"
-        return channel_card(args.output_dir, result, patches, '; '.join(notes), captioned, what, self.sheet)
+        what = f"{'paper_patches_' * (rule == 'paper')}{'all_classes_' * args.all_classes}card"
+        return channel_card(args.output_dir, result, patches, "; ".join(notes), captioned, what, self.sheet)
 
 
 def _rule_in_words(rule):

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from utils.command_line import flags
+from utils.command_line.figures import add_figure_flag
 from utils.command_line.run import run
 from utils.errors import UserError
 
@@ -39,7 +40,7 @@ def get_args_parser():
     flags.add_channel_count_flag(parser)
     flags.add_threshold_flags(parser)
     parser.add_argument("--cos_sim_low", type=flags.cosine, default=0.0, help="keep low <= cosine (0.0)")
-    flags.add_figure_flag(parser)
+    add_figure_flag(parser)
     parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
         "--only_above_mean",

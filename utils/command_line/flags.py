@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from utils.errors import UserError
 from utils.images.text import quoted
 from utils.processes import this_process
-from utils.report.sheets import SCREEN, Sheet
 
 MAX_CONCEPTS = 8
 SECOND_STAGE, LAST_STAGE = "get_cosine_similarities.py", "get_results.py"
@@ -70,17 +69,6 @@ def add_store_flag(parser):
 
 def add_output_flag(parser):
     parser.add_argument("--output_dir", default=".", help="where results for people go (default: here)")
-
-
-def add_figure_flag(parser):
-    parser.add_argument(
-        "--figure_width",
-        type=_checked(Sheet, lambda sheet: sheet.width is not None, "column or text"),
-        default=SCREEN,
-        metavar="{column,text}",
-        help="figures for a paper, 3.25 in (column) or 6.75 in (text) wide, without type under 6 points, in files of "
-        "their own (default: for a screen)",
-    )
 
 
 def add_network_flags(parser):

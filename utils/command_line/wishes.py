@@ -1,6 +1,7 @@
 """What stage 4 can be asked for: its flags, and which of them go together. Nothing here imports torch."""
 
 from utils.command_line import flags
+from utils.command_line.figures import add_figure_flag
 from utils.errors import UserError
 
 ONLY_FOR = {
@@ -39,7 +40,7 @@ def add_wish_flags(parser):
     )
     wanted.add_argument("--steps", type=flags.positive_int, help="feature visualization: steps of optimisation (200)")
     wanted.add_argument("--seeds", type=flags.positive_int, help="feature visualization: images a channel (2)")
-    flags.add_figure_flag(wanted)
+    add_figure_flag(wanted)
     wanted.add_argument(
         "--get_map",
         action="store_true",

@@ -129,7 +129,10 @@ def fit_list(names, width, size, before="also "):
 
 
 def fit_groups(groups, width, size, before=""):
-    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted."""
+    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted.
+
+    Where that is still too long it is cut.
+    """
     brief = [[group[0], *([f"+{len(group) - 1}"] if group[1:] else [])] for group in groups]
     tries = [(groups, length, "") for length in (NAME_LENGTH, 30, 24, 20, 16, 12)] + [(brief, 18, ""), (brief, 12, "")]
     tries += [(brief[:n], 12, f" and {len(groups) - n} more") for n in range(len(groups) - 1, 0, -1)]
@@ -137,5 +140,5 @@ def fit_groups(groups, width, size, before=""):
         names = [", ".join(_short(name, length) for name in group) for group in shown]
         text = f"{before}{', '.join(f'{{{one}}}' for one in names)}{more}"
         if text_width(text, size) <= width:
-            break
-    return text
+            return text
+    return fitted(text, width / 72, size)

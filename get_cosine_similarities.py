@@ -129,7 +129,7 @@ def main(args):
 
     counts = class_store.read_relevant(args.proportion_attribution_required)[int(args.only_correct)]
     screen = LayerScreen(args, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
-    screen.print(guide)
+    screen.show(guide)
     if args.plot_wordnet:
         written += plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
     print_end([one for one in written if one], screen.commands())

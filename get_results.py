@@ -6,6 +6,7 @@ rows and summaries of all pairs so far. --get_qualitative: densities of the acti
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
 --get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
 separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
+--compare: labels, circuits, PURE and concept vectors side by side on the channels of --candidates, beside their nulls.
 --get_map: the channel's reference images on a plane, and patches of each concept, from the training images.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
@@ -63,6 +64,7 @@ def get_args_parser():
 def main(args):
     from utils.command_line import opening, split_opening
     from utils.command_line.closing import print_end
+    from utils.command_line.comparing import measure_comparison
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.separating import measure_separation
@@ -78,6 +80,8 @@ def main(args):
     device = choose_device(args.device)
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)
+    if args.compare:
+        return measure_comparison(args, run, device)
     opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)

@@ -10,9 +10,10 @@ carries its own transform: 224 pixels, as in its authors' evaluation; the positi
 import timm
 
 
-def dinov2(name="vit_base_patch14_dinov2", pretrained=True):
+def dinov2():
     """The network without a classifier; its output are normalised tokens, [B, 257, 768]."""
-    network = timm.create_model(name, pretrained=pretrained, img_size=224, num_classes=0, global_pool="")
+    how = {"img_size": 224, "num_classes": 0, "global_pool": ""}
+    network = timm.create_model("vit_base_patch14_dinov2", pretrained=True, **how)
     colours = {key: list(network.pretrained_cfg[key]) for key in ("mean", "std")}
     network.transform = {"resize_size": 256, "crop_size": 224, "interpolation": "bicubic", **colours}
     return network

@@ -172,7 +172,7 @@ class Worker:
         time.sleep(chance.uniform(0, self.reference.ended[stage].seconds))
         os.kill(process, number)  # there until it is waited for
         said = (logs / "stdout").read_text(errors="replace") if (logs / "stdout").is_file() else ""
-        return self.scripts.end(run), "\nnext: python " not in said
+        return self.scripts.end(run), "\nopen first" not in said
 
     def kill(self, chance, folder, stage):
         fill(folder, before := self.reference.before[stage])

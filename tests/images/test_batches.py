@@ -53,6 +53,15 @@ def test_images_are_listed_sorted_with_sub_folders_and_without_hidden_ones(train
     assert list_images(train, ["b"]).counts() == {"b": 2}
 
 
+def test_images_at_some_indices_are_in_their_order_and_as_often(train):
+    images = list_images(train).with_contents([1, 2], np.array([5, 6], np.uint64))
+    some = images.at([2, 0, 2])
+    assert [os.fsdecode(path) for path in some.paths] == ["b/1.jpg", "a/sub/y.png", "b/1.jpg"]
+    assert [some.content(number) for number in range(3)] == [6, None, 6]
+    assert (some.sizes.tolist(), some.counts()) == (images.sizes[[2, 0, 2]].tolist(), {"a": 1, "b": 2})
+    assert list_images(train).at([3]).content(0) is None
+
+
 def test_the_digest_depends_on_paths_and_sizes_and_not_on_the_place(train, tmp_path_factory):
     digest = list_images(train).digest()
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "train"

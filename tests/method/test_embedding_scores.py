@@ -27,6 +27,8 @@ def draw(images=9, units=5, size=4, seed=0):
 
 def by_hand(activations, embeddings):
     """Monosemanticity of one unit, pair by pair: [N], [N, D] arrays."""
+    if activations.max() == activations.min():
+        return np.nan
     scaled = (activations - activations.min()) / (activations.max() - activations.min())
     weighted = total = 0.0
     for i, j in itertools.combinations(range(len(scaled)), 2):

@@ -103,8 +103,9 @@ def test_concept_vectors_are_those_of_all_channels(copy):
     _, file = only_split(copy, "concept_vectors")
     given, positions = contributions(copy), file.split.positions
     order = given.sum(1).argsort(descending=True, stable=True)[:20]
-    means = torch.stack([contributions(copy, channel=channel).sum(1) for channel in range(12)], 1)[order] / positions
-    labels, centroids = concept_clusters(means)
+    means = torch.stack([contributions(copy, channel=channel).sum(1) for channel in range(12)], 1) / positions
+    scale = float((means - means.mean(0)).square().sum(1).mean())
+    labels, centroids = concept_clusters(means[order], scale)
     for k, concept in enumerate(file.split.own_concepts):
         assert concept.images == order[labels == k].sort().values.tolist()
     torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from utils.images.batches import ImageBatches
 from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.networks.layers import find_layer
 from utils.stages import virtual_neurons as stage
-from utils.stages.virtual_neurons import measure_virtual_neurons, validation_virtual_neurons
+from utils.stages.virtual_neurons import measure_virtual_neurons, stored_virtual_neurons
 from utils.store.importances import ImportanceStore
 from utils.store.splits import transform_from
 
@@ -49,7 +49,7 @@ class World:
 
     def find(self, units=None, centroids=None, decoding="pil"):
         more = units or self.units(), centroids or self.centroids
-        return validation_virtual_neurons(self.store, RUN, *more, self.load, 6, decoding)
+        return stored_virtual_neurons(self.store, RUN, self.labels, *more, self.load, 6, decoding)
 
 
 @pytest.fixture

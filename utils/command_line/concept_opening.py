@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from utils.command_line import flags, unlabelled_flags
-from utils.method.unlabelled import ByCircuits, ByConceptVectors, ByPure
+from utils.method.unlabelled import ByCircuits, ByPure
 from utils.networks.circuits import find_circuit_layer
 from utils.stages.choosing_rho import ByRho
 from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import ByLeastSquares
 from utils.stages.references import channel_references, usable_images
-from utils.stages.unlabelled import Clusters, ClustersByStore, UnlabelledConcepts
+from utils.stages.unlabelled import Clusters, ClustersByStore, UnlabelledConcepts, by_concept_vectors
 from utils.store.names import image_sets_name
 from utils.store.references import ReferenceStore
 
@@ -27,7 +27,7 @@ def open_concepts(args, store, class_store, classes, labels, inputs, only_correc
     if args.concepts_from == "classes":
         return CandidateMaker(*common)
     numbers = [channel for channel, _ in channels]
-    method = _unlabelled_method(args, store)
+    method = _unlabelled_method(args, store, inputs)
     if args.concepts_from == "pure":
         references = find_references(method, numbers)
         inputs.keep(torch.cat([indices for indices, _ in references.values()]))
@@ -68,15 +68,15 @@ def pure_finder(args, run, meta, network, layer, labels, only_correct, load):
     return find
 
 
-def _unlabelled_method(args, store):
+def _unlabelled_method(args, store, inputs):
     """How concepts without labels are found, as the flags say."""
     number, references = args.nr_concepts, args.nr_reference_images
     if args.concepts_from == "circuits":
         return ByCircuits(number or unlabelled_flags.CIRCUITS[0], references or unlabelled_flags.CIRCUITS[1])
     if args.concepts_from == "pure":
         return ByPure(number or 2, references or 100, args.circuit_layer)
-    layer = *store.read_layer(), store.meta["positions"]
-    return ByConceptVectors(*layer, number, references or 100, args.distance_threshold)
+    asked = {"number": number, "references": references or 100, "threshold": args.distance_threshold}
+    return by_concept_vectors(*store.read_layer(), store.meta["positions"], inputs, **asked)
 
 
 def open_divider(args, network, layer, inputs):

@@ -1,42 +1,47 @@
 """What stage 2 prints of a layer: its tables, the best channels, or one channel; and what can be run next."""
 
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
 from utils.command_line import flags
+from utils.images.classes import ClassMap
 from utils.method.importance import relevant_shares
+from utils.method.polysemanticity import ClassPairs
 from utils.report import gamma_guide, layer_tables
 from utils.report.channel_text import print_best, print_channel, smaller_p
-from utils.stages.relevance import pairs_at_taus
+from utils.stages.relevance import LayerClasses, pairs_at_taus
+from utils.store.importances import ImportanceStore
 
 STAGE2, STAGE3, STAGE4 = "get_cosine_similarities.py", "disentangle_channel.py", "get_results.py"
 CHANNEL_FLAGS = "channel_disentangle", "channel_of_interest"
 ALL_GROUPS = "or all channels of several groups"
 
 
+@dataclass
 class LayerScreen:
     """The layer as stage 2 has found it, for people.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    store : ImportanceStore
-    asked : dict
-        All that stage 2 was asked.
-    found : LayerClasses
-    channels : ChannelClasses
-    kept : ClassPairs
-        The candidates.
-    counts : LongTensor [T, C]
-        Images of a class, of those that count, in which a channel is relevant.
-    classes : ClassMap
-    table, candidates, groups : Path
-        Where the pairs are, as a table and as candidates (or None), and the groups (or None).
+    ``asked`` is all that stage 2 was asked, ``kept`` are the candidates. ``counts`` [T, C] are the images of a class in
+    which a channel is relevant, of those that count. The pairs are in ``table`` and, as candidates, in ``candidates``,
+    the groups in ``groups``; these two are None where there are none.
     """
 
-    def __init__(self, args, store, asked, found, channels, kept, counts, classes, table, candidates, groups):
-        self.args, self.store, self.asked, self.found, self.channels = args, store, asked, found, channels
-        self.kept, self.counts, self.classes = kept, counts, classes
-        self.table, self.candidates, self.groups = table, candidates, groups
+    args: argparse.Namespace
+    store: ImportanceStore
+    asked: dict
+    found: LayerClasses
+    channels: layer_tables.ChannelClasses
+    kept: ClassPairs
+    counts: torch.Tensor
+    classes: ClassMap
+    table: Path
+    candidates: Path | None
+    groups: Path | None
 
-    def print(self, guide):
+    def show(self, guide):
         """Print what was asked for: all pairs and groups, the best channels, or one channel."""
         if self.args.channel is not None:
             how = self.asked, self.found, self.channels, self.kept, self.counts, self.classes

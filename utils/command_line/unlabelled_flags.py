@@ -4,7 +4,7 @@ from utils.command_line import flags
 from utils.errors import UserError
 
 UNLABELLED = ("circuits", "pure", "concept_vectors")
-CIRCUITS = (12, 300)  # concepts and reference images of a channel
+CIRCUITS = (12, 600)  # concepts and reference images of a channel
 
 
 def add_unlabelled_flags(parser):
@@ -32,8 +32,8 @@ def add_unlabelled_flags(parser):
         "--distance_threshold",
         type=flags.positive,
         help="concept_vectors: distance at which Ward's clusters are cut, and squared distance from a centroid at "
-        "which images are dropped (15 as published, for InceptionV3; default: 0.7 of the highest merge, and the "
-        "images' mean squared distance from their mean, which do not depend on the network's scale)",
+        "which images are dropped (15 as published, for InceptionV3; default, whatever the network's scale: 3.5 R and "
+        "R squared, the mean squared distance of the training images from their mean)",
     )
     group.add_argument(
         "--circuit_layer",

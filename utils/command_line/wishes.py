@@ -1,6 +1,7 @@
 """What stage 4 can be asked for: its flags, and which of them go together. Nothing here imports torch."""
 
 from utils.command_line import flags
+from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
 from utils.command_line.figures import add_figure_flag
 from utils.errors import UserError
 
@@ -51,6 +52,7 @@ def add_wish_flags(parser):
     add_effect_flags(wanted)
     help = "print the table of all pairs so far; alone, nothing else is done"
     wanted.add_argument("--summary", action="store_true", help=help)
+    add_comparison_flags(parser)
 
 
 def check_splits(args):
@@ -107,6 +109,9 @@ def is_summary_alone(args):
 
 def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
+    check_comparison(args)
+    if args.compare:
+        return None
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
     named = args.candidates is not None or args.splits is not None

@@ -6,7 +6,7 @@ from utils.errors import UserError
 from utils.method.clustering import by_size, k_means, number_below, ward
 
 RESTARTS, FEWEST = 5, 5
-SHARE = 0.7  # of the highest merge, where clusters are cut
+CUT = 3.5  # times the root of the scale: as many clusters as published, of units of EfficientNet-Lite0
 
 
 def spatial_means(weight, bias, positions, tap_sums):
@@ -15,7 +15,13 @@ def spatial_means(weight, bias, positions, tap_sums):
     return (sums if bias is None else sums + bias * positions) / positions
 
 
-def concept_clusters(means, number=None, threshold=None):
+def spread(means):
+    """Mean squared distance of images' features [n, C] from their mean."""
+    means = means.double()
+    return float((means - means.mean(0)).square().sum(1).mean())
+
+
+def concept_clusters(means, scale, number=None, threshold=None):
     """Clusters of a unit's reference images by the spatial means of all channels.
 
     Ward's merges, cut at a distance, give the number of clusters, k-means the clusters. Images whose squared distance
@@ -24,12 +30,13 @@ def concept_clusters(means, number=None, threshold=None):
     Parameters
     ----------
     means : Tensor [n, C]
+    scale : float
+        ``spread`` of all training images, R^2: what distances are measured by where there is no ``threshold``.
     number : int, optional
         Of clusters, in place of Ward's.
     threshold : float, optional
         The published rule: distance of the cut and limit alike, 15 for InceptionV3's Mixed_7b. Both depend on the
-        network's scale. Default, free of it: the cut is at 0.7 of the highest merge, and the limit is the mean squared
-        distance of the references from their common mean.
+        network's scale. Default, free of it: the cut is at 3.5 R, and the limit is R^2.
 
     Returns
     -------
@@ -45,9 +52,9 @@ def concept_clusters(means, number=None, threshold=None):
     """
     merges, means = ward(means), means.double()
     if number is None:
-        number = number_below(merges, SHARE * merges[-1, 2] if threshold is None else threshold)
+        number = number_below(merges, CUT * scale**0.5 if threshold is None else threshold)
     labels, centroids = k_means(means, number, RESTARTS)
-    limit = (means - means.mean(0)).square().sum(1).mean() if threshold is None else threshold
+    limit = scale if threshold is None else threshold
     labels = labels.where((means - centroids[labels]).square().sum(1) < limit, -1)
     kept = [one for one in range(number) if (labels == one).sum() >= FEWEST]
     if not kept:

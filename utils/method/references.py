@@ -18,8 +18,8 @@ def permutation(size, *what):
     return torch.from_numpy(np.random.default_rng(list(seed)).permutation(size))
 
 
-def rows_by_arv(weights, mean_inputs, rho):
-    """The paper's rule (Ineq. 5) for B units at once, each by ARVs of its own: ``c'_1 .. c'_K``.
+def shares_by_arv(weights, mean_inputs, rho):
+    """The paper's rule (Ineq. 5) for B units at once, each by ARVs of its own: whose input is whose.
 
     Parameters
     ----------
@@ -30,21 +30,32 @@ def rows_by_arv(weights, mean_inputs, rho):
 
     Returns
     -------
-    Tensor [K, B, C_in, taps]
+    BoolTensor [K + 1, B, C_in], the residual last
     """
     owners = split_sources(torch.einsum("bit,kit->kbi", weights, mean_inputs), rho)
-    return disentangled_rows(weights, shares_of_owners(owners, len(mean_inputs)))[:-1]
+    return shares_of_owners(owners, len(mean_inputs))
 
 
-def rows_by_least_squares(weights, groups, importance, targets=None):
-    """Least squares for B units at once: ``c'_1 .. c'_K``, [K, B, C_in, taps]; arguments of least_squares_shares.
+def shares_by_least_squares(weights, groups, importance, targets=None):
+    """Least squares for B units at once: [K + 1, B, C_in], the residual, which has nothing, last.
 
-    In float32 and to a tenfold tolerance: average precisions change by 1e-4, to both sides alike.
+    Arguments are those of least_squares_shares. In float32 and to a tenfold tolerance: average precisions change by
+    1e-4, to both sides alike.
     """
     targets = None if targets is None else targets.float()
     shares = least_squares_shares(weights.float(), groups, importance, targets, tolerance=10 * TOLERANCE)
     shares = shares.transpose(0, 1)
-    return (shares / shares.sum(0))[..., None] * weights
+    return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])
+
+
+def rows_by_arv(weights, mean_inputs, rho):
+    """``c'_1 .. c'_K`` of B units by the paper's rule, [K, B, C_in, taps]; arguments of shares_by_arv."""
+    return disentangled_rows(weights, shares_by_arv(weights, mean_inputs, rho))[:-1]
+
+
+def rows_by_least_squares(weights, groups, importance, targets=None):
+    """``c'_1 .. c'_K`` of B units by least squares, [K, B, C_in, taps]; arguments of shares_by_least_squares."""
+    return disentangled_rows(weights, shares_by_least_squares(weights, groups, importance, targets))[:-1]
 
 
 def p_value(value, references):

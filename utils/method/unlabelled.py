@@ -17,7 +17,7 @@ class ByCircuits:
     """
 
     number: int = 12
-    references: int = 300
+    references: int = 600
 
     name, word, largest = "circuits", "circuit", "spatial sum"
 
@@ -61,7 +61,8 @@ class ByPure:
 class ByConceptVectors:
     """Clusters by the spatial means of all channels of the layer (``concept_clusters``), whose linear maps these are.
 
-    ``weight`` [C, C_in, taps], ``bias`` [C] or None and ``positions`` are the layer's.
+    ``weight`` [C, C_in, taps], ``bias`` [C] or None and ``positions`` are the layer's; ``scale`` is the spread of the
+    training images, which clusters need and features do not.
     """
 
     weight: torch.Tensor
@@ -70,6 +71,7 @@ class ByConceptVectors:
     number: int | None = None
     references: int = 100
     threshold: float | None = None
+    scale: float | None = None
 
     name, word, largest = "concept_vectors", "vector", "spatial sum"
 
@@ -79,7 +81,7 @@ class ByConceptVectors:
 
     def clusters(self, features):
         """Labels [n], -1 for images that are left out, and centroids [K, C]."""
-        return concept_clusters(features, self.number, self.threshold)
+        return concept_clusters(features, self.scale, self.number, self.threshold)
 
     def settings(self):
         """What makes others, as plain values."""

@@ -157,5 +157,5 @@ def _carried(model, transform):
     except (KeyError, TypeError, ValueError):
         right = False
     if not right:
-        raise UserError(f"--embedding {model}: its transform is no dictionary of {', '.join(names)} that can be right")
+        raise UserError(f"--embedding {model}: its transform must be a dictionary of {', '.join(names)}, all possible")
     return Transform(**{**values, **colours})

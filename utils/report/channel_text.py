@@ -146,10 +146,10 @@ def _print_classes(channel, asked, channels, shares, images, classes):
         what = _what_of(output, channel, asked, channels, shares, images, concept_of.get(output))
         print(f"{shares[output]:5.2f} {count:>12}  {classes.name(output):>{width}} {output:4d}  {what}")
     if len(others) > NEAREST:
-        print(f"{len(others) - NEAREST} more classes with shares of at most {shares[others[NEAREST]]:.2f}")
+        print(f"{len(others) - NEAREST} more: shares of at most {shares[others[NEAREST]]:.2f}")
     empty = sum(not images[output] for output in classes.outputs.values())
-    without = f"; {empty} classes have no images that count" if empty else ""
-    print(f"{int(((shares == 0) & (images > 0)).sum())} classes in none of their images{without}")
+    without = f"; {empty} without images that count" if empty else ""
+    print(f"{int(((shares == 0) & (images > 0)).sum())} more: in none of their images{without}")
 
 
 def _what_of(output, channel, asked, channels, shares, images, concept):
@@ -167,16 +167,22 @@ def _what_of(output, channel, asked, channels, shares, images, concept):
 
 def _print_cosines(groups, own, cosines, classes):
     """The cosines between a channel's classes, concept by concept, and those between its concepts."""
+    numbers = [f"{k:2d}" for k in range(1, len(groups.concepts) + 1)]
     if len(own) > MOST_IN_MATRIX:
         print(f"\n{len(own)} classes are too many for a matrix of their cosines here")
     else:
         width = max(len(classes.name(output)) for output in own)
-        print(f"\n{'cosine between classes':{width + 8}}" + "".join(f"{output:6d}" for output in own[:-1]))
-        concept_of = {output: k for k, group in enumerate(groups.concepts, start=1) for output in group}
-        for row, output in enumerate(own):
-            line = "".join(f"{cosine:6.2f}" for cosine in cosines[row, :row].tolist())
-            print(f"{concept_of[output]:2d} {classes.name(output):>{width}} {output:4d}{line}")
-    count = len(groups.concepts)
-    if count > 1:
-        pairs = [f"{j + 1}-{k + 1}: {groups.cosines[j, k]:.3f}" for j in range(count) for k in range(j + 1, count)]
-        print(f"cosine between concepts {', '.join(pairs)}")
+        concept_of = {output: number for number, concept in zip(numbers, groups.concepts, strict=True)
+                      for output in concept}  # fmt: skip
+        labels = [f"{concept_of[output]} {classes.name(output):>{width}} {output:4d}" for output in own]
+        _print_matrix("classes", labels, own, cosines)
+    if len(numbers) > 1:
+        _print_matrix("concepts", numbers, numbers, groups.cosines)
+
+
+def _print_matrix(what, labels, heads, cosines):
+    """Cosines below the diagonal."""
+    width = len(labels[0])
+    print(f"\ncosine between {what}\n{'':{width}}" + "".join(f"{head:>6}" for head in heads[:-1]))
+    for row, label in enumerate(labels):
+        print(label + "".join(f"{cosine:6.2f}" for cosine in cosines[row, :row].tolist()))

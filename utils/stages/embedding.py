@@ -110,7 +110,7 @@ def validation_embeddings(store_dir, run, store, root, embedder, *, batch_size, 
 
 
 class PatchFiles(ImageFiles):
-    """Patches of images in their place: cut out as the network studied sees them, enlarged to the embedder's input.
+    """Patches of images: cut out of what the network studied sees, resized to the embedder's input.
 
     Parameters
     ----------
@@ -157,14 +157,14 @@ def patch_embeddings(images, indices, centres, size, seen, embedder, *, batch_si
     seen : Transform
         Of the network studied.
     embedder : Embedder
-        On its device; patches are enlarged to its input.
+        On its device; patches are resized to its input.
     batch_size, precision, loading :
         As ``embeddings_of`` has them; patches are decoded by PIL, and an unreadable image is an error.
     """
     loading = {**loading, "decode": "pil", "skip_unreadable": False}
     how = {"batch_size": batch_size, "precision": precision, "loading": loading}
     files = partial(PatchFiles, seen=seen, centres=np.asarray(centres), size=size)
-    own = images.at(np.asarray(indices))
+    own = images.at(np.asarray(indices, dtype=int))
     return embeddings_of(own, range(len(own)), embedder, "embeddings of patches", **how, files=files).values
 
 

@@ -52,10 +52,30 @@ class StoredInputs:
         images = torch.tensor([image for one in concepts for image in one.images or ()])
         return torch.isin(self._labels.targets[rows], outputs) | torch.isin(self._labels.indices[rows], images)
 
+    def groups(self, concepts, background):
+        """The tap sums of the images of each Concept, and what each group of them counts.
+
+        ``background`` is the weight of everything else, the last group; None: there is none.
+        """
+        groups = [self.of(concept) for concept in concepts]
+        importance = [1.0] * len(groups)
+        if background is not None:
+            groups.append(self.of_others(concepts))
+            if not len(groups[-1]):
+                raise UserError("there is no training image of anything else: give --background 0")
+            importance.append(background)
+        return groups, importance
+
     def keep(self, indices):
-        """Read images once, in one pass over the store, and keep them: many sets of few images from all over it."""
-        indices = indices.unique()
-        self._kept = indices, self.of_images(indices)
+        """Read images once, in one pass over the store, and keep them beside those that are kept: many sets of few
+        images from all over it."""
+        there, inputs = self._kept
+        new = indices.unique()
+        new = new[~torch.isin(new, there)]
+        if len(new):
+            indices, read = torch.cat([there, new]), self.of_images(new)
+            order = indices.argsort()
+            self._kept = indices[order], (read if inputs is None else torch.cat([inputs, read]))[order]
 
     def of_images(self, indices):
         """Of images by their indices, ascending: [n, C_in, taps], float32."""
@@ -110,11 +130,4 @@ class ByLeastSquares:
 
     def groups(self, candidate):
         """The tap sums of the images of each concept, and what each group of them counts."""
-        groups = [self.inputs.of(concept) for concept in candidate.own_concepts]
-        importance = [1.0] * len(groups)
-        if self.background is not None:
-            groups.append(self.inputs.of_others(candidate.own_concepts))
-            if not len(groups[-1]):
-                raise UserError("there is no training image of anything else: give --background 0")
-            importance.append(self.background)
-        return groups, importance
+        return self.inputs.groups(candidate.own_concepts, self.background)

@@ -109,6 +109,14 @@ class TrainingReferences:
         return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], p)
 
 
+def measured_digest(store):
+    """SHA-256 of what a val store was made of: its settings, and the contents of all its images."""
+    contents = hashlib.sha256(json_digest(store.meta).encode())
+    for chunk in range(store.num_chunks):
+        contents.update(store.read_chunk(chunk, ["content"])["content"].tobytes())
+    return contents.hexdigest()
+
+
 def describe_separation(name, run, opened, thresholds, store, training, number):
     """All of a separation that is known before anything is measured; what is there and equal need not be made again.
 
@@ -125,13 +133,10 @@ def describe_separation(name, run, opened, thresholds, store, training, number):
     number : int or None
         Of irrelevant channels to draw.
     """
-    contents = hashlib.sha256(json_digest(store.meta).encode())
-    for chunk in range(store.num_chunks):
-        contents.update(store.read_chunk(chunk, ["content"])["content"].tobytes())
     return {
         **{"name": name, "run": run},
         **{key: store.meta[key] for key in ("layer", "weights_sha256", "transform", "precision", "decoding")},
-        **{"validation_sha256": contents.hexdigest(), "training_sha256": json_digest(training.meta)},
+        **{"validation_sha256": measured_digest(store), "training_sha256": json_digest(training.meta)},
         **{"draws": DRAWS, "irrelevant": number},
         "splits": {
             one.path.stem: [one.file.sha256, one.rho, *of_one] for one, of_one in zip(opened, thresholds, strict=True)

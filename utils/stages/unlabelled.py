@@ -8,11 +8,12 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.method.circuits import Strongest, circuits
 from utils.method.clustering import RESTARTS, nearest
+from utils.method.concept_vectors import spatial_means, spread
 from utils.method.disentangling import Concept
 from utils.method.unlabelled import ByCircuits, ByConceptVectors
 from utils.stages.disentangling import LayerConcepts
 from utils.stages.least_squares import StoredInputs
-from utils.stages.virtual_neurons import validation_virtual_neurons
+from utils.stages.virtual_neurons import stored_virtual_neurons
 
 SHOWN_FOLDERS, LEAST_SHARE = 3, 0.1  # in the name of a concept
 VALIDATION_IMAGES = 100  # of a channel, in which it is largest
@@ -67,20 +68,25 @@ class ClustersByStore:
     weights : Tensor [R, C_in, taps]
         Of the units.
     only_correct : bool
+
+    ``indices`` [R, n] are the reference images, the largest first.
     """
 
     def __init__(self, method, store, inputs, weights, only_correct):
         self.method, self.inputs, self.weights = method, inputs, weights
-        self._indices = strongest_images(store, weights, method.references, only_correct)
-        inputs.keep(self._indices)
+        self.indices = strongest_images(store, weights, method.references, only_correct)
+        inputs.keep(self.indices)
+
+    def features(self, unit):
+        """What the reference images of the unit of this number are clustered by, the largest first: [n, F]."""
+        ascending, places = self.indices[unit].sort()
+        tap_sums = torch.empty_like(self.inputs.of_images(ascending))
+        tap_sums[places] = self.inputs.of_images(ascending)
+        return self.method.features(self.weights[unit], tap_sums)
 
     def of(self, unit):
         """The Clusters of the unit of this number."""
-        ascending, places = self._indices[unit].sort()
-        tap_sums = torch.empty_like(self.inputs.of_images(ascending))
-        tap_sums[places] = self.inputs.of_images(ascending)
-        features = self.method.features(self.weights[unit], tap_sums)
-        return Clusters(self._indices[unit], *self.method.clusters(features))
+        return Clusters(self.indices[unit], *self.method.clusters(self.features(unit)))
 
 
 class UnlabelledConcepts(LayerConcepts):
@@ -144,6 +150,12 @@ def assignment(source):
     return f"the {number} validation images of largest {largest}, each given to the nearest training centroid"
 
 
+def by_concept_vectors(weight, bias, positions, inputs, **asked):
+    """ByConceptVectors for a layer, measured by the spread of a sample of its training images (StoredInputs)."""
+    scale = spread(spatial_means(weight, bias, positions, inputs.of_others([])))
+    return ByConceptVectors(weight, bias, positions, scale=scale, **asked)
+
+
 def stored_method(name, weight, bias, positions):
     """What makes features of images from a store, for splits by concept vectors; else by circuits."""
     return ByConceptVectors(weight, bias, positions) if name == "concept_vectors" else ByCircuits()
@@ -186,11 +198,12 @@ def assigned_by_pure(opened, store, run, units, load, batch_size, decoding):
     ----------
     opened : list of OpenedSplit
     store, run, units, load, batch_size, decoding
-        As in ``validation_virtual_neurons``; ``units`` are the channels.
+        As in ``stored_virtual_neurons``; ``units`` are the channels.
     """
     centroids = [one.file.source["centroids"][None] for one in opened]
-    neurons, found = validation_virtual_neurons(store, run, units, centroids, load, batch_size, decoding), {}
+    labels, found = store.read_labels(), {}
+    neurons = stored_virtual_neurons(store, run, labels, units, centroids, load, batch_size, decoding)
     for unit, one in enumerate(opened):
-        rows, labels = neurons.strongest(unit, VALIDATION_IMAGES)
-        found |= {key: neurons.indices[rows[labels == k]].sort().values for k, (key,) in enumerate(one.groups)}
+        rows, clusters = neurons.strongest(unit, VALIDATION_IMAGES)
+        found |= {key: neurons.indices[rows[clusters == k]].sort().values for k, (key,) in enumerate(one.groups)}
     return found

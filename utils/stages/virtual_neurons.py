@@ -11,19 +11,21 @@ from utils.store.virtual_neurons import VirtualNeuronFile
 MOST_VALUES = 2**27  # of circuits in memory at once
 
 
-def validation_virtual_neurons(store, run, units, centroids, load, batch_size, decoding):
-    """The VirtualNeurons of units on all images of a val store: from their file where it is there, else from a pass.
+def stored_virtual_neurons(store, run, labels, units, centroids, load, batch_size, decoding):
+    """The VirtualNeurons of units on images of a store: from their file where it is there, else from a pass.
 
     Parameters
     ----------
     store : ImportanceStore
-        Of validation images, complete.
+        Complete.
     run : str
+    labels : Labels
+        Of its images, all or some.
     units : UnitCircuits
     centroids : list of R Tensors [D, K, F]
         D sets of centroids for each unit; K, the number of clusters, may differ from unit to unit.
     load : function of (batches, description) that returns ImageBatches
-        Of the val store's images.
+        Of the store's images.
     batch_size : int
     decoding : str
 
@@ -36,7 +38,6 @@ def validation_virtual_neurons(store, run, units, centroids, load, batch_size, d
     UserError
         An image that cannot be read any more, or for which the network gives no finite values.
     """
-    labels = store.read_labels()
     file = VirtualNeuronFile(store, run, labels, units, centroids, decoding)
     if file.read() is None:
         file.write(*measure_virtual_neurons(units, centroids, load, labels.indices, batch_size))
@@ -59,7 +60,7 @@ def measure_virtual_neurons(units, centroids, load, indices, batch_size):
             for unit, of_unit in enumerate(centroids):
                 clusters[rows, unit] = nearest(features[None, :, unit], of_unit.to(pixels.device)).T.char().cpu()
     if loader.skipped:
-        raise UserError(f"{loader.skipped} validation images cannot be read any more")
+        raise UserError(f"{loader.skipped} images cannot be read any more")
     return maxima, clusters
 
 

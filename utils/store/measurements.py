@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 from utils.errors import UserError
@@ -12,6 +13,15 @@ from utils.store.splits import read_split
 def split_at(entry):
     """The split and the rho that something was measured of, fit for a file name."""
     return entry["split"] if entry["rho"] is None else f"{entry['split']}_rho{entry['rho']}"
+
+
+def without_nan(value):
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 @dataclass

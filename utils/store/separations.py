@@ -1,9 +1,9 @@
 """Separation: what stage 4 has measured of many splits against all validation images, one file for each run of it."""
 
-from math import isnan, nan
+from math import nan
 
 from utils.store.files import damage_is_one_line
-from utils.store.measurements import Measurements
+from utils.store.measurements import Measurements, without_nan
 
 KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
 DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
@@ -62,16 +62,7 @@ class Separations(Measurements):
             self.write(found)
 
     def write(self, entry):
-        super().write(_without_nan(entry))
-
-
-def _without_nan(value):
-    """JSON has no NaN: null instead."""
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and isnan(value) else value
+        super().write(without_nan(entry))
 
 
 def newest_rows(separations):

@@ -1,4 +1,4 @@
-"""PURE's virtual neurons on all validation images: what only a pass over them finds, kept beside the val store."""
+"""PURE's virtual neurons on images of a store: what only a pass over them finds, kept beside the store."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ AGAIN = "delete it and run get_results.py again"
 
 @dataclass
 class VirtualNeurons:
-    """Of N validation images and R units, each with D sets of centroids (the clusters found, and their nulls).
+    """Of N images and R units, each with D sets of centroids (the clusters found, and their nulls).
 
-    ``indices`` LongTensor [N] in the val store's ImageList, ascending; ``maxima`` [N, R] the largest ``max(a, 0)``;
+    ``indices`` LongTensor [N] in the store's ImageList, ascending; ``maxima`` [N, R] the largest ``max(a, 0)``;
     ``nearest`` int8 [N, R, D] the centroid of each set that is nearest to the image's circuit.
     """
 
@@ -34,15 +34,15 @@ class VirtualNeurons:
 
 
 class VirtualNeuronFile:
-    """``RUN_pure_virtual_neurons_val_<digest>.npz`` of the store, of all that VirtualNeurons depend on.
+    """``RUN_pure_virtual_neurons_val_<digest>.npz``, or ``..._train_...``: of all that VirtualNeurons depend on.
 
     Parameters
     ----------
     store : ImportanceStore
-        Of validation images, complete.
+        Complete.
     run : str
     labels : Labels
-        Of that store.
+        Of its images, all or some.
     units : UnitCircuits
     centroids : list of R Tensors [D, K, F]
     decoding : str
@@ -53,9 +53,9 @@ class VirtualNeuronFile:
         circuit_layer = None if units.circuit_layer is None else units.circuit_layer.name
         bias = [] if units.biases is None else [units.biases]
         tensors = [units.rows, *bias, *centroids, labels.indices, torch.from_numpy(labels.contents.view(np.int64))]
-        made_of = {"validation": store.meta, "tensors": _tensors_digest(tensors), "decoding": decoding}
+        made_of = {"store": store.meta, "tensors": _tensors_digest(tensors), "decoding": decoding}
         origin = json_digest({**made_of, "circuit_layer": circuit_layer, "precision": units.precision})
-        self.path = store.folder.parent / f"{run}_pure_virtual_neurons_val_{origin[:16]}.npz"
+        self.path = store.folder.parent / f"{run}_pure_virtual_neurons_{store.meta['images']}_{origin[:16]}.npz"
         self._origin, self._indices = np.frombuffer(bytes.fromhex(origin), dtype=np.uint8), labels.indices
         self._numbers = np.array([len(of_unit[0]) for of_unit in centroids])
         self._shape = len(labels.indices), len(centroids), len(centroids[0])

@@ -1,0 +1,192 @@
+"""Methods side by side on small stores: against loops, on a planted case, and every null like its method."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import as_layer
+from tests.method.test_ranking import area, average_precision
+from tests.store.helpers import META
+from utils.errors import UserError
+from utils.images.listing import ImageList
+from utils.method.disentangling import split_sources
+from utils.method.references import permutation
+from utils.stages import comparison
+from utils.stages.comparison import Cases, agreement, compare, require_comparable
+from utils.stages.comparison_methods import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
+from utils.stages.comparison_table import METHODS, Sources
+from utils.stages.least_squares import StoredInputs
+from utils.stages.separation import ValidationInputs
+from utils.stages.unlabelled import Clusters
+from utils.store.importances import ImportanceStore, Labels
+
+NUM_INPUTS, CLASSES = 96, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
+SIZES = {"num_channels": 3, "num_inputs": NUM_INPUTS, "num_taps": 1, "num_outputs": 5, "chunk_size": 40}
+CONCEPTS = [[0], [1]]
+FROM_STORES = {name: one for name, one in METHODS.items() if one.source != "pure"}
+
+
+def planted(folder, images, count):
+    """A store in which channel 0 sees inputs 0 to 3 alone: two of class a, and two of class b."""
+    random = np.random.default_rng([1, images == "val"])
+    of = np.sort(np.arange(count) % 5)
+    listed = ImageList(Path("x"), list(CLASSES), np.array([b"%d" % i for i in range(count)]), np.full(count, 9), of)
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(NUM_INPUTS, 3, 1, bias=False).requires_grad_(False)
+    convolution.weight[0] *= 0.02
+    convolution.weight[0, :4] = torch.tensor([1.0, 0.9, 1.1, 0.8])[:, None, None]
+    meta = {**META, **SIZES, "images": images, "num_images": count, "data_sha256": listed.digest()}
+    meta |= {"classes": CLASSES, "class_counts": {name: int((of == k).sum()) for name, k in CLASSES.items()}}
+    store = ImportanceStore(folder, "m", images)
+    store.begin(meta, as_layer(convolution), listed)
+    for chunk in range(store.num_chunks):
+        indices = np.array(store.chunk_range(chunk))
+        sums = random.normal(0, 0.3, (len(indices), NUM_INPUTS, 1))
+        for output, inputs in ((0, (0, 1)), (1, (2, 3))):
+            sums[np.ix_(of[indices] == output, inputs)] += 3
+        batch = {
+            "relative_importances": random.random((len(indices), 3)),
+            "positive_sums": np.ones(len(indices)),
+            "input_sums": sums,
+            "targets": of[indices],
+            "predictions": np.where(random.random(len(indices)) < 0.9, of[indices], 4),
+            "indices": indices,
+            "content": indices.astype(np.uint64),
+            "shares": random.random((len(indices), 3)),
+            "logits": random.normal(0, 1, (len(indices), 5)),
+        }
+        store.write_chunk(chunk, [batch])
+    return store
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    return planted(folder, "train", 100), planted(folder, "val", 60)
+
+
+class World:
+    """The channel and its concepts, and what methods are made of; cosines are not looked at."""
+
+    def __init__(self, stores, asked, rho=1.0, only_correct=False):
+        self.training, store = stores
+        self.labels = self.training.read_labels()
+        usable = self.labels.targets == self.labels.predictions if only_correct else self.labels.targets >= 0
+        inputs = StoredInputs(self.training, self.labels, only_correct)
+        validation = ValidationInputs(store, [0, 1])
+        usable = self.labels.indices[usable]
+        layer = self.training.read_layer()
+        self.cases = Cases([(0, CONCEPTS)], *layer, inputs, self.labels, usable, validation)
+        sums = inputs.of_images(usable).double()
+        targets = self.labels.targets[usable]
+        self.means = torch.stack([sums[targets == output].mean(0) for output in range(5)])
+        how = {"only_correct": only_correct, "rho": rho, "asked": asked, "open_pure": None}
+        self.sources = Sources(self.training, inputs, self.labels, self.means, self.cases, **how)
+
+    def compare(self, names):
+        methods = {name: METHODS[name].make(self.sources) for name in names}
+        concepts, channels, problems = compare(self.cases, methods, self.labels)
+        assert not problems
+        return concepts, channels
+
+
+def images_of(store):
+    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
+    return [np.concatenate([chunk[name] for chunk in chunks]) for name in ("input_sums", "targets", "predictions")]
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
+    world = World(stores, {}, rho=0.8, only_correct=only_correct)
+    rows, _ = world.compare(["classes"])
+    train, val = map(images_of, stores)
+    usable = train[1] == train[2] if only_correct else np.full(100, True)
+    weight = stores[0].read_layer()[0][0].double()
+    orders = [torch.arange(NUM_INPUTS)]
+    orders += [permutation(NUM_INPUTS, "weights", 0, draw) for draw in range(1, 1 + DRAWS)]
+    found = []
+    for order in orders:
+        own = weight[order]
+        owners = split_sources(torch.stack([(own * world.means[k]).sum(-1) for k in (0, 1)]), 0.8)
+        parts = [np.where(np.isin(owners, (0, k)), own[:, 0], 0) for k in (1, 2)]
+        values = []
+        for k in (0, 1):
+            shown = usable & (train[1] < 2)
+            areas = [area(train[0][shown, :, 0] @ one, train[1][shown] == k) for one in parts]
+            scores = val[0][:, :, 0] @ parts[int(np.argmax(areas))]
+            both = val[1] < 2
+            judged = area(scores, val[1] == k), average_precision(scores, val[1] == k)
+            values.append((*judged, area(scores[both], val[1][both] == k)))
+        found.append(values)
+    expected = {"": np.array(found[0]), WEIGHTS: np.mean(found[1:], axis=0)}
+    for row in rows:
+        if row["null"] in expected:
+            actual = [row[name] for name in ("auroc_all", "ap_all", "auroc_others")]
+            np.testing.assert_allclose(actual, expected[row["null"]][row["concept"] - 1], rtol=1e-6)
+    assert {row["null"] for row in rows} == {"", WEIGHTS, OWNERS}
+
+
+def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
+    world = World(stores, {"number": 2, "references": 40})
+    rows, channels = world.compare(["circuits", "circuits_least_squares"])
+    ari = {(row["method"], row["null"]): row["ari"] for row in channels}
+    for method in ("circuits", "circuits_least_squares"):
+        assert ari[method, ""] == 1
+        assert abs(ari[method, REFERENCES]) < 0.3 and not ari[method, WEIGHTS] > 0.5
+        assert np.isnan(ari[method, OWNERS]) and np.isnan(ari[method, SAME_SETS])  # the same sets
+        # not of REFERENCES: however little random sets differ, they do so in what tells the groups apart
+        means = {null: np.mean([row["ap_all"] for row in rows if (row["method"], row["null"]) == (method, null)])
+                 for null in ("", WEIGHTS, SAME_SETS, OWNERS)}  # fmt: skip
+        assert means[""] > 0.95 and all(means[null] < 0.8 for null in means if null)
+
+
+def test_every_null_has_as_many_units_as_its_method(stores):
+    world = World(stores, {"number": 3, "references": 40})
+    _, channels = world.compare(FROM_STORES)
+    numbers, nulls = {}, {}
+    for row in channels:
+        numbers.setdefault(row["method"], set()).add(row["k"])
+        nulls.setdefault(row["method"], []).append(row["null"])
+        assert row["draws"] == (DRAWS if row["null"] else 1)
+    assert all(len(one) == 1 for one in numbers.values()) and set(numbers) == set(FROM_STORES)
+    assert nulls["original"] == ["", WEIGHTS] and nulls["logit"] == [""]
+    assert nulls["circuits_least_squares"] == ["", WEIGHTS, SAME_SETS, TARGET, OWNERS, REFERENCES]
+    assert nulls["directions"] == ["", WEIGHTS, REFERENCES]
+
+
+def test_a_method_that_cannot_be_made_is_a_problem_and_the_others_go_on(stores):
+    world = World(stores, {"number": 41, "references": 40})
+    methods = {name: METHODS[name].make(world.sources) for name in ("circuits", "original")}
+    rows, _, problems = compare(world.cases, methods, world.labels)
+    assert {row["method"] for row in rows} == {"original"}
+    assert len(problems) == 1 and problems[0].startswith("circuits, channel 0: ")
+
+
+def test_agreement_counts_references_that_are_in_both(stores):
+    targets = torch.tensor([0, 0, 1, 1, 2, 0])
+    labels = Labels(torch.arange(6) * 2, targets, targets, np.zeros(6))
+    clusters = Clusters(torch.tensor([0, 2, 4, 6, 8, 10]), torch.tensor([1, 1, 0, 0, 0, -1]), torch.zeros(2, 3))
+    assert agreement(clusters, CONCEPTS, labels) == 1
+    assert np.isnan(agreement(None, CONCEPTS, labels)) and np.isnan(agreement(clusters, [[3], [4]], labels))
+
+
+@pytest.mark.parametrize(
+    "concepts, others, message",
+    [([[0]], [], "one concept alone"), ([[0], [0, 1]], [], "share a class"), (CONCEPTS, [7], "there twice")],
+)
+def test_channels_that_cannot_be_compared_are_refused(concepts, others, message):
+    with pytest.raises(UserError, match=message):
+        require_comparable(7, concepts, others)
+
+
+def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
+    training, store = stores
+    known = [
+        comparison.describe_comparison("n", "m", asked, settings, {"a": {"words": "b"}}, store, training)
+        for asked in ([(0, CONCEPTS)], [(1, CONCEPTS)])
+        for settings in ({"rho": 1.0}, {"rho": 0.5})
+    ]
+    assert all(one != other for k, one in enumerate(known) for other in known[:k])

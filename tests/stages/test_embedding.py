@@ -1,0 +1,198 @@
+"""Embeddings of a store's images and of patches, and monosemanticity of units, against loops over images and units."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from tests import factories
+from tests.conftest import FOLDERS, RUN
+from tests.helpers import forward
+from tests.method.test_embedding_scores import by_hand
+from utils.errors import UserError
+from utils.images.transform import Transform
+from utils.method.embedding_scores import mean_cosine
+from utils.networks.embedding import Embedder
+from utils.networks.layers import find_layer
+from utils.networks.loading import LoadedNetwork, fingerprint
+from utils.stages import embedding as stage
+from utils.store.importances import ImportanceStore
+from utils.store.splits import transform_from
+
+LOADING = {"device": torch.device("cpu"), "num_workers": 0, "skip_unreadable": False, "decode": "pil"}
+HOW = {"batch_size": 5, "precision": "fp32", "loading": LOADING}
+OWN = Transform(26, 20, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+NAMES = [f"{folder}/{number}.png" for folder in FOLDERS for number in range(6)]
+
+
+def embedder_of(module):
+    return Embedder("tests.factories:with_kernel", LoadedNetwork(module, "w", fingerprint(module), OWN), OWN)
+
+
+@pytest.fixture(scope="module")
+def store(finished):
+    """A store of all that can be asked of one, whichever images it is of."""
+    opened = ImportanceStore(finished / "store", RUN)
+    opened.load_meta()
+    return opened
+
+
+@pytest.fixture(scope="module")
+def root(finished):
+    return finished / "data" / "train"
+
+
+def seen_as(path, transform):
+    """An image as a network takes it, [1, 3, H, W]."""
+    with Image.open(path) as image:
+        return normalised(transform.crop(image.convert("RGB")).numpy(), transform)
+
+
+def normalised(crop, transform):
+    pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255
+    return TF.normalize(pixels, transform.mean, transform.std)[None]
+
+
+def embedding_of(network, pixels):
+    return network.head(network.last(network.stem(pixels))).flatten(1)[0]
+
+
+def test_embeddings_are_of_every_image_and_kept(store, root, tmp_path, monkeypatch):
+    network = factories.with_kernel()
+    found, path = stage.validation_embeddings(tmp_path, RUN, store, root, embedder_of(network), **HOW)
+    assert path == tmp_path / f"{RUN}_embeddings_tests.factories-with_kernel.npz"
+    assert found.indices.tolist() == list(range(24))
+    expected = torch.stack([embedding_of(network, seen_as(root / name, OWN)) for name in NAMES])
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(stage, "embeddings_of", None)
+    again, _ = stage.validation_embeddings(tmp_path, RUN, store, root, embedder_of(network), **HOW)
+    assert torch.equal(again.values, found.values) and torch.equal(again.indices, found.indices)
+
+
+@pytest.mark.parametrize("what", ["nothing", "weights", "transform", "precision", "decoding", "store"])
+def test_what_embeddings_depend_on_makes_them_anew(store, root, tmp_path, monkeypatch, what):
+    how, embedder = {**HOW, "loading": dict(LOADING)}, embedder_of(factories.with_kernel())
+    passes, measured, embeddings_of = [], stage.measured_images(store, root), stage.embeddings_of
+    monkeypatch.setattr(stage, "measured_images", lambda *_: measured)
+    monkeypatch.setattr(stage, "embeddings_of", lambda *given, **how: passes.append(1) or embeddings_of(*given, **how))
+    stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **how)
+    if what == "weights":
+        embedder = embedder_of(factories.make(8, 7, 1, seed=3))
+    elif what == "transform":
+        embedder.transform = replace(OWN, resize_size=27)
+    elif what == "precision":
+        how["precision"] = "bf16"
+    elif what == "decoding":
+        how["loading"]["decode"] = "fast"
+    elif what == "store":
+        monkeypatch.setitem(store.meta, "versions", {})
+    for _ in range(2):
+        found, _ = stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **how)
+    assert len(passes) == 1 + (what != "nothing")
+    assert found.values.shape == (24, embedder.size)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
+def test_an_image_without_an_embedding_is_named(store, root, tmp_path, monkeypatch, value):
+    embedder, number, passes = embedder_of(factories.with_kernel()), 3, []
+
+    def embed(images):
+        passes.append(images)
+        found = torch.ones(len(images), embedder.size)
+        found[number] = value if len(passes) == 2 else 1
+        return found
+
+    monkeypatch.setattr(embedder, "embed", embed)
+    with pytest.raises(UserError, match=r"gives no embedding of .*bee/2\.png: NaN, infinite or all zero"):
+        stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **HOW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_are_those_that_the_store_has_measured(copy, tmp_path):
+    store, embedder = ImportanceStore(copy / "store", RUN), embedder_of(factories.with_kernel())
+    store.load_meta()
+    root = copy / "data" / "train"
+    shutil.copy(root / "bee" / "1.png", root / "ant" / "0.png")
+    with pytest.raises(UserError, match=r"ant/0\.png is not the image that stage 1 measured"):
+        stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **HOW)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Patches
+
+
+def test_patches_are_cut_as_the_network_studied_sees_them_and_resized_to_the_embedders_input(store, root):
+    network, (images, _) = factories.with_kernel(), stage.measured_images(store, root)
+    seen = transform_from(store.meta["transform"])
+    assert (seen.crop_size, OWN.crop_size) == (24, 20)
+    indices = np.array([7, 0, 7, 23, 7, 2])  # an image has several patches, in any order
+    centres = np.array([[0.5, 0.5], [0.1, 0.1], [0.9, 0.2], [0.3, 0.7], [0.5, 0.5], [1.0, 1.0]])
+    corners = [(8, 8), (0, 0), (16, 1), (3, 13), (8, 8), (16, 16)]  # of 8 pixels around 24 times these, inside
+    found = stage.patch_embeddings(images, indices, centres, 8, seen, embedder_of(network), **HOW)
+    for embedding, index, (top, left) in zip(found, indices, corners, strict=True):
+        with Image.open(root / NAMES[index]) as image:
+            crop = seen.crop(image.convert("RGB")).numpy()[top : top + 8, left : left + 8]
+        resized = TF.resize(Image.fromarray(crop), [20, 20], InterpolationMode.BICUBIC)
+        expected = embedding_of(network, normalised(resized, OWN))
+        torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[0], found[4])
+    assert stage.patch_embeddings(images, [], np.empty((0, 2)), 8, seen, embedder_of(network), **HOW).shape == (0, 12)
+
+
+def test_a_patch_of_an_image_that_cannot_be_read_is_an_error_whatever_is_left_out(copy):
+    store, root = ImportanceStore(copy / "store", RUN), copy / "data" / "train"
+    store.load_meta()
+    images, _ = stage.measured_images(store, root)
+    (root / "bee" / "2.png").unlink()
+    how = {**HOW, "loading": {**LOADING, "skip_unreadable": True, "decode": "fast"}}
+    embedder = embedder_of(factories.with_kernel())
+    with pytest.raises(UserError, match=r"cannot read image .*bee/2\.png"):
+        stage.patch_embeddings(images, [0, 8], np.full((2, 2), 0.5), 8, OWN, embedder, **how)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Activations beside embeddings
+
+
+@pytest.mark.parametrize("make", [factories.small, factories.with_kernel, factories.tokens, factories.windows])
+@pytest.mark.parametrize("most", [2**24, 1000])
+def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, root, monkeypatch, make, most):
+    """In one block of units and in several; an image without an embedding is not looked at."""
+    monkeypatch.setattr(stage, "MOST_MAP_VALUES", most)
+    network, seen = make(), transform_from(store.meta["transform"])
+    layer, (images, indices) = find_layer(network, "last", 24), stage.measured_images(store, root)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.cat([layer.weight, torch.randn(9, *layer.weight.shape[1:], generator=generator)])
+    biases = torch.randn(len(rows), generator=generator)
+    rows[20], biases[20] = 0, -1.0  # never active
+    indices = indices[indices != 5]
+    embeddings = stage.Embeddings(indices, torch.randn(len(indices), 6, generator=generator))
+    running = stage.unit_monosemanticity(network, layer, rows, biases, images, embeddings, seen, **HOW)
+    scores = running.scores()
+    activations = []
+    for index in indices:
+        x = forward(network, layer, seen_as(root / NAMES[index], seen)).input
+        (maps,) = layer.by_position(layer.with_rows(rows, biases)(x))
+        activations.append(maps.clamp(min=0).sum(-1))
+    activations = torch.stack(activations).double().numpy()
+    expected = [by_hand(own, embeddings.values.double().numpy()) for own in activations[:, :20].T]
+    assert scores[:20].tolist() == pytest.approx(expected, rel=1e-3, nan_ok=True)
+    assert scores[20].isnan()
+    assert running.mean_cosine() == pytest.approx(mean_cosine(embeddings.values))
+
+
+def test_units_may_have_no_bias(store, root):
+    network, seen = factories.small(), transform_from(store.meta["transform"])
+    layer, (images, indices) = find_layer(network, "last", 24), stage.measured_images(store, root)
+    embeddings = stage.Embeddings(indices, torch.rand(24, 6, generator=torch.Generator().manual_seed(0)))
+    given = layer.weight, torch.zeros(12)
+    one, other = (
+        stage.unit_monosemanticity(network, layer, given[0], biases, images, embeddings, seen, **HOW).scores()
+        for biases in (None, given[1])
+    )
+    torch.testing.assert_close(one, other, equal_nan=True)

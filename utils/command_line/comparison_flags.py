@@ -1,0 +1,69 @@
+"""Stage 4's flags of the comparison of methods, and their checks. Nothing here imports torch."""
+
+from utils.command_line import flags
+from utils.errors import UserError
+
+LEFT_OUT = ("predicted_classes", "circuits", "pure", "concept_vectors")
+OTHERS = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
+OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background", "rho_objective")
+OTHERS += ("all_classes", "patch_size", "irrelevant_channels", "effect_to")
+
+
+def add_comparison_flags(parser):
+    """The comparison of methods."""
+    group = parser.add_argument_group(
+        "comparison of methods", "original channel, labels, circuits, PURE, concept vectors, each beside its own nulls"
+    )
+    group.add_argument(
+        "--compare",
+        action="store_true",
+        help="hold the methods side by side on the channels and labelled concepts of --candidates, from the stores of "
+        "stage 1 (also --images val), into results_quantitative/ and plots/; PURE alone runs the network on images",
+    )
+    group.add_argument(
+        "--compare_without",
+        nargs="+",
+        choices=LEFT_OUT,
+        metavar="METHOD",
+        help=f"comparison: leave methods out ({', '.join(LEFT_OUT)}); without pure no image is needed",
+    )
+    group.add_argument(
+        "--nr_concepts",
+        type=flags.positive_int,
+        help="comparison: clusters of each channel, where there are no labels (default: as in disentangle_channel.py)",
+    )
+    group.add_argument(
+        "--nr_reference_images",
+        type=flags.positive_int,
+        help="comparison: images that are clustered (default: as in disentangle_channel.py)",
+    )
+    group.add_argument(
+        "--embedding",
+        metavar="MODEL",
+        help="comparison: another network, named as --model is, that tells without labels how alike the images and "
+        "patches are that activate a unit; it runs on val/ once",
+    )
+    help = "of each colour, 0 to 1, for the images of --embedding (default: its own)"
+    group.add_argument("--embedding_mean", type=flags.finite, nargs=3, help=help)
+    group.add_argument("--embedding_std", type=flags.positive, nargs=3, help="the same")
+
+
+def check_comparison(args):
+    """Refuse what does not go with the comparison, or means nothing without it."""
+    own = ("compare_without", "nr_concepts", "nr_reference_images", "embedding", "embedding_mean", "embedding_std")
+    if not args.compare:
+        given = [name for name in own if getattr(args, name) is not None]
+        if given:
+            raise UserError(f"--{given[0]} is for --compare: add it")
+        return
+    flags.require(args, "model")
+    for name in OTHERS:
+        if getattr(args, name) not in (None, False):
+            raise UserError(f"--compare has its own way with the channels of --candidates: leave out --{name}")
+    if args.candidates is None:
+        raise UserError("--compare is of the channels of a file: give --candidates, stage 2's _groups.json")
+    if args.embedding is None and (args.embedding_mean or args.embedding_std):
+        raise UserError("--embedding_mean and --embedding_std are for --embedding: add it")
+    if args.nr_concepts == 1:
+        raise UserError("--nr_concepts 1: one cluster of all images leaves nothing to compare")
+    flags.check_candidates(args, "channel_of_interest")

@@ -1,0 +1,84 @@
+"""One figure of a comparison: how well the units of each method find labelled concepts, beside its own nulls."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from utils.report.comparison_tables import NULLS, summary_rows
+from utils.report.files import write_figure
+from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
+
+PANELS = {"ap_all": "AP against all other images", "auroc_all": "AUROC against all other images"}
+MARKERS = {
+    "weights_permuted": ("D", DISENTANGLED[1][0]),
+    "weights_permuted_same_sets": ("s", DISENTANGLED[2][0]),
+    "weights_permuted_real_target": ("P", DISENTANGLED[3][0]),
+    "owners_permuted": ("^", GREY),
+    "references_partitioned": ("v", ORIGINAL[0]),
+}
+
+
+def write_comparison_figure(output_dir, comparison):
+    """Write the figure of a comparison into ``plots/``: its path in a list, empty where nothing could be measured."""
+    if all(np.isnan(row["ap_all"]) for row in summary_rows(comparison)):
+        return []
+    stem = Path(output_dir) / "plots" / f"{comparison['name']}_comparison"
+    return [write_figure(stem, comparison_figure(comparison))]
+
+
+def comparison_figure(comparison):
+    """A dot a method with its 95 % interval, and its nulls as open markers on the same row; sorted by AP.
+
+    Parameters
+    ----------
+    comparison : dict
+        As ``utils.store.comparisons.Comparisons`` stores it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows = summary_rows(comparison)
+    methods = sorted((row for row in rows if not row["null"]), key=lambda row: np.nan_to_num(row["ap_all"]))
+    place = {row["method"]: number for number, row in enumerate(methods)}
+    figure = Figure(figsize=(10.4, 2.1 + 0.36 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, what) in zip(panels, PANELS.items(), strict=True):
+        for row in rows:
+            at = place[row["method"]]
+            if row["null"]:
+                marker, colour = MARKERS[row["null"]]
+                style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6, "zorder": 4}
+                axes.plot(row[name], at, marker, **style)
+            else:
+                axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [at, at], color=DISENTANGLED[0][0], linewidth=2.2)
+                axes.plot(row[name], at, "o", color=DISENTANGLED[0][0], markersize=7.5, zorder=3)
+        axes.set_xlabel(what)
+        axes.grid(axis="both", color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(methods)), [_label(comparison, row) for row in methods], fontsize=9)
+    panels[0].set_ylim(-0.6, len(methods) - 0.4)
+    present = [null for null in NULLS if any(row["null"] == null for row in rows)]
+    handles = [Line2D([], [], color=DISENTANGLED[0][0], marker="o", linewidth=2.2, label="method, 95 % interval")]
+    for null in present:
+        marker, colour = MARKERS[null]
+        style = {"markerfacecolor": "none", "markeredgecolor": colour, "linestyle": "none"}
+        handles.append(Line2D([], [], marker=marker, label=NULLS[null], **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    figure.suptitle(fitted(_title(comparison), 10.0, 11, lines=2), fontsize=11, parse_math=False)
+    return figure
+
+
+def _label(comparison, row):
+    return fitted(f"{comparison['methods'][row['method']]['words']}, k\u00a0{row['k']:.3g}", 2.4, 9, lines=2)
+
+
+def _title(comparison):
+    concepts = sum(len(one) for _, one in comparison["asked"])
+    return (
+        f"{concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them "
+        f"in {comparison['images']} validation images, beside its nulls"
+    )

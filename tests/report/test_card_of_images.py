@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,22 @@ from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.images.listing import list_images
 from utils.networks.layers import find_layer
+from utils.report import split_figures
 from utils.report.plots import GREY
-from utils.stages.evaluation import SplitMeasures, measure_peaks, names_of_folders, top_patches
+from utils.report.sheets import SCREEN
+from utils.report.split_figures import FigureMaker
+from utils.stages import visualization
+from utils.stages.evaluation import (
+    SplitMeasures,
+    describe_result,
+    evaluate,
+    measure_peaks,
+    names_of_folders,
+    result_of,
+    top_patches,
+)
+from utils.stages.validation import ImagePass, list_validation
+from utils.store.results import Results
 from utils.store.splits import read_split, transform_from
 
 
@@ -107,9 +122,9 @@ def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alo
     card, summary = card_and_summary("--all_classes", what="all_classes_card")
     assert summary == without[1]
     assert grey(without[0]) < 100 < 1000 < grey(card)  # the frames of other classes
-    assert card_and_summary()[0] == without[0]
-    assert card_and_summary("--patches", "paper", what="paper_patches_card")[0] != without[0]
-    card_and_summary("--all_classes", "--figure_width", "text", what="all_classes_card_text")
+    more = ("--all_classes", "--patches", "paper", "--figure_width", "text")
+    card_and_summary(*more, what="paper_patches_all_classes_card_text")
+    assert [path.read_bytes() for path in (copy / "plots").glob("*_card.png")].count(without[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,3 +148,95 @@ def test_flags_that_cannot_be_followed_are_refused(finished, tmp_path, flags, me
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().split("\n")) == 1
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is asked for reaches the figures
+
+
+def draw(folder, **wishes):
+    """All figures of the splits of ``folder``, in this process."""
+    asked = ("get_qualitative", "get_channel_card", "get_feature_visualization", "all_classes")
+    unsaid = dict.fromkeys(("patches", "patch_size", "steps", "seeds"))
+    args = {**dict.fromkeys(asked, False), **unsaid, "figure_width": SCREEN, **wishes}
+    args = Namespace(output_dir=folder, batch_size=3, precision="fp32", **args)
+    opened = [OpenedSplit(path, file := read_split(path), file.split.rho)
+              for path in sorted((folder / "store" / "models_disentangled").glob("*.pt"))]  # fmt: skip
+    context, device = opened[0].file.context, torch.device("cpu")
+    classes, transform = ClassMap(context["classes"]), transform_from(context["transform"])
+    network = factories.small().eval().requires_grad_(False)
+    outputs = sorted({output for one in opened for output in one.keys})
+    images = list_validation(folder / "data" / "val", classes, outputs, args.all_classes)
+
+    def load(batches, description):
+        return ImageBatches(images, transform, batches, None, num_workers=0, device=device, skip_unreadable=True)
+
+    how = {"precision": "fp32", "decoding": "pil"}
+    source = ImagePass(network, find_layer(network, "last", 24), images, classes, {}, load, 3, how)
+    maker = FigureMaker(args, source, opened, transform, device)
+    known = [describe_result(one, RUN, 0.0001, source) for one in opened]
+    found = []
+    for number, result, arrays in evaluate(opened, known, source, Results(folder, None), args.get_channel_card):
+        result = result or result_of(known[number], arrays, opened[number], source)
+        found += maker.draw(number, result, arrays)
+    return found
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """The cards that are asked for; nothing is drawn."""
+    found = []
+    monkeypatch.setattr(split_figures, "card_figure", lambda card, sheet: found.append(card))
+    monkeypatch.setattr(split_figures, "write_figure", lambda stem, figure, sheet: stem.with_name(f"{stem.name}.png"))
+    return found
+
+
+def test_a_card_says_which_patches_of_how_many_images_it_shows(copy, cards):
+    (path,) = draw(copy, get_channel_card=True)
+    assert cards[-1].patch_note == (
+        "most activating first, of 8 validation images of the concepts; numbers are ranks among these"
+    )
+    assert [patch.rank for patch in cards[-1].patches[0]] == [1, 2, 3, 4, 5, 6]
+    assert re.fullmatch(r".*_rho[.\d]+_card\.png", path.name)
+    draw(copy, get_channel_card=True, patches="paper")
+    assert cards[-1].patch_note.startswith(
+        "by the paper's rule, 6 of the 16 most activating, concepts as equally as they occur, of 8 validation images"
+    )
+    assert [sorted(patch.concept for patch in own) for own in cards[-1].patches] == [[0, 0, 0, 1, 1, 1]] * 3
+    write_image(copy / "data" / "val" / "other" / "0.png", 3, 100)
+    (copy / "data" / "val" / "other" / "1.png").write_bytes(b"no image")
+    (path,) = draw(copy, get_channel_card=True, all_classes=True, patch_size=8)
+    assert "of all 17 validation images, 5 classes; numbers are ranks" in cards[-1].patch_note
+    assert path.name.endswith("_all_classes_card.png")
+    names = {patch.name for own in cards[-1].patches for patch in own}
+    assert names <= {"ant", "bee", "cat", "dog", "other"} and "1.png" not in names
+
+
+def test_visualizations_go_on_with_the_missing_ones_and_equal_ones_are_not_made_again(copy, cards, monkeypatch):
+    stage3("data", "store", channel=4, cwd=copy)
+    real, calls = visualization.maximise_activation, []
+
+    def maximise(*arguments, **options):
+        if len(calls) == stops[0]:
+            raise KeyboardInterrupt
+        calls.append((options["steps"], options["seeds"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(visualization, "maximise_activation", maximise)
+    stops, how = [1], {"get_feature_visualization": True, "steps": 2, "seeds": 1}
+    with pytest.raises(KeyboardInterrupt):
+        draw(copy, **how)
+    stored = list((copy / "results_quantitative" / "visualization").iterdir())
+    first, time = stored[0], stored[0].stat().st_mtime_ns
+    assert len(stored) == len(calls) == 1
+    stops[0] = None
+    written = draw(copy, **how)
+    assert calls == [(2, 1)] * 2 and first.stat().st_mtime_ns == time
+    assert all(path.name.endswith("_visualization_steps2_seeds1.png") for path in written) and len(written) == 2
+    assert draw(copy, **how) == written and len(calls) == 2
+    draw(copy, **{**how, "seeds": 2})
+    assert calls[2:] == [(2, 2)] * 2
+    draw(copy, **how, get_channel_card=True)
+    assert len(calls) == 4
+    assert all(re.fullmatch(r"-?[\d.e+-]+", said) for _, said in itertools.chain(*cards[-1].visualizations))
+    assert "below: images made to activate each channel, and the mean that each reaches" in cards[-1].patch_note

@@ -110,6 +110,9 @@ def is_summary_alone(args):
 def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
     check_comparison(args)
+    for what in ("compare", "get_map"):
+        if args.figure_width.width and getattr(args, what):
+            raise UserError(f"--{what} is drawn for a screen alone: leave out --figure_width")
     if args.compare:
         return None
     if is_summary_alone(args):
@@ -127,8 +130,6 @@ def check_wishes(args, parser):
     args.effect_to = args.effect_to or "mean"
     if not (args.get_separation or args.get_effect or args.get_map or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
-    if args.figure_width.width and args.get_map:
-        raise UserError("--get_map is drawn for a screen alone: leave out --figure_width")
     if args.figure_width.width and not (args.get_separation or args.get_qualitative or wants_pictures(args)):
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
 

@@ -9,7 +9,17 @@ import math
 import numpy as np
 
 from utils.report.page import line_height
-from utils.report.plots import DISENTANGLED, GREY, SUBTLE, density_axes, density_limits, fitted, symbols, text_width
+from utils.report.plots import (
+    DISENTANGLED,
+    GREY,
+    HANDLE,
+    SUBTLE,
+    density_axes,
+    density_limits,
+    fitted,
+    symbols,
+    text_width,
+)
 
 BAR, PRINTED_BAR = 0.24, 0.15  # at least
 LEAST_AXES, AXIS = 1.5, 0.42  # height of the axes of fractions; room for ticks and numbers at their left
@@ -28,7 +38,7 @@ class Densities:
     def __init__(self, card, sheet, width, each):
         self.card, self.sheet, self.width, self.each = card, sheet, width, each
         self.names, size = ["original", *map(_symbol, card.labels[1:])], sheet.type(7)
-        widest = max(text_width(name, size) for name in self.names) + 4.8 * size
+        widest = max(text_width(name, size) for name in self.names) + HANDLE + 1.8 * size
         self.columns = max(1, min(len(self.names), int(72 * width / widest)))
         self.legend = line_height(size, math.ceil(len(self.names) / self.columns))
         self.axis = 0.1 + line_height(size, 1.2) + line_height(sheet.type(8), 1.2)  # ticks and label
@@ -56,7 +66,7 @@ class Densities:
         axes.set_xlabel("activation, summed over space", fontsize=size, labelpad=2)
         handles = [axes.plot([], [], color=colour, linestyle=line)[0] for colour, line in card.colours]
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -(self.axis - 0.05) / (each - title))}
-        spaces = {"columnspacing": 1.2, "handlelength": 2.2, "labelspacing": 0.3, "handletextpad": 0.5}
+        spaces = {"columnspacing": 1.2, "handlelength": HANDLE / small, "labelspacing": 0.3, "handletextpad": 0.5}
         none = {"frameon": False, "borderaxespad": 0, "borderpad": 0}
         axes.legend(handles, self.names, fontsize=small, ncols=self.columns, **place, **spaces, **none)
 

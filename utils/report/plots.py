@@ -13,6 +13,7 @@ SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 ORIGINAL = ("#222222", "-")
 EVERYTHING_ELSE = ("#6b6b6b", (0, (1, 2)))  # the channel of a background
 SUBTLE = "#555555"  # what is said in small print
+HANDLE = 22  # points of a line in a legend: a whole period of most dashes
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
 DISENTANGLED = (
     ("#0072b2", "--"),
@@ -57,8 +58,8 @@ def density_figure(samples, grid, curves, colours, limits, title, subtitle, shee
     for label, sample in samples.items():
         constant = f"{between}{sample[0]:.3g} in every image, no density" if curves[label] is None else ""
         names.append(symbols(fitted(label, min(3.4, width - 0.6), size)) + constant)
-    beside = sum(text_width(name, size) + 5 * size for name in names) < 72 * width
-    how = {"frameon": False, "fontsize": size, "ncols": len(names) if beside else 1}
+    beside = sum(text_width(name, size) + HANDLE + 3 * size for name in names) < 72 * width
+    how = {"frameon": False, "fontsize": size, "ncols": len(names) if beside else 1, "handlelength": HANDLE / size}
     figure.legend(axes.lines, names, loc="outside lower center", **how)
     plain = {"parse_math": False}  # a class may be called $
     figure.suptitle(fitted(title, width - 0.2, sheet.type(11), lines=3), fontsize=sheet.type(11), **plain)

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from utils.method.references import mean_with_interval
 from utils.report.files import write_figure
 from utils.report.page import Page, line_height
-from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, SUBTLE, fitted, text_width
+from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.sheets import SCREEN
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
@@ -145,10 +145,10 @@ def _draw_distributions(axes, rows, size, columns):
 def _legend(axes, size, **how):
     """Above the axes, where it hides nothing."""
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
-    axes.legend(fontsize=size, columnspacing=1.2, handlelength=2.2, **place, **how)
+    axes.legend(fontsize=size, columnspacing=1.2, handlelength=HANDLE / size, **place, **how)
 
 
 def _legend_columns(points, size):
     """How many columns of the lines' names stand beside each other in so many points of print."""
-    widest = max(text_width(f"{what} 0.00", size) for what, *_ in LINES) + 3.5 * size
+    widest = max(text_width(f"{what} 0.00", size) for what, *_ in LINES) + HANDLE + 1.5 * size
     return 2 if 2 * widest <= points else 1

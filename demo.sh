@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole method in two minutes, without a download of images or weights: thirty concepts drawn by code, and a small
+# The whole method in three minutes, without a download of images or weights: thirty concepts drawn by code, and a small
 # network whose twelve channels have to serve them all. Everything it makes is in demo_output/; what is there is reused.
 # Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
 set -eu
@@ -13,6 +13,7 @@ run=examples.demo-demo_network
 network="--model examples.demo:demo_network --store_dir demo_output/store"
 images="--data_dir demo_output/pictures"
 output="--output_dir demo_output"
+table=${run}_required0.03_p0.75_cossim-1.0to0.5 # of stage 2
 
 # step FILE COMMAND...: say and run a command, unless the last file it makes (a pattern) is there
 step() {
@@ -41,11 +42,21 @@ split() {
 step "pictures/val/waves/039.png" python -m examples.demo demo_output --pictures $DEMO_PICTURES
 step "store/results_get_cosine_similarities/${run}_class_means.npz" \
     python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64
-step "results_get_cosine_similarities/${run}_required0.03_p0.75_cossim-1.0to0.5.txt" \
+step "store/${run}_channel_importances_val/chunk_000000.npz" \
+    python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64 --images val
+step "results_get_cosine_similarities/$table.txt" \
     python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 $output
 # Of the pairs of low cosine, three whose concepts activate their channel alike
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28
 split 2 bricks triangle 2_27
+# And all twelve channels into the groups of their classes, judged against all other pictures
+groups="--candidates demo_output/results_get_cosine_similarities/${table}_groups.json --split_by least_squares"
+step "store/models_disentangled/${table}_groups_least_squares_background_layer.json" \
+    python disentangle_channel.py $images $network $groups
+step "plots/${table}_groups_least_squares_background_separation.png" \
+    python get_results.py $images $network $groups $output --get_separation --get_quantitative
 printf '\n$ python -m examples.demo demo_output --show\n'
 python -m examples.demo demo_output --show
+step "report/$run/index.html" python get_results.py --report $images $network $output
+echo "the page to browse: open demo_output/report/$run/index.html"

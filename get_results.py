@@ -15,6 +15,8 @@ separate their concepts from all other validation images, beside the same rule o
     python get_results.py --model resnet50 --candidates paper_pairs.txt     many pairs, each class's images read once
 
     python get_results.py --summary        the table of all pairs evaluated so far, without a network or images
+
+    python get_results.py --report --model resnet50 --data_dir /datasets/imagenet      the page to browse a layer
 """
 
 if __name__ == "__main__":
@@ -77,6 +79,10 @@ def main(args):
     results = Results(args.output_dir, split_opening.model_dir_of(args))
     if wishes.is_summary_alone(args):
         return print_end(print_summary(results), [])
+    if args.report:
+        from utils.command_line.reporting import make_report
+
+        return make_report(args)
     device = choose_device(args.device)
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)

@@ -53,12 +53,12 @@ def top_pictures(split, rho, names, validation, count=9):
 
 
 def show(folder):
-    """Draw a figure for every split that stage 4 has evaluated, and print a table of the fractions it has measured."""
+    """Draw a figure for every pair that stage 4 has evaluated, and print a table of the fractions it has measured."""
     validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
     splits = folder / "store" / "models_disentangled"
     for result in Results(folder, splits).read_all():
-        if result["run"] != "examples.demo-demo_network":
+        if result["run"] != "examples.demo-demo_network" or result["background"] is not None:
             continue
         if result["weights_sha256"] != weights:
             raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")

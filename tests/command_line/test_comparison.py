@@ -17,7 +17,7 @@ OUT = Path("results_quantitative")
 
 
 def compare(folder, *more):
-    return run_script("get_results.py", *NETWORK, *ASKED, *map(str, more), cwd=folder)
+    return run_script("get_results.py", *NETWORK, *ASKED, *map(str, more), cwd=folder, FIGURES="empty")
 
 
 def rows_of(folder):
@@ -47,6 +47,7 @@ def test_all_methods_are_compared(compared):
             assert row["k"] == "2" and row["images"] == "yes"
     with_gap = {row["method"] for row in rows if row["patch_gap"]}
     assert {"circuits", "pure", "virtual_neurons", "directions"} <= with_gap
+    assert all(row["monosemanticity_strongest"] for row in rows if row["k"] != "0")
     assert all(row["monosemanticity"] for row in rows if row["method"] in ("original", "classes", "logit"))
     assert f"{RUN}_asked_concepts2_reference_images12_embedding_tests.factories-other_weights" in result.stdout
     assert len(list((folder / "plots").glob("*_comparison.png"))) == 1 and "open first: " in result.stdout
@@ -70,7 +71,7 @@ def test_a_second_call_makes_no_pass_and_changes_nothing(compared, tmp_path):
     assert contents(folder) == before and "images/s" not in result.stderr and "comparison:" not in result.stderr
 
 
-def test_another_rho_reads_what_passes_have_left(compared, tmp_path, without_figures):
+def test_another_rho_reads_what_passes_have_left(compared, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     shutil.rmtree(folder / "data")
@@ -80,7 +81,7 @@ def test_another_rho_reads_what_passes_have_left(compared, tmp_path, without_fig
     assert len({row["comparison"] for row in rows_of(folder)}) == 2
 
 
-def test_without_pure_no_image_is_needed(compared, tmp_path, without_figures):
+def test_without_pure_no_image_is_needed(compared, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     for path in ("data", OUT, "store/models_disentangled"):
@@ -117,7 +118,7 @@ def alone(folder):
         (alone, COMPARE, "one concept alone"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(compared, tmp_path, without_figures, change, flags, message):
+def test_what_does_not_go_together_is_one_line(compared, tmp_path, change, flags, message):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     if change is not None:

@@ -18,7 +18,14 @@ PAIR = {
     "--candidates",
 }
 RELEVANCE = {"--proportion_attribution_required", "--p", "--cos_sim_low", "--cos_sim_high"}
-FIGURES = {"--get_qualitative", "--get_quantitative", "--get_channel_card", "--get_feature_visualization", "--summary"}
+FIGURES = {
+    "--get_qualitative",
+    "--get_quantitative",
+    "--get_channel_card",
+    "--get_feature_visualization",
+    "--summary",
+    "--report",
+}
 DESIGN = {
     "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile", "--images", "--class_map"},
     "get_cosine_similarities.py": {

@@ -169,4 +169,7 @@ def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(t
     assert second.returncode == 0, second.stderr
     assert split.stat().st_mtime_ns == made
     assert "$ python disentangle_channel.py" not in second.stdout
-    assert second.stdout.count("reusing") >= 6
+    assert second.stdout.count("reusing") >= 10
+    page = "demo_output/report/examples.demo-demo_network/index.html"
+    assert (project / page).is_file()
+    assert all(one.stdout.splitlines()[-1].endswith(f"open {page}") for one in (first, second))

@@ -14,6 +14,7 @@ from utils.method.embedding_scores import (
     mean_distances,
     monosemanticity,
     patch_distances,
+    strongest_alone,
     unit_vectors,
 )
 
@@ -171,3 +172,14 @@ def test_averages_over_units_are_of_those_that_are_known():
     assert mean == (1.5, 3.5, 2.5)
     assert mean.gap == pytest.approx(0.8)
     assert np.isnan(mean_distances([])).all()
+
+
+def test_the_strongest_images_alone_count():
+    activations = torch.tensor([[3.0, 0.0], [1.0, 2.0], [2.0, 2.0], [0.5, 2.0]])
+    assert strongest_alone(activations, 2).tolist() == [[3.0, 0.0], [0.0, 2.0], [2.0, 2.0], [0.0, 2.0]]
+    assert torch.equal(strongest_alone(activations, 9), activations)
+    # one concept of two images in a unit that is weakly active everywhere
+    embeddings = torch.eye(8)[[0, 0, 1, 2, 3, 4, 5, 6]]
+    dense = torch.tensor([[5.0], [5.0], [2.0], [2.0], [2.0], [2.0], [2.0], [1.9]])
+    assert monosemanticity(strongest_alone(dense, 2), embeddings).item() == pytest.approx(1)
+    assert monosemanticity(dense - 1.9, embeddings).item() < 0.9

@@ -20,7 +20,7 @@ from utils.report.comparison_tables import (
     write_comparison_tables,
 )
 from utils.stages import comparison_methods as made
-from utils.store.comparisons import OF_CHANNELS, OF_CONCEPTS
+from utils.store.comparisons import OF_CONCEPTS, PATCHES
 
 
 def stored(tmp_path, **changes):
@@ -56,7 +56,7 @@ def test_the_gap_is_of_averages_over_units(tmp_path):
     values = [(5.0, 6.0, 5.5), (6.0, 8.0, 7.0), (5.5, 7.0, 6.0)] * 2
     rows = [row for row in entry["channels"] if (row["method"], row["null"]) == ("circuits", "")]
     for row, three in zip(rows, values, strict=True):
-        row |= dict(zip(OF_CHANNELS[3:], three, strict=True))
+        row |= dict(zip(PATCHES, three, strict=True))
     assert summary_rows(entry)[0]["patch_gap"] == pytest.approx((21 - 16.5) / 18.5)
 
 

@@ -13,7 +13,8 @@ from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, m
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
-from utils.method.unlabelled import ByPure
+from utils.method.concept_vectors import CUT
+from utils.method.unlabelled import ByCircuits, ByPure
 from utils.networks.circuits import UnitCircuits
 from utils.networks.embedding import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
@@ -131,6 +132,7 @@ class World:
             **{"rho": args.rho or DEFAULT_RHO, "only_correct": self.only_correct, "draws": DRAWS},
             **{"concepts": args.nr_concepts, "references": args.nr_reference_images, "embedding": args.embedding},
             "embedder": json_digest(given),
+            "defaults": [asdict(ByCircuits()), asdict(ByPure()), CUT],
         }
 
     @cached_property

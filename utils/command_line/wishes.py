@@ -12,6 +12,12 @@ ONLY_FOR = {
     "steps": ("get_feature_visualization",),
     "seeds": ("get_feature_visualization",),
 }
+# What a report is made of and how; all other flags would be ignored
+OF_REPORT = (
+    *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
+    *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
+    *("resize_size", "crop_size", "interpolation", "mean", "std", "decode", "device", "precision"),
+)
 
 
 def add_wish_flags(parser):
@@ -53,6 +59,12 @@ def add_wish_flags(parser):
     help = "print the table of all pairs so far; alone, nothing else is done"
     wanted.add_argument("--summary", action="store_true", help=help)
     add_comparison_flags(parser)
+    wanted.add_argument(
+        "--report",
+        action="store_true",
+        help="report/RUN/, pages to browse: the layer and all its polysemantic channels, with what "
+        "is there of splits and results. Of several tables of stage 2 the newest; --candidates chooses another",
+    )
 
 
 def check_splits(args):
@@ -115,6 +127,9 @@ def check_wishes(args, parser):
             raise UserError(f"--{what} is drawn for a screen alone: leave out --figure_width")
     if args.compare:
         return None
+    if args.report:
+        flags.require(args, "model")
+        return refuse_ignored(args, parser, "report", *OF_REPORT)
     if is_summary_alone(args):
         return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
     named = args.candidates is not None or args.splits is not None
@@ -154,5 +169,5 @@ def refuse_ignored(args, parser, flag, *meant):
     """Where ``flag`` alone reads what is there, refuse all others but those ``meant``: they would be ignored."""
     for name, value in vars(args).items():
         if name not in (flag, *meant) and value != parser.get_default(name):
-            advice = "name a channel or --candidates, or leave it out"
+            advice = "leave it out" if flag == "report" else "name a channel or --candidates, or leave it out"
             raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")

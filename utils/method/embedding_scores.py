@@ -36,6 +36,15 @@ def corrected_for_chance(scores, mean_cosine):
     return (scores - mean_cosine) / (1 - mean_cosine)
 
 
+def strongest_alone(activations, number):
+    """Activations [N, R] with all images but each unit's ``number`` largest set to 0, the largest counting alike.
+
+    Where a unit is active in most images, these outweigh by far the few in which it is strong.
+    """
+    least = activations.topk(min(number, len(activations)), dim=0).values[-1]
+    return activations.where(activations >= least, 0)
+
+
 def monosemanticity(activations, embeddings):
     """Monosemanticity (Pach et al. 2025) of R units over N images, [R] float64: see ``Monosemanticity``.
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from utils.report.card_panels import Densities, Fractions
-from utils.report.page import Page, line_height
+from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, SUBTLE, fitted, framed, symbols
 from utils.report.sheets import SCREEN
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from utils.report.page import line_height
+from utils.report.layout import line_height
 from utils.report.plots import (
     DISENTANGLED,
     GREY,

@@ -11,7 +11,7 @@ import numpy as np
 from utils.method.embedding_scores import mean_distances
 from utils.method.references import mean_with_interval
 from utils.report.tables import aligned, write_settled
-from utils.store.comparisons import OF_CHANNELS, OF_CONCEPTS
+from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES
 
 NULLS = {
     "weights_permuted": "weights permuted",
@@ -21,7 +21,7 @@ NULLS = {
     "references_partitioned": "references partitioned",
 }
 NEEDS = ("labels", "images", "changes_weights", "same_output")
-WITH_INTERVAL = (*OF_CONCEPTS, "ari", "monosemanticity", "monosemanticity_corrected")
+WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
 COLUMNS = (
     *("method", "null", "k", "channels", "concepts"),
     *(f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_low", "_high")),
@@ -48,9 +48,10 @@ channel's weights shuffled over its inputs, with references and clusters of its 
 among the sets of images that the channel itself has led to; real target, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
 channel's references divided at random into sets of the same sizes. A unit that is the same for all images counts as
-chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Of monosemanticity and patch
-gap a null has one draw; patches are those of the 100 validation images in which the unit is largest, each given to the
-nearest centroid, and gap is (mean distance between clusters - within) / mean distance.
+chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Monosemanticity also corrected
+for chance, and so with all but a unit's 100 largest images set to 0, as weak images outweigh a concept of few. Of these
+and of patch gap a null has one draw; patches are those of the 100 validation images in which the unit is largest, each
+given to the nearest centroid, and gap is (mean distance between clusters - within) / mean distance.
 
 What a method needs: labels, or a pass of the network over images (all else is in the stores). Whether it changes the
 network's weights, and whether that computes what it did with the units in the channel's place.
@@ -73,7 +74,7 @@ def summary_rows(comparison):
             those = own if name in OF_CONCEPTS else of_channels
             row |= _with_interval(name, [one[name] for one in those], [one["channel"] for one in those])
         row |= _above(_rows(comparison["concepts"], method, ""), own, null)
-        distances = mean_distances([tuple(one[name] for name in OF_CHANNELS[3:]) for one in of_channels])
+        distances = mean_distances([tuple(one[name] for name in PATCHES) for one in of_channels])
         row |= {**{f"patch_{name}": value for name, value in distances._asdict().items()}, "patch_gap": distances.gap}
         row |= {name: comparison["methods"][method][name] for name in NEEDS}
         rows.append({**row, "comparison": comparison["name"]})
@@ -116,6 +117,7 @@ def table(comparison):
     words = {"auroc_all": "AUROC, all", "ap_all": "AP, all", "ap_all_above": "AP above the null"}
     words |= {"auroc_others": "AUROC, others", "ari": "ARI"}
     words |= {"monosemanticity": "monosemanticity", "monosemanticity_corrected": "corrected for chance"}
+    words |= {"monosemanticity_strongest": "of the strongest 100"}
     rows = summary_rows(comparison)
     shown = [name for name in words if any(not np.isnan(row[name]) for row in rows)]
     gaps = any(not np.isnan(row["patch_gap"]) for row in rows)

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.report.page import line_height
+from utils.report.layout import line_height
 from utils.report.plots import ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.sheets import SCREEN
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.report.page import line_height
+from utils.report.layout import line_height
 from utils.report.plots import ORIGINAL, fitted, text_width
 from utils.report.sheets import SCREEN
 from utils.store.files import write_bytes

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from utils.method.references import mean_with_interval
 from utils.report.files import write_figure
-from utils.report.page import Page, line_height
+from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.sheets import SCREEN
 

@@ -53,12 +53,15 @@ def left_out(result):
     return f"; the {shown} largest of {total} concepts" if total > shown else ""
 
 
-def densities(result):
-    """For the images of each concept, samples by label (the original channel and every disentangled one) and curves."""
+def densities(result, points=256):
+    """For the images of each concept, samples by label (the original channel and every disentangled one) and curves.
+
+    ``points`` of the grid, as ``density_curves`` takes them.
+    """
     for part in (result["images"][k] for k in shown_concepts(result)):
         samples = {"original channel": np.array(part["original"])}
         samples |= {label: np.array(part["sums"])[:, k - 1] for k, label in shown_channels(result).items()}
-        yield samples, density_curves(samples)
+        yield samples, density_curves(samples, points)
 
 
 def densities_figures(output_dir, result, sheet=SCREEN):

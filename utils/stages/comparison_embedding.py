@@ -10,12 +10,19 @@ import torch
 
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
-from utils.method.embedding_scores import corrected_for_chance, mean_cosine, monosemanticity, patch_distances
+from utils.method.embedding_scores import (
+    corrected_for_chance,
+    mean_cosine,
+    monosemanticity,
+    patch_distances,
+    strongest_alone,
+)
 from utils.method.patches import default_patch_size, peaks
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import layer_input
 from utils.stages.comparison_methods import REFERENCES, WEIGHTS
 from utils.stages.embedding import patch_embeddings, unit_monosemanticity
+from utils.stages.unlabelled import VALIDATION_IMAGES
 from utils.stages.validation import require_finite_values
 
 SIDES = ("intra", "inter", "any")
@@ -49,18 +56,26 @@ class EmbeddingScores:
 
     def collect(self, case, method, found, rows):
         """Take in what a method makes of a case, ``{null: draws}``, and the row of each null."""
-        for null, draws in found.items():
-            if draws and draws[0].rows is not None:
-                units = draws[0]
-                biases = torch.zeros(len(units.rows)) if units.biases is None else units.biases
-                self.linear.append((rows[null], units.rows.float(), biases.float()))
-            elif draws:
-                embeddings = self.seen.embeddings.values
-                scores = monosemanticity(draws[0].validation.clamp(min=0).T, embeddings)
-                _note(rows[null], scores, mean_cosine(embeddings))
+        for null, (units, *_) in ((null, draws) for null, draws in found.items() if draws):
+            sums = units.validation
+            if units.rows is not None:
+                biases = torch.zeros(len(units.rows)) if units.biases is None else units.biases.float()
+                self.linear.append((rows[null], units.rows.float(), biases))
+                sums = sums + biases[:, None] * self.seen.layer.num_positions
+            self._note_from_stores(rows[null], sums.clamp(min=0).T, of_all=units.rows is None)
         source = getattr(method, "found_by", None)
         if hasattr(source, "assign"):
             self._collect_clusters(case, source, found, rows)
+
+    def _note_from_stores(self, row, activations, of_all):
+        """Scores of units [N, R] that need no pass: among the strongest images, and of all of units that are not
+        linear."""
+        embeddings = self.seen.embeddings.values
+        cosine, strongest = mean_cosine(embeddings), strongest_alone(activations, VALIDATION_IMAGES)
+        corrected = corrected_for_chance(monosemanticity(strongest, embeddings), cosine)
+        row["monosemanticity_strongest"] = _mean(corrected)
+        if of_all:
+            _note(row, monosemanticity(activations, embeddings), cosine)
 
     def _collect_clusters(self, case, source, found, rows):
         for null, unit, of_set in (("", 0, 0), (WEIGHTS, 1, 0), (REFERENCES, 0, 1)):
@@ -138,8 +153,9 @@ def _centres(seen, weights, biases, wanted):
 
 def _note(row, scores, cosine):
     """The means of a method's units; NaN where none has a score."""
-    corrected = corrected_for_chance(scores, cosine)
-    row |= {
-        "monosemanticity": float(np.nan if scores.isnan().all() else scores.nanmean()),
-        "monosemanticity_corrected": float(np.nan if scores.isnan().all() else corrected.nanmean()),
-    }
+    row["monosemanticity"] = _mean(scores)
+    row["monosemanticity_corrected"] = _mean(corrected_for_chance(scores, cosine))
+
+
+def _mean(scores):
+    return float(np.nan if scores.isnan().all() else scores.nanmean())

@@ -6,7 +6,9 @@ from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
 
 OF_CONCEPTS = ("auroc_all", "ap_all", "auroc_others")
-OF_CHANNELS = ("ari", "monosemanticity", "monosemanticity_corrected", "patch_intra", "patch_inter", "patch_any")
+MONOSEMANTICITY = ("monosemanticity", "monosemanticity_corrected", "monosemanticity_strongest")
+PATCHES = ("patch_intra", "patch_inter", "patch_any")
+OF_CHANNELS = ("ari", *MONOSEMANTICITY, *PATCHES)
 
 
 class Comparisons(Measurements):

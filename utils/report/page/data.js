@@ -1,0 +1,1 @@
+const CHANNELS = {{ data | tojson }};

@@ -1,0 +1,153 @@
+"""The folder of a report: pages made of templates, data in a plain script, pictures; all of it opens from disk."""
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, GREY, ORIGINAL
+from utils.store.files import write_bytes
+
+TEMPLATES = Path(__file__).with_name("page")
+QUALITY = 75  # of JPEG
+WIDEST = 1000  # pixels of a figure that was made for print
+DPI = 110
+DASHES = {"--": "6 3", "-.": "7 2 1.5 2", "-": "none", ":": "1.5 2"}
+
+
+class Strip(NamedTuple):
+    """The most activating patches of a unit, side by side in one picture ``src``, strongest first.
+
+    ``images`` has of each (output, activation, path relative to val/).
+    """
+
+    src: str
+    images: list
+
+
+def report_folder(output_dir, run):
+    return Path(output_dir) / "report" / run
+
+
+def strip_name(key):
+    """The picture of a unit's patches, relative to the report's folder; ``key`` of ``unit_keys``, and the size."""
+    return f"patches/{key}.jpg"
+
+
+def write_strip(path, tiles):
+    """Write tiles [n, H, W, 3] side by side."""
+    write_bytes(path, _jpeg(Image.fromarray(np.concatenate(list(tiles), axis=1))))
+
+
+def _jpeg(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+class Pictures:
+    """The figures of a report, below its ``folder``; ``made`` are their names."""
+
+    def __init__(self, folder):
+        self.folder, self.made = folder, set()
+
+    def copied(self, path):
+        """A figure as a smaller JPEG: its name relative to the folder, and its size."""
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+        picture.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
+        return self._written(f"{path.stem}.jpg", _jpeg(picture), picture.width, picture.height)
+
+    def drawn(self, name, figure):
+        """A matplotlib figure as PNG: its name relative to the folder, and its size."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI)
+        return self._written(name, buffer.getvalue(), *(round(side * DPI) for side in figure.get_size_inches()))
+
+    def _written(self, name, content, width, height):
+        src = f"figures/{name}"
+        write_bytes(self.folder / src, content)
+        self.made.add(src)
+        return {"src": src, "width": width, "height": height}
+
+
+def write_pages(folder, layer, channels, data, figures=()):
+    """Write the page of the layer and a page for each channel, and remove what earlier reports have left.
+
+    Parameters
+    ----------
+    folder : Path
+    layer : dict
+        What ``index.html`` shows beside the channels, and ``title``, ``subtitle``, ``settings``.
+    channels : list of dict
+        Of ``page_data.describe_channel``, in the order of the table.
+    data : list of dict
+        Of ``page_data.table_data``.
+    figures : set of str
+        Those that pages show, relative to the folder.
+
+    Returns
+    -------
+    Path
+        Of the page to open first.
+    """
+    environment = _environment()
+
+    def write(name, template, **values):
+        write_bytes(folder / name, environment.get_template(template).render(**values).encode())
+
+    write("style.css", "style.css", **_colours())
+    write("page.js", "page.js")
+    write("data.js", "data.js", data=data)
+    for place, channel in enumerate(channels):
+        beside = {"previous": channels[place - 1] if place else None, "following": (*channels, None)[place + 1]}
+        write(channel["file"], "channel.html", layer=layer, channel=channel, **beside)
+    write("index.html", "index.html", layer=layer, channels=channels)
+    strips = {unit["src"] for one in channels for unit in one["units"]}
+    _remove_others(folder, {*figures, *strips, *(one["file"] for one in channels)})
+    return folder / "index.html"
+
+
+def _remove_others(folder, shown):
+    """Remove pages of channels, strips and figures that are not among those ``shown``."""
+    for pattern in ("channel_*.html", "patches/*.jpg", "figures/*.*"):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder).as_posix() not in shown:
+                path.unlink()
+
+
+def _environment():
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "symbol": symbol}
+    return environment
+
+
+def number(value, digits=2):
+    """A number as text; a dash where it could not be measured."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def symbol(text):
+    """``c'_1`` without its underscore, as pages write it."""
+    return re.sub(r"c'_(\d)", r"c'\1", text)
+
+
+def _colours():
+    """The colours and dashes of the project's figures, for the style sheet."""
+    lines = [{"colour": colour, "dash": _dash(line)} for colour, line in DISENTANGLED]
+    return {"lines": lines, "original": ORIGINAL[0], "grey": GREY, "rest": EVERYTHING_ELSE[0]}
+
+
+def _dash(line):
+    return DASHES[line] if isinstance(line, str) else " ".join(str(1.6 * length) for length in line[1])

@@ -123,7 +123,7 @@ def evaluate_each(args, run, opened, asked, problems, source, transform, device,
     for one, tau in zip(opened, taus, strict=True):
         print(f"{one.path.name}, {one.which_rho()}tau {tau}")
     figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
-    for number, result, arrays in evaluate(opened, known, source, results, wishes.wants_pictures(args)):
+    for number, result, arrays in evaluate(opened, known, source, results, args.get_channel_card):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
                 result = result_of(known[number], arrays, opened[number], source)

@@ -82,7 +82,10 @@ def densities_figures(output_dir, result, sheet=SCREEN):
 
 def _images(result, count):
     """How many validation images there are, and of concepts without labels which."""
-    return f"{count} validation images" + (f" of {result['assignment']}" if result["assignment"] else "")
+    if not result["assignment"]:
+        return f"{count} validation images"
+    all_of_them = sum(len(part["paths"]) for part in result["images"])
+    return result["assignment"] if count == all_of_them else f"{count} of {result['assignment']}"
 
 
 def division(result):

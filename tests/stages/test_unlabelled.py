@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -266,3 +267,25 @@ def test_a_split_by_classes_and_one_without_labels_together(copy, without_figure
     assert result.stdout.count("| channel | concept") == 2
     plain = stage4("data", "store", "--no-only_correct", "--get_quantitative", cwd=copy)
     assert "nearest training centroid" not in plain
+
+
+def test_channels_and_concepts_without_a_validation_image(copy, without_figures):
+    """Of a val store of dogs alone: concepts that nothing is near to, and channels that PURE finds active nowhere."""
+    for folder in ("ant", "bee", "cat"):
+        shutil.rmtree(copy / "data" / "val" / folder)
+    stage1("data", "store", "--images", "val", cwd=copy)
+    network = factories.small()
+    active = (network.last(network.stem(load(copy, "val")[0])).amax((0, 2, 3)) > 0).tolist()
+    assert True in active and False in active
+    flags = ("--nr_concepts", "2", "--nr_reference_images", "10")
+    for method, done in (("circuits", [True] * 12), ("pure", active)):
+        found = run_script("disentangle_channel.py", *NETWORK, *IMAGES, "--concepts_from", method, *flags, cwd=copy)
+        assert found.returncode == 0, found.stderr
+        (manifest,) = models(copy).glob(f"*_{method}_*_layer.json")
+        wanted = ("--splits", manifest.relative_to(copy), "--get_quantitative", "--get_effect")
+        result = run_script("get_results.py", *NETWORK, *IMAGES, *wanted, cwd=copy)
+        assert result.returncode == (0 if all(done) else 2), result.stderr
+        assert "Traceback" not in result.stderr and "0 of 0" in result.stdout
+        results = (copy / "results_quantitative" / "pairs").glob(f"*_{method}_*.json")
+        assert len(list(results)) == sum(done)
+    assert f"channel {active.index(False)} is active in no validation image" in result.stderr

@@ -197,8 +197,9 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
             open_network(args, context, opened[0].path)
         check_weights(opened, *store.read_layer())
         source = StoredValidation(store, root, classes, sets)
-        return source, _with_images(opened, without_measured_images(store, source.images, classes, outputs), problems)
-    opened = _with_images(opened, without_images(root, classes, outputs), problems)
+        missing = without_measured_images(store, source.images, classes, outputs)
+        return source, _with_images(opened, missing, sets, problems)
+    opened = _with_images(opened, without_images(root, classes, outputs), sets, problems)
     outputs = sorted({output for one in opened for output in one.outputs})
     images = store.read_images(root) if sets else list_validation(root, classes, outputs, args.all_classes)
     network, layer = open_network(args, context, opened[0].path)
@@ -249,13 +250,16 @@ def _assigned_by_pure(args, run, opened, store, transform, device, circuit_layer
     return assigned_by_pure(opened, store, run, units, load, args.batch_size, args.decode)
 
 
-def _with_images(opened, missing, problems):
-    """The splits of which no class is in ``missing`` {output: why}; the others become problems."""
+def _with_images(opened, missing, sets, problems):
+    """The splits of which no class is in ``missing`` {output: why}, and whose image ``sets`` are not all empty; the
+    others become problems."""
     whole = []
     for one in opened:
         with problems.noted(one.path.name):
             if lacking := [output for output in one.outputs if output in missing]:
                 raise UserError(missing[lacking[0]])
+            if not any(key not in sets or len(sets[key]) for key in one.keys):
+                raise UserError(f"channel {one.file.split.channel} is active in no validation image")
             whole.append(one)
     if not whole:
         problems.finish("evaluated")

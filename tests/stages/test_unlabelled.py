@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, RUN, load, run_script, stage1, stage3, stage4, stored_images
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    NETWORK,
+    RUN,
+    load,
+    run_script,
+    stage1,
+    stage3,
+    stage4,
+    stored_images,
+    write_image,
+)
 from utils.method.clustering import k_means
 from utils.method.concept_vectors import concept_clusters
 from utils.method.least_squares import least_squares_shares
@@ -289,3 +301,15 @@ def test_channels_and_concepts_without_a_validation_image(copy, without_figures)
         results = (copy / "results_quantitative" / "pairs").glob(f"*_{method}_*.json")
         assert len(list(results)) == sum(done)
     assert f"channel {active.index(False)} is active in no validation image" in result.stderr
+
+
+def test_an_image_that_is_not_the_one_that_the_val_store_has_measured_is_an_error(copy, without_figures):
+    stage1("data", "store", "--images", "val", cwd=copy)
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, _ = only_split(copy, "circuits")
+    write_image(copy / "data" / "val" / "dog" / "1.png", 0, 99)
+    result = run_script(
+        "get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), "--get_effect", cwd=copy
+    )
+    assert result.returncode == 2
+    assert "val/dog/1.png is not the image that stage 1 measured: its content has changed" in result.stderr

@@ -54,6 +54,7 @@ def test_ward_by_hand():
     merges = ward(points)
     assert merges[:, 2].tolist() == pytest.approx([1, 1, np.sqrt(2 * 2 * 2 / 4) * 10])
     assert [number_below(merges, distance) for distance in (0.5, 1.5, 14, 14.2)] == [4, 2, 2, 1]
+    assert number_below(ward(torch.tensor([[0.0], [15.0]])), 15) == 2  # a merge at the distance itself is undone
 
 
 def test_adjusted_rand_index_by_hand():

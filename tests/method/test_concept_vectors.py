@@ -37,6 +37,13 @@ def test_where_no_cluster_is_left_the_message_says_what_to_try():
         concept_clusters(POINTS, 1.0, number=12)
 
 
+@pytest.mark.parametrize("number", [None, 1])
+def test_too_few_images_are_refused(number):
+    for few in (0, 1, 4):
+        with pytest.raises(UserError, match=f"there are {few} images, and a concept has 5 or more"):
+            concept_clusters(POINTS[:few], 1.0, number)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_spatial_means_and_projections_are_those_of_the_layers_output(bias):
     torch.manual_seed(0)

@@ -35,6 +35,7 @@ def test_auroc_equals_a_loop_over_pairs():
     assert auroc(positives, negatives) == pytest.approx(np.mean(wins))
     assert auroc([3, 4], [1, 2]) == 1
     assert auroc([1, 1], [1]) == 0.5
+    assert np.isnan(auroc([], [1])) and np.isnan(auroc([1], []))
 
 
 def test_the_density_is_scipys_and_integrates_to_one():

@@ -52,3 +52,4 @@ def test_no_image_of_a_concept_cannot_be_judged():
     own = torch.tensor([[False, False, False], [False, True, True]])
     found = judge(torch.rand(2, 3), own)
     assert all(value[0].isnan() for value in found.values()) and not found["ap_all"][1].isnan()
+    assert all(value.isnan().all() for value in judge(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool)).values())

@@ -326,3 +326,17 @@ def test_an_image_that_gives_nan_is_named_and_nothing_is_stored(copy, what):
 
 def test_only_parts_of_the_pair_may_be_missing_when_all_of_it_is(tmp_path):
     assert "--channel_of_interest must be given" in refused("--model", "m", *PAIR, cwd=tmp_path)
+
+
+def test_a_concept_without_images_is_a_row_without_values(tmp_path):
+    # of sets of training images some have no validation image
+    whole, empty = pair(3), pair(4)
+    empty["images"][1] = {name: [] for name in empty["images"][1]}
+    both = summary.make_tables([whole, empty])[0]
+    header, *rows = table(summary.markdown(both))
+    of_empty = dict(zip(header, rows[3], strict=True))
+    assert of_empty["channel"] == "4" and of_empty["included"] == "0 of 0"
+    assert of_empty["clean"] == "no: no image" and of_empty["AUROC c'_k / c"] == "– / –"
+    alone = summary.make_tables([whole])[0]
+    assert rows[5][5:8] == table(summary.markdown(alone))[-1][5:8]  # fractions and areas are those of the other channel
+    np.testing.assert_allclose(both.overall[1].aurocs, alone.rows[0][1].aurocs)

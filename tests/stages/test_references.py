@@ -120,6 +120,24 @@ def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world,
     assert stored_in(tmp_path, world, only_correct=True).missing([(9, 0)]) == [(9, 0)]
 
 
+def test_runs_side_by_side_lose_nothing(world, tmp_path, monkeypatch):
+    stored, write, written = stored_in(tmp_path, world), ReferenceStore.write, []
+
+    def overwritten_once(self, units, references):
+        before = self.path.read_bytes() if self.path.is_file() else None
+        write(self, units, references)
+        written.append(units)
+        if len(written) == 2:  # a run that has read the file before puts back what it has read
+            self.path.write_bytes(before)
+
+    monkeypatch.setattr(ReferenceStore, "write", overwritten_once)
+    usable = torch.arange(24)
+    for channels in ([9], [4, 1]):
+        found = channel_references(channels, stored, world.network, world.layer, world.load, usable, 8)
+        check(found, by_hand(world, channels, range(24)))
+    assert written == [[(9, 0)], [(1, 0), (4, 0)], [(1, 0), (4, 0)]]
+
+
 def test_units_of_permuted_weights_have_references_of_their_own(world, tmp_path):
     units, usable = [(9, 0), (9, 1), (9, 2), (3, 1)], torch.arange(24)
     rows, biases = unit_rows(world.layer, units)

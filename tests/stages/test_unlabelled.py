@@ -2,13 +2,26 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from tests import factories
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, RUN, load, run_script, stage1, stage3, stage4, stored_images
+from tests.conftest import (
+    CHANNEL,
+    COMPUTE,
+    NETWORK,
+    RUN,
+    load,
+    run_script,
+    stage1,
+    stage3,
+    stage4,
+    stored_images,
+    write_image,
+)
 from utils.method.clustering import k_means
 from utils.method.concept_vectors import concept_clusters
 from utils.method.least_squares import least_squares_shares
@@ -266,3 +279,37 @@ def test_a_split_by_classes_and_one_without_labels_together(copy, without_figure
     assert result.stdout.count("| channel | concept") == 2
     plain = stage4("data", "store", "--no-only_correct", "--get_quantitative", cwd=copy)
     assert "nearest training centroid" not in plain
+
+
+def test_channels_and_concepts_without_a_validation_image(copy, without_figures):
+    """Of a val store of dogs alone: concepts that nothing is near to, and channels that PURE finds active nowhere."""
+    for folder in ("ant", "bee", "cat"):
+        shutil.rmtree(copy / "data" / "val" / folder)
+    stage1("data", "store", "--images", "val", cwd=copy)
+    network = factories.small()
+    active = (network.last(network.stem(load(copy, "val")[0])).amax((0, 2, 3)) > 0).tolist()
+    assert True in active and False in active
+    flags = ("--nr_concepts", "2", "--nr_reference_images", "10")
+    for method, done in (("circuits", [True] * 12), ("pure", active)):
+        found = run_script("disentangle_channel.py", *NETWORK, *IMAGES, "--concepts_from", method, *flags, cwd=copy)
+        assert found.returncode == 0, found.stderr
+        (manifest,) = models(copy).glob(f"*_{method}_*_layer.json")
+        wanted = ("--splits", manifest.relative_to(copy), "--get_quantitative", "--get_effect")
+        result = run_script("get_results.py", *NETWORK, *IMAGES, *wanted, cwd=copy)
+        assert result.returncode == (0 if all(done) else 2), result.stderr
+        assert "Traceback" not in result.stderr and "0 of 0" in result.stdout
+        results = (copy / "results_quantitative" / "pairs").glob(f"*_{method}_*.json")
+        assert len(list(results)) == sum(done)
+    assert f"channel {active.index(False)} is active in no validation image" in result.stderr
+
+
+def test_an_image_that_is_not_the_one_that_the_val_store_has_measured_is_an_error(copy, without_figures):
+    stage1("data", "store", "--images", "val", cwd=copy)
+    stage3("data", "store", *SETS, pair=(), cwd=copy)
+    path, _ = only_split(copy, "circuits")
+    write_image(copy / "data" / "val" / "dog" / "1.png", 0, 99)
+    result = run_script(
+        "get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), "--get_effect", cwd=copy
+    )
+    assert result.returncode == 2
+    assert "val/dog/1.png is not the image that stage 1 measured: its content has changed" in result.stderr

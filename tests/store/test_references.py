@@ -49,6 +49,13 @@ def test_units_are_added_and_read_in_any_order(tmp_path):
     assert same(stored(tmp_path).read(units(2)), rows(first, 1))
 
 
+def test_units_that_are_not_there_are_not_taken_for_others(tmp_path):
+    stored(tmp_path).write(units(2, 7), references(2, 7))
+    for absent in (0, 5, 8):
+        with pytest.raises(UserError, match="was replaced while this run used it"):
+            stored(tmp_path).read(units(2, absent))
+
+
 def test_other_settings_have_a_file_of_their_own(tmp_path):
     changes = [
         {},

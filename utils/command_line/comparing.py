@@ -102,6 +102,9 @@ class World:
         opening.check_asked_network(args, self.meta, self.training.folder)
         opening.check_channel_count(args, self.meta)
         self.training.require_complete()
+        self._transform = opening.open_transform(args, self.meta, self.training.folder)
+        if args.weights is not None:
+            opening.open_network(args, self.meta, self.training.folder)
         self.store = matching_val_store(args, run, self.meta)
         if self.store is None:
             raise UserError(f"--compare: {NO_VAL_STORE.format(args.store_dir, args.precision, args.decode)}")
@@ -163,10 +166,6 @@ class World:
 
     def _outputs(self):
         return sorted({output for _, concepts in self.channels for concept in concepts for output in concept})
-
-    @cached_property
-    def _transform(self):
-        return opening.open_transform(self.args, self.meta, self.training.folder)
 
     @cached_property
     def embedder(self):

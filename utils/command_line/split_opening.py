@@ -15,6 +15,7 @@ from utils.images.classes import ClassMap
 from utils.method.disentangling import RHOS
 from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.stages.disentangling import image_groups, in_order
+from utils.stages.embedding import measured_images
 from utils.stages.unlabelled import assigned_by_pure, assigned_images
 from utils.stages.validation import (
     ImagePass,
@@ -197,10 +198,11 @@ def open_validation(args, run, opened, context, classes, transform, device, prob
             open_network(args, context, opened[0].path)
         check_weights(opened, *store.read_layer())
         source = StoredValidation(store, root, classes, sets)
-        return source, _with_images(opened, without_measured_images(store, source.images, classes, outputs), problems)
-    opened = _with_images(opened, without_images(root, classes, outputs), problems)
+        missing = without_measured_images(store, source.images, classes, outputs)
+        return source, _with_images(opened, missing, sets, problems)
+    opened = _with_images(opened, without_images(root, classes, outputs), sets, problems)
     outputs = sorted({output for one in opened for output in one.outputs})
-    images = store.read_images(root) if sets else list_validation(root, classes, outputs, args.all_classes)
+    images = measured_images(store, root)[0] if sets else list_validation(root, classes, outputs, args.all_classes)
     network, layer = open_network(args, context, opened[0].path)
     check_weights(opened, layer.weight, layer.bias)
     how, loading = {"precision": args.precision, "decoding": args.decode}, flags.loading(args, device)
@@ -240,8 +242,7 @@ def _assigned_by_pure(args, run, opened, store, transform, device, circuit_layer
     biases = None if layer.bias is None else layer.bias[channels]
     how = {"precision": args.precision, "circuit_layer": circuit_layer}
     units = UnitCircuits(network.module, layer, layer.weight[channels], biases, **how)
-    labels, loading = store.read_labels(), flags.loading(args, device)
-    images = store.read_images(Path(args.data_dir) / "val").with_contents(labels.indices, labels.contents)
+    images, loading = measured_images(store, Path(args.data_dir) / "val")[0], flags.loading(args, device)
 
     def load(batches, description):
         return ImageBatches(images, transform, batches, description, **loading)
@@ -249,13 +250,16 @@ def _assigned_by_pure(args, run, opened, store, transform, device, circuit_layer
     return assigned_by_pure(opened, store, run, units, load, args.batch_size, args.decode)
 
 
-def _with_images(opened, missing, problems):
-    """The splits of which no class is in ``missing`` {output: why}; the others become problems."""
+def _with_images(opened, missing, sets, problems):
+    """The splits of which no class is in ``missing`` {output: why}, and whose image ``sets`` are not all empty; the
+    others become problems."""
     whole = []
     for one in opened:
         with problems.noted(one.path.name):
             if lacking := [output for output in one.outputs if output in missing]:
                 raise UserError(missing[lacking[0]])
+            if not any(key not in sets or len(sets[key]) for key in one.keys):
+                raise UserError(f"channel {one.file.split.channel} is active in no validation image")
             whole.append(one)
     if not whole:
         problems.finish("evaluated")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import linkage
 from scipy.cluster.vq import ClusterError, kmeans2
 
 from utils.errors import UserError
@@ -81,7 +81,7 @@ def ward(features):
 
 def number_below(merges, distance):
     """How many clusters there are where merges at a ``distance`` or more are undone."""
-    return int(fcluster(merges, distance, "distance").max())
+    return 1 + int((merges[:, 2] >= distance).sum())
 
 
 def nearest(features, centroids):

@@ -50,9 +50,11 @@ def concept_clusters(means, scale, number=None, threshold=None):
     UserError
         No cluster is left.
     """
-    merges, means = ward(means), means.double()
+    if len(means) < FEWEST:
+        raise UserError(f"there are {len(means)} images, and a concept has {FEWEST} or more: ask for more references")
+    means = means.double()
     if number is None:
-        number = number_below(merges, CUT * scale**0.5 if threshold is None else threshold)
+        number = number_below(ward(means), CUT * scale**0.5 if threshold is None else threshold)
     labels, centroids = k_means(means, number, RESTARTS)
     limit = scale if threshold is None else threshold
     labels = labels.where((means - centroids[labels]).square().sum(1) < limit, -1)

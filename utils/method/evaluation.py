@@ -75,8 +75,11 @@ def overshoots(summary):
 def auroc(positives, negatives):
     """How well larger values tell ``positives`` [n] from ``negatives`` [m]: the area under the ROC curve, in 0..1.
 
-    The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic).
+    The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic). NaN without
+    one of either.
     """
+    if not len(positives) or not len(negatives):
+        return np.nan
     return mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
 
 
@@ -94,7 +97,7 @@ def separation(originals, sums):
     -------
     list of K pairs
         Of concept k against the others: the area of ``c'_k``, and of the original channel in its better direction,
-        ``max(A, 1 - A)``; NaN where there is one concept alone.
+        ``max(A, 1 - A)``; NaN where there is one concept alone, or no image of it or of the others.
     """
     if len(sums) == 1:
         return [(np.nan, np.nan)]

@@ -51,6 +51,6 @@ def judge(scores, own):
 def _ranked(scores, own):
     """Area and average precision of one unit [1, N]; those of chance where it ranks nothing."""
     (area,), (precision,) = rank_images(scores, own)
-    if scores.min() == scores.max() and 0 < own.sum() < len(own):
+    if 0 < own.sum() < len(own) and scores.min() == scores.max():
         return torch.tensor(0.5).double(), own.double().mean()
     return area, precision

@@ -13,6 +13,7 @@ from utils.report.result_tables import (
     latex,
     make_tables,
     markdown,
+    measured,
     where_from,
 )
 from utils.store.files import write_bytes
@@ -64,11 +65,11 @@ def _write_rows(folder, found):
         suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
-        for k, images in enumerate(result["images"], start=1):
+        for k, part in enumerate(measured(result), start=1):
             plain = f"quantitative_concept{k}_required{result['tau']}{suffix}.txt"
             named = f"{result['run']}_{plain}"
             names |= {plain, named}
-            files.setdefault(named if several else plain, []).append(included_rows(images))
+            files.setdefault(named if several else plain, []).append(included_rows(part))
     for name, rows in files.items():
         text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
         write_bytes(folder / name, text.encode())
@@ -113,7 +114,7 @@ def _named(names):
 def warn_of_empty_inclusion(result):
     """Say where no image of a concept counts, for which tau some would."""
     for name, part in zip(result["concept_names"], result["images"], strict=True):
-        if not any(part["included"]):
+        if part["paths"] and not any(part["included"]):  # a concept without labels may have no image
             print(
                 f"warning: channel {result['channel']}: none of {len(part['paths'])} images of {name} has a relative "
                 f"attribution of tau = {result['tau']}; the largest is {max(part['shares']):.3g} "

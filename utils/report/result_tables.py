@@ -24,10 +24,24 @@ from utils.report.latex import BEFORE, comment, escaped, floating, tabular
 from utils.report.tables import aligned
 
 
-def included_rows(images):
-    """Fractions of the included images of one concept's results: array [n, K + 1]."""
-    included = np.array(images["included"], dtype=bool)
-    return fractions_of_original(np.array(images["original"])[included], np.array(images["sums"])[included])
+def measured(result):
+    """What was measured of the images of each concept: dictionaries of ``original`` [n], ``sums`` [n, K + 1] and
+    ``included`` [n]. A concept without labels may have no image."""
+    number = max(len(sums) for part in result["images"] for sums in part["sums"])
+    return [
+        {
+            "original": np.array(part["original"]),
+            "sums": np.array(part["sums"]).reshape(-1, number),
+            "included": np.array(part["included"], dtype=bool),
+        }
+        for part in result["images"]
+    ]
+
+
+def included_rows(part):
+    """Fractions of the included images of one concept, of ``measured``: array [n, K + 1]."""
+    included = part["included"]
+    return fractions_of_original(part["original"][included], part["sums"][included])
 
 
 EXPLANATION = """\
@@ -90,7 +104,7 @@ def where_from(entry):
 
 def result_rows(result):
     """A Row for each concept of a result."""
-    parts = [{name: np.array(part[name]) for name in ("original", "sums", "included")} for part in result["images"]]
+    parts = measured(result)
     areas = separation([part["original"] for part in parts], [part["sums"] for part in parts])
     top1 = _accuracy([result])
     rows = []
@@ -111,16 +125,22 @@ def verdict(summary, concept):
 def overall_rows(results, rows):
     """A Row for each concept number, over all results; ``rows`` are those of each of them."""
     top1, overall = _accuracy(results), []
-    for k, of_results in enumerate(zip(*rows, strict=True)):
-        images = [result["images"][k] for result in results]
+    by_concept = zip(*map(measured, results), strict=True)
+    for k, (of_results, parts) in enumerate(zip(zip(*rows, strict=True), by_concept, strict=True)):
         summary = summarise(
-            *(np.concatenate([part[name] for part in images]) for name in ("original", "sums", "included"))
+            *(np.concatenate([part[name] for part in parts]) for name in ("original", "sums", "included"))
         )
-        areas = tuple(np.mean([row.aurocs for row in of_results], axis=0))
+        areas = tuple(map(_mean_of_known, zip(*(row.aurocs for row in of_results), strict=True)))
         cosine = np.mean([row.cosine for row in of_results])
         clean = f"{sum(row.clean.startswith('yes') for row in of_results)} of {len(of_results)}"
         overall.append(Row(None, f"concept {k + 1}", k, cosine, summary, areas, top1, clean))
     return overall
+
+
+def _mean_of_known(areas):
+    """The mean of those areas that are known: a concept without labels may have no image."""
+    known = [area for area in areas if not np.isnan(area)]
+    return np.mean(known) if known else np.nan
 
 
 def _accuracy(results):

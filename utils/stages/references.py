@@ -50,7 +50,9 @@ def unit_references(units, stored, network, layer, load, usable, batch_size, cir
     if missing:
         how = {"precision": stored.settings["precision"], "circuit_layer": circuit_layer}
         circuits = UnitCircuits(network, layer, *unit_rows(layer, missing), **how)
-        stored.write(missing, find_references(circuits, load, usable, stored.settings["number"], batch_size))
+        found = find_references(circuits, load, usable, stored.settings["number"], batch_size)
+        while stored.missing(missing):  # again where a run beside this one has written what it had read before
+            stored.write(missing, found)
     return stored.read(units)
 
 

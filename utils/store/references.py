@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.errors import UserError
 from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
 
 AGAIN = "delete it and run disentangle_channel.py --concepts_from pure again"
@@ -60,9 +61,12 @@ class ReferenceStore:
         return sorted(set(units) - set(map(tuple, self._read(["units"])["units"].tolist())))
 
     def read(self, units):
-        """The References of units that are there, in the order that is asked for."""
+        """The References of units that are there, in the order that is asked for; UserError where one is not."""
         arrays = self._read()
-        rows = np.searchsorted(_numbers(arrays["units"]), _numbers(np.array(units)))
+        there, asked = _numbers(arrays["units"]), _numbers(np.array(units))
+        if not np.isin(asked, there).all():
+            raise UserError(f"{self.path} was replaced while this run used it: run the same command again")
+        rows = np.searchsorted(there, asked)
         return References(*(torch.from_numpy(arrays[name][rows]) for name in ("indices", "values", "features")))
 
     def write(self, units, references):

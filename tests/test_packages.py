@@ -13,7 +13,7 @@ from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
 from tests.conftest import python as forking_python
 from utils.networks.loading import fingerprint
 
-HEAVY = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk", "tqdm")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk", "tqdm", "jinja2")
 PACKAGES = sorted(".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "utils").rglob("__init__.py"))
 
 

@@ -154,7 +154,6 @@ def describe_split(known, output_dir, commands, pictures):
     visualization, card = (plot_path(output_dir, at, what) for what in ("visualization", "card"))
     visualization, card = (stem.with_name(f"{stem.name}.png") for stem in (visualization, card))
     styles = known.styles()
-    names = [concept.name for concept in split.concepts]
     return {
         "file": path.name,
         "kind": known.kind,
@@ -174,7 +173,7 @@ def describe_split(known, output_dir, commands, pictures):
         "separation": [_separation_row(row, styles) for row in known.separation or ()],
         "fractions": _fractions(known) if known.result else None,
         "effects": [_effect(effect) for effect in known.effects],
-        "names": names,
+        "own_names": [concept.name for concept in split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
         "card": os.path.relpath(card, pictures.folder) if card.is_file() else None,
         "commands": {

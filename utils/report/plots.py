@@ -58,7 +58,7 @@ def density_figure(samples, grid, curves, colours, limits, title, subtitle, shee
     for label, sample in samples.items():
         constant = f"{between}{sample[0]:.3g} in every image, no density" if curves[label] is None else ""
         names.append(symbols(fitted(label, min(3.4, width - 0.6), size)) + constant)
-    beside = sum(text_width(name, size) + HANDLE + 3 * size for name in names) < 72 * width
+    beside = not sheet.narrow and sum(text_width(name, size) + HANDLE + 3 * size for name in names) < 72 * width
     how = {"frameon": False, "fontsize": size, "ncols": len(names) if beside else 1, "handlelength": HANDLE / size}
     figure.legend(axes.lines, names, loc="outside lower center", **how)
     plain = {"parse_math": False}  # a class may be called $

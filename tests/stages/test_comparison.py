@@ -1,6 +1,7 @@
 """Methods side by side on small stores: against loops, on a planted case, and every null like its method."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from utils.method.disentangling import split_sources
 from utils.method.references import permutation
 from utils.stages import comparison
 from utils.stages.comparison import Cases, agreement, compare, require_comparable
+from utils.stages.comparison_embedding import EmbeddingScores
 from utils.stages.comparison_methods import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
 from utils.stages.comparison_table import METHODS, Sources
 from utils.stages.least_squares import StoredInputs
@@ -190,3 +192,26 @@ def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
         for settings in ({"rho": 1.0}, {"rho": 0.5})
     ]
     assert all(one != other for k, one in enumerate(known) for other in known[:k])
+
+
+@pytest.mark.parametrize("name", ["circuits", "directions"])
+def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkeypatch):
+    """Where the first of the permuted weights has no clusters, the second ones stand for this null."""
+    world = World(stores, {"number": 2, "references": 40})
+    method, (case,) = METHODS[name].make(world.sources), world.cases
+    source, collected = method.found_by, EmbeddingScores(None)
+    clusters = source.clusters
+
+    def not_of_the_first(place, unit, number=None):
+        if unit == 1:
+            raise UserError("its images are too alike")
+        return clusters(place, unit, number)
+
+    monkeypatch.setattr(source, "clusters", not_of_the_first)
+    found = method.of(case)
+    assert len(found[WEIGHTS]) == DRAWS - 1
+    monkeypatch.setattr(collected, "_note_from_stores", lambda *_, **__: None)
+    monkeypatch.setattr(collected, "seen", SimpleNamespace(layer=SimpleNamespace(num_positions=1)))
+    collected.collect(case, method, found, {null: {} for null in found})
+    weights = [weight for weight, _ in collected.units]
+    assert torch.equal(torch.stack(weights), case.weights[[0, 2, 0]])

@@ -122,6 +122,7 @@ def test_concept_vectors_are_those_of_all_channels(copy):
     for k, concept in enumerate(file.split.own_concepts):
         assert concept.images == order[labels == k].sort().values.tolist()
     torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-4, atol=1e-5)
+    assert file.source["restarts"] == 5
 
 
 def pure_by_hand(folder, images, channel=CHANNEL):

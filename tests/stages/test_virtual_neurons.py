@@ -139,3 +139,9 @@ def test_a_file_under_another_name_is_refused(world):
     path.rename(file.path)
     with pytest.raises(UserError, match=r"is damaged .it is of something else"):
         file.read()
+
+
+def test_more_clusters_than_their_numbers_can_tell_are_refused_before_any_pass(world):
+    with pytest.raises(UserError, match="a unit has 129 clusters by PURE, more than 128 virtual neurons"):
+        world.find(centroids=[torch.zeros(SETS, number, 8) for number in (2, 129, 2)])
+    assert not world.passes

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.method import concept_vectors
 from utils.method.circuits import circuits, per_norm
-from utils.method.clustering import k_means
-from utils.method.concept_vectors import concept_clusters, spatial_means
+from utils.method.clustering import RESTARTS, k_means
 
 
 @dataclass
@@ -19,7 +19,7 @@ class ByCircuits:
     number: int = 12
     references: int = 600
 
-    name, word, largest = "circuits", "circuit", "spatial sum"
+    name, word, largest, restarts = "circuits", "circuit", "spatial sum", RESTARTS
 
     def features(self, weight, tap_sums):
         """Of images, for a unit [C_in, taps]: what is clustered, and what a new image is assigned by, [n, F]."""
@@ -45,7 +45,7 @@ class ByPure:
     references: int = 100
     circuit_layer: str | None = None
 
-    name, word, largest = "pure", "circuit", "maximum over space"
+    name, word, largest, restarts = "pure", "circuit", "maximum over space", RESTARTS
 
     def clusters(self, features):
         """Labels [n] and centroids [K, F]."""
@@ -73,15 +73,15 @@ class ByConceptVectors:
     threshold: float | None = None
     scale: float | None = None
 
-    name, word, largest = "concept_vectors", "vector", "spatial sum"
+    name, word, largest, restarts = "concept_vectors", "vector", "spatial sum", concept_vectors.RESTARTS
 
     def features(self, _, tap_sums):
         """Of images, [n, C], whatever the unit."""
-        return spatial_means(self.weight, self.bias, self.positions, tap_sums)
+        return concept_vectors.spatial_means(self.weight, self.bias, self.positions, tap_sums)
 
     def clusters(self, features):
         """Labels [n], -1 for images that are left out, and centroids [K, C]."""
-        return concept_clusters(features, self.scale, self.number, self.threshold)
+        return concept_vectors.concept_clusters(features, self.scale, self.number, self.threshold)
 
     def settings(self):
         """What makes others, as plain values."""

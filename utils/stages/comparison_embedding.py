@@ -78,9 +78,9 @@ class EmbeddingScores:
             _note(row, monosemanticity(activations, embeddings), cosine)
 
     def _collect_clusters(self, case, source, found, rows):
-        for null, unit, of_set in (("", 0, 0), (WEIGHTS, 1, 0), (REFERENCES, 0, 1)):
+        for null, of_set in (("", 0), (WEIGHTS, 0), (REFERENCES, 1)):
             if found.get(null) and found[null][0].clusters is not None:
-                clusters = found[null][0].clusters
+                clusters, unit = found[null][0].clusters, found[null][0].of_weights
                 images, labels = source.assign(case, unit, clusters, of_set)
                 self.units.append((case.weights[unit], case.bias))
                 self.clusters.append((rows[null], images, labels, len(clusters.centroids)))

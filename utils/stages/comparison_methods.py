@@ -31,6 +31,7 @@ class Units:
 
     ``rows`` [k, C_in, taps] and ``biases`` [k] or None are theirs where they are linear in the layer's input;
     ``clusters`` are those of reference images that they were made of; None where there are none, or only the method's.
+    ``of_weights`` is the number of the case's weights that the references are of.
     """
 
     training: torch.Tensor
@@ -38,6 +39,7 @@ class Units:
     rows: torch.Tensor | None = None
     biases: torch.Tensor | None = None
     clusters: Clusters | None = None
+    of_weights: int = 0
 
 
 @dataclass
@@ -89,12 +91,12 @@ def units_of(channels):
     return [(channel, draw) for channel in channels for draw in range(1 + DRAWS)]
 
 
-def draws_of(make, *arguments):
-    """What ``make`` gives for each of some arguments, but for those where it cannot."""
+def draws_of(make):
+    """The Units that ``make`` gives for each of the permuted weights, by number, but for those where it cannot."""
     found = []
-    for one in zip(*arguments, strict=True):
+    for unit in range(1, 1 + DRAWS):
         with suppress(UserError):
-            found.append(make(*one))
+            found.append(replace(make(unit), of_weights=unit))
     return found
 
 
@@ -293,7 +295,7 @@ class Splits:
             own, permuted = self.found_by.sets(case, unit, number), case.weights[unit]
             return self._units(case, permuted, self._shares(permuted[None], own)[:, 0], own, own.clusters)
 
-        found[WEIGHTS] = draws_of(of_permuted_weights, range(1, 1 + DRAWS))
+        found[WEIGHTS] = draws_of(of_permuted_weights)
         if sets.clusters is not None:  # labels are the same sets for all weights
             found[SAME_SETS] = self._permuted(case, sets)
         if self.divided_by.fits_a_target:
@@ -330,10 +332,16 @@ class Directions:
 
     def of(self, case):
         real = self.found_by.clusters(case.place, 0)
-        others = [range(1, 1 + DRAWS), [len(real.centroids)] * DRAWS]
-        permuted = draws_of(lambda unit, number: self.found_by.clusters(case.place, unit, number), *others)
-        found = {"": [real], WEIGHTS: permuted, REFERENCES: list(self.found_by.partitioned(case.place, case.channel))}
-        return {null: [self._units(case, one) for one in draws] for null, draws in found.items()}
+
+        def of_permuted_weights(unit):
+            return self._units(case, self.found_by.clusters(case.place, unit, len(real.centroids)))
+
+        partitions = self.found_by.partitioned(case.place, case.channel)
+        return {
+            "": [self._units(case, real)],
+            WEIGHTS: draws_of(of_permuted_weights),
+            REFERENCES: [self._units(case, one) for one in partitions],
+        }
 
     def _units(self, case, clusters):
         rows, constants = projection_rows(concept_vectors(clusters.centroids), *self._layer)

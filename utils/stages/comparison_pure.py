@@ -71,7 +71,7 @@ class Neurons:
         others = enumerate(self.found_by.partitioned(place, case.channel), start=1)
         return {
             "": [self._units(case, 0, 0, real)],
-            WEIGHTS: draws_of(of_permuted_weights, range(1, 1 + DRAWS)),
+            WEIGHTS: draws_of(of_permuted_weights),
             REFERENCES: [self._units(case, 0, of_set, clusters) for of_set, clusters in others],
         }
 

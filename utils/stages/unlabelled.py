@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.method.circuits import Strongest, circuits
-from utils.method.clustering import RESTARTS, nearest
+from utils.method.clustering import nearest
 from utils.method.concept_vectors import spatial_means, spread
 from utils.method.disentangling import Concept
 from utils.method.unlabelled import ByCircuits, ByConceptVectors
@@ -118,7 +118,7 @@ class UnlabelledConcepts(LayerConcepts):
         weight = self.weight[channel]
         arvs = [circuits(weight.double(), self.inputs.of_images(one).double()).mean(0) for one in sets]
         concepts = [self._concept(number, images) for number, images in enumerate(sets, start=1)]
-        source = {"from": self.method.name, **self.method.settings(), "restarts": RESTARTS}
+        source = {"from": self.method.name, **self.method.settings(), "restarts": self.method.restarts}
         source |= {"largest": self.method.largest, "centroids": found.centroids}
         return self.candidate(channel, concepts, torch.stack(arvs), source)
 

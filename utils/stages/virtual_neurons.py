@@ -9,6 +9,7 @@ from utils.stages.validation import require_finite_values
 from utils.store.virtual_neurons import VirtualNeuronFile
 
 MOST_VALUES = 2**27  # of circuits in memory at once
+MOST_CLUSTERS = 128  # of a unit: their numbers are kept as int8
 
 
 def stored_virtual_neurons(store, run, labels, units, centroids, load, batch_size, decoding):
@@ -36,8 +37,11 @@ def stored_virtual_neurons(store, run, labels, units, centroids, load, batch_siz
     Raises
     ------
     UserError
-        An image that cannot be read any more, or for which the network gives no finite values.
+        An image that cannot be read any more, or for which the network gives no finite values; too many centroids.
     """
+    most = max(len(of_unit[0]) for of_unit in centroids)
+    if most > MOST_CLUSTERS:
+        raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
     file = VirtualNeuronFile(store, run, labels, units, centroids, decoding)
     if file.read() is None:
         file.write(*measure_virtual_neurons(units, centroids, load, labels.indices, batch_size))

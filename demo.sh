@@ -50,6 +50,12 @@ step "results_get_cosine_similarities/$table.txt" \
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28
 split 2 bricks triangle 2_27
+# One of them without a label: concepts are pictures of alike circuits, named by the folders that turn out to be theirs
+step "store/models_disentangled/${run}_channel10_circuits_*.pt" \
+    python disentangle_channel.py $images $network --channel_disentangle 10 --concepts_from circuits
+step "plots/${run}_channel10_circuits_*_map.png" \
+    python get_results.py $images $network --splits demo_output/store/models_disentangled/${run}_channel10_circuits_*.pt \
+    $output --get_quantitative --get_map
 # And all twelve channels into the groups of their classes, judged against all other pictures
 groups="--candidates demo_output/results_get_cosine_similarities/${table}_groups.json --split_by least_squares"
 step "store/models_disentangled/${table}_groups_least_squares_background_layer.json" \

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from utils.command_line import flags
+from utils.command_line.figures import add_figure_flag
 from utils.command_line.run import run
 from utils.errors import UserError
 
@@ -39,9 +40,8 @@ def get_args_parser():
     flags.add_channel_count_flag(parser)
     flags.add_threshold_flags(parser)
     parser.add_argument("--cos_sim_low", type=flags.cosine, default=0.0, help="keep low <= cosine (0.0)")
-    parser.add_argument(
-        "--only_correct", action="store_true", help="count and average correctly classified images only"
-    )
+    add_figure_flag(parser)
+    parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
         "--only_above_mean",
         action="store_true",
@@ -123,14 +123,15 @@ def main(args):
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, asked)]
     titles = f"{args.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
-    figure = overview_figure(channels, gamma, guide, classes.name, *titles)
-    written += [write_figure(Path(args.output_dir) / "plots" / f"{path.stem}_overview", figure), class_store.folder]
+    figure = overview_figure(channels, gamma, guide, classes.name, *titles, args.figure_width)
+    overview = Path(args.output_dir) / "plots" / f"{path.stem}_overview"
+    written += [write_figure(overview, figure, args.figure_width), class_store.folder]
 
     counts = class_store.read_relevant(args.proportion_attribution_required)[int(args.only_correct)]
     screen = LayerScreen(args, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
     screen.show(guide)
     if args.plot_wordnet:
-        written += plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles)
+        written += plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
     print_end([one for one in written if one], screen.commands())
 
 

@@ -67,8 +67,10 @@ def main(args):
     from utils.command_line import opening, split_opening
     from utils.command_line.closing import print_end
     from utils.command_line.comparing import measure_comparison
+    from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
+    from utils.command_line.reporting import make_report
     from utils.command_line.separating import measure_separation
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
@@ -80,14 +82,13 @@ def main(args):
     if wishes.is_summary_alone(args):
         return print_end(print_summary(results), [])
     if args.report:
-        from utils.command_line.reporting import make_report
-
         return make_report(args)
     device = choose_device(args.device)
     check_precision(args.precision, device)
     run = run_name(args.model, args.layer_of_interest)
     if args.compare:
         return measure_comparison(args, run, device)
+
     opened, asked, problems = split_opening.open_splits(args, run)
     context = opened[0].file.context
     opening.check_channel_count(args, context)
@@ -101,46 +102,12 @@ def main(args):
         print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
         written += measure_effect(args, run, opened, source) if args.get_effect else []
     if wishes.wants_each_split(args):
-        written += evaluate_each(args, run, opened, asked, problems, source, transform, device, results)
+        written += evaluate_each(args, opened, asked, problems, source, transform, device, results)
     if args.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
     command = flags.next_command("disentangle_channel.py", args)
     print_end(written, [("next", f"{command} ... for another channel or other concepts")])
     problems.finish("evaluated")
-
-
-def evaluate_each(args, run, opened, asked, problems, source, transform, device, results):
-    """Fractions and figures of each split: paths of what was written."""
-    from tqdm import tqdm
-
-    from utils.command_line.opening import setting
-    from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
-    from utils.report.split_figures import FigureMaker
-    from utils.stages.evaluation import describe_result, evaluate, result_of
-
-    taus = [setting("tau", args, asked, one.file.settings) for one in opened]
-    known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
-    for one, tau in zip(opened, taus, strict=True):
-        print(f"{one.path.name}, {one.which_rho()}tau {tau}")
-    figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
-    for number, result, arrays in evaluate(opened, known, source, results, wishes.wants_pictures(args)):
-        with problems.noted(opened[number].path.name), tqdm.external_write_mode():
-            if result is None:
-                result = result_of(known[number], arrays, opened[number], source)
-                if args.get_quantitative:
-                    results.write(result)
-            elif args.get_quantitative:
-                results.make_newest(result)
-            warn_of_empty_inclusion(result)
-            written += figures.draw(number, result, arrays)
-            found.append(result)
-    if not found:
-        problems.finish("evaluated")
-    if args.get_quantitative:
-        tables, paths = write_tables(results)
-        print_results(results, tables, found)
-        written = paths + written
-    return written
 
 
 if __name__ == "__main__":

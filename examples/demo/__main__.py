@@ -45,10 +45,11 @@ def top_pictures(split, rho, names, validation, count=9):
     sums = spatial_sums(split.rows(rho).double(), split.biases(), tap_sums, record.activation.shape[2])
     rows = {"original": merge(sums, dim=1)}
     rows |= {f"c'_{k}, for {name}": sums[:, k - 1] for k, name in enumerate(names, start=1)}
-    return {
-        label: [(pixels[i].numpy(), colours[targets[i]]) for i in values.argsort(descending=True)[:count].tolist()]
-        for label, values in rows.items()
-    }
+    found = {}
+    for label, values in rows.items():
+        best = values.argsort(descending=True)[:count].tolist()
+        found[label] = [(pixels[i].numpy(), colours[targets[i]], str(rank)) for rank, i in enumerate(best, start=1)]
+    return found
 
 
 def show(folder):

@@ -30,12 +30,13 @@ DESIGN = {
     "get_importances_for_classes.py": {*IMAGES, "--chunk_size", "--compile", "--images", "--class_map"},
     "get_cosine_similarities.py": {
         *{"--store_dir", "--output_dir", *NETWORK, *RELEVANCE, "--nr_channels_in_layer_of_interest"},
-        *{"--only_correct", "--only_above_mean", "--min_images", "--plot_wordnet", "--data_dir"},
+        *{"--only_correct", "--only_above_mean", "--min_images", "--plot_wordnet", "--data_dir", "--figure_width"},
     },
     "disentangle_channel.py": {*IMAGES, *PAIR, "--channel_disentangle", "--only_correct", "--rho_objective"},
     "get_results.py": {
         *{*IMAGES, *PAIR, "--channel_of_interest", "--model_dir", "--output_dir", "--rho"},
-        *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patch_size"},
+        *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patch_size", "--patches"},
+        *{"--figure_width", "--steps", "--seeds"},
         *{"--only_correct", "--rho_objective"},
     },
 }

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.method.patches import default_patch_size, most_activating, patch, peaks
+from utils.method.patches import default_patch_size, most_activating, patch, peaks, ranks
 from utils.networks.convolution import Convolution
 from utils.stages.evaluation import strongest
 
@@ -84,9 +84,18 @@ def test_what_is_kept_batch_by_batch_shows_the_same_patches_as_everything(ties):
     for channel in range(3):
         shown = most_activating(kept["peaks"][:, channel], groups[kept["indices"]])
         assert kept["indices"][shown].tolist() == most_activating(values[:, channel].numpy(), groups)
+        all_ranks, own = ranks(values[:, channel].numpy()), ranks(kept["peaks"][:, channel])
+        assert (own[shown] == all_ranks[kept["indices"][shown]]).all()
 
 
 def test_only_the_sixteen_most_activating_images_count():
     values = np.concatenate([np.full(16, 2.0), np.full(30, 1.0)])
     assert most_activating(values, np.array([0] * 16 + [1] * 30)) == [0, 1, 2, 3, 4, 5]
     assert most_activating(values, np.array([0] * 15 + [1] * 31)) == [0, 1, 2, 3, 4, 15]
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=40))
+def test_without_groups_the_six_most_activating_are_shown_in_their_order(values):
+    expected = sorted(range(len(values)), key=lambda image: (-values[image], image))
+    assert most_activating(np.array(values)) == expected[:6]
+    assert [expected.index(image) + 1 for image in range(len(values))] == ranks(np.array(values)).tolist()

@@ -12,7 +12,14 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import disentangled_rows, shares_of_owners
 from utils.networks import feature_visualization as visualization
-from utils.networks.feature_visualization import maximise_activation, pixels, random_spectra, transformed
+from utils.networks.feature_visualization import (
+    maximise_activation,
+    pixels,
+    random_spectra,
+    reached_activation,
+    transformed,
+)
+from utils.networks.layers import layer_of
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -265,3 +272,18 @@ def test_every_step_has_its_place_on_the_progress_bar(colours, capsys, monkeypat
     maximise_activation(colours, as_layer(colours.layer), *channels, TRANSFORM, **options)
     error = capsys.readouterr().err
     assert "seven" in error and "14/14" in error
+
+
+@pytest.mark.parametrize("make", [factories.small, factories.with_kernel, factories.tokens])
+def test_what_is_reached_is_the_mean_over_positions_of_the_channel_in_its_own_images(make):
+    network, transform = make().requires_grad_(False), Transform(16, 16)
+    layer = layer_of("last", network.last)
+    pictures = torch.randint(0, 256, (12, 2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    network.last.register_forward_hook(lambda _, __, output: outputs.append(output))
+    network(transform.normalise(pictures.flatten(0, 1), CPU))
+    (output,) = outputs
+    means = output.mean((2, 3)) if output.ndim == 4 else output.mean(1)  # [24, 12]
+    expected = torch.stack([means[2 * channel : 2 * channel + 2, channel] for channel in range(12)])
+    found = reached_activation(network, layer, layer.weight, layer.bias, pictures, transform, device=CPU)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

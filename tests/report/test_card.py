@@ -1,31 +1,24 @@
 """The channel card and the other figures of stage 4: what is in them, and that nothing overlaps."""
 
-import io
 import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
-from PIL import Image
 
-from tests import factories
-from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
-from utils.command_line.split_opening import OpenedSplit
-from utils.images.batches import ImageBatches
-from utils.images.listing import list_images
-from utils.method.evaluation import density_curves, summarise
+from utils.method.evaluation import density_curves, fractions_of_original, summarise
 from utils.networks.arrangement import Arrangement
-from utils.networks.layers import find_layer
 from utils.networks.linear import Linear
 from utils.report.card import Card, card_figure
+from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
+from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet
 from utils.report.split_figures import patch_note_of, patch_size_of
-from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches
-from utils.store.splits import read_split, transform_from
+from utils.stages.evaluation import Patch
 
 LONG = (
     "a long name of sixty characters, as some datasets have them.",
@@ -33,29 +26,47 @@ LONG = (
 )
 
 
-def make_card(names, images=20, constant=False, included=True, visualizations=False, others=False):
+def make_card(names, images=20, constant=False, included=True, visualizations=False, others=False, residual=True):
     random, num_concepts = np.random.default_rng(0), len(names)
 
     def picture():
         return random.integers(0, 255, (12, 12, 3), dtype=np.uint8)
 
     patches = [
-        [(picture(), -1 if others and place % 2 else place % num_concepts) for place in range(min(6, images))]
+        [
+            Patch(picture(), -1 if others and place % 2 else place % num_concepts, f"{names[0]} {place}", 2 * place + 1)
+            for place in range(min(6, images))
+        ]
         for _ in range(num_concepts + 1)
     ]
-    samples, summaries = [], []
+    samples, summaries, fractions = [], [], []
     for k in range(num_concepts):
         sums = np.full((images, num_concepts + 1), 3.0) if constant else random.normal(0, 1, (images, num_concepts + 1))
         sums[:, k] += 8
         original = sums[:, :-1].sum(1)
         labels = ("original channel", *(f"c'_{j + 1}, for {name}" for j, name in enumerate(names)))
         samples.append(dict(zip(labels, (original, *sums.T), strict=False)))
-        summaries.append(summarise(original, sums, np.full(images, included or k > 0)))
-    pictures = [[picture(), picture()] for _ in range(num_concepts + 1)] if visualizations else None
-    curves = [density_curves(sample) for sample in samples]
-    labels, colours = list(samples[0]), [ORIGINAL, *DISENTANGLED[:num_concepts]]
-    subtitle = "resnet50, layer last; cosine 0.1"
-    return Card(457, subtitle, list(names), labels, colours, patches, pictures, samples, curves, summaries)
+        counted = included or k > 0
+        columns = range(num_concepts + residual)
+        summaries.append(summarise(original, sums, np.full(images, counted)).of(columns))
+        fractions.append(fractions_of_original(original, sums)[: images * counted, columns])
+    pictures = [[(picture(), "12.3"), (picture(), "-4.56e+03")] for _ in range(num_concepts + 1)]
+    return Card(
+        channel=457,
+        subtitle="resnet50, layer last; cosine 0.1",
+        names=list(names),
+        labels=list(samples[0]),
+        colours=[ORIGINAL, *DISENTANGLED[:num_concepts]],
+        patches=patches,
+        patch_note="most activating first, of 40 validation images of the concepts; numbers are ranks among these",
+        visualizations=pictures if visualizations else None,
+        samples=samples,
+        curves=[density_curves(sample) for sample in samples],
+        summaries=summaries,
+        fractions=fractions,
+        fractions_note="in every image c′₁ + c′₂ − r = 1: one bar follows from the others",
+        residual=residual,
+    )
 
 
 CARDS = {
@@ -73,7 +84,14 @@ CARDS = {
         make_card(("barn", "banana", "candle"), visualizations=True), patch_note=f"whole images: {' '.join(LONG * 4)}"
     ),
     "dollars": make_card(("a$_$b", "$\\frac")),
+    "others, no residual": make_card(("barn", "banana"), others=True, residual=False),
 }
+PRINTED = ("two", "three with visualizations", "eight", "long names", "wide letters, four", "nothing included")
+SHEETS = {name: Sheet(name) for name in ("column", "text")}
+
+
+def drawn(name, sheet=SCREEN):
+    return card_figure(CARDS[name], sheet)
 
 
 def texts(figure):
@@ -87,43 +105,127 @@ def texts(figure):
     return [(text.get_text(), text.get_window_extent()) for text in shown]
 
 
-@pytest.mark.parametrize("name", CARDS)
-def test_no_text_of_a_card_overlaps_another_or_leaves_the_page(name):
-    figure = card_figure(CARDS[name])
+def sizes(figure):
+    """The size of every text that is drawn."""
+    return [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("name", "sheet"),
+    [*((name, SCREEN) for name in CARDS), *itertools.product(PRINTED, SHEETS.values())],
+    ids=lambda one: one if isinstance(one, str) else one.name,
+)
+def test_no_text_of_a_card_overlaps_another_or_leaves_the_page(name, sheet):
+    figure = drawn(name, sheet)
     found = texts(figure)
     assert len(found) > 20
     width, height = figure.get_size_inches() * figure.dpi
+    assert sheet.width in (None, width / figure.dpi)
+    assert min(sizes(figure)) >= (SMALLEST_TYPE if sheet.width else 6.5)
     for text, box in found:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
     for (text, box), (other, other_box) in itertools.combinations(found, 2):
         assert not (box.shrunk(0.95, 0.8)).overlaps(other_box.shrunk(0.95, 0.8)), (text, other)
 
 
-def test_a_card_shows_patches_in_the_colours_of_their_concepts():
+def framed_axes(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+@pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
+def test_a_card_shows_patches_in_the_colours_of_their_concepts_with_rank_and_class(sheet):
     card = make_card(("barn", "banana"), others=True)
-    figure = card_figure(card)
-    framed = [axes for axes in figure.axes if axes.images]
+    figure = card_figure(card, sheet)
+    framed = framed_axes(figure)
     assert len(framed) == 3 * 6
-    for axes, (picture, concept) in zip(framed, itertools.chain(*card.patches), strict=True):
-        assert np.array_equal(axes.images[0].get_array(), picture)
-        assert to_hex(axes.spines["left"].get_edgecolor()) == (DISENTANGLED[concept][0] if concept >= 0 else GREY)
-        assert [text.get_text() for text in axes.texts] == ([str(concept + 1)] if concept >= 0 else [])
+    for axes, patch in zip(framed, itertools.chain(*card.patches), strict=True):
+        assert np.array_equal(axes.images[0].get_array(), patch.picture)
+        colour = DISENTANGLED[patch.concept][0] if patch.concept >= 0 else GREY
+        assert to_hex(axes.spines["left"].get_edgecolor()) == colour
+        assert [text.get_text() for text in axes.texts] == [str(patch.rank)]
+        below = [text.get_text() for text in figure.texts if is_below(text, axes)]
+        assert patch.name in below
 
 
-def test_a_card_draws_densities_on_one_scale_and_bars_of_the_means():
+def is_below(text, axes):
+    """Whether a text of a figure stands centred under axes, a few points away."""
+    (x, y), box = text.get_position(), axes.get_position()
+    return abs(x - (box.x0 + box.x1) / 2) < 0.01 and 0 <= (box.y0 - y) * axes.figure.get_size_inches()[1] < 0.06
+
+
+def test_a_card_draws_densities_on_one_scale_and_says_how_many_images():
     card = CARDS["two"]
-    figure = card_figure(card)
-    first, second, bars = figure.axes[-3:]
-    assert first.get_xlim() == second.get_xlim()
+    first, second = card_figure(card).axes[-3:-1]
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
     for axes, (_, curves) in zip((first, second), card.curves, strict=True):
         drawn = {line.get_color(): line.get_ydata() for line in axes.lines if len(line.get_ydata())}
         for (colour, _), curve in zip((("#222222", ""), *DISENTANGLED), curves.values(), strict=False):
             assert np.array_equal(drawn[colour], curve)
-    heights = [bar.get_height() for bar in bars.patches]
-    assert heights == pytest.approx(np.concatenate([summary.mean for summary in card.summaries]))
-    whiskers = [segment for group in bars.collections for segment in group.get_segments()]
-    spread = [(high - low) / 2 for (_, low), (_, high) in whiskers]
-    assert spread == pytest.approx(np.concatenate([summary.std for summary in card.summaries]))
+            assert curve.max() < axes.get_ylim()[1]
+    assert [axes.get_title() for axes in (first, second)] == ["images of barn, n = 20", "images of banana, n = 20"]
+
+
+def dots(axes, marker="o"):
+    """The y of the dots of each bar."""
+    return [line.get_ydata() for line in axes.lines if line.get_marker() == marker]
+
+
+def test_bars_have_means_deviations_and_a_dot_for_each_image_below_the_mean():
+    card = CARDS["two"]
+    bars = card_figure(card).axes[-1]
+    means = np.concatenate([summary.mean for summary in card.summaries])
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx(means)
+    lines = [group for group in bars.collections if isinstance(group, LineCollection)]
+    segments = [segment for group in lines for segment in group.get_segments()]
+    upright = [high - low for (left, low), (right, high) in segments if left == right]
+    assert upright == pytest.approx(2 * np.concatenate([summary.std for summary in card.summaries]))
+    flat = [(low, right - left) for (left, low), (right, high) in segments if left != right]
+    assert np.array(flat) == pytest.approx(np.stack([means, np.full(6, 0.8)], 1))
+    for drawn, own in zip(dots(bars), np.concatenate([one.T for one in card.fractions]), strict=True):
+        low, high = bars.get_ylim()
+        np.testing.assert_allclose(np.sort(drawn), np.sort(own[(own >= low) & (own <= high)]))
+    above = min(group.get_zorder() for group in lines)
+    assert all(line.get_zorder() < above for line in bars.lines if line.get_marker() in "o^v")
+    for place, line in zip(ticks_of(bars), [line for line in bars.lines if line.get_marker() == "o"], strict=True):
+        assert np.abs(line.get_xdata() - place).max() < 0.4 < np.ptp(line.get_xdata()) * 2
+
+
+def ticks_of(axes):
+    return axes.get_xticks().tolist()
+
+
+def test_all_cards_have_the_same_axes_of_fractions_and_dots_outside_are_counted():
+    card = make_card(("barn", "banana"))
+    card.fractions[0][:3, 1] = (-7, 9, 2.01)
+    figure = card_figure(card)
+    bars = figure.axes[-1]
+    assert bars.get_ylim() == FRACTIONS == card_figure(CARDS["constant"]).axes[-1].get_ylim()
+    assert [len(one) for marker in "v^" for one in dots(bars, marker)] == [0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert all(one[one > 0].tolist() in ([], [FRACTIONS[1]] * 2) for one in dots(bars, "^"))
+    words = [text.get_text() for text in bars.texts]
+    assert words == ["images of barn\nn = 20\n3 dots outside", "images of\nbanana\nn = 20"] or words == [
+        "images of barn\nn = 20\n3 dots outside",
+        "images of banana\nn = 20",
+    ]
+
+
+def test_axes_of_fractions_grow_by_steps_to_show_every_mean():
+    def limits(*means):
+        one = CARDS["two"].summaries[0]
+        return fraction_limits([replace(one, mean=np.array(means)), replace(one, mean=np.array([np.nan, 0.5, 0.1]))])
+
+    low, high = FRACTIONS
+    assert limits(low, high, 0) == FRACTIONS
+    assert limits(low - 0.01, 0, 0) == (low - STEP, high)
+    assert limits(high + STEP + 0.01, 0, 0) == (low, high + 2 * STEP)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_residual_without_an_input_has_no_bar(residual):
+    card = make_card(("barn", "banana"), residual=residual)
+    bars = card_figure(card).axes[-1]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["c′₁", "c′₂", *["r"] * residual] * 2
+    assert len(bars.patches) == len(ticks_of(bars)) == 2 * (2 + residual)
 
 
 def test_a_concept_without_an_included_image_is_said_to_have_none():
@@ -135,7 +237,7 @@ def test_a_concept_without_an_included_image_is_said_to_have_none():
 def test_a_card_says_what_it_shows_in_place_of_patches():
     words = [text for text, _ in texts(card_figure(CARDS["whole images"]))]
     assert any(text.replace("\n", " ").startswith("whole images are shown: a long name of") for text in words)
-    assert not any("whole images" in text for text, _ in texts(card_figure(CARDS["two"])))
+    assert any(" ".join(text.split()) == CARDS["two"].patch_note for text, _ in texts(card_figure(CARDS["two"])))
 
 
 def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
@@ -150,109 +252,22 @@ def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
         assert patch_size_of(224, 224, layer) == 224
 
 
-def card_flags(*more):
-    return ("--get_channel_card", "--proportion_attribution_required", "0.0001", *more)
-
-
-def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
-    """Against plain indexing: every validation image of bee and dog, patches of 8 of 24 pixels, map of 12x12."""
-    images = list_images(copy / "data" / "val", ["bee", "dog"])
-    (path,) = (copy / "store" / "models_disentangled").iterdir()
-    file = read_split(path)
-    split = file.split
-    network, transform = factories.small(), transform_from(file.context["transform"])
-    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
-    layer = find_layer(network, "last", 24)
-    measures = [SplitMeasures(OpenedSplit(path, file, 0.7), layer)]
-    (measured,) = measure_peaks(loader, network, layer, measures, "fp32")
-    concepts = np.array([0] * 4 + [1] * 4)
-    shown = top_patches(images, transform, measured, concepts, 8)
-    pixels, _ = load(copy, "val")
-    pixels = pixels[4:8], pixels[12:16]
-    crops = [transform.crop(Image.open(images.path(index)).convert("RGB")).numpy() for index in range(8)]
-    with torch.no_grad():
-        maps = layer.with_rows(split.shown_rows(0.7), None)(network.stem(torch.cat(pixels)))
-    assert len(shown) == 3
-    for channel, patches in enumerate(shown):
-        values = maps[:, channel].amax((1, 2))
-        best = [sorted(range(4 * k, 4 * k + 4), key=lambda i: -values[i])[:3] for k in (0, 1)]
-        order = sorted([*best[0], *best[1]], key=lambda i: -values[i])
-        assert [concept for _, concept in patches] == [concepts[i] for i in order]
-        for (picture, _), i in zip(patches, order, strict=True):
-            row, column = divmod(int(maps[i, channel].argmax()), 12)
-            top, left = (min(max(round((at + 0.5) * 2 - 4), 0), 16) for at in (row, column))
-            assert np.array_equal(picture, crops[i][top : top + 8, left : left + 8])
-
-
-def test_stage4_makes_a_card_and_nothing_that_was_not_asked_for(copy):
-    out = stage4("data", "store", *card_flags("--patch_size", "12"), cwd=copy)
-    made = sorted(path.name for path in (copy / "plots").glob("*channel*"))
-    assert [name.split("_rho")[1].split("_", 1)[1] for name in made] == ["card.pdf", "card.png"]
-    assert f"{RUN}_channel9_1_3_rho" in made[0]
-    assert "_card.png" in out
-    assert not (copy / "results_quantitative").exists()
-
-
-def test_a_card_of_three_concepts_and_one_image_a_class(copy):
-    for path in (copy / "data" / "val").glob("*/[1-9].png"):
-        path.unlink()
-    pair = (*PAIR, "--classes_for_concept3", "ant", "cat")
-    stage3("data", "store", pair=pair, cwd=copy)
-    stage4("data", "store", *card_flags(), pair=pair, cwd=copy)
-    assert len(list((copy / "plots").glob("*_card.png"))) == 1
-
-
-def grey(card):
-    """How many pixels of the patches' half of a card have the grey of other classes."""
-    pixels = np.asarray(Image.open(io.BytesIO(card)).convert("RGB"))
-    return (pixels[:, : pixels.shape[1] // 2] == [int(GREY[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum()
-
-
-def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alone(copy):
-    def card_and_summary(*more):
-        stage4("data", "store", *card_flags("--get_quantitative", *more), cwd=copy)
-        (card,) = (copy / "plots").glob("*_card.png")
-        return card.read_bytes(), (copy / "results_quantitative" / "summary.md").read_bytes()
-
-    without = card_and_summary()
-    for number in range(10):
-        write_image(copy / "data" / "val" / "unknown" / f"{number}.png", 3, 100 + number)  # like dogs
-    (copy / "data" / "val" / "empty").mkdir()
-    assert card_and_summary() == without
-    card, summary = card_and_summary("--all_classes")
-    assert summary == without[1]
-    assert grey(without[0]) < 100 < 1000 < grey(card)  # the frames of other classes
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--patch_size", "12"), "--patch_size is for --get_channel_card or --get_map: add it"),
-        (("--all_classes",), "--all_classes is for --get_channel_card: add it"),
-        (("--get_channel_card", "--patch_size", "25"), "--patch_size 25 is larger than the image, 24 pixels"),
-        (("--get_channel_card", "--patch_size", "0"), "must be a whole number from 1"),
-    ],
-)
-def test_flags_that_cannot_be_followed_are_refused(finished, tmp_path, flags, message):
-    arguments = ("--data_dir", finished / "data", "--store_dir", finished / "store", "--channel_of_interest", CHANNEL)
-    result = run_script("get_results.py", *NETWORK, *arguments, *PAIR, *flags, cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().split("\n")) == 1
-
-
-def test_rows_of_pictures_have_frames_and_labels():
+@pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
+def test_rows_of_pictures_have_frames_labels_and_captions(sheet):
     picture = np.zeros((4, 4, 3), np.uint8)
-    rows = {"original channel": [(picture, "#222222")] * 2, f"c'_1, for {LONG[0]}": [(picture, "#0072b2")]}
-    figure = pictures_figure(rows, "Channel 9 and its parts", "resnet50, rho 1.0")
+    rows = {
+        "original channel": [(picture, "#222222", "seed 0: 1.25"), (picture, "#222222", "")],
+        f"c'_1, for {LONG[0]}": [(picture, "#0072b2", "")],
+    }
+    figure = pictures_figure(rows, "Channel 9 and its parts", "resnet50, rho 1.0", sheet)
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
     frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes[:3]]
     assert frames == ["#222222", "#222222", "#0072b2"]
     first, _, second, _ = (" ".join(axes.get_ylabel().split()) for axes in figure.axes)
     assert first == "original channel"
-    assert second.startswith("$c'_{1}$, for a long name of")
+    assert second.startswith("c′₁, for a long name of")
     found = texts(figure)
-    assert {"Channel 9 and its parts", "resnet50, rho 1.0"} <= {text for text, _ in found}
+    assert {"Channel 9 and its parts", "resnet50, rho 1.0", "seed 0: 1.25"} <= {text for text, _ in found}
     width, height = figure.get_size_inches() * figure.dpi
     assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for _, box in found)
+    assert sheet.width in (None, width / figure.dpi) and min(sizes(figure)) >= SMALLEST_TYPE

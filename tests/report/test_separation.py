@@ -93,7 +93,8 @@ def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path,
     one, other = separation(), separation("other", rows=[row("net_channel9_1_2")])
     separations = separations_of(tmp_path, with_splits(tmp_path, one), with_splits(tmp_path, other))
     paths = write_separation_tables(separations)
-    assert [path.name for path in paths] == ["separation.csv", "separation.md"]
+    assert [path.name for path in paths] == ["separation.csv", "separation.md", "separation.tex"]
+    assert rows_of(paths[2].read_text()) == [["3", "1 name 1"], ["3", "2 name 2"], ["9", "1 name 1"]]
     assert len(paths[0].read_text().splitlines()) == 4
     with_splits(tmp_path, separation("other", rows=[row("net_channel9_1_2")]), seed=1)
     write_separation_tables(separations)
@@ -105,6 +106,12 @@ def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path,
         in printed.err
     )
     assert "### net_pairs" in printed.out and "weights shuffled" in printed.out
+
+
+def rows_of(text):
+    """The first two cells of each row of a LaTeX table."""
+    lines = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().split("\n")
+    return [line.split(" & ")[:2] for line in lines]
 
 
 def test_many_rows_are_printed_in_part(tmp_path, capsys):
@@ -144,7 +151,7 @@ def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_refe
     assert len(dots.get_xdata()) == 11 and len(draws.get_xdata()) == 22
     np.testing.assert_array_equal(dots.get_ydata(), [one["ap_all"] for one in rows[1:]])
     labels = [text.get_text() for text in lines.get_legend().get_texts()]
-    assert len(labels) == 6 and f"new channel, mean {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
+    assert len(labels) == 6 and f"new channel {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
     assert write_figure(tmp_path / "x", figure).is_file() and (tmp_path / "x.pdf").is_file()
 
 

@@ -256,7 +256,7 @@ def test_without_images_of_other_classes_there_is_no_everything_else(copy):
     flags = ("--data_dir", "data", "--store_dir", "store", "--channel_disentangle", "9", *COMPUTE)
     pair = ("--classes_for_concept1", "0", "1", "--classes_for_concept2", "2", "3", "--split_by", "least_squares")
     refused = run_script("disentangle_channel.py", *NETWORK, *flags, *pair, cwd=copy)
-    assert refused.returncode == 2 and "no training image of another class: give --background 0" in refused.stderr
+    assert refused.returncode == 2 and "no training image of anything else: give --background 0" in refused.stderr
     result = run_script("disentangle_channel.py", *NETWORK, *flags, *pair, "--background", "0", cwd=copy)
     assert result.returncode == 0, result.stderr
 

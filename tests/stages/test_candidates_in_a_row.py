@@ -218,7 +218,7 @@ def test_splits_and_results_equal_those_of_single_calls(copy, tmp_path):
     assert found[0] == found[1]
     tables = [{path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} for folder in folders]
     assert tables[0] == tables[1]
-    assert len(tables[0]) == 4  # rows of two concepts, and the summaries
+    assert len(tables[0]) == 5  # rows of two concepts, and the summaries
 
 
 def test_two_runs_at_the_same_time_into_one_folder_lose_nothing(copy):

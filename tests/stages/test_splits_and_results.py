@@ -32,7 +32,7 @@ from utils.method.evaluation import density_curves
 from utils.method.importance import attribution_shares
 from utils.method.rho import RhoSearch
 from utils.networks.splitting import with_splits
-from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure
+from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, density_limits
 from utils.store.files import write_json
 from utils.store.importances import ImportanceStore
 from utils.store.splits import read_split
@@ -191,7 +191,8 @@ def test_a_single_image_is_drawn_as_a_tick(copy):
     rows = np.genfromtxt(f"{stem}_concept1_density.txt", delimiter=",", skip_header=1)
     assert np.isnan(rows[:, 1:]).all()
     samples = {"original channel": np.array([3.0]), "c'_1, for bee": np.array([2.0]), "c'_2, for dog": np.array([1, 5])}
-    figure = density_figure(samples, *density_curves(samples), [ORIGINAL, *DISENTANGLED[:2]], "title", "subtitle")
+    curves, colours = density_curves(samples), [ORIGINAL, *DISENTANGLED[:2]]
+    figure = density_figure(samples, *curves, colours, density_limits([(samples, curves)]), "title", "subtitle")
     ticks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
     assert [line.get_xdata().tolist() for line in ticks] == [[3.0], [2.0]]
 

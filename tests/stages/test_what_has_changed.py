@@ -159,7 +159,7 @@ def test_the_val_store_makes_the_results_of_a_pass_without_images_and_network(ow
     tables = [contents(own / way / "results_quantitative") for way in ("stored", "pass")]
     texts = [{name: data for name, data in one.items() if not name.startswith("pairs")} for one in tables]
     assert texts[0] == texts[1]
-    assert len(texts[0]) == 4
+    assert len(texts[0]) == 5
     assert sorted(contents(own / "stored" / "plots")) == sorted(contents(own / "pass" / "plots"))
 
 

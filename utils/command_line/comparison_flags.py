@@ -6,7 +6,8 @@ from utils.errors import UserError
 LEFT_OUT = ("predicted_classes", "circuits", "pure", "concept_vectors")
 OTHERS = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
 OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background", "rho_objective")
-OTHERS += ("report", "all_classes", "patch_size", "irrelevant_channels", "effect_to", "proportion_attribution_required")
+OTHERS += ("report", "all_classes", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to")
+OTHERS += ("proportion_attribution_required",)
 
 
 def add_comparison_flags(parser):

@@ -31,7 +31,8 @@ def measure_sensitivity(args, run, store, class_store):
     stem += f"_min{args.min_images}" if args.min_images > 1 else ""
     path = write_sensitivity(Path(args.output_dir) / "results_get_cosine_similarities" / f"{stem}.csv", rows)
     title = f"{args.model}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**counted)}"
-    figure = write_figure(Path(args.output_dir) / "plots" / stem, sensitivity_figure(rows, title))
+    drawn = sensitivity_figure(rows, title, args.figure_width)
+    figure = write_figure(Path(args.output_dir) / "plots" / stem, drawn, args.figure_width)
     print(f"\n{table(rows)}\n\n{EXPLANATION}")
     if validation is None:
         print("no separation: it needs a complete val store (get_importances_for_classes.py --images val)")

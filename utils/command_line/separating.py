@@ -63,7 +63,7 @@ def measure_separation(args, run, opened, asked):
         separations.make_newest(found)
     tables = write_separation_tables(separations)
     print_separation(found, separations)
-    return [*tables, separations.path(found), *write_separation_figure(args.output_dir, found)]
+    return [*tables, separations.path(found), *write_separation_figure(args.output_dir, found, args.figure_width)]
 
 
 def separation_name(args, run, opened):

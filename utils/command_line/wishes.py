@@ -2,8 +2,16 @@
 
 from utils.command_line import flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
+from utils.command_line.figures import add_figure_flag
 from utils.errors import UserError
 
+ONLY_FOR = {
+    "all_classes": ("get_channel_card",),
+    "patches": ("get_channel_card",),
+    "patch_size": ("get_channel_card", "get_map"),
+    "steps": ("get_feature_visualization",),
+    "seeds": ("get_feature_visualization",),
+}
 # What a report is made of and how; all other flags would be ignored
 OF_REPORT = (
     *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
@@ -21,6 +29,12 @@ def add_wish_flags(parser):
     )
     wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
     wanted.add_argument(
+        "--patches",
+        choices=("ranked", "paper"),
+        help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
+        "activating, of all concepts as equally as they occur",
+    )
+    wanted.add_argument(
         "--patch_size",
         type=flags.positive_int,
         help="card, map: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
@@ -28,8 +42,12 @@ def add_wish_flags(parser):
     wanted.add_argument(
         "--get_feature_visualization",
         action="store_true",
-        help="images made to activate the channel and its parts, into plots/ and on the card",
+        help="images made to activate the channel and its parts, into plots/ and on the card; what is there and equal "
+        "is not made again",
     )
+    wanted.add_argument("--steps", type=flags.positive_int, help="feature visualization: steps of optimisation (200)")
+    wanted.add_argument("--seeds", type=flags.positive_int, help="feature visualization: images a channel (2)")
+    add_figure_flag(wanted)
     wanted.add_argument(
         "--get_map",
         action="store_true",
@@ -104,6 +122,9 @@ def is_summary_alone(args):
 def check_wishes(args, parser):
     """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
     check_comparison(args)
+    for what in ("compare", "get_map"):
+        if args.figure_width.width and getattr(args, what):
+            raise UserError(f"--{what} is drawn for a screen alone: leave out --figure_width")
     if args.compare:
         return None
     if args.report:
@@ -114,10 +135,9 @@ def check_wishes(args, parser):
     named = args.candidates is not None or args.splits is not None
     flags.require(args, "model", *([] if named else ["channel_of_interest"]))
     check_splits(args)
-    if args.all_classes and not args.get_channel_card:
-        raise UserError("--all_classes is for --get_channel_card: add it")
-    if args.patch_size and not (args.get_channel_card or args.get_map):
-        raise UserError("--patch_size is for --get_channel_card or --get_map: add it")
+    for flag, wishes in ONLY_FOR.items():
+        if getattr(args, flag) and not any(getattr(args, wish) for wish in wishes):
+            raise UserError(f"--{flag} is for {' or '.join(f'--{wish}' for wish in wishes)}: add it")
     if args.irrelevant_channels is not None and not args.get_separation:
         raise UserError("--irrelevant_channels is for --get_separation: add it")
     if args.effect_to is not None and not args.get_effect:
@@ -125,6 +145,8 @@ def check_wishes(args, parser):
     args.effect_to = args.effect_to or "mean"
     if not (args.get_separation or args.get_effect or args.get_map or wants_each_split(args)):
         args.get_qualitative = args.get_quantitative = True
+    if args.figure_width.width and not (args.get_separation or args.get_qualitative or wants_pictures(args)):
+        raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
 
 
 def wants_each_split(args):

@@ -7,7 +7,8 @@ from scipy.cluster.vq import ClusterError, kmeans2
 
 from utils.errors import UserError
 
-RESTARTS, ITERATIONS, MOST_STARTS = 10, 100, 100
+RESTARTS, MOST_STARTS = 10, 100
+ITERATIONS, MOST_ROUNDS = 5, 40
 
 
 def k_means(features, number, restarts=RESTARTS):
@@ -44,14 +45,21 @@ def k_means(features, number, restarts=RESTARTS):
 
 
 def _one_k_means(points, number, seed):
-    """Centroids, labels and the sum of squared distances of one start; one in which a cluster ran empty is begun
-    anew."""
+    """Centroids, labels and the sum of squared distances of one start; one in which a cluster ran empty is begun anew.
+
+    scipy's makes as many iterations as it is told: a few at a time, until nothing changes.
+    """
     generator = np.random.default_rng(seed)
     for _ in range(MOST_STARTS):
         try:
             # equal points make a division by zero within k-means++, which then draws one of them
             with np.errstate(divide="ignore", invalid="ignore"):
                 centroids, labels = kmeans2(points, number, ITERATIONS, minit="++", missing="raise", seed=generator)
+            for _ in range(MOST_ROUNDS):
+                before = labels
+                centroids, labels = kmeans2(points, centroids, ITERATIONS, minit="matrix", missing="raise")
+                if np.array_equal(before, labels):
+                    break
         except ClusterError:
             continue
         return centroids, labels, np.square(points - centroids[labels]).sum()

@@ -47,21 +47,25 @@ def patch(image, centre, size):
     return image[top : top + size, left : left + size]
 
 
-def most_activating(values, groups):
-    """Which images are shown for a channel: six of the sixteen most activating, of all groups as equally as they occur.
+def most_activating(values, groups=None):
+    """Which images are shown for a channel: the six most activating ones.
+
+    With ``groups`` by the paper's rule: six of the sixteen most activating, of all groups as equally as they occur.
 
     Parameters
     ----------
     values : array [n]
         The channel's largest activation in each image.
-    groups : array [n]
+    groups : array [n], optional
         Which concept an image is of, or -1.
 
     Returns
     -------
-    list of at most six image numbers, most activating first
+    list of at most six image numbers, most activating first; of equal ones the first
     """
     top = np.argsort(-np.asarray(values), kind="stable")[:TOP_IMAGES].tolist()
+    if groups is None:
+        return top[:SHOWN]
     waiting = {group: [image for image in top if groups[image] == group] for group in dict.fromkeys(groups[top])}
     shown = []
     while len(shown) < min(SHOWN, len(top)):
@@ -69,3 +73,8 @@ def most_activating(values, groups):
             if images and len(shown) < SHOWN:
                 shown.append(images.pop(0))
     return sorted(shown, key=top.index)
+
+
+def ranks(values):
+    """The rank of each image, from 1 for the most activating: [n] -> [n]; of equal ones the first is before."""
+    return np.argsort(np.argsort(-np.asarray(values), kind="stable"), kind="stable") + 1

@@ -86,6 +86,21 @@ def maximise_activation(
     return images.mul(255).round().byte().permute(0, 2, 3, 1).unflatten(0, (len(rows), seeds)).cpu()
 
 
+@torch.no_grad()
+def reached_activation(network, layer, rows, biases, pictures, transform, *, device):
+    """The spatial mean that each channel has in the images made for it, seen as they are.
+
+    Parameters as for ``maximise_activation``; ``pictures`` is what that returns.
+
+    Returns
+    -------
+    Tensor [N, seeds], on the CPU
+    """
+    maps = layer.maps(rows, biases)
+    inputs = (layer_input(network, layer.module, transform.normalise(own, device)) for own in pictures)
+    return torch.stack([maps(x)[:, channel].mean(-1).cpu() for channel, x in enumerate(inputs)])
+
+
 def random_spectra(size, generators):
     """A spectrum of weak noise from each generator: [B, 3, size, size // 2 + 1, 2], real and imaginary parts last."""
     noise = [torch.randn(3, size, size // 2 + 1, 2, generator=generator) for generator in generators]

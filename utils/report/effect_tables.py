@@ -82,7 +82,7 @@ def table(rows):
     for row in rows:
         name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
         numbers = [_number(row[name]) for name in (*(f"logit_{one}" for one in LOGITS), *SHARES)]
-        cells.append([str(row["channel"]), name.replace("|", "\\|"), str(row["images"]), *numbers])
+        cells.append([str(row["channel"]), name, str(row["images"]), *numbers])
         cells[-1] += [f"{row['images_of_shares']} of {row['images']}", *(_number(row[name]) for name in MARGINS)]
     return aligned(cells)
 

@@ -5,9 +5,13 @@ import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 
+from utils.report.sheets import SCREEN
 from utils.store.files import write_bytes
 from utils.store.measurements import split_at
+
+PDF_DOTS_PER_INCH = 300  # of what is no line or letter
 
 
 def plot_path(output_dir, result, what):
@@ -15,13 +19,20 @@ def plot_path(output_dir, result, what):
     return Path(output_dir) / "plots" / f"{split_at(result)}_{what}"
 
 
-def write_figure(stem, figure):
-    """Write a matplotlib figure as png and pdf beside each other; return the png's path."""
-    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
+def write_figure(stem, figure, sheet=SCREEN):
+    """Write a matplotlib figure as png and pdf beside each other; return the png's path.
+
+    Text stays text in the pdf, in TrueType fonts, which journals ask for.
+    """
+    for suffix, options in (
+        ("pdf", {"metadata": {"CreationDate": None}, "dpi": PDF_DOTS_PER_INCH}),
+        ("png", {"dpi": sheet.dots_per_inch}),
+    ):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, **options)
+        with rc_context({"pdf.fonttype": 42}):
+            figure.savefig(buffer, format=suffix, **options)
         figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
-        path = stem.with_name(f"{stem.name}.{suffix}")
+        path = stem.with_name(f"{stem.name}{sheet.suffix}.{suffix}")
         write_bytes(path, buffer.getvalue())
     return path
 

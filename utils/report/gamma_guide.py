@@ -2,9 +2,11 @@
 
 from utils.report.layer_figure_parts import label_axes
 from utils.report.plots import DISENTANGLED, ORIGINAL, SUBTLE
+from utils.report.sheets import SCREEN
 from utils.store.files import write_json
 
 GAMMA_FORMAT = 1
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 PRINTED = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -65,7 +67,7 @@ def _cell(value):
     return "-" if value is None else f"{value:.2f}"
 
 
-def draw_gamma(axes, guide, gamma):
+def draw_gamma(axes, guide, gamma, sheet=SCREEN):
     """Shares of clean splits by gamma, with the noise floor and the modes within a class as marks on gamma's axis."""
     styles = (ORIGINAL, *DISENTANGLED)
     for (name, values), (colour, line) in zip(lines_of(guide).items(), styles, strict=False):
@@ -85,5 +87,6 @@ def draw_gamma(axes, guide, gamma):
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--", label=f"γ = {gamma:g}")
     marks = [gamma, *(one for one in (low, noise["cosine"]) if one is not None)]
     axes.set(xlim=(min(0, *marks) - 0.03, 1.03), ylim=(0, 1.05))
-    label_axes(axes, "γ, or cosine of ARVs", "share of clean splits")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    label_axes(axes, "γ, or cosine of ARVs", "share of clean splits", sheet)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3)} if sheet.narrow else BESIDE
+    axes.legend(fontsize=sheet.type(7), frameon=False, **place)

@@ -1,12 +1,13 @@
 """What the figures of a layer share: titles, colours of the two kinds of pairs, stacked points, names that fit."""
 
-import textwrap
-
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.report.plots import ORIGINAL, SUBTLE, text_width
+from utils.report.layout import line_height
+from utils.report.plots import ORIGINAL, SUBTLE, fitted, text_width
+from utils.report.sheets import SCREEN
 
 # Colour and marker: told apart in grey print too
 UNDER_GAMMA = ("#dc267f", "^")
@@ -15,12 +16,16 @@ NAME_LENGTH = 40
 LARGEST_POINT, SMALLEST_POINT = 6.0, 0.3  # points of print
 
 
-def titled_parts(width, heights, title, subtitle):
-    """A figure of parts above one another, of these widths and heights in inches, and its parts."""
-    figure = Figure(figsize=(width, sum(heights) + 0.5), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11, parse_math=False)
+def titled_parts(width, heights, title, subtitle, sheet=SCREEN):
+    """A figure of parts above one another, of this width on a screen and these heights in inches, and its parts."""
+    width, size, small = sheet.wide(width), sheet.type(11), sheet.type(8)
+    title, subtitle = fitted(title, width - 0.2, size, lines=3), fitted(subtitle, width - 0.2, small, lines=6)
+    heights = [heights[0] + line_height(small, subtitle.count("\n")), *heights[1:]]
+    above = 0.5 + line_height(size, title.count("\n"))
+    figure = Figure(figsize=(width, sum(heights) + above), layout="constrained")
+    figure.suptitle(title, fontsize=size, parse_math=False)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    parts[0].suptitle(textwrap.fill(subtitle, int(15.5 * width)), fontsize=8, color=SUBTLE, parse_math=False)
+    parts[0].suptitle(subtitle, fontsize=small, color=SUBTLE, parse_math=False)
     return figure, parts
 
 
@@ -82,11 +87,18 @@ def size_in_points(axes):
     return axes.bbox.size * 72 / axes.figure.dpi
 
 
-def label_axes(axes, x, y):
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    axes.tick_params(labelsize=7)
+def label_axes(axes, x, y, sheet=SCREEN):
+    axes.set_xlabel(x, fontsize=sheet.type(8))
+    axes.set_ylabel(y, fontsize=sheet.type(8))
+    axes.tick_params(labelsize=sheet.type(7))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def count_on(axis):
+    """Ticks of whole numbers alone on an axis that counts, in plain digits."""
+    if axis.get_scale() == "linear":
+        axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 or value == 0 else "")
 
 
 def write_text(axes, x, y, text, size, **options):
@@ -117,7 +129,10 @@ def fit_list(names, width, size, before="also "):
 
 
 def fit_groups(groups, width, size, before=""):
-    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted."""
+    """Lists of names as ``{a, b}, {c}``: names shortened, else one of each group, and what does not fit is counted.
+
+    Where that is still too long it is cut.
+    """
     brief = [[group[0], *([f"+{len(group) - 1}"] if group[1:] else [])] for group in groups]
     tries = [(groups, length, "") for length in (NAME_LENGTH, 30, 24, 20, 16, 12)] + [(brief, 18, ""), (brief, 12, "")]
     tries += [(brief[:n], 12, f" and {len(groups) - n} more") for n in range(len(groups) - 1, 0, -1)]
@@ -125,5 +140,5 @@ def fit_groups(groups, width, size, before=""):
         names = [", ".join(_short(name, length) for name in group) for group in shown]
         text = f"{before}{', '.join(f'{{{one}}}' for one in names)}{more}"
         if text_width(text, size) <= width:
-            break
-    return text
+            return text
+    return fitted(text, width / 72, size)

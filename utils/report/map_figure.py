@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
-from utils.report.card import Page
+from utils.report.layout import Page
 from utils.report.plots import DISENTANGLED, GREY, SUBTLE, fitted, framed, text_width
 
 # In inches, as the channel card

@@ -203,8 +203,7 @@ def _fractions(known):
     result, own = known.result, known.styles()
     rows, channels = result_rows(result), shown_channels(result)
     drawn = dict(zip(shown_concepts(result), densities(result, GRID), strict=True))
-    limits = [density_limits(samples, *curves) for samples, curves in drawn.values()]
-    limits = min(low for low, _ in limits), max(high for _, high in limits)
+    limits, _ = density_limits(list(drawn.values()))
     styles, labels = [own[k - 1] for k in channels], [f"c'{k}" for k in channels]
     parts = []
     for k, (samples, (grid, curves)) in drawn.items():

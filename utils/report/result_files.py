@@ -10,6 +10,7 @@ from utils.report.result_tables import (
     comma_separated,
     document,
     included_rows,
+    latex,
     make_tables,
     markdown,
     measured,
@@ -48,9 +49,9 @@ def write_tables(results):
             raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
         tables = make_tables(found)
         paths = _write_rows(results.folder, found)
-        for name, text in (("summary.csv", comma_separated(tables)), ("summary.md", document(tables))):
-            write_bytes(results.folder / name, text.encode())
-            paths.append(results.folder / name)
+        for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
+            write_bytes(results.folder / f"summary.{kind}", text(tables).encode())
+            paths.append(results.folder / f"summary.{kind}")
     return tables, paths
 
 

@@ -6,6 +6,7 @@ A result is a dictionary as ``utils.store.results.Results`` stores it.
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass
 from itertools import chain
 
@@ -19,6 +20,7 @@ from utils.method.evaluation import (
     separation,
     summarise,
 )
+from utils.report.latex import BEFORE, comment, escaped, floating, tabular
 from utils.report.tables import aligned
 
 
@@ -175,18 +177,30 @@ def markdown(table, shown=None):
         for result, rows in zip(table.results, table.rows, strict=True)
         if shown is None or (result["split"], result["rho"]) in shown
     ]
-    first = table.results[0]
+    rows = [*chain.from_iterable(own), *table.overall]
+    return aligned([_header(table.results[0]), *(_cells(row, len(table.results)) for row in rows)])
+
+
+def latex(tables):
+    """The whole summary in LaTeX: a table each, as in Markdown but for the medians."""
+    parts = [BEFORE, comment(f"{EXPLANATION}\nMedians: in summary.md and summary.csv.")]
+    for table in tables:
+        header = [re.sub(r"c'\\_(k|\d+)", r"$c'_{\1}$", escaped(cell)) for cell in _header(table.results[0])]
+        rows = chain.from_iterable(table.rows), table.overall
+        blocks = ([_cells(row, len(table.results), with_median=False) for row in block] for block in rows)
+        parts.append(floating(f"{heading(table)}.", tabular("rl" + "r" * (len(header) - 2), header, *blocks)))
+    return "\n".join(parts)
+
+
+def _header(first):
     header = ["channel", "concept", "cosine", "rho", "included"]
     header += [f"c'_{k}" for k in range(1, len(first["concepts"]) + 1)]
     header += ["everything else"] if first["background"] else []
-    header += ["residual", "clean", "AUROC c'_k / c", "top-1"]
-    rows = [*chain.from_iterable(own), *table.overall]
-    cells = [header, *(_cells(row, len(table.results)) for row in rows)]
-    return aligned(cells)
+    return [*header, "residual", "clean", "AUROC c'_k / c", "top-1"]
 
 
-def _cells(row, num_results):
-    """A row of the Markdown table."""
+def _cells(row, num_results, with_median=True):
+    """A row of the table."""
     left_out = row.summary.included - row.summary.counted
     of = f"{row.summary.included} of {row.summary.images}" + (f", {left_out} not counted" if left_out else "")
     first = (f"all {num_results}", "")
@@ -196,21 +210,22 @@ def _cells(row, num_results):
     name = row.name if len(row.name) <= 40 else row.name[:37] + "..."
     return [
         first[0],
-        name.replace("|", "\\|"),
+        name,
         "–" if np.isnan(row.cosine) else f"{row.cosine:.2f}",
         first[1],
         of,
-        *(_fraction(*values) for values in fractions),
+        *(_fraction(*values, with_median) for values in fractions),
         row.clean,
         " / ".join("–" if np.isnan(area) else f"{area:.2f}" for area in row.aurocs),
         f"{row.top1:.3f}",
     ]
 
 
-def _fraction(mean, std, median):
+def _fraction(mean, std, median, with_median):
     if np.isnan(mean):
         return "–"
-    return f"{mean:.2f} ± {std:.2f} ({median:.2f})" if np.isfinite(std) else f"{mean:.2f} ({median:.2f})"
+    spread = f" ± {std:.2f}" if np.isfinite(std) else ""
+    return f"{mean:.2f}{spread}" + (f" ({median:.2f})" if with_median else "")
 
 
 def heading(table):

@@ -1,14 +1,16 @@
 """One figure of a layer: how well its channels separate their concepts, before and after, and what chance would do."""
 
+import math
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.method.references import mean_with_interval
 from utils.report.files import write_figure
-from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, SUBTLE, fitted
+from utils.report.layout import Page, line_height
+from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
+from utils.report.sheets import SCREEN
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
 LINES = (  # what, values, colour and line; upwards from chance
@@ -22,37 +24,58 @@ LINES = (  # what, values, colour and line; upwards from chance
 )
 
 
-def write_separation_figure(output_dir, separation):
+def write_separation_figure(output_dir, separation, sheet=SCREEN):
     """Write the figure of a separation into ``plots/``: its path in a list, empty where nothing could be measured."""
     if all(np.isnan(row["ap_all"]) for row in separation["rows"]):
         return []
     stem = Path(output_dir) / "plots" / f"{separation['name']}_separation"
-    return [write_figure(stem, separation_figure(separation))]
+    return [write_figure(stem, separation_figure(separation, sheet), sheet)]
 
 
-def separation_figure(separation):
+def separation_figure(separation, sheet=SCREEN):
     """Average precision of each concept before and after, with the cloud of permuted weights, and all as distributions.
+
+    The axes, and where they stand, depend on the concepts and images alone, so that the figures of several ways to
+    split the same channels can be laid beside each other.
 
     Parameters
     ----------
     separation : dict
         As ``utils.store.separations.Separations`` stores it.
+    sheet : Sheet
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     rows = [row for row in separation["rows"] if not np.isnan(row["ap_all"])]
-    figure = Figure(figsize=(10.4, 5.6), layout="constrained")
-    cloud, lines = figure.subplots(1, 2, width_ratios=(1, 1.05))
-    _draw_cloud(cloud, rows)
-    _draw_distributions(lines, rows)
-    figure.suptitle(fitted(_title(rows), 9.6, 11, lines=2), fontsize=11, parse_math=False)
+    width, title_size, label_size, size, small = sheet.wide(10.4), *map(sheet.type, (11, 10, 8.5, 8))
+    title_lines, small_lines, panels = (4, 4, 1) if sheet.narrow else (2, 2, 2)
+    left, right = 5.5 * label_size / 72, 1.5 * label_size / 72
+    across = (width - right) / panels - left
+    tall, below = 0.86 * across, line_height(label_size, 3.2)
+    columns = _legend_columns(72 * across, size)
+    dots, curves = (line_height(1.15 * size, count) + 0.12 for count in (3, 1 + math.ceil(len(LINES) / columns)))
+    top, foot = line_height(title_size, title_lines), line_height(small, small_lines)
+    lower = foot + below
+    upper, height = (lower + tall + curves + below, dots) if sheet.narrow else (lower, max(dots, curves))
+    page = Page(width, upper + tall + height + 0.1 + top)
+    places = [(left, upper), (left + (left + across) * (panels - 1), lower)]
+    cloud, lines = (page.axes(*place, across, tall) for place in places)
+    _draw_cloud(cloud, rows, size)
+    _draw_distributions(lines, rows, size, columns)
+    for axes in (cloud, lines):
+        axes.tick_params(labelsize=label_size)
+        axes.xaxis.label.set_fontsize(label_size)
+        axes.yaxis.label.set_fontsize(label_size)
+        axes.spines[["top", "right"]].set_visible(False)
+    title = fitted(_title(rows), width - 0.3, title_size, title_lines)
+    page.text(width / 2, page.height - 0.06, title, title_size, va="top")
     how = rows[0]["split_by"].replace("_", " ")
-    below = f"{separation['run']}, layer {separation['layer']}, {how}; {separation['images']} validation images, "
-    below += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
-    figure.supxlabel(fitted(below, 10.0, 8, lines=2), fontsize=8, color=SUBTLE, parse_math=False)
-    return figure
+    text = f"{separation['run']}, layer {separation['layer']}, {how}; {separation['images']} validation images, "
+    text += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
+    page.text(width / 2, 0.04, fitted(text, width - 0.2, small, small_lines), small, color=SUBTLE, va="bottom")
+    return page.figure
 
 
 def _title(rows):
@@ -67,11 +90,16 @@ def _title(rows):
         mean, low, high = mean_with_interval([row["ap_all"] - row[f"ap_all{name}"] for row in rows], channels)
         if np.isfinite(mean):
             title += f"; {mean:+.2f} {what}"
-            title += f" (95 % {low:+.2f} to {high:+.2f})" if np.isfinite(low) else ""
+            title += f" (95\xa0%\xa0{low:+.2f}\xa0to\xa0{high:+.2f})" if np.isfinite(low) else ""
     return title
 
 
-def _draw_cloud(axes, rows):
+def least_precision(prevalence):
+    """What axes of AP begin at: no AP is below about half of the prevalence, whatever the ranking."""
+    return np.nanmin(prevalence) / 2
+
+
+def _draw_cloud(axes, rows, size):
     before, after = (np.array([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
     draws = [len(row["ap_draws"]) for row in rows]
     cloud = np.concatenate([row["ap_draws"] for row in rows])
@@ -81,12 +109,11 @@ def _draw_cloud(axes, rows):
     axes.plot(
         before, after, "o", color=AFTER[0], markersize=4.5, markeredgecolor="white", markeredgewidth=0.4, zorder=3
     )
-    lowest = np.nanmin([row["prevalence"] for row in rows])
-    span = np.geomspace(min(lowest, np.nanmin(before)) / 1.3, 1, 200)
+    span = np.geomspace(least_precision([row["prevalence"] for row in rows]), 1, 200)
     axes.plot(span, span, color=ORIGINAL[0], linewidth=1, zorder=2)
     axes.set_xscale("log")
     axes.set_xlim(span[0], 1)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("AP of the original channel")
     axes.set_ylabel("AP of the new channel")
@@ -96,27 +123,32 @@ def _draw_cloud(axes, rows):
         Line2D([], [], color=PERMUTED[0], alpha=0.6, label="the same rule on permuted weights: a dot a draw", **dot),
         Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"),
     ]
-    _legend(axes, handles=handles)
-    axes.spines[["top", "right"]].set_visible(False)
+    _legend(axes, size, handles=handles)
 
 
-def _draw_distributions(axes, rows):
+def _draw_distributions(axes, rows, size, columns):
     for what, name, (colour, line) in LINES:
         values = np.sort([row[name] for row in rows])
         values = values[~np.isnan(values)]
         if len(values):
             share = np.arange(len(values), 0, -1) / len(values)
             style = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == "ap_all" else 1.6}
-            label = f"{what}, mean {values.mean():.2f}"
+            label = f"{what} {values.mean():.2f}"
             axes.step([0, *values, values[-1]], [1, *share, 0], where="pre", label=label, **style)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("AP")
     axes.set_ylabel("share of the concepts with at least this AP")
-    _legend(axes, ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
+    _legend(axes, size, ncols=columns, title="mean AP", title_fontsize=size)
 
 
-def _legend(axes, **how):
+def _legend(axes, size, **how):
     """Above the axes, where it hides nothing."""
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=8.5, columnspacing=1.2, **how)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
+    axes.legend(fontsize=size, columnspacing=1.2, handlelength=HANDLE / size, **place, **how)
+
+
+def _legend_columns(points, size):
+    """How many columns of the lines' names stand beside each other in so many points of print."""
+    widest = max(text_width(f"{what} 0.00", size) for what, *_ in LINES) + HANDLE + 1.5 * size
+    return 2 if 2 * widest <= points else 1

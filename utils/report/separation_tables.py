@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from utils.method.references import mean_with_interval
+from utils.report import latex as latex_tables
 from utils.report.tables import aligned, write_settled
 from utils.store.separations import VALUES, newest_rows
 
@@ -157,7 +158,12 @@ def draws_reached(row):
 
 
 def table(rows, columns=(*VALUES, *REACHED)):
-    """Rows as an aligned Markdown table; columns without any value are left out.
+    """Rows as an aligned Markdown table."""
+    return aligned(cells_of(rows, columns))
+
+
+def cells_of(rows, columns):
+    """The cells of a table, its header first; columns without any value are left out.
 
     Where splits were made in several ways, a column says how.
     """
@@ -168,11 +174,11 @@ def table(rows, columns=(*VALUES, *REACHED)):
     cells = [["channel", "concept", *(["split by"] if several else []), "images", *map(_words, columns)]]
     for row in rows:
         name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
-        plain = [str(row["channel"]), f"{row['concept']} {name}".replace("|", "\\|")]
+        plain = [str(row["channel"]), f"{row['concept']} {name}"]
         plain += [row["split_by"].replace("_", " ")] if several else []
         plain += [str(row["images"])]
         cells.append([*plain, *(_number(row[column]) for column in columns)])
-    return aligned(cells)
+    return cells
 
 
 def _words(column):
@@ -189,10 +195,27 @@ def _in_order(pairs):
 def document(separations):
     """All separations in Markdown: what the columns are, the summary of each, and a table of the rows of each RUN."""
     parts = ["# Separation from all other images\n", EXPLANATION, *map(summary, separations)]
-    pairs = _in_order(newest_rows(separations))
-    for run, layer in dict.fromkeys((one["run"], one["layer"]) for one, _ in pairs):
-        rows = [row for one, row in pairs if (one["run"], one["layer"]) == (run, layer)]
+    for (run, layer), rows in _rows_by_run(separations).items():
         parts.append(f"### {run}, layer {layer}\n\n{table(rows)}\n")
+    return "\n".join(parts)
+
+
+def _rows_by_run(separations):
+    """The rows of each (RUN, layer), in order."""
+    found = {}
+    for one, row in _in_order(newest_rows(separations)):
+        found.setdefault((one["run"], one["layer"]), []).append(row)
+    return found
+
+
+def latex(separations):
+    """The headline columns of all rows in LaTeX, a table for each RUN."""
+    parts = [latex_tables.BEFORE, latex_tables.comment(EXPLANATION)]
+    for (run, layer), rows in _rows_by_run(separations).items():
+        header, *cells = cells_of(rows, HEADLINE)
+        header = [latex_tables.stacked(cell.replace(">=", "≥")) for cell in header]
+        table = latex_tables.tabular("rl" + "r" * (len(header) - 2), header, cells)
+        parts.append(latex_tables.floating(f"Separation from all other images: {run}, layer {layer}.", table))
     return "\n".join(parts)
 
 
@@ -210,8 +233,9 @@ def comma_separated(separations):
 
 
 def write_separation_tables(separations):
-    """Make ``separation.csv`` and ``separation.md`` anew from all ``Separations``: the paths."""
-    return write_settled(separations, {"separation.csv": comma_separated, "separation.md": document})
+    """Make ``separation.csv``, ``.md`` and ``.tex`` anew from all ``Separations``: the paths."""
+    texts = {"separation.csv": comma_separated, "separation.md": document, "separation.tex": latex}
+    return write_settled(separations, texts)
 
 
 def print_separation(separation, separations):

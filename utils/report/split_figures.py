@@ -4,13 +4,25 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.images.batches import batches_of
-from utils.method.evaluation import density_curves
-from utils.method.patches import default_patch_size
+from utils.method.evaluation import density_curves, fractions_of_original
+from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
+from utils.networks.feature_visualization import SEEDS, STEPS
 from utils.report.card import Card, card_figure
 from utils.report.files import plot_path, write_curves, write_figure
-from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, ORIGINAL, density_figure, pictures_figure
+from utils.report.plots import (
+    DISENTANGLED,
+    EVERYTHING_ELSE,
+    ORIGINAL,
+    density_figure,
+    density_limits,
+    pictures_figure,
+    symbols,
+)
 from utils.report.result_tables import result_rows
-from utils.stages.evaluation import SplitMeasures, measure_peaks, top_patches, visualize
+from utils.report.sheets import SCREEN
+from utils.stages.evaluation import SplitMeasures, measure_peaks, names_of_folders, top_patches
+from utils.stages.visualization import describe_visualization, visualize
+from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
 
@@ -52,23 +64,28 @@ def densities(result, points=256):
         yield samples, density_curves(samples, points)
 
 
-def densities_figures(output_dir, result):
-    """Draw and store one density plot a concept."""
-    pictures = []
-    for k, (samples, (grid, curves)) in zip(shown_concepts(result), densities(result), strict=True):
+def densities_figures(output_dir, result, sheet=SCREEN):
+    """Draw and store one density plot a concept, on the same axes."""
+    pictures, panels = [], list(densities(result))
+    limits = density_limits(panels)
+    for k, (samples, (grid, curves)) in zip(shown_concepts(result), panels, strict=True):
         title = f"Images of {result['concept_names'][k]}: channel {result['channel']} and its parts"
         count = len(samples["original channel"])
-        subtitle = f"{result['run']}, {result['layer']}, {division(result)}, {_images(result, count)}{left_out(result)}"
+        subtitle = f"{result['run']}, {result['layer']}, {division(result)}, n = {_images(result, count)}"
         stem = plot_path(output_dir, result, f"concept{k + 1}_density")
-        figure = density_figure(samples, grid, curves, colours_of(result), title, subtitle)
-        pictures.append(write_figure(stem, figure))
+        words = title, subtitle + left_out(result)
+        figure = density_figure(samples, grid, curves, colours_of(result), limits, *words, sheet)
+        pictures.append(write_figure(stem, figure, sheet))
         write_curves(stem, grid, curves)
     return pictures
 
 
 def _images(result, count):
     """How many validation images there are, and of concepts without labels which."""
-    return f"{count} validation images" + (f" of {result['assignment']}" if result["assignment"] else "")
+    if not result["assignment"]:
+        return f"{count} validation images"
+    all_of_them = sum(len(part["paths"]) for part in result["images"])
+    return result["assignment"] if count == all_of_them else f"{count} of {result['assignment']}"
 
 
 def division(result):
@@ -76,20 +93,45 @@ def division(result):
     return "least squares" if result["rho"] is None else f"rho {result['rho']}"
 
 
-def visualization_figure(output_dir, result, pictures):
-    """Draw and store images that were made to activate each channel, [K + 1, seeds, H, W, 3]."""
-    channels = {0: "original channel", **shown_channels(result)}
-    rows = {
-        label: [(one, colour) for one in pictures[k]]
-        for (k, label), (colour, _) in zip(channels.items(), colours_of(result), strict=True)
-    }
+def visualization_figure(output_dir, result, entry, pictures, positions, sheet=SCREEN):
+    """Draw and store a visualization: its pictures, and what mean activation each reaches.
+
+    Beside them stands the largest mean of the concepts' validation images, for a layer of so many ``positions``.
+    """
+    channels, rows = {0: "original channel", **shown_channels(result)}, {}
+    parts = [part for part in result["images"] if part["paths"]]
+    count = sum(len(part["paths"]) for part in parts)
+    sums = np.concatenate([np.column_stack([part["original"], part["sums"]]) for part in parts])
+    for (k, label), (colour, _) in zip(channels.items(), colours_of(result), strict=True):
+        label += f" (validation images: at most {sums[:, k].max() / positions:.3g})"
+        captions = [f"seed {seed}: {value:.3g}" for seed, value in enumerate(entry["reached"][k])]
+        rows[label] = [(one, colour, said) for one, said in zip(pictures[k], captions, strict=True)]
     title = f"Channel {result['channel']} and its parts: images made to activate them"
-    subtitle = f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}"
-    return [write_figure(plot_path(output_dir, result, "visualization"), pictures_figure(rows, title, subtitle))]
+    subtitle = (
+        f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}; {entry['steps']} steps; "
+        f"below each image the mean activation it reaches, beside them the largest of {count} validation images"
+    )
+    what = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != STEPS else "")
+    what += f"_seeds{entry['seeds']}" if entry["seeds"] != SEEDS else ""
+    figure = pictures_figure(rows, title, subtitle, sheet)
+    return [write_figure(plot_path(output_dir, result, what), figure, sheet)]
 
 
-def channel_card(output_dir, result, patches, visualizations, patch_note=None):
-    """Draw and store the channel card; ``patch_note`` says what the patches are where they are no usual ones."""
+def channel_card(output_dir, result, patches, patch_note, visualizations, what="card", sheet=SCREEN):
+    """Draw and store the channel card.
+
+    Parameters
+    ----------
+    output_dir : Path or str
+    result : dict
+    patches : list of K + 1 lists of Patch
+    patch_note : str
+        Which patches are shown.
+    visualizations : list of K + 1 lists of (picture, what is written below), or None
+    what : str
+        The end of the file's name.
+    sheet : Sheet
+    """
     samples, curves = zip(*densities(result), strict=True)
     above_diagonal = np.array(result["cosines"])[np.triu_indices(len(result["cosines"]), 1)]
     cosines = ""
@@ -98,7 +140,8 @@ def channel_card(output_dir, result, patches, visualizations, patch_note=None):
         cosines = f"cosine of the ARVs {' to '.join(ends)},  "
     shown, channels, rows = shown_concepts(result), shown_channels(result), result_rows(result)
     place = {k: number for number, k in enumerate(shown)}
-    own = [[(one, place.get(concept, -1)) for one, concept in patches[k]] for k in (0, *channels)]
+    residual, note = residual_and_note(result)
+    columns = [*(k - 1 for k in channels), *([-1] if residual else [])]
     card = Card(
         channel=result["channel"],
         subtitle=f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
@@ -107,14 +150,45 @@ def channel_card(output_dir, result, patches, visualizations, patch_note=None):
         names=[result["concept_names"][k] for k in shown],
         labels=["original channel", *channels.values()],
         colours=colours_of(result),
-        patches=own,
+        patches=[[one._replace(concept=place.get(one.concept, -1)) for one in patches[k]] for k in (0, *channels)],
         patch_note=patch_note,
         visualizations=None if visualizations is None else [visualizations[k] for k in (0, *channels)],
         samples=samples,
         curves=curves,
-        summaries=[rows[k].summary.of([*(k - 1 for k in channels), -1]) for k in shown],
+        summaries=[rows[k].summary.of(columns) for k in shown],
+        fractions=[_counted_fractions(result["images"][k])[:, columns] for k in shown],
+        fractions_note=note,
+        residual=residual,
     )
-    return [write_figure(plot_path(output_dir, result, "card"), card_figure(card))]
+    return [write_figure(plot_path(output_dir, result, what), card_figure(card, sheet), sheet)]
+
+
+def _counted_fractions(images):
+    """The fractions of the images that a Summary counts, [n, K + 1]."""
+    original = np.array(images["original"])
+    counted = np.array(images["included"], dtype=bool) & (original > 0)
+    return fractions_of_original(original[counted], np.array(images["sums"])[counted])
+
+
+def residual_and_note(result):
+    """Whether the residual has a bar, and which bars of the fractions follow from the others.
+
+    ``c = sum_k c'_k - (K-1) r`` holds in every image. Where no input is shared the residual is the bias alone, nothing
+    or a number; of two channels the fractions are then each other's mirror image.
+    """
+    residual = np.concatenate([np.array(result["images"][k]["sums"])[:, -1] for k in shown_concepts(result)])
+    number = len(result["concept_names"]) + (1 if result["background"] else 0)
+    if number == 2:
+        both = "c'_1 + c'_2 = 1" if not residual.any() else "c'_1 + c'_2 - r = 1"
+    else:
+        both = f"c'_1 + ... + c'_{number} = 1"
+        both = both if not residual.any() else both.replace("=", f"- {number - 1} r =")
+    both = symbols(both.replace("...", "…").replace(" - ", " − "))
+    if residual.any():
+        constant = " (no input is shared: r is the bias alone)" if np.ptp(residual) == 0 else ""
+        return True, f"in every image {both}{constant}: one bar follows from the others"
+    mirror = "one bar mirrors the other" if number == 2 else "one bar follows from the others"
+    return False, f"no input is shared, so r = 0; in every image {both}: {mirror}"
 
 
 class FigureMaker:
@@ -132,30 +206,65 @@ class FigureMaker:
 
     def __init__(self, args, source, opened, transform, device):
         self.args, self.source, self.opened = args, source, opened
-        self.transform, self.device, self.peaks = transform, device, None
+        self.transform, self.device, self.sheet, self.peaks = transform, device, args.figure_width, None
+        self.visualizations = Visualizations(args.output_dir, None)
         if args.get_channel_card:
             self.patch_size = patch_size_of(args.patch_size, transform.crop_size, source.layer)
-            self.patch_note = patch_note_of(source.layer)
+            self.names = names_of_folders(source.images, source.classes)
         if args.all_classes:
             loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
             self.peaks = measure_peaks(loader, source.network, source.layer, measures, args.precision)
+            self.ranked = len(source.images) - loader.skipped
 
     def draw(self, number, result, arrays):
         """Draw the figures of split ``number``, from its result and what was measured (or None): their paths."""
-        args, one = self.args, self.opened[number]
-        written = densities_figures(args.output_dir, result) if args.get_qualitative else []
-        pictures = None
+        args, where = self.args, self.args.output_dir
+        written = densities_figures(where, result, self.sheet) if args.get_qualitative else []
+        captioned = None
         if args.get_feature_visualization:
-            source = self.source
-            pictures = visualize(source.network, source.layer, one.file.split, one.rho, self.transform, self.device)
-            written += visualization_figure(args.output_dir, result, pictures)
+            entry = self._visualization(number, result)
+            pictures, positions = self.visualizations.pictures(entry), self.opened[number].file.split.positions
+            written += visualization_figure(where, result, entry, pictures, positions, self.sheet)
+            captioned = [
+                [(one, f"{value:.3g}") for one, value in zip(*row, strict=True)]
+                for row in zip(pictures, entry["reached"], strict=True)
+            ]
         if args.get_channel_card:
-            concepts = self.source.concepts_of(one)
-            shown = arrays if self.peaks is None else self.peaks[number]
-            patches = top_patches(self.source.images, self.transform, shown, concepts, self.patch_size)
-            written += channel_card(args.output_dir, result, patches, pictures, self.patch_note)
+            written += self._card(number, result, arrays, captioned)
         return written
+
+    def _visualization(self, number, result):
+        """The visualization of a split: the one that is there, if it is equal."""
+        args, source, one = self.args, self.source, self.opened[number]
+        known = describe_visualization(result, args.steps or STEPS, args.seeds or SEEDS)
+        found = self.visualizations.find(known)
+        if found is None:
+            network = source.network, source.layer
+            found = visualize(*network, one.file.split, one.rho, self.transform, known, self.device)
+            self.visualizations.write(found)
+        return found
+
+    def _card(self, number, result, arrays, captioned):
+        args, images = self.args, self.source.images
+        concepts = self.source.concepts_of(self.opened[number])
+        shown = arrays if self.peaks is None else self.peaks[number]
+        rule = args.patches or "ranked"
+        patches = top_patches(images, self.transform, shown, concepts, self.names, self.patch_size, rule)
+        whole = patch_note_of(self.source.layer)
+        where = f"{len(shown['indices'])} validation images of the concepts"
+        if args.all_classes:
+            where = f"all {self.ranked} validation images, {len(images.folders)} classes"
+        notes = [f"{_rule_in_words(rule)} {where}", "numbers are ranks among these", *([whole] if whole else [])]
+        notes += ["below: images made to activate each channel, and the mean that each reaches"] if captioned else []
+        what = f"{'paper_patches_' * (rule == 'paper')}{'all_classes_' * args.all_classes}card"
+        return channel_card(args.output_dir, result, patches, "; ".join(notes), captioned, what, self.sheet)
+
+
+def _rule_in_words(rule):
+    if rule == "ranked":
+        return "most activating first, of"
+    return f"by the paper's rule, {SHOWN} of the {TOP_IMAGES} most activating, concepts as equally as they occur, of"
 
 
 def patch_size_of(asked, crop_size, layer):

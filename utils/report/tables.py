@@ -4,7 +4,8 @@ from utils.store.files import write_bytes
 
 
 def aligned(cells):
-    """Rows of text, the header first, as a Markdown table with columns of one width."""
+    """Rows of text, the header first, as a Markdown table with columns of one width, whatever the text."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -114,6 +114,8 @@ def rank_correlation(first, second):
 def most_surprising(pairs, similarities, count=3):
     """Pairs of high cosine though far apart in WordNet, and of low cosine though close; each two classes once.
 
+    High and low, far and close: above and below the medians of all pairs.
+
     Parameters
     ----------
     pairs : ClassPairs
@@ -125,10 +127,10 @@ def most_surprising(pairs, similarities, count=3):
     high, low : lists of int
         Positions in ``pairs``, the largest difference of the two ranks first; at most ``count`` each.
     """
-    cosine_ranks, similarity_ranks = rankdata(pairs.cosine.numpy()), rankdata(similarities)
-    middle, difference = (len(pairs) + 1) / 2, cosine_ranks - similarity_ranks
-    high = (cosine_ranks > middle) & (similarity_ranks < middle)
-    low = (cosine_ranks < middle) & (similarity_ranks > middle)
+    cosines, similarities = pairs.cosine.numpy(), np.array(similarities)
+    difference = rankdata(cosines) - rankdata(similarities)
+    high = (cosines > np.median(cosines)) & (similarities < np.median(similarities))
+    low = (cosines < np.median(cosines)) & (similarities > np.median(similarities))
     order = np.argsort(-difference, kind="stable")
     classes, chosen = list(zip(pairs.class1.tolist(), pairs.class2.tolist(), strict=True)), []
     for positions in (order[high[order]], order[::-1][low[order[::-1]]]):

@@ -19,13 +19,15 @@ from utils.report.layer_figure_parts import (
     write_text,
 )
 from utils.report.layer_tables import write_table
-from utils.report.plots import SUBTLE
+from utils.report.plots import SUBTLE, text_width
+from utils.report.sheets import SCREEN
 from utils.report.wordnet import most_surprising, path_similarities, rank_correlation
 
-STRIP = 0.05  # at either side of the points, as a share of their range
+STRIP = 0.05  # at either side of the points, as a share of their range; at least so many points of print:
+LEAST_STRIP, LABEL = 22, 12  # of which so many are for numbers, the others for lines that lead to them
 
 
-def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, settings):
+def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, settings, sheet=SCREEN):
     """Draw, write and sum up the WordNet path similarity of all pairs, beside stage 2's ``table`` of pairs: the paths.
 
     Parameters
@@ -38,6 +40,7 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
     gamma : float
     title, settings : str
         ``settings`` says what chose the pairs.
+    sheet : Sheet
     """
     if not len(pairs):
         print("no two classes share a relevant channel: there is no WordNet figure")
@@ -48,8 +51,8 @@ def plot_wordnet(table, output_dir, pairs, synsets, classes, gamma, title, setti
     subtitle = f"{settings}; {len(pairs)} pairs of classes that share a channel{ranks}"
     values = table.with_name(f"{table.stem}_wordnet.csv")
     write_similarities(values, pairs, similarities)
-    figure = wordnet_figure(pairs, similarities, gamma, classes.name, title, subtitle)
-    drawn = write_figure(Path(output_dir) / "plots" / values.stem, figure)
+    figure = wordnet_figure(pairs, similarities, gamma, classes.name, title, subtitle, sheet)
+    drawn = write_figure(Path(output_dir) / "plots" / values.stem, figure, sheet)
     print(similarity_summary(pairs, similarities, gamma, correlation))
     return [values, drawn]
 
@@ -75,7 +78,7 @@ def similarity_summary(pairs, similarities, gamma, correlation):
     return f"WordNet path similarity, median: {', '.join(parts)}{ranks}"
 
 
-def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
+def wordnet_figure(pairs, similarities, gamma, name, title, subtitle, sheet=SCREEN):
     """WordNet path similarity over the cosine of the ARVs, for all pairs of classes that share a relevant channel.
 
     The similarity is 1 / (1 + path length): a row for each, in which points are stacked, so that none hides another.
@@ -89,6 +92,7 @@ def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
     gamma : float
     name : function of a class's output
     title, subtitle : str
+    sheet : Sheet
 
     Returns
     -------
@@ -100,25 +104,29 @@ def wordnet_figure(pairs, similarities, gamma, name, title, subtitle):
     lines = sum(len(part) + 1 for part in surprising if part)
     pitch = 0.18 + 0.12 * min(len(pairs) / 10000, 1)  # a page for the most
     heights = [max(2.4, 0.8 + pitch * (np.ptp(rows) + 1)), *([0.17 * lines + 0.1] if lines else [])]
-    figure, parts = titled_parts(6.4, heights, title, subtitle)
+    figure, parts = titled_parts(6.4, heights, title, subtitle, sheet)
     axes = parts[0].subplots()
-    _prepare_wordnet(axes, cosines, rows, gamma)
-    parts[0].legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _prepare_wordnet(axes, cosines, rows, gamma, sheet)
+    columns = 1 if sheet.narrow else 3
+    parts[0].legend(loc="outside lower center", ncols=columns, fontsize=sheet.type(8), frameon=False)
     if lines:
         key = parts[1].subplots()
         key.set_axis_off()
     lay_out(figure)
     points = draw_points(axes, cosines, rows, gamma)
     if lines:
-        _number_points(axes, points, surprising)
-        _write_key(key, pairs, rows, surprising, name)
+        _number_points(axes, points, surprising, sheet)
+        kinds = f"cosine > {np.median(cosines):.2f}, WordNet < 1/{np.median(rows):g} (medians)"
+        kinds = kinds, kinds.translate(str.maketrans("<>", "><"))
+        _write_key(key, pairs, rows, surprising, kinds, name, sheet)
     return figure
 
 
-def _prepare_wordnet(axes, cosines, rows, gamma):
+def _prepare_wordnet(axes, cosines, rows, gamma, sheet):
     """All but the points: limits with room for numbers, a tick for every length of a path, gamma, and the legend."""
     low, high = min(cosines.min(), gamma), max(cosines.max(), gamma)
-    strip = STRIP * (high - low) or STRIP
+    across = 72 * (sheet.wide(6.4) - 1.1)  # about, in points: the axes have no final size yet
+    strip = max(STRIP, LEAST_STRIP / (across - 2 * LEAST_STRIP)) * (high - low) or STRIP
     axes.set(xlim=(low - strip, high + strip), ylim=(rows.max() + 0.5, rows.min() - 0.5))
     ticks = range(rows.min(), rows.max() + 1)
     axes.set_yticks(ticks, [f"1/{row}" for row in ticks])
@@ -127,22 +135,26 @@ def _prepare_wordnet(axes, cosines, rows, gamma):
     for colour, marker, part, which in sides(cosines, gamma):
         if part.any():
             axes.scatter([], [], c=colour, marker=marker, s=20, linewidths=0, label=f"pairs {which} γ: {part.sum()}")
-    label_axes(axes, "cosine of the two classes' ARVs", "WordNet path similarity\n1 / number of synsets on the path")
+    similarity = "WordNet path similarity\n1 / number of synsets on the path"
+    label_axes(axes, "cosine of the two classes' ARVs", similarity, sheet)
 
 
-def _number_points(axes, points, surprising):
-    """Ring and number the most surprising points: numbers in the empty strips at the right and left, on thin lines."""
-    height = size_in_points(axes)[1]
+def _number_points(axes, points, surprising, sheet):
+    """Ring and number the most surprising points: numbers in the empty strips at the right and left, on thin lines.
+
+    The lines end beside the numbers, which stand one above the other, so that none goes through a number.
+    """
+    width, height = size_in_points(axes)
     left, right = axes.get_xlim()
-    inside = STRIP / (1 + 2 * STRIP) * (right - left) / 2
+    unit = (right - left) / width
     numbers = count(1)
-    for part, edge in zip(surprising, (right - inside, left + inside), strict=True):
+    for part, edge, inwards in zip(surprising, (right, left), (-unit, unit), strict=True):
         levels = _spread(points[part, 1], 9 * np.ptp(axes.get_ylim()) / height, *sorted(axes.get_ylim()))
         for (x, y), level in zip(points[part], levels, strict=True):
-            axes.plot([x, edge], [y, level], color=SUBTLE, linewidth=0.5, zorder=1)
+            axes.plot([x, edge + LABEL * inwards], [y, level], color=SUBTLE, linewidth=0.5, zorder=1)
             axes.plot(x, y, "o", color=SUBTLE, markersize=9, markerfacecolor="none", markeredgewidth=0.8)
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            write_text(axes, edge, level, str(next(numbers)), 7, weight="bold", ha="center", bbox=box)
+            place = edge + LABEL / 2 * inwards, level
+            write_text(axes, *place, str(next(numbers)), sheet.type(7), weight="bold", ha="center")
 
 
 def _spread(heights, gap, low, high):
@@ -156,20 +168,25 @@ def _spread(heights, gap, low, high):
     return placed
 
 
-def _write_key(axes, pairs, rows, surprising, name):
+def _write_key(axes, pairs, rows, surprising, kinds, name, sheet):
     """Name the numbered pairs: a line each, under a heading for either kind."""
-    half = 0.36 * size_in_points(axes)[0]
+    size, width = sheet.type(7.5), size_in_points(axes)[0]
+    columns, edge = [], 1.0  # those of numbers, from the right
+    for word in ("WordNet", "cosine", "channel"):
+        columns.insert(0, (edge, "right"))
+        edge -= (text_width(word, size) + size) / width
+    number = 1.2 * text_width("6", size) / width
+    half = (edge - number) * width / 2 - size
     numbers, lines = count(1), []
-    kinds = ("high cosine, far apart in WordNet", "low cosine, close in WordNet")
     for kind, part in zip(kinds, surprising, strict=True):
         lines += [("", kind, "channel", "cosine", "WordNet")] * bool(part)
         for position in part:
             channel, *outputs, cosine = next(pairs[position : position + 1].rows())
-            names = " / ".join(fit(name(output), half - 5, 7.5) for output in outputs)
+            names = " / ".join(fit(name(output), half, size) for output in outputs)
             lines.append((next(numbers), names, channel, f"{cosine:.2f}", f"1/{rows[position]}"))
     axes.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5))
-    columns = (0.02, "right"), (0.035, "left"), (0.82, "right"), (0.905, "right"), (1.0, "right")
+    columns = (number, "right"), (number + size / 2 / width, "left"), *columns
     for height, line in enumerate(lines):
         colour = SUBTLE if line[0] == "" else OTHER[0]
         for (x, align), cell in zip(columns, line, strict=True):
-            write_text(axes, x, height, str(cell), 7.5, color=colour, ha=align)
+            write_text(axes, x, height, str(cell), size, color=colour, ha=align)

@@ -1,18 +1,19 @@
-"""Stage 4: what is measured of each split on validation images, and its figures' pictures."""
+"""Stage 4: what is measured of each split on validation images, and its card's patches."""
 
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from utils.errors import UserError
 from utils.images.batches import ImageFiles
+from utils.images.text import printable
 from utils.method.disentangling import merge, spatial_sums
-from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks
+from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.feature_visualization import maximise_activation
 from utils.networks.recording import Recorder
 from utils.stages.unlabelled import assignment
 from utils.stages.validation import contents_digest, require_finite
@@ -207,7 +208,22 @@ def result_of(described, arrays, opened, source):
 # Pictures
 
 
-def top_patches(images, transform, measured, concepts, size):
+class Patch(NamedTuple):
+    """A patch of an image: array [size, size, 3], the image's concept (from 0, or -1), class name, and rank from 1."""
+
+    picture: np.ndarray
+    concept: int
+    name: str
+    rank: int
+
+
+def names_of_folders(images, classes):
+    """The class name of each of the images' folders; that of a folder without an output is its own."""
+    return [classes.name(classes.outputs[name]) if name in classes.outputs else printable(name)
+            for name in images.folders]  # fmt: skip
+
+
+def top_patches(images, transform, measured, concepts, names, size, rule="ranked"):
     """The patches of ``size`` pixels that are shown for each channel, read again from their files.
 
     Parameters
@@ -218,26 +234,24 @@ def top_patches(images, transform, measured, concepts, size):
         ``indices``, ``peaks`` and ``centres``, as ``evaluate`` has them.
     concepts : array [len(images)]
         Which concept (from 0) each image is of, or -1.
+    names : list
+        The class name of each of the images' folders.
     size : int
+    rule : str
+        ``ranked`` or ``paper``, of ``utils.method.patches``.
 
     Returns
     -------
-    list of K + 1 lists of (array [size, size, 3], concept)
+    list of K + 1 lists of Patch
     """
     files, groups, shown = ImageFiles(images, transform), concepts[measured["indices"]], []
-    for channel in range(measured["peaks"].shape[1]):
-        patches = []
-        for number in most_activating(measured["peaks"][:, channel], groups):
+    for values, centres in zip(measured["peaks"].T, measured["centres"].swapaxes(0, 1), strict=True):
+        patches, rank = [], ranks(values)
+        for number in most_activating(values, groups if rule == "paper" else None):
             picture = files[measured["indices"][number]]
             if picture.reason is not None:
                 raise UserError(f"cannot read image {images.path(picture.index)} again ({picture.reason})")
-            patches.append((patch(picture.crop.numpy(), measured["centres"][number, channel], size), groups[number]))
+            cut, name = patch(picture.crop.numpy(), centres[number], size), names[images.folder_of[picture.index]]
+            patches.append(Patch(cut, int(groups[number]), name, int(rank[number])))
         shown.append(patches)
     return shown
-
-
-def visualize(network, layer, split, rho, transform, device):
-    """Images made to activate the original channel and ``c'_1 .. c'_K``: uint8 array [K + 1, seeds, H, W, 3]."""
-    rows = split.shown_rows(rho)
-    biases = None if split.bias is None else split.bias.expand(len(rows))
-    return maximise_activation(network, layer, rows, biases, transform, device=device).numpy()

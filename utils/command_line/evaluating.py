@@ -1,0 +1,50 @@
+"""Stage 4, split by split: fractions of the original channel that the new ones carry, and figures of them."""
+
+from tqdm import tqdm
+
+from utils.command_line.opening import setting
+from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
+from utils.report.split_figures import FigureMaker
+from utils.stages.evaluation import describe_result, evaluate, result_of
+from utils.store.names import run_name
+
+
+def evaluate_each(args, opened, asked, problems, source, transform, device, results):
+    """Fractions and figures of each split: paths of what was written.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    opened : list of OpenedSplit
+    asked : dict
+        Settings of stage 2, where the candidates say them.
+    problems : Problems
+    source : ImagePass or StoredValidation
+    transform : Transform
+    device : torch.device
+    results : Results
+    """
+    run = run_name(args.model, args.layer_of_interest)
+    taus = [setting("tau", args, asked, one.file.settings) for one in opened]
+    known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
+    for one, tau in zip(opened, taus, strict=True):
+        print(f"{one.path.name}, {one.which_rho()}tau {tau}")
+    figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
+    for number, result, arrays in evaluate(opened, known, source, results, args.get_channel_card):
+        with problems.noted(opened[number].path.name), tqdm.external_write_mode():
+            if result is None:
+                result = result_of(known[number], arrays, opened[number], source)
+                if args.get_quantitative:
+                    results.write(result)
+            elif args.get_quantitative:
+                results.make_newest(result)
+            warn_of_empty_inclusion(result)
+            written += figures.draw(number, result, arrays)
+            found.append(result)
+    if not found:
+        problems.finish("evaluated")
+    if args.get_quantitative:
+        tables, paths = write_tables(results)
+        print_results(results, tables, found)
+        written = paths + written
+    return written

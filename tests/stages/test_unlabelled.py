@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from tests.conftest import (
     stored_images,
     write_image,
 )
+from utils.errors import UserError
 from utils.method.clustering import k_means
 from utils.method.concept_vectors import concept_clusters
 from utils.method.least_squares import least_squares_shares
+from utils.stages.unlabelled import strongest_images
 from utils.store.importances import ImportanceStore
 from utils.store.manifests import read_manifest
 from utils.store.splits import read_split
@@ -314,3 +317,12 @@ def test_an_image_that_is_not_the_one_that_the_val_store_has_measured_is_an_erro
     )
     assert result.returncode == 2
     assert "val/dog/1.png is not the image that stage 1 measured: its content has changed" in result.stderr
+
+
+def test_without_a_correctly_classified_image_there_is_no_reference():
+    wrong = {"indices": torch.arange(3), "targets": torch.zeros(3), "predictions": torch.ones(3)}
+    wrong["input_sums"] = torch.rand(3, 8, 1)
+    store = SimpleNamespace(num_chunks=1, read_chunk=lambda *_: wrong, folder="store/m")
+    assert strongest_images(store, torch.rand(2, 8, 1), 5).shape == (2, 3)
+    with pytest.raises(UserError, match="store/m has no correctly classified image"):
+        strongest_images(store, torch.rand(2, 8, 1), 5, only_correct=True)

@@ -44,7 +44,7 @@ def strongest_images(store, weights, number, only_correct=False):
     weights : Tensor [R, C_in, taps]
     number : int
     only_correct : bool
-        Whether only correctly classified images count.
+        Whether only correctly classified images count; UserError where there is none.
     """
     strongest, rows = Strongest(number), weights.flatten(1).float()
     for chunk in tqdm(range(store.num_chunks), "reference images", unit=" chunks", delay=2):
@@ -53,6 +53,8 @@ def strongest_images(store, weights, number, only_correct=False):
         if only_correct:
             usable = images["targets"] == images["predictions"]
         strongest.add(images["input_sums"][usable].flatten(1) @ rows.T, images["indices"][usable])
+    if not strongest.indices.shape[1]:
+        raise UserError(f"{store.folder} has no {'correctly classified' if only_correct else 'readable'} image")
     return strongest.indices
 
 

@@ -11,7 +11,8 @@ TEXT = "\n".join(page.read_text() for page in PAGES)
 
 
 def test_imports_in_examples_work():
-    lines = re.findall(r"^from ([\w.]+) import (\w+)$", TEXT, re.MULTILINE)
+    found = re.findall(r"^from ([\w.]+) import ([\w, ]+)$", TEXT, re.MULTILINE)
+    lines = [(module, name) for module, names in found for name in names.split(", ")]
     assert ("utils.store", "split_network") in lines
     missing = [line for line in lines if not hasattr(importlib.import_module(line[0]), line[1])]
     assert not missing

@@ -73,3 +73,12 @@ def test_a_flag_that_is_not_explained_is_found():
         **{"--help": "show this message", "--bare": "", "--long": "its text", "--three": "of three", "--last": ""},
         **{"--own": "chosen", "--end": ""},
     }
+
+
+def test_what_help_says_of_circuits_is_their_default():
+    from utils.command_line.unlabelled_flags import CIRCUITS, UNLABELLED
+    from utils.method.unlabelled import ByCircuits, ByConceptVectors, ByPure, usual_references
+
+    assert (ByCircuits.number, ByCircuits.references) == CIRCUITS
+    assert tuple(kind.name for kind in (ByCircuits, ByPure, ByConceptVectors)) == UNLABELLED
+    assert [usual_references(ByCircuits, number) for number in (1_000_000, 400, 3)] == [600, 100, 1]

@@ -158,7 +158,7 @@ def test_pure_is_that_of_the_images(copy):
     command += ["--get_quantitative", "--proportion_attribution_required", "0.0001", *COMPUTE]
     result = run_script("get_results.py", *command, cwd=copy)
     assert result.returncode == 0, result.stderr
-    assert "concepts from pure (the 100 validation images of largest maximum over space" in result.stdout
+    assert "from pure, nr concepts 2, nr reference images 10 (the 100 validation images of" in result.stdout
     values, circuits = pure_by_hand(copy, "val")
     assigned = torch.cdist(circuits.double(), centroids).argmin(1)
     assert measured_sets(copy) == [np.flatnonzero((assigned == k) & (values > 0)).tolist() for k in range(2)]
@@ -179,7 +179,7 @@ def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, w
     wanted = ("--get_quantitative", *pictures, "--proportion_attribution_required", "0.0001")
     result = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), *wanted, cwd=copy)
     assert result.returncode == 0, result.stderr
-    assert "concepts from circuits (the 100 validation images of largest spatial sum, each given to" in result.stdout
+    assert "from circuits, nr concepts 3, nr reference images 12 (the 100 validation images of" in result.stdout
     given = contributions(copy, "val")
     circuits = given / given.abs().sum(1, keepdim=True)
     nearest = torch.cdist(circuits.double(), file.source["centroids"]).argmin(1)
@@ -281,6 +281,11 @@ def test_a_split_by_classes_and_one_without_labels_together(copy, without_figure
     assert result.returncode == 0, result.stderr
     assert len(list((copy / "results_quantitative" / "pairs").iterdir())) == 2
     assert result.stdout.count("| channel | concept") == 2
+    stage3("data", "store", *SETS[:4], "--nr_reference_images", "14", pair=(), cwd=copy)
+    found = [str(one.relative_to(copy)) for one in models(copy).glob("*_circuits_*.pt")]
+    more = ("--splits", *found, "--proportion_attribution_required", "0.0001", "--get_quantitative")
+    result = run_script("get_results.py", *NETWORK, *IMAGES, *more, cwd=copy)
+    assert result.stdout.count("nr reference images 12") == result.stdout.count("nr reference images 14") == 1
     plain = stage4("data", "store", "--no-only_correct", "--get_quantitative", cwd=copy)
     assert "nearest training centroid" not in plain
 

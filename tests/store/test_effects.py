@@ -25,7 +25,7 @@ def effect(channel=3, **changes):
         **{"run": "net", "split": f"net_channel{channel}_0_1", "split_sha256": "no digest", "weights_sha256": "00"},
         **{"layer": "last", "transform": TRANSFORM, "precision": "fp32", "decoding": "pil", "channel": channel},
         **{"concepts": [[0], [1]], "concept_names": ["a", "b"], "background": None, "split_by": "arv", "rho": 0.9},
-        **{"concepts_from": "classes", "assignment": None},
+        **{"concepts_from": "classes", "found_by": {"from": "classes"}, "assignment": None},
         **{"to": "mean", "validation": {"a": "0", "b": "1"}, "images": images, **changes},
     }
 

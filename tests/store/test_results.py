@@ -150,7 +150,7 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
             len(rows) == sum(sum(pair(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5)) <= 3 * per_pair
         )
     assert {path.name for path in paths} == {
-        *("summary.csv", "summary.md"),
+        *("summary.csv", "summary.md", "summary.tex"),
         *(f"quantitative_concept{k}_required{tau}.txt" for k in (1, 2) for tau in (0.03, 0.1)),
     }
 

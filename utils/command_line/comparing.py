@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.classes import ClassMap
 from utils.method.concept_vectors import CUT
-from utils.method.unlabelled import ByCircuits, ByPure
+from utils.method.unlabelled import ByCircuits, ByPure, usual_references
 from utils.networks.circuits import UnitCircuits
 from utils.networks.embedding import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
@@ -189,7 +189,8 @@ class World:
 
     def _open_pure(self):
         """PURE of all channels and their permuted weights: what images tell is read, or measured and kept."""
-        args, method = self.args, ByPure(**self.asked)
+        usual = usual_references(ByPure, self.meta["num_images"])
+        args, method = self.args, ByPure(**{"references": usual, **self.asked})
         loading, stores = flags.loading(args, self.device), {"train": self.training, "val": self.store}
 
         def load(which, batches, description):

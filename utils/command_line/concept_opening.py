@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from utils.command_line import flags, unlabelled_flags
-from utils.method.unlabelled import ByCircuits, ByPure
+from utils.command_line import flags
+from utils.method.unlabelled import ByCircuits, ByConceptVectors, ByPure, usual_references
 from utils.networks.circuits import find_circuit_layer
 from utils.stages.choosing_rho import ByRho
 from utils.stages.disentangling import CandidateMaker
@@ -16,6 +16,7 @@ from utils.store.names import image_sets_name
 from utils.store.references import ReferenceStore
 
 LONGEST_STEM = 100
+KINDS = {kind.name: kind for kind in (ByCircuits, ByPure, ByConceptVectors)}
 
 
 def open_concepts(args, store, class_store, classes, labels, inputs, only_correct, channels, find_references):
@@ -70,12 +71,13 @@ def pure_finder(args, run, meta, network, layer, labels, only_correct, load):
 
 def _unlabelled_method(args, store, inputs):
     """How concepts without labels are found, as the flags say."""
-    number, references = args.nr_concepts, args.nr_reference_images
-    if args.concepts_from == "circuits":
-        return ByCircuits(number or unlabelled_flags.CIRCUITS[0], references or unlabelled_flags.CIRCUITS[1])
-    if args.concepts_from == "pure":
-        return ByPure(number or 2, references or 100, args.circuit_layer)
-    asked = {"number": number, "references": references or 100, "threshold": args.distance_threshold}
+    number, kind = args.nr_concepts, KINDS[args.concepts_from]
+    references = args.nr_reference_images or usual_references(kind, store.meta["num_images"])
+    if kind is ByCircuits:
+        return ByCircuits(number or kind.number, references)
+    if kind is ByPure:
+        return ByPure(number or kind.number, references, args.circuit_layer)
+    asked = {"number": number, "references": references, "threshold": args.distance_threshold}
     return by_concept_vectors(*store.read_layer(), store.meta["positions"], inputs, **asked)
 
 

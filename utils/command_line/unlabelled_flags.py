@@ -4,7 +4,7 @@ from utils.command_line import flags
 from utils.errors import UserError
 
 UNLABELLED = ("circuits", "pure", "concept_vectors")
-CIRCUITS = (12, 600)  # concepts and reference images of a channel
+CIRCUITS = (12, 600)  # concepts and reference images of a channel: for --help, a test compares
 
 
 def add_unlabelled_flags(parser):
@@ -26,7 +26,8 @@ def add_unlabelled_flags(parser):
     group.add_argument(
         "--nr_reference_images",
         type=flags.positive_int,
-        help=f"in which a channel is largest (circuits: {CIRCUITS[1]}; pure and concept_vectors: 100)",
+        help=f"in which a channel is largest (circuits: {CIRCUITS[1]}; pure and concept_vectors: 100; of few images a "
+        "quarter)",
     )
     group.add_argument(
         "--distance_threshold",

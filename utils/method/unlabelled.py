@@ -87,3 +87,8 @@ class ByConceptVectors:
         """What makes others, as plain values."""
         own = {"nr_concepts": self.number, "nr_reference_images": self.references}
         return {**own, "distance_threshold": self.threshold}
+
+
+def usual_references(kind, num_images):
+    """How many reference images there are where nobody says: a kind's own number, of few images a quarter."""
+    return min(kind.references, max(1, num_images // 4))

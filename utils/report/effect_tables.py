@@ -115,7 +115,7 @@ def groups(effects):
     found = {}
     for effect in sorted(effects, key=lambda one: (one["run"], one["channel"], one["split"])):
         names = ("layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
-        names += ("concepts_from", "assignment")
+        names += ("found_by",)
         alike = found.setdefault(json.dumps([effect["run"], *(effect[name] for name in names)], sort_keys=True), [])
         for validation, group in alike:
             if all(validation.get(folder, digest) == digest for folder, digest in effect["validation"].items()):

@@ -17,7 +17,7 @@ from utils.report.result_tables import (
     where_from,
 )
 from utils.store.files import write_bytes
-from utils.store.names import number_text
+from utils.store.names import image_sets_name, number_text
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
 USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files
@@ -61,7 +61,7 @@ def _write_rows(folder, found):
     files, names = {}, set()
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
-        suffix += f"_{result['concepts_from']}" if result["assignment"] else ""
+        suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
         suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)

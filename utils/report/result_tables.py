@@ -74,7 +74,8 @@ class Row:
 def group_of(result):
     """What results in one table have in common: RUN, tau, K, and how they were measured."""
     transform = json.dumps(result["transform"], sort_keys=True)
-    division = result["concepts_from"], result["split_by"], -1 if result["background"] is None else result["background"]
+    background = -1 if result["background"] is None else result["background"]
+    division = json.dumps(result["found_by"], sort_keys=True), result["split_by"], background
     how = result["precision"], result["decoding"], transform
     return result["run"], result["tau"], len(result["concepts"]), *division, *how
 
@@ -99,7 +100,9 @@ def groups(results):
 
 def where_from(entry):
     """Where concepts without labels come from, and which validation images are theirs."""
-    return f"concepts from {entry['concepts_from'].replace('_', ' ')} ({entry['assignment']})"
+    found_by, asked = entry["found_by"], ("nr_concepts", "nr_reference_images", "distance_threshold", "circuit_layer")
+    settings = [f"{name.replace('_', ' ')} {found_by[name]}" for name in asked if found_by.get(name) is not None]
+    return f"concepts from {entry['concepts_from'].replace('_', ' ')}, {', '.join(settings)} ({entry['assignment']})"
 
 
 def result_rows(result):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from utils.method.unlabelled import ByCircuits
+from utils.method.unlabelled import ByCircuits, ByConceptVectors, usual_references
 from utils.stages.comparison_methods import (
     ByRule,
     ByShares,
@@ -98,12 +98,15 @@ class Sources:
         self._only_correct, self._asked, self._open_pure = only_correct, asked, open_pure
         self.rule, self.shares, self.classes = ByRule(rho), ByShares(inputs), FromClasses(mean_inputs)
 
+    def _settings(self, kind):
+        return {"references": usual_references(kind, self._store.meta["num_images"]), **self._asked}
+
     def _from_store(self, method):
         return FromStore(method, self._store, self._inputs, self._cases.all_weights(), self._only_correct)
 
     @cached_property
     def circuits(self):
-        return self._from_store(ByCircuits(**self._asked))
+        return self._from_store(ByCircuits(**self._settings(ByCircuits)))
 
     @cached_property
     def predicted_classes(self):
@@ -112,7 +115,7 @@ class Sources:
     @cached_property
     def concept_vectors(self):
         layer = *self._store.read_layer(), self._store.meta["positions"]
-        return self._from_store(by_concept_vectors(*layer, self._inputs, **self._asked))
+        return self._from_store(by_concept_vectors(*layer, self._inputs, **self._settings(ByConceptVectors)))
 
     @cached_property
     def pure(self):

@@ -11,7 +11,7 @@ from utils.networks.ablation import held
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
-from utils.stages.unlabelled import assignment
+from utils.stages.unlabelled import assignment, settings_of
 from utils.stages.validation import contents_digest
 
 
@@ -94,6 +94,7 @@ def describe_effect(opened, run, source, to):
         "rho": opened.rho,
         "to": to,
         "concepts_from": file.source["from"],
+        "found_by": settings_of(file.source),
         "assignment": assignment(file.source),
         "files_sha256": source.files_digest(opened.keys),
     }

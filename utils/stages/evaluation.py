@@ -15,7 +15,7 @@ from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, rank
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
-from utils.stages.unlabelled import assignment
+from utils.stages.unlabelled import assignment, settings_of
 from utils.stages.validation import contents_digest, require_finite
 
 
@@ -169,6 +169,7 @@ def describe_result(opened, run, tau, source):
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
         "concepts_from": file.source["from"],
+        "found_by": settings_of(file.source),
         "assignment": assignment(file.source),
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],

@@ -72,10 +72,12 @@ class StoredInputs:
         there, inputs = self._kept
         new = indices.unique()
         new = new[~torch.isin(new, there)]
-        if len(new):
+        if inputs is None:
+            self._kept = new, self.of_images(new)
+        elif len(new):
             indices, read = torch.cat([there, new]), self.of_images(new)
             order = indices.argsort()
-            self._kept = indices[order], (read if inputs is None else torch.cat([inputs, read]))[order]
+            self._kept = indices[order], torch.cat([inputs, read])[order]
 
     def of_images(self, indices):
         """Of images by their indices, ascending: [n, C_in, taps], float32."""

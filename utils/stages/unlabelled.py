@@ -144,6 +144,11 @@ class UnlabelledConcepts(LayerConcepts):
 # The same for validation images
 
 
+def settings_of(source):
+    """How concepts were found, as plain values: what another result may not be summed up with."""
+    return {name: value for name, value in sorted(source.items()) if not isinstance(value, torch.Tensor)}
+
+
 def assignment(source):
     """Which validation images the concepts of a split without labels have, in words; None where there are labels."""
     if source["from"] == "classes":

@@ -11,7 +11,7 @@ class Effects(OfSplits):
     needed = frozenset(
         (
             *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding"),
-            *("concepts_from", "assignment"),
+            *("concepts_from", "found_by", "assignment"),
             *("channel", "concepts", "concept_names", "background", "split_by", "rho", "to", "validation", "images"),
             "evaluation",
         )

@@ -16,7 +16,7 @@ class Results(OfSplits):
     needed = frozenset(
         (
             *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding"),
-            *("concepts_from", "assignment"),
+            *("concepts_from", "found_by", "assignment"),
             *("only_correct", "channel", "concepts", "concept_names", "background", "split_by", "cosines", "rho"),
             *("tau", "validation", "images", "evaluation"),
         )

@@ -138,8 +138,9 @@ def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
     assert process.returncode == 130
     (line,) = messages(stderr)
     assert "interrupted; full chunks are kept, the same command goes on from there" in line
+    kept = len(list((tmp_path / "store").glob("*/chunk_*.npz")))  # one more where the signal came late
     out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
-    assert "going on: 2 of 5 chunks are there" in out
+    assert 2 <= kept < 5 and f"going on: {kept} of 5 chunks are there" in out
     assert "40 images; " in out
 
 

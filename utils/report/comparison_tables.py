@@ -24,7 +24,8 @@ NEEDS = ("labels", "images", "changes_weights", "same_output")
 WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
 COLUMNS = (
     *("method", "null", "k", "channels", "concepts"),
-    *(f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_low", "_high")),
+    *WITH_INTERVAL,
+    *(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high")),
     *(f"{name}_above{end}" for name in ("auroc_all", "ap_all") for end in ("", "_low", "_high")),
     *("patch_intra", "patch_inter", "patch_any", "patch_gap", *NEEDS, "draws", "comparison"),
 )

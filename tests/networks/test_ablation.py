@@ -8,7 +8,8 @@ from torch import nn
 
 from tests import factories
 from tests.networks.helpers import fitted_split, random_split
-from utils.networks.ablation import ablated, held
+from utils.method.disentangling import Concept
+from utils.networks.ablation import _number_of, ablated, held
 from utils.networks.splitting import network_concepts, with_splits
 
 
@@ -106,3 +107,12 @@ def test_channels_are_addressed_by_meaning():
     expected = torch.einsum("bihw,i->bhw", x, row[:, 0]) + splits[0].bias
     torch.testing.assert_close(output[:, 1], expected)
     assert network_concepts(factories.make(8, 12, 1)) == []
+
+
+def test_a_concept_is_meant_by_one_of_its_classes_or_by_what_its_name_begins_with():
+    concepts = [Concept("cat + dog", [0, 1]), Concept("dog sled", [2]), Concept("circuit 1 (cat)", [], [1], "images")]
+    asked = ("cat + dog", "dog", "cat", "circuit 1", 3)
+    assert [_number_of(one, concepts, 9) for one in asked] == [0, 0, 0, 2, 2]
+    twice = [Concept("circuit 1 (cat)", []), Concept("circuit 1 (dog)", [])]
+    with pytest.raises(ValueError, match="has no concept 'circuit 1'"):
+        _number_of("circuit 1", twice, 9)

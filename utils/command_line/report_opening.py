@@ -64,9 +64,7 @@ class Commands:
         self._args, self._two = args, stage_two
 
     def _command(self, script, *more):
-        if script == "get_results.py" and self._args.output_dir != ".":
-            more = (*more, "--output_dir", self._args.output_dir)
-        return flags.next_command(script, self._args, *more).removeprefix("next: ")
+        return flags.next_command(script, self._args, *more)
 
     def split(self, known):
         """What makes a KnownSplit again."""

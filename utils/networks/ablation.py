@@ -83,10 +83,11 @@ def _find(network, channel, layer):
 
 
 def _number_of(concept, concepts, channel):
-    """Which concept is meant, from 0."""
+    """Which concept is meant, from 0: by its whole name, one of its classes', what stands before "(", or its number."""
     names = [one.name for one in concepts]
-    if names.count(concept) == 1:
-        return names.index(concept)
+    for parts in ([[name] for name in names], [[*name.split(" + "), name.partition(" (")[0]] for name in names]):
+        if sum(concept in own for own in parts) == 1:
+            return next(k for k, own in enumerate(parts) if concept in own)
     if isinstance(concept, int) and 1 <= concept <= len(names):
         return concept - 1
     raise ValueError(f"channel {channel} has no concept {concept!r}: it has 1 to {len(names)}, {', '.join(names)}")

@@ -55,7 +55,7 @@ class KnownLayer:
 
     def first_split(self, channel):
         """The split of a channel whose new channels are shown, or None: those without labels are only listed."""
-        return next((one for one in self.splits.get(channel, ()) if one.kind != "images"), None)
+        return next((one for one in self.splits.get(channel, ()) if one.kind in ("groups", "pair")), None)
 
     def concept_of(self, channel):
         """Which concept of its first split, or else which group, a class is of, from 0: {output: k}."""

@@ -28,8 +28,13 @@ MOST_CONCEPTS = len(DISENTANGLED)
 
 
 def shown_concepts(result):
-    """The concepts (from 0) that figures show: all, or those of most images."""
+    """The concepts (from 0) that figures show: all, or those of most images.
+
+    Image sets are in the order of their training images: the first ones, as on the map.
+    """
     sizes = [len(part["paths"]) for part in result["images"]]
+    if result["assignment"]:
+        return [k for k, size in enumerate(sizes[:MOST_CONCEPTS]) if size]
     order = np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS]
     return sorted(k for k in order.tolist() if sizes[k])
 

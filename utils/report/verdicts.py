@@ -65,7 +65,7 @@ def verdict(groups, is_polysemantic, is_split, rows):
     groups : int
         Of its classes.
     is_polysemantic, is_split : bool
-        Whether it is gamma-polysemantic, and whether there is a split of it.
+        Whether it is gamma-polysemantic, and whether there is a split into classes that make it so.
     rows : list of dict, or None
         Of ``Separations``, one a concept of its split; None where it was not measured.
     """
@@ -79,7 +79,7 @@ def verdict(groups, is_polysemantic, is_split, rows):
         return Verdict(5, "one group", text)
     several = f"Its classes form {groups} groups, which it serves by different inputs"
     if not is_split:
-        return Verdict(4, "not split", f"{several}; it has not been split yet.")
+        return Verdict(4, "not split", f"{several}; it has not been split into these yet.")
     return Verdict(3, "not measured", f"{several}; how well the split separates them has not been measured yet.")
 
 

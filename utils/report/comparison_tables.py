@@ -141,7 +141,8 @@ def needs_table(comparison):
 def heading(comparison):
     """What a comparison is of, and how it was measured, in a line."""
     number = sum(len(concepts) for _, concepts in comparison["asked"])
-    given = [(name.replace("_", " "), value) for name, value in comparison["settings"].items() if name != "embedder"]
+    hidden, settings = ("embedder", "defaults"), comparison["settings"].items()
+    given = [(name.replace("_", " "), value) for name, value in settings if name not in hidden]
     settings = ", ".join(name if value is True else f"{name} {value}" for name, value in given if value)
     return (
         f"{comparison['run']}, layer {comparison['layer']}: {number} concepts of {len(comparison['asked'])} channels, "

@@ -178,11 +178,14 @@ def _counted_fractions(images):
 def residual_and_note(result):
     """Whether the residual has a bar, and which bars of the fractions follow from the others.
 
-    ``c = sum_k c'_k - (K-1) r`` holds in every image. Where no input is shared the residual is the bias alone, nothing
-    or a number; of two channels the fractions are then each other's mirror image.
+    ``c = sum_k c'_k - (K-1) r`` holds in every image. Where no input that is ever active is shared, the residual is the
+    bias alone, nothing or a number; of two channels the fractions are then each other's mirror image. Where not all are
+    drawn nothing is said.
     """
     residual = np.concatenate([np.array(result["images"][k]["sums"])[:, -1] for k in shown_concepts(result)])
     number = len(result["concept_names"]) + (1 if result["background"] else 0)
+    if len(shown_channels(result)) < number:
+        return bool(residual.any()), ""
     if number == 2:
         both = "c'_1 + c'_2 = 1" if not residual.any() else "c'_1 + c'_2 - r = 1"
     else:
@@ -190,10 +193,10 @@ def residual_and_note(result):
         both = both if not residual.any() else both.replace("=", f"- {number - 1} r =")
     both = symbols(both.replace("...", "…").replace(" - ", " − "))
     if residual.any():
-        constant = " (no input is shared: r is the bias alone)" if np.ptp(residual) == 0 else ""
+        constant = " (r is the bias alone)" if np.ptp(residual) == 0 else ""
         return True, f"in every image {both}{constant}: one bar follows from the others"
     mirror = "one bar mirrors the other" if number == 2 else "one bar follows from the others"
-    return False, f"no input is shared, so r = 0; in every image {both}: {mirror}"
+    return False, f"r = 0 and {both} in every image: {mirror}"
 
 
 class FigureMaker:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole method in three minutes, without a download of images or weights: thirty concepts drawn by code, and a small
+# The whole method in two minutes, without a download of images or weights: thirty concepts drawn by code, and a small
 # network whose twelve channels have to serve them all. Everything it makes is in demo_output/; what is there is reused.
 # Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
 set -eu

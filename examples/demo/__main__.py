@@ -57,7 +57,7 @@ def show(folder):
     validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
     splits = folder / "store" / "models_disentangled"
-    for result in Results(folder, splits).read_all():
+    for result in sorted(Results(folder, splits).read_all(), key=lambda one: one["channel"]):
         if result["run"] != "examples.demo-demo_network" or result["background"] is not None:
             continue
         if result["weights_sha256"] != weights:

@@ -18,7 +18,6 @@ from utils.stages.relevance import LayerClasses
 
 NEAREST = 8  # classes that a channel is not relevant for
 MOST_IN_MATRIX = 60
-THUMBNAILS = 8  # in the table
 
 
 @dataclass

@@ -61,7 +61,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils.command_line import concept_opening, opening
-    from utils.command_line.closing import print_end
+    from utils.command_line.run import print_end
     from utils.images.batches import ImageBatches
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
@@ -72,8 +72,8 @@ def main(args):
     from utils.stages.proof import EqualityProof
     from utils.stages.split_writer import SplitWriter
     from utils.store.class_statistics import ClassStore
+    from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
-    from utils.store.names import run_name
 
     device = choose_device(args.device)
     check_precision(args.precision, device)

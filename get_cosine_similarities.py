@@ -73,9 +73,9 @@ def check(args, _):
 
 
 def main(args):
-    from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
+    from utils.command_line.run import print_end
     from utils.command_line.showing_layer import LayerScreen
     from utils.images.classes import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
@@ -89,8 +89,8 @@ def main(args):
     from utils.stages.relevance import find_classes
     from utils.store.candidates import pairs_path, write_groups, write_pairs
     from utils.store.class_statistics import ClassStore
+    from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
-    from utils.store.names import run_name
 
     run = run_name(args.model, args.layer_of_interest)
     store = ImportanceStore(args.store_dir, run)

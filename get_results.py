@@ -65,17 +65,17 @@ def get_args_parser():
 
 def main(args):
     from utils.command_line import opening, split_opening
-    from utils.command_line.closing import print_end
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.reporting import make_report
+    from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
     from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.result_files import print_summary
-    from utils.store.names import run_name
+    from utils.store.files import run_name
     from utils.store.results import Results
 
     results = Results(args.output_dir, split_opening.model_dir_of(args))

@@ -120,8 +120,8 @@ def main(args):
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.store.candidates import read_candidates
+    from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
-    from utils.store.names import run_name
 
     flags.require(args, "model", "candidates")
     device = choose_device(args.device)

@@ -24,7 +24,7 @@ from benchmarks.small_vit import SmallViT
 from examples.demo.network import TRANSFORM, DemoNetwork
 from examples.demo.pictures import SIZE, write_pictures
 from examples.demo.training import EPOCHS, read_pictures, train
-from utils.method.disentangling import Concept, Split, merge, spatial_sums
+from utils.method.disentangling import OBJECTIVES, Concept, RhoSearch, Split, merge, spatial_sums
 from utils.method.evaluation import auroc, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
 from utils.method.polysemanticity import (
@@ -34,7 +34,6 @@ from utils.method.polysemanticity import (
     class_pairs,
     gamma_polysemantic,
 )
-from utils.method.rho import OBJECTIVES, RhoSearch
 from utils.networks.layers import find_layer
 from utils.networks.recording import Recorder
 

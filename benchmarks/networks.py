@@ -28,9 +28,8 @@ from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.networks.independence import check_independence
-from utils.networks.layers import find_layer
+from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.loading import load_network
-from utils.networks.normal_form import check_normal_form
 from utils.networks.recording import Recorder
 from utils.networks.splitting import with_splits
 from utils.stages.proof import EqualityProof

@@ -82,9 +82,8 @@ def main(args):
     from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
     from utils.store.candidates import pairs_path, read_candidates
     from utils.store.class_statistics import ClassStore
-    from utils.store.files import read_json, refuse_differences
+    from utils.store.files import read_json, refuse_differences, run_name
     from utils.store.importances import ImportanceStore
-    from utils.store.names import run_name
 
     flags.require(args, "model")
     name = run_name(args.model, args.layer_of_interest)

@@ -39,8 +39,8 @@ from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.stages.importances import describe_store, fill_store
 from utils.store.class_statistics import ClassStore
+from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
-from utils.store.names import run_name
 
 TAU, P = 0.03, 0.75
 PUBLISHED = "published procedure, fp32"

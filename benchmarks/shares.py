@@ -25,8 +25,8 @@ from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import StoredInputs
 from utils.stages.separation import ValidationInputs, rank_rows
 from utils.store.class_statistics import ClassStore
+from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
-from utils.store.names import run_name
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.stages.importances import describe_store
+from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
-from utils.store.names import run_name
 
 MODEL = "benchmarks.stage2_scale:network"
 CHANNELS, INPUTS, CLASSES, RELEVANT = 2048, 512, 1000, 6

@@ -1,7 +1,6 @@
 """What several tests ask of the project, in one call each."""
 
-from utils.networks.layers import layer_of
-from utils.networks.normal_form import Layer
+from utils.networks.layers import Layer, layer_of
 from utils.networks.recording import Recorder
 
 

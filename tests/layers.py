@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from tests import factories
-from utils.networks.convolution import Convolution
-from utils.networks.linear import Linear
-from utils.networks.normal_form import Layer
+from utils.networks.layers import Convolution, Layer, Linear
 
 # Middles of so many equal parts of a side
 HALVES, THIRDS = (1 / 4, 3 / 4), (1 / 6, 3 / 6, 5 / 6)

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils.command_line import flags, run
 from utils.images import decoding, resizing
-from utils.method import rho
+from utils.method import disentangling
 from utils.networks import layers
 from utils.networks.arithmetic import network_arithmetic
 
@@ -25,7 +25,7 @@ HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}
 def test_what_the_flags_repeat_is_what_its_owners_have():
     assert set(flags.LAST_LAYERS) == set(layers.LAST)
     assert flags.DECODERS == decoding.DECODERS
-    assert flags.OBJECTIVES == rho.OBJECTIVES
+    assert flags.OBJECTIVES == disentangling.OBJECTIVES
     assert tuple(resizing.FILTERS) == flags.INTERPOLATIONS
     assert set(flags.INTERPOLATIONS) <= {mode.value for mode in InterpolationMode}
 

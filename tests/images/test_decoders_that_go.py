@@ -124,7 +124,7 @@ def test_stage1_without_a_decoder(tmp_path):
 def test_users_see_no_warning_of_torchvision(readable):
     path = str(readable / "a" / "baseline.jpg")
     code = (
-        "import sys, torch; from utils.images.decoding import decode; from utils.images.reading import read_file; "
+        "import sys, torch; from utils.images.decoding import decode; from utils.images.decoding import read_file; "
         "print(decode([read_file(sys.argv[1])], torch.device('cpu'))[0].shape)"
     )
     command = [sys.executable, "-W", "always::DeprecationWarning", "-c", code, path]

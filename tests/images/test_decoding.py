@@ -13,8 +13,8 @@ from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatches
+from utils.images.decoding import attempt
 from utils.images.listing import list_images
-from utils.images.reading import attempt
 from utils.images.transform import Transform
 from utils.store.importances import ImportanceStore
 

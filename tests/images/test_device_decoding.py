@@ -10,10 +10,9 @@ from tests.conftest import PATIENCE
 from tests.images.test_decoding import CPU, loader
 from tests.images.test_resizing import picture
 from utils.errors import UserError
-from utils.images import decoding, device_decoding, reading
-from utils.images.decoding import require_decoder
+from utils.images import decoding, device_decoding
+from utils.images.decoding import Picture, require_decoder
 from utils.images.device_decoding import groups_of_similar_size
-from utils.images.reading import Picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 
@@ -65,7 +64,7 @@ def test_no_thread_outlives_an_error_and_none_is_lost(photos, where, error, monk
         # what reading raises is the image's fault, unless it is no Exception at all
         expected = UserError if where == "read_file" and isinstance(error, Exception) else type(error)
         files = loader(photos, "gpu", cut=[[0, 1], [2]] * 30)
-        monkeypatch.setattr(reading if where == "read_file" else device_decoding, where, fail)
+        monkeypatch.setattr(decoding if where == "read_file" else device_decoding, where, fail)
         with pytest.raises(expected, match="boom" if isinstance(error, Exception) else None):
             list(files)
     assert set(threading.enumerate()) == before

@@ -17,10 +17,10 @@ from tests.conftest import ROOT
 from tests.images.test_decoding import CPU, LEFT_TO_PIL, PLAIN, SMALL
 from tests.images.test_resizing import picture
 from utils.errors import UserError
-from utils.images import decoding, device_decoding, reading
+from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatch, ImageBatches
+from utils.images.decoding import MachineFailure, attempt, content_of
 from utils.images.listing import IMAGE_SUFFIXES, list_images
-from utils.images.reading import MachineFailure, attempt, content_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 every_way = pytest.mark.parametrize("decode", ["pil", "fast", "gpu"])
@@ -84,8 +84,8 @@ def test_what_is_decoded_is_what_was_hashed(folder, decode, refused, monkeypatch
         os.unlink(path)
         return data
 
-    original = reading.read_file
-    monkeypatch.setattr(reading, "read_file", read_and_remove)
+    original = decoding.read_file
+    monkeypatch.setattr(decoding, "read_file", read_and_remove)
     (found,) = load(images, decode)
     assert not any((folder / "a").iterdir())
     assert torch.equal(found.pixels, expected.pixels)
@@ -181,7 +181,7 @@ def test_what_became_no_file_since_it_was_listed_does_not_hang(waiting, decode, 
 
 @every_way
 def test_a_file_that_is_far_too_large_is_not_read(folder, decode, monkeypatch):
-    monkeypatch.setattr(reading, "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(decoding, "LARGEST_FILE", 10_000)
     (folder / "a" / "baseline.jpg").write_bytes(bytes(10_001))
     with pytest.raises(UserError, match=r"baseline.jpg \(ValueError: 10001 bytes are too many.*--skip_unreadable"):
         list(load(list_images(folder), decode))

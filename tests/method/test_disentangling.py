@@ -13,9 +13,18 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
-from utils.method.disentangling import RHOS, Concept, Split, disentangled_rows, merge, shares_of_owners, split_sources
+from utils.method.disentangling import (
+    RHOS,
+    Concept,
+    RhoSearch,
+    Split,
+    disentangled_rows,
+    merge,
+    objective_terms,
+    shares_of_owners,
+    split_sources,
+)
 from utils.method.equality import EqualityCheck
-from utils.method.rho import RhoSearch, objective_terms
 from utils.networks.layers import find_layer, layer_of
 from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
 

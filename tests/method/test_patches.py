@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.method.patches import default_patch_size, most_activating, patch, peaks, ranks
-from utils.networks.convolution import Convolution
+from utils.networks.layers import Convolution
 from utils.stages.evaluation import strongest
 
 

@@ -11,8 +11,7 @@ from torchvision.models.convnext import CNBlockConfig
 from tests import factories
 from tests.helpers import as_layer
 from utils.errors import UserError
-from utils.networks.layers import find_layer, layer_of
-from utils.networks.normal_form import check_normal_form
+from utils.networks.layers import check_normal_form, find_layer, layer_of
 from utils.networks.recording import Record
 
 size = st.tuples(st.integers(1, 3), st.integers(1, 3))

@@ -12,7 +12,17 @@ import torch
 
 from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
 from tests.method.test_disentangling import objective_loop
-from utils.method.disentangling import RHOS, Concept, Split, merge, spatial_sums, split_sources
+from utils.method.disentangling import (
+    OBJECTIVES,
+    RHOS,
+    Concept,
+    RhoSearch,
+    Split,
+    merge,
+    objective_terms,
+    spatial_sums,
+    split_sources,
+)
 from utils.method.evaluation import fractions_of_original
 from utils.method.importance import (
     attribution_shares,
@@ -23,10 +33,8 @@ from utils.method.importance import (
 )
 from utils.method.patches import peaks
 from utils.method.polysemanticity import averaged_relevance_vectors
-from utils.method.rho import OBJECTIVES, RhoSearch, objective_terms
 from utils.networks.ablation import held
-from utils.networks.layers import find_layer
-from utils.networks.normal_form import check_normal_form
+from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.recording import Recorder
 from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
 

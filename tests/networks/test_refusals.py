@@ -9,8 +9,7 @@ from torch.nn.utils import parametrizations, prune
 from tests import factories
 from tests.helpers import forward
 from utils.errors import UserError
-from utils.networks.layers import find_layer
-from utils.networks.normal_form import check_normal_form
+from utils.networks.layers import check_normal_form, find_layer
 
 
 class WithGain(nn.Conv2d):

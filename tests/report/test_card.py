@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from utils.method.evaluation import density_curves, fractions_of_original, summarise
 from utils.networks.arrangement import Arrangement
-from utils.networks.linear import Linear
+from utils.networks.layers import Linear
 from utils.report.card import Card, card_figure
 from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure

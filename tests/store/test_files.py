@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.store import files
 from utils.store.candidates import read_candidates
 from utils.store.class_statistics import ClassStore
-from utils.store.names import run_name, split_name
+from utils.store.files import run_name, split_name
 from utils.store.splits import read_split, write_split
 
 

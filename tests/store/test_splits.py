@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.method.disentangling import Concept, Split
 from utils.networks.loading import fingerprint
 from utils.store import splits
-from utils.store.names import SUFFIXES, split_suffix
+from utils.store.files import SUFFIXES, split_suffix
 from utils.store.networks import split_network
 from utils.store.splits import find_splits, read_split, require_weight, split_path, write_split
 

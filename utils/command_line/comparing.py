@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from utils.command_line import flags, opening
-from utils.command_line.closing import print_end
+from utils.command_line.run import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
@@ -32,9 +32,8 @@ from utils.stages.separation import ValidationInputs
 from utils.stages.virtual_neurons import stored_virtual_neurons
 from utils.store.class_statistics import ClassStore
 from utils.store.comparisons import Comparisons
-from utils.store.files import json_digest
+from utils.store.files import json_digest, run_name
 from utils.store.importances import ImportanceStore
-from utils.store.names import run_name
 from utils.store.references import ReferenceStore
 
 LONGEST_NAME = 150

@@ -12,7 +12,7 @@ from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import ByLeastSquares
 from utils.stages.references import channel_references, usable_images
 from utils.stages.unlabelled import Clusters, ClustersByStore, UnlabelledConcepts, by_concept_vectors
-from utils.store.names import image_sets_name
+from utils.store.files import image_sets_name
 from utils.store.references import ReferenceStore
 
 LONGEST_STEM = 100

@@ -6,7 +6,7 @@ from utils.command_line.opening import setting
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker
 from utils.stages.evaluation import describe_result, evaluate, result_of
-from utils.store.names import run_name
+from utils.store.files import run_name
 
 
 def evaluate_each(args, opened, asked, problems, source, transform, device, results):

@@ -2,7 +2,7 @@
 
 import argparse
 
-from utils.images.text import quoted
+from utils.errors import quoted
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
 
 

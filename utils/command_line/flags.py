@@ -5,8 +5,7 @@ import os
 import shlex
 from dataclasses import asdict, replace
 
-from utils.errors import UserError
-from utils.images.text import quoted
+from utils.errors import UserError, quoted
 from utils.processes import this_process
 
 MAX_CONCEPTS = 8

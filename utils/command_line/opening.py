@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from utils.command_line import flags
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.images.classes import map_folders, read_class_map
 from utils.images.listing import class_folders, list_images
-from utils.images.text import printable
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates

@@ -11,9 +11,8 @@ from utils.command_line.opening import open_network, open_transform
 from utils.command_line.report_opening import Commands, StageTwo, open_layer
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.batches import ImageBatches, batches_of, progress
 from utils.images.listing import class_folders, has_images, list_images
-from utils.images.progress import progress
 from utils.networks.arithmetic import check_precision, choose_device
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
@@ -23,7 +22,7 @@ from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
 from utils.report.split_figures import patch_note_of, patch_size_of
 from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
-from utils.store.names import run_name
+from utils.store.files import run_name
 from utils.store.strongest import read_strongest, stacked, write_strongest
 
 

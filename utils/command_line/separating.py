@@ -11,8 +11,8 @@ from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
 from utils.stages.separation import TrainingReferences, ValidationInputs, describe_separation, separate
 from utils.store.class_statistics import ClassStore
+from utils.store.files import split_name
 from utils.store.importances import ImportanceStore
-from utils.store.names import split_name
 from utils.store.separations import Separations
 
 LONGEST_NAME = 150

@@ -1,4 +1,4 @@
-"""Batches of images on a device, however they are decoded."""
+"""Batches of images on a device, however they are decoded, and progress bars."""
 
 import signal
 import sys
@@ -10,12 +10,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from utils.errors import WORKER_DIED, UserError
-from utils.images.decoding import Batch, crop_with_pil, crop_with_torchvision, require_decoder
+from utils.errors import WORKER_DIED, UserError, printable
+from utils.images.decoding import (
+    Batch,
+    ContentChanged,
+    MachineFailure,
+    crop_with_pil,
+    crop_with_torchvision,
+    read_picture,
+    require_decoder,
+)
 from utils.images.device_decoding import DeviceBatches
-from utils.images.progress import progress
-from utils.images.reading import ContentChanged, MachineFailure, read_picture
-from utils.images.text import printable
+from utils.processes import this_process
 
 MOST_PREFETCHED, PREFETCHED_BYTES = 4, 2**30
 
@@ -158,3 +164,12 @@ class ImageBatches:
             )
         self.skipped += 1
         tqdm.write(f"left out unreadable image {path} ({printable(reason)})", file=sys.stderr)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Progress bars.
+
+
+def progress(*args, hidden=False, **kwargs):
+    """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
+    return tqdm(*args, disable=hidden or this_process().rank > 0, **kwargs)

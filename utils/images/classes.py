@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.images.text import printable, quoted, shortened
+from utils.errors import UserError, printable, quoted, shortened
 
 INTEGER = re.compile(r"-?[0-9]+")  # not \d: "٣" is the name of a folder
 MOST_DIGITS = 18  # of an integer that could be an output; int() refuses thousands of them

@@ -7,8 +7,7 @@ from functools import cache
 
 import torch
 
-from utils.images.decoding import Batch, crop_with_pil, decode, plain_jpeg_size, require_decoder
-from utils.images.reading import read_picture
+from utils.images.decoding import Batch, crop_with_pil, decode, plain_jpeg_size, read_picture, require_decoder
 from utils.images.resizing import crop_windows, cut_and_pad, resize_windows
 
 BATCHES_AHEAD = 4

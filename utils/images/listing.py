@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.images.progress import progress
-from utils.images.text import printable
+from utils.errors import UserError, printable
+from utils.images.batches import progress
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

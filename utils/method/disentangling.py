@@ -1,4 +1,4 @@
-"""Splitting a channel into channels that serve one concept each (Ineq. 5), and merging them."""
+"""Splitting a channel into channels that serve one concept each (Ineq. 5), choosing rho (Eq. 6), and merging."""
 
 from dataclasses import dataclass
 
@@ -162,3 +162,106 @@ def spatial_sums(rows, biases, tap_sums, positions):
     """
     sums = torch.einsum("bit,kit->bk", tap_sums, rows)
     return sums if biases is None else sums + biases.double() * positions
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Choosing rho (Eq. 6).
+
+
+OBJECTIVES = ("positive", "absolute", "contrast")
+DENOMINATOR_OFFSET = 1e-5
+
+
+def objective_terms(maps, concepts):
+    """Eq. 6: what each image adds to its three readings, the image's own channel over the mean of the other ones.
+
+    ``positive``: s = sum max(c', 0), ``absolute``: s = sum |c'|, both s_own / (s_others + 1e-5);
+    ``contrast``: (s_own - s_others) / (s_own + s_others) with the s of ``positive``, 0/0 counting as 0.
+
+    Parameters
+    ----------
+    maps : Tensor [B, R, K, P]
+        ``c'_k`` at every position, for R splits.
+    concepts : LongTensor [B]
+        Which concept (from 0) an image is of.
+
+    Returns
+    -------
+    Tensor [B, R, 3]
+    """
+    own_mask = torch.nn.functional.one_hot(concepts, maps.shape[2]).to(maps)[:, None]
+
+    def own_and_others(activations):
+        own = (activations * own_mask).sum(-1)
+        return own, (activations * (1 - own_mask)).sum(-1) / (maps.shape[2] - 1)
+
+    own, others = own_and_others(maps.clamp(min=0).sum(-1))
+    own_absolute, others_absolute = own_and_others(maps.abs().sum(-1))
+    both = own + others
+    return torch.stack(
+        [
+            own / (others + DENOMINATOR_OFFSET),
+            own_absolute / (others_absolute + DENOMINATOR_OFFSET),
+            (own - others) / both.where(both > 0, torch.inf),
+        ],
+        dim=-1,
+    )
+
+
+def best_rhos(objectives):
+    """Eq. 6: the rho of the largest value, by each objective; of equal ones, the smallest.
+
+    Parameters
+    ----------
+    objectives : Tensor [20, 3]
+        Of ``RhoSearch``.
+
+    Returns
+    -------
+    dict of objective -> rho
+    """
+    largest = (objectives == objectives.max(0).values).T
+    return {name: RHOS[int(own.nonzero()[0])] for name, own in zip(OBJECTIVES, largest, strict=True)}
+
+
+class RhoSearch:
+    """The three objectives for every rho of the grid, from one pass over the concepts' images.
+
+    The layer's input is what all splits share, so one network evaluation an image serves the whole grid: ``rows``
+    [R * K, C_in, taps] and ``biases`` are those of ``c'_1 .. c'_K`` for the R splits that differ. Factors with equal
+    splits share their values exactly: of equal ones, the smallest rho wins. ``owners`` [20, C_in] is for all rho.
+    """
+
+    def __init__(self, weight, bias, arvs, num_own=None):
+        """``weight`` [C_in, taps] and ``bias`` ([] or None) of the channel, ``arvs`` [K, C_in] of the concepts.
+
+        Only the first ``num_own`` (default: all) have images of their own; a background is one of the others alone.
+        """
+        self.num_concepts = len(arvs)
+        self._own = slice(num_own)
+        self.owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
+        distinct, self._which = self.owners.unique(dim=0, return_inverse=True)
+        shares = [shares_of_owners(owners, self.num_concepts) for owners in distinct]
+        self.rows = torch.cat([disentangled_rows(weight, one)[:-1] for one in shares])
+        self.biases = None if bias is None else bias.expand(len(self.rows))
+        self._sums = torch.zeros(self.num_concepts, len(distinct), len(OBJECTIVES), dtype=torch.float64)
+        self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
+
+    def add(self, maps, concepts):
+        """Add a batch: ``maps`` [B, rows, positions] of ``rows`` and ``biases``, and ``concepts`` [B], from 0."""
+        maps = maps.unflatten(1, (-1, self.num_concepts))
+        terms, concepts = objective_terms(maps, concepts.to(maps.device)).double().cpu(), concepts.cpu()
+        self._sums.index_add_(0, concepts, terms)
+        self._images += concepts.bincount(minlength=self.num_concepts)
+
+    def has_images(self):
+        """Whether there was an image of every concept."""
+        return bool((self._images[self._own] > 0).all())
+
+    def objectives(self):
+        """The sum over concepts of the mean over their images, [20, 3] float64."""
+        return (self._sums / self._images[:, None, None])[self._own].sum(0)[self._which]
+
+    def best(self, objective):
+        """The rho that an objective chooses."""
+        return best_rhos(self.objectives())[objective]

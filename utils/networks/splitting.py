@@ -7,10 +7,8 @@ from torch import nn
 
 from utils.method.disentangling import RHOS, merge
 from utils.networks.arithmetic import full_precision
-from utils.networks.copying import copy_module
-from utils.networks.hooks import share_hooks, without_hooks
+from utils.networks.copying import copy_module, share_hooks, without_hooks
 from utils.networks.layers import splittable
-from utils.networks.rounding import rounded, rounded_together, stored_together
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names
@@ -216,3 +214,66 @@ def with_splits(network, layer_names, splits, rhos=None):
         own, own_rhos = zip(*((split, rho) for other, split, rho in chosen if other == name), strict=True)
         replace_module(network, module, DisentangledLayer(splittable(name, module), own, own_rhos))
     return network
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rounding rows of weights so that what they are merged to is the rounded weight of the original channel.
+
+
+def rounded(values, dtype):
+    """``values`` rounded to ``dtype``, but in at least fp32, with the gradient of ``values``."""
+    wide = torch.promote_types(dtype, torch.float32)
+    if torch.promote_types(values.dtype, dtype) == dtype:  # nothing to round
+        return values.to(wide)
+    exact = values.detach()
+    bits = exact.to(dtype).view(torch.int16) | 0  # computing with them keeps a compiler from leaving out the rounding
+    return values + (bits.view(dtype).to(wide) - exact)
+
+
+def rounded_together(rows, dtype):
+    """Rows scaled so that their merge is rounded to ``dtype``, in at least fp32, with the gradient of ``rows``.
+
+    Whole inputs are rounded as the original's weight is; shares of a weight, each rounded for itself, would not add up
+    to it, and are scaled by what the rounding does to the whole.
+
+    Parameters
+    ----------
+    rows : Tensor [n, K + 1, ...]
+        Of ``c'_1 .. c'_K`` and the residual of n splits.
+    dtype : torch.dtype
+
+    Returns
+    -------
+    Tensor [n, K + 1, ...]
+    """
+    exact = rows.detach()
+    whole = merge(exact, dim=1)[:, None]
+    target = rounded(whole, dtype)
+    scaled = exact * (target / whole.where(whole != 0, 1))
+    return rows + (torch.where(exact == whole, target, scaled) - exact)
+
+
+def stored_together(rows, dtype):
+    """Rows in ``dtype`` whose merge is exactly their merge rounded to ``dtype``, in this and any wider type.
+
+    Every row but the last concept's is a multiple of the last binary place of the merged weight; the last one is what
+    they leave. Rows with whole inputs stay as they are.
+
+    Parameters
+    ----------
+    rows : Tensor [n, K + 1, ...]
+        Of ``c'_1 .. c'_K`` and the residual of n splits, in ``dtype`` or wider.
+    dtype : torch.dtype
+
+    Returns
+    -------
+    Tensor [n, K + 1, ...]
+    """
+    rows = rows.detach().double()
+    whole, kind = merge(rows, dim=1).to(dtype), torch.finfo(dtype)
+    exponent = torch.frexp(whole.float() if dtype != torch.float64 else whole).exponent
+    places = torch.ldexp(torch.full_like(rows[:, 0], kind.eps / 2), exponent).clamp(min=kind.smallest_normal * kind.eps)
+    rows = (rows / places[:, None]).round() * places[:, None]
+    others = merge(torch.cat([rows[:, :-2], rows[:, -1:]], dim=1), dim=1)
+    last = whole.double() - others + rows[:, -1]
+    return torch.cat([rows[:, :-2], last[:, None], rows[:, -1:]], dim=1).to(dtype)

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from utils.errors import printable
 from utils.images.classes import ClassMap
-from utils.images.text import printable
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities, gamma_polysemantic
 from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of

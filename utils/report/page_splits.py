@@ -15,7 +15,7 @@ from utils.report.result_tables import result_rows
 from utils.report.separation_tables import draws_reached
 from utils.report.split_figures import densities, shown_channels, shown_concepts
 from utils.report.verdicts import is_beyond, reference_of
-from utils.store.names import number_text
+from utils.store.files import number_text
 from utils.store.separations import newest_rows
 from utils.store.splits import SplitFile
 

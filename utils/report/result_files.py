@@ -16,8 +16,7 @@ from utils.report.result_tables import (
     measured,
     where_from,
 )
-from utils.store.files import write_bytes
-from utils.store.names import image_sets_name, number_text
+from utils.store.files import image_sets_name, number_text, write_bytes
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
 USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files

@@ -4,10 +4,9 @@ import sys
 
 import torch
 
-from utils.method.disentangling import RHOS
+from utils.method.disentangling import OBJECTIVES, RHOS, best_rhos
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
-from utils.method.rho import OBJECTIVES, best_rhos
 from utils.report.layer_tables import PAPER_GAMMA
 
 MOST_PAIRS = 28  # whose cosines are all printed: of eight concepts

@@ -3,8 +3,7 @@
 import torch
 
 from utils.errors import UserError
-from utils.method.disentangling import Split
-from utils.method.rho import RhoSearch
+from utils.method.disentangling import RhoSearch, Split
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder
 

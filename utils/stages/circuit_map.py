@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles, batches_of
-from utils.images.text import printable
 from utils.method.circuits import circuits
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room

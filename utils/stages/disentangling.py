@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.disentangling import Concept
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
-from utils.store.names import image_sets_name
+from utils.store.files import image_sets_name
 
 PROOF_IMAGES = 4  # of each class or image set
 MOST_AT_ONCE = 1000  # groups of images of which one is shown

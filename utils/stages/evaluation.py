@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles
-from utils.images.text import printable
 from utils.method.disentangling import merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities

@@ -13,7 +13,7 @@ from utils.images.batches import ImageBatches, batches_of
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.independence import check_independence
-from utils.networks.normal_form import check_normal_form
+from utils.networks.layers import check_normal_form
 from utils.networks.recording import Recorder
 from utils.store.importances import STORE_FORMAT, identity
 

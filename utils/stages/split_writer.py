@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.store.files import number_text, split_suffix
 from utils.store.manifests import describe_splits, manifest_path, read_manifest, write_manifest
-from utils.store.names import number_text, split_suffix
 from utils.store.splits import (
     SETTINGS,
     SPLIT_CONTEXT,

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import batches_of
-from utils.images.progress import progress
+from utils.images.batches import batches_of, progress
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder

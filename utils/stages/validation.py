@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.images.batches import batches_of
 from utils.images.listing import class_folders, has_images, list_images
-from utils.images.text import printable
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.recording import Recorder

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.images.text import printable
+from utils.errors import UserError, printable
 from utils.store.files import damage_is_one_line, read_bytes, read_json, write_bytes, write_json
 
 CANDIDATES_FORMAT = 1

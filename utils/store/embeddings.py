@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
-from utils.store.names import run_name
+from utils.store.files import damage_is_one_line, json_digest, read_arrays, run_name, write_arrays
 
 AGAIN = "delete it and run get_results.py again"
 

@@ -11,10 +11,8 @@ import torch
 
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.method.disentangling import RHOS, Concept, Split, split_sources
-from utils.method.rho import OBJECTIVES
-from utils.store.files import damage_is_one_line, json_digest, read_bytes, write_bytes
-from utils.store.names import SUFFIXES, split_name
+from utils.method.disentangling import OBJECTIVES, RHOS, Concept, Split, split_sources
+from utils.store.files import SUFFIXES, damage_is_one_line, json_digest, read_bytes, split_name, write_bytes
 
 SPLIT_FORMAT = 3
 AGAIN = "run disentangle_channel.py again"

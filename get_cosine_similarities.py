@@ -25,9 +25,11 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from utils import defaults
 from utils.command_line import flags
 from utils.command_line.figures import add_figure_flag
 from utils.command_line.run import run
+from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
 
 
@@ -39,7 +41,9 @@ def get_args_parser():
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
     flags.add_threshold_flags(parser)
-    parser.add_argument("--cos_sim_low", type=flags.cosine, default=0.0, help="keep low <= cosine (0.0)")
+    parser.add_argument(
+        "--cos_sim_low", type=flags.cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
+    )
     add_figure_flag(parser)
     parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
@@ -50,8 +54,8 @@ def get_args_parser():
     parser.add_argument(
         "--min_images",
         type=flags.positive_int,
-        default=1,
-        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (1)",
+        default=defaults.MIN_IMAGES,
+        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (%(default)s)",
     )
     flags.add_shown_flags(parser)
     parser.add_argument(
@@ -63,16 +67,15 @@ def get_args_parser():
     return parser
 
 
-def check(args, _):
+def settings_from(args, _):
     flags.require(args, "model")
-    flags.take_single_thresholds(args)
-    if flags.several_thresholds(args):
-        return
-    if not args.cos_sim_low < args.cos_sim_high:
-        raise UserError(f"--cos_sim_low {args.cos_sim_low} is not below --cos_sim_high {args.cos_sim_high}")
+    settings = flags.settings_of(SimilaritySettings, args, **flags.thresholds_from(args))
+    if not flags.several_thresholds(settings) and not settings.cos_sim_low < settings.cos_sim_highs[0]:
+        raise UserError(f"--cos_sim_low {settings.cos_sim_low} is not below --cos_sim_high {settings.cos_sim_highs[0]}")
+    return settings
 
 
-def main(args):
+def main(settings):
     from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
     from utils.command_line.run import print_end
@@ -92,29 +95,29 @@ def main(args):
     from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
 
-    run = run_name(args.model, args.layer_of_interest)
-    store = ImportanceStore(args.store_dir, run)
+    run = run_name(settings.model, settings.layer_of_interest)
+    store = ImportanceStore(settings.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
-    synsets = class_synsets(meta["classes"]) if args.plot_wordnet else None
-    check_asked_network(args, meta, store.folder)
-    check_channel_count(args, meta)
-    if args.channel is not None:
-        check_channel(args.channel, "channel", meta)
-    if args.weights is not None:
-        open_network(args, meta, store.folder)
-    class_store, classes = ClassStore(args.store_dir, run, meta), ClassMap(meta["classes"])
+    synsets = class_synsets(meta["classes"]) if settings.plot_wordnet else None
+    check_asked_network(settings, meta, store.folder)
+    check_channel_count(settings, meta)
+    if settings.channel is not None:
+        check_channel(settings.channel, "channel", meta)
+    if settings.weights is not None:
+        open_network(settings, meta, store.folder)
+    class_store, classes = ClassStore(settings.store_dir, run, meta), ClassMap(meta["classes"])
 
-    if flags.several_thresholds(args):
-        return measure_sensitivity(args, run, store, class_store)
-    low, high = args.cos_sim_low, args.cos_sim_high
-    counted = {name: getattr(args, name) for name in ("p", "only_correct", "min_images", "only_above_mean")}
-    gamma, chosen_by = layer_tables.gamma_from(high), {"tau": args.proportion_attribution_required, **counted}
+    if flags.several_thresholds(settings):
+        return measure_sensitivity(settings, run, store, class_store)
+    (tau,), (p,), (high,), low = settings.taus, settings.ps, settings.cos_sim_highs, settings.cos_sim_low
+    counted = {name: getattr(settings, name) for name in ("only_correct", "min_images", "only_above_mean")}
+    gamma, chosen_by = layer_tables.gamma_from(high), {"tau": tau, "p": p, **counted}
     found = find_classes(store, class_store, gamma, **chosen_by)
     kept = found.pairs[(found.pairs.cosine >= low) & gamma_polysemantic(found.pairs.cosine, high)]
     guide = gamma_guide(store, class_store, found, chosen_by)
 
-    path = pairs_path(args.output_dir, run, cosines=(low, high), **chosen_by)
+    path = pairs_path(settings.output_dir, run, cosines=(low, high), **chosen_by)
     origin = {key: meta[key] for key in ("model", "layer", "weights_sha256")}
     asked = {**origin, **chosen_by, "gamma": gamma, "cosines": [low, high]}
     channels = layer_tables.ChannelClasses(found.relevant, found.pairs, found.groups, found.levels)
@@ -122,16 +125,18 @@ def main(args):
     groups = write_groups(path, channels.several_groups(), classes.concept_name, asked)
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, asked)]
-    titles = f"{args.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
-    figure = overview_figure(channels, gamma, guide, classes.name, *titles, args.figure_width)
-    overview = Path(args.output_dir) / "plots" / f"{path.stem}_overview"
-    written += [write_figure(overview, figure, args.figure_width), class_store.folder]
+    titles = f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
+    figure = overview_figure(channels, gamma, guide, classes.name, *titles, settings.figure_width)
+    overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
+    written += [write_figure(overview, figure, settings.figure_width), class_store.folder]
 
-    counts = class_store.read_relevant(args.proportion_attribution_required)[int(args.only_correct)]
-    screen = LayerScreen(args, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
+    counts = class_store.read_relevant(tau)[int(settings.only_correct)]
+    screen = LayerScreen(settings, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
     screen.show(guide)
-    if args.plot_wordnet:
-        written += plot_wordnet(path, args.output_dir, found.pairs, synsets, classes, gamma, *titles, args.figure_width)
+    if settings.plot_wordnet:
+        written += plot_wordnet(
+            path, settings.output_dir, found.pairs, synsets, classes, gamma, *titles, settings.figure_width
+        )
     print_end([one for one in written if one], screen.commands())
 
 
@@ -141,6 +146,6 @@ if __name__ == "__main__":
         main,
         get_args_parser(),
         *libraries,
-        check=check,
+        settings=settings_from,
         interrupted="what was written is whole, the same command begins again",
     )

@@ -21,8 +21,10 @@ if __name__ == "__main__":
 
 import time
 
+from utils import defaults
 from utils.command_line import flags
 from utils.command_line.run import run
+from utils.command_line.settings import ImportanceSettings
 
 
 def get_args_parser():
@@ -40,7 +42,10 @@ def get_args_parser():
     )
     flags.add_class_map_flag(parser)
     parser.add_argument(
-        "--chunk_size", type=flags.positive_int, default=2048, help="images a file, the unit of resuming (2048)"
+        "--chunk_size",
+        type=flags.positive_int,
+        default=defaults.CHUNK_SIZE,
+        help="images a file, the unit of resuming (%(default)s)",
     )
     parser.add_argument(
         "--compile", action="store_true", help="compile the network first: a minute, needs a C++ compiler; then faster"
@@ -48,11 +53,12 @@ def get_args_parser():
     return parser
 
 
-def check(args, _):
+def settings_from(args, _):
     flags.require(args, "model")
+    return flags.settings_of(ImportanceSettings, args)
 
 
-def main(args):
+def main(settings):
     import torch
 
     from utils.command_line.opening import open_images
@@ -62,34 +68,43 @@ def main(args):
     from utils.networks.loading import load_network
     from utils.processes import this_process
     from utils.report.store_text import print_plan, print_store_summary
-    from utils.stages.importances import check_on_images, describe_store, fill_store
+    from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store
     from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
 
-    device = choose_device(args.device)
-    check_precision(args.precision, device)
-    loading = flags.loading(args, device)
-    run = run_name(args.model, args.layer_of_interest)
-    store = ImportanceStore(args.store_dir, run, args.images)
-    network = load_network(args.model, args.weights)
-    transform = flags.transform_from_flags(args, network.transform)
-    layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
-    images, classes = open_images(args, run, network, layer)
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
+    loading = flags.loading(settings, device)
+    run = run_name(settings.model, settings.layer_of_interest)
+    store = ImportanceStore(settings.store_dir, run, settings.images)
+    network = load_network(settings.model, settings.weights)
+    transform = flags.transform_from_flags(settings, network.transform)
+    layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
+    images, classes = open_images(settings, run, network, layer)
 
     process = this_process()
-    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images, process.rank)
+    described = StoreSettings(
+        model=settings.model,
+        images=settings.images,
+        precision=settings.precision,
+        decoding=settings.decode,
+        compiled=settings.compile,
+        skip_unreadable=settings.skip_unreadable,
+        chunk_size=settings.chunk_size,
+    )
+    store.begin(describe_store(described, network, layer, transform, images, classes), layer, images, process.rank)
     if process.rank == 0:
-        print_plan(store, args.model, network, layer, images, device, args.precision, process.size)
+        print_plan(store, settings.model, network, layer, images, device, settings.precision, process.size)
 
     network.module.to(device, memory_format=torch.channels_last)
     own = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
     if own:
         check_on_images(network.module, images, transform, loading)
-    if args.compile and own:
-        size = min(args.batch_size, len(store.chunk_range(own[0])))
+    if settings.compile and own:
+        size = min(settings.batch_size, len(store.chunk_range(own[0])))
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
-        compile_network(network.module, layer, transform.normalise(black, device), args.precision)
-    how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
+        compile_network(network.module, layer, transform.normalise(black, device), settings.precision)
+    how = {"batch_size": settings.batch_size, "precision": settings.precision, "loading": loading}
     fill_store(store, own, network.module, layer, images, transform, **how)
 
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():
@@ -98,10 +113,10 @@ def main(args):
         print(f"process {process.rank} has made its {len(own)} chunks; other processes are not ready yet")
     elif process.rank == 0 or (own and not process.ends_with_others):
         print_store_summary(store)
-        command = flags.next_command("get_cosine_similarities.py", args)
-        if args.images == "val":
+        command = flags.next_command("get_cosine_similarities.py", settings=settings)
+        if settings.images == "val":
             more = ["--get_separation", "--splits", "MANIFEST_OF_STAGE_3"]
-            command = flags.next_command("get_results.py", args, *more)
+            command = flags.next_command("get_results.py", *more, settings=settings)
         print_end([store.folder], [("next", command)], store.meta_path)
 
 
@@ -111,6 +126,6 @@ if __name__ == "__main__":
         get_args_parser(),
         "torch",
         "torchvision",
-        check=check,
+        settings=settings_from,
         interrupted="full chunks are kept, the same command goes on from there",
     )

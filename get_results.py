@@ -51,8 +51,6 @@ def get_args_parser():
     help = "the split that was made of correctly classified images only, where there are two"
     flags.add_only_correct_flag(parser, help)
     flags.add_division_flags(parser)
-    help = "the split whose rho this objective chose, where there are two"
-    parser.add_argument("--rho_objective", choices=flags.OBJECTIVES, help=help)
     help = "one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)"
     parser.add_argument("--rho", type=flags.fraction, help=help)
     help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
@@ -63,7 +61,7 @@ def get_args_parser():
     return parser
 
 
-def main(args):
+def main(settings):
     from utils.command_line import opening, split_opening
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
@@ -72,40 +70,41 @@ def main(args):
     from utils.command_line.reporting import make_report
     from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
-    from utils.images.classes import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.result_files import print_summary
     from utils.store.files import run_name
     from utils.store.results import Results
 
-    results = Results(args.output_dir, split_opening.model_dir_of(args))
-    if wishes.is_summary_alone(args):
+    results = Results(settings.output_dir, split_opening.model_dir_of(settings))
+    if settings.is_summary_alone:
         return print_end(print_summary(results), [])
-    if args.report:
-        return make_report(args)
-    device = choose_device(args.device)
-    check_precision(args.precision, device)
-    run = run_name(args.model, args.layer_of_interest)
-    if args.compare:
-        return measure_comparison(args, run, device)
+    if settings.report:
+        return make_report(settings)
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
+    run = run_name(settings.model, settings.layer_of_interest)
+    if settings.compare:
+        return measure_comparison(settings, run, device)
 
-    opened, asked, problems = split_opening.open_splits(args, run)
+    opened, stage_two, problems = split_opening.open_splits(settings, run)
     context = opened[0].file.context
-    opening.check_channel_count(args, context)
-    classes, transform = ClassMap(context["classes"]), opening.open_transform(args, context, opened[0].path)
+    opening.check_channel_count(settings, context)
+    transform = opening.open_transform(settings, context, opened[0].path)
     results.check(run, context["weights_sha256"])
-    written = measure_separation(args, run, opened, asked) if args.get_separation else []
-    written += draw_maps(args, run, opened, transform, device, problems) if args.get_map else []
-    if args.get_effect or wishes.wants_each_split(args):
-        how = context, classes, transform, device, problems
-        source, opened = split_opening.open_validation(args, run, opened, *how)
-        print(f"{args.model} with weights {context['weights']}, layer {context['layer']}; {source}")
-        written += measure_effect(args, run, opened, source) if args.get_effect else []
-    if wishes.wants_each_split(args):
-        written += evaluate_each(args, opened, asked, problems, source, transform, device, results)
-    if args.summary:
+    written = []
+    if settings.get_separation:
+        written += measure_separation(settings, run, opened, stage_two, transform, device)
+    if settings.get_map:
+        written += draw_maps(settings, run, opened, transform, device, problems)
+    if settings.get_effect or settings.wants_each_split:
+        source, opened = split_opening.open_validation(settings, run, opened, transform, device, problems)
+        print(f"{settings.model} with weights {context['weights']}, layer {context['layer']}; {source}")
+        written += measure_effect(settings, run, opened, source) if settings.get_effect else []
+    if settings.wants_each_split:
+        written += evaluate_each(settings, opened, stage_two, problems, source, transform, device, results)
+    if settings.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
-    command = flags.next_command("disentangle_channel.py", args)
+    command = flags.next_command("disentangle_channel.py", settings=settings)
     print_end(written, [("next", f"{command} ... for another channel or other concepts")])
     problems.finish("evaluated")
 
@@ -113,4 +112,4 @@ def main(args):
 if __name__ == "__main__":
     libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), *libraries, check=wishes.check_wishes, interrupted=interrupted)
+    run(main, get_args_parser(), *libraries, settings=wishes.settings_from, interrupted=interrupted)

@@ -20,7 +20,7 @@ from utils.command_line import flags, opening
 from utils.command_line.run import run
 from utils.images.classes import ClassMap
 from utils.method.least_squares import RIDGE, least_squares_shares
-from utils.method.references import permutation, rows_by_arv
+from utils.method.nulls import permutation, rows_by_arv
 from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import StoredInputs
 from utils.stages.separation import ValidationInputs, rank_rows

@@ -22,8 +22,7 @@ from utils.images.batches import ImageBatches, batches_of
 from utils.images.listing import list_images
 from utils.networks.arithmetic import choose_device, network_arithmetic
 from utils.store import split_network
-from utils.store.manifests import splits_of
-from utils.store.splits import read_split
+from utils.store.splits import read_split, splits_of
 
 
 def get_args_parser():

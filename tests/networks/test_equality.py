@@ -11,7 +11,7 @@ from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.report.split_text import print_equality
 from utils.stages import proof
-from utils.stages.proof import EqualityProof
+from utils.stages.disentangling import EqualityProof
 
 IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 SHOWN = {0: IMAGES[:16], 1: IMAGES[16:32]}  # of each class

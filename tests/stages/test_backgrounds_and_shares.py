@@ -17,8 +17,7 @@ from utils.networks.splitting import with_splits
 from utils.store import split_network
 from utils.store.files import write_json
 from utils.store.importances import ImportanceStore
-from utils.store.manifests import read_manifest
-from utils.store.splits import read_split
+from utils.store.splits import read_manifest, read_split
 
 ALONE = ("--classes_for_concept1", "bee")
 TAU = ("--proportion_attribution_required", "0.0001")

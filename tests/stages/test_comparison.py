@@ -14,7 +14,7 @@ from tests.store.helpers import META
 from utils.errors import UserError
 from utils.images.listing import ImageList
 from utils.method.disentangling import split_sources
-from utils.method.references import permutation
+from utils.method.nulls import permutation
 from utils.stages import comparison
 from utils.stages.comparison import Cases, agreement, compare, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import NETWORK, RUN, run_script, stage1
+from utils.method.nulls import permutation
 from utils.method.ranking import rank_images
-from utils.method.references import permutation
 from utils.report.sensitivity import sensitivity_figure, table
 from utils.stages.gamma import clean_split
 from utils.stages.relevance import find_classes

@@ -16,7 +16,7 @@ from utils.images.classes import ClassMap
 from utils.images.listing import ImageList
 from utils.method.disentangling import RHOS, Split, split_sources
 from utils.method.least_squares import least_squares_shares
-from utils.method.references import p_value, permutation, q_values
+from utils.method.nulls import p_value, permutation, q_values
 from utils.stages import separation
 from utils.stages.disentangling import CandidateMaker
 from utils.stages.least_squares import ByLeastSquares

@@ -29,8 +29,7 @@ from utils.method.concept_vectors import concept_clusters
 from utils.method.least_squares import least_squares_shares
 from utils.stages.unlabelled import strongest_images
 from utils.store.importances import ImportanceStore
-from utils.store.manifests import read_manifest
-from utils.store.splits import read_split
+from utils.store.splits import read_manifest, read_split
 
 SETS = ("--concepts_from", "circuits", "--nr_concepts", "3", "--nr_reference_images", "12")
 IMAGES = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)

@@ -8,8 +8,7 @@ from torch import nn
 from tests.store.helpers import split_file
 from utils.errors import UserError
 from utils.store.files import write_json
-from utils.store.manifests import manifest_path, read_manifest, splits_of, write_manifest
-from utils.store.splits import write_split
+from utils.store.splits import manifest_path, read_manifest, splits_of, write_manifest, write_split
 
 
 @pytest.fixture

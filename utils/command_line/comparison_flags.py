@@ -1,17 +1,22 @@
 """Stage 4's flags of the comparison of methods, and their checks. Nothing here imports torch."""
 
 from utils.command_line import flags
+from utils.concept_sources.registry import SOURCES
+from utils.divisions.registry import DIVISIONS
 from utils.errors import UserError
+from utils.plugins import flags_of
 
-LEFT_OUT = ("predicted_classes", "circuits", "pure", "concept_vectors")
+# What else stage 4 can be asked for, none of which goes with a comparison
 OTHERS = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background", "rho_objective")
+OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background")
 OTHERS += ("report", "all_classes", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to")
 OTHERS += ("proportion_attribution_required",)
 
 
 def add_comparison_flags(parser):
     """The comparison of methods."""
+    left_out = [source.name for source in SOURCES.all() if not source.labelled]
+    on_images = [source.name for source in SOURCES.all() if source.needs_images]
     group = parser.add_argument_group(
         "comparison of methods", "original channel, labels, circuits, PURE, concept vectors, each beside its own nulls"
     )
@@ -24,9 +29,10 @@ def add_comparison_flags(parser):
     group.add_argument(
         "--compare_without",
         nargs="+",
-        choices=LEFT_OUT,
+        choices=left_out,
         metavar="METHOD",
-        help=f"comparison: leave methods out ({', '.join(LEFT_OUT)}); without pure no image is needed",
+        help=f"comparison: leave methods out ({', '.join(left_out)}); without {' and '.join(on_images)} no image is "
+        "needed",
     )
     group.add_argument(
         "--nr_concepts",
@@ -58,7 +64,7 @@ def check_comparison(args):
             raise UserError(f"--{given[0]} is for --compare: add it")
         return
     flags.require(args, "model")
-    for name in OTHERS:
+    for name in (*OTHERS, *flags_of(DIVISIONS.all())):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--compare has its own way with the channels of --candidates: leave out --{name}")
     if args.candidates is None:
@@ -67,4 +73,4 @@ def check_comparison(args):
         raise UserError("--embedding_mean and --embedding_std are for --embedding: add it")
     if args.nr_concepts == 1:
         raise UserError("--nr_concepts 1: one cluster of all images leaves nothing to compare")
-    flags.check_candidates(args, "channel_of_interest")
+    flags.candidates_from(args, "channel_of_interest")

@@ -4,19 +4,19 @@ from tqdm import tqdm
 
 from utils.command_line.opening import setting
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
-from utils.report.split_figures import FigureMaker
+from utils.report.split_figures import FigureMaker, FigureWishes
 from utils.stages.evaluation import describe_result, evaluate, result_of
 from utils.store.files import run_name
 
 
-def evaluate_each(args, opened, asked, problems, source, transform, device, results):
+def evaluate_each(settings, opened, stage_two, problems, source, transform, device, results):
     """Fractions and figures of each split: paths of what was written.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    settings : ResultSettings
     opened : list of OpenedSplit
-    asked : dict
+    stage_two : dict
         Settings of stage 2, where the candidates say them.
     problems : Problems
     source : ImagePass or StoredValidation
@@ -24,27 +24,43 @@ def evaluate_each(args, opened, asked, problems, source, transform, device, resu
     device : torch.device
     results : Results
     """
-    run = run_name(args.model, args.layer_of_interest)
-    taus = [setting("tau", args, asked, one.file.settings) for one in opened]
+    run = run_name(settings.model, settings.layer_of_interest)
+    taus = [setting("tau", settings, stage_two, one.file.settings) for one in opened]
     known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
     for one, tau in zip(opened, taus, strict=True):
         print(f"{one.path.name}, {one.which_rho()}tau {tau}")
-    figures, found, written = FigureMaker(args, source, opened, transform, device), [], []
-    for number, result, arrays in evaluate(opened, known, source, results, args.get_channel_card):
+    figures, found, written = FigureMaker(figure_wishes(settings), source, opened, transform, device), [], []
+    for number, result, arrays in evaluate(opened, known, source, results, settings.get_channel_card):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:
                 result = result_of(known[number], arrays, opened[number], source)
-                if args.get_quantitative:
+                if settings.get_quantitative:
                     results.write(result)
-            elif args.get_quantitative:
+            elif settings.get_quantitative:
                 results.make_newest(result)
             warn_of_empty_inclusion(result)
             written += figures.draw(number, result, arrays)
             found.append(result)
     if not found:
         problems.finish("evaluated")
-    if args.get_quantitative:
+    if settings.get_quantitative:
         tables, paths = write_tables(results)
         print_results(results, tables, found)
         written = paths + written
     return written
+
+
+def figure_wishes(settings):
+    """The FigureWishes of stage 4."""
+    return FigureWishes(
+        output_dir=settings.output_dir,
+        qualitative=settings.get_qualitative,
+        channel_card=settings.get_channel_card,
+        feature_visualization=settings.get_feature_visualization,
+        all_classes=settings.all_classes,
+        patches=settings.patches,
+        patch_size=settings.patch_size,
+        steps=settings.steps,
+        seeds=settings.seeds,
+        sheet=settings.figure_width,
+    )

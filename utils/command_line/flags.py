@@ -3,21 +3,19 @@
 import argparse
 import os
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
-from utils.errors import UserError, quoted
+from utils import defaults
+from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.registry import USUAL as USUAL_SOURCE
+from utils.divisions.registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
+from utils.errors import UserError
+from utils.plugins import checked, flags_of, fraction, positive, positive_int
 from utils.processes import this_process
 
-MAX_CONCEPTS = 8
 SECOND_STAGE, LAST_STAGE = "get_cosine_similarities.py", "get_results.py"
-NOT_SAID = {"precision": "fp32", "decode": "pil"}  # defaults, which need not be repeated
-# Repeated here, so that --help need not import what they belong to; a test compares
-DECODERS = ("pil", "fast", "gpu")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-OBJECTIVES = ("positive", "absolute", "contrast")
-PRECISIONS = ("fp32", "tf32", "bf16")
-THRESHOLDS = ("proportion_attribution_required", "p", "cos_sim_high")
-LAST_LAYERS = ("last_conv", "last_linear")
+NOT_SAID = {"precision": defaults.PRECISION, "decode": defaults.DECODER}  # which need not be repeated
+THRESHOLDS = {"proportion_attribution_required": "taus", "p": "ps", "cos_sim_high": "cos_sim_highs"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,42 +30,37 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help explains the flags)")
 
 
-def _checked(kind, accept, what):
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"must be {what}, not {quoted(text)}")
-        return value
-
-    return parse
+count = checked(int, lambda value: value >= 0, "a whole number from 0")
+cosine = checked(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
+finite = checked(float, lambda value: abs(value) < float("inf"), "a number")
+weight = checked(float, lambda value: 0 <= value < float("inf"), "a number from 0")
 
 
-positive_int = _checked(int, lambda value: value >= 1, "a whole number from 1")
-count = _checked(int, lambda value: value >= 0, "a whole number from 0")
-fraction = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-cosine = _checked(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
-positive = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
-finite = _checked(float, lambda value: abs(value) < float("inf"), "a number")
+def settings_of(kind, args, **derived):
+    """A dataclass of settings from parsed arguments: fields of a flag's name, and what is ``derived`` from several.
+
+    A flag that was not given is as the dataclass says.
+    """
+    own = {field.name for field in fields(kind)}
+    given = {name: value for name, value in vars(args).items() if name in own and value is not None}
+    return kind(**{**given, **derived})
 
 
 def add_data_flag(parser, help="folder with train/ and val/, one sub-folder a class"):
-    default = os.environ.get("DATA_DIR", "/datasets/imagenet/")
-    parser.add_argument("--data_dir", default=default, help=f"{help} ($DATA_DIR, else /datasets/imagenet/)")
+    default = os.environ.get("DATA_DIR", defaults.DATA_DIR)
+    parser.add_argument("--data_dir", default=default, help=f"{help} ($DATA_DIR, else {defaults.DATA_DIR})")
 
 
 def add_store_flag(parser):
     parser.add_argument(
         "--store_dir",
-        default=os.environ.get("STORE_DIR", "./store_dir"),
-        help="folder that each stage writes to and the next one reads ($STORE_DIR, else ./store_dir)",
+        default=os.environ.get("STORE_DIR", defaults.STORE_DIR),
+        help=f"folder that each stage writes to and the next one reads ($STORE_DIR, else {defaults.STORE_DIR})",
     )
 
 
 def add_output_flag(parser):
-    parser.add_argument("--output_dir", default=".", help="where results for people go (default: here)")
+    parser.add_argument("--output_dir", default=defaults.OUTPUT_DIR, help="where results for people go (default: here)")
 
 
 def add_network_flags(parser):
@@ -82,7 +75,7 @@ def add_network_flags(parser):
     )
     parser.add_argument(
         "--layer_of_interest",
-        default="last_conv",
+        default=defaults.LAYER,
         help="the layer whose channels are looked at, a convolution or a linear layer: last_conv (default), "
         "last_linear (the last one before the classifier) or a module's name, layer4.2.conv3",
     )
@@ -100,29 +93,30 @@ def add_tau_flag(parser, help, default=None):
 
 def add_threshold_flags(parser):
     """Stage 2's thresholds, one or more values each: lists."""
+    tau = f"tau: share of an image's positive importance that makes a channel relevant for it ({defaults.TAU})"
+    share = f"share of a class's images that must agree ({defaults.P})"
+    gamma = f"keep cosine < high: gamma ({defaults.COS_SIM_HIGH}; the paper {defaults.GAMMA})"
     for name, kind, default, help in (
-        ("proportion_attribution_required", fraction, 0.03, "tau: share of an image's positive importance that makes a "
-         "channel relevant for it (0.03)"),
-        ("p", fraction, 0.75, "share of a class's images that must agree (0.75)"),
-        ("cos_sim_high", cosine, 1.0, "keep cosine < high: gamma (1.0; the paper 0.5)"),
-    ):  # fmt: skip
+        ("proportion_attribution_required", fraction, defaults.TAU, tau),
+        ("p", fraction, defaults.P, share),
+        ("cos_sim_high", cosine, defaults.COS_SIM_HIGH, gamma),
+    ):
         parser.add_argument(f"--{name}", type=kind, nargs="+", default=[default], metavar="VALUE", help=help)
 
 
-def take_single_thresholds(args):
-    """Turn lists into numbers where each has one; where not, refuse flags that mean nothing to several values."""
-    if all(len(getattr(args, name)) == 1 for name in THRESHOLDS):
-        for name in THRESHOLDS:
-            setattr(args, name, getattr(args, name)[0])
-        return
-    for name, usual in {"cos_sim_low": 0, "plot_wordnet": False, "channel": None, "top": None}.items():
-        if getattr(args, name) != usual:
-            raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
+def thresholds_from(args):
+    """Values of each threshold, for settings; of several ones, refuse flags that mean nothing to them."""
+    values = {field: tuple(getattr(args, name)) for name, field in THRESHOLDS.items()}
+    if any(len(one) > 1 for one in values.values()):
+        for name, usual in {"cos_sim_low": 0, "plot_wordnet": False, "channel": None, "top": None}.items():
+            if getattr(args, name) != usual:
+                raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
+    return values
 
 
-def several_thresholds(args):
-    """Whether stage 2 is asked for several values of a threshold: lists, then, where single ones are numbers."""
-    return isinstance(args.p, list)
+def several_thresholds(settings):
+    """Whether stage 2 is asked for several values of a threshold."""
+    return any(len(getattr(settings, field)) > 1 for field in THRESHOLDS.values())
 
 
 def add_shown_flags(parser):
@@ -140,9 +134,10 @@ def add_only_correct_flag(parser, help):
     parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
 
 
-def only_correct_flag(args):
+def only_correct_flag(settings):
     """The flag as it was given, for another stage."""
-    return [] if args.only_correct is None else ["--only_correct" if args.only_correct else "--no-only_correct"]
+    given = settings.only_correct
+    return [] if given is None else ["--only_correct" if given else "--no-only_correct"]
 
 
 def add_channel_count_flag(parser):
@@ -166,9 +161,13 @@ def add_class_map_flag(parser):
 
 def add_image_flags(parser):
     images = parser.add_argument_group("images", "default: the transform of the named weights, or of the stage before")
-    images.add_argument("--resize_size", type=positive_int, help="pixels of the shorter side (else 256)")
-    images.add_argument("--crop_size", type=positive_int, help="pixels of the central square (else 224)")
-    images.add_argument("--interpolation", choices=INTERPOLATIONS, help="(else bilinear)")
+    images.add_argument(
+        "--resize_size", type=positive_int, help=f"pixels of the shorter side (else {defaults.RESIZE_SIZE})"
+    )
+    images.add_argument(
+        "--crop_size", type=positive_int, help=f"pixels of the central square (else {defaults.CROP_SIZE})"
+    )
+    images.add_argument("--interpolation", choices=defaults.INTERPOLATIONS, help=f"(else {defaults.INTERPOLATION})")
     images.add_argument("--mean", type=finite, nargs=3, help="of each colour, 0 to 1 (else ImageNet's)")
     images.add_argument("--std", type=positive, nargs=3, help="of each colour (else ImageNet's)")
     images.add_argument(
@@ -184,7 +183,9 @@ def _default_workers():
 
 def add_compute_flags(parser):
     compute = parser.add_argument_group("computing")
-    compute.add_argument("--batch_size", type=positive_int, default=64, help="images a batch (64)")
+    compute.add_argument(
+        "--batch_size", type=positive_int, default=defaults.BATCH_SIZE, help="images a batch (%(default)s)"
+    )
     compute.add_argument(
         "--num_workers",
         type=count,
@@ -194,69 +195,143 @@ def add_compute_flags(parser):
     )
     compute.add_argument(
         "--decode",
-        choices=DECODERS,
-        default="pil",
+        choices=defaults.DECODERS,
+        default=defaults.DECODER,
         help="what decodes and resizes JPEG files: pil (default, what the paper used), fast (torchvision), gpu (a CUDA "
         "device); all other files are left to PIL",
     )
     compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     compute.add_argument(
         "--precision",
-        choices=PRECISIONS,
-        default="fp32",
+        choices=defaults.PRECISIONS,
+        default=defaults.PRECISION,
         help="arithmetic of the network: fp32 (default, what the paper used), tf32 (CUDA only), bf16; all that is "
         "computed from it is fp32",
     )
 
 
-def loading(args, device):
+def loading(settings, device):
     """Arguments of ``ImageBatches`` that come from the flags; UserError where the device lacks what they need."""
-    if args.decode == "gpu" and device.type != "cuda":
+    if settings.decode == "gpu" and device.type != "cuda":
         raise UserError("--decode gpu needs a CUDA device: use --decode fast")
-    shared = {name: getattr(args, name) for name in ("num_workers", "skip_unreadable", "decode")}
+    shared = {name: getattr(settings, name) for name in ("num_workers", "skip_unreadable", "decode")}
     return {"device": device, **shared}
 
 
 def add_concept_flags(parser):
     classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
-    further = f"more concepts, without gaps up to --classes_for_concept{MAX_CONCEPTS}"
-    for number in range(1, MAX_CONCEPTS + 1):
+    further = f"more concepts, without gaps up to --classes_for_concept{defaults.MAX_CONCEPTS}"
+    for number in range(1, defaults.MAX_CONCEPTS + 1):
         help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
         parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# Flags of divisions and of sources of concepts
+
+
+def add_plugin_flags(parser, plugins, help=None):
+    """The flags of some plug-ins, each once; ``help``: in place of what they say themselves."""
+    for name, declared in flags_of(plugins).items():
+        flag = declared[0][1]
+        usual = "; ".join(f"{plugin.name}: {one.usual}" for plugin, one in declared if one.usual)
+        how = {"choices": flag.choices} if flag.choices else {"type": flag.parse, "metavar": flag.metavar}
+        parser.add_argument(f"--{name}", **how, help=help or (f"{flag.help} ({usual})" if usual else flag.help))
+
+
+def given_to(plugin, args):
+    """The values of a plug-in's flags that were given: {setting: value}."""
+    values = {flag.setting: getattr(args, flag.name) for flag in plugin.flags}
+    return {setting: value for setting, value in values.items() if value is not None}
+
+
+def given_to_any(plugins, args):
+    """The values of the flags of some plug-ins that were given: {setting: value}."""
+    found = {}
+    for plugin in plugins:
+        found |= given_to(plugin, args)
+    return found
+
+
 def add_division_flags(parser, stage3=False):
     """How inputs are divided: for stage 3, or to choose among splits."""
-    chooses = "" if stage3 else "; chooses among several splits"
-    parser.add_argument(
-        "--split_by",
-        choices=("arv", "least_squares"),
-        help="what divides the inputs: arv (the paper's Ineq. 5, each input whole), or least_squares (shares, "
-        "so that each new channel is the channel on its own images, and nothing on others)"
-        + (" (arv; least_squares where concepts have no labels)" if stage3 else chooses),
-    )
+    divisions, chooses = DIVISIONS.all(), "; chooses among several splits"
+    usual = f" ({USUAL}; {USUAL_WITHOUT_LABELS} where concepts have no labels)"
+    help = "what divides the inputs: " + ", or ".join(division.summary for division in divisions)
+    parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help + (usual if stage3 else chooses))
+    without = [f"{one.name}: none" for one in divisions if one.usual_background is None]
+    with_one = [f"{one.name}: {one.usual_background:g}" for one in divisions if one.usual_background is not None]
+    usual = f" ({'; '.join([*without, *with_one])}; concepts without labels: {defaults.BACKGROUND_WEIGHT:g})"
+    weighing = " and ".join(division.name for division in divisions if division.weighs_background)
     parser.add_argument(
         "--background",
-        type=_checked(float, lambda value: 0 <= value < float("inf"), "a number from 0"),
+        type=weight,
         nargs="?",
-        const=1.0,
+        const=defaults.BACKGROUND_WEIGHT,
         metavar="WEIGHT",
         help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
-        "they count beside a concept's images in least_squares, 0 for none"
-        + (" (arv: none; least_squares, and concepts without labels: 1)" if stage3 else chooses),
+        f"they count beside a concept's images in {weighing}, 0 for none" + (usual if stage3 else chooses),
     )
+    chooses = "the split whose rho this objective chose, where there are two"
+    add_plugin_flags(parser, divisions, help=None if stage3 else chooses)
 
 
-def background_weight(args):
-    """Stage 3's weight of everything else, or None without it; refuses what does not go together."""
-    weight = args.background
-    if args.split_by == "least_squares" and args.rho_objective is not None:
-        raise UserError("--rho_objective chooses rho, which --split_by least_squares does not have: leave it out")
-    if weight is None:
-        return 1.0 if args.split_by == "least_squares" else None
-    if args.split_by == "arv" and weight not in (0, 1):
-        raise UserError(f"--background {weight:g}: only --split_by least_squares weighs it")
-    return weight or None
+def division_of(args, source):
+    """Stage 3's way of dividing inputs: its name, its settings, and the weight of everything else, or None without it.
+
+    UserError where what is given does not go together.
+    """
+    declared = flags_of(DIVISIONS.all())
+    given = [name for name in declared if getattr(args, name) is not None]
+    usual = USUAL if source.labelled or given else USUAL_WITHOUT_LABELS
+    division = DIVISIONS.get(args.split_by or usual)
+    for name in given:
+        if name not in flags_of([division]):
+            does = declared[name][0][1].does
+            raise UserError(f"--{name} {does}, which --split_by {division.name} does not have: leave it out")
+    wanted = (args.background, source.usual_background, division.usual_background, 0)
+    background = next(value for value in wanted if value is not None)
+    if not division.weighs_background and background not in (0, 1):
+        weighing = " and ".join(one.name for one in DIVISIONS.all() if one.weighs_background)
+        raise UserError(f"--background {background:g}: only --split_by {weighing} weighs it")
+    return division.name, division.settings_from(given_to(division, args)), background or None
+
+
+def _may_stand_alone(args):
+    """Whether one concept is enough, as there is a background beside it."""
+    if args.background is not None or args.split_by is None:
+        return bool(args.background)
+    return bool(DIVISIONS.get(args.split_by).usual_background)
+
+
+def add_source_flags(parser):
+    """Where concepts come from, for stage 3."""
+    group = parser.add_argument_group("concepts without labels", "sets of the images in which a channel is largest")
+    sources = [source for source in SOURCES.all() if source.summary]
+    group.add_argument(
+        "--concepts_from",
+        choices=tuple(source.name for source in sources),
+        default=USUAL_SOURCE,
+        help="; ".join(source.summary for source in sources)
+        + ". Without a channel or --candidates: all channels of the layer",
+    )
+    add_plugin_flags(group, sources)
+
+
+def source_of(args):
+    """Stage 3's source of concepts, and the values that its flags give; refuse flags that mean nothing to it."""
+    source = SOURCES.get(args.concepts_from)
+    for name, declared in flags_of(SOURCES.all()).items():
+        if getattr(args, name) is not None and name not in flags_of([source]):
+            methods = " or ".join(plugin.name for plugin, _ in declared)
+            raise UserError(f"--{name} is for --concepts_from {methods}: add it")
+    if not source.labelled and any(classes is not None for classes in _classes_for_concepts(args)):
+        raise UserError(f"--concepts_from {source.name} finds the concepts: leave out --classes_for_concept")
+    return source, given_to(source, args)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Channels and concepts
 
 
 def add_candidates_flag(parser):
@@ -276,50 +351,53 @@ def require(args, *names):
         raise UserError(f"{', '.join(missing)} must be given (--help explains the flags)")
 
 
+def _classes_for_concepts(args):
+    """The classes of each concept that can be given: lists of strings, or None."""
+    return [getattr(args, f"classes_for_concept{number}") for number in range(1, defaults.MAX_CONCEPTS + 1)]
+
+
 def given_concepts(args):
     """The classes of each concept as given: lists of strings, of the concepts 1 to K without gaps.
 
     One alone only where there may be a background beside it.
     """
-    given = [getattr(args, f"classes_for_concept{number}") for number in range(1, MAX_CONCEPTS + 1)]
+    given = _classes_for_concepts(args)
     concepts = [classes for classes in given if classes is not None]
-    alone = args.background or (args.background is None and args.split_by == "least_squares")
-    require(args, "classes_for_concept1", *([] if alone else ["classes_for_concept2"]))
+    require(args, "classes_for_concept1", *([] if _may_stand_alone(args) else ["classes_for_concept2"]))
     if given[: len(concepts)] != concepts:
         raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
-    return concepts
+    return tuple(concepts)
 
 
-def check_candidates(args, channel_flag):
-    """Raise UserError unless either --candidates is given, or a channel and its concepts.
+def candidates_from(args, channel_flag, finds_concepts=False):
+    """Which channels and concepts are meant, for settings: ``channels`` and ``concepts``.
 
-    Stage 3 alone may look for concepts without labels, of any channels, or all.
+    UserError unless either --candidates is given, or a channel and its concepts; where concepts have no labels
+    (``finds_concepts``), of any channels, or all.
     """
-    if getattr(args, "concepts_from", "classes") != "classes":
-        return
-    if args.candidates is None:
+    channels, concepts = getattr(args, channel_flag), ()
+    if not finds_concepts and args.candidates is None:
         require(args, channel_flag)
-        given_concepts(args)
-        return
-    for number in range(1, MAX_CONCEPTS + 1):
-        if getattr(args, f"classes_for_concept{number}") is not None:
-            raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
+        concepts = given_concepts(args)
+    elif not finds_concepts:
+        for number, classes in enumerate(_classes_for_concepts(args), start=1):
+            if classes is not None:
+                raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
+    return {"channels": None if channels is None else tuple(channels), "concepts": concepts}
 
 
-def candidate_flags(args, channel_flag, other_flag):
-    """The flags that name the same candidates to another stage, which calls its channel flag ``other_flag``."""
-    words = ["--candidates", args.candidates] if args.candidates else []
-    channels = getattr(args, channel_flag)
-    words += [f"--{other_flag}", *channels] if channels else []
-    for number in range(1, MAX_CONCEPTS + 1):
-        classes = getattr(args, f"classes_for_concept{number}")
-        words += [f"--classes_for_concept{number}", *classes] if classes else []
+def candidate_flags(settings, channel_flag):
+    """The flags that name the same candidates to another stage, which has this flag for its channels."""
+    words = ["--candidates", settings.candidates] if settings.candidates else []
+    words += [f"--{channel_flag}", *settings.channels] if settings.channels else []
+    for number, classes in enumerate(settings.concepts, start=1):
+        words += [f"--classes_for_concept{number}", *classes]
     return words
 
 
-def transform_from_flags(args, default):
+def transform_from_flags(settings, default):
     """``default`` (a Transform) with what the flags say."""
-    given = {name: getattr(args, name) for name in asdict(default) if getattr(args, name) is not None}
+    given = {name: getattr(settings, name) for name in asdict(default) if getattr(settings, name) is not None}
     transform = replace(default, **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
     if transform.crop_size > transform.resize_size:
         raise UserError(
@@ -329,16 +407,16 @@ def transform_from_flags(args, default):
     return transform
 
 
-def next_command(script, args, *more):
-    """A command that goes on with ``script``, with the flags of ``args`` that it shares, ready to be pasted."""
-    words = ["--model", args.model]
+def next_command(script, *more, settings):
+    """A command that goes on with ``script``, with the flags of ``settings`` that it shares, ready to be pasted."""
+    words = ["--model", settings.model]
     for name in ("weights", "device", "precision", "decode"):
-        given = getattr(args, name, None)
+        given = getattr(settings, name, None)
         if given is not None and given != NOT_SAID.get(name) and (script != SECOND_STAGE or name == "weights"):
             words += [f"--{name}", given]
-    if args.layer_of_interest != "last_conv":
-        words += ["--layer_of_interest", args.layer_of_interest]
-    words += ["--data_dir", args.data_dir, "--store_dir", args.store_dir]
-    if script == LAST_STAGE and getattr(args, "output_dir", ".") != ".":
-        words += ["--output_dir", args.output_dir]
+    if settings.layer_of_interest != defaults.LAYER:
+        words += ["--layer_of_interest", settings.layer_of_interest]
+    words += ["--data_dir", settings.data_dir, "--store_dir", settings.store_dir]
+    if script == LAST_STAGE and settings.output_dir != defaults.OUTPUT_DIR:
+        words += ["--output_dir", settings.output_dir]
     return shlex.join(["python", script, *map(str, words), *map(str, more)])

@@ -8,17 +8,17 @@ from utils.stages.effect import describe_effect, measure_effects
 from utils.store.effects import Effects
 
 
-def measure_effect(args, run, opened, source):
+def measure_effect(settings, run, opened, source):
     """Measure, store and print the effects of splits; paths of what was written.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    settings : ResultSettings
     run : str
     opened : list of OpenedSplit
     source : ImagePass
     """
-    effects, to = Effects(args.output_dir, model_dir_of(args)), args.effect_to
+    effects, to = Effects(settings.output_dir, model_dir_of(settings)), settings.effect_to
     effects.check(run, opened[0].file.context["weights_sha256"])
     known = [describe_effect(one, run, source, to) for one in opened]
     measured = [effects.find(one) for one in known]

@@ -12,36 +12,36 @@ from utils.stages.separation import ValidationInputs
 from utils.store.importances import ImportanceStore
 
 
-def measure_sensitivity(args, run, store, class_store):
+def measure_sensitivity(settings, run, store, class_store):
     """Measure, write and print what the combinations of thresholds find; no candidates are written.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    settings : SimilaritySettings
     run : str
     store : ImportanceStore
         Complete.
     class_store : ClassStore
     """
-    taus, ps, highs = (sorted(set(getattr(args, name))) for name in THRESHOLDS)
-    counted = {name: getattr(args, name) for name in ("only_correct", "min_images", "only_above_mean")}
-    validation = _validation(args, run, store.meta)
+    taus, ps, highs = (sorted(set(getattr(settings, field))) for field in THRESHOLDS.values())
+    counted = {name: getattr(settings, name) for name in ("only_correct", "min_images", "only_above_mean")}
+    validation = _validation(settings, run, store.meta)
     rows = sensitivity(store, class_store, taus, ps, sorted(set(map(gamma_from, highs))), counted, validation)
     stem = f"{run}_sensitivity" + "".join(f"_{name}" for name in ("only_correct", "only_above_mean") if counted[name])
-    stem += f"_min{args.min_images}" if args.min_images > 1 else ""
-    path = write_sensitivity(Path(args.output_dir) / "results_get_cosine_similarities" / f"{stem}.csv", rows)
-    title = f"{args.model}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**counted)}"
-    drawn = sensitivity_figure(rows, title, args.figure_width)
-    figure = write_figure(Path(args.output_dir) / "plots" / stem, drawn, args.figure_width)
+    stem += f"_min{settings.min_images}" if settings.min_images > 1 else ""
+    path = write_sensitivity(Path(settings.output_dir) / "results_get_cosine_similarities" / f"{stem}.csv", rows)
+    title = f"{settings.model}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**counted)}"
+    drawn = sensitivity_figure(rows, title, settings.figure_width)
+    figure = write_figure(Path(settings.output_dir) / "plots" / stem, drawn, settings.figure_width)
     print(f"\n{table(rows)}\n\n{EXPLANATION}")
     if validation is None:
         print("no separation: it needs a complete val store (get_importances_for_classes.py --images val)")
     print_end([path, figure], [])
 
 
-def _validation(args, run, meta):
+def _validation(settings, run, meta):
     """What a complete val store of the same network, layer and images has; else None."""
-    store = ImportanceStore(args.store_dir, run, "val")
+    store = ImportanceStore(settings.store_dir, run, "val")
     if not store.meta_path.is_file():
         return None
     found = store.load_meta()

@@ -2,31 +2,40 @@
 
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import torch
+
+from utils import defaults
 from utils.command_line import flags
+from utils.concept_sources.registry import SUGGESTED
 from utils.errors import UserError, printable
 from utils.images.classes import map_folders, read_class_map
 from utils.images.listing import class_folders, list_images
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
+from utils.report.concepts_table import write_concepts
+from utils.report.split_text import print_equality
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
-from utils.store.files import refuse_differences
+from utils.store.files import refuse_differences, run_name
 from utils.store.importances import ImportanceStore, identity
 from utils.store.splits import transform_from
+from utils.store.study import Study
 
-ALONE = "write 'channel: class, class', or let stage 3 find them (--concepts_from circuits) and give stage 4 --splits"
-DEFAULTS = {"tau": 0.03, "only_correct": False}
+ALONE = (
+    f"write 'channel: class, class', or let stage 3 find them (--concepts_from {SUGGESTED}) and give stage 4 --splits"
+)
+DEFAULTS = {"tau": defaults.TAU, "only_correct": defaults.ONLY_CORRECT}
 FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
 
 
-def open_network(args, stored, where):
+def open_network(settings, stored, where):
     """Load the network and find its layer of interest; refuse where they are not those of ``stored``.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    settings : StageSettings
     stored : dict
         Of ``meta.json`` or a split file.
     where : Path
@@ -37,30 +46,30 @@ def open_network(args, stored, where):
     network : LoadedNetwork
     layer : Layer
     """
-    check_asked_network(args, stored, where)
-    network = load_network(args.model, args.weights)
-    layer = find_layer(network.module, args.layer_of_interest, stored["transform"]["crop_size"])
-    asked = identity(args.model, network, layer)
+    check_asked_network(settings, stored, where)
+    network = load_network(settings.model, settings.weights)
+    layer = find_layer(network.module, settings.layer_of_interest, stored["transform"]["crop_size"])
+    asked = identity(settings.model, network, layer)
     refuse_differences(asked, stored, asked, where)
     return network, layer
 
 
-def open_images(args, run, network, layer):
+def open_images(settings, run, network, layer):
     """Stage 1's images, and the map of their class folders to network outputs.
 
     A val store takes the map of the training store; folders of ``val/`` that it does not know are named and left out.
     """
-    root = Path(args.data_dir) / args.images
-    if args.images == "train":
-        class_map = None if args.class_map is None else read_class_map(args.class_map)
+    root = Path(settings.data_dir) / settings.images
+    if settings.images == "train":
+        class_map = None if settings.class_map is None else read_class_map(settings.class_map)
         images = list_images(root)
-        how = {"named_weights": has_named_weights(args.model, args.weights), "class_map": class_map}
+        how = {"named_weights": has_named_weights(settings.model, settings.weights), "class_map": class_map}
         return images, map_folders(images.folders, layer.num_outputs, **how)
-    if args.class_map is not None:
+    if settings.class_map is not None:
         raise UserError("--class_map: a val store takes the class map of the training store: leave it out")
-    training = ImportanceStore(args.store_dir, run)
+    training = ImportanceStore(settings.store_dir, run)
     meta = training.load_meta()
-    asked = identity(args.model, network, layer)
+    asked = identity(settings.model, network, layer)
     refuse_differences(asked, meta, asked, training.folder)
     present = class_folders(root)
     unknown = [folder for folder in present if folder not in meta["classes"]]
@@ -70,29 +79,68 @@ def open_images(args, run, network, layer):
     return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
 
 
-def check_asked_network(args, stored, where):
+def network_on_device(settings, stored, where, device):
+    """A function that opens the network as ``open_network`` does, and puts it on a device."""
+
+    def open_it():
+        network, layer = open_network(settings, stored, where)
+        network.module.to(device, memory_format=torch.channels_last)
+        return network, layer
+
+    return open_it
+
+
+def open_study(settings, training, transform, device, *, open_network, only_correct, background=None):
+    """The Study of a layer.
+
+    Parameters
+    ----------
+    settings : ImageSettings
+    training : ImportanceStore
+        Of training images.
+    transform : Transform
+    device : torch.device
+    open_network, only_correct, background
+        As a Study has them.
+    """
+    return Study(
+        run=run_name(settings.model, settings.layer_of_interest),
+        store_dir=Path(settings.store_dir),
+        data_dir=Path(settings.data_dir),
+        training=training,
+        only_correct=only_correct,
+        background=background,
+        transform=transform,
+        open_network=open_network,
+        loading=flags.loading(settings, device),
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
+
+
+def check_asked_network(settings, stored, where):
     """Refuse a model, weights or layer that the flags alone tell from those of ``stored``; no network is loaded."""
-    if args.model != stored["model"]:
-        refuse_differences({"model": args.model}, stored, ["model"], where)
-    if args.weights is None and stored["weights"] != default_weights(args.model):
+    if settings.model != stored["model"]:
+        refuse_differences({"model": settings.model}, stored, ["model"], where)
+    if settings.weights is None and stored["weights"] != default_weights(settings.model):
         raise UserError(f"{where} was made with --weights {stored['weights']}: give them again")
-    if args.layer_of_interest not in (*flags.LAST_LAYERS, stored["layer"]):
-        refuse_differences({"layer": args.layer_of_interest}, stored, ["layer"], where)
+    if settings.layer_of_interest not in (*defaults.LAST_LAYERS, stored["layer"]):
+        refuse_differences({"layer": settings.layer_of_interest}, stored, ["layer"], where)
 
 
-def check_channel_count(args, stored):
+def check_channel_count(settings, stored):
     """Refuse a number of channels that is not the layer's."""
-    asked = args.nr_channels_in_layer_of_interest
+    asked = settings.nr_channels_in_layer_of_interest
     if asked not in (None, stored["num_channels"]):
         raise UserError(
             f"--nr_channels_in_layer_of_interest {asked}: layer {stored['layer']} has {stored['num_channels']} channels"
         )
 
 
-def open_transform(args, stored, where):
+def open_transform(settings, stored, where):
     """The stored transform; refuse where the flags ask for a different one."""
     transform = transform_from(stored["transform"])
-    asked = flags.transform_from_flags(args, transform)
+    asked = flags.transform_from_flags(settings, transform)
     refuse_differences(asdict(asked), asdict(transform), asdict(asked), where)
     return transform
 
@@ -101,36 +149,36 @@ def open_transform(args, stored, where):
 # Candidates and settings
 
 
-def asked_candidates(args, channel_flag, num_channels=None):
+def asked_candidates(settings, num_channels=None):
     """What is asked for: one candidate by flags; a file's, of all channels or of those given beside it.
 
     Where concepts have no labels, channels alone: those given, or a file's, or all ``num_channels`` of the layer.
     """
-    channels, unlabelled = getattr(args, channel_flag), getattr(args, "concepts_from", "classes") != "classes"
-    if args.candidates is None and unlabelled:
+    channels, finds_concepts = settings.channels, settings.finds_concepts
+    if settings.candidates is None and finds_concepts:
         numbers = range(num_channels) if channels is None else dict.fromkeys(channels)
         return AskedCandidates([AskedCandidate(channel, []) for channel in numbers])
-    if args.candidates is None:
+    if settings.candidates is None:
         if len(channels) > 1:
-            raise UserError(f"--{channel_flag} takes several channels only beside --candidates")
-        return AskedCandidates([AskedCandidate(channels[0], flags.given_concepts(args))])
-    asked = read_candidates(args.candidates)
+            raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
+        return AskedCandidates([AskedCandidate(channels[0], settings.concepts)])
+    asked = read_candidates(settings.candidates)
     if channels is not None:
         missing = sorted(set(channels) - {one.channel for one in asked.candidates})
         if missing:
-            raise UserError(f"--candidates {args.candidates} has no channel {missing[0]}")
+            raise UserError(f"--candidates {settings.candidates} has no channel {missing[0]}")
         asked.candidates = [one for one in asked.candidates if one.channel in channels]
-    if unlabelled:
-        own = {one.channel: AskedCandidate(one.channel, [], one.line) for one in asked.candidates}
-        asked.candidates = list(own.values())
-    elif alone := [one for one in asked.candidates if not one.concepts]:
-        raise UserError(f"{alone[0].line} names no concepts of channel {alone[0].channel}: {ALONE}")
+    if finds_concepts:
+        alone = {one.channel: AskedCandidate(one.channel, [], one.line) for one in asked.candidates}
+        asked.candidates = list(alone.values())
+    elif without := [one for one in asked.candidates if not one.concepts]:
+        raise UserError(f"{without[0].line} names no concepts of channel {without[0].channel}: {ALONE}")
     return asked
 
 
-def setting(name, args, *sources):
+def setting(name, settings, *sources):
     """A setting that travels: a flag, else the first of the sources (dictionaries) that knows it, else its default."""
-    given = getattr(args, FLAGS[name])
+    given = getattr(settings, FLAGS[name])
     known = [source[name] for source in sources if source.get(name) is not None]
     if given is None and not known and name == "tau":
         _say_default_tau()
@@ -180,9 +228,20 @@ class Problems:
             raise UserError(f"{len(self.found)} of {self.total} candidates could not be {verb}: {shown}")
 
 
+@contextmanager
+def naming(candidate):
+    """Say in errors which line of a file an AskedCandidate stands in."""
+    try:
+        yield
+    except UserError as error:
+        if candidate.line is None:
+            raise
+        raise UserError(f"{candidate.line}: {error}") from error
+
+
 def resolve(candidate, channel_flag, context, classes):
     """A candidate's concepts as lists of network outputs; UserError where its channel or a class is not there."""
-    with candidate.named():
+    with naming(candidate):
         check_channel(candidate.channel, channel_flag, context)
         return classes.resolve(candidate.concepts, context["num_outputs"])
 
@@ -204,7 +263,49 @@ def resolve_all(asked, channel_flag, meta, classes, problems):
     return list(resolved.values())
 
 
-def check_origin(asked, args, meta):
+def check_origin(asked, settings, meta):
     """Refuse candidates that stage 2 found in a network of other weights or another layer."""
     origin = {key: asked.settings[key] for key in ("weights_sha256", "layer") if key in asked.settings}
-    refuse_differences(meta, origin, origin, args.candidates)
+    refuse_differences(meta, origin, origin, settings.candidates)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What stage 3 ends with
+
+
+def write_layer(splits, manifest, candidates, proof, open_images):
+    """Show that a network with all splits at once is equal, and write their manifest, if that is not there: the paths.
+
+    Parameters
+    ----------
+    splits : SplitWriter
+    manifest : Path
+    candidates : list of Candidate
+        All of which are written.
+    proof : EqualityProof
+    open_images : function that returns images of each group, on which to show it
+    """
+    files, written = splits.read_all(candidates), []
+    all_splits = [file.split for file in files.values()]
+    if not splits.layer_is_there(manifest, files):
+        check = proof.check(all_splits, open_images())
+        print(f"\nall {len(files)} splits at once")
+        print_equality(check)
+        splits.write_layer(manifest, files, check)
+        written.append(manifest)
+    return [*written, write_concepts(manifest, proof.layer, all_splits)]
+
+
+def commands_after_splitting(settings, source, splits, candidates, manifest):
+    """What to run next, (what for, command) each; ``manifest`` is the path of the one of all splits, or None."""
+    stage4 = partial(flags.next_command, "get_results.py", settings=settings)
+    if not source.labelled:
+        paths = map(splits.path, candidates) if manifest is None else [manifest]
+        return [("next", stage4("--splits", *paths))]
+    more = [*flags.candidate_flags(settings, "channel_of_interest"), *splits.selectors(candidates)]
+    more += [] if any("only_correct" in str(word) for word in more) else flags.only_correct_flag(settings)
+    commands = [("next", stage4(*more))]
+    if manifest is not None:
+        separation = stage4("--splits", manifest, "--get_separation")
+        commands.append(("or, against all other validation images", separation))
+    return commands

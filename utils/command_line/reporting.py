@@ -1,6 +1,7 @@
 """Stage 4's report: a folder of pages to browse, from the stores, the splits and the results that are there."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from utils.command_line import flags
 from utils.command_line.opening import open_network, open_transform
-from utils.command_line.report_opening import Commands, StageTwo, open_layer
+from utils.command_line.report_opening import open_layer
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of, progress
@@ -16,6 +17,7 @@ from utils.images.listing import class_folders, has_images, list_images
 from utils.networks.arithmetic import check_precision, choose_device
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
+from utils.report.page_commands import Commands, StageTwo
 from utils.report.page_data import best_first, describe_channel, describe_layer, table_data, units_of
 from utils.report.page_writer import Pictures, Strip, report_folder, strip_name, write_pages, write_strip
 from utils.report.separation_figure import separation_figure
@@ -26,29 +28,30 @@ from utils.store.files import run_name
 from utils.store.strongest import read_strongest, stacked, write_strongest
 
 
-def make_report(args):
+def make_report(settings):
     """Write ``report/RUN/``, and say which file to open."""
-    device = choose_device(args.device)
-    check_precision(args.precision, device)
-    run = run_name(args.model, args.layer_of_interest)
-    stage_two = StageTwo(args, run)
-    known, measured = open_layer(args, run, stage_two)
-    commands, folder = Commands(args, stage_two), report_folder(args.output_dir, run)
-    print(f"{args.model}, layer {known.meta['layer']}, {known.settings_text()} ({stage_two.groups.name})")
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
+    run = run_name(settings.model, settings.layer_of_interest)
+    stage_two = StageTwo(settings.output_dir, run, settings.candidates)
+    known, measured = open_layer(settings, run, stage_two)
+    commands = Commands(partial(flags.next_command, settings=settings), stage_two, settings.output_dir)
+    folder = report_folder(settings.output_dir, run)
+    print(f"{settings.model}, layer {known.meta['layer']}, {known.settings_text()} ({stage_two.groups.name})")
     for other in stage_two.others:
         print(f"other settings: --candidates {other}")
 
-    patches = PatchMaker(args, known, device, folder)
+    patches = PatchMaker(settings, known, device, folder)
     strips, places = patches.strips()
     pictures, shown = Pictures(folder), []
     for channel, own in progress(places.items(), "describing", unit=" channels", delay=2):
         of_channel = [strips[place] for place in own]
-        shown.append(describe_channel(known, channel, of_channel, args.output_dir, commands, pictures))
+        shown.append(describe_channel(known, channel, of_channel, settings.output_dir, commands, pictures))
     channels = best_first(shown)
     layer = {
         **describe_layer(known),
         "run": run,
-        "title": f"{args.model}, layer {known.meta['layer']}",
+        "title": f"{settings.model}, layer {known.meta['layer']}",
         "meta": {name: known.meta[name] for name in ("weights", "num_images", "precision", "decoding")},
         "settings": known.settings_text(),
         **{name: known.settings[name] for name in ("p", "tau", "only_correct")},
@@ -57,7 +60,7 @@ def make_report(args):
         "overview": None if known.guide is None else pictures.drawn("overview.png", _overview(known)),
         "separations": _separations(known, measured, pictures),
         "stale": measured.stale,
-        "commands": _layer_commands(args, run, known, commands),
+        "commands": _layer_commands(settings, run, known, commands),
     }
     index = write_pages(folder, layer, channels, table_data(channels), pictures.made)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -87,14 +90,14 @@ def _separations(known, measured, pictures):
     ]
 
 
-def _layer_commands(args, run, known, commands):
+def _layer_commands(settings, run, known, commands):
     """What to run for what is not there of the layer: {what: command, or None where it is there}."""
     several = [one.channel for one in known.channels.several_groups()]
     firsts = [known.first_split(channel) for channel in several]
     unsplit = sum(first is None for first in firsts)
-    by = [first.split.split_by for first in firsts if first is not None]
+    by = [first.split.division.name for first in firsts if first is not None]
     unmeasured = sum(first is not None and first.separation is None for first in firsts)
-    has_store = matching_val_store(args, run, known.meta) is not None
+    has_store = matching_val_store(settings, run, known.meta) is not None
     return {
         "unsplit": unsplit,
         "split": commands.split_layer() if unsplit else None,
@@ -111,19 +114,19 @@ class PatchMaker:
 
     Parameters
     ----------
-    args : argparse.Namespace
+    settings : ResultSettings
     known : KnownLayer
     device : torch.device
     folder : Path
         Of the report.
     """
 
-    def __init__(self, args, known, device, folder):
-        self.args, self.known, self.device, self.folder = args, known, device, folder
-        self.transform = open_transform(args, known.meta, args.store_dir)
-        self.network, self.layer = open_network(args, known.meta, args.store_dir)
-        self.size = patch_size_of(args.patch_size, self.transform.crop_size, self.layer)
-        root = Path(args.data_dir) / "val"
+    def __init__(self, settings, known, device, folder):
+        self.settings, self.known, self.device, self.folder = settings, known, device, folder
+        self.transform = open_transform(settings, known.meta, settings.store_dir)
+        self.network, self.layer = open_network(settings, known.meta, settings.store_dir)
+        self.size = patch_size_of(settings.patch_size, self.transform.crop_size, self.layer)
+        root = Path(settings.data_dir) / "val"
         folders = [name for name in class_folders(root) if name in known.meta["classes"] and has_images(root / name)]
         if not folders:
             raise UserError(f"{root} has no images of the classes of stage 1")
@@ -142,7 +145,9 @@ class PatchMaker:
         keys, found = self._found(rows, biases)
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
         missing = [unit for unit, name in enumerate(names) if not (self.folder / name).is_file()]
-        tiles = tiles_of(self._load, TopPatches(*(part[missing] for part in found)), self.size, self.args.batch_size)
+        tiles = tiles_of(
+            self._load, TopPatches(*(part[missing] for part in found)), self.size, self.settings.batch_size
+        )
         for unit, of_unit in zip(missing, tiles, strict=True):
             write_strip(self.folder / names[unit], of_unit)
         return [self._strip(name, *unit) for name, *unit in zip(names, found.values, found.images, strict=True)], places
@@ -159,19 +164,23 @@ class PatchMaker:
         """The keys of units, and their TopPatches: from an earlier report as far as it has them."""
         stored, path = self.known.meta, self.folder / "patches.npz"
         origin = {key: stored[key] for key in ("weights_sha256", "layer", "transform")}
-        origin |= {"images": self.images.digest(), "precision": self.args.precision, "decoding": self.args.decode}
+        origin |= {
+            "images": self.images.digest(),
+            "precision": self.settings.precision,
+            "decoding": self.settings.decode,
+        }
         keys, before = unit_keys(origin, rows, biases), read_strongest(path)
         new = [unit for unit, key in enumerate(keys) if key.tobytes() not in before]
         if new:
             self.network.module.to(self.device, memory_format=torch.channels_last)
-            loader = self._load(batches_of(range(len(self.images)), self.args.batch_size), "validation images")
+            loader = self._load(batches_of(range(len(self.images)), self.settings.batch_size), "validation images")
             own = rows[new], None if biases is None else biases[new]
-            found = find_strongest(loader, self.network.module, self.layer, *own, self.args.precision)
+            found = find_strongest(loader, self.network.module, self.layer, *own, self.settings.precision)
             units = zip(*(part.numpy() for part in found), strict=True)
             before |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
             write_strongest(path, before)
         return keys, TopPatches(*map(torch.from_numpy, stacked(before[key.tobytes()] for key in keys)))
 
     def _load(self, batches, description):
-        loading = flags.loading(self.args, self.device)
+        loading = flags.loading(self.settings, self.device)
         return ImageBatches(self.images, self.transform, batches, description, **loading)

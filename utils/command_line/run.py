@@ -12,22 +12,24 @@ INTERRUPTED = "finished files are whole, the same command goes on from them"
 LONGEST_MESSAGE = 4000  # characters
 
 
-def run(main, parser, *libraries, check=None, interrupted=INTERRUPTED):
-    """Parse the arguments and call ``main``; what the user can mend is one line on standard error and status 2.
+def run(main, parser, *libraries, settings=None, interrupted=INTERRUPTED):
+    """Parse the arguments and call ``main`` with its settings.
+
+    What the user can mend is one line on standard error and status 2.
 
     ``libraries`` are what takes seconds to import: ``--help`` and wrong arguments do not wait for it, and an interrupt
-    meanwhile ends the process at once. ``check(args, parser)`` raises UserError where arguments do not go together;
-    ``interrupted`` says what an interrupt leaves behind.
+    meanwhile ends the process at once. ``settings(args, parser)`` makes the settings of what was parsed, and raises
+    UserError where arguments do not go together; default: ``args`` as they are. ``interrupted`` says what an interrupt
+    leaves behind.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
         args = parser.parse_args()
-        if check:
-            check(args, parser)
+        asked = settings(args, parser) if settings else args
         for library in libraries:
             importlib.import_module(library)
         raise_interrupts()
-        main(args)
+        main(asked)
         sys.stdout.flush()
     except UserError as error:
         _stop(parser, error)

@@ -1,12 +1,13 @@
 """What stage 2 prints of a layer: its tables, the best channels, or one channel; and what can be run next."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from utils.command_line import flags
+from utils.command_line.settings import SimilaritySettings
+from utils.divisions.registry import USUAL
 from utils.images.classes import ClassMap
 from utils.method.importance import relevant_shares
 from utils.method.polysemanticity import ClassPairs
@@ -29,7 +30,7 @@ class LayerScreen:
     the groups in ``groups``; these two are None where there are none.
     """
 
-    args: argparse.Namespace
+    settings: SimilaritySettings
     store: ImportanceStore
     asked: dict
     found: LayerClasses
@@ -43,14 +44,14 @@ class LayerScreen:
 
     def show(self, guide):
         """Print what was asked for: all pairs and groups, the best channels, or one channel."""
-        if self.args.channel is not None:
+        if self.settings.channel is not None:
             how = self.asked, self.found, self.channels, self.kept, self.counts, self.classes
-            return print_channel(self.args.channel, *how)
-        if self.args.top is None:
+            return print_channel(self.settings.channel, *how)
+        if self.settings.top is None:
             layer_tables.print_pairs(self.kept, self.channels, self.classes, self.table)
             layer_tables.print_groups(self.channels, self.classes, self.groups)
         else:
-            number, images = self.args.top, self.found.images[0]
+            number, images = self.settings.top, self.found.images[0]
             print_best(self.kept, self.channels, self.classes, number, self._shares(), images)
         cosines, gamma = self.asked["cosines"], self.asked["gamma"]
         layer_tables.print_layer(self.store.meta, self.channels, self.kept, cosines, gamma)
@@ -62,8 +63,8 @@ class LayerScreen:
 
     def commands(self):
         """What can be run next: a list of (what for, command)."""
-        if self.args.channel is not None:
-            return self._commands_of_channel(self.args.channel)
+        if self.settings.channel is not None:
+            return self._commands_of_channel(self.settings.channel)
         found = []
         if self.candidates and len(self.kept):
             lowest = int(self.kept.channel[-1])
@@ -86,8 +87,8 @@ class LayerScreen:
         if classes:
             words = [word for k, one in enumerate(classes, start=1) for word in (f"--classes_for_concept{k}", one)]
             words += ["--background"] if len(classes) == 1 else []
-            words += ["--only_correct"] if self.args.only_correct else []
-            tau = ["--proportion_attribution_required", self.args.proportion_attribution_required]
+            words += ["--only_correct"] if self.settings.only_correct else []
+            tau = ["--proportion_attribution_required", self.settings.taus[0]]
             what = "or beside everything else" if len(classes) == 1 and found else "next"
             found += self._both(what, words, channel, tau)
         if len(self.channels.groups(channel)) > 1:
@@ -100,18 +101,20 @@ class LayerScreen:
         third, fourth = ([f"--{flag}", channel] if channel is not None else [] for flag in CHANNEL_FLAGS)
         return [
             (what, self._command(STAGE3, *third, *words)),
-            ("then", self._command(STAGE4, *fourth, *words, "--split_by", "arv", *of_stage4)),
+            ("then", self._command(STAGE4, *fourth, *words, "--split_by", USUAL, *of_stage4)),
         ]
 
     def _thresholds(self, p):
         """The flags of this run, with another p."""
-        words = ["--p", p]
-        for name in ("proportion_attribution_required", "cos_sim_low", "cos_sim_high", "min_images", "output_dir"):
-            words += [f"--{name}", getattr(self.args, name)]
-        return words + [f"--{name}" for name in ("only_correct", "only_above_mean") if getattr(self.args, name)]
+        (tau,), (high,) = self.settings.taus, self.settings.cos_sim_highs
+        words = ["--p", p, "--proportion_attribution_required", tau, "--cos_sim_low", self.settings.cos_sim_low]
+        words += ["--cos_sim_high", high]
+        for name in ("min_images", "output_dir"):
+            words += [f"--{name}", getattr(self.settings, name)]
+        return words + [f"--{name}" for name in ("only_correct", "only_above_mean") if getattr(self.settings, name)]
 
     def _command(self, script, *more):
-        return flags.next_command(script, self.args, *more)
+        return flags.next_command(script, *more, settings=self.settings)
 
     def _shares(self):
         return relevant_shares(self.counts, self.found.images[0])

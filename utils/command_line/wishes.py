@@ -1,10 +1,17 @@
-"""What stage 4 can be asked for: its flags, and which of them go together. Nothing here imports torch."""
+"""What stage 4 can be asked for: its flags, which of them go together, and its settings. Nothing here imports torch."""
 
+from dataclasses import replace
+
+from utils import defaults
 from utils.command_line import flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
 from utils.command_line.figures import add_figure_flag
+from utils.command_line.settings import ResultSettings
+from utils.divisions.registry import DIVISIONS
 from utils.errors import UserError
+from utils.plugins import flags_of
 
+CHANNEL_FLAG = ResultSettings.channel_flag
 ONLY_FOR = {
     "all_classes": ("get_channel_card",),
     "patches": ("get_channel_card",),
@@ -30,7 +37,7 @@ def add_wish_flags(parser):
     wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
     wanted.add_argument(
         "--patches",
-        choices=("ranked", "paper"),
+        choices=(defaults.PATCHES, "paper"),
         help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
         "activating, of all concepts as equally as they occur",
     )
@@ -45,8 +52,17 @@ def add_wish_flags(parser):
         help="images made to activate the channel and its parts, into plots/ and on the card; what is there and equal "
         "is not made again",
     )
-    wanted.add_argument("--steps", type=flags.positive_int, help="feature visualization: steps of optimisation (200)")
-    wanted.add_argument("--seeds", type=flags.positive_int, help="feature visualization: images a channel (2)")
+    steps, seeds = defaults.VISUALIZATION_STEPS, defaults.VISUALIZATION_SEEDS
+    wanted.add_argument(
+        "--steps",
+        type=flags.positive_int,
+        help=f"feature visualization: steps of optimisation ({steps})",
+    )
+    wanted.add_argument(
+        "--seeds",
+        type=flags.positive_int,
+        help=f"feature visualization: images a channel ({seeds})",
+    )
     add_figure_flag(wanted)
     wanted.add_argument(
         "--get_map",
@@ -67,18 +83,21 @@ def add_wish_flags(parser):
     )
 
 
-def check_splits(args):
-    """Raise UserError unless stage 4 is told which splits, in one way."""
+def candidates_of(args):
+    """Which splits stage 4 is told, for settings; UserError unless in one way."""
     if args.splits is None:
-        return flags.check_candidates(args, "channel_of_interest")
-    others = ["candidates", "channel_of_interest", "split_by", "background", "only_correct", "rho_objective"]
-    others += [f"classes_for_concept{number}" for number in range(1, flags.MAX_CONCEPTS + 1)]
+        return flags.candidates_from(args, CHANNEL_FLAG)
+    others = ["candidates", CHANNEL_FLAG, "split_by", "background", "only_correct", *flags_of(DIVISIONS.all())]
+    others += [f"classes_for_concept{number}" for number in range(1, defaults.MAX_CONCEPTS + 1)]
     for flag in others:
         if getattr(args, flag) is not None:
             raise UserError(f"--splits names the splits: leave out --{flag}")
+    return {}
 
 
 def add_separation_flags(parser):
+    drawing = [division for division in DIVISIONS.all() if division.usual_irrelevant]
+    fewer = "".join(f"; {division.usual_irrelevant} for splits by {division.words}" for division in drawing)
     parser.add_argument(
         "--get_separation",
         action="store_true",
@@ -90,8 +109,7 @@ def add_separation_flags(parser):
         "--irrelevant_channels",
         type=_all_or_number,
         metavar="N",
-        help="separation: how many irrelevant channels to draw for p values, or all (default: all; 200 for splits by "
-        "least squares)",
+        help=f"separation: how many irrelevant channels to draw for p values, or all (default: all{fewer})",
     )
 
 
@@ -104,7 +122,7 @@ def add_effect_flags(parser):
     )
     parser.add_argument(
         "--effect_to",
-        choices=("mean", "zero"),
+        choices=(defaults.EFFECT_TO, "zero"),
         help="effect: what a part is replaced by, its mean over the training images (default) or zero (behind which a "
         "BatchNorm may follow)",
     )
@@ -114,27 +132,30 @@ def _all_or_number(text):
     return text if text == "all" else flags.positive_int(text)
 
 
-def is_summary_alone(args):
-    """Whether stage 4 is only to sum up what is there."""
-    return args.summary and args.channel_of_interest is None and args.candidates is None and args.splits is None
+def settings_from(args, parser):
+    """Stage 4's settings; UserError where flags would be ignored.
 
-
-def check_wishes(args, parser):
-    """Refuse flags of stage 4 that would be ignored; without a wish, wish for the two kinds of results of the paper."""
+    Without a wish, the two kinds of results of the paper are wished for.
+    """
     check_comparison(args)
-    for what in ("compare", "get_map"):
-        if args.figure_width.width and getattr(args, what):
-            raise UserError(f"--{what} is drawn for a screen alone: leave out --figure_width")
+    for name in ("compare", "get_map"):
+        if args.figure_width.width and getattr(args, name):
+            raise UserError(f"--{name} is drawn for a screen alone: leave out --figure_width")
+    given = flags.given_to_any(DIVISIONS.all(), args)
+    named = {"division_given": given, "splits": tuple(args.splits or ())}
     if args.compare:
-        return None
+        return flags.settings_of(ResultSettings, args, **named, **flags.candidates_from(args, CHANNEL_FLAG))
+    settings = flags.settings_of(ResultSettings, args, **named, channels=getattr(args, CHANNEL_FLAG))
     if args.report:
         flags.require(args, "model")
-        return refuse_ignored(args, parser, "report", *OF_REPORT)
-    if is_summary_alone(args):
-        return refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
-    named = args.candidates is not None or args.splits is not None
-    flags.require(args, "model", *([] if named else ["channel_of_interest"]))
-    check_splits(args)
+        refuse_ignored(args, parser, "report", *OF_REPORT)
+        return settings
+    if settings.is_summary_alone:
+        refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
+        return settings
+    several = args.candidates is not None or args.splits is not None
+    flags.require(args, "model", *([] if several else [CHANNEL_FLAG]))
+    settings = replace(settings, **candidates_of(args))
     for flag, wishes in ONLY_FOR.items():
         if getattr(args, flag) and not any(getattr(args, wish) for wish in wishes):
             raise UserError(f"--{flag} is for {' or '.join(f'--{wish}' for wish in wishes)}: add it")
@@ -142,27 +163,11 @@ def check_wishes(args, parser):
         raise UserError("--irrelevant_channels is for --get_separation: add it")
     if args.effect_to is not None and not args.get_effect:
         raise UserError("--effect_to is for --get_effect: add it")
-    args.effect_to = args.effect_to or "mean"
-    if not (args.get_separation or args.get_effect or args.get_map or wants_each_split(args)):
-        args.get_qualitative = args.get_quantitative = True
-    if args.figure_width.width and not (args.get_separation or args.get_qualitative or wants_pictures(args)):
+    if not (settings.get_separation or settings.get_effect or settings.get_map or settings.wants_each_split):
+        settings = replace(settings, get_qualitative=True, get_quantitative=True)
+    if args.figure_width.width and not (settings.get_separation or settings.get_qualitative or settings.wants_pictures):
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
-
-
-def wants_each_split(args):
-    """Whether stage 4 is asked for anything that looks at splits one by one, at images of their concepts."""
-    wishes = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-    return any(getattr(args, wish) for wish in wishes)
-
-
-def wants_pictures(args):
-    """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
-    return args.get_channel_card or args.get_feature_visualization
-
-
-def wants_network(args):
-    """Whether stage 4 is asked for what needs the network and images, whatever a val store has of them."""
-    return wants_pictures(args) or args.get_effect
+    return settings
 
 
 def refuse_ignored(args, parser, flag, *meant):

@@ -23,7 +23,6 @@ from torchvision.transforms.functional import center_crop
 from utils.errors import UserError
 from utils.images.resizing import resized_sizes
 
-DECODERS = ("pil", "fast", "gpu")
 MOST_PIXELS = 2**26  # larger images are PIL's, which looks out for decompression bombs
 LONGEST_SIDE = 50  # of the shorter one; a row of pixels would become gigabytes when its shorter side is resized
 

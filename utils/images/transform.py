@@ -8,6 +8,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from utils import defaults
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -17,11 +19,11 @@ class Transform:
     are, with a PIL image, it makes what a network takes.
     """
 
-    resize_size: int = 256
-    crop_size: int = 224
-    interpolation: str = "bilinear"
-    mean: tuple = (0.485, 0.456, 0.406)
-    std: tuple = (0.229, 0.224, 0.225)
+    resize_size: int = defaults.RESIZE_SIZE
+    crop_size: int = defaults.CROP_SIZE
+    interpolation: str = defaults.INTERPOLATION
+    mean: tuple = defaults.MEAN
+    std: tuple = defaults.STD
 
     def __call__(self, image):
         """A PIL image of any mode as the network takes it, which is as the stages read it: float32 Tensor [3, H, W]."""

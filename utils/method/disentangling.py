@@ -1,6 +1,9 @@
 """Splitting a channel into channels that serve one concept each (Ineq. 5), choosing rho (Eq. 6), and merging."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import torch
 
@@ -18,18 +21,24 @@ class Concept:
     kind: str = "classes"
 
 
+def image_groups(concepts, name):
+    """The groups of images of each concept, as keys: its classes (int); or, without labels, itself: (name, number)."""
+    return [[(name, k)] if one.kind == "images" else one.classes for k, one in enumerate(concepts, start=1)]
+
+
+def in_order(keys):
+    """Groups of images in the order in which they are read: classes ascending, then image sets; each once."""
+    return sorted(set(keys), key=lambda key: (isinstance(key, tuple), key))
+
+
 @dataclass
-class Split:
-    """One channel of a layer, divided among K concepts.
+class Candidate:
+    """A channel to split, and its K concepts in the order that decides Ineq. 5; a background is the last one.
 
     ``weight`` [C_in, taps] and ``bias`` ([] or None) are the channel's own; ``positions`` are those of the layer's
-    output. ``arvs`` [K, C_in] are the concepts', ``mean_arv`` [C_in] is that of all training images. ``concepts`` are
-    Concepts, in the order that decides Ineq. 5; a background is the last one.
-
-    Divided by ARVs (Ineq. 5) there is a division for every rho of the grid: ``owners`` [20, C_in] says whose input a
-    channel of the previous layer is: 0 shared, k concept k. ``objectives`` [20, 3] float64 are the values that choose
-    rho, in the order of ``OBJECTIVES``; ``objective`` and ``rho`` are the chosen ones. Divided by least squares, these
-    are None, and ``fitted`` [K, C_in] float64 is what share of each input is each concept's.
+    output. ``arvs`` [K, C_in] are the concepts', ``mean_arv`` [C_in] is that of all training images. ``named_by`` names
+    it in files, beside its channel: the classes of each concept, or text; ``source`` says where the concepts came from:
+    ``name``, and ``state``, plain values and tensors.
     """
 
     channel: int
@@ -39,16 +48,53 @@ class Split:
     positions: int
     arvs: torch.Tensor
     mean_arv: torch.Tensor
-    owners: torch.Tensor | None = None
-    objectives: torch.Tensor | None = None
-    objective: str | None = None
-    rho: float | None = None
-    fitted: torch.Tensor | None = None
+    named_by: list | str
+    source: dict
+
+    @cached_property
+    def groups(self):
+        return image_groups(self.own_concepts, self.channel)
+
+    @cached_property
+    def keys(self):
+        """All groups of images of all concepts, in the order in which they are read."""
+        return in_order(chain.from_iterable(self.groups))
 
     @property
-    def split_by(self):
-        """What has divided the inputs: ``arv`` or ``least_squares``."""
-        return "arv" if self.fitted is None else "least_squares"
+    def own_concepts(self):
+        """The concepts that have images of their own."""
+        return [concept for concept in self.concepts if concept.kind != "background"]
+
+    def concept_of(self, key):
+        """Which concept (from 0) a group of images is of."""
+        return next(k for k, own in enumerate(self.groups) if key in own)
+
+    def split(self, division):
+        """The Split with its inputs divided."""
+        names = ("channel", "concepts", "weight", "bias", "positions", "arvs", "mean_arv")
+        return Split(**{name: getattr(self, name) for name in names}, division=division)
+
+
+@dataclass
+class Split:
+    """One channel of a layer, divided among K concepts: a Candidate's values, and how its inputs are divided.
+
+    ``division`` is a Division (``utils.divisions``): what share of each input each concept has.
+    """
+
+    channel: int
+    concepts: list
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    positions: int
+    arvs: torch.Tensor
+    mean_arv: torch.Tensor
+    division: Any
+
+    @property
+    def rho(self):
+        """The chosen rho; None where there is none to choose."""
+        return self.division.rho
 
     @property
     def own_concepts(self):
@@ -65,16 +111,14 @@ class Split:
         return [concept.classes for concept in self.own_concepts]
 
     def shares(self, rho=None):
-        """What share of each input is a concept's alone, and last the residual's, [K + 1, C_in]; columns sum to 1.
+        """What share of each input is a concept's alone, and last the residual's, [K + 1, C_in] float64.
 
-        ``rho``: default the chosen one; without meaning for least squares.
+        Columns sum to 1. ``rho``: default the chosen one; without meaning where there is none to choose.
         """
-        if self.fitted is not None:
-            return torch.cat([self.fitted, torch.zeros_like(self.fitted[:1])])
-        return shares_of_owners(self.owners[RHOS.index(self.rho if rho is None else rho)], len(self.concepts))
+        return self.division.shares(rho)
 
     def rows(self, rho=None):
-        """Weights of ``c'_1 .. c'_K`` and the residual at ``rho``, [K + 1, C_in, taps]."""
+        """Weights of ``c'_1 .. c'_K`` and the residual at ``rho``, [K + 1, C_in, taps] float64."""
         return disentangled_rows(self.weight, self.shares(rho))
 
     def biases(self):
@@ -88,7 +132,7 @@ class Split:
 
     def exclusive_means(self, rho=None):
         """Mean over all training images and positions of what is a concept's alone, ``c'_k - r``: [K], float64."""
-        return (self.shares(rho)[:-1].double() * self.mean_arv).sum(-1) / self.positions
+        return (self.shares(rho)[:-1] * self.mean_arv).sum(-1) / self.positions
 
 
 def split_sources(arvs, rho):
@@ -168,8 +212,7 @@ def spatial_sums(rows, biases, tap_sums, positions):
 # Choosing rho (Eq. 6).
 
 
-OBJECTIVES = ("positive", "absolute", "contrast")
-DENOMINATOR_OFFSET = 1e-5
+NUM_OBJECTIVES, DENOMINATOR_OFFSET = 3, 1e-5
 
 
 def objective_terms(maps, concepts):
@@ -209,19 +252,9 @@ def objective_terms(maps, concepts):
 
 
 def best_rhos(objectives):
-    """Eq. 6: the rho of the largest value, by each objective; of equal ones, the smallest.
-
-    Parameters
-    ----------
-    objectives : Tensor [20, 3]
-        Of ``RhoSearch``.
-
-    Returns
-    -------
-    dict of objective -> rho
-    """
+    """Eq. 6: the rho of the largest value, by each of n objectives [20, n]; of equal ones, the smallest: a list."""
     largest = (objectives == objectives.max(0).values).T
-    return {name: RHOS[int(own.nonzero()[0])] for name, own in zip(OBJECTIVES, largest, strict=True)}
+    return [RHOS[int(own.nonzero()[0])] for own in largest]
 
 
 class RhoSearch:
@@ -244,7 +277,7 @@ class RhoSearch:
         shares = [shares_of_owners(owners, self.num_concepts) for owners in distinct]
         self.rows = torch.cat([disentangled_rows(weight, one)[:-1] for one in shares])
         self.biases = None if bias is None else bias.expand(len(self.rows))
-        self._sums = torch.zeros(self.num_concepts, len(distinct), len(OBJECTIVES), dtype=torch.float64)
+        self._sums = torch.zeros(self.num_concepts, len(distinct), NUM_OBJECTIVES, dtype=torch.float64)
         self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
 
     def add(self, maps, concepts):
@@ -262,6 +295,6 @@ class RhoSearch:
         """The sum over concepts of the mean over their images, [20, 3] float64."""
         return (self._sums / self._images[:, None, None])[self._own].sum(0)[self._which]
 
-    def best(self, objective):
-        """The rho that an objective chooses."""
-        return best_rhos(self.objectives())[objective]
+    def best(self):
+        """The rho that each of the three objectives chooses."""
+        return best_rhos(self.objectives())

@@ -34,7 +34,7 @@ def find_circuit_layer(network, layer, name, image_size):
     Parameters
     ----------
     network : nn.Module
-        In evaluation mode, all parameters frozen, on the CPU.
+        In evaluation mode, all parameters frozen.
     layer : Layer of ``network``
     name : str
         A dotted module name.
@@ -54,7 +54,9 @@ def find_circuit_layer(network, layer, name, image_size):
     modules = dict(network.named_modules())
     if not name or name not in modules:
         raise UserError(f"--circuit_layer {name}: the network has no module of that name")
-    images = torch.randn(IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(
+        layer.weight.device
+    )
     with _outputs_as_leaves(modules[name]) as leaves, torch.enable_grad():
         x = layer_input(network, layer.module, images)
     if len(leaves) != 1:

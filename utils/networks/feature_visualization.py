@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.errors import UserError
 from utils.networks.recording import layer_input
 
-STEPS, SEEDS = 200, 2
 BATCH_SIZE = 12  # images in memory at a time
 LEARNING_RATE, START_SCALE = 0.05, 0.01
 SPECTRAL_DECAY = 1.5  # natural images have 1; more makes large forms come first
@@ -27,7 +27,16 @@ COLOURS /= COLOURS.norm(dim=0).max()
 
 
 def maximise_activation(
-    network, layer, rows, biases, transform, *, device, seeds=SEEDS, steps=STEPS, description="feature visualization"
+    network,
+    layer,
+    rows,
+    biases,
+    transform,
+    *,
+    device,
+    seeds=VISUALIZATION_SEEDS,
+    steps=VISUALIZATION_STEPS,
+    description="feature visualization",
 ):
     """Images that maximise the spatial mean of channels computed from a layer's input.
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from utils.defaults import LAST_LAYERS
 from utils.errors import UserError
 from utils.networks.arrangement import Arrangement, arrangement_of
 from utils.networks.copying import copy_module, without_hooks
@@ -302,7 +303,7 @@ class Linear(Layer):
 
 
 KINDS = (Convolution, Linear)
-LAST = {"last_conv": Convolution, "last_linear": Linear}
+LAST = dict(zip(LAST_LAYERS, KINDS, strict=True))
 
 
 def find_layer(network, name, image_size):

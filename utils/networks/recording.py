@@ -113,6 +113,20 @@ def layer_input(network, module, images):
     raise UserError("the network does not execute the layer of interest")
 
 
+def require_finite(record, indices, images):
+    """Raise a UserError that names an image for which the network gives NaN or infinite values."""
+    values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
+    require_finite_values(values, indices, images)
+
+
+def require_finite_values(values, indices, images):
+    """The same, of tensors that have an equal part for each of the images at ``indices``."""
+    finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
+    if not finite.all():
+        path = images.path(int(indices[~finite][0]))
+        raise UserError(f"the network gives NaN or infinite values for {path}: it cannot be measured")
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # What a network does with images, module by module: in which order, and with inputs of which shapes.
 

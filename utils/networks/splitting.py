@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from utils.method.disentangling import RHOS, merge
+from utils.method.disentangling import merge
 from utils.networks.arithmetic import full_precision
 from utils.networks.copying import copy_module, share_hooks, without_hooks
 from utils.networks.layers import splittable
@@ -110,17 +110,17 @@ class DisentangledLayer(nn.Module):
 def stored_rhos(splits, rhos):
     """The rho of each split, of those asked for or chosen; ValueError where they do not fit the splits.
 
-    None for a split by least squares, which has no rho.
+    None for a split whose division has no rho.
     """
     rhos = [split.rho for split in splits] if rhos is None else list(rhos)
     if len(rhos) != len(splits):
         raise ValueError(f"{len(rhos)} rhos were given for {len(splits)} splits")
     for split, rho in zip(splits, rhos, strict=True):
-        if split.rho is None and rho is not None:
-            raise ValueError(f"channel {split.channel} was split by least squares, which has no rho {rho}")
-    unknown = [rho for split, rho in zip(splits, rhos, strict=True) if rho != split.rho and rho not in RHOS]
-    if unknown:
-        raise ValueError(f"rho {unknown[0]} is not one of the stored values {', '.join(map(str, RHOS))}")
+        stored = split.division.rhos
+        if not stored and rho is not None:
+            raise ValueError(f"channel {split.channel} was split by {split.division.words}, which has no rho {rho}")
+        if stored and rho not in stored:
+            raise ValueError(f"rho {rho} is not one of the stored values {', '.join(map(str, stored))}")
     return rhos
 
 

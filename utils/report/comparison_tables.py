@@ -9,7 +9,7 @@ import io
 import numpy as np
 
 from utils.method.embedding_scores import mean_distances
-from utils.method.references import mean_with_interval
+from utils.method.nulls import mean_with_interval
 from utils.report.tables import aligned, write_settled
 from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES
 

@@ -10,7 +10,8 @@ import sys
 
 import numpy as np
 
-from utils.method.references import mean_with_interval
+from utils.divisions.registry import DIVISIONS
+from utils.method.nulls import mean_with_interval
 from utils.report.result_tables import where_from
 from utils.report.tables import aligned, write_settled
 
@@ -129,7 +130,7 @@ def groups(effects):
 
 
 def _title(effect):
-    how = effect["split_by"].replace("_", " ")
+    how = DIVISIONS.get(effect["split_by"]).words
     how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
     to = "zero" if effect["to"] == "zero" else "their mean"
     measured = f"parts replaced by {to}, {effect['precision']}, {effect['decoding']}"

@@ -7,16 +7,16 @@ import sys
 
 import numpy as np
 
+from utils.defaults import GAMMA
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.store.files import write_bytes
 
 FEW_IMAGES = 10
-PAPER_GAMMA = 0.5
 
 
 def gamma_from(cos_sim_high):
     """Gamma: the upper bound of the cosine, or the paper's 0.5 where the bound lets all pairs through."""
-    return cos_sim_high if cos_sim_high < 1 else PAPER_GAMMA
+    return cos_sim_high if cos_sim_high < 1 else GAMMA
 
 
 def settings_text(*, tau, p, only_correct, min_images, only_above_mean):

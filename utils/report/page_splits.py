@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.concept_sources.registry import SOURCES
+from utils.divisions.registry import USUAL_OF_LAYERS
 from utils.method.polysemanticity import cosine_similarities
 from utils.report import page_svg
 from utils.report.effect_tables import concept_rows
@@ -14,7 +16,7 @@ from utils.report.plots import density_limits
 from utils.report.result_tables import result_rows
 from utils.report.separation_tables import draws_reached
 from utils.report.split_figures import densities, shown_channels, shown_concepts
-from utils.report.verdicts import is_beyond, reference_of
+from utils.report.verdicts import is_beyond, primary_null
 from utils.store.files import number_text
 from utils.store.separations import newest_rows
 from utils.store.splits import SplitFile
@@ -44,15 +46,11 @@ class KnownSplit:
     @property
     def how(self):
         """How its inputs are divided, in words."""
-        if self.split.split_by == "arv":
-            how = f"by the paper's rule, rho {self.rho:g} ({self.split.objective})"
-        else:
-            how = "by least squares"
+        how = self.split.division.report_words_at(self.rho)
         weight = self.file.background
         beside = "" if weight is None else ", beside everything else"
         beside += "" if weight in (None, 1) else f" (weight {number_text(weight)})"
-        source = self.file.source["from"].replace("_", " ")
-        how = f"by {source}, {how}" if self.kind == "images" else how
+        how = f"by {SOURCES.get(self.file.source['name']).words}, {how}" if self.kind == "images" else how
         return f"{how}{beside}, {'only correctly classified' if self.file.settings['only_correct'] else 'all'} images"
 
     @property
@@ -126,12 +124,12 @@ def kind_of(file, groups, pairs):
 def in_order(splits, only_correct, split_by):
     """The splits of a channel, the one first that its page shows.
 
-    Those of its groups come first, made of the images that stage 2 has counted, and of these those by least squares,
-    which finds little in permuted weights; or by ``split_by``.
+    Those of its groups come first, made of the images that stage 2 has counted, and of these those divided as a report
+    asks for, or by ``split_by``.
     """
 
     def key(one):
-        asked = one.split.split_by != (split_by or "least_squares")
+        asked = one.split.division.name != (split_by or USUAL_OF_LAYERS)
         return ORDER[one.kind], one.file.settings["only_correct"] != only_correct, asked, one.path.name
 
     return sorted(splits, key=key)
@@ -164,7 +162,7 @@ def describe_split(known, output_dir, commands, pictures):
                 "name": concept.name,
                 "style": styles[k],
                 "closest": max((cosines[k][j] for j in range(len(cosines)) if j != k), default=np.nan),
-                "share": float(split.shares(known.rho)[k].double().sum()),
+                "share": float(split.shares(known.rho)[k].sum()),
             }
             for k, concept in enumerate(split.concepts)
         ],
@@ -186,12 +184,13 @@ def describe_split(known, output_dir, commands, pictures):
 
 
 def _separation_row(row, styles):
-    reference, draws = reference_of(row)
+    null = primary_null(row)
+    reference = f"ap_all_{null.column}"
     values = {name: row[name] for name in ("images", "name", "prevalence", "p_irrelevant", "q_irrelevant")}
     values |= {"before": row["ap_all_original"], "after": row["ap_all"], "reference": row[reference]}
     values |= {"auroc_before": row["auroc_all_original"], "auroc": row["auroc_all"], "logit": row["ap_all_own_logit"]}
-    values |= {"reached": draws_reached(row)[draws], "beyond": is_beyond(row), "number": row["concept"]}
-    values["real_target"] = reference == "ap_all_real_target"
+    values |= {"reached": draws_reached(row)[null.draws_column], "beyond": is_beyond(row), "number": row["concept"]}
+    values["null"] = null.short
     style = styles[row["concept"] - 1]
     figure = None if np.isnan(row["ap_all"]) else page_svg.before_after(
         row["ap_all_original"], row["ap_all"], row[reference], style)  # fmt: skip

@@ -4,6 +4,8 @@ import sys
 
 import numpy as np
 
+from utils.defaults import DECODER, PRECISION
+from utils.divisions.registry import DIVISIONS
 from utils.errors import UserError
 from utils.report.result_tables import (
     EXPLANATION,
@@ -19,7 +21,7 @@ from utils.report.result_tables import (
 from utils.store.files import image_sets_name, number_text, write_bytes
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
-USUAL = {"precision": "fp32", "decoding": "pil"}  # others are named in the names of files
+USUAL = {"precision": PRECISION, "decoding": DECODER}  # others are named in the names of files
 
 
 def write_tables(results):
@@ -61,7 +63,7 @@ def _write_rows(folder, found):
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
         suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
-        suffix += f"_{result['split_by']}" if result["split_by"] != "arv" else ""
+        suffix += DIVISIONS.get(result["split_by"]).usual_suffix()
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
         for k, part in enumerate(measured(result), start=1):

@@ -12,6 +12,8 @@ from itertools import chain
 
 import numpy as np
 
+from utils.concept_sources.registry import SOURCES
+from utils.divisions.registry import DIVISIONS
 from utils.method.evaluation import (
     Summary,
     failed_conditions,
@@ -100,9 +102,10 @@ def groups(results):
 
 def where_from(entry):
     """Where concepts without labels come from, and which validation images are theirs."""
-    found_by, asked = entry["found_by"], ("nr_concepts", "nr_reference_images", "distance_threshold", "circuit_layer")
-    settings = [f"{name.replace('_', ' ')} {found_by[name]}" for name in asked if found_by.get(name) is not None]
-    return f"concepts from {entry['concepts_from'].replace('_', ' ')}, {', '.join(settings)} ({entry['assignment']})"
+    source = SOURCES.get(entry["concepts_from"])
+    return (
+        f"concepts from {source.words}, {', '.join(source.settings_words(entry['found_by']))} ({entry['assignment']})"
+    )
 
 
 def result_rows(result):
@@ -236,7 +239,8 @@ def heading(table):
     result, num_concepts = table.results[0], len(table.results[0]["concepts"])
     what = f"{num_concepts} concepts, " if num_concepts != 2 else ""
     what += f"{where_from(result)}, " if result["assignment"] else ""
-    what += "least squares, " if result["split_by"] == "least_squares" else ""
+    division = DIVISIONS.get(result["split_by"])
+    what += f"{division.words}, " if division.usual_suffix() else ""
     what += f"everything else of weight {result['background']:g}, " if result["background"] else ""
     how = f"{result['precision']}, {result['decoding']}"
     return f"{result['run']}, layer {result['layer']}, {what}tau {result['tau']}, {how}"

@@ -9,7 +9,9 @@ import sys
 
 import numpy as np
 
-from utils.method.references import mean_with_interval
+from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
+from utils.divisions.registry import DIVISIONS
+from utils.method.nulls import mean_with_interval
 from utils.report import latex as latex_tables
 from utils.report.tables import aligned, write_settled
 from utils.store.separations import VALUES, newest_rows
@@ -25,9 +27,7 @@ COLUMNS = (
 CHANNELS = {
     "original": "_original",
     "new channel c'_k": "",
-    "owners permuted": "_owners_permuted",
-    "weights permuted": "_weights_permuted",
-    "weights permuted, real target": "_real_target",
+    **{null.words: f"_{null.column}" for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": "_irrelevant",
 }
 HOW_TO_READ = (
@@ -76,7 +76,7 @@ def summary(separation):
         lines += [f"| {what} | {' | '.join(cells)} |"] if cells[:2] != ["-", "-"] else []
     lines += [f"| the class's own logit | - | {_mean(rows, 'ap_all_own_logit')} | - |", ""]
     too_few = False
-    for what in ("original", "weights permuted", "weights permuted, real target"):
+    for what in ("original", WEIGHTS.words, FITTED.words):
         found = []
         for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
             values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
@@ -98,7 +98,7 @@ def summary(separation):
 def heading(separation):
     """What a separation is of, and how it was measured, in a line."""
     rows = separation["rows"]
-    how = " and ".join(sorted({row["split_by"].replace("_", " ") for row in rows}))
+    how = " and ".join(sorted({DIVISIONS.get(row["split_by"]).words for row in rows}))
     rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
     how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
     channels = len({row["channel"] for row in rows})
@@ -138,7 +138,7 @@ WORDS = {
     **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
     **{"draws": "permuted >= AP", "draws_real_target": "real >= AP"},
 }
-REACHED = {"draws": "ap_draws", "draws_real_target": "ap_draws_real_target"}
+REACHED = {WEIGHTS.draws_column: "ap_draws", FITTED.draws_column: "ap_draws_real_target"}
 HEADLINE = (
     *("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "draws", "ap_all_real_target"),
     *("draws_real_target", "auroc_all", "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant"),
@@ -175,7 +175,7 @@ def cells_of(rows, columns):
     for row in rows:
         name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
         plain = [str(row["channel"]), f"{row['concept']} {name}"]
-        plain += [row["split_by"].replace("_", " ")] if several else []
+        plain += [DIVISIONS.get(row["split_by"]).words] if several else []
         plain += [str(row["images"])]
         cells.append([*plain, *(_number(row[column]) for column in columns)])
     return cells

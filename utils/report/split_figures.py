@@ -1,12 +1,15 @@
 """The figures of a split, from its result as ``utils.store.results.Results`` stores it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
+from utils.divisions.registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.evaluation import density_curves, fractions_of_original
 from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
-from utils.networks.feature_visualization import SEEDS, STEPS
 from utils.report.card import Card, card_figure
 from utils.report.files import plot_path, write_curves, write_figure
 from utils.report.plots import (
@@ -19,7 +22,7 @@ from utils.report.plots import (
     symbols,
 )
 from utils.report.result_tables import result_rows
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet
 from utils.stages.evaluation import SplitMeasures, measure_peaks, names_of_folders, top_patches
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.visualizations import Visualizations
@@ -95,7 +98,7 @@ def _images(result, count):
 
 def division(result):
     """How a split's inputs are divided, in words."""
-    return "least squares" if result["rho"] is None else f"rho {result['rho']}"
+    return DIVISIONS.get(result["split_by"]).words if result["rho"] is None else f"rho {result['rho']}"
 
 
 def visualization_figure(output_dir, result, entry, pictures, positions, sheet=SCREEN):
@@ -116,8 +119,8 @@ def visualization_figure(output_dir, result, entry, pictures, positions, sheet=S
         f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}; {entry['steps']} steps; "
         f"below each image the mean activation it reaches, beside them the largest of {count} validation images"
     )
-    what = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != STEPS else "")
-    what += f"_seeds{entry['seeds']}" if entry["seeds"] != SEEDS else ""
+    what = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != VISUALIZATION_STEPS else "")
+    what += f"_seeds{entry['seeds']}" if entry["seeds"] != VISUALIZATION_SEEDS else ""
     figure = pictures_figure(rows, title, subtitle, sheet)
     return [write_figure(plot_path(output_dir, result, what), figure, sheet)]
 
@@ -199,53 +202,73 @@ def residual_and_note(result):
     return False, f"r = 0 and {both} in every image: {mirror}"
 
 
+@dataclass(frozen=True)
+class FigureWishes:
+    """Which figures of each split are wanted, how, and where: what stage 4's flags of these names say.
+
+    ``patches`` is the rule by which patches are chosen, ``patch_size`` their side in pixels or None; ``all_classes``
+    takes them from all of ``val/``. ``steps`` and ``seeds`` are those of feature visualizations.
+    """
+
+    output_dir: str
+    qualitative: bool
+    channel_card: bool
+    feature_visualization: bool
+    all_classes: bool
+    patches: str
+    patch_size: int | None
+    steps: int
+    seeds: int
+    sheet: Sheet
+
+
 class FigureMaker:
     """Draws what was asked for of each split.
 
     Parameters
     ----------
-    args : argparse.Namespace
-        Of stage 4.
+    wishes : FigureWishes
     source : ImagePass or StoredValidation
     opened : list of OpenedSplit
     transform : Transform
     device : torch.device
     """
 
-    def __init__(self, args, source, opened, transform, device):
-        self.args, self.source, self.opened = args, source, opened
-        self.transform, self.device, self.sheet, self.peaks = transform, device, args.figure_width, None
-        self.visualizations = Visualizations(args.output_dir, None)
-        if args.get_channel_card:
-            self.patch_size = patch_size_of(args.patch_size, transform.crop_size, source.layer)
+    def __init__(self, wishes, source, opened, transform, device):
+        self.wishes, self.source, self.opened = wishes, source, opened
+        self.transform, self.device, self.peaks = transform, device, None
+        self.visualizations = Visualizations(wishes.output_dir, None)
+        if wishes.channel_card:
+            self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, source.layer)
             self.names = names_of_folders(source.images, source.classes)
-        if args.all_classes:
-            loader = source.load(batches_of(range(len(source.images)), args.batch_size), "images of all classes")
+        if wishes.all_classes:
+            plan = batches_of(range(len(source.images)), source.batch_size)
+            loader = source.load(plan, "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
-            self.peaks = measure_peaks(loader, source.network, source.layer, measures, args.precision)
+            self.peaks = measure_peaks(loader, source.network, source.layer, measures, source.how["precision"])
             self.ranked = len(source.images) - loader.skipped
 
     def draw(self, number, result, arrays):
         """Draw the figures of split ``number``, from its result and what was measured (or None): their paths."""
-        args, where = self.args, self.args.output_dir
-        written = densities_figures(where, result, self.sheet) if args.get_qualitative else []
+        wishes, where = self.wishes, self.wishes.output_dir
+        written = densities_figures(where, result, wishes.sheet) if wishes.qualitative else []
         captioned = None
-        if args.get_feature_visualization:
+        if wishes.feature_visualization:
             entry = self._visualization(number, result)
             pictures, positions = self.visualizations.pictures(entry), self.opened[number].file.split.positions
-            written += visualization_figure(where, result, entry, pictures, positions, self.sheet)
+            written += visualization_figure(where, result, entry, pictures, positions, wishes.sheet)
             captioned = [
                 [(one, f"{value:.3g}") for one, value in zip(*row, strict=True)]
                 for row in zip(pictures, entry["reached"], strict=True)
             ]
-        if args.get_channel_card:
+        if wishes.channel_card:
             written += self._card(number, result, arrays, captioned)
         return written
 
     def _visualization(self, number, result):
         """The visualization of a split: the one that is there, if it is equal."""
-        args, source, one = self.args, self.source, self.opened[number]
-        known = describe_visualization(result, args.steps or STEPS, args.seeds or SEEDS)
+        source, one = self.source, self.opened[number]
+        known = describe_visualization(result, self.wishes.steps, self.wishes.seeds)
         found = self.visualizations.find(known)
         if found is None:
             network = source.network, source.layer
@@ -254,19 +277,19 @@ class FigureMaker:
         return found
 
     def _card(self, number, result, arrays, captioned):
-        args, images = self.args, self.source.images
+        wishes, images = self.wishes, self.source.images
         concepts = self.source.concepts_of(self.opened[number])
         shown = arrays if self.peaks is None else self.peaks[number]
-        rule = args.patches or "ranked"
+        rule = wishes.patches
         patches = top_patches(images, self.transform, shown, concepts, self.names, self.patch_size, rule)
         whole = patch_note_of(self.source.layer)
         where = f"{len(shown['indices'])} validation images of the concepts"
-        if args.all_classes:
+        if wishes.all_classes:
             where = f"all {self.ranked} validation images, {len(images.folders)} classes"
         notes = [f"{_rule_in_words(rule)} {where}", "numbers are ranks among these", *([whole] if whole else [])]
         notes += ["below: images made to activate each channel, and the mean that each reaches"] if captioned else []
-        what = f"{'paper_patches_' * (rule == 'paper')}{'all_classes_' * args.all_classes}card"
-        return channel_card(args.output_dir, result, patches, "; ".join(notes), captioned, what, self.sheet)
+        what = f"{'paper_patches_' * (rule == 'paper')}{'all_classes_' * wishes.all_classes}card"
+        return channel_card(wishes.output_dir, result, patches, "; ".join(notes), captioned, what, wishes.sheet)
 
 
 def _rule_in_words(rule):

@@ -1,22 +1,22 @@
 """What stage 3 says of a split: what it is made of, how rho was chosen, and that the output stays what it was."""
 
 import sys
+from itertools import chain
 
 import torch
 
-from utils.method.disentangling import OBJECTIVES, RHOS, best_rhos
+from utils.defaults import GAMMA
+from utils.divisions.registry import DIVISIONS
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
-from utils.report.layer_tables import PAPER_GAMMA
 
 MOST_PAIRS = 28  # whose cosines are all printed: of eight concepts
 
 
-def print_how(divider, only_correct, background):
-    """Print how all splits of a run are made."""
-    how = f"rho by the objective {divider.objective}" if divider.objective else "shares of inputs by least squares"
+def print_how(divided, only_correct, background):
+    """Print how all splits of a run are made; ``divided`` says how their inputs are divided."""
     beside = "" if background is None else f"; everything else is a concept of weight {background:g}"
-    print(f"{'only correctly classified' if only_correct else 'all'} images; {how}{beside}")
+    print(f"{'only correctly classified' if only_correct else 'all'} images; {divided}{beside}")
 
 
 def print_split(split, members, network, layer):
@@ -36,43 +36,14 @@ def print_split(split, members, network, layer):
         if concept.kind == "images":
             what = f", {len(concept.images)} training images"
         elif concept.kind == "background":
-            what = ", all training images" + (" but these, or a sample" if split.rho is None else "")
+            what = f", all training images{split.division.background_note}"
         print(f"concept {k}: {concept.name}{what}")
     cosines, num_concepts = cosine_similarities(split.arvs), len(split.concepts)
     pairs = {(j, k): float(cosines[j, k]) for j in range(num_concepts) for k in range(j + 1, num_concepts)}
     shown = pairs if len(pairs) <= MOST_PAIRS else sorted({min(pairs, key=pairs.get), max(pairs, key=pairs.get)})
     what = "" if len(pairs) <= MOST_PAIRS else f", the lowest and the highest of {len(pairs)},"
     print(f"cosine of the concepts' ARVs{what} {', '.join(f'{j + 1}-{k + 1}: {pairs[j, k]:.3f}' for j, k in shown)}")
-    if split.split_by == "arv":
-        _print_rhos(split)
-    else:
-        parts = ", ".join(f"{k}: {share:.1f}" for k, share in enumerate(split.fitted.sum(1).tolist(), start=1))
-        print(f"shares of {len(split.weight)} inputs, added up: {parts}")
-
-
-def _print_rhos(split):
-    """The objectives for every rho, and which one each of them would choose.
-
-    ``positive`` is shown relative to its largest value: that is decided by the images for which its denominator is next
-    to nothing but the 1e-5 that was added, and says nothing beside that of another split.
-    """
-    num_concepts, best = len(split.concepts), best_rhos(split.objectives)
-    largest = float(split.objectives[:, 0].max())
-    sizes = [f"|S_{k}|" for k in range(1, num_concepts + 1)]
-    print(f"\n  rho  positive   absolute   contrast   {'  '.join(f'{size:>6}' for size in sizes)}  shared")
-    for rho, values, owners in zip(RHOS, split.objectives.double(), split.owners.long(), strict=True):
-        counts = owners.bincount(minlength=num_concepts + 1).tolist()
-        row = "  ".join(f"{number:6d}" for number in [*counts[1:], counts[0]])
-        shown = f"{values[0] / (largest or 1):8.2%}", f"{values[1]:8.4g}", f"{values[2]:8.4f}"
-        marks = ["*" if best[name] == rho else " " for name in OBJECTIVES]
-        objectives = "  ".join(f"{value}{mark}" for value, mark in zip(shown, marks, strict=True))
-        print(f" {rho:.2f}  {objectives}  {row}{' <- chosen' if rho == split.rho else ''}")
-    by_each = ", ".join(f"{name} {rho:.2f}" for name, rho in best.items())
-    print(f"* rho by each objective: {by_each}; {split.objective} was asked for")
-    print(
-        f"positive: in per cent of its largest value, {largest:.2g}; images in which the other channels are silent, "
-        "and\nthe denominator is the 1e-5 alone, decide it"
-    )
+    print(split.division.text())
 
 
 def print_equality(check):
@@ -98,7 +69,7 @@ def warn_above_gamma(split, cosine, gamma):
 
     ``cosine``: the mean one between the classes of the two closest concepts; ``gamma`` may be None.
     """
-    gamma = PAPER_GAMMA if gamma is None else gamma
+    gamma = GAMMA if gamma is None else gamma
     if cosine >= gamma:
         print(
             f"warning: channel {split.channel}: two concepts have a mean cosine of {cosine:.3f} between the ARVs of "
@@ -114,18 +85,19 @@ def print_closing_table(files):
     ----------
     files : list of SplitFile
     """
-    header = f"{'channel':>7}  {'cosine':>6}  {'  '.join(f'{name:>8} ' for name in OBJECTIVES)} {'quality':>7}"
+    objectives = list(chain.from_iterable(division.objectives for division in DIVISIONS.all()))
+    header = f"{'channel':>7}  {'cosine':>6}  {'  '.join(f'{name:>8} ' for name in objectives)} {'quality':>7}"
     print(f"\n{f'{len(files)} splits':17}rho by\n{header}  {'changed':>9}  concepts")
     for file in files:
         split, cosine = file.split, f"{highest_cosine(file.split):.3f}".replace("nan", "-")
-        rhos, quality = dict.fromkeys(OBJECTIVES, f"{'-':>8} "), "-"
-        if split.rho is not None:
-            for name, rho in best_rhos(split.objectives).items():
-                rhos[name] = f"{rho:8.2f}{'*' if name == split.objective else ' '}"
-            quality = f"{split.objectives[RHOS.index(split.rho), OBJECTIVES.index('contrast')]:.4f}"
+        best, used = split.division.rhos_by_objective()
+        rhos = [
+            f"{best[name]:8.2f}{'*' if name == used else ' '}" if name in best else f"{'-':>8} " for name in objectives
+        ]
+        quality = "-" if split.division.quality() is None else f"{split.division.quality():.4f}"
         changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
         names = " / ".join(concept.name for concept in split.concepts)
-        print(f"{split.channel:7d}  {cosine:>6}  {'  '.join(rhos.values())} {quality:>7}  {changed:>9}  {names}")
+        print(f"{split.channel:7d}  {cosine:>6}  {'  '.join(rhos)} {quality:>7}  {changed:>9}  {names}")
     print(
         "rho by each objective, * the one that was used; quality: the contrast at that rho, at best the number of "
         "concepts;\nchanged: predictions, of the images on which equality was shown"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.divisions.registry import DIVISIONS
 from utils.report.separation_tables import draws_reached
 
 
@@ -31,19 +32,14 @@ class MeanSeparation:
         return self.after - self.reference
 
 
-def reference_of(row):
-    """The references of a row of a separation: the kind's name in it, and which of its draws count.
-
-    The strictest one there is: of least squares, permuted weights that are fitted to the real channel.
-    """
-    if not np.isnan(row["ap_all_real_target"]):
-        return "ap_all_real_target", "draws_real_target"
-    return "ap_all_weights_permuted", "draws"
+def primary_null(row):
+    """The Null that decides on a row of a separation, by the way its split was divided."""
+    return DIVISIONS.get(row["split_by"]).primary_null
 
 
 def is_beyond(row):
     """Whether no draw of permuted weights separates the concept as well as the new channel."""
-    return draws_reached(row)[reference_of(row)[1]] == 0
+    return draws_reached(row)[primary_null(row).draws_column] == 0
 
 
 def mean_separation(rows):
@@ -51,10 +47,12 @@ def mean_separation(rows):
     measured = [row for row in rows or () if not np.isnan(row["ap_all"])]
     if not measured:
         return MeanSeparation(np.nan, np.nan, np.nan)
-    columns = ("ap_all_original", "ap_all", None)
-    return MeanSeparation(
-        *(float(np.mean([row[column or reference_of(row)[0]] for row in measured])) for column in columns)
+    of_rows = (
+        [row["ap_all_original"] for row in measured],
+        [row["ap_all"] for row in measured],
+        [row[f"ap_all_{primary_null(row).column}"] for row in measured],
     )
+    return MeanSeparation(*(float(np.mean(values)) for values in of_rows))
 
 
 def verdict(groups, is_polysemantic, is_split, rows):
@@ -86,9 +84,7 @@ def verdict(groups, is_polysemantic, is_split, rows):
 def _of_rows(measured):
     beyond, of = [row for row in measured if is_beyond(row)], len(measured)
     mean = mean_separation(measured)
-    chance = "permuted weights"
-    if reference_of(measured[0])[1] == "draws_real_target":
-        chance += ", fitted to the real channel"
+    chance = primary_null(measured[0]).sentence
     figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by {chance}"
     if len(beyond) == of:
         text = f"Each of {of} new channels separates its concept better than any draw of permuted weights: {figures}."

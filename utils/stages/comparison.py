@@ -4,58 +4,71 @@ Of a method's k units each labelled concept has the one that ranks its training 
 other concepts; it is judged on validation images alone. All nulls are matched in the same way.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.concept_sources.cases import Case, permuted_weights
 from utils.errors import UserError
 from utils.method.clustering import adjusted_rand_index
 from utils.method.disentangling import Concept
 from utils.method.matching import judge, match
-from utils.stages.comparison_methods import Case, permuted_weights
 from utils.stages.separation import measured_digest
 from utils.store.files import json_digest
 
 JUDGED = ("auroc_all", "ap_all", "auroc_others")
 
 
-class Cases:
-    """Channels and their labelled concepts, one at a time, with the training images that decide what is matched.
+class Comparison:
+    """Channels and their labelled concepts, one Case at a time, and all that finders of concepts need.
 
     Parameters
     ----------
+    study : Study
+        Its images that count are those that may be references, and decide what is matched.
     channels : list of (channel, concepts as lists of outputs)
-    weight, bias
-        Of the layer, [C, C_in, taps] and [C] or None.
-    inputs : StoredInputs
-    labels : Labels
-        Of the training store.
-    usable : LongTensor, ascending
-        Indices of its images that count.
+    mean_inputs : Tensor [T, C_in, taps], float64
+        Mean tap sums of classes.
+    store : ImportanceStore
+        Of validation images, complete.
     validation : ValidationInputs
+        Of the same.
+    rho : float
+        Of divisions that have several.
+    given : dict
+        Settings of sources that somebody has given: ``number`` of concepts, and of ``references``.
     """
 
-    def __init__(self, channels, weight, bias, inputs, labels, usable, validation):
-        self.channels, self.bias, self.validation = channels, bias, validation
-        self.inputs, self.labels, self.usable = inputs, labels, usable
-        self.weights = [permuted_weights(weight[channel], channel) for channel, _ in channels]
+    def __init__(self, study, channels, mean_inputs, store, validation, *, rho, given):
+        self.study, self.channels, self.mean_inputs = study, channels, mean_inputs
+        self.store, self.validation, self.rho, self.given = store, validation, rho, given
+        weight, self._bias = study.weight_and_bias
+        self._weights = [permuted_weights(weight[channel], channel) for channel, _ in channels]
+        self.finder = cache(self.finder)
+
+    def finder(self, source):
+        """What finds concepts, of a class of ConceptSource; made once."""
+        return source.finder(self)
 
     def __len__(self):
         return len(self.channels)
 
     def __iter__(self):
+        labels = self.study.labels
         for place, (channel, concepts) in enumerate(self.channels):
             images = self.images_of(concepts)
-            targets = self.labels.targets[torch.searchsorted(self.labels.indices, images)]
+            targets = labels.targets[torch.searchsorted(labels.indices, images)]
             own = torch.stack([torch.isin(targets, torch.tensor(concept)) for concept in concepts])
             named = [Concept("", concept) for concept in concepts]
-            bias = None if self.bias is None else self.bias[channel]
-            training = self.inputs.of_images(images).flatten(1)
-            yield Case(place, channel, named, self.weights[place], bias, images, training, own, self.validation)
+            bias = None if self._bias is None else self._bias[channel]
+            training = self.study.tap_sums.of_images(images).flatten(1)
+            yield Case(place, channel, named, self._weights[place], bias, images, training, own, self.validation)
 
     def all_weights(self):
         """Those of all units, place by place: [R, C_in, taps] float64."""
-        return torch.cat(self.weights)
+        return torch.cat(self._weights)
 
     def all_images(self):
         """The training images of all concepts of all channels, ascending."""
@@ -63,8 +76,9 @@ class Cases:
 
     def images_of(self, concepts):
         """The training images of concepts, ascending."""
-        targets = self.labels.targets[torch.searchsorted(self.labels.indices, self.usable)]
-        return self.usable[torch.isin(targets, torch.tensor([output for one in concepts for output in one]))]
+        labels, usable = self.study.labels, self.study.usable
+        targets = labels.targets[torch.searchsorted(labels.indices, usable)]
+        return usable[torch.isin(targets, torch.tensor([output for one in concepts for output in one]))]
 
 
 def require_comparable(channel, concepts, others):
@@ -78,15 +92,13 @@ def require_comparable(channel, concepts, others):
         raise UserError("its concepts share a class")
 
 
-def compare(cases, methods, labels, scores=None):
+def compare(comparison, methods, scores=None):
     """Measure methods on all cases: two lists of rows, as plain values.
 
     Parameters
     ----------
-    cases : Cases
+    comparison : Comparison
     methods : dict of name -> what makes Units of a Case
-    labels : Labels
-        Of the training store.
     scores : EmbeddingScores, optional
 
     Returns
@@ -98,8 +110,8 @@ def compare(cases, methods, labels, scores=None):
     problems : list of str
         Why a method could not be measured on a channel.
     """
-    concepts, channels, problems = [], [], []
-    for case in tqdm(cases, "comparison", unit=" channels", total=len(cases)):
+    concepts, channels, problems, labels = [], [], [], comparison.study.labels
+    for case in tqdm(comparison, "comparison", unit=" channels", total=len(comparison)):
         own = case.validation.images_of(case.classes)
         for name, method in methods.items():
             try:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from utils.concept_sources.cases import REFERENCES, WEIGHTS
+from utils.defaults import ASSIGNED_IMAGES
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.method.embedding_scores import (
@@ -19,11 +21,8 @@ from utils.method.embedding_scores import (
 )
 from utils.method.patches import default_patch_size, peaks
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.recording import layer_input
-from utils.stages.comparison_methods import REFERENCES, WEIGHTS
+from utils.networks.recording import layer_input, require_finite_values
 from utils.stages.embedding import patch_embeddings, unit_monosemanticity
-from utils.stages.unlabelled import VALIDATION_IMAGES
-from utils.stages.validation import require_finite_values
 
 SIDES = ("intra", "inter", "any")
 
@@ -63,25 +62,25 @@ class EmbeddingScores:
                 self.linear.append((rows[null], units.rows.float(), biases))
                 sums = sums + biases[:, None] * self.seen.layer.num_positions
             self._note_from_stores(rows[null], sums.clamp(min=0).T, of_all=units.rows is None)
-        source = getattr(method, "found_by", None)
-        if hasattr(source, "assign"):
-            self._collect_clusters(case, source, found, rows)
+        finder = getattr(method, "finder", None)
+        if hasattr(finder, "assign"):
+            self._collect_clusters(case, finder, found, rows)
 
     def _note_from_stores(self, row, activations, of_all):
         """Scores of units [N, R] that need no pass: among the strongest images, and of all of units that are not
         linear."""
         embeddings = self.seen.embeddings.values
-        cosine, strongest = mean_cosine(embeddings), strongest_alone(activations, VALIDATION_IMAGES)
+        cosine, strongest = mean_cosine(embeddings), strongest_alone(activations, ASSIGNED_IMAGES)
         corrected = corrected_for_chance(monosemanticity(strongest, embeddings), cosine)
         row["monosemanticity_strongest"] = _mean(corrected)
         if of_all:
             _note(row, monosemanticity(activations, embeddings), cosine)
 
-    def _collect_clusters(self, case, source, found, rows):
+    def _collect_clusters(self, case, finder, found, rows):
         for null, of_set in (("", 0), (WEIGHTS, 0), (REFERENCES, 1)):
             if found.get(null) and found[null][0].clusters is not None:
                 clusters, unit = found[null][0].clusters, found[null][0].of_weights
-                images, labels = source.assign(case, unit, clusters, of_set)
+                images, labels = finder.assign(case, unit, clusters, of_set)
                 self.units.append((case.weights[unit], case.bias))
                 self.clusters.append((rows[null], images, labels, len(clusters.centroids)))
 

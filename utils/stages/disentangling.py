@@ -1,132 +1,25 @@
-"""Stage 3: which inputs are whose? Channels and their concepts, class by class through their training images."""
+"""Stage 3: the concepts' training images, class by class, for whoever divides the inputs, and the proof of equality."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
 
-from utils.errors import UserError
 from utils.images.batches import batches_of
-from utils.method.disentangling import Concept
-from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
-from utils.store.files import image_sets_name
+from utils.method.disentangling import in_order
+from utils.method.equality import EqualityCheck
+from utils.networks.copying import copy_module
+from utils.networks.recording import Recorder
+from utils.networks.replay import Replay
+from utils.networks.splitting import DisentangledLayer, in_place_of
 
 PROOF_IMAGES = 4  # of each class or image set
 MOST_AT_ONCE = 1000  # groups of images of which one is shown
-BACKGROUND = "everything else"
-
-
-@dataclass
-class Candidate:
-    """A channel to split, and its concepts: all of a Split (which see) but how its inputs are divided."""
-
-    channel: int
-    concepts: list
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    positions: int
-    arvs: torch.Tensor
-    mean_arv: torch.Tensor
-    source: dict = field(default_factory=lambda: {"from": "classes"})
-
-    def content(self):
-        """What a Split takes over."""
-        names = ("channel", "concepts", "weight", "bias", "positions", "arvs", "mean_arv")
-        return {name: getattr(self, name) for name in names}
-
-    @cached_property
-    def groups(self):
-        return image_groups(self.own_concepts, self.channel)
-
-    @cached_property
-    def keys(self):
-        """All groups of images of all concepts, in the order in which they are read."""
-        return in_order(chain.from_iterable(self.groups))
-
-    @property
-    def own_concepts(self):
-        """The concepts that have images of their own."""
-        return [concept for concept in self.concepts if concept.kind != "background"]
-
-    @property
-    def named_by(self):
-        """What names the split, beside its channel: the classes of each concept, or what they were found by."""
-        concepts = self.own_concepts
-        if self.source["from"] == "classes":
-            return [concept.classes for concept in concepts]
-        plain = {name: value for name, value in self.source.items() if not isinstance(value, torch.Tensor)}
-        return image_sets_name(self.source["from"], plain, [concept.images for concept in concepts])
-
-    def concept_of(self, key):
-        """Which concept (from 0) a group of images is of."""
-        return next(k for k, own in enumerate(self.groups) if key in own)
-
-
-def image_groups(concepts, name):
-    """The groups of images of each concept, as keys: its classes (int); or, without labels, itself: (name, number)."""
-    return [[(name, k)] if one.kind == "images" else one.classes for k, one in enumerate(concepts, start=1)]
-
-
-def in_order(keys):
-    """Groups of images in the order in which they are read: classes ascending, then image sets; each once."""
-    return sorted(set(keys), key=lambda key: (isinstance(key, tuple), key))
-
-
-class LayerConcepts:
-    """What all concepts of a layer's channels have in common: the layer, and the mean over all training images.
-
-    With a ``background``, that mean is one more concept, the last one.
-    """
-
-    def __init__(self, store, class_store, classes, only_correct, background=None):
-        self.weight, self.bias = store.read_layer()
-        self.positions, self.classes = store.meta["positions"], classes
-        self.only_correct, self.background = only_correct, background
-        mean_inputs, images = class_store.require_means()
-        self.mean_inputs, self.images = mean_inputs[int(only_correct), 0], images[int(only_correct), 0]
-        everything, numbers = mean_inputs[0, 0], images[0, 0].double()
-        present = numbers > 0
-        self.mean_input = torch.einsum("t,tip->ip", numbers[present] / numbers.sum(), everything[present])
-
-    def candidate(self, channel, concepts, arvs, source):
-        """The Candidate of a channel; ``arvs`` [K, C_in] are its Concepts'."""
-        weight, bias = self.weight[channel].clone(), None if self.bias is None else self.bias[channel].clone()
-        mean_arv = averaged_relevance_vectors(weight, self.mean_input[None])[0]
-        if self.background is not None:
-            concepts = [*concepts, Concept(BACKGROUND, [], kind="background")]
-            arvs = torch.cat([arvs, mean_arv[None]])
-        return Candidate(channel, concepts, weight, bias, self.positions, arvs, mean_arv, source)
-
-
-class CandidateMaker(LayerConcepts):
-    """Makes Candidates of a layer from stage 2's class means; a concept's ARV is the mean of its classes'."""
-
-    def make(self, channel, concepts):
-        """The Candidate of a channel and its concepts (lists of outputs); UserError where a class has no image."""
-        if len(concepts) < 2 and self.background is None:
-            raise UserError("one concept alone cannot be told from anything: name another one, or add --background")
-        for output in (output for concept in concepts for output in concept):
-            if self.images[output] == 0:
-                which = "correctly classified image" if self.only_correct else "readable image"
-                raise UserError(f"class {output} ({self.classes.name(output)}) has no {which} in train/")
-        weight = self.weight[channel]
-        arvs = [averaged_relevance_vectors(weight, self.mean_inputs[concept]).mean(0) for concept in concepts]
-        named = [Concept(self.classes.concept_name(concept), concept) for concept in concepts]
-        return self.candidate(channel, named, torch.stack(arvs), {"from": "classes"})
-
-    def closeness(self, candidate):
-        """The mean cosine between the ARVs of the classes of the two closest concepts; -1 with one concept alone."""
-        classes = [concept.classes for concept in candidate.own_concepts]
-        cosines = [
-            cosine_similarities(averaged_relevance_vectors(candidate.weight, self.mean_inputs[one + other]))[
-                : len(one), len(one) :
-            ].mean()
-            for k, one in enumerate(classes)
-            for other in classes[k + 1 :]
-        ]
-        return float(max(cosines, default=-1.0))
+BATCH = 8  # images; in fp64 they take twice the memory
+IN_FP64 = 4  # every so many-th image
+MOST_BYTES = 2**29  # that are remembered of classes
 
 
 def members_of(candidates, labels, only_correct):
@@ -156,15 +49,15 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     candidates : list of Candidate
     members : dict
         Of ``members_of``.
-    divider : ByRho or ByLeastSquares
-        Sees the images that it asks for.
+    divider : Divider
+        Sees all of them, or those alone on which equality is shown.
     load : function of (batches, description) that returns ImageBatches
     batch_size : int
 
     Yields
     ------
     candidate : Candidate
-        For which ``divider.split(candidate)`` has all it needs.
+        For which ``divider.divide(candidate)`` has all it needs.
     images : dict of key -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its groups, on which to show equality.
     """
@@ -172,13 +65,14 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     for one in candidates:
         for key in one.keys:
             users[key].append(one)
-    wanted = {key: divider.wanted(members[key]) for key in members if users[key]}
+    seen = (lambda indices: indices) if divider.sees_images else proof_images
+    wanted = {key: seen(members[key]) for key in members if users[key]}
     plan = [(key, batch) for key in wanted for batch in batches_of(wanted[key], batch_size)]
     if not plan:
         return
     ends = {key: number for number, (key, _) in enumerate(plan)}
     proof = {key: [] for key in wanted}
-    loader = load([batch for _, batch in plan], divider.description)
+    loader = load([batch for _, batch in plan], divider.progress)
     with divider:
         for number, ((key, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
             if len(indices):
@@ -207,3 +101,97 @@ def some_of_all(members, load):
 def proof_images(indices):
     """The images of a group on which equality is shown: some, from all parts of it."""
     return indices[np.unique(np.linspace(0, len(indices) - 1, PROOF_IMAGES).astype(int))]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Showing that splits change nothing, on real images, in fp32 and in fp64
+
+
+class EqualityProof:
+    """Compares split networks with the original.
+
+    In fp32, and on some images in fp64 if the network runs in it: however deep a network is, and however much it
+    enlarges roundings, there it shows whether a split is correct.
+
+    What the network does before the layer is the same for every split, and so is what the original gives: of classes
+    that come again, both are remembered, as far as they fit.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Frozen, on its device.
+    layer : Layer
+    """
+
+    def __init__(self, network, layer):
+        self.network, self.layer, self._networks, self._originals = network, layer, None, {}
+
+    def check(self, splits, images):
+        """An EqualityCheck of splits, all of them in the layer at once.
+
+        Parameters
+        ----------
+        splits : list of Split
+            Of different channels.
+        images : dict of class -> Tensor [n, 3, H, W]
+            On the CPU; so many of one class always the same.
+        """
+        self._networks = self._networks or self._in_both_precisions(next(iter(images.values())))
+        check, channels = EqualityCheck(), [split.channel for split in splits]
+        for precision, (network, layer) in self._networks.items():
+            changed = replace(layer, module=DisentangledLayer(layer, splits))
+            for output, pixels in images.items():
+                for batch in self._original(precision, output, pixels):
+                    with in_place_of(network, layer, changed.module):
+                        merged, logits = _run(batch.behind, changed)
+                    check.add(batch.activation[:, channels], merged[:, channels], batch.logits, logits, precision)
+        return check
+
+    def _in_both_precisions(self, pixels):
+        """{precision: (network, layer)}; fp64 only if the network can be copied and runs in it."""
+        networks = {"fp32": (self.network, self.layer)}
+        with suppress(Exception), torch.no_grad():  # whatever somebody else's network raises
+            double = copy_module(self.network).double().to(memory_format=torch.contiguous_format)  # twice as fast
+            layer = replace(self.layer, module=double.get_submodule(self.layer.name))
+            double(pixels[:1].to(layer.weight))
+            networks["fp64"] = double, layer
+        return networks
+
+    def _original(self, precision, output, pixels):
+        """The _Batches of a class's images, which many splits share; those used last stay longest."""
+        key, (network, layer) = (precision, output, len(pixels)), self._networks[precision]
+        if key not in self._originals:
+            shown = pixels[:: IN_FP64 if precision == "fp64" else 1].to(layer.weight)
+            self._originals[key] = [_Batch.of(network, layer, batch) for batch in shown.split(BATCH)]
+            sizes = {one: sum(batch.num_bytes for batch in batches) for one, batches in self._originals.items()}
+            while len(self._originals) > 1 and sum(sizes.values()) > MOST_BYTES:
+                oldest = next(iter(self._originals))
+                del self._originals[oldest], sizes[oldest]
+        self._originals[key] = self._originals.pop(key)  # the last in order
+        return self._originals[key]
+
+
+@dataclass
+class _Batch:
+    """Some images in the original: the ``activation`` [B, C, positions] of its layer, its ``logits`` [B, outputs], and
+    how the network is run from the layer on."""
+
+    behind: Replay
+    activation: torch.Tensor
+    logits: torch.Tensor
+
+    @classmethod
+    def of(cls, network, layer, images):
+        behind = Replay(network, layer.module, images)
+        return cls(behind, *_run(behind, layer))
+
+    @property
+    def num_bytes(self):
+        return self.behind.num_bytes + self.activation.nbytes + self.logits.nbytes
+
+
+def _run(behind, layer):
+    """Activation and logits of a replay, with whatever stands in the layer's place."""
+    with Recorder(lambda _: behind(), layer) as recorder:
+        record = recorder.forward(None)
+    return record.activation, record.logits

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from utils.method.references import permutation
+from utils.concept_sources.registry import SOURCES
+from utils.method.nulls import permutation
 from utils.method.shapley import coalitions, shapley_values
 from utils.networks.ablation import held
 from utils.networks.arithmetic import network_arithmetic
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
-from utils.stages.unlabelled import assignment, settings_of
 from utils.stages.validation import contents_digest
 
 
@@ -33,7 +33,7 @@ class Players:
     def __init__(self, layer, split, rho, to):
         self.module = DisentangledLayer(layer, [split], [rho])
         shares = split.shares(rho)
-        residual = (shares[-1].double() * split.mean_arv).sum() / split.positions
+        residual = (shares[-1] * split.mean_arv).sum() / split.positions
         residual += 0 if split.bias is None else split.bias.double()
         means = [*self.module.means_of[0], float(residual)]
         self.constants = means if to == "mean" else [0.0] * len(means)
@@ -90,12 +90,12 @@ def describe_effect(opened, run, source, to):
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],
         "background": file.background,
-        "split_by": split.split_by,
+        "split_by": split.division.name,
         "rho": opened.rho,
         "to": to,
-        "concepts_from": file.source["from"],
-        "found_by": settings_of(file.source),
-        "assignment": assignment(file.source),
+        "concepts_from": file.source["name"],
+        "found_by": file.found_by(),
+        "assignment": SOURCES.get(file.source["name"]).assignment(file.source["state"]),
         "files_sha256": source.files_digest(opened.keys),
     }
 
@@ -151,8 +151,7 @@ def both_players(layer, opened, to):
     """The Players of a split, and of the same with its inputs given out at random, as many to each concept."""
     split = opened.file.split
     order = permutation(len(split.weight), "effect", split.channel, split.classes)
-    divided = {"owners": split.owners, "fitted": split.fitted}
-    permuted = replace(split, **{name: value[:, order] for name, value in divided.items() if value is not None})
+    permuted = replace(split, division=split.division.permuted(order))
     return [Players(layer, one, opened.rho, to) for one in (split, permuted)]
 
 

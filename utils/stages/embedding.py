@@ -13,17 +13,10 @@ from utils.images.decoding import crop_with_pil
 from utils.method.embedding_scores import Monosemanticity
 from utils.method.patches import patch
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.recording import Recorder
-from utils.stages.validation import require_finite
+from utils.networks.recording import Recorder, require_finite
 from utils.store.embeddings import EmbeddingFile, Embeddings
 
 MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
-
-
-def measured_images(store, root):
-    """The images of a complete val store that it has measured: an ImageList of ``root`` with contents, and indices."""
-    labels = store.read_labels()
-    return store.read_images(root).with_contents(labels.indices, labels.contents), labels.indices
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -102,7 +95,7 @@ def validation_embeddings(store_dir, run, store, root, embedder, *, batch_size, 
     file = EmbeddingFile(store_dir, run, embedder.model, embedder.size, origin)
     found = file.read()
     if found is None:
-        images, indices = measured_images(store, root)
+        images, indices = store.measured_images(root)
         how = {"batch_size": batch_size, "precision": precision, "loading": loading}
         found = embeddings_of(images, indices, embedder, "embeddings", **how)
         file.write(found)

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from utils.concept_sources.registry import SOURCES
 from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles
 from utils.method.disentangling import merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.recording import Recorder
-from utils.stages.unlabelled import assignment, settings_of
-from utils.stages.validation import contents_digest, require_finite
+from utils.networks.recording import Recorder, require_finite
+from utils.stages.validation import contents_digest
 
 
 class SplitMeasures:
@@ -28,7 +28,7 @@ class SplitMeasures:
         """``opened``: OpenedSplit."""
         split, rho = opened.file.split, opened.rho
         self.split, self.keys, self.kept = split, opened.keys, []
-        self._rows, self._biases = split.rows(rho).double(), split.biases()
+        self._rows, self._biases = split.rows(rho), split.biases()
         self._positions = split.positions
         self._maps = None
         if layer is not None:
@@ -167,16 +167,16 @@ def describe_result(opened, run, tau, source):
         **source.how,
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
-        "concepts_from": file.source["from"],
-        "found_by": settings_of(file.source),
-        "assignment": assignment(file.source),
+        "concepts_from": file.source["name"],
+        "found_by": file.found_by(),
+        "assignment": SOURCES.get(file.source["name"]).assignment(file.source["state"]),
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],
         "background": file.background,
-        "split_by": split.split_by,
+        "split_by": split.division.name,
         "cosines": cosine_similarities(split.arvs[:own]).tolist(),
         "rho": opened.rho,
-        "rho_objective": split.objective,
+        "division": split.division.settings(),
         "tau": tau,
         "files_sha256": source.files_digest(opened.keys),
     }

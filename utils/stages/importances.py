@@ -1,7 +1,7 @@
 """Stage 1: one forward pass over the images, chunk by chunk."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import PIL
@@ -20,26 +20,47 @@ from utils.store.importances import STORE_FORMAT, identity
 FIRST_BATCH = 8  # images
 
 
-def describe_store(args, network, layer, transform, images, classes):
+@dataclass(frozen=True)
+class StoreSettings:
+    """What a store is to be made of, beside its network: which ``images`` (``train`` or ``val``), and how."""
+
+    model: str
+    images: str
+    precision: str
+    decoding: str
+    compiled: bool
+    skip_unreadable: bool
+    chunk_size: int
+
+
+def describe_store(settings, network, layer, transform, images, classes):
     """``meta.json``: what the store is made of. No time, host or number of processes.
 
-    ``classes`` is the map of class folders to network outputs.
+    Parameters
+    ----------
+    settings : StoreSettings
+    network : LoadedNetwork
+    layer : Layer
+    transform : Transform
+    images : ImageList
+    classes : dict
+        The map of class folders to network outputs.
     """
     return {
         "format": STORE_FORMAT,
-        "images": args.images,
-        **identity(args.model, network, layer),
+        "images": settings.images,
+        **identity(settings.model, network, layer),
         "weights": network.weights,
         "kind": layer.kind,
         "positions": layer.num_positions,
         "num_inputs": layer.num_inputs,
         "num_taps": layer.num_taps,
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
-        "precision": args.precision,
-        "decoding": args.decode,
-        "compilation": "inductor" if args.compile else "none",
-        "skip_unreadable": args.skip_unreadable,
-        "chunk_size": args.chunk_size,
+        "precision": settings.precision,
+        "decoding": settings.decoding,
+        "compilation": "inductor" if settings.compiled else "none",
+        "skip_unreadable": settings.skip_unreadable,
+        "chunk_size": settings.chunk_size,
         "num_images": len(images),
         "data_sha256": images.digest(),
         "classes": classes,

@@ -1,14 +1,16 @@
 """Stage 2: what tau, p and gamma change, from one pass over the chunks."""
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.divisions.registry import DIVISIONS, USUAL
 from utils.method.grouping import concept_means
+from utils.method.nulls import permutation
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.method.references import permutation, rows_by_arv
 from utils.stages.gamma import clean_split
 from utils.stages.relevance import class_statistics, find_classes
 from utils.stages.separation import rank_rows
@@ -63,6 +65,16 @@ def sensitivity(store, class_store, taus, ps, gammas, counted, validation=None):
     return rows
 
 
+@dataclass
+class ConceptMeans:
+    """ConceptInputs of which the mean tap sums alone are known, [K, C_in, taps] float64."""
+
+    mean_inputs: torch.Tensor
+
+    def means(self):
+        return self.mean_inputs
+
+
 def _precisions(found, chosen, validation):
     """Mean average precision over the concepts of channels, and over those of the same with permuted weights."""
     values = []
@@ -70,6 +82,7 @@ def _precisions(found, chosen, validation):
         own = validation.images_of(one.concepts)
         weight = found.weight[one.channel].double()
         units = torch.stack([weight, weight[permutation(len(weight), "sensitivity", one.channel, one.concepts)]])
-        rows = rows_by_arv(units, concept_means(found.mean_inputs[0], one.concepts), rho=1.0)
+        inputs = ConceptMeans(concept_means(found.mean_inputs[0], one.concepts))
+        rows = DIVISIONS.get(USUAL).rule(inputs, rho=1.0).rows(units)
         values.append(rank_rows(rows, own, validation)[1])
     return torch.cat(values).nanmean(0).tolist() if values else (np.nan, np.nan)

@@ -5,23 +5,23 @@ bias is left out, as it moves all images alike.
 """
 
 import hashlib
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.concept_sources.registry import SOURCES
+from utils.defaults import SEPARATION_DRAWS as DRAWS
+from utils.divisions.nulls import NULLS
 from utils.errors import UserError
-from utils.method.disentangling import disentangled_rows
 from utils.method.importance import relevant_classes
+from utils.method.nulls import p_value, permutation, q_values
 from utils.method.ranking import rank_images
-from utils.method.references import p_value, permutation, q_values, rows_by_arv, rows_by_least_squares
-from utils.stages.disentangling import CandidateMaker
-from utils.stages.least_squares import ByLeastSquares, StoredInputs
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
 
-DRAWS = 20  # of permuted owners, and of permuted weights
 MOST_SCORES = 2**24  # in memory at once
 
 
@@ -53,35 +53,32 @@ class ValidationInputs:
         return rows.flatten(-2).float() @ self.input_sums.T
 
 
-class TrainingReferences:
-    """What other units of the layer there are, and how a split's rule would divide them.
+class TrainingUnits:
+    """What other units of the layer there are, and how a split's inputs would be divided for them.
 
     Parameters
     ----------
-    store : ImportanceStore
-        Of training images, complete.
-    class_store : ClassStore
-    classes : ClassMap
+    study : Study
+        Whatever its background, and whichever of its images count: every split says so itself.
     """
 
-    def __init__(self, store, class_store, classes):
-        self.store, self.class_store, self.classes = store, class_store, classes
-        self._maker, self._relevant, self._inputs = map(cache, (self._maker, self._relevant, self._inputs))
+    def __init__(self, study):
+        self._study = study
+        self._of, self._maker, self._relevant = map(cache, (self._of, self._maker, self._relevant))
 
     def rule(self, opened):
-        """The rule that has made a split at its rho, for any weights: [B, C_in, taps] -> rows [K, B, C_in, taps]."""
+        """The Rule that has divided a split, at its rho, for any units."""
         split, background = opened.file.split, opened.file.background
         only_correct = bool(opened.file.settings["only_correct"])
-        maker = self._maker(only_correct, background)
+        maker = self._maker(opened.file.source["name"], only_correct, background)
         candidate = maker.make(split.channel, split.classes)
         if not torch.allclose(candidate.arvs, split.arvs, rtol=1e-6):
             raise UserError(f"{opened.path} was made of other training images: run disentangle_channel.py again")
-        if split.split_by == "least_squares":
-            groups, importance = ByLeastSquares(self._inputs(only_correct), background).groups(candidate)
-            return partial(rows_by_least_squares, groups=groups, importance=importance)
         means = [maker.mean_inputs[concept].mean(0) for concept in split.classes]
         means += [maker.mean_input] if split.has_background else []
-        return partial(rows_by_arv, mean_inputs=torch.stack(means), rho=opened.rho)
+        tap_sums = self._of(only_correct, background).tap_sums
+        inputs = tap_sums.of_concepts(candidate.own_concepts, background, torch.stack(means))
+        return split.division.rule(inputs, opened.rho)
 
     def irrelevant(self, opened, tau, p, number):
         """Weights [B, C_in, taps] of channels that are relevant for no class of a split, and how many there are.
@@ -96,16 +93,17 @@ class TrainingReferences:
         if number is not None:
             chosen = permutation(len(found), "irrelevant", split.channel, split.classes)[:number]
             found = found[chosen.sort().values]
-        return self._maker(only_correct, opened.file.background).weight[found], there
+        return self._study.weight_and_bias[0][found], there
 
-    def _maker(self, only_correct, background):
-        return CandidateMaker(self.store, self.class_store, self.classes, only_correct, background)
+    def _of(self, only_correct, background):
+        return replace(self._study, only_correct=only_correct, background=background)
 
-    def _inputs(self, only_correct):
-        return StoredInputs(self.store, self.store.read_labels(), only_correct)
+    def _maker(self, source, only_correct, background):
+        study = self._of(only_correct, background)
+        return SOURCES.get(source).from_given({}, study).maker(study, [])
 
     def _relevant(self, tau, p, only_correct):
-        _, images, (counts,) = class_statistics(self.store, self.class_store, [tau])
+        _, images, (counts,) = class_statistics(self._study.training, self._study.class_store, [tau])
         return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], p)
 
 
@@ -144,7 +142,7 @@ def describe_separation(name, run, opened, thresholds, store, training, number):
     }
 
 
-def separate(opened, thresholds, validation, references, number=None):
+def separate(opened, thresholds, validation, units, number=None):
     """Measure splits against all validation images: a row for each concept that has classes, as plain values.
 
     Parameters
@@ -153,7 +151,7 @@ def separate(opened, thresholds, validation, references, number=None):
     thresholds : list of (tau, p)
         One a split.
     validation : ValidationInputs
-    references : TrainingReferences
+    units : TrainingUnits
     number : int, optional
         Of irrelevant channels to draw; default: all. There are q values where all of every split's were used.
 
@@ -166,59 +164,65 @@ def separate(opened, thresholds, validation, references, number=None):
     """
     rows = []
     for one, (tau, p) in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
-        rows += _separate_one(one, validation, references, *references.irrelevant(one, tau, p, number))
+        rows += _separate_one(one, validation, units, *units.irrelevant(one, tau, p, number))
     all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
     q = q_values([row["p_irrelevant"] for row in rows]) if all_used else [np.nan] * len(rows)
     return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
 
 
-def _separate_one(opened, validation, references, irrelevant, there):
-    split, rule = opened.file.split, references.rule(opened)
-    own = validation.images_of(split.classes)
-    weight, shares, num_inputs = split.weight.double(), split.shares(opened.rho), len(split.weight)
+def _separate_one(opened, validation, units, irrelevant, there):
+    split, rule = opened.file.split, units.rule(opened)
+    own, division = validation.images_of(split.classes), split.division
+    weight, shares = split.weight.double(), split.shares(opened.rho)
 
     def draws(what):
-        return [permutation(num_inputs, what, split.channel, split.classes, draw) for draw in range(DRAWS)]
+        """A permutation of the inputs for each draw, of what is permuted: weights, or whose inputs are."""
+        orders = [permutation(len(weight), what, split.channel, split.classes, draw) for draw in range(DRAWS)]
+        return torch.stack(orders)
 
-    permuted = weight[torch.stack(draws("weights"))]
-    owners = [disentangled_rows(weight, shares[:, order])[:-1] for order in draws("owners")]
+    nothing = (torch.empty(len(own), 0, dtype=torch.float64),) * 2
+    ranked = dict.fromkeys((f"_{null.column}" for null in NULLS), nothing)  # a null may mean nothing to the division
+    for null in division.nulls:
+        rows_of = partial(null.rows, rule, weight, shares)
+        ranked[f"_{null.column}"] = rank_units(rows_of, draws(null.permuted), own, validation, weight.numel())
+    ranked["_irrelevant"] = rank_units(rule.rows, irrelevant.double(), own, validation, weight.numel())
     parts = {"": split.rows(opened.rho)[:-1, None], "_original": weight.expand(len(own), 1, -1, -1)}
-    units = {
-        "_weights_permuted": rank_units(rule, permuted, own, validation),
-        "_owners_permuted": rank_rows(torch.stack(owners, 1), own, validation),
-        "_irrelevant": rank_units(rule, irrelevant.double(), own, validation),
-    }
-    if split.split_by == "least_squares":
-        target = weight.expand_as(permuted)
-        units["_real_target"] = rank_rows(rule(permuted, targets=target), own, validation)
-    else:  # Ineq. 5 has no target
-        units["_real_target"] = (torch.empty(len(own), 0, dtype=torch.float64),) * 2
-    units |= {name: rank_rows(rows, own, validation) for name, rows in parts.items()}
+    ranked |= {name: rank_rows(rows, own, validation) for name, rows in parts.items()}
     others = {name: _against_others(rows, own, validation) for name, rows in parts.items()}
     return [
         {
-            **{"split": opened.path.stem, "split_by": split.split_by, "rho": opened.rho},
+            **{"split": opened.path.stem, "split_by": division.name, "rho": opened.rho},
             **{"channel": split.channel, "concept": k + 1, "classes": classes, "name": split.concepts[k].name},
             **{"images": int(own[k].sum()), "prevalence": own[k].double().mean().item()},
-            **{f"auroc_all{name}": _mean(areas[k]) for name, (areas, _) in units.items()},
-            **{f"ap_all{name}": _mean(precisions[k]) for name, (_, precisions) in units.items()},
+            **{f"auroc_all{name}": _mean(areas[k]) for name, (areas, _) in ranked.items()},
+            **{f"ap_all{name}": _mean(precisions[k]) for name, (_, precisions) in ranked.items()},
             "ap_all_own_logit": _own_logit(classes, own[k], validation),
             **{f"auroc_others{name}": areas[k] for name, areas in others.items()},
             **{"irrelevant": len(irrelevant), "irrelevant_there": there},
-            "p_irrelevant": p_value(units[""][1][k].item(), units["_irrelevant"][1][k]),
-            "auroc_draws": units["_weights_permuted"][0][k].tolist(),
-            "ap_draws": units["_weights_permuted"][1][k].tolist(),
-            "ap_draws_real_target": units["_real_target"][1][k].tolist(),
+            "p_irrelevant": p_value(ranked[""][1][k].item(), ranked["_irrelevant"][1][k]),
+            "auroc_draws": ranked["_weights_permuted"][0][k].tolist(),
+            "ap_draws": ranked["_weights_permuted"][1][k].tolist(),
+            "ap_draws_real_target": ranked["_real_target"][1][k].tolist(),
         }
         for k, classes in enumerate(split.classes)
     ]
 
 
-def rank_units(rule, weights, own, validation):
-    """``rank_rows`` of what a rule makes of many units, [B, C_in, taps], in blocks that fit into memory."""
-    num_images, num_values = len(validation.targets), weights[:1].numel()
-    size = max(1, MOST_SCORES // (len(own) * max(num_images, num_values)))
-    blocks = [rank_rows(rule(block), own, validation) for block in weights.split(size) if len(block)]
+def rank_units(rows_of, units, own, validation, num_values):
+    """``rank_rows`` of many units, in blocks that fit into memory.
+
+    Parameters
+    ----------
+    rows_of : function of some of ``units`` that returns their ``c'_1 .. c'_K``, [K, B, C_in, taps]
+    units : Tensor [B, ...]
+        Weights, or permutations of them.
+    own : BoolTensor [K, N]
+    validation : ValidationInputs
+    num_values : int
+        Of the weight of a unit.
+    """
+    size = max(1, MOST_SCORES // (len(own) * max(len(validation.targets), num_values)))
+    blocks = [rank_rows(rows_of(block), own, validation) for block in units.split(size) if len(block)]
     nothing = torch.empty(len(own), 0, dtype=torch.float64)
     return tuple(torch.cat([nothing, *values], dim=1) for values in (zip(*blocks, strict=True) if blocks else ((), ())))
 

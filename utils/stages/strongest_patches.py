@@ -11,8 +11,7 @@ from utils.errors import UserError
 from utils.images.batches import batches_of, progress
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.recording import Recorder
-from utils.stages.validation import require_finite
+from utils.networks.recording import Recorder, require_finite
 from utils.store.files import json_digest
 
 TILE = 80  # pixels: of a multiple of 16, JPEG mixes no colours of two tiles

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.errors import UserError, printable
+from utils.errors import printable
 from utils.images.batches import batches_of
 from utils.images.listing import class_folders, has_images, list_images
+from utils.method.disentangling import in_order
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic
-from utils.networks.recording import Recorder
-from utils.stages.disentangling import in_order
+from utils.networks.recording import Recorder, require_finite
 
 STORED_CHUNKS = 8  # that stay in memory: an image set has images from all over the store
 
@@ -189,17 +189,3 @@ class StoredValidation(ValidationImages):
                 contents = found["content"][rows.numpy()]
                 batch = MeasuredBatch(indices, contents, targets, predictions, tap_sums.double(), shares, None)
                 yield key, batch if len(indices) else None
-
-
-def require_finite(record, indices, images):
-    """Raise a UserError that names an image for which the network gives NaN or infinite values."""
-    values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
-    require_finite_values(values, indices, images)
-
-
-def require_finite_values(values, indices, images):
-    """The same, of tensors that have an equal part for each of the images at ``indices``."""
-    finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
-    if not finite.all():
-        path = images.path(int(indices[~finite][0]))
-        raise UserError(f"the network gives NaN or infinite values for {path}: it cannot be measured")

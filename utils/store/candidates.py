@@ -7,7 +7,6 @@ checksum and all settings. The groups of a channel's classes are in another such
 
 import json
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,16 +31,6 @@ class AskedCandidate:
     channel: int
     concepts: list
     line: str | None = None
-
-    @contextmanager
-    def named(self):
-        """Say in errors which line of a file is meant."""
-        try:
-            yield
-        except UserError as error:
-            if self.line is None:
-                raise
-            raise UserError(f"{self.line}: {error}") from error
 
 
 @dataclass

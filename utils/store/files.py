@@ -189,17 +189,15 @@ def image_sets_name(method, *what):
     return f"{method}_{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-SUFFIXES = r"(_only_correct)?(_absolute|_contrast)?(_least_squares)?(_background[0-9.e+-]*)?"
+SUFFIXES = r"(_only_correct)?({divisions})?(_background[0-9.e+-]*)?"
 
 
-def split_suffix(*, only_correct, objective, split_by, background):
+def split_suffix(*, only_correct, division, background):
     """What follows in the name of a split: everything that makes another split of the same channel and concepts.
 
-    ``objective`` means nothing to least squares; ``background`` is a weight, or None without one.
+    ``division`` is what its way of dividing says; ``background`` is a weight, or None without one.
     """
-    suffix = "_only_correct" if only_correct else ""
-    suffix += f"_{objective}" if objective != "positive" and split_by == "arv" else ""
-    suffix += f"_{split_by}" if split_by != "arv" else ""
+    suffix = ("_only_correct" if only_correct else "") + division
     if background is None:
         return suffix
     return f"{suffix}_background" + ("" if background == 1 else number_text(background))

@@ -49,6 +49,11 @@ class Labels(NamedTuple):
     predictions: torch.Tensor
     contents: np.ndarray
 
+    def some(self, indices):
+        """The Labels of some images, ascending."""
+        rows = torch.searchsorted(self.indices, indices)
+        return Labels(self.indices[rows], self.targets[rows], self.predictions[rows], self.contents[rows.numpy()])
+
 
 class ImportanceStore:
     """``RUN_channel_importances/``, of training images, or ``..._val/``, of validation images.
@@ -259,6 +264,11 @@ class ImportanceStore:
         chunks = [self.read_chunk(chunk, names) for chunk in range(self.num_chunks)]
         *labels, content = ([chunk[name] for chunk in chunks] for name in names)
         return Labels(*map(torch.cat, labels), np.concatenate(content))
+
+    def measured_images(self, root):
+        """The images that were used: an ImageList of ``root`` with their contents, and their indices."""
+        labels = self.read_labels()
+        return self.read_images(root).with_contents(labels.indices, labels.contents), labels.indices
 
 
 def _is_possible(name, values, num_outputs):

@@ -3,8 +3,7 @@
 from utils.networks.layers import splittable
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import why_other_weights, with_splits
-from utils.store.manifests import splits_of
-from utils.store.splits import read_split, require_weight, transform_from
+from utils.store.splits import read_split, require_weight, splits_of, transform_from
 
 
 def split_network(network, *paths, rhos=None):

@@ -1,4 +1,4 @@
-"""Reference images of units and their circuits (PURE), which only a pass over all training images finds."""
+"""Reference images of units, and what they are clustered by, where only a pass over all training images finds them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from utils.errors import UserError
 from utils.store.files import damage_is_one_line, json_digest, read_arrays, write_arrays
 
-AGAIN = "delete it and run disentangle_channel.py --concepts_from pure again"
+AGAIN = "delete it and run disentangle_channel.py --concepts_from {} again"
 ORIGIN = {"origin": (np.uint8, (32,))}
 MOST_DRAWS = 2**20  # of a channel
-DEFAULTS = {"number": 100, "circuit_layer": None, "precision": "fp32", "decoding": "pil", "only_correct": False}
+SETTINGS = ("number", "circuit_layer", "precision", "decoding", "only_correct")
 
 
 @dataclass
@@ -29,15 +29,17 @@ class References:
 
 
 class ReferenceStore:
-    """``RUN_pure_references.npz`` beside the split files: References of the units that anybody has asked for.
+    """``RUN_<source>_references.npz`` beside the split files: References of the units that anybody has asked for.
 
     A unit is (channel, draw): draw 0 is the channel itself, a higher one the channel with its weights permuted. Another
-    training store replaces the file; other settings than ``DEFAULTS`` have one of their own.
+    training store replaces the file; other settings than the usual ones have one of their own.
 
     Parameters
     ----------
     model_dir : Path
     run : str
+    source : str
+        The name of the source of concepts.
     meta : dict
         Of the training store.
     num_features : int
@@ -45,12 +47,14 @@ class ReferenceStore:
     settings : dict
         ``number`` (n) of references, ``circuit_layer`` (its name, None: the layer's own input), ``precision`` and
         ``decoding`` of the pass, ``only_correct``.
+    usual : dict
+        The settings whose file has no suffix.
     """
 
-    def __init__(self, model_dir, run, meta, num_features, settings):
-        self.settings = {name: settings[name] for name in DEFAULTS}
-        suffix = "" if self.settings == DEFAULTS else f"_{json_digest(self.settings)[:8]}"
-        self.path = Path(model_dir) / f"{run}_pure_references{suffix}.npz"
+    def __init__(self, model_dir, run, source, meta, num_features, *, settings, usual):
+        self.settings, self._again = {name: settings[name] for name in SETTINGS}, AGAIN.format(source)
+        suffix = "" if self.settings == usual else f"_{json_digest(self.settings)[:8]}"
+        self.path = Path(model_dir) / f"{run}_{source}_references{suffix}.npz"
         self._num_channels, self._num_images = meta["num_channels"], meta["num_images"]
         self._num_features = num_features
         origin = json_digest({**self.settings, "training_sha256": json_digest(meta)})
@@ -89,8 +93,8 @@ class ReferenceStore:
         }
         if not self._is_there():
             return {name: np.empty((0, *shape[1:]), dtype) for name, (dtype, shape) in layout.items()}
-        found = read_arrays(self.path, {**layout, **ORIGIN}, AGAIN, names)
-        with damage_is_one_line(self.path, AGAIN):
+        found = read_arrays(self.path, {**layout, **ORIGIN}, self._again, names)
+        with damage_is_one_line(self.path, self._again):
             for name, array in found.items():
                 if not self._is_possible(name, array):
                     raise ValueError(f"its {name} are impossible")
@@ -100,7 +104,9 @@ class ReferenceStore:
         if not self.path.is_file():
             return False
         anything = dict.fromkeys(("units", "indices", "values", "features"))
-        return np.array_equal(read_arrays(self.path, {**anything, **ORIGIN}, AGAIN, ["origin"])["origin"], self._origin)
+        return np.array_equal(
+            read_arrays(self.path, {**anything, **ORIGIN}, self._again, ["origin"])["origin"], self._origin
+        )
 
     def _is_possible(self, name, array):
         """Whether an array can have been measured, whatever its checksum says."""

@@ -2,10 +2,11 @@
 
 from math import nan
 
+from utils.divisions.nulls import NULLS
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
 
-KINDS = ("", "_original", "_weights_permuted", "_real_target", "_owners_permuted")
+KINDS = ("", "_original", *(f"_{null.column}" for null in NULLS))
 DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
 # What was measured of a concept, and cannot be where it is NaN
 VALUES = (

@@ -8,7 +8,7 @@ import torch
 
 from utils.method.disentangling import shares_of_owners, split_sources
 from utils.method.least_squares import least_squares_shares
-from utils.method.references import (
+from utils.method.nulls import (
     mean_with_interval,
     p_value,
     permutation,

@@ -1,13 +1,10 @@
-"""What separation is worth: the same rule on other weights, p and q values, and intervals by resampling channels."""
+"""What a result is compared with: seeded permutations, p and q values, and intervals by resampling channels."""
 
 import hashlib
 import json
 
 import numpy as np
 import torch
-
-from utils.method.disentangling import disentangled_rows, shares_of_owners, split_sources
-from utils.method.least_squares import TOLERANCE, least_squares_shares
 
 RESAMPLES, FEWEST_GROUPS = 5_000, 5
 
@@ -16,46 +13,6 @@ def permutation(size, *what):
     """A random permutation, LongTensor [size]: equal for equal ``what`` (plain values), whatever else is drawn."""
     seed = hashlib.sha256(json.dumps(what).encode()).digest()
     return torch.from_numpy(np.random.default_rng(list(seed)).permutation(size))
-
-
-def shares_by_arv(weights, mean_inputs, rho):
-    """The paper's rule (Ineq. 5) for B units at once, each by ARVs of its own: whose input is whose.
-
-    Parameters
-    ----------
-    weights : Tensor [B, C_in, taps], float64
-    mean_inputs : Tensor [K, C_in, taps], float64
-        Mean tap sums of each concept; a background is the last one.
-    rho : float
-
-    Returns
-    -------
-    BoolTensor [K + 1, B, C_in], the residual last
-    """
-    owners = split_sources(torch.einsum("bit,kit->kbi", weights, mean_inputs), rho)
-    return shares_of_owners(owners, len(mean_inputs))
-
-
-def shares_by_least_squares(weights, groups, importance, targets=None):
-    """Least squares for B units at once: [K + 1, B, C_in], the residual, which has nothing, last.
-
-    Arguments are those of least_squares_shares. In float32 and to a tenfold tolerance: average precisions change by
-    1e-4, to both sides alike.
-    """
-    targets = None if targets is None else targets.float()
-    shares = least_squares_shares(weights.float(), groups, importance, targets, tolerance=10 * TOLERANCE)
-    shares = shares.transpose(0, 1)
-    return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])
-
-
-def rows_by_arv(weights, mean_inputs, rho):
-    """``c'_1 .. c'_K`` of B units by the paper's rule, [K, B, C_in, taps]; arguments of shares_by_arv."""
-    return disentangled_rows(weights, shares_by_arv(weights, mean_inputs, rho))[:-1]
-
-
-def rows_by_least_squares(weights, groups, importance, targets=None):
-    """``c'_1 .. c'_K`` of B units by least squares, [K, B, C_in, taps]; arguments of shares_by_least_squares."""
-    return disentangled_rows(weights, shares_by_least_squares(weights, groups, importance, targets))[:-1]
 
 
 def p_value(value, references):

@@ -1,19 +1,18 @@
-"""Stage 3 by least squares: shares of inputs, from what the store has of the training images alone."""
+"""Tap sums of the layer's input in stored images, for concepts without labels and for ways of dividing inputs."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from utils.defaults import BACKGROUND_SAMPLE
 from utils.errors import UserError
-from utils.method.disentangling import Split
-from utils.method.least_squares import RIDGE, least_squares_shares
-from utils.stages.disentangling import proof_images
+from utils.method.disentangling import Concept
 
-SAMPLE = 5_000  # images that everything else is judged by
 CHUNKS = 4  # that stay in memory
 
 
-class StoredInputs:
+class StoredTapSums:
     """Tap sums of the layer's input in training images, read from the chunks of a store as they are asked for.
 
     Parameters
@@ -41,7 +40,7 @@ class StoredInputs:
         """Of a sample, from all over the store, of the images that are of none of these Concepts."""
         if self._sample is None:
             count = len(self._labels.indices)
-            rows = torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).round().long()
+            rows = torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
             self._sample = self.of_images(self._labels.indices[rows]), rows
         inputs, rows = self._sample
         return inputs[~self._are_of(concepts, rows)]
@@ -52,19 +51,9 @@ class StoredInputs:
         images = torch.tensor([image for one in concepts for image in one.images or ()])
         return torch.isin(self._labels.targets[rows], outputs) | torch.isin(self._labels.indices[rows], images)
 
-    def groups(self, concepts, background):
-        """The tap sums of the images of each Concept, and what each group of them counts.
-
-        ``background`` is the weight of everything else, the last group; None: there is none.
-        """
-        groups = [self.of(concept) for concept in concepts]
-        importance = [1.0] * len(groups)
-        if background is not None:
-            groups.append(self.of_others(concepts))
-            if not len(groups[-1]):
-                raise UserError("there is no training image of anything else: give --background 0")
-            importance.append(background)
-        return groups, importance
+    def of_concepts(self, concepts, background, means=None):
+        """The ConceptInputs of some Concepts; ``means``: those of their tap sums where they are known already."""
+        return ConceptTapSums(self, concepts, background, means)
 
     def keep(self, indices):
         """Read images once, in one pass over the store, and keep them beside those that are kept: many sets of few
@@ -96,40 +85,32 @@ class StoredInputs:
         return found["indices"], found["input_sums"]
 
 
-class ByLeastSquares:
-    """Divides candidates by least squares; sees only the images on which equality is shown.
+@dataclass
+class ConceptTapSums:
+    """What the stored images tell of concepts: ConceptInputs, as ways of dividing ask for them (``utils.divisions``).
 
-    Parameters
-    ----------
-    inputs : StoredInputs
-    background : float or None
-        Weight of everything else; None: it is not asked for.
+    ``concepts`` have images of their own. ``background`` is the weight of everything else, one more concept; None:
+    there is none. ``known_means`` [K, C_in, taps] are those of all of them, or None: then the means over their images.
     """
 
-    split_by, objective, description = "least_squares", None, "images to show equality on"
+    tap_sums: StoredTapSums
+    concepts: list[Concept]
+    background: float | None
+    known_means: torch.Tensor | None = None
 
-    def __init__(self, inputs, background):
-        self.inputs, self.background = inputs, background
-        self.source = {"ridge": RIDGE, "sample": SAMPLE}
+    def means(self):
+        """Mean tap sums of each concept: Tensor [K, C_in, taps], float64."""
+        if self.known_means is not None:
+            return self.known_means
+        return torch.stack([group.double().mean(0) for group in self.groups()[0]])
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def wanted(self, indices):
-        """Which of the images of a group are to be seen."""
-        return proof_images(indices)
-
-    def see(self, candidates, key, pixels):
-        """Images say nothing that the store does not."""
-
-    def split(self, candidate):
-        """The Split of a candidate."""
-        fitted = least_squares_shares(candidate.weight[None].double(), *self.groups(candidate))[0]
-        return Split(**candidate.content(), fitted=fitted / fitted.sum(0))
-
-    def groups(self, candidate):
-        """The tap sums of the images of each concept, and what each group of them counts."""
-        return self.inputs.groups(candidate.own_concepts, self.background)
+    def groups(self):
+        """Tap sums of the images of each concept, a Tensor [n, C_in, taps] each, and the weight of each: two lists."""
+        groups = [self.tap_sums.of(concept) for concept in self.concepts]
+        weights = [1.0] * len(groups)
+        if self.background is not None:
+            groups.append(self.tap_sums.of_others(self.concepts))
+            if not len(groups[-1]):
+                raise UserError("there is no training image of anything else: give --background 0")
+            weights.append(self.background)
+        return groups, weights

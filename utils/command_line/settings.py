@@ -1,0 +1,163 @@
+"""What a stage is asked: its flags as a frozen dataclass, made once; nothing else sees what argparse has parsed.
+
+A field is named after its flag. ``flags.settings_of`` fills it in.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from utils import defaults
+from utils.report.sheets import SCREEN, Sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """What every stage is told: which layer of which network, and where everything is."""
+
+    model: str | None = None  # of stage 4's summary alone
+    weights: str | None = None
+    layer_of_interest: str = defaults.LAYER
+    nr_channels_in_layer_of_interest: int | None = None
+    data_dir: str = defaults.DATA_DIR
+    store_dir: str = defaults.STORE_DIR
+    output_dir: str = defaults.OUTPUT_DIR
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(StageSettings):
+    """How images are read, and how the network runs; a transform's parts are None where nobody gives them."""
+
+    resize_size: int | None = None
+    crop_size: int | None = None
+    interpolation: str | None = None
+    mean: list | None = None
+    std: list | None = None
+    skip_unreadable: bool = False
+    batch_size: int = defaults.BATCH_SIZE
+    num_workers: int = 0
+    decode: str = defaults.DECODER
+    device: str | None = None
+    precision: str = defaults.PRECISION
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceSettings(ImageSettings):
+    """Stage 1."""
+
+    images: str = "train"
+    class_map: str | None = None
+    chunk_size: int = defaults.CHUNK_SIZE
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilaritySettings(StageSettings):
+    """Stage 2. ``taus``, ``ps`` and ``cos_sim_highs`` are one value each, or several."""
+
+    taus: tuple
+    ps: tuple
+    cos_sim_highs: tuple
+    cos_sim_low: float = defaults.COS_SIM_LOW
+    only_correct: bool = defaults.ONLY_CORRECT
+    only_above_mean: bool = False
+    min_images: int = defaults.MIN_IMAGES
+    figure_width: Sheet = SCREEN
+    channel: int | None = None
+    top: int | None = None
+    plot_wordnet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSettings(ImageSettings):
+    """What stages 3 and 4 have in common: which channels and concepts are meant.
+
+    ``channels`` are those of ``channel_flag``, or None; ``concepts`` the classes of each concept that flags name, as
+    text. ``only_correct`` is None where nobody says it.
+    """
+
+    channel_flag: ClassVar[str]
+
+    candidates: str | None = None
+    channels: tuple | None = None
+    concepts: tuple = ()
+    finds_concepts: bool = False  # for channels alone
+    only_correct: bool | None = None
+    proportion_attribution_required: float | None = None
+
+    @property
+    def candidates_path(self):
+        return None if self.candidates is None else Path(self.candidates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentanglingSettings(CandidateSettings):
+    """Stage 3. The division and the source of concepts have the settings that their flags say."""
+
+    channel_flag = "channel_disentangle"
+
+    split_by: str
+    division_settings: dict
+    concepts_from: str
+    source_given: dict
+    background: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultSettings(CandidateSettings):
+    """Stage 4. ``division_given`` are values of flags of divisions, which choose among splits."""
+
+    channel_flag = "channel_of_interest"
+
+    splits: tuple = ()
+    model_dir: str | None = None
+    split_by: str | None = None
+    division_given: dict
+    background: float | None = None
+    rho: float | None = None
+    figure_width: Sheet = SCREEN
+
+    get_qualitative: bool = False
+    get_quantitative: bool = False
+    get_channel_card: bool = False
+    get_feature_visualization: bool = False
+    get_map: bool = False
+    get_separation: bool = False
+    get_effect: bool = False
+    compare: bool = False
+    summary: bool = False
+    report: bool = False
+
+    all_classes: bool = False
+    patches: str = defaults.PATCHES
+    patch_size: int | None = None
+    steps: int = defaults.VISUALIZATION_STEPS
+    seeds: int = defaults.VISUALIZATION_SEEDS
+    irrelevant_channels: int | str | None = None
+    effect_to: str = defaults.EFFECT_TO
+    compare_without: tuple = ()
+    nr_concepts: int | None = None
+    nr_reference_images: int | None = None
+    embedding: str | None = None
+    embedding_mean: list | None = None
+    embedding_std: list | None = None
+
+    @property
+    def is_summary_alone(self):
+        """Whether stage 4 is only to sum up what is there."""
+        return self.summary and self.channels is None and self.candidates is None and not self.splits
+
+    @property
+    def wants_pictures(self):
+        """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
+        return self.get_channel_card or self.get_feature_visualization
+
+    @property
+    def wants_each_split(self):
+        """Whether stage 4 is asked for anything that looks at splits one by one, at images of their concepts."""
+        return self.get_qualitative or self.get_quantitative or self.wants_pictures
+
+    @property
+    def wants_network(self):
+        """Whether stage 4 is asked for what needs the network and images, whatever a val store has of them."""
+        return self.wants_pictures or self.get_effect

@@ -1,0 +1,1 @@
+"""Where concepts come from, a file for each source, and their registry."""

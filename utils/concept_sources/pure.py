@@ -1,0 +1,413 @@
+"""PURE (Dreyer et al., CVPR workshops 2024): clusters of circuits that start from ``max(a, 0)`` at every position.
+
+These circuits are not linear in the tap sums, so only passes over images make them: over all training images for the
+references of a channel, and over ``val/`` for new images. What a pass has found is kept in the store. Circuits stand in
+``utils.networks.circuits``, virtual neurons in ``utils.method.virtual_neurons``.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from utils.concept_sources.image_sets import (
+    AGAIN,
+    Clusters,
+    ImageSetCandidates,
+    ImageSetFinder,
+    ImageSets,
+    MapImages,
+    concepts_of,
+    image_sets_of,
+    number_flag,
+    references_flag,
+    require_images,
+)
+from utils.defaults import ASSIGNED_IMAGES, DECODER, PRECISION
+from utils.errors import UserError
+from utils.plugins import Flag, later
+
+torch = later("torch")
+batches = later("utils.images.batches")
+cases = later("utils.concept_sources.cases")
+circuits = later("utils.method.circuits")
+clustering = later("utils.method.clustering")
+network_circuits = later("utils.networks.circuits")
+nulls = later("utils.method.nulls")
+recording = later("utils.networks.recording")
+reference_store = later("utils.store.references")
+virtual_neuron_store = later("utils.store.virtual_neurons")
+
+NUMBER, REFERENCES = 2, 100
+USUAL = {  # settings of references whose file has no suffix
+    **{"number": REFERENCES, "circuit_layer": None},
+    **{"precision": PRECISION, "decoding": DECODER, "only_correct": False},
+}
+MOST_VALUES = 2**27  # of circuits in memory at once
+MOST_CLUSTERS = 128  # of a unit: their numbers are kept as int8
+CIRCUIT_LAYER = (
+    "pure: an earlier module whose output the circuits are of, by plain autograd (default: the layer's input)"
+)
+
+
+@dataclass
+class Pure(ImageSets):
+    """k-means on PURE's circuits of single images, at the layer's input or an earlier module."""
+
+    number: int = NUMBER
+    references: int = REFERENCES
+    circuit_layer: str | None = None
+
+    name, words = "pure", "pure"
+    split_words = "PURE's clusters"
+    summary = "pure (Dreyer et al. 2024; one pass over train/)"
+    flags = (
+        number_flag(str(NUMBER)),
+        references_flag(str(REFERENCES)),
+        Flag("circuit_layer", CIRCUIT_LAYER, "circuit_layer", metavar="NAME"),
+    )
+    needs_images = True
+    word, largest, usual_references = "circuit", "maximum over space", REFERENCES
+    map_words = "training images of largest maximum over space, by PURE's circuits"
+
+    @classmethod
+    def from_given(cls, given, study):
+        references = cls.references_from(given, study)
+        return cls(given.get("number") or NUMBER, references, given.get("circuit_layer"))
+
+    @classmethod
+    def defaults(cls):
+        return {"number": NUMBER, "references": REFERENCES, "circuit_layer": None}
+
+    def clusters(self, features):
+        return clustering.k_means(features, self.number)
+
+    def stored_references(self, study):
+        """The ReferenceStore of these settings, and the CircuitLayer that they name, or None."""
+        network, layer = study.network_and_layer
+        circuit_layer = _circuit_layer(network, layer, self.circuit_layer, study)
+        num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
+        settings = {"number": self.references, "circuit_layer": self.circuit_layer}
+        settings |= {"precision": study.precision, "decoding": study.decoding, "only_correct": study.only_correct}
+        return _reference_store(study.model_dir, study, num_features, settings), circuit_layer
+
+    def maker(self, study, channels):
+        stored, circuit_layer = self.stored_references(study)
+        references = unit_references([(channel, 0) for channel in channels], stored, study, circuit_layer)
+        print(f"reference images: {stored.path}")
+        study.tap_sums.keep(references.indices.flatten())
+        unit_of = {channel: unit for unit, channel in enumerate(channels)}
+
+        def clusters_of(channel):
+            unit = unit_of[channel]
+            return Clusters(references.indices[unit], *self.clusters(references.features[unit]))
+
+        return ImageSetCandidates(study, self, clusters_of)
+
+    @classmethod
+    def assigned(cls, opened, store, study):
+        """Of each channel the images of largest maximum, each given to the nearest training centroid.
+
+        From a pass over the images of the val store, or from what one has left.
+        """
+        found = {}
+        for name in {one.file.source["state"]["circuit_layer"]: None for one in opened}:
+            of_layer = [one for one in opened if one.file.source["state"]["circuit_layer"] == name]
+            network, layer = study.network_and_layer
+            circuit_layer = _circuit_layer(network, layer, name, study)
+            channels = [one.file.split.channel for one in of_layer]
+            units = _unit_circuits(study, [(channel, 0) for channel in channels], circuit_layer)
+            centroids = [one.file.source["state"]["centroids"][None] for one in of_layer]
+            neurons = stored_virtual_neurons(store, study, store.read_labels(), units, centroids)
+            for unit, one in enumerate(of_layer):
+                rows, labels = neurons.strongest(unit, ASSIGNED_IMAGES)
+                found |= {key: neurons.indices[rows[labels == k]].sort().values for k, (key,) in enumerate(one.groups)}
+        return found
+
+    @classmethod
+    def map_images(cls, opened, study):
+        """References and circuits, which stage 3 has kept beside the split."""
+
+        def of(one):
+            file, channel = one.file, one.file.split.channel
+            sets = image_sets_of(one)
+            require_images(one, study, sets)
+            state = file.source["state"]
+            settings = {"number": state["nr_reference_images"], "circuit_layer": state["circuit_layer"]}
+            settings |= {name: file.settings[name] for name in ("precision", "decoding", "only_correct")}
+            stored = _reference_store(one.path.parent, study, state["centroids"].shape[1], settings)
+            if stored.missing([(channel, 0)]):
+                raise UserError(f"{stored.path} has no references of channel {channel}: {AGAIN}")
+            references = stored.read([(channel, 0)])
+            indices = references.indices[0]
+            require_images(one, study, sets, among=indices)
+            return MapImages(indices, concepts_of(indices, sets), references.features[0])
+
+        return of
+
+    @classmethod
+    def finder(cls, comparison):
+        return PureFinder(cls.from_given(comparison.given, comparison.study), comparison)
+
+    @classmethod
+    def own_units(cls):
+        return {"virtual_neurons": ("PURE's virtual neurons", Neurons)}
+
+
+def _circuit_layer(network, layer, name, study):
+    if name is None:
+        return None
+    return network_circuits.find_circuit_layer(network.module, layer, name, study.transform.crop_size)
+
+
+def _reference_store(model_dir, study, num_features, settings):
+    files = model_dir, study.run, Pure.name, study.meta, num_features
+    return reference_store.ReferenceStore(*files, settings=settings, usual=USUAL)
+
+
+def _unit_circuits(study, units, circuit_layer=None):
+    """The UnitCircuits of units (channel, draw)."""
+    network, layer = study.network_and_layer
+    how = {"precision": study.precision, "circuit_layer": circuit_layer}
+    return network_circuits.UnitCircuits(network.module, layer, *unit_rows(layer, units), **how)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# References: the training images in which units are largest, and their circuits, from two passes over images
+
+
+def unit_rows(layer, units):
+    """Weights [R, C_in, taps] and biases [R] or None of units (channel, draw).
+
+    Draw 0 is the channel itself, any other the channel with its weights permuted over the inputs.
+    """
+    rows = layer.weight[[channel for channel, _ in units]].clone()
+    for row, (channel, draw) in zip(rows, units, strict=True):
+        if draw:
+            row.copy_(row[nulls.permutation(layer.num_inputs, "weights", channel, draw).to(row.device)])
+    return rows, None if layer.bias is None else layer.bias[[channel for channel, _ in units]]
+
+
+def unit_references(units, stored, study, circuit_layer=None):
+    """The References of units: from the store where they are there; what is missing is added to it, by one pass.
+
+    Parameters
+    ----------
+    units : list of (channel, draw)
+        As in ``unit_rows``.
+    stored : ReferenceStore
+        Its settings say what is measured.
+    study : Study
+    circuit_layer : CircuitLayer, optional
+    """
+    missing = stored.missing(units)
+    if missing:
+        measured = _unit_circuits(study, missing, circuit_layer)
+        found = find_references(measured, study, stored.settings["number"])
+        while stored.missing(missing):  # again where a run beside this one has written what it had read before
+            stored.write(missing, found)
+    return stored.read(units)
+
+
+def find_references(units, study, number):
+    """The images of largest activation of each unit, and the circuits of these.
+
+    All images are read once for the former, and the references alone once more. Memory depends on R x n alone.
+
+    Parameters
+    ----------
+    units : UnitCircuits
+    study : Study
+        Its ``usable`` training images, N of them, may be references.
+    number : int
+        n; at most N.
+
+    Returns
+    -------
+    References
+
+    Raises
+    ------
+    UserError
+        Fewer images than references, one that cannot be read, or for which the network gives no finite values.
+    """
+    usable = study.usable
+    _require_enough(len(usable), number)
+    strongest = circuits.Strongest(number)
+    loader = study.load(study.training, batches.batches_of(usable, study.batch_size), "largest activations")
+    for indices, pixels, _ in loader:
+        if len(indices):
+            maxima = units.maxima(pixels)
+            recording.require_finite_values([maxima], indices, loader.images)
+            strongest.add(maxima.cpu(), indices)
+    _require_enough(len(usable) - loader.skipped, number)
+    features = _reference_circuits(units, strongest.indices, study)
+    return reference_store.References(strongest.indices, strongest.values, features)
+
+
+def _require_enough(there, number):
+    if there < number:
+        raise UserError(f"there are {there} usable training images, fewer than {number} references: ask for fewer")
+
+
+def _reference_circuits(units, references, study):
+    """Circuits [R, n, F] of the references [R, n] of units."""
+    images, times = references.unique(return_counts=True)
+    # equally often wanted ones together: beyond the layer, a backward pass serves one unit of each image of a batch
+    images = images[times.argsort(descending=True, stable=True)]
+    features = torch.empty(*references.shape, units.num_features)
+    loader = study.load(study.training, batches.batches_of(images, study.batch_size), "circuits of references")
+    for indices, pixels, _ in loader:
+        if len(indices):
+            wanted = torch.stack([(references == image).any(1) for image in indices])
+            _, circuits_of = units.measure(pixels)
+            for rows, of, found in circuits_of(wanted.to(pixels.device)):
+                shown, of = indices[rows.cpu()], of.cpu()
+                recording.require_finite_values([found], shown, loader.images)
+                places = (references[of] == shown[:, None]).int().argmax(1)
+                features[of, places] = found.cpu()
+    if loader.skipped:
+        raise UserError(f"{loader.skipped} reference images cannot be read any more")
+    return features
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Virtual neurons on images of a store, from one pass over them: they are not linear in what stores have
+
+
+def stored_virtual_neurons(store, study, labels, units, centroids):
+    """The VirtualNeurons of units on images of a store: from their file where it is there, else from a pass.
+
+    Parameters
+    ----------
+    store : ImportanceStore
+        Complete.
+    study : Study
+    labels : Labels
+        Of its images, all or some.
+    units : UnitCircuits
+    centroids : list of R Tensors [D, K, F]
+        D sets of centroids for each unit; K, the number of clusters, may differ from unit to unit.
+
+    Returns
+    -------
+    VirtualNeurons
+
+    Raises
+    ------
+    UserError
+        An image that cannot be read any more, or for which the network gives no finite values; too many centroids.
+    """
+    most = max(len(of_unit[0]) for of_unit in centroids)
+    if most > MOST_CLUSTERS:
+        raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
+    file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, centroids, study.decoding)
+    if file.read() is None:
+        file.write(*measure_virtual_neurons(store, study, labels.indices, units, centroids))
+    return file.read()
+
+
+def measure_virtual_neurons(store, study, indices, units, centroids):
+    """Largest ``max(a, 0)`` [N, R] of units in images, and the nearest centroids [N, R, D] int8 of their circuits."""
+    num_units, num_sets = len(centroids), len(centroids[0])
+    maxima, clusters = torch.empty(len(indices), num_units), torch.empty(len(indices), num_units, num_sets).char()
+    size = max(1, min(study.batch_size, MOST_VALUES // (num_units * units.num_features)))
+    loader, first = study.load(store, batches.batches_of(indices, size), "virtual neurons"), 0
+    for shown, pixels, _ in loader:
+        if len(shown):
+            rows = slice(first, first := first + len(shown))
+            largest, circuits_of = units.measure(pixels)
+            features = _all_circuits(circuits_of, len(shown), num_units, units.num_features, pixels.device)
+            recording.require_finite_values([largest, features], shown, loader.images)
+            maxima[rows] = largest.clamp(min=0).cpu()
+            for unit, of_unit in enumerate(centroids):
+                nearest = clustering.nearest(features[None, :, unit], of_unit.to(pixels.device))
+                clusters[rows, unit] = nearest.T.char().cpu()
+    if loader.skipped:
+        raise UserError(f"{loader.skipped} images cannot be read any more")
+    return maxima, clusters
+
+
+def _all_circuits(circuits_of, num_images, num_units, num_features, device):
+    """Circuits [B, R, F] of all units in all images of a batch."""
+    features = torch.empty(num_images, num_units, num_features, device=device)
+    for rows, of, found in circuits_of(torch.ones(num_images, num_units, dtype=torch.bool, device=device)):
+        features[rows, of] = found
+    return features
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Comparison
+
+
+class PureFinder(ImageSetFinder):
+    """PURE's clusters of channels and of their permuted weights.
+
+    ``training`` and ``validation`` are their VirtualNeurons on images, with the centroids found here.
+    """
+
+    def __init__(self, source, comparison):
+        super().__init__(source, comparison)
+        study, channels = comparison.study, [channel for channel, _ in comparison.channels]
+        units = cases.units_of(channels)
+        stored, circuit_layer = source.stored_references(study)
+        self.references = unit_references(units, stored, study, circuit_layer)
+        self.tap_sums.keep(self.references.indices.flatten())
+        measured, centroids = _unit_circuits(study, units, circuit_layer), self.centroids(channels)
+        of_train = study.labels.some(comparison.all_images())
+        self.training = stored_virtual_neurons(study.training, study, of_train, measured, centroids)
+        of_val = comparison.store.read_labels()
+        self.validation = stored_virtual_neurons(comparison.store, study, of_val, measured, centroids)
+
+    def features(self, place, unit):
+        return self.references.features[cases.row_of(place, unit)]
+
+    def clusters(self, place, unit, number=None):
+        indices = self.references.indices[cases.row_of(place, unit)]
+        return Clusters(indices, *self.source.clusters(self.features(place, unit)))
+
+    def centroids(self, channels):
+        """Of all units, place by place: [1 + DRAWS, K, F] each, of a channel itself with its null partitions.
+
+        All zero where a unit has no clusters.
+        """
+        found = []
+        for place, channel in enumerate(channels):
+            for unit in range(1 + cases.DRAWS):
+                shape = 1 + cases.DRAWS, self.source.number, self.features(place, unit).shape[1]
+                of_unit = torch.zeros(shape, dtype=torch.float64)
+                with suppress(UserError):
+                    of_unit[:] = self.clusters(place, unit).centroids
+                    if unit == 0:
+                        partitions = self.partitioned(place, channel)
+                        of_unit[1:] = torch.stack([partition.centroids for partition in partitions])
+                found.append(of_unit)
+        return found
+
+    def assign(self, case, unit, clusters, of_set=0):
+        return self.validation.strongest(cases.row_of(case.place, unit), ASSIGNED_IMAGES, of_set)
+
+
+class Neurons:
+    """PURE's virtual neurons, of a PureFinder."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def of(self, case):
+        """Units of a case, for each null."""
+        real, place = self.finder.clusters(case.place, 0), case.place
+
+        def of_permuted_weights(unit):
+            return self._units(case, unit, 0, self.finder.clusters(place, unit))
+
+        partitions = enumerate(self.finder.partitioned(place, case.channel), start=1)
+        return {
+            "": [self._units(case, 0, 0, real)],
+            cases.WEIGHTS: cases.draws_of(of_permuted_weights),
+            cases.REFERENCES: [self._units(case, 0, of_set, clusters) for of_set, clusters in partitions],
+        }
+
+    def _units(self, case, unit, of_set, clusters):
+        row, number = cases.row_of(case.place, unit), len(clusters.centroids)
+        training, validation = self.finder.training, self.finder.validation
+        values = training.values(row, number, of_set)[:, torch.searchsorted(training.indices, case.images)]
+        return cases.Units(values, validation.values(row, number, of_set), clusters=clusters)

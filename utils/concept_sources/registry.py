@@ -1,0 +1,16 @@
+"""The sources of concepts that there are. A new one is a line here, and a file that holds all of it."""
+
+from utils.plugins import Registry
+
+SOURCES = Registry(
+    "source of concepts",
+    {
+        "classes": "utils.concept_sources.classes:Classes",
+        "predicted_classes": "utils.concept_sources.predicted_classes:PredictedClasses",
+        "circuits": "utils.concept_sources.circuits:Circuits",
+        "pure": "utils.concept_sources.pure:Pure",
+        "concept_vectors": "utils.concept_sources.concept_vectors:ConceptVectors",
+    },
+)
+USUAL = "classes"
+SUGGESTED = "circuits"  # in the lines that say what to run next: it needs nothing but the store

@@ -1,0 +1,225 @@
+"""The paper's way: each input is one concept's as a whole, or nobody's, by ARVs (Ineq. 5) and a factor rho (Eq. 6).
+
+Stage 3 reads all training images of the concepts, evaluates three objectives for every rho, and keeps the owners of the
+inputs at every rho. What the equations are stands in ``utils.method.disentangling``.
+"""
+
+from utils.divisions.division import Divider, Division, Rule
+from utils.divisions.nulls import SHARES, WEIGHTS
+from utils.errors import UserError
+from utils.plugins import Flag, later
+
+torch = later("torch")
+arithmetic = later("utils.networks.arithmetic")
+disentangling = later("utils.method.disentangling")
+recording = later("utils.networks.recording")
+
+OBJECTIVES = ("positive", "absolute", "contrast")  # in the order of the columns of ``objectives``
+USUAL_OBJECTIVE = "positive"
+
+
+class Arv(Division):
+    """Owners of the inputs at every rho of the grid, and the objectives that have chosen one of them.
+
+    Parameters
+    ----------
+    owners : uint8 Tensor [20, C_in]
+        Whose an input is at each rho: 0 shared, k concept k.
+    objectives : Tensor [20, 3], float64
+        The values that choose rho, in the order of ``OBJECTIVES``.
+    objective : str
+        Which of them was asked for.
+    rho : float
+        What it has chosen.
+    num_concepts : int
+        K.
+    """
+
+    name = words = "arv"
+    report_words = "by the paper's rule"
+    summary = "arv (the paper's Ineq. 5, each input whole)"
+    flags = (
+        Flag(
+            "rho_objective",
+            help="what rho maximises: positive (default; the published code), absolute (Eq. 6 as printed), contrast",
+            setting="objective",
+            choices=OBJECTIVES,
+            does="chooses rho",
+        ),
+    )
+    nulls = (WEIGHTS, SHARES)
+    objectives = OBJECTIVES
+    primary_null = WEIGHTS
+
+    def __init__(self, owners, objectives, objective, rho, num_concepts):
+        self.owners, self.objectives, self.objective = owners, objectives, objective
+        self._rho, self.num_concepts = rho, num_concepts
+
+    @classmethod
+    def settings_from(cls, given):
+        return {"objective": given.get("objective") or USUAL_OBJECTIVE}
+
+    @classmethod
+    def suffix_of(cls, settings):
+        return "" if settings["objective"] == USUAL_OBJECTIVE else f"_{settings['objective']}"
+
+    @classmethod
+    def suffixes(cls):
+        return [cls.suffix_of({"objective": objective}) for objective in OBJECTIVES]
+
+    @classmethod
+    def flag_words(cls, settings):
+        return ["--rho_objective", settings["objective"]]
+
+    @classmethod
+    def describe(cls, settings):
+        return f"rho by the objective {settings['objective']}"
+
+    @classmethod
+    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+        return ArvDivider(network, layer, settings["objective"], precision)
+
+    @classmethod
+    def rule(cls, inputs, rho=None):
+        return ArvRule(inputs.means(), rho)
+
+    @property
+    def rhos(self):
+        return disentangling.RHOS
+
+    @property
+    def rho(self):
+        return self._rho
+
+    def owners_at(self, rho=None):
+        """Whose each input is, LongTensor [C_in]; ``rho``: default the chosen one."""
+        return self.owners[self.rhos.index(self.rho if rho is None else rho)].long()
+
+    def shares(self, rho=None):
+        return disentangling.shares_of_owners(self.owners_at(rho), self.num_concepts).double()
+
+    def permuted(self, order):
+        return Arv(self.owners[:, order], self.objectives, self.objective, self.rho, self.num_concepts)
+
+    def settings(self):
+        return {"objective": self.objective}
+
+    def state(self):
+        tensors = {"owners": self.owners, "objectives": self.objectives}
+        chosen = {"objective": self.objective, "rho": self.rho}
+        return {"rhos": list(self.rhos), "objective_names": list(OBJECTIVES), **tensors, **chosen}
+
+    @classmethod
+    def from_state(cls, state, arvs):
+        if state["rhos"] != list(disentangling.RHOS) or state["objective_names"] != list(OBJECTIVES):
+            raise ValueError("its rhos or objectives are not those of this program")
+        found = cls(state["owners"], state["objectives"], state["objective"], state["rho"], len(arvs))
+        shape = len(disentangling.RHOS), len(OBJECTIVES)
+        if found.objectives.shape != shape or not found.objectives.isfinite().all():
+            raise ValueError("its objectives are impossible")
+        if found.rho not in disentangling.RHOS or found.objective not in OBJECTIVES:
+            raise ValueError(f"its rho {found.rho} was chosen in an unknown way")
+        owners = torch.stack([disentangling.split_sources(arvs, rho) for rho in disentangling.RHOS])
+        if not torch.equal(owners, found.owners.long()):
+            raise ValueError("its owners do not follow from its ARVs")
+        return found
+
+    def report_words_at(self, rho):
+        return f"{self.report_words}, rho {rho:g} ({self.objective})"
+
+    def text(self):
+        """The objectives for every rho, how many inputs each concept has there, and which rho each would choose.
+
+        ``positive`` is shown relative to its largest value: that is decided by the images for which its denominator is
+        next to nothing but the 1e-5 that was added, and says nothing beside that of another split.
+        """
+        best, _ = self.rhos_by_objective()
+        largest = float(self.objectives[:, 0].max())
+        sizes = [f"|S_{k}|" for k in range(1, self.num_concepts + 1)]
+        lines = [f"\n  rho  positive   absolute   contrast   {'  '.join(f'{size:>6}' for size in sizes)}  shared"]
+        for rho, values in zip(self.rhos, self.objectives.double(), strict=True):
+            counts = self.owners_at(rho).bincount(minlength=self.num_concepts + 1).tolist()
+            row = "  ".join(f"{number:6d}" for number in [*counts[1:], counts[0]])
+            shown = f"{values[0] / (largest or 1):8.2%}", f"{values[1]:8.4g}", f"{values[2]:8.4f}"
+            marks = ["*" if best[name] == rho else " " for name in OBJECTIVES]
+            objectives = "  ".join(f"{value}{mark}" for value, mark in zip(shown, marks, strict=True))
+            lines.append(f" {rho:.2f}  {objectives}  {row}{' <- chosen' if rho == self.rho else ''}")
+        by_each = ", ".join(f"{name} {rho:.2f}" for name, rho in best.items())
+        lines += [
+            f"* rho by each objective: {by_each}; {self.objective} was asked for",
+            f"positive: in per cent of its largest value, {largest:.2g}; images in which the other channels are "
+            "silent, and\nthe denominator is the 1e-5 alone, decide it",
+        ]
+        return "\n".join(lines)
+
+    def rhos_by_objective(self):
+        return dict(zip(OBJECTIVES, disentangling.best_rhos(self.objectives), strict=True)), self.objective
+
+    def quality(self):
+        """The contrast at the chosen rho."""
+        return float(self.objectives[self.rhos.index(self.rho), OBJECTIVES.index("contrast")])
+
+
+class ArvDivider(Divider):
+    """Divides by Ineq. 5, at the rho of Eq. 6; sees all training images of the concepts."""
+
+    sees_images = True
+    progress = "choosing rho"
+
+    def __init__(self, network, layer, objective, precision):
+        self.layer, self.objective, self.precision = layer, objective, precision
+        self._recorder, self._searches = recording.Recorder(network, layer), {}
+
+    def __enter__(self):
+        self._recorder.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._recorder.__exit__(*error)
+
+    def see(self, candidates, key, pixels):
+        with arithmetic.network_arithmetic(self.precision, pixels.device):
+            x = self._recorder.forward(pixels).input  # may have several rows an image
+        for candidate in candidates:
+            search, maps = self._search(candidate)
+            with torch.no_grad():
+                search.add(maps(x), torch.full((len(pixels),), candidate.concept_of(key)))
+
+    def _search(self, candidate):
+        """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""
+        if id(candidate) not in self._searches:
+            num_own = len(candidate.own_concepts)
+            search = disentangling.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
+            self._searches[id(candidate)] = search, self.layer.maps(search.rows, search.biases)
+        return self._searches[id(candidate)]
+
+    def divide(self, candidate):
+        search, _ = self._search(candidate)
+        del self._searches[id(candidate)]
+        objectives = search.objectives()
+        if not objectives.isfinite().all():
+            why = "is NaN or infinite" if search.has_images() else "has no readable training image of a concept"
+            raise UserError(f"rho cannot be chosen: channel {candidate.channel} {why} (concepts {candidate.groups})")
+        rho = search.best()[OBJECTIVES.index(self.objective)]
+        return Arv(search.owners.to(torch.uint8), objectives, self.objective, rho, len(candidate.concepts))
+
+
+class ArvRule(Rule):
+    """Ineq. 5 for many units at once, each by ARVs of its own.
+
+    Parameters
+    ----------
+    mean_inputs : Tensor [K, C_in, taps], float64
+        Mean tap sums of each concept; a background is the last one.
+    rho : float
+    """
+
+    def __init__(self, mean_inputs, rho):
+        self.mean_inputs, self.rho = mean_inputs, rho
+
+    def shares(self, weights, targets=None):
+        """BoolTensor [K + 1, B, C_in]; Ineq. 5 cannot be asked for ``targets``."""
+        if targets is not None:
+            raise ValueError("Ineq. 5 divides a unit by its own ARVs: it has no targets")
+        arvs = torch.einsum("bit,kit->kbi", weights, self.mean_inputs)
+        return disentangling.shares_of_owners(disentangling.split_sources(arvs, self.rho), len(self.mean_inputs))

@@ -1,0 +1,78 @@
+"""What a division is compared with: the same on units that have nothing to do with the concepts, or shares shuffled.
+
+A Division lists the nulls that mean something for it, and names the one that decides.
+"""
+
+from dataclasses import dataclass
+
+from utils.plugins import later
+
+disentangling = later("utils.method.disentangling")
+
+
+@dataclass(frozen=True)
+class Null:
+    """A null: ``column`` in the table of separations, ``words`` in tables, ``sentence`` after "better than".
+
+    ``permuted`` is what its permutations are of: equal for nulls that share them. ``draws_column`` has its share of
+    draws that reach the new channel; ``short`` is a heading.
+    """
+
+    column: str
+    words: str
+    sentence: str
+    permuted: str = "weights"
+    draws_column: str = ""
+    short: str = ""
+
+    def rows(self, rule, weight, shares, orders):
+        """``c'_1 .. c'_K`` of B draws, [K, B, C_in, taps].
+
+        Parameters
+        ----------
+        rule : Rule
+            For the concepts of the split.
+        weight : Tensor [C_in, taps], float64
+            Of the channel.
+        shares : Tensor [K + 1, C_in]
+            Of the split.
+        orders : LongTensor [B, C_in]
+            A permutation of the inputs for each draw.
+        """
+        raise NotImplementedError
+
+
+class PermutedWeights(Null):
+    """The same rule on the channel's weights shuffled over its inputs."""
+
+    def rows(self, rule, weight, shares, orders):
+        return rule.rows(weight[orders])
+
+
+class FittedWeights(Null):
+    """The same, fitted so that the new channels of the shuffled weights add up to the real channel."""
+
+    def rows(self, rule, weight, shares, orders):
+        permuted = weight[orders]
+        return rule.rows(permuted, weight.expand_as(permuted))
+
+
+class PermutedShares(Null):
+    """The split's own shares, shuffled over the inputs."""
+
+    def rows(self, rule, weight, shares, orders):
+        return disentangling.disentangled_rows(weight, shares[:, orders])[:-1]
+
+
+WEIGHTS = PermutedWeights(
+    "weights_permuted", "weights permuted", "permuted weights", draws_column="draws", short="permuted"
+)
+FITTED = FittedWeights(
+    "real_target",
+    "weights permuted, real target",
+    "permuted weights, fitted to the real channel",
+    draws_column="draws_real_target",
+    short="permuted, fitted",
+)
+SHARES = PermutedShares("owners_permuted", "owners permuted", "permuted shares", permuted="owners")
+NULLS = (WEIGHTS, FITTED, SHARES)  # in the order of the columns of separations

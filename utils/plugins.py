@@ -1,0 +1,110 @@
+"""How ways of dividing inputs and sources of concepts are registered, and the flags that they declare.
+
+A plug-in is a class in a file of its own. Nothing here takes time to import, and neither does a plug-in's file: what it
+computes with, it imports where it computes.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from utils.errors import quoted
+
+
+class Registry:
+    """Plug-ins of one kind by name, in the order in which tables have them.
+
+    Parameters
+    ----------
+    what : str
+        What one is called, in errors.
+    places : dict of name -> "module:class"
+    """
+
+    def __init__(self, what, places):
+        self.what, self._places = what, dict(places)
+
+    def __iter__(self):
+        """The names."""
+        return iter(self._places)
+
+    def get(self, name):
+        """The class of a name; ValueError where there is none."""
+        if name not in self._places:
+            raise ValueError(f"there is no {self.what} {name!r}: there are {', '.join(self._places)}")
+        module, _, attribute = self._places[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def all(self):
+        """The classes of all names."""
+        return [self.get(name) for name in self._places]
+
+    def register(self, name, place):
+        """Add a plug-in, as ``"module:class"``, after those that are there."""
+        self._places[name] = place
+
+
+class _Later:
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def later(name):
+    """A module that is imported when something of it is first used: ``torch = later("torch")`` in a plug-in's file."""
+    return _Later(name)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Flags
+
+
+def checked(kind, accept, what):
+    """A type for argparse: a number of a ``kind`` that is accepted; else an error that says it must be ``what``."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not accept(value):
+            raise argparse.ArgumentTypeError(f"must be {what}, not {quoted(text)}")
+        return value
+
+    return parse
+
+
+fraction = checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+positive_int = checked(int, lambda value: value >= 1, "a whole number from 1")
+positive = checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag that a plug-in declares: ``--name``, and its values, by ``parse`` (argparse's type) or ``choices``.
+
+    Several plug-ins may declare a flag of one name; ``usual`` says in words what holds with this one where nobody says
+    otherwise. ``setting`` is the name of the value among the plug-in's settings; ``does`` completes a sentence that
+    refuses the flag beside another plug-in.
+    """
+
+    name: str
+    help: str
+    setting: str
+    parse: Callable = str
+    choices: tuple | None = None
+    metavar: str | None = None
+    usual: str = ""
+    does: str = ""
+
+
+def flags_of(plugins):
+    """All flags of some plug-ins: {name: [(plug-in, Flag) of each that has it]}."""
+    found = {}
+    for plugin in plugins:
+        for flag in plugin.flags:
+            found.setdefault(flag.name, []).append((plugin, flag))
+    return found

@@ -1,0 +1,115 @@
+"""What to run for what a report has not found: the settings of stage 2 that it shows, and the commands with them."""
+
+from pathlib import Path
+
+from utils.concept_sources.registry import SOURCES
+from utils.defaults import OUTPUT_DIR
+from utils.divisions.registry import USUAL_OF_LAYERS
+from utils.errors import UserError
+from utils.store.files import damage_is_one_line, read_json
+
+COUNTED = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # what chose the classes of a channel
+ORIGIN = ("model", "layer", "weights_sha256")
+AGAIN = "run get_cosine_similarities.py again"
+
+
+class StageTwo:
+    """What stage 2 was asked, and its files: those of ``candidates``, or the newest of RUN in ``output_dir``.
+
+    ``others`` are the files of other settings.
+    """
+
+    def __init__(self, output_dir, run, candidates=None):
+        folder = Path(output_dir) / "results_get_cosine_similarities"
+        present = sorted(folder.glob(f"{run}_required*_groups.json"), key=lambda path: path.stat().st_mtime)
+        if candidates is not None:
+            chosen = Path(candidates)
+            if not chosen.is_file():
+                raise UserError(f"--candidates {chosen}: there is no such file")
+        elif present:
+            chosen = present[-1]
+        else:
+            raise UserError(f"there is no table of {run} in {folder}: run get_cosine_similarities.py first")
+        self.stem = chosen.with_name(chosen.stem.removesuffix("_groups"))
+        self.groups, self.pairs, self.gamma = (
+            self.stem.with_name(f"{self.stem.name}{suffix}.json") for suffix in ("_groups", "", "_gamma")
+        )
+        self.others = [path for path in present if path.resolve() != self.groups.resolve()]
+        content = read_json(chosen, f"--report reads a .json of stage 2: {AGAIN}")
+        with damage_is_one_line(chosen, AGAIN):
+            self.settings = {name: content["settings"][name] for name in (*ORIGIN, *COUNTED, "gamma", "cosines")}
+
+    def guide(self):
+        """What there is to go by in the choice of gamma, or None."""
+        return read_json(self.gamma, AGAIN) if self.gamma.is_file() else None
+
+
+class Commands:
+    """The command lines that make what a report has not found, or make again what it has.
+
+    Parameters
+    ----------
+    command : function of (script, *words) that returns a line
+        With the flags that the report was asked with.
+    stage_two : StageTwo
+    output_dir : str
+    """
+
+    def __init__(self, command, stage_two, output_dir):
+        self._command, self._two, self._output_dir = command, stage_two, output_dir
+
+    def split(self, known):
+        """What makes a KnownSplit again."""
+        split, settings = known.split, known.file.settings
+        source, division = SOURCES.get(known.file.source["name"]), split.division
+        if not source.labelled:
+            more = ["--concepts_from", source.name, "--channel_disentangle", split.channel]
+            more += source.flag_words(known.file.source["state"])
+            more += ["--only_correct"] if settings["only_correct"] else []
+        elif known.kind != "own choice" and settings["tau"] is not None:
+            candidates = self._two.groups if known.kind == "groups" else self._two.pairs
+            more = ["--candidates", candidates, "--channel_disentangle", split.channel]
+        else:
+            more = ["--channel_disentangle", split.channel]
+            for number, concept in enumerate(split.classes, start=1):
+                more += [f"--classes_for_concept{number}", *concept]
+            more += ["--only_correct"] if settings["only_correct"] else []
+        more += ["--split_by", division.name]
+        more += division.flag_words(division.settings()) if division.settings() != division.settings_from({}) else []
+        weight = known.file.background
+        usual = division.usual_background if source.usual_background is None else source.usual_background
+        more += ["--background", f"{weight or 0:g}"] if weight != usual else []
+        return self._command("disentangle_channel.py", *more)
+
+    def split_channel(self, channel, several_groups):
+        """What splits a channel into its groups, or, where they are one, into its pairs."""
+        more = ["--candidates", self._two.groups if several_groups else self._two.pairs]
+        return self._command(
+            "disentangle_channel.py", *more, "--channel_disentangle", channel, "--split_by", USUAL_OF_LAYERS
+        )
+
+    def split_layer(self):
+        return self._command("disentangle_channel.py", "--candidates", self._two.groups, "--split_by", USUAL_OF_LAYERS)
+
+    def evaluate(self, path, *wishes):
+        return self._command("get_results.py", "--splits", path, *wishes)
+
+    def evaluate_layer(self, split_by, *wishes):
+        return self._command("get_results.py", "--candidates", self._two.groups, "--split_by", split_by, *wishes)
+
+    def validation_store(self):
+        return self._command("get_importances_for_classes.py", "--images", "val")
+
+    def guide(self):
+        """Stage 2 with the settings of this report."""
+        settings, (low, high) = self._two.settings, self._two.settings["cosines"]
+        more = ["--proportion_attribution_required", settings["tau"], "--p", settings["p"], "--cos_sim_high", high]
+        more += ["--cos_sim_low", low] if low else []
+        more += ["--min_images", settings["min_images"]] if settings["min_images"] > 1 else []
+        more += [f"--{name}" for name in ("only_correct", "only_above_mean") if settings[name]]
+        more += ["--output_dir", self._output_dir] if self._output_dir != OUTPUT_DIR else []
+        return self._command("get_cosine_similarities.py", *more)
+
+    def others(self):
+        """The reports of other settings of stage 2."""
+        return [self._command("get_results.py", "--report", "--candidates", path) for path in self._two.others]

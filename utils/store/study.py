@@ -1,0 +1,96 @@
+"""The layer that is studied: its stores, and how its network and its images are opened where somebody needs them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from utils.images.batches import ImageBatches
+from utils.images.classes import ClassMap
+from utils.images.transform import Transform
+from utils.store.class_statistics import ClassStore
+from utils.store.importances import ImportanceStore
+from utils.store.tap_sums import StoredTapSums
+
+
+@dataclass(frozen=True)
+class Study:
+    """A layer, what stages 1 and 2 have left of it, and how images are read.
+
+    ``training`` is the complete ImportanceStore of training images, with its ``meta``; ``only_correct`` says whether
+    correctly classified images alone count, ``background`` is the weight of everything else as one more concept, or
+    None. ``open_network`` returns the LoadedNetwork, frozen and on its device, and the Layer; ``loading`` are further
+    arguments of ImageBatches.
+    """
+
+    run: str
+    store_dir: Path
+    data_dir: Path
+    training: ImportanceStore
+    only_correct: bool
+    background: float | None
+    transform: Transform
+    open_network: Callable
+    loading: dict
+    batch_size: int
+    precision: str
+
+    @property
+    def meta(self):
+        return self.training.meta
+
+    @property
+    def model_dir(self):
+        """Where splits are written, and what sources of concepts keep beside them."""
+        return self.store_dir / "models_disentangled"
+
+    @property
+    def decoding(self):
+        return self.loading["decode"]
+
+    @cached_property
+    def classes(self):
+        """The ClassMap of class folders to network outputs."""
+        return ClassMap(self.meta["classes"])
+
+    @cached_property
+    def class_store(self):
+        return ClassStore(self.store_dir, self.run, self.meta)
+
+    @cached_property
+    def labels(self):
+        """The Labels of all training images that were used."""
+        return self.training.read_labels()
+
+    @cached_property
+    def usable(self):
+        """Indices of the training images that count, ascending."""
+        labels = self.labels
+        return labels.indices[labels.targets == labels.predictions] if self.only_correct else labels.indices
+
+    @cached_property
+    def weight_and_bias(self):
+        """Of the layer, [C, C_in, taps] and [C] or None, from the store."""
+        return self.training.read_layer()
+
+    @cached_property
+    def tap_sums(self):
+        """StoredTapSums of the training images."""
+        return StoredTapSums(self.training, self.labels, self.only_correct)
+
+    @cached_property
+    def network_and_layer(self):
+        """The LoadedNetwork, frozen and on its device, and the Layer."""
+        return self.open_network()
+
+    def inputs_of(self, concepts, background):
+        """The ConceptInputs of some Concepts, as ways of dividing inputs ask for them."""
+        return self.tap_sums.of_concepts(concepts, background)
+
+    def images(self, store):
+        """The images that a store has measured: an ImageList with their contents."""
+        return store.measured_images(self.data_dir / store.meta["images"])[0]
+
+    def load(self, store, plan, description):
+        """ImageBatches of images of a store; ``plan`` is a list of lists of indices."""
+        return ImageBatches(self.images(store), self.transform, plan, description, **self.loading)

@@ -13,7 +13,7 @@ once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 
 if __name__ == "__main__":
     try:
-        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
     except ModuleNotFoundError as error:
         import sys
 
@@ -124,7 +124,7 @@ def main(settings):
         print_closing_table(written)
 
     # All of them at once, where they are a layer
-    stem, manifest, tables = source.manifest_stem(settings.candidates_path, settings.channels or ()), None, []
+    stem, manifest, tables = source.manifest_stem(settings.candidates, settings.channels or ()), None, []
     if stem and splits.make_a_layer(candidates) and not problems.found:
         manifest = splits.manifest_path(stem)
         tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, load))

@@ -16,7 +16,7 @@ Draws an overview of the layer, and with --plot_wordnet how the cosines relate t
 
 if __name__ == "__main__":
     try:
-        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
     except ModuleNotFoundError as error:
         import sys
 
@@ -80,7 +80,7 @@ def main(settings):
     from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
     from utils.command_line.run import print_end
     from utils.command_line.showing_layer import LayerScreen
-    from utils.images.classes import ClassMap
+    from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
     from utils.report import layer_tables

@@ -12,7 +12,7 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
 
 if __name__ == "__main__":
     try:
-        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
     except ModuleNotFoundError as error:
         import sys
 

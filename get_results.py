@@ -21,7 +21,7 @@ separate their concepts from all other validation images, beside the same rule o
 
 if __name__ == "__main__":
     try:
-        import utils.command_line.interrupts  # noqa: F401  (first: from here on, Ctrl-C is one line)
+        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
     except ModuleNotFoundError as error:
         import sys
 

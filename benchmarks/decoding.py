@@ -25,7 +25,7 @@ import torchvision
 
 from benchmarks.report import ROOT, machine
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 CLASS_FOLDER = "n01440764"  # an id of ImageNet's, so that a network with 1000 outputs is content with one class

@@ -114,8 +114,7 @@ def main(args):
 
     from utils.command_line import opening
     from utils.errors import UserError
-    from utils.images.classes import ClassMap
-    from utils.images.listing import list_images
+    from utils.images.folders import ClassMap, list_images
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network

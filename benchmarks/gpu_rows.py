@@ -17,10 +17,9 @@ from torchvision.transforms import functional as TF
 from benchmarks.decoding import seconds_to_decode
 from benchmarks.published import Published
 from utils.images import batches
-from utils.images.classes import map_folders
 from utils.images.decoding import crop_with_pil, decode
 from utils.images.device_decoding import DeviceBatches
-from utils.images.listing import list_images
+from utils.images.folders import list_images, map_folders
 from utils.networks.arithmetic import check_precision, choose_device, compile_network, network_arithmetic
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network

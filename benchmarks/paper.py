@@ -78,7 +78,7 @@ def print_table(rows):
 
 
 def main(args):
-    from utils.images.classes import ClassMap
+    from utils.images.folders import ClassMap
     from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
     from utils.store.candidates import pairs_path, read_candidates
     from utils.store.class_statistics import ClassStore

@@ -30,8 +30,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.report import link_images, print_table, run
 from utils.command_line import flags
-from utils.images.classes import ClassMap, map_folders
-from utils.images.listing import class_folders, list_images
+from utils.images.folders import ClassMap, class_folders, list_images, map_folders
 from utils.images.transform import Transform
 from utils.method.importance import relative_importances, relevant_classes
 from utils.networks.arithmetic import check_precision, choose_device

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 
 ROOT = Path(__file__).parent.parent
 

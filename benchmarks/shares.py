@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks.report import print_table
 from utils.command_line import flags, opening
 from utils.command_line.run import run
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.least_squares import RIDGE, least_squares_shares
 from utils.method.nulls import permutation, rows_by_arv
 from utils.stages.disentangling import CandidateMaker

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
-from utils.images.listing import ImageList
+from utils.images.folders import ImageList
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network

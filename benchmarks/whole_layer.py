@@ -19,7 +19,7 @@ from benchmarks.report import print_table
 from utils.command_line import flags, opening
 from utils.command_line.run import run
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.networks.arithmetic import choose_device, network_arithmetic
 from utils.store import split_network
 from utils.store.splits import read_split, splits_of

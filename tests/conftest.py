@@ -22,7 +22,7 @@ from PIL import Image
 from tests import factories, forking
 from tests.factories import COLOURS
 from utils.images.batches import ImageBatches
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.store.importances import ImportanceStore
 from utils.store.splits import transform_from
 

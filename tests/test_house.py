@@ -167,7 +167,7 @@ def test_a_tidy_house_is_found_tidy(tmp_path):
         ("utils/errors.py", "import utils.method.rho", "utils.method.rho: utils.method is above utils.errors"),
         ("utils/method/new.py", "import torchvision", "torchvision: utils.method needs no torchvision"),
         ("utils/method/new.py", "from tqdm import tqdm", "tqdm: utils.method needs no tqdm"),
-        ("utils/method/new.py", "from utils.images.listing import x", "utils.images is beside utils.method"),
+        ("utils/method/new.py", "from utils.images.folders import x", "utils.images is beside utils.method"),
         ("utils/method/new.py", "from ..networks import layers", "utils.networks is above utils.method"),
         ("utils/images/new.py", "def f():\n    from utils.method import rho", "utils.method is beside utils.images"),
         ("utils/networks/new.py", "from utils.store import files", "utils.store.files: utils.store is above"),

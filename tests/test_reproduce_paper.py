@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks import estimate, paper
 from tests.conftest import PATIENCE, ROOT, run_script
 from tests.factories import paper_colour, paper_pairs
-from utils.images.classes import imagenet_classes
+from utils.images.folders import imagenet_classes
 
 NOWHERE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")}  # no download
 TINY = "--resize_size 8 --crop_size 8 --num_workers 0 --device cpu"

@@ -113,7 +113,7 @@ def become(command):
     trap, status = Trap(**command["trap"]), 0
     sys.addaudithook(trap)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importlib.import_module("utils.command_line.interrupts")  # as the first line of each script does
+    importlib.import_module("utils.command_line.run")  # as the first line of each script does
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         runpy.run_path(command["script"], run_name="__main__")

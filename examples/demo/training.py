@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from examples.demo.network import TRANSFORM, DemoNetwork
 from examples.demo.pictures import CONCEPTS
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.store.files import write_bytes
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 20, 64, 4e-3, 1e-2

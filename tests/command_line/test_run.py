@@ -10,7 +10,7 @@ from utils.command_line.flags import Parser
 from utils.command_line.run import run
 from utils.errors import WORKER_DIED
 from utils.images.batches import ImageBatches
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 

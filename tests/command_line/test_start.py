@@ -135,7 +135,7 @@ def test_an_interrupt_behind_the_real_torch_is_one_line(script, library, tmp_pat
 
 
 OWN_SCRIPT = """
-import utils.command_line.interrupts
+import utils.command_line.run
 from utils.command_line import flags
 from utils.command_line.run import run
 
@@ -155,7 +155,7 @@ def test_an_interrupt_of_the_work_is_one_line(tmp_path):
 
 
 ENDS_SLOWLY = """
-import atexit, utils.command_line.interrupts
+import atexit, utils.command_line.run
 from utils.command_line import flags
 from utils.command_line.run import run
 
@@ -200,7 +200,7 @@ def test_what_main_leaves_as_an_interrupt_has_a_status_of_its_own(capsys, monkey
 
 def test_interrupts_that_are_ignored_stay_ignored(tmp_path):
     """As in the background jobs of a shell script."""
-    code = "import signal, utils.command_line.interrupts as own; own.raise_interrupts(); "
+    code = "import signal, utils.command_line.run as own; own.raise_interrupts(); "
     code += "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
     result = interruptible([sys.executable, "-c", code], tmp_path, signal.SIG_IGN, PYTHONPATH=str(ROOT))
     assert result.stdout == "True\n", result.stderr

@@ -11,7 +11,7 @@ from torchvision.models import ResNet50_Weights
 
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from utils.command_line import flags
 from utils.errors import UserError
-from utils.images.classes import ClassMap, imagenet_classes, map_folders, read_class_map
+from utils.images.folders import ClassMap, imagenet_classes, map_folders, read_class_map
 
 WORDNET_IDS = list(imagenet_classes())
 NAMES = [f"class {number:03d}" for number in range(1000)]

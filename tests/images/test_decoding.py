@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatches
 from utils.images.decoding import attempt
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 from utils.store.importances import ImportanceStore
 

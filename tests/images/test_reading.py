@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatch, ImageBatches
 from utils.images.decoding import MachineFailure, attempt, content_of
-from utils.images.listing import IMAGE_SUFFIXES, list_images
+from utils.images.folders import IMAGE_SUFFIXES, list_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 every_way = pytest.mark.parametrize("decode", ["pil", "fast", "gpu"])
@@ -249,7 +249,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from utils.images.batches import ImageBatches
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 Image.MAX_IMAGE_PIXELS = 2000

@@ -8,8 +8,7 @@ from torch import nn
 
 from tests import factories
 from tests.networks.helpers import random_split
-from utils.networks.copying import copy_module
-from utils.networks.loading import fingerprint
+from utils.networks.loading import copy_module, fingerprint
 from utils.networks.splitting import DisentangledLayer, with_splits
 from utils.store import networks as stored
 from utils.store.splits import SplitFile

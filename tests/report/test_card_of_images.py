@@ -14,8 +14,7 @@ from tests import factories
 from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
 from utils.command_line.split_opening import OpenedSplit
 from utils.images.batches import ImageBatches
-from utils.images.classes import ClassMap
-from utils.images.listing import list_images
+from utils.images.folders import ClassMap, list_images
 from utils.networks.layers import find_layer
 from utils.report import split_figures
 from utils.report.plots import GREY

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import printed_pairs
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.grouping import class_groups
 from utils.method.importance import relevant_classes, relevant_shares
 from utils.method.polysemanticity import Levels, class_pairs, gamma_polysemantic

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.report.test_layer import GUIDE, TITLES, assert_readable, channel_classes, class_pairs, made_up
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.report import layer_tables
 from utils.report.gamma_guide import print_gamma, write_gamma
 from utils.report.layer_figure_parts import fit_groups

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from tests.conftest import NETWORK, RUN, printed_pairs, stage2, succeed
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs, Levels
 from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA

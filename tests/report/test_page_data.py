@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.polysemanticity import Levels, class_pairs
 from utils.report.page_data import KnownLayer, best_first, class_rows, table_data, units_of
 from utils.report.page_splits import KnownSplit, in_order, kind_of

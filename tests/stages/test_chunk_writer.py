@@ -28,7 +28,7 @@ from tests.images.test_batches import batches, write_image
 from utils.errors import UserError
 from utils.images import batches as images_batches
 from utils.images.batches import MOST_PREFETCHED, PREFETCHED_BYTES, prefetched
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 from utils.stages.importances import ChunkWriter
 

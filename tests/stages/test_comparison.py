@@ -12,7 +12,7 @@ from tests.helpers import as_layer
 from tests.method.test_ranking import area, average_precision
 from tests.store.helpers import META
 from utils.errors import UserError
-from utils.images.listing import ImageList
+from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
 from utils.method.nulls import permutation
 from utils.stages import comparison

@@ -12,8 +12,7 @@ from tests.method.test_ranking import area, average_precision
 from tests.store.helpers import META
 from utils.command_line.split_opening import OpenedSplit
 from utils.errors import UserError
-from utils.images.classes import ClassMap
-from utils.images.listing import ImageList
+from utils.images.folders import ClassMap, ImageList
 from utils.method.disentangling import RHOS, Split, split_sources
 from utils.method.least_squares import least_squares_shares
 from utils.method.nulls import p_value, permutation, q_values

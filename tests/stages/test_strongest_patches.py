@@ -11,7 +11,7 @@ from torch import nn
 from tests.conftest import write_images
 from tests.factories import Small, Tokens
 from utils.images.batches import ImageBatches, batches_of
-from utils.images.listing import list_images
+from utils.images.folders import list_images
 from utils.images.transform import Transform
 from utils.method.patches import TOP_IMAGES, patch
 from utils.networks.layers import find_layer

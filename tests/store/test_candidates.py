@@ -8,7 +8,7 @@ import torch
 from tests.store.helpers import flips
 from utils.command_line import opening
 from utils.errors import UserError
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs
 from utils.store.candidates import (

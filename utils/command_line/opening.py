@@ -11,8 +11,7 @@ from utils import defaults
 from utils.command_line import flags
 from utils.concept_sources.registry import SUGGESTED
 from utils.errors import UserError, printable
-from utils.images.classes import map_folders, read_class_map
-from utils.images.listing import class_folders, list_images
+from utils.images.folders import class_folders, list_images, map_folders, read_class_map
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
 from utils.report.concepts_table import write_concepts

@@ -6,7 +6,7 @@ import sys
 from utils.command_line.opening import check_asked_network, check_channel_count
 from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.report.page_commands import COUNTED, ORIGIN
 from utils.report.page_data import KnownLayer

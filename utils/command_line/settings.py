@@ -4,7 +4,6 @@ A field is named after its flag. ``flags.settings_of`` fills it in.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from utils import defaults
@@ -84,10 +83,6 @@ class CandidateSettings(ImageSettings):
     finds_concepts: bool = False  # for channels alone
     only_correct: bool | None = None
     proportion_attribution_required: float | None = None
-
-    @property
-    def candidates_path(self):
-        return None if self.candidates is None else Path(self.candidates)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from utils.command_line import flags
 from utils.command_line.settings import SimilaritySettings
 from utils.divisions.registry import USUAL
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.importance import relevant_shares
 from utils.method.polysemanticity import ClassPairs
 from utils.report import gamma_guide, layer_tables

@@ -18,7 +18,7 @@ from utils.concept_sources.registry import SOURCES
 from utils.divisions.registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.disentangling import RHOS
 from utils.plugins import flags_of
 from utils.stages.validation import (

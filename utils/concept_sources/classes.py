@@ -1,7 +1,6 @@
 """Concepts that are classes: labels say which images are theirs. A concept's ARV is the mean of its classes' ARVs."""
 
-from utils.concept_sources.candidate_maker import CandidateMaker
-from utils.concept_sources.concept_source import ConceptSource
+from utils.concept_sources.concept_source import CandidateMaker, ConceptSource
 from utils.errors import UserError
 from utils.plugins import later
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.concept_sources.candidate_maker import CandidateMaker
-from utils.concept_sources.concept_source import ConceptSource
+from utils.concept_sources.concept_source import CandidateMaker, ConceptSource
 from utils.defaults import ASSIGNED_IMAGES, BACKGROUND_WEIGHT
 from utils.errors import UserError
 from utils.plugins import Flag, later, positive_int
@@ -107,11 +107,11 @@ class ImageSets(ConceptSource):
         """Clusters of references by their features [n, F]: labels [n], -1 for images left out, and centroids [K, F]."""
         raise NotImplementedError
 
-    def manifest_stem(self, candidates_path, channels):
+    def manifest_stem(self, candidates, channels):
         """As in ConceptSource; several channels, or all, are a layer without a candidates file, too."""
-        if candidates_path is None and len(channels) == 1:
+        if candidates is None and len(channels) == 1:
             return None
-        which = candidates_path.stem if candidates_path else "channels" if channels else "all_channels"
+        which = Path(candidates).stem if candidates else "channels" if channels else "all_channels"
         name = files.image_sets_name(self.name, self.settings())
         stem = "_".join(filter(None, [which, "-".join(map(str, channels)), name]))
         return stem if len(stem) <= LONGEST_STEM else files.image_sets_name(self.name, stem)

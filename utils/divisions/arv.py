@@ -47,6 +47,7 @@ class Arv(Division):
             does="chooses rho",
         ),
     )
+    suffixes = ("", "_absolute", "_contrast")
     nulls = (WEIGHTS, SHARES)
     objectives = OBJECTIVES
     primary_null = WEIGHTS
@@ -62,10 +63,6 @@ class Arv(Division):
     @classmethod
     def suffix_of(cls, settings):
         return "" if settings["objective"] == USUAL_OBJECTIVE else f"_{settings['objective']}"
-
-    @classmethod
-    def suffixes(cls):
-        return [cls.suffix_of({"objective": objective}) for objective in OBJECTIVES]
 
     @classmethod
     def flag_words(cls, settings):

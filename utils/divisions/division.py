@@ -36,6 +36,8 @@ class Division(ABC):
         In a report, to go on after "by"; ``report_words_at`` has the rho as well.
     summary : str
         What ``--help`` says of it.
+    suffixes : tuple of str
+        All that ``suffix_of`` can return, in small letters.
     flags : tuple of Flag
         Its own, for stage 3; stage 4 chooses among splits by them.
     usual_background : float or None
@@ -55,7 +57,7 @@ class Division(ABC):
     """
 
     name = words = report_words = summary = ""
-    flags = ()
+    suffixes = flags = ()
     usual_background = None
     weighs_background = False
     usual_irrelevant = None
@@ -80,11 +82,6 @@ class Division(ABC):
     def usual_suffix(cls):
         """``suffix_of`` its usual settings."""
         return cls.suffix_of(cls.settings_from({}))
-
-    @classmethod
-    @abstractmethod
-    def suffixes(cls):
-        """All that ``suffix_of`` can return."""
 
     @classmethod
     def flag_words(cls, settings):

@@ -27,6 +27,7 @@ class LeastSquares(Division):
     weighs_background = True
     usual_irrelevant = 200  # each of which takes milliseconds
     background_note = " but these, or a sample"
+    suffixes = ("_least_squares",)
     nulls = (WEIGHTS, FITTED, SHARES)
     primary_null = FITTED  # it invents little in permuted weights, unless it is asked for what the real channel does
 
@@ -40,10 +41,6 @@ class LeastSquares(Division):
     @classmethod
     def suffix_of(cls, settings):
         return f"_{cls.name}"
-
-    @classmethod
-    def suffixes(cls):
-        return [f"_{cls.name}"]
 
     @classmethod
     def describe(cls, settings):

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from utils.defaults import LAST_LAYERS
 from utils.errors import UserError
 from utils.networks.arrangement import Arrangement, arrangement_of
-from utils.networks.copying import copy_module, without_hooks
+from utils.networks.loading import copy_module, without_hooks
 from utils.networks.recording import FLOAT32, trace
 
 

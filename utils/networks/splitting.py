@@ -7,8 +7,8 @@ from torch import nn
 
 from utils.method.disentangling import merge
 from utils.networks.arithmetic import full_precision
-from utils.networks.copying import copy_module, share_hooks, without_hooks
 from utils.networks.layers import splittable
+from utils.networks.loading import copy_module, share_hooks, without_hooks
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from utils.errors import printable
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities, gamma_polysemantic
 from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of

@@ -10,7 +10,7 @@ import torch
 
 from utils.errors import printable
 from utils.images.batches import batches_of
-from utils.images.listing import class_folders, has_images, list_images
+from utils.images.folders import class_folders, has_images, list_images
 from utils.method.disentangling import in_order
 from utils.method.importance import attribution_shares
 from utils.networks.arithmetic import network_arithmetic

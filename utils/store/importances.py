@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
-from utils.images.listing import ImageList
+from utils.images.folders import ImageList
 from utils.images.transform import Transform
 from utils.store.files import (
     damage_is_one_line,

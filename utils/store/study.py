@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from utils.images.batches import ImageBatches
-from utils.images.classes import ClassMap
+from utils.images.folders import ClassMap
 from utils.images.transform import Transform
 from utils.store.class_statistics import ClassStore
 from utils.store.importances import ImportanceStore

@@ -44,6 +44,10 @@ class Registry:
         """Add a plug-in, as ``"module:class"``, after those that are there."""
         self._places[name] = place
 
+    def unregister(self, name):
+        """Take a plug-in away again."""
+        del self._places[name]
+
 
 class _Later:
     def __init__(self, name):

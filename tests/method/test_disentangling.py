@@ -13,6 +13,7 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
+from utils.divisions.arv import OBJECTIVES, Arv
 from utils.method.disentangling import (
     RHOS,
     Concept,
@@ -36,7 +37,8 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     bias = None if layer.bias is None else layer.bias[channel].clone()
     concepts = [Concept(f"concept {k}", [k]) for k in range(num_concepts)]
     weight = as_layer(layer).weight[channel].clone()
-    return Split(channel, concepts, weight, bias, 4, arvs, arvs.mean(0), owners, torch.zeros(20, 3), "positive", rho)
+    division = Arv(owners, torch.zeros(20, 3), "positive", rho, num_concepts)
+    return Split(channel, concepts, weight, bias, 4, arvs, arvs.mean(0), division)
 
 
 def test_the_grid_of_rho():
@@ -260,4 +262,4 @@ def test_of_equal_values_the_smallest_rho_is_chosen():
     search = RhoSearch(layer.weight[0], None, arvs)
     search.add(layer.maps(search.rows, None)(torch.rand(4, 4, 3, 3)), torch.tensor([0, 1, 0, 1]))
     assert len(search.objectives().unique(dim=0)) == 1
-    assert search.best("positive") == 0.05
+    assert search.best()[OBJECTIVES.index("positive")] == 0.05

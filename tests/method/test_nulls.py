@@ -1,4 +1,4 @@
-"""References: rows of many units against one at a time, the identity behind them, p and q values, intervals."""
+"""Nulls: permutations, p and q values, and intervals by resampling channels."""
 
 import itertools
 
@@ -6,22 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.method.disentangling import shares_of_owners, split_sources
-from utils.method.least_squares import least_squares_shares
-from utils.method.nulls import (
-    mean_with_interval,
-    p_value,
-    permutation,
-    q_values,
-    rows_by_arv,
-    rows_by_least_squares,
-)
-
-
-def units(num_units=5, num_inputs=7, taps=2, num_concepts=3):
-    torch.manual_seed(0)
-    weights = torch.randn(num_units, num_inputs, taps, dtype=torch.float64)
-    return weights, torch.randn(num_concepts, num_inputs, taps, dtype=torch.float64)
+from utils.method.nulls import mean_with_interval, p_value, permutation, q_values
 
 
 def test_a_permutation_depends_on_what_it_is_for_and_on_nothing_else():
@@ -33,64 +18,6 @@ def test_a_permutation_depends_on_what_it_is_for_and_on_nothing_else():
     others.append(("weights", 3, [[1, 2]], 0))
     drawn = [first, *(permutation(50, *other) for other in others)]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
-
-
-@pytest.mark.parametrize("rho", [0.3, 0.7, 1.0])
-def test_the_rule_on_many_units_is_the_rule_on_each(rho):
-    weights, means = units()
-    rows = rows_by_arv(weights, means, rho)
-    assert rows.shape == (3, 5, 7, 2)
-    for unit, weight in enumerate(weights):
-        arvs = torch.stack([(weight * mean).sum(1) for mean in means])
-        owners = [
-            next((k + 1 for k in range(3) if all(rho * arvs[k, i] > arvs[j, i] for j in range(3) if j != k)), 0)
-            for i in range(7)
-        ]
-        for k in range(3):
-            kept = torch.tensor([owner in (0, k + 1) for owner in owners])
-            assert torch.equal(rows[k, unit], weight * kept[:, None])
-
-
-def test_owners_of_many_units_are_those_of_each():
-    arvs = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
-    together = split_sources(arvs, 0.8)
-    assert all(torch.equal(together[unit], split_sources(arvs[:, unit], 0.8)) for unit in range(4))
-    assert torch.equal(shares_of_owners(together, 3)[:, 2], shares_of_owners(together[2], 3))
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_a_split_of_two_at_rho_1_is_half_the_channel_and_half_a_sign_linear_discriminant(ties):
-    """``c'_1 = (a + d) / 2`` with ``d = sum_i |W_i| sgn(M_1i - M_2i) S_i``, and ``c'_2 = (a - d) / 2``.
-
-    One tap, no bias, and class means that differ for every input of weight other than 0. The inputs of equal ones, with
-    or without a weight, are the residual r, and on top of both: ``(a + d + r) / 2``.
-    """
-    random = torch.Generator().manual_seed(1)
-    weight, inputs = (torch.randn(*shape, dtype=torch.float64, generator=random) for shape in ((9,), (30, 9)))
-    means = torch.randn(2, 9, dtype=torch.float64, generator=random)
-    weight[4] = 0
-    if ties:
-        means[0, :3] = means[1, :3]
-    assert (weight < 0).any() and (means < 0).any() and (weight * (means[0] - means[1]) < 0).any()
-    first, second = rows_by_arv(weight[None, :, None], means[..., None], 1.0)[:, 0, :, 0] @ inputs.T
-    channel = inputs @ weight
-    discriminant = sum(weight[i].abs() * (means[0, i] - means[1, i]).sign() * inputs[:, i] for i in range(9))
-    residual = sum(weight[i] * inputs[:, i] for i in range(9) if means[0, i] == means[1, i])
-    torch.testing.assert_close(first, (channel + discriminant + residual) / 2)
-    torch.testing.assert_close(second, (channel - discriminant + residual) / 2)
-    if not ties:
-        torch.testing.assert_close(first, (channel + discriminant) / 2)
-
-
-def test_least_squares_on_many_units_is_that_on_each_and_shares_everything_out():
-    weights, _ = units()
-    groups = [torch.randn(n, 7, 2, generator=torch.Generator().manual_seed(n)) for n in (6, 8, 20)]
-    targets = weights.flip(0)
-    for target in (None, targets):
-        rows = rows_by_least_squares(weights, groups, [1.0, 1.0, 0.5], target)
-        torch.testing.assert_close(rows.sum(0), weights)
-        shares = least_squares_shares(weights, groups, [1.0, 1.0, 0.5], target)
-        torch.testing.assert_close(rows, shares.transpose(0, 1)[..., None] * weights, atol=0.02, rtol=0)
 
 
 def test_p_values():

@@ -2,6 +2,8 @@
 
 import torch
 
+from utils.divisions.arv import Arv
+from utils.divisions.least_squares import LeastSquares
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.networks.layers import layer_of
 
@@ -9,6 +11,8 @@ from utils.networks.layers import layer_of
 def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
     layer, generator = layer_of("", module), torch.Generator().manual_seed(seed)
     arvs = torch.randn(num_concepts, layer.num_inputs, generator=generator)
+    owners = torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8)
+    objectives = torch.zeros(len(RHOS), 3, dtype=torch.float64)
     return Split(
         channel=channel,
         concepts=[Concept(f"concept {k}", [k]) for k in range(num_concepts)],
@@ -17,18 +21,14 @@ def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
         positions=4,
         arvs=arvs,
         mean_arv=arvs.mean(0),
-        owners=torch.stack([split_sources(arvs, value) for value in RHOS]).to(torch.uint8),
-        objectives=torch.zeros(len(RHOS), 3, dtype=torch.float64),
-        objective="positive",
-        rho=rho,
+        division=Arv(owners, objectives, "positive", rho, num_concepts),
     )
 
 
 def fitted_split(module, channel, num_concepts=2, seed=0):
     """The same, with shares of inputs at random; the last concept is everything else."""
     split, generator = random_split(module, channel, num_concepts, seed), torch.Generator().manual_seed(seed)
-    split.owners = split.objectives = split.objective = split.rho = None
     split.concepts[-1] = Concept("everything else", [], kind="background")
     shares = torch.rand(num_concepts, split.arvs.shape[1], generator=generator, dtype=torch.float64) ** 4
-    split.fitted = shares / shares.sum(0)
+    split.division = LeastSquares(shares / shares.sum(0), **LeastSquares.settings_from({}))
     return split

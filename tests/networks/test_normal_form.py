@@ -12,8 +12,8 @@ import torch
 
 from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
 from tests.method.test_disentangling import objective_loop
+from utils.divisions.arv import OBJECTIVES, Arv
 from utils.method.disentangling import (
-    OBJECTIVES,
     RHOS,
     Concept,
     RhoSearch,
@@ -75,6 +75,7 @@ ARVS = torch.tensor([[4.0, 1.0, 1.0, 2.0, -3.0], [1.0, 4.0, 1.5, 2.2, -4.0], [0.
 def make_split(layer, num_concepts, channel=CHANNEL):
     """A split in which every concept has an input, and some are shared."""
     arvs = ARVS[:num_concepts, : layer.num_inputs]
+    owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
     return Split(
         channel=channel,
         concepts=[Concept(f"concept {k}", [k]) for k in range(num_concepts)],
@@ -83,10 +84,7 @@ def make_split(layer, num_concepts, channel=CHANNEL):
         positions=layer.num_positions,
         arvs=arvs,
         mean_arv=arvs.mean(0),
-        owners=torch.stack([split_sources(arvs, rho) for rho in RHOS]),
-        objectives=torch.zeros(20, 3),
-        objective="positive",
-        rho=RHO,
+        division=Arv(owners, torch.zeros(20, 3), "positive", RHO, num_concepts),
     )
 
 
@@ -307,8 +305,10 @@ def test_the_objectives_of_every_rho_eq_6(case, opened, num_concepts):
         means = [torch.tensor(terms, dtype=torch.float64)[concepts == k].mean(0) for k in range(num_concepts)]
         torch.testing.assert_close(search.objectives()[index], sum(means), rtol=1e-3, atol=1e-5)
         assert search.owners[index].tolist() == owners
-    for column, objective in enumerate(OBJECTIVES):
-        assert search.best(objective) == RHOS[int(search.objectives()[:, column].argmax())]
+    best = [RHOS[int(values.argmax())] for values in search.objectives().T]
+    division = Arv(search.owners, search.objectives(), "positive", best[0], num_concepts)
+    assert search.best() == best
+    assert division.rhos_by_objective() == (dict(zip(OBJECTIVES, best, strict=True)), "positive")
 
 
 @pytest.mark.parametrize("num_concepts", [2, 3])

@@ -71,7 +71,7 @@ def split_file(module, channel, num_concepts=2, **context):
     split = random_split(module, channel, num_concepts)
     settings = {**dict.fromkeys(SETTINGS), "only_correct": False, "precision": "fp32", "tau": 0.03}
     proof = {"images": 8, "changed_predictions": 0}
-    return SplitFile(split, {**CONTEXT, **context}, settings, None, {"from": "classes"}, proof)
+    return SplitFile(split, {**CONTEXT, **context}, settings, None, {"name": "classes", "state": {}}, proof)
 
 
 def flips(data):

@@ -246,10 +246,8 @@ class StoredImageSets(ImageSets):
 
     @classmethod
     def map_images(cls, opened, study):
-        dropped, source = cls.dropped(opened, study), cls.of_layer(study)
-        sets_of = {
-            one.path: [torch.tensor(concept.images) for concept in one.file.split.own_concepts] for one in opened
-        }
+        dropped, source = cls.dropped(opened, study), cls.of_layer(study.training)
+        sets_of = {one.path: image_sets_of(one) for one in opened}
         kept = torch.cat([*(images for sets in sets_of.values() for images in sets), *dropped.values()])
         study.tap_sums.keep(kept[torch.isin(kept, study.labels.indices)])
 

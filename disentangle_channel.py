@@ -63,6 +63,7 @@ def main(settings):
     from utils.command_line.run import print_end
     from utils.concept_sources.registry import SOURCES
     from utils.divisions.registry import DIVISIONS
+    from utils.images.folders import ClassMap
     from utils.networks.arithmetic import check_precision, choose_device
     from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
     from utils.stages.disentangling import EqualityProof, images_in_turn, members_of, some_of_all
@@ -72,25 +73,29 @@ def main(settings):
 
     device = choose_device(settings.device)
     check_precision(settings.precision, device)
+    flags.loading(settings, device)  # refuses what the device lacks before anything is read
     store = ImportanceStore(settings.store_dir, run_name(settings.model, settings.layer_of_interest))
     meta = store.load_meta()
     store.require_complete()
     opening.check_channel_count(settings, meta)
     asked = opening.asked_candidates(settings, meta["num_channels"])
     opening.check_origin(asked, settings, meta)
+    problems = opening.Problems(len(asked.candidates))
+    channels = opening.resolve_all(asked, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)
     transform = opening.open_transform(settings, meta, store.folder)
     network, layer = opening.open_network(settings, meta, store.folder)
     network.module.to(device, memory_format=torch.channels_last)
     study = opening.open_study(
-        *(settings, store, transform, device),
+        settings,
+        store,
+        transform,
+        device,
         open_network=lambda: (network, layer),
         only_correct=opening.setting("only_correct", settings, asked.settings),
         background=settings.background,
     )
 
     # The concepts of each channel
-    problems = opening.Problems(len(asked.candidates))
-    channels = opening.resolve_all(asked, settings.channel_flag, meta, study.classes, problems)
     source = SOURCES.get(settings.concepts_from).from_given(settings.source_given, study)
     maker = source.maker(study, [channel for channel, _ in channels])
     candidates = problems.collect(maker.make, channels)

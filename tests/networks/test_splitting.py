@@ -132,7 +132,7 @@ def test_a_hook_on_the_parts_sees_them_in_fp32_and_what_it_changes_reaches_the_o
     assert kept["parts"].dtype == torch.float32
     for split, rows in zip(splits, changed.rows_of, strict=True):
         for row, weight in zip(rows, split.rows(), strict=True):
-            expected = nn.functional.conv2d(x.float(), weight.view(1, 8, 3, 3), split.bias[None], padding=1)
+            expected = nn.functional.conv2d(x.float(), weight.float().view(1, 8, 3, 3), split.bias[None], padding=1)
             torch.testing.assert_close(kept["parts"][:, [row]], expected, rtol=0.02, atol=0.02)
     assert not silenced[:, 7].any()
     others = [channel for channel in range(12) if channel != 7]

@@ -3,7 +3,6 @@
 import io
 import itertools
 import re
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,13 +11,13 @@ from PIL import Image
 
 from tests import factories
 from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
-from utils.command_line.split_opening import OpenedSplit
+from utils.command_line.evaluating import figure_wishes
+from utils.command_line.settings import ResultSettings
 from utils.images.batches import ImageBatches
 from utils.images.folders import ClassMap, list_images
 from utils.networks.layers import find_layer
 from utils.report import split_figures
 from utils.report.plots import GREY
-from utils.report.sheets import SCREEN
 from utils.report.split_figures import FigureMaker
 from utils.stages import visualization
 from utils.stages.evaluation import (
@@ -31,6 +30,7 @@ from utils.stages.evaluation import (
     top_patches,
 )
 from utils.stages.validation import ImagePass, list_validation
+from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
 from utils.store.splits import read_split, transform_from
 
@@ -155,27 +155,24 @@ def test_flags_that_cannot_be_followed_are_refused(finished, tmp_path, flags, me
 
 def draw(folder, **wishes):
     """All figures of the splits of ``folder``, in this process."""
-    asked = ("get_qualitative", "get_channel_card", "get_feature_visualization", "all_classes")
-    unsaid = dict.fromkeys(("patches", "patch_size", "steps", "seeds"))
-    args = {**dict.fromkeys(asked, False), **unsaid, "figure_width": SCREEN, **wishes}
-    args = Namespace(output_dir=folder, batch_size=3, precision="fp32", **args)
+    settings = ResultSettings(output_dir=folder, division_given={}, **wishes)
     opened = [OpenedSplit(path, file := read_split(path), file.split.rho)
               for path in sorted((folder / "store" / "models_disentangled").glob("*.pt"))]  # fmt: skip
     context, device = opened[0].file.context, torch.device("cpu")
     classes, transform = ClassMap(context["classes"]), transform_from(context["transform"])
     network = factories.small().eval().requires_grad_(False)
     outputs = sorted({output for one in opened for output in one.keys})
-    images = list_validation(folder / "data" / "val", classes, outputs, args.all_classes)
+    images = list_validation(folder / "data" / "val", classes, outputs, settings.all_classes)
 
     def load(batches, description):
         return ImageBatches(images, transform, batches, None, num_workers=0, device=device, skip_unreadable=True)
 
     how = {"precision": "fp32", "decoding": "pil"}
     source = ImagePass(network, find_layer(network, "last", 24), images, classes, {}, load, 3, how)
-    maker = FigureMaker(args, source, opened, transform, device)
+    maker = FigureMaker(figure_wishes(settings), source, opened, transform, device)
     known = [describe_result(one, RUN, 0.0001, source) for one in opened]
     found = []
-    for number, result, arrays in evaluate(opened, known, source, Results(folder, None), args.get_channel_card):
+    for number, result, arrays in evaluate(opened, known, source, Results(folder, None), settings.get_channel_card):
         result = result or result_of(known[number], arrays, opened[number], source)
         found += maker.draw(number, result, arrays)
     return found

@@ -33,7 +33,8 @@ def layer(splits=None):
 
 
 def known_split(kind="groups", split_by="arv", only_correct=False, name="a"):
-    split = SimpleNamespace(split_by=split_by, shown_rows=lambda _: torch.zeros(3, 2, 1), classes=[[0], [1]], rho=1.0)
+    division, rows = SimpleNamespace(name=split_by), torch.zeros(3, 2, 1)
+    split = SimpleNamespace(division=division, shown_rows=lambda _: rows, classes=[[0], [1]], rho=1.0)
     file = SimpleNamespace(split=split, settings={"only_correct": only_correct})
     return KnownSplit(Path(f"{name}.pt"), file, kind, None, None, [])
 

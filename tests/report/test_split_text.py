@@ -8,8 +8,9 @@ from torch import nn
 
 from tests.networks.helpers import fitted_split
 from tests.store.helpers import split_file
+from utils.divisions.arv import Arv
 from utils.method.disentangling import RHOS
-from utils.report.split_text import _print_rhos, print_closing_table
+from utils.report.split_text import print_closing_table
 
 
 def objectives(**best):
@@ -23,15 +24,19 @@ def objectives(**best):
 @pytest.fixture
 def file():
     made = split_file(nn.Conv2d(6, 9, 1), 4)
-    made.split.objectives = objectives(positive=0.95, absolute=0.3, contrast=1.0)
-    made.split.rho = 0.95
+    made.split.division = searched(made, 0.95, positive=0.95, absolute=0.3, contrast=1.0)
     return made
 
 
-def test_the_table_of_rho_marks_what_each_objective_would_choose(file, capsys):
-    file.split.objectives[0, 0] = 1e6
-    _print_rhos(file.split)
-    _, header, *rows, each, asked, _ = capsys.readouterr().out.splitlines()
+def searched(file, rho, objective="positive", **best):
+    """The division of a split file, where these values of the objectives have chosen a rho."""
+    division = file.split.division
+    return Arv(division.owners, objectives(**best), objective, rho, division.num_concepts)
+
+
+def test_the_table_of_rho_marks_what_each_objective_would_choose(file):
+    file.split.division.objectives[0, 0] = 1e6
+    _, header, *rows, each, asked, _ = file.split.division.text().splitlines()
     assert header.split() == ["rho", "positive", "absolute", "contrast", "|S_1|", "|S_2|", "shared"]
     assert [row.split()[0] for row in rows] == [f"{rho:.2f}" for rho in RHOS]
     starred = [[row.split()[0] for row in rows if row.split()[column].endswith("*")] for column in (1, 2, 3)]
@@ -43,11 +48,10 @@ def test_the_table_of_rho_marks_what_each_objective_would_choose(file, capsys):
     assert len({len(row.removesuffix(" <- chosen")) for row in rows}) == 1
 
 
-def test_values_that_all_are_zero_can_be_shown(file, capsys):
-    file.split.objectives.zero_()
-    file.split.rho = 0.05
-    _print_rhos(file.split)
-    rows = capsys.readouterr().out.splitlines()[2:22]
+def test_values_that_all_are_zero_can_be_shown(file):
+    division = file.split.division
+    zero = Arv(division.owners, division.objectives.zero_(), "positive", 0.05, division.num_concepts)
+    rows = zero.text().splitlines()[2:22]
     assert {row.split()[1].rstrip("*") for row in rows} == {"0.00%"}
     assert rows[0].count("*") == 3 and not any("*" in row for row in rows[1:])  # of equal ones, the smallest
 
@@ -55,13 +59,12 @@ def test_values_that_all_are_zero_can_be_shown(file, capsys):
 def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):
     fitted = replace(file, split=fitted_split(nn.Conv2d(6, 9, 1), 5))
     other = split_file(nn.Conv2d(6, 9, 1), 6)
-    other.split.objectives, other.split.objective = objectives(positive=0.2, absolute=0.4, contrast=0.6), "contrast"
-    other.split.rho = 0.6
+    other.split.division = searched(other, 0.6, "contrast", positive=0.2, absolute=0.4, contrast=0.6)
     print_closing_table([file, fitted, other])
     _, _, header, *rows = capsys.readouterr().out.splitlines()[:6]
     assert header.split()[2:6] == ["positive", "absolute", "contrast", "quality"]
     assert [row.split()[2:6] for row in rows] == [
-        ["0.95*", "0.30", "1.00", f"{file.split.objectives[RHOS.index(0.95), 2]:.4f}"],
+        ["0.95*", "0.30", "1.00", f"{file.split.division.objectives[RHOS.index(0.95), 2]:.4f}"],
         ["-", "-", "-", "-"],
         ["0.20", "0.40", "0.60*", "1.7500"],
     ]

@@ -29,7 +29,8 @@ def test_new_channels_are_compared_with_every_draw_of_permuted_weights(after, ra
 
 
 def test_of_least_squares_the_reference_is_fitted_to_the_real_channel():
-    rows = measured(0.6, ap_all_real_target=0.55, ap_draws_real_target=[0.5, 0.6])
+    fitted = {"ap_all_real_target": 0.55, "ap_draws_real_target": [0.5, 0.6]}
+    rows = measured(0.6, split_by="least_squares", **fitted)
     assert not is_beyond(rows[0]) and is_beyond(measured(0.6)[0])
     mean = mean_separation(rows)
     assert (mean.before, mean.after, mean.reference) == (0.1, 0.6, 0.55) and mean.gain == pytest.approx(0.05)

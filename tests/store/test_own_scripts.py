@@ -58,7 +58,7 @@ def test_new_channels_are_found_by_name_and_are_what_the_split_says(finished, sp
     stored = read_split(split).split
     inputs = factories.small().stem(pixels).sum((2, 3))
     for name, row in zip(rows, stored.rows(stored.rho), strict=True):
-        torch.testing.assert_close(rows[name], inputs @ row.flatten(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(rows[name], inputs @ row.flatten().float(), rtol=1e-4, atol=1e-4)
     assert rows["bee"][targets == 1].mean() > rows["bee"][targets == 3].mean()
 
 

@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from tests.store.helpers import META, some_flips
+from utils.concept_sources.pure import USUAL
 from utils.errors import UserError
-from utils.store.references import DEFAULTS, References, ReferenceStore
+from utils.store.references import References, ReferenceStore
 
 CHANNELS, IMAGES, NUMBER, FEATURES = 9, 20, 4, 3
 OF_LAYER = {**META, "num_channels": CHANNELS, "num_images": IMAGES}
-SETTINGS = {**DEFAULTS, "number": NUMBER}
+SETTINGS = {**USUAL, "number": NUMBER}
 
 
 def stored(folder, meta=OF_LAYER, num_features=FEATURES, **changes):
-    return ReferenceStore(folder, "m", meta, num_features, {**SETTINGS, **changes})
+    return ReferenceStore(folder, "m", "pure", meta, num_features, settings={**SETTINGS, **changes}, usual=USUAL)
 
 
 def units(*channels):

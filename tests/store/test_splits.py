@@ -1,18 +1,21 @@
 """Split files: what is written is read, and what cannot be a split is refused, whatever its checksum says."""
 
-import re
+import struct
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
 from tests import factories
-from tests.store.helpers import CONTEXT, equal, some_flips, split_file
+from tests.store.helpers import CONTEXT, equal, flips, some_flips, split_file
+from utils.divisions.arv import OBJECTIVES, Arv
+from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
-from utils.method.disentangling import Concept, Split
+from utils.method.disentangling import RHOS, Concept, Split
 from utils.networks.loading import fingerprint
 from utils.store import splits
-from utils.store.files import SUFFIXES, split_suffix
+from utils.store.files import split_suffix
 from utils.store.networks import split_network
 from utils.store.splits import find_splits, read_split, require_weight, split_path, write_split
 
@@ -44,7 +47,7 @@ def test_a_flipped_bit_of_a_split_file_is_found_or_changes_nothing(tmp_path):
 def test_a_split_file_holds_the_split_and_what_it_came_from(tmp_path, bias):
     file = split_file(nn.Conv2d(5, 3, 3, bias=bias), 1, num_concepts=3)
     file.split.concepts = [Concept("été", [0]), Concept("one", [1]), Concept("some", [], [3, 5], "images")]
-    file.source["centroids"] = torch.ones(1, 2)
+    file.source["state"]["centroids"] = torch.ones(1, 2)
     write_split(tmp_path / "split.pt", file)
     read = read_split(tmp_path / "split.pt")
     assert isinstance(read.split, Split) and read.split.concepts == file.split.concepts
@@ -54,16 +57,78 @@ def test_a_split_file_holds_the_split_and_what_it_came_from(tmp_path, bias):
     assert len(read.sha256) == 64 and read.settings["tau"] == 0.03 and read.settings["gamma"] is None
 
 
-def forge(path, change):
-    """Change a split file's content, and give it the checksum of what it holds then."""
+# --------------------------------------------------------------------------------------------------------------------
+# Thresholds of stage 2, which change nothing in a split
+
+
+def stored_digest(path, **settings):
+    """The digest of a split file that is written with these settings, and read."""
+    file = split_file(MODULE, 1)
+    file.settings |= settings
+    write_split(path, file)
+    read = read_split(path)
+    assert read.sha256 == file.sha256 and read.settings == file.settings
+    return read.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("tau", (None, 0.05)), ("p", (0.5, 0.75)), ("gamma", (0.4, 0.5)), ("min_images", (1, 30))],
+)
+def test_thresholds_of_stage_2_are_kept_and_do_not_change_the_digest_of_a_split(tmp_path, name, values):
+    digests = {stored_digest(tmp_path / "split.pt", **{name: value}) for value in values}
+    assert digests == {stored_digest(tmp_path / "split.pt")}
+
+
+@pytest.mark.parametrize(
+    "other", [{"only_correct": True}, {"precision": "bf16"}, {"decoding": "fast"}, {"batch_size": 3}], ids=str
+)
+def test_all_other_settings_change_the_digest_of_a_split(tmp_path, other):
+    assert stored_digest(tmp_path / "split.pt", **other) != stored_digest(tmp_path / "split.pt")
+
+
+def test_every_flipped_bit_of_a_threshold_is_found(tmp_path):
+    path, tau = tmp_path / "split.pt", 0.0371
+    stored_digest(path, tau=tau)
+    data, stored = path.read_bytes(), struct.pack(">d", tau)
+    assert data.count(stored) == 1
+    before, after = data.split(stored)
+    for _, damaged in flips(stored):
+        path.write_bytes(before + damaged + after)
+        with pytest.raises(UserError, match=r"split\.pt is damaged"):
+            read_split(path)
+
+
+@pytest.mark.parametrize("name", splits.THRESHOLDS)
+def test_a_threshold_that_was_changed_without_its_checksum_is_refused(tmp_path, name):
+    path = tmp_path / "split.pt"
+    stored_digest(path)
     content = torch.load(path, weights_only=True)
-    del content["sha256"]
+    content["settings"][name] = 0.5
+    torch.save(content, path)
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        read_split(path)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What cannot be a split
+
+
+def forge(path, change):
+    """Change a split file's content, and give it the checksums of what it holds then."""
+    content = torch.load(path, weights_only=True)
+    del content["sha256"], content["settings_sha256"]
     change(content)
-    torch.save({**content, "sha256": splits.digest_of(content)}, path)
+    digests = {"sha256": splits.split_digest(content), "settings_sha256": splits.digest_of(content["settings"])}
+    torch.save({**content, **digests}, path)
 
 
 def put(**values):
     return lambda content: content.update(values)
+
+
+def put_in_division(**values):
+    return lambda content: content["division"]["state"].update(values)
 
 
 def spoil(name, value):
@@ -78,24 +143,25 @@ def spoil(name, value):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda content: content["owners"].view(-1)[0].sub_(1),
-        spoil("owners", 7),
-        *[put(rho=rho) for rho in (0.33, 0.0, 2, "0.5")],
-        put(objective="best"),
+        lambda content: content["division"]["state"]["owners"].view(-1)[0].sub_(1),
+        lambda content: content["division"]["state"]["owners"].view(-1)[-1].fill_(7),
+        *[put_in_division(rho=rho) for rho in (0.33, 0.0, 2, "0.5")],
+        put_in_division(objective="best"),
+        lambda content: content["division"].update(name="unknown"),
         *[spoil(name, value) for name in ("weight", "arvs") for value in (torch.nan, torch.inf)],
         put(bias=torch.tensor(torch.nan)),
         put(weight=torch.ones(3, 1)),
         put(weight=torch.ones(2)),
         put(arvs=torch.ones(2, 3)),
-        put(owners=torch.zeros(20, 3, dtype=torch.uint8)),
-        put(objectives=torch.zeros(20, 2)),
+        put_in_division(owners=torch.zeros(20, 3, dtype=torch.uint8)),
+        put_in_division(objectives=torch.zeros(20, 2)),
         put(mean_arv=torch.ones(3)),
         *[put(channel=channel) for channel in (-1, 3, 10**30, "1")],
         lambda content: content["concepts"].pop(),
         lambda content: content["concepts"][0].update(colour="red"),
         put(concepts=[]),
-        put(rhos=[0.5]),
-        put(objective_names=["contrast", "positive", "absolute"]),
+        put_in_division(rhos=[0.5]),
+        put_in_division(objective_names=["contrast", "positive", "absolute"]),
         put(settings={"tau": 0.03}),
         lambda content: content["context"].pop("layer"),
         put(positions=0),
@@ -116,46 +182,71 @@ def test_content_that_was_changed_without_the_checksum_is_refused(tmp_path):
     path = tmp_path / "split.pt"
     write_split(path, split_file(MODULE, 1))
     content = torch.load(path, weights_only=True)
-    torch.save({**content, "source": {"from": "elsewhere"}}, path)
+    torch.save({**content, "source": {"name": "circuits", "state": {}}}, path)
     with pytest.raises(UserError, match="its checksum is wrong"):
         read_split(path)
 
 
-@pytest.mark.parametrize("version", [1, 2, 4])
+OTHER_VERSION = "old.pt was made by another version of this program: run disentangle_channel.py again"
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 5])
 def test_a_split_of_another_format_is_one_line(tmp_path, version):
     torch.save({"format": version, "weight": torch.ones(2)}, tmp_path / "old.pt")
     with pytest.raises(UserError) as refused:
         read_split(tmp_path / "old.pt")
-    assert str(refused.value).endswith(
-        "old.pt was made by another version of this program: run disentangle_channel.py again"
-    )
+    assert str(refused.value).endswith(OTHER_VERSION)
     with pytest.raises(UserError, match="there is no split file"):
         read_split(tmp_path / "none.pt")
 
 
-def test_everything_that_makes_another_split_makes_another_name():
+def test_a_whole_split_file_of_format_3_is_the_same_line(tmp_path):
+    """A file as it was written before divisions and sources of concepts were plug-ins, with a right checksum."""
+    file = split_file(MODULE, 1)
+    split, division = file.split, file.split.division
+    content = {"format": 3, "rhos": list(RHOS), "objective_names": list(OBJECTIVES), **vars(split)}
+    del content["division"]
+    content |= {"concepts": [asdict(concept) for concept in split.concepts], "owners": division.owners}
+    content |= {"objectives": division.objectives, "objective": "positive", "rho": division.rho, "fitted": None}
+    content |= {name: getattr(file, name) for name in ("context", "settings", "background", "proof")}
+    content |= {"source": {"from": "classes"}}
+    torch.save({**content, "sha256": splits.digest_of(content)}, tmp_path / "old.pt")
+    with pytest.raises(UserError) as refused:
+        read_split(tmp_path / "old.pt")
+    assert str(refused.value).endswith(OTHER_VERSION)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def suffix_of(division=Arv, given=None, only_correct=False, background=None):
+    """What follows in the name of a split by a way of dividing with the settings that are ``given``."""
+    own = division.suffix_of(division.settings_from(given or {}))
+    return split_suffix(only_correct=only_correct, division=own, background=background)
+
+
+def test_everything_that_makes_another_split_makes_another_name_that_is_found(tmp_path):
     wishes = [
-        {"only_correct": correct, "objective": objective, "split_by": split_by, "background": background}
+        {"only_correct": correct, "division": division, "given": given, "background": background}
         for correct in (False, True)
-        for split_by, objective in (
-            *(("arv", objective) for objective in ("positive", "absolute", "contrast")),
-            ("least_squares", None),
-        )
+        for division, given in (*((Arv, {"objective": objective}) for objective in OBJECTIVES), (LeastSquares, {}))
         for background in (None, 1, 3, 0.001)
     ]
-    suffixes = [split_suffix(**wish) for wish in wishes]
+    suffixes = [suffix_of(**wish) for wish in wishes]
     assert len(set(suffixes)) == len(wishes)
-    assert all(re.fullmatch(SUFFIXES, suffix) for suffix in suffixes)
+    for suffix in suffixes:
+        split_path(tmp_path, "m", 1, [[2], [3]], suffix).touch()
+    assert len(find_splits(tmp_path, "m", 1, [[2], [3]])) == len(wishes)
     for expected, wish in (
         ("", {}),
         ("_only_correct", {"only_correct": True}),
-        ("_only_correct_contrast", {"only_correct": True, "objective": "contrast"}),
-        ("_absolute", {"objective": "absolute"}),
+        ("_only_correct_contrast", {"only_correct": True, "given": {"objective": "contrast"}}),
+        ("_absolute", {"given": {"objective": "absolute"}}),
         ("_background", {"background": 1.0}),
-        ("_least_squares_background0.1", {"split_by": "least_squares", "objective": None, "background": 0.1}),
+        ("_least_squares_background0.1", {"division": LeastSquares, "background": 0.1}),
     ):
-        plain = {"only_correct": False, "objective": "positive", "split_by": "arv", "background": None}
-        assert split_suffix(**{**plain, **wish}) == expected
+        assert suffix_of(**wish) == expected
     assert str(split_path("f", "m", 1, [[2, 3], [4]], "_absolute")) == "f/m_channel1_2-3_4_absolute.pt"
 
 

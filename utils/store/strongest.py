@@ -3,15 +3,15 @@
 import numpy as np
 
 from utils.errors import UserError
+from utils.method.patches import TOP_IMAGES
 from utils.store.files import damage_is_one_line, read_arrays, write_arrays
 
 AGAIN = "delete it and run get_results.py --report again"
-NUM_PATCHES = 16
 LAYOUT = {
     "keys": (np.uint8, (None, 32)),
-    "values": (np.float32, (None, NUM_PATCHES)),
-    "images": (np.int64, (None, NUM_PATCHES)),
-    "centres": (np.float32, (None, NUM_PATCHES, 2)),
+    "values": (np.float32, (None, TOP_IMAGES)),
+    "images": (np.int64, (None, TOP_IMAGES)),
+    "centres": (np.float32, (None, TOP_IMAGES, 2)),
 }
 
 

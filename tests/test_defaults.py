@@ -1,0 +1,25 @@
+"""Every default stands once: what cannot read it (a shell script, a page) says the same."""
+
+import ast
+import re
+
+from tests.conftest import ROOT
+from utils import defaults
+
+
+def test_nothing_is_imported():
+    tree = ast.parse((ROOT / "utils" / "defaults.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_the_papers_settings_in_shell_are_the_defaults():
+    script = (ROOT / "reproduce_paper.sh").read_text()
+    assert re.search(r"^tau=(\S+)$", script, re.MULTILINE)[1] == str(defaults.TAU)
+    assert f"--p {defaults.P} --cos_sim_high {defaults.GAMMA} " in script
+
+
+def test_the_papers_own_lines_have_the_default_thresholds():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"--proportion_attribution_required {defaults.TAU} --p {defaults.P} --cos_sim_high {defaults.GAMMA}" in readme
+    )

@@ -49,8 +49,8 @@ def settings_from(args, _):
     flags.require(args, "model")
     source, given = flags.source_of(args)
     candidates = flags.candidates_from(args, DisentanglingSettings.channel_flag, finds_concepts=not source.labelled)
-    split_by, division_settings, background = flags.division_of(args, source)
-    derived = {"finds_concepts": not source.labelled, "source_given": given, "division_settings": division_settings}
+    split_by, division_given, background = flags.division_of(args, source)
+    derived = {"finds_concepts": not source.labelled, "source_given": given, "division_given": division_given}
     derived |= {"split_by": split_by, "background": background}
     return flags.settings_of(DisentanglingSettings, args, **candidates, **derived)
 
@@ -102,16 +102,17 @@ def main(settings):
 
     # Whose is which input? Divided where that is not there yet, on the images of the concepts
     division = DIVISIONS.get(settings.split_by)
-    print_how(division.describe(settings.division_settings), study.only_correct, study.background)
+    division_settings = division.settings_from(settings.division_given)
+    print_how(division.describe(division_settings), study.only_correct, study.background)
     divider = division.divider(
-        settings.division_settings,
+        division_settings,
         network=network.module,
         layer=layer,
         precision=study.precision,
         inputs_of=study.inputs_of,
         background=study.background,
     )
-    splits = SplitWriter(study, asked.settings, division, settings.division_settings)
+    splits = SplitWriter(study, asked.settings, division, division_settings)
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, study.labels, study.only_correct)
     load, proof, written = partial(study.load, store), EqualityProof(network.module, layer), []

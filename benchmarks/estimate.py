@@ -10,13 +10,22 @@ flags are those of stage 1. Exit status 3: all is well, but stage 2 has to go on
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.command_line import flags
 from utils.command_line.run import run
+from utils.command_line.settings import ImportanceSettings
 
 WITHOUT_WORDNET = 3  # exit status
 SECONDS, FEWEST, MOST = 20, 4, 400  # how long to time, and how many batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateSettings(ImportanceSettings):
+    """What stage 1 will be asked, and the candidates of stages 3 and 4."""
+
+    candidates: str
 
 
 def get_args_parser():
@@ -28,8 +37,12 @@ def get_args_parser():
     flags.add_candidates_flag(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
-    parser.set_defaults(images="train", class_map=None)
     return parser
+
+
+def settings_from(args, _):
+    flags.require(args, "model", "candidates")
+    return flags.settings_of(EstimateSettings, args)
 
 
 def bytes_per_image(layer):
@@ -108,7 +121,7 @@ def wordnet_is_there(classes):
     return True
 
 
-def main(args):
+def main(settings):
     import numpy as np
     import torch
 
@@ -122,40 +135,42 @@ def main(args):
     from utils.store.files import run_name
     from utils.store.importances import ImportanceStore
 
-    flags.require(args, "model", "candidates")
-    device = choose_device(args.device)
-    check_precision(args.precision, device)
-    loading = flags.loading(args, device)
-    network = load_network(args.model, args.weights)
-    transform = flags.transform_from_flags(args, network.transform)
-    layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
-    images, outputs = opening.open_images(args, run_name(args.model, args.layer_of_interest), network, layer)
-    asked = read_candidates(args.candidates)
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
+    loading = flags.loading(settings, device)
+    network = load_network(settings.model, settings.weights)
+    transform = flags.transform_from_flags(settings, network.transform)
+    layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
+    images, outputs = opening.open_images(
+        settings, run_name(settings.model, settings.layer_of_interest), network, layer
+    )
+    asked = read_candidates(settings.candidates)
     problems, sizes = opening.Problems(len(asked.candidates)), vars(layer) | {"num_channels": layer.num_channels}
     resolved = opening.resolve_all(asked, "channel_disentangle", sizes, ClassMap(outputs), problems)
     problems.finish("found")
     classes = {output for _, concepts in resolved for concept in concepts for output in concept}
     folders = sorted(folder for folder, output in outputs.items() if output in classes)
-    validation = list_images(Path(args.data_dir) / "val", folders)
-    store = ImportanceStore(args.store_dir, run_name(args.model, args.layer_of_interest))
-    missing, each, free = missing_images(store), bytes_per_image(layer), free_space(args.store_dir)
+    validation = list_images(Path(settings.data_dir) / "val", folders)
+    store = ImportanceStore(settings.store_dir, run_name(settings.model, settings.layer_of_interest))
+    missing, each, free = missing_images(store), bytes_per_image(layer), free_space(settings.store_dir)
     missing = len(images) if missing is None else missing
     if missing * each > free:
         raise UserError(
-            f"--store_dir {args.store_dir} needs {missing * each / 1e9:.1f} GB and has {free / 1e9:.1f} GB free"
+            f"--store_dir {settings.store_dir} needs {missing * each / 1e9:.1f} GB and has {free / 1e9:.1f} GB free"
         )
     wordnet = wordnet_is_there(outputs)
 
     own = sum(count for folder, count in images.counts().items() if folder in folders)
     total = each * len(images)
     stored = f"{total / 1e9:.1f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"
-    print(f"{args.model} with weights {network.weights}, layer {layer.name}: {layer.num_channels} channels")
+    print(f"{settings.model} with weights {network.weights}, layer {layer.name}: {layer.num_channels} channels")
     print(f"1. importances in {len(images):,} training images of {len(images.folders)} classes:")
-    print(f"   {each / 1000:.1f} KB an image, {stored} in {args.store_dir} ({free / 1e9:.0f} GB free)")
+    print(f"   {each / 1000:.1f} KB an image, {stored} in {settings.store_dir} ({free / 1e9:.0f} GB free)")
     print(f"2. pairs of classes that share a channel{', with the WordNet figure' if wordnet else ''}")
-    print(f"3. {len(resolved)} pairs of {Path(args.candidates).name} split, by {own:,} training images")
+    print(f"3. {len(resolved)} pairs of {Path(settings.candidates).name} split, by {own:,} training images")
     print(
-        f"4. and measured on {len(validation):,} validation images: tables and cards in {args.output_dir}", flush=True
+        f"4. and measured on {len(validation):,} validation images: tables and cards in {settings.output_dir}",
+        flush=True,
     )
 
     if missing == 0:
@@ -163,7 +178,7 @@ def main(args):
     else:
         targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
         network.module.to(device, memory_format=torch.channels_last)
-        how = {"batch_size": args.batch_size, "precision": args.precision, "loading": loading}
+        how = {"batch_size": settings.batch_size, "precision": settings.precision, "loading": loading}
         rate = images_per_second(network.module, layer, images, transform, targets, **how)
         there = f" for the {missing:,} images that are missing" if missing < len(images) else ""
         print(
@@ -175,4 +190,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", interrupted="nothing was stored")
+    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from, interrupted="nothing was stored")

@@ -24,7 +24,7 @@ from utils.networks.arithmetic import check_precision, choose_device, compile_ne
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.networks.recording import Recorder
-from utils.stages.importances import ChunkWriter, describe_store, fill_store
+from utils.stages.importances import ChunkWriter, StoreSettings, describe_store, fill_store
 from utils.store.importances import ImportanceStore
 
 WARM_UP, SHORT, PUBLISHED = 4, 8, 16  # batches: before a measurement, where time is taken apart, published procedure
@@ -135,12 +135,12 @@ class Machinery:
         """Stage 1 into a new store, from the start of its worker processes to its last chunk: seconds."""
         row = self.row
         with tempfile.TemporaryDirectory(dir=self.folder) as store_dir:
-            args = argparse.Namespace(
-                images="train",
+            described = StoreSettings(
                 model=self.model,
+                images="train",
                 precision=row.precision,
-                decode=row.decode,
-                compile=row.compile,
+                decoding=row.decode,
+                compiled=row.compile,
                 skip_unreadable=False,
                 chunk_size=BATCHES_A_CHUNK * self.batch_size,
             )
@@ -148,7 +148,7 @@ class Machinery:
                 ImportanceStore(store_dir, "benchmark"),
                 map_folders(images.folders, self.layer.num_outputs),
             )
-            meta = describe_store(args, self.loaded, self.layer, self.transform, images, classes)
+            meta = describe_store(described, self.loaded, self.layer, self.transform, images, classes)
             store.begin(meta, self.layer, images)
             names = {"num_workers": self.num_workers, "decode": row.decode, "skip_unreadable": False}
             how = {"batch_size": self.batch_size, "precision": row.precision}

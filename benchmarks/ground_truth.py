@@ -24,7 +24,9 @@ from benchmarks.small_vit import SmallViT
 from examples.demo.network import TRANSFORM, DemoNetwork
 from examples.demo.pictures import SIZE, write_pictures
 from examples.demo.training import EPOCHS, read_pictures, train
-from utils.method.disentangling import OBJECTIVES, Concept, RhoSearch, Split, merge, spatial_sums
+from utils.defaults import GAMMA, TAU, P
+from utils.divisions.arv import OBJECTIVES, Arv
+from utils.method.disentangling import Concept, RhoSearch, Split, merge, spatial_sums
 from utils.method.evaluation import auroc, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
 from utils.method.polysemanticity import (
@@ -37,7 +39,6 @@ from utils.method.polysemanticity import (
 from utils.networks.layers import find_layer
 from utils.networks.recording import Recorder
 
-TAU, P, GAMMA = 0.03, 0.75, 0.5
 BANDS = ((-1.0, 0.1), (0.1, 0.3), (0.3, 0.5))
 WAYS = (*OBJECTIVES, "rho = 1")
 NETWORKS = {"cnn": (DemoNetwork, EPOCHS), "vit": (SmallViT, 60)}  # and how many epochs each is trained for
@@ -87,24 +88,10 @@ def split_every_way(layer, training, channel, concepts, means):
         own = training["input"][training["targets"] == concept]
         search.add(maps(own), torch.full((len(own),), k))
     for way in WAYS:
-        rho = 1.0 if way == "rho = 1" else search.best(way)
-        objectives = search.objectives()
-        yield (
-            way,
-            Split(
-                channel,
-                [Concept(str(c), [c]) for c in concepts],
-                weight,
-                None,
-                1,
-                arvs,
-                arvs.mean(0),
-                search.owners,
-                objectives,
-                way,
-                rho,
-            ),
-        )
+        rho = 1.0 if way == "rho = 1" else search.best()[OBJECTIVES.index(way)]
+        division = Arv(search.owners, search.objectives(), way, rho, len(concepts))
+        named = [Concept(str(concept), [concept]) for concept in concepts]
+        yield way, Split(channel, named, weight, None, 1, arvs, arvs.mean(0), division)
 
 
 def evaluate(split, validation):
@@ -116,7 +103,7 @@ def evaluate(split, validation):
     parts = []
     for (concept,) in split.classes:
         own = validation["targets"] == concept
-        sums = spatial_sums(split.rows().double(), None, validation["input_sums"][own].double(), positions=0)
+        sums = spatial_sums(split.rows(), None, validation["input_sums"][own].double(), positions=0)
         included = validation["shares"][own, split.channel] >= TAU
         parts.append((merge(sums, dim=1).numpy(), sums.numpy(), included.numpy()))
     means = [summarise(*part).mean for part in parts]

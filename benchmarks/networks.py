@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table
+from utils.divisions.arv import OBJECTIVES, USUAL_OBJECTIVE, Arv
 from utils.errors import UserError
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.method.importance import channel_importances
@@ -131,6 +132,8 @@ def split_of_images(network, layer, images):
     channel = int(channel_importances(record.activation, record.gradient).abs().sum(0).argmax())
     means = layer.tap_sums(record.input).double().unflatten(0, (2, -1)).mean(1)
     arvs = averaged_relevance_vectors(layer.weight[channel], means).float()
+    owners = torch.stack([split_sources(arvs, rho) for rho in RHOS]).to(torch.uint8)
+    objectives = torch.zeros(len(RHOS), len(OBJECTIVES), dtype=torch.float64)
     return Split(
         channel=channel,
         concepts=[Concept("first half", [0]), Concept("second half", [1])],
@@ -139,10 +142,7 @@ def split_of_images(network, layer, images):
         positions=layer.num_positions,
         arvs=arvs,
         mean_arv=arvs.mean(0),
-        owners=torch.stack([split_sources(arvs, rho) for rho in RHOS]).to(torch.uint8),
-        objectives=torch.zeros(len(RHOS), 3, dtype=torch.float64),
-        objective="positive",
-        rho=1.0,
+        division=Arv(owners, objectives, USUAL_OBJECTIVE, 1.0, 2),
     )
 
 

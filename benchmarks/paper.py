@@ -11,9 +11,11 @@ from pathlib import Path
 
 from utils.command_line import flags
 from utils.command_line.run import run
+from utils.command_line.settings import StageSettings
+from utils.defaults import COS_SIM_LOW, GAMMA, MIN_IMAGES, ONLY_CORRECT, TAU, P
 
 PAIRS = Path(__file__).parent.parent / "paper_pairs.txt"
-TAU, P, COSINES = 0.03, 0.75, (0.0, 0.5)
+COSINES = COS_SIM_LOW, GAMMA
 COSINE_OF = {(522, 62, 687): 0.4963}
 CLOSE = 0.001  # other versions of a JPEG library change the fourth digit
 
@@ -24,6 +26,11 @@ def get_args_parser():
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
     return parser
+
+
+def settings_from(args, _):
+    flags.require(args, "model")
+    return flags.settings_of(StageSettings, args)
 
 
 def compare(asked, found, cosine, shares):
@@ -77,7 +84,7 @@ def print_table(rows):
         print("  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
 
 
-def main(args):
+def main(settings):
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
     from utils.store.candidates import pairs_path, read_candidates
@@ -85,16 +92,17 @@ def main(args):
     from utils.store.files import read_json, refuse_differences, run_name
     from utils.store.importances import ImportanceStore
 
-    flags.require(args, "model")
-    name = run_name(args.model, args.layer_of_interest)
-    store = ImportanceStore(args.store_dir, name)
+    name = run_name(settings.model, settings.layer_of_interest)
+    store = ImportanceStore(settings.store_dir, name)
     meta = store.load_meta()
-    path = pairs_path(args.output_dir, name, tau=TAU, p=P, cosines=COSINES, only_correct=False, min_images=1)
+    path = pairs_path(
+        settings.output_dir, name, tau=TAU, p=P, cosines=COSINES, only_correct=ONLY_CORRECT, min_images=MIN_IMAGES
+    )
     table = read_json(path.with_suffix(".json"), "run get_cosine_similarities.py again")
     origin = {key: meta[key] for key in ("weights_sha256", "layer")}
     refuse_differences(origin, table["settings"], origin, path)
     classes, weight = ClassMap(meta["classes"]), store.read_layer()[0]
-    class_store = ClassStore(args.store_dir, name, meta)
+    class_store = ClassStore(settings.store_dir, name, meta)
     means, images = (values[0, 0] for values in class_store.require_means())
     relevant = class_store.read_relevant(TAU)[0]
 
@@ -118,4 +126,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", interrupted="nothing was changed")
+    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from, interrupted="nothing was changed")

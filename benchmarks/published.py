@@ -30,18 +30,19 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.report import link_images, print_table, run
 from utils.command_line import flags
+from utils.command_line.settings import ImportanceSettings
+from utils.defaults import TAU, P
 from utils.images.folders import ClassMap, class_folders, list_images, map_folders
 from utils.images.transform import Transform
 from utils.method.importance import relative_importances, relevant_classes
 from utils.networks.arithmetic import check_precision, choose_device
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
-from utils.stages.importances import describe_store, fill_store
+from utils.stages.importances import StoreSettings, describe_store, fill_store
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
 
-TAU, P = 0.03, 0.75
 PUBLISHED = "published procedure, fp32"
 FILES = ("importances", "output", "input")
 
@@ -115,13 +116,21 @@ class Published:
         return total / count
 
 
-def our_importances(args, network, layer, transform, images, device, precision, store_dir):
+def our_importances(settings, network, layer, transform, images, device, precision, store_dir):
     """Stage 1 into a new store, as the script does it once everything is loaded."""
-    args = argparse.Namespace(**{**vars(args), "precision": precision})
-    store = ImportanceStore(store_dir, run_name(args.model, args.layer_of_interest))
+    store = ImportanceStore(store_dir, run_name(settings.model, settings.layer_of_interest))
     classes = map_folders(images.folders, layer.num_outputs)
-    store.begin(describe_store(args, network, layer, transform, images, classes), layer, images)
-    how = {"batch_size": args.batch_size, "precision": precision, "loading": flags.loading(args, device)}
+    described = StoreSettings(
+        model=settings.model,
+        images=settings.images,
+        precision=precision,
+        decoding=settings.decode,
+        compiled=settings.compile,
+        skip_unreadable=settings.skip_unreadable,
+        chunk_size=settings.chunk_size,
+    )
+    store.begin(describe_store(described, network, layer, transform, images, classes), layer, images)
+    how = {"batch_size": settings.batch_size, "precision": precision, "loading": flags.loading(settings, device)}
     fill_store(store, store.missing_chunks(), network.module, layer, images, transform, **how)
 
 
@@ -162,26 +171,27 @@ def largest_difference(files, store):
     return largest
 
 
-def run_stage2(args, store_dir, output_dir):
+def run_stage2(settings, store_dir, output_dir):
     """Our whole stage 2 as a process: seconds, and all (channel, class) that it finds relevant."""
-    flags = ["--model", args.model, "--store_dir", store_dir, "--output_dir", output_dir, "--cos_sim_low", -1]
-    flags += ["--layer_of_interest", args.layer_of_interest, *(["--weights", args.weights] if args.weights else [])]
+    flags = ["--model", settings.model, "--store_dir", store_dir, "--output_dir", output_dir, "--cos_sim_low", -1]
+    flags += ["--layer_of_interest", settings.layer_of_interest]
+    flags += ["--weights", settings.weights] if settings.weights else []
     seconds, _, _ = run("get_cosine_similarities.py", *flags, "--proportion_attribution_required", TAU, "--p", P)
-    run_of = run_name(args.model, args.layer_of_interest)
+    run_of = run_name(settings.model, settings.layer_of_interest)
     stored = ClassStore(store_dir, run_of, ImportanceStore(store_dir, run_of).load_meta())
     relevant = relevant_classes(stored.read_relevant(TAU)[0], stored.require_means()[1][0, 0], P)
     return seconds, relevant.T.nonzero().tolist()
 
 
-def compare_stage2(published, args, classes, folder, store_dir, options):
+def compare_stage2(published, settings, classes, folder, store_dir, options):
     """Rows of stage 2: a few passes of the published procedure, what all would take, and ours."""
-    seconds, relevant = run_stage2(args, store_dir, folder / "results")
+    seconds, relevant = run_stage2(settings, store_dir, folder / "results")
     if not relevant:
         raise SystemExit(f"no channel is relevant for any class (tau {TAU}, p {P}): stage 2 has nothing to do")
     passes = []
     for number, (channel, output) in enumerate(relevant[:: -(-len(relevant) // options.passes)]):
         name, of_class = classes.folder(output), folder / f"class{number}"
-        count = link_images(Path(args.data_dir) / "train", of_class, options.class_images, [name])
+        count = link_images(Path(settings.data_dir) / "train", of_class, options.class_images, [name])
         start = time.perf_counter()
         published.arv(of_class, channel)
         passes.append((time.perf_counter() - start) / count)
@@ -193,7 +203,7 @@ def compare_stage2(published, args, classes, folder, store_dir, options):
 
 
 def get_options():
-    """Own flags, and those of stage 1."""
+    """Own flags, and the settings of stage 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="in all, as many of each class (rounded up)")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
@@ -203,29 +213,28 @@ def get_options():
     stage1 = flags.Parser(__doc__)
     for add in (flags.add_data_flag, flags.add_network_flags, flags.add_image_flags, flags.add_compute_flags):
         add(stage1)
-    stage1.set_defaults(chunk_size=2048, compile=False, images="train")
-    return options, stage1.parse_args(rest)
+    return options, flags.settings_of(ImportanceSettings, stage1.parse_args(rest))
 
 
 def main():
-    options, args = get_options()
-    device = choose_device(args.device)
+    options, settings = get_options()
+    device = choose_device(settings.device)
     check_precision("fp32", device)
-    network = load_network(args.model, args.weights)
-    transform = flags.transform_from_flags(args, network.transform)
-    layer = find_layer(network.module, args.layer_of_interest, transform.crop_size)
+    network = load_network(settings.model, settings.weights)
+    transform = flags.transform_from_flags(settings, network.transform)
+    layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
     contiguous = copy.deepcopy(network.module).to(device)
     network.module.to(device, memory_format=torch.channels_last)
-    loading = transform, device, args.batch_size, args.num_workers
+    loading = transform, device, settings.batch_size, settings.num_workers
     published = Published(contiguous, contiguous.get_submodule(layer.name), *loading)
     with tempfile.TemporaryDirectory() as folder:
-        folder, train = Path(folder), Path(args.data_dir) / "train"
+        folder, train = Path(folder), Path(settings.data_dir) / "train"
         per_class = -(-options.images // len(class_folders(train)))
         num_images = link_images(train, folder / "train", per_class)
         images = list_images(folder / "train")
         classes = ClassMap(map_folders(images.folders, layer.num_outputs))
         outputs = torch.tensor(list(classes.outputs.values()))
-        ours = partial(our_importances, args, network, layer, transform, images, device)
+        ours = partial(our_importances, settings, network, layer, transform, images, device)
         ways = {
             PUBLISHED: partial(published.importances, folder / "train", outputs),
             "ours, fp32": partial(ours, "fp32"),
@@ -235,11 +244,11 @@ def main():
         print_table(
             ("stage 1", "images", "images/s", "ratio", "an image"), stage1_rows(seconds, folder / "stage1", num_images)
         )
-        store = ImportanceStore(folder / "stage1" / "ours, fp32", run_name(args.model, args.layer_of_interest))
+        store = ImportanceStore(folder / "stage1" / "ours, fp32", run_name(settings.model, settings.layer_of_interest))
         store.load_meta()
         difference = largest_difference(folder / "stage1" / PUBLISHED, store)
         print(f"\nlargest difference of a relative importance, fp32: {difference:.1e}")
-        rows = compare_stage2(published, args, classes, folder, store.folder.parent, options)
+        rows = compare_stage2(published, settings, classes, folder, store.folder.parent, options)
         print_table(("stage 2", "time", "ratio"), rows)
 
 

@@ -18,15 +18,16 @@ from tqdm import tqdm
 from benchmarks.report import print_table
 from utils.command_line import flags, opening
 from utils.command_line.run import run
-from utils.images.folders import ClassMap
+from utils.command_line.settings import ResultSettings
+from utils.concept_sources.registry import SOURCES, USUAL
+from utils.defaults import BACKGROUND_WEIGHT
+from utils.divisions.arv import ArvRule
 from utils.method.least_squares import RIDGE, least_squares_shares
-from utils.method.nulls import permutation, rows_by_arv
-from utils.stages.disentangling import CandidateMaker
-from utils.stages.least_squares import StoredInputs
+from utils.method.nulls import permutation
 from utils.stages.separation import ValidationInputs, rank_rows
-from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
+from utils.store.splits import transform_from
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def get_args_parser():
     return parser
 
 
+def settings_from(args, _):
+    flags.require(args, "model", "candidates")
+    return flags.settings_of(ResultSettings, args, channels=args.channel_of_interest, division_given={}, num_workers=0)
+
+
 def divide(way, weights, groups, means, mean):
     """Rows ``c'_1 .. c'_K`` [K or more, B, C_in, taps] of units [B, C_in, taps].
 
@@ -69,7 +75,7 @@ def divide(way, weights, groups, means, mean):
     """
     if way.ridge is None:
         means = means if way.background is None else torch.cat([means, mean[None]])
-        return rows_by_arv(weights, means, rho=1.0)
+        return ArvRule(means, rho=1.0).rows(weights)
     groups = groups if way.background else groups[:-1]
     importance = [1.0] * len(means) + ([way.background] if way.background else [])
     shape = weights.shape
@@ -92,20 +98,24 @@ def fractions(rows, weight, own, validation):
     return np.diag(found), np.where(np.isinf(others), np.nan, others)
 
 
-def main(args):
-    flags.require(args, "model", "candidates")
-    name = run_name(args.model, args.layer_of_interest)
-    store, val_store = ImportanceStore(args.store_dir, name), ImportanceStore(args.store_dir, name, "val")
+def main(settings):
+    name = run_name(settings.model, settings.layer_of_interest)
+    store, val_store = ImportanceStore(settings.store_dir, name), ImportanceStore(settings.store_dir, name, "val")
     meta = store.load_meta()
     val_store.load_meta()
     for one in (store, val_store):
         one.require_complete()
-    classes, asked = ClassMap(meta["classes"]), opening.asked_candidates(args, "channel_of_interest")
-    only_correct = opening.setting("only_correct", args, asked.settings)
+    asked = opening.asked_candidates(settings)
+    study = opening.open_study(
+        *(settings, store, transform_from(meta["transform"]), torch.device("cpu")),
+        open_network=None,
+        only_correct=opening.setting("only_correct", settings, asked.settings),
+        background=BACKGROUND_WEIGHT,
+    )
     problems = opening.Problems(len(asked.candidates))
-    channels = opening.resolve_all(asked, "channel_of_interest", meta, classes, problems)
-    maker = CandidateMaker(store, ClassStore(args.store_dir, name, meta), classes, only_correct, 1.0)
-    inputs, validation = StoredInputs(store, store.read_labels(), only_correct), ValidationInputs(val_store, [0])
+    channels = opening.resolve_all(asked, settings.channel_flag, meta, study.classes, problems)
+    maker = SOURCES.get(USUAL).from_given({}, study).maker(study, [])
+    inputs, validation = study.tap_sums, ValidationInputs(val_store, [0])
     found = {way: [] for way in WAYS}
     for channel, concepts in tqdm(channels, "channels"):
         candidate = maker.make(channel, concepts)
@@ -134,4 +144,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "scipy.stats")
+    run(main, get_args_parser(), "torch", "scipy.stats", settings=settings_from)

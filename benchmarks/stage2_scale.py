@@ -19,11 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
+from utils.defaults import CHUNK_SIZE, DECODER, PRECISION
 from utils.images.folders import ImageList
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
-from utils.stages.importances import describe_store
+from utils.stages.importances import StoreSettings, describe_store
 from utils.store.files import run_name
 from utils.store.importances import ImportanceStore
 
@@ -46,17 +47,17 @@ def begin(store, num_images):
     paths = np.array([b"n%08d/%07d.JPEG" % (folder, number) for number, folder in enumerate(folder_of)])
     folders = [f"n{output:08d}" for output in range(CLASSES)]
     images = ImageList(Path("."), folders, paths, np.ones(num_images, np.int64), folder_of)
-    args = argparse.Namespace(
+    described = StoreSettings(
         model=MODEL,
         images="train",
-        precision="fp32",
-        decode="pil",
-        compile=False,
+        precision=PRECISION,
+        decoding=DECODER,
+        compiled=False,
         skip_unreadable=False,
-        chunk_size=2048,
+        chunk_size=CHUNK_SIZE,
     )
     classes = {folder: output for output, folder in enumerate(folders)}
-    store.begin(describe_store(args, loaded, layer, Transform(), images, classes), layer, images)
+    store.begin(describe_store(described, loaded, layer, Transform(), images, classes), layer, images)
 
 
 def make_store(store_dir, num_images):
@@ -66,7 +67,7 @@ def make_store(store_dir, num_images):
     random = np.random.default_rng(0)
     channels = random.integers(0, CHANNELS // 4, (CLASSES, RELEVANT))
     patterns = random.exponential(1, (CLASSES, INPUTS)).astype(np.float32)
-    noise = (random.random((2048, CHANNELS), dtype=np.float32) * 0.004).astype(np.float16)
+    noise = (random.random((CHUNK_SIZE, CHANNELS), dtype=np.float32) * 0.004).astype(np.float16)
     for chunk in tqdm(store.missing_chunks(), "making the store", unit=" chunks"):
         indices = np.arange(num_images)[slice(*(store.chunk_range(chunk)[0], store.chunk_range(chunk)[-1] + 1))]
         targets = indices * CLASSES // num_images

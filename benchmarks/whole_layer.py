@@ -9,6 +9,7 @@ over ``val/``, in fp32. Prints a Markdown table: the ratio is the median over ro
 
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,21 @@ from tqdm import tqdm
 from benchmarks.report import print_table
 from utils.command_line import flags, opening
 from utils.command_line.run import run
+from utils.command_line.settings import ImageSettings
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
 from utils.networks.arithmetic import choose_device, network_arithmetic
 from utils.store import split_network
 from utils.store.splits import read_split, splits_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeLayerSettings(ImageSettings):
+    """``images`` are compared, and both networks timed in ``rounds``."""
+
+    splits: list
+    images: int
+    rounds: int
 
 
 def get_args_parser():
@@ -37,6 +48,11 @@ def get_args_parser():
     return parser
 
 
+def settings_from(args, _):
+    flags.require(args, "model")
+    return flags.settings_of(WholeLayerSettings, args)
+
+
 def seconds(network, pixels):
     """The time of one pass."""
     if pixels.is_cuda:
@@ -48,23 +64,22 @@ def seconds(network, pixels):
     return time.perf_counter() - start
 
 
-def main(args):
-    flags.require(args, "model")
-    device = choose_device(args.device)
-    first = splits_of(args.splits[0])[0][0]
+def main(settings):
+    device = choose_device(settings.device)
+    first = splits_of(settings.splits[0])[0][0]
     context = read_split(first).context
-    transform = opening.open_transform(args, context, first)
-    plain, layer = opening.open_network(args, context, first)
-    split = split_network(plain.module, *args.splits)
+    transform = opening.open_transform(settings, context, first)
+    plain, layer = opening.open_network(settings, context, first)
+    split = split_network(plain.module, *settings.splits)
     parts = split.get_submodule(layer.name).parts
     networks = [network.to(device, memory_format=torch.channels_last) for network in (plain.module, split)]
-    images = list_images(Path(args.data_dir) / "val")
-    chosen = np.unique(np.linspace(0, len(images) - 1, args.images).astype(int))
+    images = list_images(Path(settings.data_dir) / "val")
+    chosen = np.unique(np.linspace(0, len(images) - 1, settings.images).astype(int))
     loader = ImageBatches(
-        images, transform, batches_of(chosen, args.batch_size), "images", **flags.loading(args, device)
+        images, transform, batches_of(chosen, settings.batch_size), "images", **flags.loading(settings, device)
     )
     times, largest, spread, changed, count = [], 0.0, 0.0, 0, 0
-    with torch.no_grad(), network_arithmetic(args.precision, device):
+    with torch.no_grad(), network_arithmetic(settings.precision, device):
         for number, batch in enumerate(loader):
             logits, other = (network(batch.pixels) for network in networks)
             largest, spread = (
@@ -74,7 +89,7 @@ def main(args):
             changed += int((logits.argmax(1) != other.argmax(1)).sum())
             count += len(logits)
             if number == 0:
-                for _ in tqdm(range(args.rounds), "rounds"):
+                for _ in tqdm(range(settings.rounds), "rounds"):
                     times.append([seconds(network, batch.pixels) for network in networks])
     ratio = statistics.median(other / one for one, other in times)
     own = sum(one.numel() for one in plain.module.parameters())
@@ -88,4 +103,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision")
+    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from)

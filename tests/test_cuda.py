@@ -106,8 +106,9 @@ def test_stage3_makes_the_same_split(on_gpu, finished):
     found, expected = (read_split(path).split for path in paths)
     assert torch.equal(found.weight, expected.weight)
     torch.testing.assert_close(found.arvs, expected.arvs, rtol=1e-4, atol=1e-5)
-    assert torch.equal(found.owners, expected.owners)
-    torch.testing.assert_close(found.objectives, expected.objectives, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.division.owners, expected.division.owners)
+    objectives = found.division.objectives, expected.division.objectives
+    torch.testing.assert_close(*objectives, rtol=1e-3, atol=1e-4)
     assert found.rho == expected.rho
 
 

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
 # From the ground up: a module imports from its own room and from lower floors; only on the top one between rooms, too
 FLOORS = (
-    ("utils.errors", "utils.defaults", "utils.processes", "utils.registry", "utils"),
+    ("utils.errors", "utils.defaults", "utils.processes", "utils.plugins", "utils"),
     ("utils.method", "utils.images"),
     ("utils.networks",),
     ("utils.divisions",),
@@ -25,6 +25,7 @@ FLOORS = (
 GROUND, TOP, ROOF = 0, len(FLOORS) - 2, len(FLOORS) - 1
 PLACES = {room: (floor, room) for floor, rooms in enumerate(FLOORS) for room in rooms}
 OURS = {"utils", "benchmarks", "examples", "tests", *SCRIPTS}
+IMPORTERS = ("import_module", "__import__", "later")  # functions that are called with a module's name
 OF_METHOD = {"torch", "numpy", "scipy", *sys.stdlib_module_names}
 MOST_FLAT_MODULES = 6
 
@@ -71,7 +72,7 @@ def imports(nodes, path, root):
             base = ".".join([*above, *([node.module] if node.module else [])])
             names = [f"{base}.{alias.name}" for alias in node.names]
             names = [name if is_module(name, root) else base for name in names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in IMPORTERS:
             first = node.args[0] if node.args else None
             names = [first.value] if isinstance(first, ast.Constant) and not first.value.startswith(".") else []
         yield from ((node.lineno, name) for name in dict.fromkeys(names))
@@ -136,13 +137,16 @@ def build(root, files):
     tidy = {
         "utils/__init__.py": "import os",
         "utils/errors.py": "",
+        "utils/plugins.py": "from utils.errors import quoted",
         "utils/method/rho.py": "import math\nimport numpy as np\nfrom utils.errors import UserError\nfrom . import tap",
         "utils/method/tap.py": "from scipy.stats import norm\nfrom torch.nn import functional",
         "utils/images/listing.py": "import PIL\nfrom utils import errors",
         "utils/networks/layers.py": "from utils.images import listing\nfrom utils.method.rho import best",
+        "utils/divisions/arv.py": "from utils.plugins import later\ntap = later('utils.method.tap')",
         "utils/store/__init__.py": "import sys\ndef __getattr__(name):\n    from utils.store.files import write\n",
         "utils/store/files.py": "from ..networks.layers import find_layer",
-        "utils/stages/split.py": "import utils.store.files as files",
+        "utils/concept_sources/pure.py": "from utils.plugins import later\nfiles = later('utils.store.files')",
+        "utils/stages/split.py": "import utils.store.files as files\nfrom utils.concept_sources import pure",
         "utils/report/plots.py": "from utils.stages.split import Split",
         "utils/command_line/run.py": "from utils.report import plots",
         "get_results.py": "from utils.command_line.run import run",
@@ -158,7 +162,7 @@ def build(root, files):
 
 def test_a_tidy_house_is_found_tidy(tmp_path):
     assert wrong_imports(build(tmp_path, {})) == []
-    assert flat_modules(tmp_path) == ["errors.py"]
+    assert flat_modules(tmp_path) == ["errors.py", "plugins.py"]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,12 @@ def test_a_tidy_house_is_found_tidy(tmp_path):
         ("utils/command_line/new.py", "import benchmarks.speed", "benchmarks is above utils.command_line"),
         ("utils/images/new.py", "from tests import test_all", "tests is above utils.images"),
         ("utils/images/new.py", "importlib.import_module('utils.store.files')", "utils.store is above utils.images"),
+        ("utils/divisions/new.py", "files = later('utils.store.files')", "utils.store is above utils.divisions"),
+        ("utils/divisions/new.py", "from utils.concept_sources import pure", "utils.concept_sources is above"),
+        ("utils/store/new.py", "pure = plugins.later('utils.concept_sources.pure')", "utils.concept_sources is above"),
+        ("utils/concept_sources/new.py", "split = later('utils.stages.split')", "utils.stages is above"),
+        ("utils/method/new.py", "tqdm = later('tqdm')", "tqdm: utils.method needs no tqdm"),
+        ("utils/plugins.py", "arv = later('utils.divisions.arv')", "utils.divisions is above utils.plugins"),
         ("disentangle_channel.py", "from get_results import main", "get_results: nothing imports a script"),
         ("benchmarks/new.py", "import get_results as stage4", "get_results: nothing imports a script"),
         ("examples/new.py", "from tests.test_all import x", "tests is above examples"),
@@ -192,7 +202,7 @@ def test_a_tidy_house_is_found_tidy(tmp_path):
 )
 def test_an_import_that_runs_the_wrong_way_is_named(tmp_path, path, code, complaint):
     (found,) = wrong_imports(build(tmp_path, {path: f"\n{code}\n"}))
-    number = next(n for n, line in enumerate(f"\n{code}".split("\n"), start=1) if "import" in line)
+    number = next(n for n, line in enumerate(f"\n{code}".split("\n"), start=1) if "import" in line or "later" in line)
     assert found.startswith(f"{path}:{number} imports ")
     assert complaint in found
 
@@ -204,4 +214,4 @@ def test_a_module_in_no_room_is_named(tmp_path):
 def test_what_grows_too_large_is_named(tmp_path):
     names = [f"module{number}.py" for number in range(MOST_FLAT_MODULES)]
     build(tmp_path, {f"utils/{name}": "" for name in names})
-    assert flat_modules(tmp_path) == ["errors.py", *names]
+    assert flat_modules(tmp_path) == ["errors.py", *names, "plugins.py"]

@@ -1,6 +1,6 @@
-"""What holds where nobody says otherwise, each default once. Nothing is imported here, so that ``--help`` can read it.
+"""Default values, each defined once. Nothing is imported here, so that ``--help`` can read them quickly.
 
-What one way of dividing or one source of concepts needs alone stands in its own file.
+A default that only one plug-in uses is in that plug-in's file (``utils/divisions/``, ``utils/concept_sources/``).
 """
 
 # Where things are
@@ -20,7 +20,7 @@ PRECISION, PRECISIONS = "fp32", ("fp32", "tf32", "bf16")
 # Stage 2: which channels are relevant for which classes, and which pairs are listed
 TAU = 0.03
 P = 0.75
-GAMMA = 0.5  # the paper's, where the upper bound of the cosine lets all pairs through
+GAMMA = 0.5  # the paper's; used where COS_SIM_HIGH is 1 and so keeps every pair
 COS_SIM_LOW, COS_SIM_HIGH = 0.0, 1.0
 MIN_IMAGES = 1
 ONLY_CORRECT = False
@@ -28,8 +28,8 @@ ONLY_CORRECT = False
 # Stage 3: concepts
 MAX_CONCEPTS = 8  # that flags can name
 BACKGROUND_NAME = "everything else"
-BACKGROUND_WEIGHT = 1.0  # beside a concept's images, where a background is asked for without a number
-BACKGROUND_SAMPLE = 5_000  # images that everything else is judged by
+BACKGROUND_WEIGHT = 1.0  # of everything else; a concept's images have weight 1
+BACKGROUND_SAMPLE = 5_000  # images that stand for everything else
 
 # Stage 4
 SEPARATION_DRAWS = 20  # of permuted shares, and of permuted weights

@@ -1,7 +1,6 @@
 """How ways of dividing inputs and sources of concepts are registered, and the flags that they declare.
 
-A plug-in is a class in a file of its own. Nothing here takes time to import, and neither does a plug-in's file: what it
-computes with, it imports where it computes.
+A plug-in is a class in a file of its own. This module and the plug-ins import quickly: torch is loaded on first use.
 """
 
 import argparse
@@ -58,7 +57,7 @@ class _Later:
 
 
 def later(name):
-    """A module that is imported when something of it is first used: ``torch = later("torch")`` in a plug-in's file."""
+    """A module that is imported when something of it is first used: a plug-in says ``torch = later("torch")``."""
     return _Later(name)
 
 
@@ -90,9 +89,10 @@ positive = checked(float, lambda value: 0 < value < float("inf"), "a number abov
 class Flag:
     """A flag that a plug-in declares: ``--name``, and its values, by ``parse`` (argparse's type) or ``choices``.
 
-    Several plug-ins may declare a flag of one name; ``usual`` says in words what holds with this one where nobody says
-    otherwise. ``setting`` is the name of the value among the plug-in's settings; ``does`` completes a sentence that
-    refuses the flag beside another plug-in.
+    Several plug-ins may declare the same flag: the first one's help and type are used, and ``usual`` is this plug-in's
+    default in words. ``setting`` is the name of the value among the plug-in's settings. ``does`` is a verb phrase for
+    the error "--NAME {does}, which --split_by X does not have"; ``chooses`` is the help of stage 4, where the flag
+    chooses among splits.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Flag:
     metavar: str | None = None
     usual: str = ""
     does: str = ""
+    chooses: str = ""
 
 
 def flags_of(plugins):

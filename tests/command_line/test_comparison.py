@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COMPUTE, NETWORK, RUN, contents, messages, run_script, stage1
-from utils.stages.comparison_table import METHODS
+from utils.stages.comparison_methods import comparison_methods
 
 ASKED = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)
 COMPARE = ("--compare", "--candidates", "asked.txt", "--nr_concepts", 2, "--nr_reference_images", 12)
@@ -40,7 +40,7 @@ def test_all_methods_are_compared(compared):
     folder, result = compared
     rows = rows_of(folder)
     methods = [row["method"] for row in rows if not row["null"]]
-    assert methods == list(METHODS)
+    assert methods == list(comparison_methods())
     for row in rows:
         assert row["channels"] == "1" and row["concepts"] == "2" and 0 <= float(row["ap_all"]) <= 1
         if row["method"] in ("pure", "pure_least_squares", "virtual_neurons"):

@@ -1,11 +1,15 @@
 """--help: every flag of the design is there, and every flag that is there is explained."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import run_script
+from utils.concept_sources.circuits import Circuits
+from utils.concept_sources.registry import SOURCES
 
+UNLABELLED = ["circuits", "pure", "concept_vectors"]
 NETWORK = {"--model", "--weights", "--layer_of_interest"}
 TRANSFORM = {"--resize_size", "--crop_size", "--interpolation", "--mean", "--std", "--skip_unreadable"}
 COMPUTE = {"--batch_size", "--num_workers", "--decode", "--device", "--precision"}
@@ -75,10 +79,10 @@ def test_a_flag_that_is_not_explained_is_found():
     }
 
 
-def test_what_help_says_of_circuits_is_their_default():
-    from utils.command_line.unlabelled_flags import CIRCUITS, UNLABELLED
-    from utils.method.unlabelled import ByCircuits, ByConceptVectors, ByPure, usual_references
-
-    assert (ByCircuits.number, ByCircuits.references) == CIRCUITS
-    assert tuple(kind.name for kind in (ByCircuits, ByPure, ByConceptVectors)) == UNLABELLED
-    assert [usual_references(ByCircuits, number) for number in (1_000_000, 400, 3)] == [600, 100, 1]
+def test_what_help_says_of_circuits_is_their_default(tmp_path):
+    found = explanations(run_script("disentangle_channel.py", "--help", cwd=tmp_path, COLUMNS="100").stdout)
+    circuits = [Circuits.from_given({}, SimpleNamespace(meta={"num_images": number})) for number in (1_000_000, 400, 3)]
+    assert f"circuits: {circuits[0].number}; pure: 2; " in found["--nr_concepts"]
+    assert f"circuits: {circuits[0].references}; pure: 100; " in found["--nr_reference_images"]
+    assert [one.name for one in SOURCES.all() if not one.labelled and one.summary] == UNLABELLED
+    assert [one.references for one in circuits] == [600, 100, 1] and {one.number for one in circuits} == {12}

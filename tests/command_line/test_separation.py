@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +11,10 @@ import pytest
 from tests.conftest import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
 from tests.report.test_separation import HEADER
 from utils.command_line.separating import separation_name
+from utils.command_line.settings import ResultSettings
 
 OUT = Path("results_quantitative")
+UNASKED = {"division_given": {}, "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +101,18 @@ def split(channel, suffix=""):
     [
         ({"candidates": "a/net_pairs.json"}, "", "net_pairs"),
         ({"candidates": "pairs.txt"}, "_only_correct", "net_pairs_only_correct"),
-        ({"candidates": "pairs.txt", "channel_of_interest": [7, 5]}, "", "net_pairs_channel5-7"),
+        ({"candidates": "pairs.txt", "channels": (7, 5)}, "", "net_pairs_channel5-7"),
         ({"candidates": "pairs.txt", "rho": 0.7}, "_least_squares", "net_pairs_least_squares_rho0.7"),
-        ({"splits": ["b/net_pairs_layer.json"]}, "", "net_pairs_layer"),
+        ({"splits": ("b/net_pairs_layer.json",)}, "", "net_pairs_layer"),
         ({}, "", "net_channel5_1_3"),
     ],
 )
 def test_a_separation_is_named_after_what_was_asked(asked, suffix, name):
-    args = Namespace(**{"candidates": None, "splits": None, "channel_of_interest": None, "rho": None, **asked})
-    assert separation_name(args, "net", [split(5, suffix)]) == name
+    settings = ResultSettings(**UNASKED, **asked)
+    assert separation_name(settings, "net", [split(5, suffix)]) == name
 
 
 def test_a_long_name_is_cut_and_its_own():
-    args = Namespace(candidates=None, splits=None, channel_of_interest=None, rho=None)
-    names = [separation_name(args, "net", [split(channel) for channel in range(first, 30)]) for first in (0, 1)]
+    settings = ResultSettings(**UNASKED)
+    names = [separation_name(settings, "net", [split(channel) for channel in range(first, 30)]) for first in (0, 1)]
     assert all(len(name) < 50 for name in names) and names[0] != names[1] and names[0].startswith("net_30splits_")

@@ -1,23 +1,24 @@
 """Where the splits are that stage 4 is asked for."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import COMPUTE, NETWORK, RUN, run_script
+from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError
 
 TAU = ("--proportion_attribution_required", "0.0001")
 
 
-def asked(splits=None, model_dir=None):
-    return Namespace(splits=splits, model_dir=model_dir, store_dir="store")
+def asked(splits=(), model_dir=None):
+    where = {"splits": tuple(splits), "model_dir": model_dir, "store_dir": "store"}
+    return ResultSettings(**where, division_given={}, num_workers=0)
 
 
 @pytest.mark.parametrize(
-    "args, folder",
+    "settings, folder",
     [
         (asked(), "store/models_disentangled"),
         (asked(model_dir="mine"), "mine"),
@@ -26,20 +27,20 @@ def asked(splits=None, model_dir=None):
         (asked(["mine/a.pt"], "./mine/"), "mine"),
     ],
 )
-def test_the_folder_of_the_splits_is_that_of_the_named_files(args, folder):
-    assert model_dir_of(args).resolve() == Path(folder).resolve()
+def test_the_folder_of_the_splits_is_that_of_the_named_files(settings, folder):
+    assert model_dir_of(settings).resolve() == Path(folder).resolve()
 
 
 @pytest.mark.parametrize(
-    "args, message",
+    "settings, message",
     [
         (asked(["mine/a.pt", "other/b.pt"]), "--splits names files of several folders, mine and other"),
         (asked(["other/a.pt"], "mine"), "--splits is not in --model_dir, mine and other"),
     ],
 )
-def test_splits_of_several_folders_are_refused(args, message):
+def test_splits_of_several_folders_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        model_dir_of(args)
+        model_dir_of(settings)
 
 
 def test_splits_elsewhere_are_not_compared_with_others_of_their_names(copy, without_figures):

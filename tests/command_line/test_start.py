@@ -12,32 +12,28 @@ import torch
 from torchvision.transforms import InterpolationMode
 
 from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
+from utils import defaults
 from utils.command_line import flags, run
-from utils.images import decoding, resizing
-from utils.method import disentangling
-from utils.networks import layers
+from utils.images import resizing
 from utils.networks.arithmetic import network_arithmetic
 
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
 HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}
 
 
-def test_what_the_flags_repeat_is_what_its_owners_have():
-    assert set(flags.LAST_LAYERS) == set(layers.LAST)
-    assert flags.DECODERS == decoding.DECODERS
-    assert flags.OBJECTIVES == disentangling.OBJECTIVES
-    assert tuple(resizing.FILTERS) == flags.INTERPOLATIONS
-    assert set(flags.INTERPOLATIONS) <= {mode.value for mode in InterpolationMode}
+def test_every_interpolation_of_the_flags_is_one_that_images_can_be_resized_by():
+    assert tuple(resizing.FILTERS) == defaults.INTERPOLATIONS
+    assert set(defaults.INTERPOLATIONS) <= {mode.value for mode in InterpolationMode}
 
 
 def test_every_precision_is_an_arithmetic_of_its_own():
     """One of another name than the arithmetic has would be fp32 without a word."""
     layer, x, found = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), []
-    for precision in flags.PRECISIONS:
+    for precision in defaults.PRECISIONS:
         with network_arithmetic(precision, torch.device("cpu")):
             found.append((layer(x).dtype, torch.backends.cudnn.allow_tf32))
     assert found == [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)]
-    assert flags.PRECISIONS == ("fp32", "tf32", "bf16")
+    assert defaults.PRECISIONS == ("fp32", "tf32", "bf16")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

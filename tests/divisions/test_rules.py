@@ -6,7 +6,7 @@ import torch
 from utils.divisions.arv import ArvRule
 from utils.divisions.least_squares import LeastSquaresRule
 from utils.method.disentangling import shares_of_owners, split_sources
-from utils.method.least_squares import least_squares_shares
+from utils.method.least_squares import RIDGE, least_squares_shares
 
 
 def units(num_units=5, num_inputs=7, taps=2, num_concepts=3):
@@ -68,7 +68,7 @@ def test_least_squares_on_many_units_is_that_on_each_and_shares_everything_out()
     groups = [torch.randn(n, 7, 2, generator=torch.Generator().manual_seed(n)) for n in (6, 8, 20)]
     targets = weights.flip(0)
     for target in (None, targets):
-        rows = LeastSquaresRule(groups, [1.0, 1.0, 0.5]).rows(weights, target)
+        rows = LeastSquaresRule(groups, [1.0, 1.0, 0.5], RIDGE).rows(weights, target)
         torch.testing.assert_close(rows.sum(0), weights)
         shares = least_squares_shares(weights, groups, [1.0, 1.0, 0.5], target)
         torch.testing.assert_close(rows, shares.transpose(0, 1)[..., None] * weights, atol=0.02, rtol=0)

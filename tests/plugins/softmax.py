@@ -27,7 +27,7 @@ class Softmax(Division):
     words = "softmax of ARVs"
     report_words = "by the softmax of ARVs"
     summary = "softmax (shares by how large ARVs are)"
-    suffixes = ("_softmax",)
+    suffix_pattern = r"_softmax[0-9.]*"
     flags = (Flag("sharpness", "softmax: of the shares (3)", "sharpness", positive, does="sharpens shares"),)
     nulls = (WEIGHTS, SHARES)
     primary_null = WEIGHTS
@@ -41,7 +41,8 @@ class Softmax(Division):
 
     @classmethod
     def suffix_of(cls, settings):
-        return "_softmax"
+        sharpness = settings["sharpness"]
+        return "_softmax" + ("" if sharpness == USUAL_SHARPNESS else f"{sharpness:g}")
 
     @classmethod
     def flag_words(cls, settings):
@@ -52,12 +53,12 @@ class Softmax(Division):
         return f"shares by the softmax of ARVs, sharpness {settings['sharpness']:g}"
 
     @classmethod
-    def divider(cls, settings, **study):
+    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
         return SoftmaxDivider(settings["sharpness"])
 
     @classmethod
-    def rule(cls, inputs, rho=None):
-        return SoftmaxRule(inputs.means())
+    def rule(cls, settings, inputs, rho=None):
+        return SoftmaxRule(inputs.means(), settings["sharpness"])
 
     def shares(self, rho=None):
         return self.stored
@@ -77,6 +78,9 @@ class Softmax(Division):
             raise ValueError("its shares are impossible")
         return cls(state["shares"], state["sharpness"])
 
+    def kept_apart(self):
+        return self.settings()
+
     def text(self):
         return f"softmax shares of {self.stored.shape[1]} inputs"
 
@@ -90,9 +94,9 @@ class SoftmaxDivider(Divider):
 
 
 class SoftmaxRule(Rule):
-    def __init__(self, mean_inputs):
-        self.mean_inputs = mean_inputs
+    def __init__(self, mean_inputs, sharpness):
+        self.mean_inputs, self.sharpness = mean_inputs, sharpness
 
     def shares(self, weights, targets=None):
         arvs = torch.einsum("bit,kit->kbi", weights, self.mean_inputs)
-        return torch.stack([softmax_shares(of_unit, USUAL_SHARPNESS) for of_unit in arvs.unbind(1)], dim=1)
+        return torch.stack([softmax_shares(of_unit, self.sharpness) for of_unit in arvs.unbind(1)], dim=1)

@@ -110,7 +110,7 @@ def test_a_fourth_source_goes_through_everything(layer):
 
 def test_both_at_once_and_all_channels(layer):
     run("disentangle_channel.py", layer, "--concepts_from", "halves", "--split_by", "softmax", "--sharpness", "5")
-    (manifest,) = splits(layer, f"{RUN}_all_channels_halves_*_softmax_background_layer.json")
+    (manifest,) = splits(layer, f"{RUN}_all_channels_halves_*_softmax5_background_layer.json")
     out = run("get_results.py", layer, "--splits", manifest, "--get_quantitative", *TAU)
     assert (
         "strong and weak images" in out and "softmax of ARVs" in (layer / "results_quantitative/summary.md").read_text()

@@ -68,6 +68,10 @@ def split(way, network):
 SOURCE = {"name": "classes", "state": {}}
 
 
+def rule_of(way, rho):
+    return way.rule(way.settings_from({}), Inputs(), rho)
+
+
 def test_columns_of_shares_sum_to_one_at_every_rho(split):
     for rho in split.division.rhos or [None]:
         shares = split.shares(rho)
@@ -85,7 +89,10 @@ def test_the_merge_is_the_original_and_the_output_stays(split, network):
 
 
 def test_many_units_at_once_are_divided_as_each_by_itself(way, split):
-    rule, weights = way.rule(Inputs(), split.rho), torch.randn(UNITS, NUM_INPUTS, 1, dtype=torch.float64)
+    rule, weights = (
+        rule_of(way, split.rho),
+        torch.randn(UNITS, NUM_INPUTS, 1, dtype=torch.float64),
+    )
     together = rule.shares(weights)
     assert together.shape == (NUM_CONCEPTS + 1, UNITS, NUM_INPUTS)
     alone = torch.cat([rule.shares(unit[None]) for unit in weights], dim=1)
@@ -94,7 +101,7 @@ def test_many_units_at_once_are_divided_as_each_by_itself(way, split):
 
 
 def test_the_rule_divides_the_channel_as_its_split(way, split):
-    rows = way.rule(Inputs(), split.rho).rows(split.weight[None].double())[:, 0]
+    rows = rule_of(way, split.rho).rows(split.weight[None].double())[:, 0]
     torch.testing.assert_close(rows.double(), split.rows()[:-1], rtol=0, atol=0.02 * float(split.weight.abs().max()))
 
 
@@ -125,24 +132,34 @@ def test_another_order_of_the_inputs_has_as_many_for_each_concept(split):
 
 
 def test_nulls_have_as_many_concepts_and_columns_in_the_table(way, split):
-    rule, orders = way.rule(Inputs(), split.rho), torch.stack([torch.randperm(NUM_INPUTS) for _ in range(UNITS)])
+    rule, orders = (
+        rule_of(way, split.rho),
+        torch.stack([torch.randperm(NUM_INPUTS) for _ in range(UNITS)]),
+    )
     assert way.primary_null in way.nulls and set(way.nulls) <= set(NULLS)
     for null in way.nulls:
         rows = null.rows(rule, split.weight.double(), split.shares(), orders)
         assert rows.shape == (NUM_CONCEPTS, UNITS, NUM_INPUTS, 1)
-        assert f"_{null.column}" in KINDS and null.words and null.sentence
+        assert f"_{null.column}" in KINDS and null.words and null.phrase
     assert way.primary_null.short and way.primary_null.draws_column
 
 
 def test_names_of_files_tell_settings_apart(way):
-    assert way.usual_suffix() in way.suffixes
-    assert all(re.fullmatch(r"(_[a-z_]+)?", suffix) for suffix in way.suffixes)
+    assert re.fullmatch(way.suffix_pattern, way.usual_suffix())
 
 
 def test_no_two_ways_have_a_suffix_in_common():
     with registered():
-        suffixes = [suffix for one in DIVISIONS.all() for suffix in one.suffixes]
-        assert len(set(suffixes)) == len(suffixes) and len({one.name for one in DIVISIONS.all()}) == len(ALL)
+        for one in DIVISIONS.all():
+            assert [
+                other.name for other in DIVISIONS.all() if re.fullmatch(other.suffix_pattern, one.usual_suffix())
+            ] == [one.name]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_registry_knows_a_class_by_its_own_name(name):
+    with registered():
+        assert DIVISIONS.get(name).name == name
 
 
 def test_there_are_words_for_everything_that_is_shown(way, split):

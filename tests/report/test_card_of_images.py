@@ -155,7 +155,7 @@ def test_flags_that_cannot_be_followed_are_refused(finished, tmp_path, flags, me
 
 def draw(folder, **wishes):
     """All figures of the splits of ``folder``, in this process."""
-    settings = ResultSettings(output_dir=folder, division_given={}, **wishes)
+    settings = ResultSettings(output_dir=folder, division_given={}, num_workers=0, **wishes)
     opened = [OpenedSplit(path, file := read_split(path), file.split.rho)
               for path in sorted((folder / "store" / "models_disentangled").glob("*.pt"))]  # fmt: skip
     context, device = opened[0].file.context, torch.device("cpu")

@@ -47,8 +47,9 @@ def test_everything_else_is_one_more_concept_whose_arv_is_the_mean_of_all_images
     assert file.background == 1 and [one.kind for one in split.concepts] == ["classes", "classes", "background"]
     pixels, targets = load(copy, "train")
     inputs = factories.small().stem(pixels)
-    for rho, values in zip((0.5, 1.0), split.objectives[[9, 19], 0].tolist(), strict=True):
-        maps = [torch.einsum("bihw,i->bhw", inputs, row[:, 0]).clamp(min=0).sum((1, 2)) for row in split.rows(rho)[:3]]
+    for rho, values in zip((0.5, 1.0), split.division.objectives[[9, 19], 0].tolist(), strict=True):
+        rows = split.rows(rho)[:3].float()
+        maps = [torch.einsum("bihw,i->bhw", inputs, row[:, 0]).clamp(min=0).sum((1, 2)) for row in rows]
         expected = sum(
             (maps[k] / (sum(maps[j] for j in range(3) if j != k) / 2 + 1e-5))[targets == output].mean()
             for k, output in ((0, 1), (1, 3))
@@ -84,7 +85,7 @@ def test_shares_are_those_of_the_images_in_the_store(copy, flags, weight, name):
     ones = torch.ones(1, 8, 1, dtype=torch.float64)  # the weight is in the contributions already
     importance = [1.0, 1.0, *([weight] if weight else [])]
     expected = least_squares_shares(ones, [group[..., None].double() for group in groups], importance)[0]
-    torch.testing.assert_close(file.split.fitted, expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(file.split.division.fitted, expected, rtol=0, atol=5e-3)
     assert file.split.rho is None and file.background == weight
     network, (pixels, _) = factories.small(), load(copy, "val")
     torch.testing.assert_close(

@@ -9,16 +9,18 @@ import torch
 from PIL import Image
 
 from tests import factories
+from tests.concept_sources.test_image_sets import contributions, only_split, pure_by_hand
 from tests.conftest import CHANNEL, COMPUTE, NETWORK, RUN, contents, load, messages, run_script, stage3
-from tests.stages.test_unlabelled import contributions, only_split, pure_by_hand
-from utils.command_line.split_opening import OpenedSplit
+from tests.store.helpers import study_of
+from utils.concept_sources import classes
+from utils.concept_sources.image_sets import MapImages
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.method.planar_map import in_unit_square
 from utils.networks.layers import find_layer
-from utils.stages import circuit_map
-from utils.stages.circuit_map import MapImageFinder, MapImages, MapReader, make_map
+from utils.stages.circuit_map import MapReader, make_map, map_image_finders
 from utils.store.importances import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import read_split, transform_from
 
 METHODS = {
@@ -53,9 +55,14 @@ def training_store(folder):
     return store
 
 
+def image_finders(opened, folder):
+    """What finds the images of the maps of splits, by their paths."""
+    return map_image_finders(opened, study_of(training_store(folder), run=RUN))
+
+
 def found_images(folder, method):
     one = opened_split(folder, method)
-    return one.file.split, MapImageFinder([one], training_store(folder), RUN).of(one)
+    return one.file.split, image_finders([one], folder)[one.path](one)
 
 
 def concepts_by_hand(split, indices):
@@ -91,7 +98,7 @@ def test_pure_shows_the_references_that_stage3_has_kept(folder):
 @pytest.mark.parametrize("labelled", [300, 6])
 def test_classes_show_the_strongest_images_of_each(folder, monkeypatch, labelled):
     """Bee and dog, six training images each, or three."""
-    monkeypatch.setattr(circuit_map, "LABELLED", labelled)
+    monkeypatch.setattr(classes, "MOST_ON_MAP", labelled)
     _, images = found_images(folder, "classes")
     sums = contributions(folder).sum(1)
     each = min(labelled // 2, 6)
@@ -102,9 +109,9 @@ def test_classes_show_the_strongest_images_of_each(folder, monkeypatch, labelled
 
 def test_several_splits_are_found_together(folder):
     together = [opened_split(folder, method) for method in ("classes", *METHODS)]
-    finder = MapImageFinder(together, training_store(folder), RUN)
+    finders = image_finders(together, folder)
     for one, method in zip(together, ("classes", *METHODS), strict=True):
-        images, (_, alone) = finder.of(one), found_images(folder, method)
+        images, (_, alone) = finders[one.path](one), found_images(folder, method)
         assert torch.equal(images.indices, alone.indices) and torch.equal(images.concepts, alone.concepts)
 
 
@@ -119,9 +126,9 @@ def test_a_split_of_other_training_images_is_refused(folder, change):
     else:
         used = {image for concept in split.own_concepts for image in concept.images}
         split.concepts[0].images[0] = next(image for image in range(24) if image not in used)
-    finder = MapImageFinder([one], training_store(folder), RUN)
+    finder = image_finders([one], folder)[one.path]
     with pytest.raises(UserError, match=f"{one.path.name} was made from other training images than those of .*: run"):
-        finder.of(one)
+        finder(one)
 
 
 def some_images(concepts, seed=0):

@@ -10,24 +10,23 @@ from torch import nn
 
 from tests.helpers import as_layer
 from tests.method.test_ranking import area, average_precision
-from tests.store.helpers import META
+from tests.store.helpers import META, study_of
+from utils.concept_sources.cases import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
+from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
 from utils.method.nulls import permutation
-from utils.stages import comparison
-from utils.stages.comparison import Cases, agreement, compare, require_comparable
+from utils.stages.comparison import Comparison, agreement, compare, describe_comparison, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores
-from utils.stages.comparison_methods import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
-from utils.stages.comparison_table import METHODS, Sources
-from utils.stages.least_squares import StoredInputs
+from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
-from utils.stages.unlabelled import Clusters
 from utils.store.importances import ImportanceStore, Labels
 
 NUM_INPUTS, CLASSES = 96, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
 SIZES = {"num_channels": 3, "num_inputs": NUM_INPUTS, "num_taps": 1, "num_outputs": 5, "chunk_size": 40}
 CONCEPTS = [[0], [1]]
+METHODS = comparison_methods()
 FROM_STORES = {name: one for name, one in METHODS.items() if one.source != "pure"}
 
 
@@ -70,29 +69,20 @@ def stores(tmp_path_factory):
     return planted(folder, "train", 100), planted(folder, "val", 60)
 
 
-class World:
-    """The channel and its concepts, and what methods are made of; cosines are not looked at."""
+def comparison_of(stores, given, rho=1.0, only_correct=False):
+    """The Comparison of the channel and its concepts; cosines are not looked at."""
+    training, store = stores
+    study = study_of(training, only_correct=only_correct)
+    sums, targets = study.tap_sums.of_images(study.usable).double(), study.labels.targets[study.usable]
+    means = torch.stack([sums[targets == output].mean(0) for output in range(5)])
+    validation = ValidationInputs(store, [0, 1])
+    return Comparison(study, [(0, CONCEPTS)], means, store, validation, rho=rho, given=given)
 
-    def __init__(self, stores, asked, rho=1.0, only_correct=False):
-        self.training, store = stores
-        self.labels = self.training.read_labels()
-        usable = self.labels.targets == self.labels.predictions if only_correct else self.labels.targets >= 0
-        inputs = StoredInputs(self.training, self.labels, only_correct)
-        validation = ValidationInputs(store, [0, 1])
-        usable = self.labels.indices[usable]
-        layer = self.training.read_layer()
-        self.cases = Cases([(0, CONCEPTS)], *layer, inputs, self.labels, usable, validation)
-        sums = inputs.of_images(usable).double()
-        targets = self.labels.targets[usable]
-        self.means = torch.stack([sums[targets == output].mean(0) for output in range(5)])
-        how = {"only_correct": only_correct, "rho": rho, "asked": asked, "open_pure": None}
-        self.sources = Sources(self.training, inputs, self.labels, self.means, self.cases, **how)
 
-    def compare(self, names):
-        methods = {name: METHODS[name].make(self.sources) for name in names}
-        concepts, channels, problems = compare(self.cases, methods, self.labels)
-        assert not problems
-        return concepts, channels
+def compared(comparison, names):
+    concepts, channels, problems = compare(comparison, {name: METHODS[name].make(comparison) for name in names})
+    assert not problems
+    return concepts, channels
 
 
 def images_of(store):
@@ -102,8 +92,8 @@ def images_of(store):
 
 @pytest.mark.parametrize("only_correct", [False, True])
 def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
-    world = World(stores, {}, rho=0.8, only_correct=only_correct)
-    rows, _ = world.compare(["classes"])
+    comparison = comparison_of(stores, {}, rho=0.8, only_correct=only_correct)
+    rows, _ = compared(comparison, ["classes"])
     train, val = map(images_of, stores)
     usable = train[1] == train[2] if only_correct else np.full(100, True)
     weight = stores[0].read_layer()[0][0].double()
@@ -112,7 +102,7 @@ def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
     found = []
     for order in orders:
         own = weight[order]
-        owners = split_sources(torch.stack([(own * world.means[k]).sum(-1) for k in (0, 1)]), 0.8)
+        owners = split_sources(torch.stack([(own * comparison.mean_inputs[k]).sum(-1) for k in (0, 1)]), 0.8)
         parts = [np.where(np.isin(owners, (0, k)), own[:, 0], 0) for k in (1, 2)]
         values = []
         for k in (0, 1):
@@ -132,8 +122,8 @@ def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
 
 
 def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
-    world = World(stores, {"number": 2, "references": 40})
-    rows, channels = world.compare(["circuits", "circuits_least_squares"])
+    comparison = comparison_of(stores, {"number": 2, "references": 40})
+    rows, channels = compared(comparison, ["circuits", "circuits_least_squares"])
     ari = {(row["method"], row["null"]): row["ari"] for row in channels}
     for method in ("circuits", "circuits_least_squares"):
         assert ari[method, ""] == 1
@@ -146,8 +136,7 @@ def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
 
 
 def test_every_null_has_as_many_units_as_its_method(stores):
-    world = World(stores, {"number": 3, "references": 40})
-    _, channels = world.compare(FROM_STORES)
+    _, channels = compared(comparison_of(stores, {"number": 3, "references": 40}), FROM_STORES)
     numbers, nulls = {}, {}
     for row in channels:
         numbers.setdefault(row["method"], set()).add(row["k"])
@@ -160,9 +149,9 @@ def test_every_null_has_as_many_units_as_its_method(stores):
 
 
 def test_a_method_that_cannot_be_made_is_a_problem_and_the_others_go_on(stores):
-    world = World(stores, {"number": 41, "references": 40})
-    methods = {name: METHODS[name].make(world.sources) for name in ("circuits", "original")}
-    rows, _, problems = compare(world.cases, methods, world.labels)
+    comparison = comparison_of(stores, {"number": 41, "references": 40})
+    methods = {name: METHODS[name].make(comparison) for name in ("circuits", "original")}
+    rows, _, problems = compare(comparison, methods)
     assert {row["method"] for row in rows} == {"original"}
     assert len(problems) == 1 and problems[0].startswith("circuits, channel 0: ")
 
@@ -187,7 +176,7 @@ def test_channels_that_cannot_be_compared_are_refused(concepts, others, message)
 def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
     training, store = stores
     known = [
-        comparison.describe_comparison("n", "m", asked, settings, {"a": {"words": "b"}}, store, training)
+        describe_comparison("n", "m", asked, settings, {"a": {"words": "b"}}, store, training)
         for asked in ([(0, CONCEPTS)], [(1, CONCEPTS)])
         for settings in ({"rho": 1.0}, {"rho": 0.5})
     ]
@@ -197,17 +186,16 @@ def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
 @pytest.mark.parametrize("name", ["circuits", "directions"])
 def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkeypatch):
     """Where the first of the permuted weights has no clusters, the second ones stand for this null."""
-    world = World(stores, {"number": 2, "references": 40})
-    method, (case,) = METHODS[name].make(world.sources), world.cases
-    source, collected = method.found_by, EmbeddingScores(None)
-    clusters = source.clusters
+    comparison = comparison_of(stores, {"number": 2, "references": 40})
+    method, (case,), collected = METHODS[name].make(comparison), comparison, EmbeddingScores(None)
+    clusters = method.finder.clusters
 
     def not_of_the_first(place, unit, number=None):
         if unit == 1:
             raise UserError("its images are too alike")
         return clusters(place, unit, number)
 
-    monkeypatch.setattr(source, "clusters", not_of_the_first)
+    monkeypatch.setattr(method.finder, "clusters", not_of_the_first)
     found = method.of(case)
     assert len(found[WEIGHTS]) == DRAWS - 1
     monkeypatch.setattr(collected, "_note_from_stores", lambda *_, **__: None)

@@ -84,7 +84,7 @@ def test_windows_give_what_the_convolution_gives_that_computes_the_same(finished
     assert list(pairs[0].values()) == pytest.approx(list(pairs[1].values()), abs=1e-3)
     splits = splits_of(folder, run), splits_of(finished, RUN)
     assert splits[0].rho == splits[1].rho
-    assert torch.equal(splits[0].owners, splits[1].owners)
+    assert torch.equal(splits[0].division.owners, splits[1].division.owners)
     torch.testing.assert_close(splits[0].arvs, splits[1].arvs, rtol=1e-4, atol=1e-4)
     assert "predictions that change: 0 of" in said["windows"][2]
 

@@ -9,19 +9,19 @@ from torch import nn
 
 from tests.helpers import as_layer
 from tests.method.test_ranking import area, average_precision
-from tests.store.helpers import META
-from utils.command_line.split_opening import OpenedSplit
+from tests.store.helpers import META, study_of
+from utils.concept_sources.registry import SOURCES
+from utils.divisions.arv import Arv
+from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
-from utils.images.folders import ClassMap, ImageList
-from utils.method.disentangling import RHOS, Split, split_sources
+from utils.images.folders import ImageList
+from utils.method.disentangling import RHOS, split_sources
 from utils.method.least_squares import least_squares_shares
 from utils.method.nulls import p_value, permutation, q_values
 from utils.stages import separation
-from utils.stages.disentangling import CandidateMaker
-from utils.stages.least_squares import ByLeastSquares
-from utils.stages.separation import DRAWS, TrainingReferences, ValidationInputs, describe_separation, separate
-from utils.store.class_statistics import ClassStore
+from utils.stages.separation import DRAWS, TrainingUnits, ValidationInputs, describe_separation, separate
 from utils.store.importances import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SETTINGS, SplitFile
 
 CLASSES = {"a": 0, "b": 1, "c": 2, "d": 3}
@@ -64,40 +64,32 @@ def make_store(folder, images, count):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """(training store, validation store, class store) of a small layer; not to be changed."""
+    """(training store, validation store) of a small layer; not to be changed."""
     folder = tmp_path_factory.mktemp("world")
     training, validation = make_store(folder, "train", 60), make_store(folder, "val", 33)
-    class_store = ClassStore(folder, "m", training.meta)
-    separation.class_statistics(training, class_store, [TAU])
-    return training, validation, class_store
-
-
-def references_of(world):
-    return TrainingReferences(world[0], world[2], ClassMap(CLASSES))
+    separation.class_statistics(training, study_of(training).class_store, [TAU])
+    return training, validation
 
 
 def opened_split(world, channel, concepts, *, by="arv", background=None, rho=0.8, only_correct=False):
-    training, _, class_store = world
-    maker = CandidateMaker(training, class_store, ClassMap(CLASSES), only_correct, background)
-    candidate = maker.make(channel, concepts)
+    study = study_of(world[0], only_correct=only_correct, background=background)
+    candidate = SOURCES.get("classes").from_given({}, study).maker(study, []).make(channel, concepts)
     if by == "arv":
         owners = torch.stack([split_sources(candidate.arvs, one) for one in RHOS])
-        split = Split(
-            **candidate.content(), owners=owners, objectives=torch.zeros(20, 3), objective="positive", rho=rho
-        )
+        division = Arv(owners, torch.zeros(20, 3), "positive", rho, len(candidate.concepts))
     else:
-        inputs = references_of(world)._inputs(only_correct)
-        groups = ByLeastSquares(inputs, background).groups(candidate)
-        split = Split(**candidate.content(), fitted=least_squares_shares(candidate.weight[None].double(), *groups)[0])
-    settings = {**dict.fromkeys(SETTINGS), "only_correct": only_correct}
-    file = SplitFile(split, {}, settings, background, {}, {}, f"{channel} {concepts}")
+        groups = study.inputs_of(candidate.own_concepts, background).groups()
+        shares = least_squares_shares(candidate.weight[None].double(), *groups)[0]
+        division = LeastSquares(shares, **LeastSquares.settings_from({}))
+    split, settings = candidate.split(division), {**dict.fromkeys(SETTINGS), "only_correct": only_correct}
+    file = SplitFile(split, {}, settings, background, candidate.source, {}, f"{channel} {concepts}")
     return OpenedSplit(Path(f"m_channel{channel}.pt"), file, split.rho)
 
 
 def measure(world, *opened, number=None):
     outputs = sorted({output for one in opened for output in one.outputs})
     validation = ValidationInputs(world[1], outputs)
-    return separate(opened, [(TAU, P)] * len(opened), validation, references_of(world), number)
+    return separate(opened, [(TAU, P)] * len(opened), validation, TrainingUnits(study_of(world[0])), number)
 
 
 def images_of(store):
@@ -163,7 +155,7 @@ def test_permuted_owners_keep_the_weights_and_the_number_of_inputs(world):
     sums, targets = images_of(world[1])
     scores = []
     for draw in range(DRAWS):
-        owners = split.owners[-1][permutation(6, "owners", 1, [[0], [1]], draw)]
+        owners = split.division.owners[-1][permutation(6, "owners", 1, [[0], [1]], draw)]
         kept = ((owners == 0) | (owners == 1)).numpy()
         scores.append((split.weight.double().numpy() * kept[:, None] * sums).sum((1, 2)))
     precisions = [average_precision(one, (targets == 0).tolist()) for one in scores]
@@ -233,7 +225,7 @@ def test_a_split_of_other_training_images_is_refused(world):
 
 
 def test_what_is_known_before_tells_splits_stores_and_settings_apart(world):
-    training, validation, _ = world
+    training, validation = world
     one = opened_split(world, 1, [[0], [1]])
 
     def known(opened=one, tau=TAU, number=None, store=validation):

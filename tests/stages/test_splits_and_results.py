@@ -85,8 +85,9 @@ def test_the_objective_asked_for_chooses_rho(copy, objective):
     out = stage3("data", "store", "--rho_objective", objective, cwd=copy)
     split = read_split(copy / "store" / "models_disentangled" / f"{RUN}_channel9_1_3_{objective}.pt").split
     column = {"absolute": 1, "contrast": 2}[objective]
-    assert split.objective == objective
-    assert split.objectives[:, column].max() == split.objectives[round(split.rho / 0.05) - 1, column]
+    assert split.division.objective == objective
+    objectives = split.division.objectives
+    assert objectives[:, column].max() == objectives[round(split.rho / 0.05) - 1, column]
     assert f"{split.rho:.2f} " in next(line for line in out.split("\n") if line.endswith("<- chosen"))
 
 
@@ -99,7 +100,7 @@ def test_stage4_rows_are_fractions_of_the_original_channel(copy):
     included = attribution_shares(record.activation, record.gradient)[:, CHANNEL] >= 0.196
     assert not included[(targets == 1) | (targets == 3)].all()
     x = record.input
-    maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows()]
+    maps = [torch.einsum("bihw,i->bhw", x, row[:, 0]) for row in split.rows().float()]
     expected = torch.stack([part.sum((1, 2)) / record.activation[:, CHANNEL].sum(1) for part in maps], dim=1)
     assert not list((copy / "plots").glob("*channel9*"))
     for concept, target in ((1, 1), (2, 3)):
@@ -210,7 +211,7 @@ def test_bf16_runs_through_all_stages_and_stays_close(copy):
         out = stage3("data", "half", "--precision", precision, cwd=copy)
         assert max(equality(out)[:2]) < 1e-5  # the proof is in fp32 whatever the precision of the network
         split = read_split(copy / "half" / "models_disentangled" / f"{RUN}_channel9_1_3.pt").split
-        contrasts.append(split.objectives[:, 2])
+        contrasts.append(split.division.objectives[:, 2])
         stage4("data", "half", "--get_quantitative", "--rho", "0.5", "--precision", precision, cwd=copy)
         (path,) = (copy / "results_quantitative" / "pairs").iterdir()
         shares.append(torch.tensor([part["shares"] for part in json.loads(path.read_text())["images"]]))
@@ -259,8 +260,8 @@ def test_stage3_splits_by_the_mean_arvs_of_the_images_asked_for(copy, only_corre
     search = RhoSearch(layer.weight[CHANNEL], None, arvs)
     for k, indices in enumerate(members):
         search.add(layer.maps(search.rows, None)(network.stem(pixels[indices])), torch.full_like(indices, k))
-    assert torch.equal(split.owners.long(), search.owners)
-    torch.testing.assert_close(split.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
+    assert torch.equal(split.division.owners.long(), search.owners)
+    torch.testing.assert_close(split.division.objectives, search.objectives(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_newest_rho_counts_and_only_equal_tau_and_k_are_gathered(copy):

@@ -11,7 +11,8 @@ from tests.helpers import as_layer
 from tests.networks.helpers import random_split
 from utils.images.folders import ImageList
 from utils.store import importances as store
-from utils.store.splits import SETTINGS, SplitFile
+from utils.store.splits import SETTINGS, SplitFile, transform_from
+from utils.store.study import Study
 
 IMAGES = ImageList(
     Path("data/train"),
@@ -72,6 +73,17 @@ def split_file(module, channel, num_concepts=2, **context):
     settings = {**dict.fromkeys(SETTINGS), "only_correct": False, "precision": "fp32", "tau": 0.03}
     proof = {"images": 8, "changed_predictions": 0}
     return SplitFile(split, {**CONTEXT, **context}, settings, None, {"name": "classes", "state": {}}, proof)
+
+
+def study_of(training, kind=Study, **changes):
+    """The Study of a complete training store; where the network is needed, ``open_network`` is to be given."""
+    loading = {"num_workers": 0, "device": torch.device("cpu"), "skip_unreadable": False, "decode": "pil"}
+    usual = {
+        **{"run": "m", "store_dir": training.folder.parent, "data_dir": Path("data"), "training": training},
+        **{"only_correct": False, "background": None, "transform": transform_from(training.meta["transform"])},
+        **{"open_network": None, "loading": loading, "batch_size": 4, "precision": "fp32"},
+    }
+    return kind(**{**usual, **changes})
 
 
 def flips(data):

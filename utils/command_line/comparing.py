@@ -8,7 +8,7 @@ from utils.command_line import flags, opening
 from utils.command_line.run import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.concept_sources.registry import SOURCES, SUGGESTED, USUAL
-from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO
+from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO, LAYER
 from utils.errors import UserError
 from utils.networks.embedding import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
@@ -63,7 +63,7 @@ def comparison_name(settings, run):
     for field in ("rho", "nr_concepts", "nr_reference_images"):
         value = getattr(settings, field)
         name += "" if value is None else f"_{field.removeprefix('nr_')}{value}"
-    name += "" if settings.embedding is None else f"_embedding_{run_name(settings.embedding, 'last_conv')}"
+    name += "" if settings.embedding is None else f"_embedding_{run_name(settings.embedding, LAYER)}"
     name += "" if settings.only_correct is None else f"_{'' if settings.only_correct else 'not_'}only_correct"
     if len(name) > LONGEST_NAME:
         name = f"{run}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"

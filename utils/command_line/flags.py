@@ -108,7 +108,12 @@ def thresholds_from(args):
     """Values of each threshold, for settings; of several ones, refuse flags that mean nothing to them."""
     values = {field: tuple(getattr(args, name)) for name, field in THRESHOLDS.items()}
     if any(len(one) > 1 for one in values.values()):
-        for name, usual in {"cos_sim_low": 0, "plot_wordnet": False, "channel": None, "top": None}.items():
+        for name, usual in {
+            "cos_sim_low": defaults.COS_SIM_LOW,
+            "plot_wordnet": False,
+            "channel": None,
+            "top": None,
+        }.items():
             if getattr(args, name) != usual:
                 raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
     return values
@@ -230,13 +235,14 @@ def add_concept_flags(parser):
 # Flags of divisions and of sources of concepts
 
 
-def add_plugin_flags(parser, plugins, help=None):
-    """The flags of some plug-ins, each once; ``help``: in place of what they say themselves."""
+def add_plugin_flags(parser, plugins, to_choose=False):
+    """The flags of some plug-ins, each once; ``to_choose`` among splits that were made with several values."""
     for name, declared in flags_of(plugins).items():
         flag = declared[0][1]
         usual = "; ".join(f"{plugin.name}: {one.usual}" for plugin, one in declared if one.usual)
+        help = f"{flag.help} ({usual})" if usual else flag.help
         how = {"choices": flag.choices} if flag.choices else {"type": flag.parse, "metavar": flag.metavar}
-        parser.add_argument(f"--{name}", **how, help=help or (f"{flag.help} ({usual})" if usual else flag.help))
+        parser.add_argument(f"--{name}", **how, help=flag.chooses if to_choose and flag.chooses else help)
 
 
 def given_to(plugin, args):
@@ -272,29 +278,30 @@ def add_division_flags(parser, stage3=False):
         help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
         f"they count beside a concept's images in {weighing}, 0 for none" + (usual if stage3 else chooses),
     )
-    chooses = "the split whose rho this objective chose, where there are two"
-    add_plugin_flags(parser, divisions, help=None if stage3 else chooses)
+    add_plugin_flags(parser, divisions, to_choose=not stage3)
 
 
 def division_of(args, source):
-    """Stage 3's way of dividing inputs: its name, its settings, and the weight of everything else, or None without it.
+    """Stage 3's way of dividing inputs: its name, what its flags give, and the weight of everything else or None.
 
     UserError where what is given does not go together.
     """
     declared = flags_of(DIVISIONS.all())
     given = [name for name in declared if getattr(args, name) is not None]
-    usual = USUAL if source.labelled or given else USUAL_WITHOUT_LABELS
+    usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
+    if given:  # a flag of a way of dividing asks for it
+        usual = declared[given[0]][0][0].name
     division = DIVISIONS.get(args.split_by or usual)
     for name in given:
         if name not in flags_of([division]):
             does = declared[name][0][1].does
             raise UserError(f"--{name} {does}, which --split_by {division.name} does not have: leave it out")
-    wanted = (args.background, source.usual_background, division.usual_background, 0)
-    background = next(value for value in wanted if value is not None)
+    background = source.background_with(division) if args.background is None else args.background
+    background = background or 0
     if not division.weighs_background and background not in (0, 1):
         weighing = " and ".join(one.name for one in DIVISIONS.all() if one.weighs_background)
         raise UserError(f"--background {background:g}: only --split_by {weighing} weighs it")
-    return division.name, division.settings_from(given_to(division, args)), background or None
+    return division.name, given_to(division, args), background or None
 
 
 def _may_stand_alone(args):

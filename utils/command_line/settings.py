@@ -1,4 +1,4 @@
-"""What a stage is asked: its flags as a frozen dataclass, made once; nothing else sees what argparse has parsed.
+"""Settings of each stage, made once from its flags. Nothing else reads what argparse has parsed.
 
 A field is named after its flag. ``flags.settings_of`` fills it in.
 """
@@ -14,7 +14,7 @@ from utils.report.sheets import SCREEN, Sheet
 class StageSettings:
     """What every stage is told: which layer of which network, and where everything is."""
 
-    model: str | None = None  # of stage 4's summary alone
+    model: str | None = None  # None only for get_results.py --summary
     weights: str | None = None
     layer_of_interest: str = defaults.LAYER
     nr_channels_in_layer_of_interest: int | None = None
@@ -34,7 +34,7 @@ class ImageSettings(StageSettings):
     std: list | None = None
     skip_unreadable: bool = False
     batch_size: int = defaults.BATCH_SIZE
-    num_workers: int = 0
+    num_workers: int
     decode: str = defaults.DECODER
     device: str | None = None
     precision: str = defaults.PRECISION
@@ -69,7 +69,7 @@ class SimilaritySettings(StageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateSettings(ImageSettings):
-    """What stages 3 and 4 have in common: which channels and concepts are meant.
+    """Settings of stages 3 and 4: which channels and concepts.
 
     ``channels`` are those of ``channel_flag``, or None; ``concepts`` the classes of each concept that flags name, as
     text. ``only_correct`` is None where nobody says it.
@@ -80,19 +80,18 @@ class CandidateSettings(ImageSettings):
     candidates: str | None = None
     channels: tuple | None = None
     concepts: tuple = ()
-    finds_concepts: bool = False  # for channels alone
+    finds_concepts: bool = False  # the source does, for a channel alone
     only_correct: bool | None = None
-    proportion_attribution_required: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DisentanglingSettings(CandidateSettings):
-    """Stage 3. The division and the source of concepts have the settings that their flags say."""
+    """Stage 3. ``division_given`` and ``source_given`` are what the flags of the plug-ins give, {setting: value}."""
 
     channel_flag = "channel_disentangle"
 
     split_by: str
-    division_settings: dict
+    division_given: dict
     concepts_from: str
     source_given: dict
     background: float | None
@@ -110,6 +109,7 @@ class ResultSettings(CandidateSettings):
     division_given: dict
     background: float | None = None
     rho: float | None = None
+    proportion_attribution_required: float | None = None
     figure_width: Sheet = SCREEN
 
     get_qualitative: bool = False

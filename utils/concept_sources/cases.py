@@ -1,4 +1,4 @@
-"""What a comparison of sources is made of: a channel as a case, the sets of images found for it, and the units made.
+"""Data classes of a comparison: a channel, the sets of images found for it, and the units made of them.
 
 A method gives Units of a Case under each of its nulls, ``{null: [Units of each draw]}``; "" is the method itself. What
 cannot be drawn (images are too similar for as many clusters) is left out.
@@ -78,7 +78,7 @@ class Case:
 
 @dataclass
 class Sets:
-    """Concepts of a unit: ConceptInputs, as ways of dividing ask for them (``utils.divisions``).
+    """Concepts of a unit, as ConceptInputs. ``groups()`` has one more entry than ``means()``: everything else.
 
     ``mean_inputs`` [K, C_in, taps] float64 are the mean tap sums of each, ``tap_sums`` StoredTapSums of their images;
     ``clusters`` are the Clusters that they are, or None.

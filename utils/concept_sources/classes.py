@@ -19,7 +19,7 @@ class Classes(ConceptSource):
 
     name = words = split_words = "classes"
     summary = "classes (default)"
-    labelled = needs_labels = True
+    labelled = True
     map_words = "training images of its concepts, by their circuits"
     map_note = "of each concept the images in which the channel's spatial sum is largest"
 
@@ -84,9 +84,7 @@ def _map_images(opened, study):
     """Of each concept the images of largest spatial sum, as MapImages."""
     split, labels = opened.file.split, study.labels
     concepts, sets = split.own_concepts, []
-    usable = torch.ones_like(labels.targets, dtype=torch.bool)
-    if opened.file.settings["only_correct"]:
-        usable = labels.targets == labels.predictions
+    usable = labels.counting(opened.file.settings["only_correct"])
     for concept in concepts:
         images = labels.indices[usable & torch.isin(labels.targets, torch.tensor(concept.classes))]
         sums = circuits.circuits(split.weight, study.tap_sums.of_images(images)).sum(1)

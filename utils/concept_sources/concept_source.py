@@ -1,8 +1,10 @@
-"""The contract of a source of concepts: how it finds those of a channel, and which new images are theirs.
+"""Interface of a source of concepts: how it finds a channel's concepts, and assigns new images to them.
 
 A new source is a subclass of ``ConceptSource``, or of ``ImageSets`` where its concepts are sets of images, in a file of
-its own beside this one, and a line in ``registry.py``. Stages, tables, figures and pages ask it for all that differs
-from one source to another. The file is imported by ``--help``: what takes time to import it names by ``later``.
+its own in this folder, named after it, and a line in ``registry.py``. Stages, tables, figures and pages get everything
+that depends on the source from this class. ``--help`` imports the file: it names what takes long to import, torch above
+all, by ``later``. ``tests/plugins/halves.py`` is an example; ``tests/plugins/test_source_contract.py`` has what every
+source must pass.
 """
 
 from abc import ABC, abstractmethod
@@ -12,8 +14,8 @@ from utils.defaults import BACKGROUND_NAME
 from utils.plugins import later
 
 
-class ConceptSource(ABC):
-    """Where the concepts of channels come from. An instance has the settings with which they are looked for.
+class ComparedSource(ABC):
+    """A source of concepts as a comparison needs it.
 
     Class attributes
     ----------------
@@ -24,22 +26,46 @@ class ConceptSource(ABC):
     split_words : str
         In the table of a comparison, after "split by".
     summary : str
-        What ``--help`` says of it; empty for one that stage 3 does not offer.
+        Its part of the help of ``--concepts_from``; empty: stage 3 does not offer it.
     flags : tuple of Flag
-        Its own, for stage 3.
+        Its own, for stage 3. Two plug-ins that declare a flag of one name must mean the same by it.
     labelled : bool
-        Whether its concepts are classes that somebody names; else it finds them for a channel alone.
-    needs_labels, needs_images : bool
-        Whether it needs labels, and a pass of the network over images; all else it has from the stores.
-    usual_background : float or None
-        The weight of everything else as one more concept where nobody gives one; None: as the division has it.
-    map_words, map_note : str
-        Which images a channel's map shows, for its title and below it.
+        True: the user names its concepts, which are classes. False: it finds the concepts of a channel.
+    needs_images : bool
+        True: it needs a pass of the network over images. False: the stores have all that it needs.
     """
 
     name = words = split_words = summary = ""
     flags = ()
-    labelled = needs_labels = needs_images = False
+    labelled = needs_images = False
+
+    @classmethod
+    @abstractmethod
+    def finder(cls, comparison):
+        """What finds the concepts of the Cases of a Comparison: an object with ``sets(case, unit=0, number=None)``."""
+
+    @classmethod
+    def defaults(cls):
+        """Its default settings as plain values, which a comparison depends on; None where there are none."""
+        return None
+
+    @classmethod
+    def own_units(cls):
+        """Units that it has besides those of a split: {name in the table: (words, what makes Units of a finder)}."""
+        return {}
+
+
+class ConceptSource(ComparedSource):
+    """A source of concepts of stage 3. An instance has the settings with which it looks for them.
+
+    Class attributes
+    ----------------
+    usual_background : float or None
+        Default weight of everything else as one more concept; None: the division's.
+    map_words, map_note : str
+        Which images a channel's map shows, for its title and below it.
+    """
+
     usual_background = None
     map_words = map_note = ""
 
@@ -48,20 +74,28 @@ class ConceptSource(ABC):
     @classmethod
     @abstractmethod
     def from_given(cls, given, study):
-        """The source with the values of its flags that were ``given`` ({setting: value}), for a Study."""
+        """The source with the settings that were ``given``, {setting: value}, and defaults for the others.
+
+        A comparison gives ``number`` (of concepts) and ``references`` (reference images) to all sources.
+        """
 
     @abstractmethod
     def maker(self, study, channels):
         """A CandidateMaker for some channels: finds their concepts."""
 
+    @classmethod
+    def background_with(cls, division):
+        """The default weight of everything else with a way of dividing inputs; None: there is no such concept."""
+        return division.usual_background if cls.usual_background is None else cls.usual_background
+
     def manifest_stem(self, candidates, channels):
-        """What the manifest of all splits of a run is named after; None where these are no layer.
+        """What the manifest of all splits of a run is named after; None if the run makes no manifest.
 
         Parameters
         ----------
         candidates : str or None
             The file of ``--candidates``.
-        channels : list of int
+        channels : sequence of int
             That were named beside it, or instead.
         """
         return Path(candidates).stem if candidates and not channels else None
@@ -91,23 +125,6 @@ class ConceptSource(ABC):
     def assignment(cls, state):
         """Which validation images the concepts of a split have, in words; None where labels say it."""
         return None
-
-    # ---------------------------------------------------------------------------------------------------- comparison
-
-    @classmethod
-    def defaults(cls):
-        """Its default settings as plain values, which a comparison depends on; None where there are none."""
-        return None
-
-    @classmethod
-    @abstractmethod
-    def finder(cls, comparison):
-        """What finds the concepts of the Cases of a Comparison: an object with ``sets(case, unit=0, number=None)``."""
-
-    @classmethod
-    def own_units(cls):
-        """Units that it has besides those of a split: {name in the table: (words, what makes Units of a finder)}."""
-        return {}
 
     # ---------------------------------------------------------------------------------------------------- what is said
 
@@ -160,7 +177,7 @@ class CandidateMaker:
         raise NotImplementedError
 
     def closeness(self, candidate):
-        """How close the two closest concepts are, as a cosine that is to be below gamma; -1 where that is no matter."""
+        """Highest cosine between two concepts, for the warning above gamma; -1: it is not checked."""
         return -1.0
 
     def candidate(self, channel, concepts, arvs, named_by, source):

@@ -67,7 +67,7 @@ class ConceptVectors(StoredImageSets):
 
     @classmethod
     def defaults(cls):
-        return concept_vectors.CUT
+        return {"references": REFERENCES, "cut": concept_vectors.CUT}
 
     @property
     def restarts(self):

@@ -1,4 +1,4 @@
-"""What sources have in common whose concepts are sets of images: of a channel's references, in which it is largest.
+"""Base classes of sources whose concepts are sets of a channel's reference images: those in which it is largest.
 
 Reference images are clustered by some features; a cluster is a concept, and a new image is the concept's whose centroid
 is nearest.
@@ -6,6 +6,7 @@ is nearest.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,7 +43,7 @@ def number_flag(usual):
 
 def references_flag(usual):
     """The flag of how many images are clustered."""
-    what = "in which a channel is largest"
+    what = "in which a channel is largest; of few images a quarter"
     return Flag("nr_reference_images", what, "references", positive_int, usual=usual)
 
 
@@ -55,7 +56,7 @@ class Clusters:
     centroids: Tensor
 
     def sets(self):
-        """The images of each concept, ascending."""
+        """The images of each cluster, in ascending order."""
         return [self.indices[self.labels == k].sort().values for k in range(len(self.centroids))]
 
 
@@ -73,14 +74,16 @@ class MapImages:
 
 
 class ImageSets(ConceptSource):
-    """A source whose concepts are clusters of a channel's reference images. It has ``number`` and ``references``.
+    """A source whose concepts are clusters of a channel's reference images.
+
+    A dataclass with the fields ``number``, of concepts (None: as the clusters say), and ``references``.
 
     Class attributes
     ----------------
     word : str
         What a concept is called, before its number.
     largest : str
-        By what a channel is largest in an image, in words.
+        By which value a channel's images are ranked, in words.
     usual_references : int
         How many reference images there are where nobody says; of few images a quarter.
     """
@@ -100,12 +103,19 @@ class ImageSets(ConceptSource):
         return given.get("references") or min(cls.usual_references, max(1, study.meta["num_images"] // 4))
 
     def settings(self):
-        """What makes other concepts of the same images, by the flags' names, as plain values."""
+        """Settings that change the concepts, by flag name, as plain values."""
         return {flag.name: getattr(self, flag.setting) for flag in self.flags}
 
+    @abstractmethod
     def clusters(self, features):
-        """Clusters of references by their features [n, F]: labels [n], -1 for images left out, and centroids [K, F]."""
-        raise NotImplementedError
+        """Clusters of references by their features [n, F], the same for the same features.
+
+        Returns
+        -------
+        labels : LongTensor [n]
+            In the order of size, the largest cluster first; -1 for images that are left out.
+        centroids : Tensor [K, F]
+        """
 
     def manifest_stem(self, candidates, channels):
         """As in ConceptSource; several channels, or all, are a layer without a candidates file, too."""
@@ -207,14 +217,14 @@ class StoredImageSets(ImageSets):
 
     largest = "spatial sum"
 
+    @abstractmethod
     def features(self, weight, tap_sums):
         """What images are clustered and assigned by, for a unit [C_in, taps], of [n, C_in, taps]: [n, F]."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def of_layer(cls, store):
         """The source for the layer of a store, as far as features of images need it."""
-        raise NotImplementedError
 
     def maker(self, study, channels):
         found = StoredClusters(self, study, study.weight_and_bias[0][channels])

@@ -4,7 +4,7 @@ In the comparison alone: what labels of the network's own making would do.
 """
 
 from utils.concept_sources.circuits import Circuits
-from utils.concept_sources.concept_source import ConceptSource
+from utils.concept_sources.concept_source import ComparedSource
 from utils.concept_sources.image_sets import Clusters, ImageSetFinder
 from utils.errors import UserError
 from utils.plugins import later
@@ -15,22 +15,15 @@ cases = later("utils.concept_sources.cases")
 MOST_CLASSES = 8
 
 
-class PredictedClasses(ConceptSource):
+class PredictedClasses(ComparedSource):
     """The most frequent predicted classes of the reference images that circuits have."""
 
     name = "predicted_classes"
     words = split_words = "predicted classes"
 
     @classmethod
-    def from_given(cls, given, study):
-        return cls()
-
-    def maker(self, study, channels):
-        raise UserError("predicted classes are in the comparison alone: ask for --compare")
-
-    @classmethod
-    def map_images(cls, opened, study):
-        raise UserError("predicted classes are in the comparison alone: there is no map of them")
+    def defaults(cls):
+        return {"most_classes": MOST_CLASSES}
 
     @classmethod
     def finder(cls, comparison):

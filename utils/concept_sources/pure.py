@@ -202,7 +202,7 @@ def unit_references(units, stored, study, circuit_layer=None):
     if missing:
         measured = _unit_circuits(study, missing, circuit_layer)
         found = find_references(measured, study, stored.settings["number"])
-        while stored.missing(missing):  # again where a run beside this one has written what it had read before
+        while stored.missing(missing):  # repeat: another run may have replaced the file meanwhile
             stored.write(missing, found)
     return stored.read(units)
 

@@ -45,9 +45,10 @@ class Arv(Division):
             setting="objective",
             choices=OBJECTIVES,
             does="chooses rho",
+            chooses="the split whose rho this objective chose, where there are two",
         ),
     )
-    suffixes = ("", "_absolute", "_contrast")
+    suffix_pattern = "(_absolute|_contrast)?"
     nulls = (WEIGHTS, SHARES)
     objectives = OBJECTIVES
     primary_null = WEIGHTS
@@ -77,7 +78,7 @@ class Arv(Division):
         return ArvDivider(network, layer, settings["objective"], precision)
 
     @classmethod
-    def rule(cls, inputs, rho=None):
+    def rule(cls, settings, inputs, rho=None):
         return ArvRule(inputs.means(), rho)
 
     @property
@@ -120,6 +121,10 @@ class Arv(Division):
         if not torch.equal(owners, found.owners.long()):
             raise ValueError("its owners do not follow from its ARVs")
         return found
+
+    def kept_apart(self):
+        """Nothing: tables sum up splits by several objectives."""
+        return {}
 
     def report_words_at(self, rho):
         return f"{self.report_words}, rho {rho:g} ({self.objective})"

@@ -1,8 +1,9 @@
-"""The contract of a way of dividing inputs: the Division that a split keeps, its Divider, and its Rule for any units.
+"""Interface of a way of dividing inputs: Division (the result), Divider (makes it), Rule (applies it to any unit).
 
-A new way is a subclass of ``Division`` in a file of its own beside this one, and a line in ``registry.py``. Stages,
-tables, figures and pages ask it for all that differs from one way to another. The file is imported by ``--help``: what
-takes time to import (torch above all) it imports where it computes.
+A new way is a subclass of ``Division`` in a file of its own in this folder, named after it, and a line in
+``registry.py``. Stages, tables, figures and pages get everything that depends on the way from this class. ``--help``
+imports the file: it names what takes long to import, torch above all, by ``later``. ``tests/plugins/softmax.py`` is an
+example, and ``tests/plugins/test_division_contract.py`` has what every way must pass.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +15,13 @@ disentangling = later("utils.method.disentangling")
 
 
 class ConceptInputs(Protocol):
-    """What the stored training images tell of a channel's concepts: K of them, a background the last one."""
+    """The tap sums of a channel's concepts in the stored training images. A background is the last concept.
+
+    A Rule asks for one of the two. In a comparison the groups have a background and the means do not.
+    """
 
     def means(self):
-        """Mean tap sums of each concept, whatever its images weigh: Tensor [K, C_in, taps], float64."""
+        """Mean tap sums of each concept: Tensor [K, C_in, taps], float64. The weights of the groups do not count."""
 
     def groups(self):
         """Tap sums of single images, a Tensor [n, C_in, taps] for each concept, and the weight of each: two lists."""
@@ -33,31 +37,33 @@ class Division(ABC):
     words : str
         In tables and figures.
     report_words : str
-        In a report, to go on after "by"; ``report_words_at`` has the rho as well.
+        In a report, beginning with "by".
     summary : str
         What ``--help`` says of it.
-    suffixes : tuple of str
-        All that ``suffix_of`` can return, in small letters.
+    suffix_pattern : str
+        A regular expression that matches all that ``suffix_of`` can return.
     flags : tuple of Flag
-        Its own, for stage 3; stage 4 chooses among splits by them.
+        Its own, for stage 3; stage 4 chooses among splits by them. Two plug-ins that declare a flag of one name must
+        mean the same by it.
     usual_background : float or None
-        The weight of everything else as one more concept where nobody gives one; None: there is no such concept.
+        Default weight of everything else as one more concept; None: there is no such concept.
     weighs_background : bool
-        Whether that weight means anything but 0 and 1.
+        True if weights other than 0 and 1 are allowed.
     usual_irrelevant : int or None
-        How many irrelevant channels a separation draws where nobody says; None: all of them.
+        Default number of irrelevant channels that a separation draws; None: all of them.
     background_note : str
-        What stands behind "all training images" where a background is described.
+        Text after "all training images" where a background is described.
     nulls : tuple of Null
         What a separation compares it with.
     primary_null : Null
-        The one of these that decides.
+        The one of these that decides; one with a ``draws_column``.
     objectives : tuple of str
-        What rho was searched by, where it was.
+        Names of what rho was chosen by; empty where there is no rho.
     """
 
     name = words = report_words = summary = ""
-    suffixes = flags = ()
+    suffix_pattern = ""
+    flags = ()
     usual_background = None
     weighs_background = False
     usual_irrelevant = None
@@ -71,12 +77,12 @@ class Division(ABC):
     @classmethod
     @abstractmethod
     def settings_from(cls, given):
-        """All settings by name, of the values of its flags that were ``given`` ({setting: value}): a dictionary."""
+        """All settings by name: the values of its flags that were ``given``, {setting: value}, and the defaults."""
 
     @classmethod
     @abstractmethod
     def suffix_of(cls, settings):
-        """What names of split files say of its settings; empty with the usual settings of the usual way."""
+        """The part of a split's file name that depends on the way and its settings; empty for the usual one."""
 
     @classmethod
     def usual_suffix(cls):
@@ -91,23 +97,40 @@ class Division(ABC):
     @classmethod
     @abstractmethod
     def describe(cls, settings):
-        """How splits are made, in words, for the first lines of stage 3."""
+        """How inputs are divided with these settings, for the first lines of stage 3."""
 
     @classmethod
     @abstractmethod
-    def divider(cls, settings, **study):
-        """A Divider for stage 3; ``study`` are its keyword arguments."""
+    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+        """The Divider of stage 3.
+
+        Parameters
+        ----------
+        settings : dict
+            Of ``settings_from``.
+        network : nn.Module
+            Frozen, on its device.
+        layer : Layer
+        precision : str
+            Of the network's arithmetic.
+        inputs_of : function of (Concepts, weight of everything else or None) that returns ConceptInputs
+        background : float or None
+            The weight of everything else as one more concept.
+        """
 
     @classmethod
     @abstractmethod
-    def rule(cls, inputs, rho=None):
-        """The Rule for any units and the concepts of ``inputs`` (ConceptInputs), at a rho where there are several."""
+    def rule(cls, settings, inputs, rho=None):
+        """The Rule that divides any unit among the concepts of ``inputs`` (ConceptInputs).
+
+        ``rho`` is one of ``rhos``; without meaning where there are none.
+        """
 
     # ---------------------------------------------------------------------------------------------- as a split has it
 
     @property
     def rhos(self):
-        """Where there are several divisions, the values of rho that tell them apart; else empty."""
+        """The values of rho with a division each, ``RHOS`` of the method; empty: there is one division."""
         return ()
 
     @property
@@ -124,7 +147,10 @@ class Division(ABC):
 
     @abstractmethod
     def permuted(self, order):
-        """The same with its inputs in another order, LongTensor [C_in]: as many inputs for each concept."""
+        """The same division with the inputs permuted by ``order``, LongTensor [C_in].
+
+        Each concept keeps its number of inputs, or its shares.
+        """
 
     @abstractmethod
     def settings(self):
@@ -141,9 +167,9 @@ class Division(ABC):
 
     # ------------------------------------------------------------------------------------------------- what is said
 
+    @abstractmethod
     def kept_apart(self):
-        """Plain values in which results that are summed up in one table agree."""
-        return {}
+        """Plain values: results are put in one table only if these are equal."""
 
     def report_words_at(self, rho):
         """``report_words`` of this division."""
@@ -154,9 +180,9 @@ class Division(ABC):
         """How the inputs are divided, for the screen of stage 3."""
 
     def rhos_by_objective(self):
-        """Where rho was searched: {objective: the rho it chooses}, and which objective was asked for; else {} and None.
+        """{objective: the rho that it chooses}, and the objective that was used; {} and None where there is no rho.
 
-        Columns of the closing table of stage 3.
+        For the closing table of stage 3.
         """
         return {}, None
 
@@ -166,25 +192,18 @@ class Division(ABC):
 
 
 class Divider(ABC):
-    """Divides the inputs of stage 3's candidates; a context in which it may see their training images.
+    """Divides the inputs of stage 3's candidates. Within its context it sees their training images, batch by batch.
 
-    Parameters
-    ----------
-    settings : dict
-        Of ``Division.settings_from``.
-    network : nn.Module
-        Frozen, on its device.
-    layer : Layer
-    precision : str
-        Of the network's arithmetic.
-    inputs_of : function of (Concepts, weight of everything else or None) that returns ConceptInputs
-        From what the store has of the training images.
-    background : float or None
-        The weight of everything else as one more concept.
+    Class attributes
+    ----------------
+    sees_images : bool
+        True: it sees all training images of the concepts. False: only those used to show equality.
+    progress : str
+        What the pass over the images is for, on its progress bar.
     """
 
-    sees_images = False  # all of the concepts' training images; else those alone on which equality is shown
-    progress = "images to show equality on"  # what its pass over images is for
+    sees_images = False
+    progress = "images to show equality on"
 
     def __enter__(self):
         return self

@@ -1,4 +1,4 @@
-"""Least squares: shares of each input, so that a new channel is the channel on its own images, and nothing on others.
+"""Least squares: shares of each input. A new channel equals the channel on its own images and is 0 on others.
 
 Shares follow from what the store has of the training images; stage 3 reads images only to show that nothing changes.
 The problem and its solution stand in ``utils.method.least_squares``.
@@ -27,7 +27,7 @@ class LeastSquares(Division):
     weighs_background = True
     usual_irrelevant = 200  # each of which takes milliseconds
     background_note = " but these, or a sample"
-    suffixes = ("_least_squares",)
+    suffix_pattern = "_least_squares"
     nulls = (WEIGHTS, FITTED, SHARES)
     primary_null = FITTED  # it invents little in permuted weights, unless it is asked for what the real channel does
 
@@ -51,8 +51,8 @@ class LeastSquares(Division):
         return LeastSquaresDivider(inputs_of, background, settings)
 
     @classmethod
-    def rule(cls, inputs, rho=None):
-        return LeastSquaresRule(*inputs.groups())
+    def rule(cls, settings, inputs, rho=None):
+        return LeastSquaresRule(*inputs.groups(), ridge=settings["ridge"])
 
     def shares(self, rho=None):
         return torch.cat([self.fitted, torch.zeros_like(self.fitted[:1])])
@@ -98,18 +98,16 @@ class LeastSquaresDivider(Divider):
 class LeastSquaresRule(Rule):
     """Least squares for many units at once; ``groups`` and ``weights`` are those of ``ConceptInputs.groups``."""
 
-    def __init__(self, groups, weights):
-        self.groups, self.weights = groups, weights
+    def __init__(self, groups, weights, ridge):
+        self.groups, self.weights, self.ridge = groups, weights, ridge
 
     def shares(self, weights, targets=None):
         """Tensor [K + 1, B, C_in], float32; the residual has nothing.
 
-        In float32 and to a tenfold tolerance: average precisions change by 1e-4, to both sides alike.
+        Uses float32 and a ten times larger tolerance. That changes average precisions by about 1e-4, up or down.
         """
         targets = None if targets is None else targets.float()
-        tolerance = 10 * least_squares.TOLERANCE
-        fitted = least_squares.least_squares_shares(
-            weights.float(), self.groups, self.weights, targets, tolerance=tolerance
-        )
+        how = {"ridge": self.ridge, "tolerance": 10 * least_squares.TOLERANCE}
+        fitted = least_squares.least_squares_shares(weights.float(), self.groups, self.weights, targets, **how)
         shares = fitted.transpose(0, 1)
         return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])

@@ -1,4 +1,4 @@
-"""What a division is compared with: the same on units that have nothing to do with the concepts, or shares shuffled.
+"""What a division is compared with: its rule on shuffled weights, or its own shares shuffled.
 
 A Division lists the nulls that mean something for it, and names the one that decides.
 """
@@ -12,15 +12,16 @@ disentangling = later("utils.method.disentangling")
 
 @dataclass(frozen=True)
 class Null:
-    """A null: ``column`` in the table of separations, ``words`` in tables, ``sentence`` after "better than".
+    """A null. A new kind is one more here, and a column of ``utils.store.separations``.
 
-    ``permuted`` is what its permutations are of: equal for nulls that share them. ``draws_column`` has its share of
-    draws that reach the new channel; ``short`` is a heading.
+    ``column`` is its column in the table of separations, ``words`` its name in tables, ``short`` a heading, ``phrase``
+    goes on after "0.41 by". ``permuted`` names what its permutations are of: nulls with the same name share them.
+    ``draws_column`` has the share of its draws that reach the new channel; empty where that is not counted.
     """
 
     column: str
     words: str
-    sentence: str
+    phrase: str
     permuted: str = "weights"
     draws_column: str = ""
     short: str = ""

@@ -8,6 +8,7 @@ import io
 
 import numpy as np
 
+from utils.defaults import COMPARISON_DRAWS
 from utils.method.embedding_scores import mean_distances
 from utils.method.nulls import mean_with_interval
 from utils.report.tables import aligned, write_settled
@@ -44,7 +45,8 @@ EXPLANATION = f"""\
 AUROC and AP (average precision), all: a concept's validation images against all others. Others: against those of the
 channel's other concepts alone. ARI: adjusted Rand index between the clusters of a channel's reference images and the
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
-channels), with 95 % intervals by resampling channels. Nulls, 3 draws each: weights permuted, the whole method on the
+channels), with 95 % intervals by resampling channels. Nulls, \
+{COMPARISON_DRAWS} draws each: weights permuted, the whole method on the
 channel's weights shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
 among the sets of images that the channel itself has led to; real target, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the

@@ -77,8 +77,7 @@ class Commands:
         more += ["--split_by", division.name]
         more += division.flag_words(division.settings()) if division.settings() != division.settings_from({}) else []
         weight = known.file.background
-        usual = division.usual_background if source.usual_background is None else source.usual_background
-        more += ["--background", f"{weight or 0:g}"] if weight != usual else []
+        more += ["--background", f"{weight or 0:g}"] if weight != source.background_with(division) else []
         return self._command("disentangle_channel.py", *more)
 
     def split_channel(self, channel, several_groups):

@@ -84,7 +84,7 @@ def verdict(groups, is_polysemantic, is_split, rows):
 def _of_rows(measured):
     beyond, of = [row for row in measured if is_beyond(row)], len(measured)
     mean = mean_separation(measured)
-    chance = primary_null(measured[0]).sentence
+    chance = primary_null(measured[0]).phrase
     figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by {chance}"
     if len(beyond) == of:
         text = f"Each of {of} new channels separates its concept better than any draw of permuted weights: {figures}."

@@ -62,7 +62,7 @@ class Splits:
         return found
 
     def _rule(self, sets):
-        return self.division.rule(sets, self.rho)
+        return self.division.rule(self.division.settings_from({}), sets, self.rho)
 
     def _permuted(self, case, sets, rule, targets=None):
         """Units of the permuted weights, divided among the channel's own sets."""
@@ -111,7 +111,7 @@ def comparison_methods():
     for source in sources:
         found |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
     for source in sources:
-        needs = {"labels": source.needs_labels, "images": source.needs_images}
+        needs = {"labels": source.labelled, "images": source.needs_images}
         for name, (words, units) in source.own_units().items():
             found[name] = Method(
                 **{"words": words, "source": source.name, **needs, "changes_weights": False, "same_output": False},
@@ -122,7 +122,7 @@ def comparison_methods():
 
 def _splits_by(source):
     """The methods that split by a source, each way of dividing: (suffix of the name, Method)."""
-    needs = {"labels": source.needs_labels, "images": source.needs_images}
+    needs = {"labels": source.labelled, "images": source.needs_images}
     for division in DIVISIONS.all():
         suffix = division.suffix_of(division.settings_from({}))
         words = f"split by {source.split_words}" + (f", {division.words}" if suffix else "")

@@ -26,7 +26,7 @@ def members_of(candidates, labels, only_correct):
 
     ``only_correct`` is about classes; image sets are what they are.
     """
-    usable = labels.targets == labels.predictions if only_correct else torch.ones_like(labels.targets, dtype=torch.bool)
+    usable = labels.counting(only_correct)
     sets = {
         key: torch.tensor(concept.images)
         for one in candidates

@@ -83,6 +83,7 @@ def _precisions(found, chosen, validation):
         weight = found.weight[one.channel].double()
         units = torch.stack([weight, weight[permutation(len(weight), "sensitivity", one.channel, one.concepts)]])
         inputs = ConceptMeans(concept_means(found.mean_inputs[0], one.concepts))
-        rows = DIVISIONS.get(USUAL).rule(inputs, rho=1.0).rows(units)
+        division = DIVISIONS.get(USUAL)
+        rows = division.rule(division.settings_from({}), inputs, rho=1.0).rows(units)
         values.append(rank_rows(rows, own, validation)[1])
     return torch.cat(values).nanmean(0).tolist() if values else (np.nan, np.nan)

@@ -78,7 +78,7 @@ class TrainingUnits:
         means += [maker.mean_input] if split.has_background else []
         tap_sums = self._of(only_correct, background).tap_sums
         inputs = tap_sums.of_concepts(candidate.own_concepts, background, torch.stack(means))
-        return split.division.rule(inputs, opened.rho)
+        return split.division.rule(split.division.settings(), inputs, opened.rho)
 
     def irrelevant(self, opened, tau, p, number):
         """Weights [B, C_in, taps] of channels that are relevant for no class of a split, and how many there are.

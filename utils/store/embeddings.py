@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from utils.defaults import LAYER
 from utils.store.files import damage_is_one_line, json_digest, read_arrays, run_name, write_arrays
 
 AGAIN = "delete it and run get_results.py again"
@@ -37,7 +38,7 @@ class EmbeddingFile:
     """
 
     def __init__(self, store_dir, run, embedder, size, origin):
-        self.path = Path(store_dir) / f"{run}_embeddings_{run_name(embedder, 'last_conv')}.npz"
+        self.path = Path(store_dir) / f"{run}_embeddings_{run_name(embedder, LAYER)}.npz"
         self._size, self._origin = size, np.frombuffer(bytes.fromhex(json_digest(origin)), dtype=np.uint8)
 
     def write(self, embeddings):

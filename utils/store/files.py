@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from utils.defaults import LAYER
 from utils.errors import UserError, printable, shortened
 
 LEFTOVER_SECONDS = 3600
@@ -167,7 +168,7 @@ def refuse_differences(asked, stored, keys, where):
 
 def run_name(model, layer_flag):
     """RUN: the model's name, and the layer's where it is not ``last_conv``, fit for a file name."""
-    name = model if layer_flag == "last_conv" else f"{model}_{layer_flag}"
+    name = model if layer_flag == LAYER else f"{model}_{layer_flag}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
@@ -189,7 +190,7 @@ def image_sets_name(method, *what):
     return f"{method}_{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-SUFFIXES = r"(_only_correct)?({divisions})?(_background[0-9.e+-]*)?"
+SUFFIXES = r"(_only_correct)?(?:{divisions})(_background[0-9.e+-]*)?"
 
 
 def split_suffix(*, only_correct, division, background):

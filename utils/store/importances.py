@@ -49,6 +49,10 @@ class Labels(NamedTuple):
     predictions: torch.Tensor
     contents: np.ndarray
 
+    def counting(self, only_correct):
+        """Which images count: all, or the correctly classified ones: BoolTensor [N]."""
+        return self.targets == self.predictions if only_correct else torch.ones_like(self.targets, dtype=torch.bool)
+
     def some(self, indices):
         """The Labels of some images, ascending."""
         rows = torch.searchsorted(self.indices, indices)

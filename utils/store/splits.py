@@ -89,7 +89,7 @@ def find_splits(model_dir, run, channel, concepts=None):
     found = sorted(Path(model_dir).glob(f"{run}_channel{channel}_*.pt"))
     if concepts is None:
         return found
-    of_divisions = "|".join(re.escape(suffix) for division in DIVISIONS.all() for suffix in division.suffixes)
+    of_divisions = "|".join(f"(?:{division.suffix_pattern})" for division in DIVISIONS.all())
     suffixes = SUFFIXES.format(divisions=of_divisions)
     pattern = re.compile(re.escape(split_name(run, channel, concepts)) + suffixes + r"\.pt")
     return [path for path in found if pattern.fullmatch(path.name)]

@@ -1,4 +1,4 @@
-"""The layer that is studied: its stores, and how its network and its images are opened where somebody needs them."""
+"""One layer: its stores, and functions that open its network and images when they are needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from utils.store.tap_sums import StoredTapSums
 
 @dataclass(frozen=True)
 class Study:
-    """A layer, what stages 1 and 2 have left of it, and how images are read.
+    """A layer, the stored results of stages 1 and 2, and how images are read.
 
     ``training`` is the complete ImportanceStore of training images, with its ``meta``; ``only_correct`` says whether
     correctly classified images alone count, ``background`` is the weight of everything else as one more concept, or
@@ -41,7 +41,7 @@ class Study:
 
     @property
     def model_dir(self):
-        """Where splits are written, and what sources of concepts keep beside them."""
+        """Folder of the split files, and of the files that sources of concepts store with them."""
         return self.store_dir / "models_disentangled"
 
     @property
@@ -65,8 +65,7 @@ class Study:
     @cached_property
     def usable(self):
         """Indices of the training images that count, ascending."""
-        labels = self.labels
-        return labels.indices[labels.targets == labels.predictions] if self.only_correct else labels.indices
+        return self.labels.indices[self.labels.counting(self.only_correct)]
 
     @cached_property
     def weight_and_bias(self):
@@ -88,8 +87,15 @@ class Study:
         return self.tap_sums.of_concepts(concepts, background)
 
     def images(self, store):
-        """The images that a store has measured: an ImageList with their contents."""
-        return store.measured_images(self.data_dir / store.meta["images"])[0]
+        """The images that a store has measured: an ImageList with their contents, read once."""
+        if store.folder not in self._images:
+            self._images[store.folder] = store.measured_images(self.data_dir / store.meta["images"])[0]
+        return self._images[store.folder]
+
+    @cached_property
+    def _images(self):
+        """The ImageList of each store that was asked for, by its folder."""
+        return {}
 
     def load(self, store, plan, description):
         """ImageBatches of images of a store; ``plan`` is a list of lists of indices."""

@@ -26,7 +26,7 @@ class StoredTapSums:
 
     def __init__(self, store, labels, only_correct):
         self._store, self._labels = store, labels
-        self._usable = labels.targets == labels.predictions if only_correct else labels.targets >= 0
+        self._usable = labels.counting(only_correct)
         self._read = lru_cache(CHUNKS)(self._read_chunk)
         self._sample, self._kept = None, (torch.empty(0, dtype=torch.long), None)
 

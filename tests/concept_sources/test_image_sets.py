@@ -23,12 +23,15 @@ from tests.conftest import (
     stored_images,
     write_image,
 )
+from utils.concept_sources import image_sets
+from utils.concept_sources.image_sets import strongest_images
+from utils.concept_sources.registry import SOURCES
 from utils.errors import UserError
 from utils.method.clustering import k_means
 from utils.method.concept_vectors import concept_clusters
 from utils.method.least_squares import least_squares_shares
-from utils.stages.unlabelled import strongest_images
 from utils.store.importances import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import read_manifest, read_split
 
 SETS = ("--concepts_from", "circuits", "--nr_concepts", "3", "--nr_reference_images", "12")
@@ -71,7 +74,7 @@ def test_circuits_are_those_of_the_store(copy):
     assert [concept.images for concept in split.own_concepts] == sets
     assert [concept.kind for concept in split.concepts] == ["images"] * 3 + ["background"]
     assert not any(concept.classes for concept in split.concepts)
-    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-5, atol=1e-7)
     arvs = torch.stack([given[images].mean(0) for images in sets] + [given.mean(0)])
     torch.testing.assert_close(split.arvs.float(), arvs, rtol=1e-4, atol=1e-5)
     for number, (concept, images) in enumerate(zip(split.own_concepts, sets, strict=True), start=1):
@@ -94,7 +97,7 @@ def test_their_shares_are_those_of_their_images(copy):
     others = [image for image in range(len(given)) if not any(image in images for images in sets)]
     groups = [inputs[images] for images in [*sets, others]]
     expected = least_squares_shares(file.split.weight[None].double(), groups, [1, 1, 1, 0.5])[0]
-    torch.testing.assert_close(file.split.fitted, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(file.split.division.fitted, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rho_is_chosen_on_their_images(copy):
@@ -103,8 +106,9 @@ def test_rho_is_chosen_on_their_images(copy):
     sets, _ = circuit_sets(contributions(copy))
     pixels, _ = load(copy, "train")
     inputs = factories.small().stem(pixels)
-    for rho, values in zip((0.5, 1.0), file.split.objectives[[9, 19], 0].tolist(), strict=True):
-        maps = [torch.einsum("bihw,i->bhw", inputs, row[:, 0]).clamp(min=0).sum((1, 2)) for row in file.split.rows(rho)]
+    for rho, values in zip((0.5, 1.0), file.split.division.objectives[[9, 19], 0].tolist(), strict=True):
+        rows = file.split.rows(rho).float()
+        maps = [torch.einsum("bihw,i->bhw", inputs, row[:, 0]).clamp(min=0).sum((1, 2)) for row in rows]
         expected = sum(
             (maps[k] / (sum(maps[j] for j in range(3) if j != k) / 2 + 1e-5))[images].mean()
             for k, images in enumerate(sets)
@@ -123,8 +127,8 @@ def test_concept_vectors_are_those_of_all_channels(copy):
     labels, centroids = concept_clusters(means[order], scale)
     for k, concept in enumerate(file.split.own_concepts):
         assert concept.images == order[labels == k].sort().values.tolist()
-    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-4, atol=1e-5)
-    assert file.source["restarts"] == 5
+    torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-4, atol=1e-5)
+    assert file.source["state"]["restarts"] == 5
 
 
 def pure_by_hand(folder, images, channel=CHANNEL):
@@ -149,7 +153,7 @@ def test_pure_is_that_of_the_images(copy):
     labels, centroids = k_means(circuits[order], 2)
     for k, concept in enumerate(file.split.own_concepts):
         assert concept.images == order[labels == k].sort().values.tolist()
-    torch.testing.assert_close(file.source["centroids"], centroids, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-3, atol=1e-5)
     assert "reference images: store/models_disentangled/" in out
 
     stage1("data", "store", "--images", "val", cwd=copy)
@@ -181,7 +185,7 @@ def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, w
     assert "from circuits, nr concepts 3, nr reference images 12 (the 100 validation images of" in result.stdout
     given = contributions(copy, "val")
     circuits = given / given.abs().sum(1, keepdim=True)
-    nearest = torch.cdist(circuits.double(), file.source["centroids"]).argmin(1)
+    nearest = torch.cdist(circuits.double(), file.source["state"]["centroids"]).argmin(1)
     assert measured_sets(copy) == [np.flatnonzero(nearest == k).tolist() for k in range(3)]
     summary = (copy / "results_quantitative" / "summary.md").read_text()
     assert "each given to the nearest training centroid" in summary
@@ -190,16 +194,13 @@ def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, w
 
 
 def test_of_many_images_the_strongest_are_taken(copy, monkeypatch):
-    from utils.command_line.split_opening import OpenedSplit
-    from utils.stages import unlabelled
-
-    monkeypatch.setattr(unlabelled, "VALIDATION_IMAGES", 5)
+    monkeypatch.setattr(image_sets, "ASSIGNED_IMAGES", 5)
     stage1("data", "store", "--images", "val", cwd=copy)
     stage3("data", "store", *SETS, pair=(), cwd=copy)
     path, file = only_split(copy, "circuits")
     store = ImportanceStore(copy / "store", RUN, "val")
     store.load_meta()
-    sets = unlabelled.assigned_images([OpenedSplit(path, file, None)], store)
+    sets = SOURCES.get("circuits").assigned([OpenedSplit(path, file, None)], store, None)
     strongest = contributions(copy, "val").sum(1).argsort(descending=True, stable=True)[:5]
     assert sorted(torch.cat(list(sets.values())).tolist()) == sorted(strongest.tolist())
     assert list(sets) == [(path.stem, k) for k in (1, 2, 3)]

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import print_table, run
+from utils.defaults import TAU
 from utils.store.candidates import read_candidates
 
 SCRIPTS = {"stage 3": "disentangle_channel.py", "stage 4": "get_results.py"}
@@ -58,7 +59,7 @@ def get_options():
     parser.add_argument("--pairs", type=int, help="the first so many (default: all)")
     parser.add_argument("--store_dir", type=Path, required=True)
     parser.add_argument("--only_correct", action="store_true", help="of stage 3")
-    parser.add_argument("--proportion_attribution_required", default="0.03", help="tau, of stage 4")
+    parser.add_argument("--proportion_attribution_required", default=str(TAU), help="tau, of stage 4")
     parser.add_argument("--repeat", type=int, default=1)
     return parser.parse_known_args()
 

@@ -24,12 +24,12 @@ import torch
 import torchvision
 
 from benchmarks.report import ROOT, machine
+from utils.defaults import BATCH_SIZE, CHUNK_SIZE
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 CLASS_FOLDER = "n01440764"  # an id of ImageNet's, so that a network with 1000 outputs is content with one class
-CHUNK = 2048
 
 
 def resnet50():
@@ -70,12 +70,14 @@ def run_stage1(data, count, flags):
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, ROOT / "get_importances_for_classes.py", "--data_dir", data, "--store_dir", store]
         start = time.perf_counter()
-        done = subprocess.run([*command, "--chunk_size", str(CHUNK), *flags], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "--chunk_size", str(CHUNK_SIZE), *flags], cwd=ROOT, capture_output=True, text=True
+        )
         seconds = time.perf_counter() - start
         if done.returncode:
             sys.exit(done.stderr)
         written = sorted(path.stat().st_mtime for path in Path(store).rglob("chunk_*.npz"))
-    between = (count - CHUNK) / (written[-1] - written[0]) if len(written) > 1 else float("nan")
+    between = (count - CHUNK_SIZE) / (written[-1] - written[0]) if len(written) > 1 else float("nan")
     return count / seconds, between
 
 
@@ -125,7 +127,7 @@ def main():
     parser.add_argument("--images", type=Path, required=True, help="folder with JPEG files, at any depth")
     parser.add_argument("--count", type=int, default=2000, help="images a pass (2000)")
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 2], help="stage 1: the largest (0 2)")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", default="benchmarks.decoding:resnet50", help="of stage 1")
     parser.add_argument(

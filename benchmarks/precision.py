@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import link_images, print_table, run
+from utils import defaults
 from utils.method.importance import relevant_classes
 from utils.method.polysemanticity import averaged_relevance_vectors, class_pairs, gamma_polysemantic
 from utils.networks.layers import layer_of
@@ -129,16 +130,16 @@ def get_options():
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--weights")
-    parser.add_argument("--layer_of_interest", default="last_conv")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--layer_of_interest", default=defaults.LAYER)
+    parser.add_argument("--batch_size", type=int, default=defaults.BATCH_SIZE)
     parser.add_argument("--images_a_class", type=int, default=50)
     parser.add_argument("--ways", nargs="+", choices=ways_here(), default=list(ways_here()), help="default: all")
     parser.add_argument("--repeat", type=int, default=1, help="rounds, for medians of images/s")
-    parser.add_argument("--proportion_attribution_required", type=float, default=0.03, help="tau")
-    parser.add_argument("--p", type=float, default=0.75)
-    parser.add_argument("--cos_sim_high", type=float, default=0.5, help="gamma")
+    parser.add_argument("--proportion_attribution_required", type=float, default=defaults.TAU, help="tau")
+    parser.add_argument("--p", type=float, default=defaults.P)
+    parser.add_argument("--cos_sim_high", type=float, default=defaults.GAMMA, help="gamma")
     parser.add_argument("--only_correct", action="store_true")
-    parser.add_argument("--min_images", type=int, default=1)
+    parser.add_argument("--min_images", type=int, default=defaults.MIN_IMAGES)
     return parser.parse_known_args()
 
 

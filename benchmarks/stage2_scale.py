@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import print_table, run
-from utils.defaults import CHUNK_SIZE, DECODER, PRECISION
+from utils.defaults import CHUNK_SIZE, DECODER, GAMMA, LAYER, PRECISION, TAU
 from utils.images.folders import ImageList
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
@@ -42,7 +42,7 @@ def network():
 def begin(store, num_images):
     """Begin a store as stage 1 does, of images that are nowhere."""
     loaded = load_network(MODEL)
-    layer = find_layer(loaded.module, "last_conv", Transform().crop_size)
+    layer = find_layer(loaded.module, LAYER, Transform().crop_size)
     folder_of = np.arange(num_images) * CLASSES // num_images
     paths = np.array([b"n%08d/%07d.JPEG" % (folder, number) for number, folder in enumerate(folder_of)])
     folders = [f"n{output:08d}" for output in range(CLASSES)]
@@ -62,7 +62,7 @@ def begin(store, num_images):
 
 def make_store(store_dir, num_images):
     """Fill a store with importances of small noise, and large ones where a channel is relevant for a class."""
-    store = ImportanceStore(store_dir, run_name(MODEL, "last_conv"))
+    store = ImportanceStore(store_dir, run_name(MODEL, LAYER))
     begin(store, num_images)
     random = np.random.default_rng(0)
     channels = random.integers(0, CHANNELS // 4, (CLASSES, RELEVANT))
@@ -102,12 +102,12 @@ def main():
     for what in ("a new tau", "another p"):
         runs = []
         for step in range(args.repeat):
-            tau = round(0.03 + step / 1000, 3)
+            tau = round(TAU + step / 1000, 3)
             if what == "a new tau":
                 for path in (folder / "results_get_cosine_similarities").glob(f"*_required{tau}.npz"):
                     path.unlink()
             more = () if what == "a new tau" else ("--p", "0.8")
-            runs.append(run(*flags, "--proportion_attribution_required", tau, "--cos_sim_high", "0.5", *more))
+            runs.append(run(*flags, "--proportion_attribution_required", tau, "--cos_sim_high", GAMMA, *more))
         seconds, memory = (statistics.median(one[column] for one in runs) for column in (0, 1))
         found = next(line for line in runs[-1][2].split("\n") if "pairs in all" in line).split(" (")[0]
         figures = f"{args.images:,}", f"{size / 1e9:.1f} GB", f"{seconds:.1f} s", f"{memory / 1e9:.2f} GB"

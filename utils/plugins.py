@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from utils.errors import quoted
+from utils.errors import UserError, quoted
 
 
 class Registry:
@@ -29,9 +29,9 @@ class Registry:
         return iter(self._places)
 
     def get(self, name):
-        """The class of a name; ValueError where there is none."""
+        """The class of a name; UserError where there is none: a file may have it from elsewhere."""
         if name not in self._places:
-            raise ValueError(f"there is no {self.what} {name!r}: there are {', '.join(self._places)}")
+            raise UserError(f"there is no {self.what} {name!r}: there are {', '.join(self._places)}")
         module, _, attribute = self._places[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 

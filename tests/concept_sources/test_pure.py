@@ -206,7 +206,7 @@ def test_an_image_that_is_left_out_is_no_reference(copy):
     """One that another decoder cannot read, say."""
     world = World(copy / "data", copy)
     loading = {**world.study().loading, "skip_unreadable": True}
-    study, units = world.study(loading=loading, contents_count=False), units_of(world, [9])
+    study, units = world.study(open_loading=lambda: loading, contents_count=False), units_of(world, [9])
     (first, *_), *_ = find_references(units, study, NUMBER).indices
     study.images(world.training).path(first).write_bytes(b"no image")
     references = find_references(units, study, NUMBER)
@@ -245,7 +245,8 @@ class ValWorld(World):
         return UnitCircuits(self.network, self.layer, weight, torch.tensor([0.0, 0.5, -0.5]), circuit_layer=start)
 
     def find(self, units=None, centroids=None, decoding="pil"):
-        study = self.study(batch_size=6, loading={**self.study().loading, "decode": decoding})
+        loading = {**self.study().loading, "decode": decoding}
+        study = self.study(batch_size=6, open_loading=lambda: loading, decoding=decoding)
         more = units or self.units(), centroids or self.centroids
         return stored_virtual_neurons(self.store, study, self.labels, *more)
 

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from utils.concept_sources.registry import SOURCES
 from utils.divisions.registry import DIVISIONS
+from utils.errors import UserError
 
 KINDS_OF_CONCEPTS = {"classes", "images", "background"}  # which are no names of sources where they stand
 REGISTRIES = ("utils/divisions/registry.py", "utils/concept_sources/registry.py")
@@ -52,7 +53,7 @@ def test_a_name_elsewhere_is_found(source):
 
 @pytest.mark.parametrize("registry", [DIVISIONS, SOURCES])
 def test_an_unknown_name_raises(registry):
-    with pytest.raises(ValueError, match=f"there is no {registry.what} 'nobody': there are {', '.join(registry)}"):
+    with pytest.raises(UserError, match=f"there is no {registry.what} 'nobody': there are {', '.join(registry)}"):
         registry.get("nobody")
 
 

@@ -54,7 +54,13 @@ def study(folder):
     return Study(
         **{"run": RUN, "store_dir": folder / "store", "data_dir": folder / "data", "training": training},
         **{"only_correct": False, "background": 1.0, "transform": transform_from(meta["transform"])},
-        **{"open_network": open_network, "loading": loading, "batch_size": 4, "precision": "fp32"},
+        **{
+            "open_network": open_network,
+            "open_loading": lambda: loading,
+            "decoding": "pil",
+            "batch_size": 4,
+            "precision": "fp32",
+        },
     )
 
 

@@ -77,8 +77,8 @@ def test_embeddings_are_of_every_image_and_kept(store, root, tmp_path, monkeypat
 @pytest.mark.parametrize("what", ["nothing", "weights", "transform", "precision", "decoding", "store"])
 def test_what_embeddings_depend_on_makes_them_anew(store, root, tmp_path, monkeypatch, what):
     how, embedder = {**HOW, "loading": dict(LOADING)}, embedder_of(factories.with_kernel())
-    passes, measured, embeddings_of = [], stage.measured_images(store, root), stage.embeddings_of
-    monkeypatch.setattr(stage, "measured_images", lambda *_: measured)
+    passes, measured, embeddings_of = [], store.measured_images(root), stage.embeddings_of
+    monkeypatch.setattr(store, "measured_images", lambda _: measured)
     monkeypatch.setattr(stage, "embeddings_of", lambda *given, **how: passes.append(1) or embeddings_of(*given, **how))
     stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **how)
     if what == "weights":
@@ -127,7 +127,7 @@ def test_images_are_those_that_the_store_has_measured(copy, tmp_path):
 
 
 def test_patches_are_cut_as_the_network_studied_sees_them_and_resized_to_the_embedders_input(store, root):
-    network, (images, _) = factories.with_kernel(), stage.measured_images(store, root)
+    network, (images, _) = factories.with_kernel(), store.measured_images(root)
     seen = transform_from(store.meta["transform"])
     assert (seen.crop_size, OWN.crop_size) == (24, 20)
     indices = np.array([7, 0, 7, 23, 7, 2])  # an image has several patches, in any order
@@ -147,7 +147,7 @@ def test_patches_are_cut_as_the_network_studied_sees_them_and_resized_to_the_emb
 def test_a_patch_of_an_image_that_cannot_be_read_is_an_error_whatever_is_left_out(copy):
     store, root = ImportanceStore(copy / "store", RUN), copy / "data" / "train"
     store.load_meta()
-    images, _ = stage.measured_images(store, root)
+    images, _ = store.measured_images(root)
     (root / "bee" / "2.png").unlink()
     how = {**HOW, "loading": {**LOADING, "skip_unreadable": True, "decode": "fast"}}
     embedder = embedder_of(factories.with_kernel())
@@ -165,7 +165,7 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
     """In one block of units and in several; an image without an embedding is not looked at."""
     monkeypatch.setattr(stage, "MOST_MAP_VALUES", most)
     network, seen = make(), transform_from(store.meta["transform"])
-    layer, (images, indices) = find_layer(network, "last", 24), stage.measured_images(store, root)
+    layer, (images, indices) = find_layer(network, "last", 24), store.measured_images(root)
     generator = torch.Generator().manual_seed(0)
     rows = torch.cat([layer.weight, torch.randn(9, *layer.weight.shape[1:], generator=generator)])
     biases = torch.randn(len(rows), generator=generator)
@@ -188,7 +188,7 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
 
 def test_units_may_have_no_bias(store, root):
     network, seen = factories.small(), transform_from(store.meta["transform"])
-    layer, (images, indices) = find_layer(network, "last", 24), stage.measured_images(store, root)
+    layer, (images, indices) = find_layer(network, "last", 24), store.measured_images(root)
     embeddings = stage.Embeddings(indices, torch.rand(24, 6, generator=torch.Generator().manual_seed(0)))
     given = layer.weight, torch.zeros(12)
     one, other = (

@@ -210,11 +210,12 @@ def test_a_store_that_cannot_be_written_is_read_where_everything_is_there(copy, 
     script = runpy.run_path(str(ROOT / "get_cosine_similarities.py"))
     parser = script["get_args_parser"]()
     before = contents(copy / "store")
-    args = parser.parse_args([*flags, "--proportion_attribution_required", "0.05"])
-    script["check"](args, parser)
-    script["main"](args)
+
+    def settings(tau):
+        return script["settings_from"](parser.parse_args([*flags, "--proportion_attribution_required", tau]), parser)
+
+    script["main"](settings("0.05"))
     assert capsys.readouterr().out.split("\n")[0] == out.split("\n")[0]
     assert contents(copy / "store") == before
-    args.proportion_attribution_required = 0.2
     with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
-        script["main"](args)
+        script["main"](settings("0.2"))

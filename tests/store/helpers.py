@@ -81,7 +81,13 @@ def study_of(training, kind=Study, **changes):
     usual = {
         **{"run": "m", "store_dir": training.folder.parent, "data_dir": Path("data"), "training": training},
         **{"only_correct": False, "background": None, "transform": transform_from(training.meta["transform"])},
-        **{"open_network": None, "loading": loading, "batch_size": 4, "precision": "fp32"},
+        **{
+            "open_network": None,
+            "open_loading": lambda: loading,
+            "decoding": "pil",
+            "batch_size": 4,
+            "precision": "fp32",
+        },
     }
     return kind(**{**usual, **changes})
 

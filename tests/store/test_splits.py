@@ -147,7 +147,6 @@ def spoil(name, value):
         lambda content: content["division"]["state"]["owners"].view(-1)[-1].fill_(7),
         *[put_in_division(rho=rho) for rho in (0.33, 0.0, 2, "0.5")],
         put_in_division(objective="best"),
-        lambda content: content["division"].update(name="unknown"),
         *[spoil(name, value) for name in ("weight", "arvs") for value in (torch.nan, torch.inf)],
         put(bias=torch.tensor(torch.nan)),
         put(weight=torch.ones(3, 1)),
@@ -175,6 +174,14 @@ def test_a_split_that_cannot_be_one_is_refused_whatever_its_checksum(tmp_path, c
     read_split(path)
     forge(path, change)
     with pytest.raises(UserError, match=r"split\.pt is damaged \((?!its checksum).*: run disentangle_channel.py again"):
+        read_split(path)
+
+
+def test_a_split_by_an_unknown_way_of_dividing_is_one_line(tmp_path):
+    path = tmp_path / "split.pt"
+    write_split(path, split_file(MODULE, 1))
+    forge(path, lambda content: content["division"].update(name="unknown"))
+    with pytest.raises(UserError, match="there is no way of dividing inputs 'unknown'"):
         read_split(path)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 from utils.command_line import flags, opening
@@ -110,10 +111,15 @@ class OpenedComparison:
                 self.channels.append((channel, concepts))
         if not self.channels:
             self.problems.finish("compared")
-        self.embedder = None
-        if settings.embedding is not None:
-            means = settings.embedding_mean, settings.embedding_std
-            self.embedder = load_embedder(settings.embedding, meta["weights_sha256"], self._transform, *means)
+
+    @cached_property
+    def embedder(self):
+        """The other network, by whose embeddings images are scored, or None."""
+        settings, own_weights = self.settings, self.study.meta["weights_sha256"]
+        if settings.embedding is None:
+            return None
+        means = settings.embedding_mean, settings.embedding_std
+        return load_embedder(settings.embedding, own_weights, self._transform, *means)
 
     def described(self):
         """All that the methods depend on, as plain values."""

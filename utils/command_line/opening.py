@@ -111,7 +111,8 @@ def open_study(settings, training, transform, device, *, open_network, only_corr
         background=background,
         transform=transform,
         open_network=open_network,
-        loading=flags.loading(settings, device),
+        open_loading=partial(flags.loading, settings, device),
+        decoding=settings.decode,
         batch_size=settings.batch_size,
         precision=settings.precision,
     )
@@ -301,9 +302,10 @@ def commands_after_splitting(settings, source, splits, candidates, manifest):
     if not source.labelled:
         paths = map(splits.path, candidates) if manifest is None else [manifest]
         return [("next", stage4("--splits", *paths))]
-    more = [*flags.candidate_flags(settings, "channel_of_interest"), *splits.selectors(candidates)]
-    more += [] if any("only_correct" in str(word) for word in more) else flags.only_correct_flag(settings)
-    commands = [("next", stage4(*more))]
+    selectors = splits.selectors(candidates)
+    if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):
+        selectors += flags.only_correct_flag(settings)
+    commands = [("next", stage4(*flags.candidate_flags(settings, "channel_of_interest"), *selectors))]
     if manifest is not None:
         separation = stage4("--splits", manifest, "--get_separation")
         commands.append(("or, against all other validation images", separation))

@@ -239,7 +239,7 @@ class StoredImageSets(ImageSets):
         """
         weight, found = store.read_layer()[0], {}
         indices = strongest_images(store, weight[[one.file.split.channel for one in opened]], ASSIGNED_IMAGES)
-        inputs = tap_sums.StoredTapSums(store, store.read_labels(), only_correct=False)
+        inputs = tap_sums.StoredTapSums(store, store.read_labels, only_correct=False)
         inputs.keep(indices)
         source = cls.of_layer(store)
         for one, strongest in zip(opened, indices, strict=True):

@@ -64,7 +64,7 @@ class TrainingUnits:
 
     def __init__(self, study):
         self._study = study
-        self._of, self._maker, self._relevant = map(cache, (self._of, self._maker, self._relevant))
+        self._tap_sums, self._maker, self._relevant = map(cache, (self._tap_sums, self._maker, self._relevant))
 
     def rule(self, opened):
         """The Rule that has divided a split, at its rho, for any units."""
@@ -76,8 +76,7 @@ class TrainingUnits:
             raise UserError(f"{opened.path} was made of other training images: run disentangle_channel.py again")
         means = [maker.mean_inputs[concept].mean(0) for concept in split.classes]
         means += [maker.mean_input] if split.has_background else []
-        tap_sums = self._of(only_correct, background).tap_sums
-        inputs = tap_sums.of_concepts(candidate.own_concepts, background, torch.stack(means))
+        inputs = self._tap_sums(only_correct).of_concepts(candidate.own_concepts, background, torch.stack(means))
         return split.division.rule(split.division.settings(), inputs, opened.rho)
 
     def irrelevant(self, opened, tau, p, number):
@@ -95,11 +94,11 @@ class TrainingUnits:
             found = found[chosen.sort().values]
         return self._study.weight_and_bias[0][found], there
 
-    def _of(self, only_correct, background):
-        return replace(self._study, only_correct=only_correct, background=background)
+    def _tap_sums(self, only_correct):
+        return replace(self._study, only_correct=only_correct).tap_sums
 
     def _maker(self, source, only_correct, background):
-        study = self._of(only_correct, background)
+        study = replace(self._study, only_correct=only_correct, background=background)
         return SOURCES.get(source).from_given({}, study).maker(study, [])
 
     def _relevant(self, tau, p, only_correct):

@@ -119,9 +119,14 @@ def read_split(path):
             raise ValueError("its checksum is wrong")
         of_split = {name: content[name] for name in OF_SPLIT}
         of_split["concepts"] = [Concept(**concept) for concept in content["concepts"]]
-        division = DIVISIONS.get(content["division"]["name"]).from_state(content["division"]["state"], content["arvs"])
-        names = [field.name for field in fields(SplitFile) if field.name not in ("split", "sha256")]
-        file = SplitFile(Split(**of_split, division=division), *(content[name] for name in names), sha256)
+        name = content["division"]["name"]
+        if name not in DIVISIONS:
+            raise UserError(
+                f"{path} was split by {name}, which is not registered here: there are {', '.join(DIVISIONS)}"
+            )
+        division = DIVISIONS.get(name).from_state(content["division"]["state"], content["arvs"])
+        of_file = [field.name for field in fields(SplitFile) if field.name not in ("split", "sha256")]
+        file = SplitFile(Split(**of_split, division=division), *(content[field] for field in of_file), sha256)
         _check(file)
     return file
 

@@ -19,8 +19,8 @@ class Study:
 
     ``training`` is the complete ImportanceStore of training images, with its ``meta``; ``only_correct`` says whether
     correctly classified images alone count, ``background`` is the weight of everything else as one more concept, or
-    None. ``open_network`` returns the LoadedNetwork, frozen and on its device, and the Layer; ``loading`` are further
-    arguments of ImageBatches.
+    None. ``open_network`` returns the LoadedNetwork, frozen and on its device, and the Layer; ``open_loading`` further
+    arguments of ImageBatches, or raises UserError where the device lacks what ``decoding`` needs.
     """
 
     run: str
@@ -31,7 +31,8 @@ class Study:
     background: float | None
     transform: Transform
     open_network: Callable
-    loading: dict
+    open_loading: Callable
+    decoding: str
     batch_size: int
     precision: str
 
@@ -43,10 +44,6 @@ class Study:
     def model_dir(self):
         """Folder of the split files, and of the files that sources of concepts store with them."""
         return self.store_dir / "models_disentangled"
-
-    @property
-    def decoding(self):
-        return self.loading["decode"]
 
     @cached_property
     def classes(self):
@@ -75,12 +72,16 @@ class Study:
     @cached_property
     def tap_sums(self):
         """StoredTapSums of the training images."""
-        return StoredTapSums(self.training, self.labels, self.only_correct)
+        return StoredTapSums(self.training, lambda: self.labels, self.only_correct)
 
     @cached_property
     def network_and_layer(self):
         """The LoadedNetwork, frozen and on its device, and the Layer."""
         return self.open_network()
+
+    @cached_property
+    def loading(self):
+        return self.open_loading()
 
     def inputs_of(self, concepts, background):
         """The ConceptInputs of some Concepts, as ways of dividing inputs ask for them."""
@@ -89,7 +90,9 @@ class Study:
     def images(self, store):
         """The images that a store has measured: an ImageList with their contents, read once."""
         if store.folder not in self._images:
-            self._images[store.folder] = store.measured_images(self.data_dir / store.meta["images"])[0]
+            images = store.read_images(self.data_dir / store.meta["images"])
+            labels = self.labels if store is self.training else store.read_labels()
+            self._images[store.folder] = images.with_contents(labels.indices, labels.contents)
         return self._images[store.folder]
 
     @cached_property

@@ -1,7 +1,7 @@
 """Tap sums of the layer's input in stored images, for concepts without labels and for ways of dividing inputs."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -19,16 +19,24 @@ class StoredTapSums:
     ----------
     store : ImportanceStore
         Complete.
-    labels : Labels
+    read_labels : function that returns the Labels
+        Called where a concept's own images or those of everything else are asked for.
     only_correct : bool
         Whether a concept's images are the correctly classified ones alone; everything else is all images.
     """
 
-    def __init__(self, store, labels, only_correct):
-        self._store, self._labels = store, labels
-        self._usable = labels.counting(only_correct)
+    def __init__(self, store, read_labels, only_correct):
+        self._store, self._read_labels, self._only_correct = store, read_labels, only_correct
         self._read = lru_cache(CHUNKS)(self._read_chunk)
         self._sample, self._kept = None, (torch.empty(0, dtype=torch.long), None)
+
+    @cached_property
+    def _labels(self):
+        return self._read_labels()
+
+    @cached_property
+    def _usable(self):
+        return self._labels.counting(self._only_correct)
 
     def of(self, concept):
         """Of all images of a Concept: [n, C_in, taps], float32."""

@@ -18,6 +18,14 @@ def test_the_papers_settings_in_shell_are_the_defaults():
     assert f"--p {defaults.P} --cos_sim_high {defaults.GAMMA} " in script
 
 
+def test_shell_scripts_look_in_the_default_places():
+    places = {name: getattr(defaults, name) for name in ("DATA_DIR", "STORE_DIR", "OUTPUT_DIR")}
+    for script in ("reproduce_paper.sh", "disentanglement_calls.sh", "quantitative_evaluation_calls.sh"):
+        text = (ROOT / script).read_text()
+        found = dict(re.findall(r"^([A-Z]+_DIR)=\$\{\1:-(\S+)\}", text, re.MULTILINE))
+        assert found and found == {name: places[name] for name in found}
+
+
 def test_the_papers_own_lines_have_the_default_thresholds():
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert (

@@ -37,5 +37,5 @@ COMPARISON_DRAWS = 3  # of each null
 COMPARISON_RHO = 1.0
 ASSIGNED_IMAGES = 100  # validation images of a channel that are given to concepts without labels
 VISUALIZATION_STEPS, VISUALIZATION_SEEDS = 200, 2
-EFFECT_TO = "mean"
-PATCHES = "ranked"
+EFFECT_TO, EFFECTS_TO = "mean", ("mean", "zero")
+PATCHES, PATCH_RULES = "ranked", ("ranked", "paper")

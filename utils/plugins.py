@@ -35,6 +35,13 @@ class Registry:
         module, _, attribute = self._places[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def require(self, name, path):
+        """Raise a UserError that names the file where there is no plug-in of the name that it has."""
+        if name not in self._places:
+            raise UserError(
+                f"{path} was made by the {self.what} {name}, which is not registered here: there are {', '.join(self)}"
+            )
+
     def all(self):
         """The classes of all names."""
         return [self.get(name) for name in self._places]

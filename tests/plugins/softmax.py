@@ -45,6 +45,14 @@ class Softmax(Division):
         return "_softmax" + ("" if sharpness == USUAL_SHARPNESS else f"{sharpness:g}")
 
     @classmethod
+    def suffix_in_tables(cls, settings):
+        return cls.suffix_of(settings)
+
+    @classmethod
+    def words_of(cls, settings):
+        return f"{cls.words}, sharpness {settings['sharpness']:g}"
+
+    @classmethod
     def flag_words(cls, settings):
         return ["--sharpness", settings["sharpness"]]
 

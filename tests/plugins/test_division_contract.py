@@ -172,6 +172,13 @@ def test_there_are_words_for_everything_that_is_shown(way, split):
     assert split.division.kept_apart().keys() <= settings.keys()
 
 
+def test_results_that_are_kept_apart_have_files_and_headings_of_their_own():
+    with registered():
+        way = DIVISIONS.get("softmax")
+    usual, other = way.settings_from({}), way.settings_from({"sharpness": 5.0})
+    assert way.suffix_in_tables(usual) != way.suffix_in_tables(other) and way.words_of(usual) != way.words_of(other)
+
+
 def test_flag_words_choose_the_settings_again(way):
     words = way.flag_words(way.settings_from({}))
     flags, values = words[::2], words[1::2]

@@ -19,6 +19,7 @@ from utils.networks.layers import find_layer
 from utils.networks.loading import LoadedNetwork
 from utils.stages.circuit_map import map_image_finders
 from utils.stages.comparison import Comparison
+from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
 from utils.store.importances import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -208,6 +209,13 @@ def test_a_comparison_has_sets_of_every_unit(name, study, val_store):
         except UserError:  # images of permuted weights may make no clusters
             continue
         assert len(permuted.concepts) == len(sets.concepts)
+
+
+def test_labels_are_for_one_source_and_no_method_of_the_comparison_hides_another():
+    with registered():
+        assert [source.name for source in SOURCES.all() if source.labelled] == [USUAL]
+        expected = sum(len(list(DIVISIONS)) + len(source.own_units()) for source in SOURCES.all())
+        assert len(comparison_methods()) == 2 + expected
 
 
 def test_what_is_usual_is_registered():

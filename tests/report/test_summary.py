@@ -57,7 +57,7 @@ def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **c
         "concept_names": [f"name {concept[0]}" for concept in concepts],
         **{"split_by": "arv", "background": None, "concepts_from": "classes", "assignment": None},
         "found_by": {"from": "classes"},
-        **{"cosines": [list(row) for row in cosines], "rho": 0.95, "rho_objective": "positive", "tau": 0.03},
+        **{"cosines": [list(row) for row in cosines], "rho": 0.95, "division": {"objective": "positive"}, "tau": 0.03},
         "images": [images(10 * channel + c + 1, 6 + c, k, c) for c in range(k)],
         **changes,
     }

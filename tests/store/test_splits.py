@@ -181,7 +181,7 @@ def test_a_split_by_an_unknown_way_of_dividing_is_one_line(tmp_path):
     path = tmp_path / "split.pt"
     write_split(path, split_file(MODULE, 1))
     forge(path, lambda content: content["division"].update(name="unknown"))
-    with pytest.raises(UserError, match="split.pt was split by unknown, which is not registered here"):
+    with pytest.raises(UserError, match=r"split\.pt was made by the .* unknown, which is not registered here"):
         read_split(path)
 
 

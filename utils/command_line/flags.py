@@ -286,13 +286,8 @@ def division_of(args, source):
 
     UserError where what is given does not go together.
     """
-    declared = flags_of(DIVISIONS.all())
-    given = [name for name in declared if getattr(args, name) is not None]
-    usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
-    if given:  # a flag of a way of dividing asks for it
-        usual = declared[given[0]][0][0].name
-    division = DIVISIONS.get(args.split_by or usual)
-    for name in given:
+    declared, division = flags_of(DIVISIONS.all()), _division_asked_for(args, source)
+    for name in _division_flags_given(args):
         if name not in flags_of([division]):
             does = declared[name][0][1].does
             raise UserError(f"--{name} {does}, which --split_by {division.name} does not have: leave it out")
@@ -304,11 +299,25 @@ def division_of(args, source):
     return division.name, given_to(division, args), background or None
 
 
+def _division_flags_given(args):
+    return [name for name in flags_of(DIVISIONS.all()) if getattr(args, name) is not None]
+
+
+def _division_asked_for(args, source):
+    """The way of dividing that --split_by names; else the usual one, or one that has the first flag given."""
+    usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
+    for name in _division_flags_given(args)[:1]:
+        having = [division.name for division, _ in flags_of(DIVISIONS.all())[name]]
+        usual = usual if usual in having else having[0]
+    return DIVISIONS.get(args.split_by or usual)
+
+
 def _may_stand_alone(args):
-    """Whether one concept is enough, as there is a background beside it."""
-    if args.background is not None or args.split_by is None:
+    """Whether one concept with labels is enough, as there is a background beside it."""
+    if args.background is not None:
         return bool(args.background)
-    return bool(DIVISIONS.get(args.split_by).usual_background)
+    source = SOURCES.get(USUAL_SOURCE)
+    return bool(source.background_with(_division_asked_for(args, source)))
 
 
 def add_source_flags(parser):

@@ -67,6 +67,7 @@ def open_splits(settings, run):
     for what, read in found:
         with problems.noted(what):
             path, file, rho = read()
+            SOURCES.require(file.source["name"], path)
             first = first or file
             shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
             refuse_differences(first.context, file.context, shared, path)

@@ -37,7 +37,7 @@ def add_wish_flags(parser):
     wanted.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
     wanted.add_argument(
         "--patches",
-        choices=(defaults.PATCHES, "paper"),
+        choices=defaults.PATCH_RULES,
         help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
         "activating, of all concepts as equally as they occur",
     )
@@ -122,7 +122,7 @@ def add_effect_flags(parser):
     )
     parser.add_argument(
         "--effect_to",
-        choices=(defaults.EFFECT_TO, "zero"),
+        choices=defaults.EFFECTS_TO,
         help="effect: what a part is replaced by, its mean over the training images (default) or zero (behind which a "
         "BatchNorm may follow)",
     )

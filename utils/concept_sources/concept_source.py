@@ -30,7 +30,8 @@ class ComparedSource(ABC):
     flags : tuple of Flag
         Its own, for stage 3. Two plug-ins that declare a flag of one name must mean the same by it.
     labelled : bool
-        True: the user names its concepts, which are classes. False: it finds the concepts of a channel.
+        False: it finds the concepts of a channel. True: the user names them, which are classes; ``classes`` alone, as
+        names of files and headings tell concepts with labels from others by their classes.
     needs_images : bool
         True: it needs a pass of the network over images. False: the stores have all that it needs.
     """
@@ -42,7 +43,10 @@ class ComparedSource(ABC):
     @classmethod
     @abstractmethod
     def finder(cls, comparison):
-        """What finds the concepts of the Cases of a Comparison: an object with ``sets(case, unit=0, number=None)``."""
+        """What finds the concepts of the Cases of a Comparison: an object with ``sets(case, unit=0, number=None)``.
+
+        Where the Sets have clusters, it has all that ``image_sets.ImageSetFinder`` has, best by being one.
+        """
 
     @classmethod
     def defaults(cls):

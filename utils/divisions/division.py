@@ -90,6 +90,16 @@ class Division(ABC):
         return cls.suffix_of(cls.settings_from({}))
 
     @classmethod
+    def suffix_in_tables(cls, settings):
+        """The part of the name of a file of results: different wherever results are ``kept_apart``."""
+        return cls.usual_suffix()
+
+    @classmethod
+    def words_of(cls, settings):
+        """``words`` with these settings, for the heading of a table: different wherever results are ``kept_apart``."""
+        return cls.words
+
+    @classmethod
     def flag_words(cls, settings):
         """The flags, as words, that tell its settings from others of the same way."""
         return []

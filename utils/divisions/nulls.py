@@ -12,7 +12,8 @@ disentangling = later("utils.method.disentangling")
 
 @dataclass(frozen=True)
 class Null:
-    """A null. A new kind is one more here, and a column of ``utils.store.separations``.
+    """A null. Ways of dividing choose among those below: a separation has a column for each, which tables and figures
+    know.
 
     ``column`` is its column in the table of separations, ``words`` its name in tables, ``short`` a heading, ``phrase``
     goes on after "0.41 by". ``permuted`` names what its permutations are of: nulls with the same name share them.

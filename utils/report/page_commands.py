@@ -6,7 +6,7 @@ from utils.concept_sources.registry import SOURCES
 from utils.defaults import OUTPUT_DIR
 from utils.divisions.registry import USUAL_OF_LAYERS
 from utils.errors import UserError
-from utils.store.files import damage_is_one_line, read_json
+from utils.store.files import damage_is_one_line, number_text, read_json
 
 COUNTED = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # what chose the classes of a channel
 ORIGIN = ("model", "layer", "weights_sha256")
@@ -77,7 +77,7 @@ class Commands:
         more += ["--split_by", division.name]
         more += division.flag_words(division.settings()) if division.settings() != division.settings_from({}) else []
         weight = known.file.background
-        more += ["--background", f"{weight or 0:g}"] if weight != source.background_with(division) else []
+        more += ["--background", number_text(weight or 0)] if weight != source.background_with(division) else []
         return self._command("disentangle_channel.py", *more)
 
     def split_channel(self, channel, several_groups):

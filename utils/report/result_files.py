@@ -63,7 +63,7 @@ def _write_rows(folder, found):
     for result in found:
         suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
         suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
-        suffix += DIVISIONS.get(result["split_by"]).usual_suffix()
+        suffix += DIVISIONS.get(result["split_by"]).suffix_in_tables(result["division"])
         suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
         suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
         for k, part in enumerate(measured(result), start=1):

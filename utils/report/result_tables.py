@@ -240,7 +240,7 @@ def heading(table):
     what = f"{num_concepts} concepts, " if num_concepts != 2 else ""
     what += f"{where_from(result)}, " if result["assignment"] else ""
     division = DIVISIONS.get(result["split_by"])
-    what += f"{division.words}, " if division.usual_suffix() else ""
+    what += f"{division.words_of(result['division'])}, " if division.usual_suffix() else ""
     what += f"everything else of weight {result['background']:g}, " if result["background"] else ""
     how = f"{result['precision']}, {result['decoding']}"
     return f"{result['run']}, layer {result['layer']}, {what}tau {result['tau']}, {how}"

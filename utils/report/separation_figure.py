@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from utils.divisions.registry import DIVISIONS
 from utils.method.nulls import mean_with_interval
 from utils.report.files import write_figure
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
+from utils.report.separation_tables import divisions_of
 from utils.report.sheets import SCREEN
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
@@ -72,8 +72,8 @@ def separation_figure(separation, sheet=SCREEN):
         axes.spines[["top", "right"]].set_visible(False)
     title = fitted(_title(rows), width - 0.3, title_size, title_lines)
     page.text(width / 2, page.height - 0.06, title, title_size, va="top")
-    how = DIVISIONS.get(rows[0]["split_by"]).words
-    text = f"{separation['run']}, layer {separation['layer']}, {how}; {separation['images']} validation images, "
+    text = f"{separation['run']}, layer {separation['layer']}, {divisions_of(rows)}; "
+    text += f"{separation['images']} validation images, "
     text += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
     page.text(width / 2, 0.04, fitted(text, width - 0.2, small, small_lines), small, color=SUBTLE, va="bottom")
     return page.figure

@@ -95,10 +95,15 @@ def summary(separation):
     return "\n".join(lines) + "\n"
 
 
+def divisions_of(rows):
+    """How the inputs of the splits of some rows were divided, in words."""
+    return " and ".join(sorted({DIVISIONS.get(row["split_by"]).words for row in rows}))
+
+
 def heading(separation):
     """What a separation is of, and how it was measured, in a line."""
     rows = separation["rows"]
-    how = " and ".join(sorted({DIVISIONS.get(row["split_by"]).words for row in rows}))
+    how = divisions_of(rows)
     rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
     how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
     channels = len({row["channel"] for row in rows})

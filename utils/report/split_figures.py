@@ -97,8 +97,10 @@ def _images(result, count):
 
 
 def division(result):
-    """How a split's inputs are divided, in words."""
-    return DIVISIONS.get(result["split_by"]).words if result["rho"] is None else f"rho {result['rho']}"
+    """How a split's inputs are divided, in words; the paper's way is told by its rho alone."""
+    way = DIVISIONS.get(result["split_by"])
+    words = [way.words] if way.usual_suffix() or result["rho"] is None else []
+    return ", ".join([*words, *([] if result["rho"] is None else [f"rho {result['rho']}"])])
 
 
 def visualization_figure(output_dir, result, entry, pictures, positions, sheet=SCREEN):

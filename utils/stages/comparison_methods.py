@@ -124,7 +124,7 @@ def _splits_by(source):
     """The methods that split by a source, each way of dividing: (suffix of the name, Method)."""
     needs = {"labels": source.labelled, "images": source.needs_images}
     for division in DIVISIONS.all():
-        suffix = division.suffix_of(division.settings_from({}))
+        suffix = division.usual_suffix()
         words = f"split by {source.split_words}" + (f", {division.words}" if suffix else "")
         make = lambda comparison, division=division: Splits(comparison.finder(source), division, comparison.rho)  # noqa: E731
         yield suffix, Method(words, source.name, **needs, changes_weights=True, same_output=True, make=make)

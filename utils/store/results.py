@@ -11,14 +11,14 @@ class Results(OfSplits):
     and ``images``, for each concept what was kept of its images.
     """
 
-    kind, word, version, setting = "pairs", "result", 3, "tau"
+    kind, word, version, setting = "pairs", "result", 4, "tau"
     again = "delete it and evaluate the split again"
     needed = frozenset(
         (
             *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding"),
             *("concepts_from", "found_by", "assignment"),
-            *("only_correct", "channel", "concepts", "concept_names", "background", "split_by", "cosines", "rho"),
-            *("tau", "validation", "images", "evaluation"),
+            *("only_correct", "channel", "concepts", "concept_names", "background", "split_by", "division", "cosines"),
+            *("rho", "tau", "validation", "images", "evaluation"),
         )
     )
 

@@ -120,10 +120,7 @@ def read_split(path):
         of_split = {name: content[name] for name in OF_SPLIT}
         of_split["concepts"] = [Concept(**concept) for concept in content["concepts"]]
         name = content["division"]["name"]
-        if name not in DIVISIONS:
-            raise UserError(
-                f"{path} was split by {name}, which is not registered here: there are {', '.join(DIVISIONS)}"
-            )
+        DIVISIONS.require(name, path)
         division = DIVISIONS.get(name).from_state(content["division"]["state"], content["arvs"])
         of_file = [field.name for field in fields(SplitFile) if field.name not in ("split", "sha256")]
         file = SplitFile(Split(**of_split, division=division), *(content[field] for field in of_file), sha256)
@@ -294,7 +291,10 @@ class SplitWriter:
         return words
 
     def is_there(self, candidate):
-        """Whether the split is stored already, made of the same in the same way; says so."""
+        """Whether the split is stored already, made of the same in the same way.
+
+        Then says so, and writes the thresholds of stage 2 into its file where they are others.
+        """
         try:
             file = read_split(self.path(candidate))
         except UserError:  # missing, damaged or of another version: it is made anew

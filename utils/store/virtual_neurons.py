@@ -28,7 +28,7 @@ class VirtualNeurons:
         """Values [K, N] of the ``number`` virtual neurons of a unit."""
         return virtual_neurons(self.maxima[:, unit], self.nearest[:, unit, of_set], number)
 
-    def strongest(self, unit, number=100, of_set=0):
+    def strongest(self, unit, number, of_set=0):
         """The images, as rows 0 ... N-1, in which a unit is largest, and their clusters: LongTensor [n] each."""
         return strongest_images(self.maxima[:, unit], self.nearest[:, unit, of_set], number)
 

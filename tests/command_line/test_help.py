@@ -1,11 +1,13 @@
 """--help: every flag of the design is there, and every flag that is there is explained."""
 
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.registry import SOURCES
 
@@ -86,3 +88,13 @@ def test_what_help_says_of_circuits_is_their_default(tmp_path):
     assert f"circuits: {circuits[0].references}; pure: 100; " in found["--nr_reference_images"]
     assert [one.name for one in SOURCES.all() if not one.labelled and one.summary] == UNLABELLED
     assert [one.references for one in circuits] == [600, 100, 1] and {one.number for one in circuits} == {12}
+
+
+@pytest.mark.parametrize("script", DESIGN)
+def test_help_takes_less_than_half_a_second_of_the_processor(script):
+    """Of the best of three, as a busy machine makes even processor time longer."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); "
+    code += "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    command = [sys.executable, "-c", code, sys.executable, str(ROOT / script), "--help"]
+    seconds = (float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
+    assert any(one < 0.5 for one in seconds)

@@ -53,12 +53,13 @@ def top_pictures(split, rho, names, validation, count=9):
 
 
 def show(folder):
-    """Draw a figure for every pair that stage 4 has evaluated, and print a table of the fractions it has measured."""
+    """Draw a figure for every pair, split at a rho, that stage 4 has evaluated; print the fractions it has measured."""
     validation, weights = read_pictures(folder / "pictures" / "val"), fingerprint(demo_network())
     print(f"{'channel':>7}  {'concepts':22}{'mean fraction kept: own':>25}{'other':>14}   rho")
     splits = folder / "store" / "models_disentangled"
     for result in sorted(Results(folder, splits).read_all(), key=lambda one: one["channel"]):
-        if result["run"] != "examples.demo-demo_network" or result["background"] is not None:
+        is_pair = len(result["concepts"]) == 2 and result["background"] is None and result["rho"] is not None
+        if result["run"] != "examples.demo-demo_network" or not is_pair:
             continue
         if result["weights_sha256"] != weights:
             raise UserError(f"{folder} holds results of other weights than {WEIGHTS.name}: delete the folder")

@@ -9,8 +9,11 @@ from tests import factories
 from tests.conftest import run_script
 from tests.helpers import as_layer
 from tests.plugins.with_toys import registered
+from utils.command_line import flags
+from utils.concept_sources.registry import SOURCES
 from utils.divisions.nulls import NULLS
 from utils.divisions.registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
+from utils.errors import UserError
 from utils.method.disentangling import Candidate, Concept, merge
 from utils.networks.splitting import with_splits
 from utils.store.separations import KINDS
@@ -172,11 +175,18 @@ def test_there_are_words_for_everything_that_is_shown(way, split):
     assert split.division.kept_apart().keys() <= settings.keys()
 
 
-def test_results_that_are_kept_apart_have_files_and_headings_of_their_own():
+def test_one_concept_may_stand_alone_beside_the_usual_background_of_the_way_that_a_flag_asks_for(monkeypatch):
     with registered():
-        way = DIVISIONS.get("softmax")
-    usual, other = way.settings_from({}), way.settings_from({"sharpness": 5.0})
-    assert way.suffix_in_tables(usual) != way.suffix_in_tables(other) and way.words_of(usual) != way.words_of(other)
+        monkeypatch.setattr(DIVISIONS.get(TOY), "usual_background", 1.0)
+        parser = flags.Parser("")
+        flags.add_concept_flags(parser)
+        flags.add_division_flags(parser, stage3=True)
+        one_concept = ["--classes_for_concept1", "1"]
+        args = parser.parse_args([*one_concept, "--sharpness", "2"])
+        assert flags.given_concepts(args) == (["1"],)
+        assert flags.division_of(args, SOURCES.get("classes")) == (TOY, {"sharpness": 2.0}, 1.0)
+        with pytest.raises(UserError, match="--classes_for_concept2 must be given"):
+            flags.given_concepts(parser.parse_args(one_concept))
 
 
 def test_flag_words_choose_the_settings_again(way):

@@ -57,6 +57,13 @@ def test_an_unknown_name_raises(registry):
         registry.get("nobody")
 
 
+@pytest.mark.parametrize("registry", [DIVISIONS, SOURCES])
+def test_a_file_of_a_plugin_that_is_not_there_is_named(registry, tmp_path):
+    registry.require(next(iter(registry)), tmp_path / "split.pt")
+    with pytest.raises(UserError, match=r"split\.pt was made by the .* nobody, which is not registered here"):
+        registry.require("nobody", tmp_path / "split.pt")
+
+
 def test_registries_and_plugins_import_nothing_heavy():
     code = (
         "import sys; from utils.divisions.registry import DIVISIONS;"

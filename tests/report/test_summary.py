@@ -23,8 +23,11 @@ from tests.conftest import (
     stage4,
     succeed,
 )
+from tests.plugins.with_toys import registered
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
+from utils.report.result_files import write_tables
+from utils.store.results import Results
 
 NEEDED = ("original", "sums", "included")
 TAU = ("--proportion_attribution_required", "0.0001")
@@ -107,6 +110,18 @@ def test_the_table_of_a_pair_equals_a_computation_by_hand():
             [t == p for part in one["images"] for t, p in zip(part["targets"], part["predictions"], strict=True)]
         )
         assert row[10] == f"{correct:.3f}"
+
+
+def test_results_that_a_way_keeps_apart_have_files_and_headings_of_their_own(tmp_path):
+    results = Results(tmp_path, tmp_path)
+    for channel, sharpness in ((3, 3.0), (4, 5.0)):
+        way = {"split_by": "softmax", "division": {"sharpness": sharpness}, "rho": None}
+        found_by = {"from": "classes", "sharpness": sharpness}
+        results.write(pair(channel, **way, found_by=found_by))
+    with registered():
+        tables, paths = write_tables(results)
+        assert len({summary.heading(one) for one in tables}) == 2
+    assert len([path for path in paths if path.suffix == ".txt"]) == 4  # of each concept of each result
 
 
 def test_images_without_positive_activation_are_named_and_not_counted():

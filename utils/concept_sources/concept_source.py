@@ -156,7 +156,7 @@ disentangling = later("utils.method.disentangling")
 polysemanticity = later("utils.method.polysemanticity")
 
 
-class CandidateMaker:
+class CandidateMaker(ABC):
     """What all concepts of a layer's channels have in common: the layer, and the mean over all training images.
 
     With a background, that mean is one more concept, the last one. ``mean_inputs`` [T, C_in, taps] and ``images`` [T]
@@ -173,12 +173,12 @@ class CandidateMaker:
         present = numbers > 0
         self.mean_input = torch.einsum("t,tip->ip", numbers[present] / numbers.sum(), everything[present])
 
+    @abstractmethod
     def make(self, channel, concepts):
         """The Candidate of a channel; ``concepts`` are lists of outputs, none where concepts have no labels.
 
         UserError where there is none.
         """
-        raise NotImplementedError
 
     def closeness(self, candidate):
         """Highest cosine between two concepts, for the warning above gamma; -1: it is not checked."""

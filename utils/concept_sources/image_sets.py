@@ -6,7 +6,7 @@ is nearest.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -374,7 +374,7 @@ def other_images(opened, study):
 # Comparison
 
 
-class ImageSetFinder:
+class ImageSetFinder(ABC):
     """Finds concepts of the units of a comparison: clusters of reference images.
 
     A unit is (place of its channel, draw): draw 0 is the channel itself, a higher one has its weights permuted.
@@ -389,13 +389,13 @@ class ImageSetFinder:
         self.source, self.comparison, self.tap_sums = source, comparison, comparison.study.tap_sums
         self.clusters = cache(self.clusters)
 
+    @abstractmethod
     def clusters(self, place, unit, number=None):
         """Clusters of a unit; exactly ``number`` of them where it is given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, place, unit):
         """What the references were clustered by, [n, F]."""
-        raise NotImplementedError
 
     def assign(self, case, unit, clusters, of_set=0):
         """The validation images (0 ... N-1) in which a unit is largest, and the nearest of Clusters' centroids to each.

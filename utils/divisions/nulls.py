@@ -3,6 +3,7 @@
 A Division lists the nulls that mean something for it, and names the one that decides.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from utils.plugins import later
@@ -11,7 +12,7 @@ disentangling = later("utils.method.disentangling")
 
 
 @dataclass(frozen=True)
-class Null:
+class Null(ABC):
     """A null. Ways of dividing choose among those below: a separation has a column for each, which tables and figures
     know.
 
@@ -27,6 +28,7 @@ class Null:
     draws_column: str = ""
     short: str = ""
 
+    @abstractmethod
     def rows(self, rule, weight, shares, orders):
         """``c'_1 .. c'_K`` of B draws, [K, B, C_in, taps].
 
@@ -41,7 +43,6 @@ class Null:
         orders : LongTensor [B, C_in]
             A permutation of the inputs for each draw.
         """
-        raise NotImplementedError
 
 
 class PermutedWeights(Null):

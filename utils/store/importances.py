@@ -269,9 +269,12 @@ class ImportanceStore:
         *labels, content = ([chunk[name] for chunk in chunks] for name in names)
         return Labels(*map(torch.cat, labels), np.concatenate(content))
 
-    def measured_images(self, root):
-        """The images that were used: an ImageList of ``root`` with their contents, and their indices."""
-        labels = self.read_labels()
+    def measured_images(self, root, labels=None):
+        """The images that were used: an ImageList of ``root`` with their contents, and their indices.
+
+        ``labels`` are the store's Labels where they have been read.
+        """
+        labels = self.read_labels() if labels is None else labels
         return self.read_images(root).with_contents(labels.indices, labels.contents), labels.indices
 
 

@@ -90,9 +90,9 @@ class Study:
     def images(self, store):
         """The images that a store has measured: an ImageList with their contents, read once."""
         if store.folder not in self._images:
-            images = store.read_images(self.data_dir / store.meta["images"])
-            labels = self.labels if store is self.training else store.read_labels()
-            self._images[store.folder] = images.with_contents(labels.indices, labels.contents)
+            labels = self.labels if store is self.training else None
+            images, _ = store.measured_images(self.data_dir / store.meta["images"], labels)
+            self._images[store.folder] = images
         return self._images[store.folder]
 
     @cached_property

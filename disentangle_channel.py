@@ -61,14 +61,14 @@ def main(settings):
 
     from utils.command_line import opening
     from utils.command_line.run import print_end
-    from utils.concept_sources.registry import SOURCES
-    from utils.divisions.registry import DIVISIONS
+    from utils.concept_sources.source_registry import SOURCES
+    from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap
-    from utils.networks.arithmetic import check_precision, choose_device
+    from utils.networks.precision import check_precision, choose_device
     from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
-    from utils.stages.disentangling import EqualityProof, images_in_turn, members_of, some_of_all
+    from utils.stages.concept_images import EqualityProof, images_in_turn, members_of, some_of_all
     from utils.store.files import run_name
-    from utils.store.importances import ImportanceStore
+    from utils.store.importance_store import ImportanceStore
     from utils.store.splits import SplitWriter
 
     device = choose_device(settings.device)

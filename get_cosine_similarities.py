@@ -84,16 +84,16 @@ def main(settings):
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
     from utils.report import layer_tables
-    from utils.report.files import write_figure
+    from utils.report.figure_files import write_figure
     from utils.report.overview_figure import overview_figure
     from utils.report.wordnet import class_synsets
     from utils.report.wordnet_figure import plot_wordnet
-    from utils.stages.gamma import gamma_guide
+    from utils.stages.gamma_diagnostics import gamma_guide
     from utils.stages.relevance import find_classes
     from utils.store.candidates import pairs_path, write_groups, write_pairs
     from utils.store.class_statistics import ClassStore
     from utils.store.files import run_name
-    from utils.store.importances import ImportanceStore
+    from utils.store.importance_store import ImportanceStore
 
     run = run_name(settings.model, settings.layer_of_interest)
     store = ImportanceStore(settings.store_dir, run)

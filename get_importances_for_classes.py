@@ -63,14 +63,14 @@ def main(settings):
 
     from utils.command_line.opening import open_images
     from utils.command_line.run import print_end
-    from utils.networks.arithmetic import check_precision, choose_device, compile_network
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
+    from utils.networks.precision import check_precision, choose_device, compile_network
     from utils.processes import this_process
     from utils.report.store_text import print_plan, print_store_summary
     from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store
     from utils.store.files import run_name
-    from utils.store.importances import ImportanceStore
+    from utils.store.importance_store import ImportanceStore
 
     device = choose_device(settings.device)
     check_precision(settings.precision, device)

@@ -70,7 +70,7 @@ def main(settings):
     from utils.command_line.reporting import make_report
     from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
-    from utils.networks.arithmetic import check_precision, choose_device
+    from utils.networks.precision import check_precision, choose_device
     from utils.report.result_files import print_summary
     from utils.store.files import run_name
     from utils.store.results import Results

@@ -73,7 +73,7 @@ def images_per_second(network, layer, images, transform, targets, batch_size, pr
     import torch
 
     from utils.images.batches import ImageBatches
-    from utils.networks.arithmetic import network_arithmetic
+    from utils.networks.precision import network_arithmetic
     from utils.networks.recording import Recorder
     from utils.stages.importances import importances_of
 
@@ -128,12 +128,12 @@ def main(settings):
     from utils.command_line import opening
     from utils.errors import UserError
     from utils.images.folders import ClassMap, list_images
-    from utils.networks.arithmetic import check_precision, choose_device
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
+    from utils.networks.precision import check_precision, choose_device
     from utils.store.candidates import read_candidates
     from utils.store.files import run_name
-    from utils.store.importances import ImportanceStore
+    from utils.store.importance_store import ImportanceStore
 
     device = choose_device(settings.device)
     check_precision(settings.precision, device)

@@ -20,12 +20,12 @@ from utils.images import batches
 from utils.images.decoding import crop_with_pil, decode
 from utils.images.device_decoding import DeviceBatches
 from utils.images.folders import list_images, map_folders
-from utils.networks.arithmetic import check_precision, choose_device, compile_network, network_arithmetic
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
+from utils.networks.precision import check_precision, choose_device, compile_network, network_arithmetic
 from utils.networks.recording import Recorder
 from utils.stages.importances import ChunkWriter, StoreSettings, describe_store, fill_store
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 WARM_UP, SHORT, PUBLISHED = 4, 8, 16  # batches: before a measurement, where time is taken apart, published procedure
 BATCHES_A_CHUNK = 8

@@ -33,7 +33,7 @@ from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.loading import load_network
 from utils.networks.recording import Recorder
 from utils.networks.splitting import with_splits
-from utils.stages.disentangling import EqualityProof
+from utils.stages.concept_images import EqualityProof
 
 TORCHVISION = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),

@@ -90,7 +90,7 @@ def main(settings):
     from utils.store.candidates import pairs_path, read_candidates
     from utils.store.class_statistics import ClassStore
     from utils.store.files import read_json, refuse_differences, run_name
-    from utils.store.importances import ImportanceStore
+    from utils.store.importance_store import ImportanceStore
 
     name = run_name(settings.model, settings.layer_of_interest)
     store = ImportanceStore(settings.store_dir, name)

@@ -33,7 +33,7 @@ from utils.networks.loading import load_network
 from utils.stages.relevance import class_statistics
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 REFERENCE = "pil, fp32"
 CHUNKS = 8  # of which the first one is not timed

@@ -35,13 +35,13 @@ from utils.defaults import TAU, P
 from utils.images.folders import ClassMap, class_folders, list_images, map_folders
 from utils.images.transform import Transform
 from utils.method.importance import relative_importances, relevant_classes
-from utils.networks.arithmetic import check_precision, choose_device
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
+from utils.networks.precision import check_precision, choose_device
 from utils.stages.importances import StoreSettings, describe_store, fill_store
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 PUBLISHED = "published procedure, fp32"
 FILES = ("importances", "output", "input")

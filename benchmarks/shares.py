@@ -19,14 +19,14 @@ from benchmarks.report import print_table
 from utils.command_line import flags, opening
 from utils.command_line.run import run
 from utils.command_line.settings import ResultSettings
-from utils.concept_sources.registry import SOURCES, USUAL
+from utils.concept_sources.source_registry import SOURCES, USUAL
 from utils.defaults import BACKGROUND_WEIGHT
 from utils.divisions.arv import ArvRule
-from utils.method.least_squares import RIDGE, least_squares_shares
-from utils.method.nulls import permutation
+from utils.method.shares import RIDGE, least_squares_shares
+from utils.method.significance import permutation
 from utils.stages.separation import ValidationInputs, rank_rows
 from utils.store.files import run_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
 
 

@@ -26,7 +26,7 @@ from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.stages.importances import StoreSettings, describe_store
 from utils.store.files import run_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 MODEL = "benchmarks.stage2_scale:network"
 CHANNELS, INPUTS, CLASSES, RELEVANT = 2048, 512, 1000, 6

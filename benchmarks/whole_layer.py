@@ -22,7 +22,7 @@ from utils.command_line.run import run
 from utils.command_line.settings import ImageSettings
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
-from utils.networks.arithmetic import choose_device, network_arithmetic
+from utils.networks.precision import choose_device, network_arithmetic
 from utils.store import split_network
 from utils.store.splits import read_split, splits_of
 

@@ -23,7 +23,7 @@ from tests import factories, forking
 from tests.factories import COLOURS
 from utils.images.batches import ImageBatches
 from utils.images.folders import list_images
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
 
 # How long an example takes depends on what else the machine does

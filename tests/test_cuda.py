@@ -35,7 +35,7 @@ from tests.networks.helpers import random_split
 from tests.networks.test_splitting import frozen_conv, frozen_linear, ulps, wrapped
 from utils.images.transform import Transform
 from utils.store.candidates import read_candidates
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
 DEVICE = "cuda"

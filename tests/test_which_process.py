@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import UserError
-from utils.networks.arithmetic import choose_device
+from utils.networks.precision import choose_device
 from utils.processes import Process, _tasks_of_nodes, this_process
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}

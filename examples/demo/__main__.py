@@ -23,7 +23,7 @@ from utils.method.evaluation import summarise
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.networks.recording import Recorder
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, pictures_figure
 from utils.store.results import Results
 from utils.store.splits import read_split

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, run_script
 from utils.concept_sources.circuits import Circuits
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 
 UNLABELLED = ["circuits", "pure", "concept_vectors"]
 NETWORK = {"--model", "--weights", "--layer_of_interest"}

@@ -15,7 +15,7 @@ from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils import defaults
 from utils.command_line import flags, run
 from utils.images import resizing
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
 HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}

@@ -25,12 +25,12 @@ from tests.conftest import (
 )
 from utils.concept_sources import image_sets
 from utils.concept_sources.image_sets import strongest_images
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError
 from utils.method.clustering import k_means
-from utils.method.concept_vectors import concept_clusters
-from utils.method.least_squares import least_squares_shares
-from utils.store.importances import ImportanceStore
+from utils.method.concept_directions import concept_clusters
+from utils.method.shares import least_squares_shares
+from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import read_manifest, read_split
 

@@ -20,12 +20,12 @@ from utils.concept_sources.pure import (
     unit_rows,
 )
 from utils.errors import UserError
-from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.networks.layers import find_layer
-from utils.store.importances import ImportanceStore
-from utils.store.references import ReferenceStore
+from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
+from utils.store.importance_store import ImportanceStore
+from utils.store.reference_images import ReferenceStore
 from utils.store.study import Study
-from utils.store.virtual_neurons import VirtualNeuronFile
+from utils.store.virtual_neuron_files import VirtualNeuronFile
 
 NUMBER = 5
 CHANNELS, SETS = [9, 1, 4], 3

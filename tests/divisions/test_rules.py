@@ -6,7 +6,7 @@ import torch
 from utils.divisions.arv import ArvRule
 from utils.divisions.least_squares import LeastSquaresRule
 from utils.method.disentangling import shares_of_owners, split_sources
-from utils.method.least_squares import RIDGE, least_squares_shares
+from utils.method.shares import RIDGE, least_squares_shares
 
 
 def units(num_units=5, num_inputs=7, taps=2, num_concepts=3):

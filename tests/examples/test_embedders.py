@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utils.images.transform import Transform
-from utils.networks.embedding import load_embedder
+from utils.networks.embedder import load_embedder
 
 STUDIED = Transform(32, 24, "nearest")
 

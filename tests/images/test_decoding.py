@@ -16,7 +16,7 @@ from utils.images.batches import ImageBatches
 from utils.images.decoding import attempt
 from utils.images.folders import list_images
 from utils.images.transform import Transform
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 

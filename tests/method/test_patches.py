@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from utils.method.patches import default_patch_size, most_activating, patch, peaks, ranks
 from utils.networks.layers import Convolution
-from utils.stages.evaluation import strongest
+from utils.stages.split_measures import strongest
 
 
 def test_peaks_equal_a_loop_over_positions():

@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, load, run_script
 from tests.factories import small
 from tests.helpers import forward_with_gradient
-from utils.networks.arithmetic import compile_network
 from utils.networks.layers import layer_of
+from utils.networks.precision import compile_network
 
 FLAGS = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--compile")
 

@@ -10,8 +10,8 @@ from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.report.split_text import print_equality
-from utils.stages import disentangling
-from utils.stages.disentangling import EqualityProof
+from utils.stages import concept_images
+from utils.stages.concept_images import EqualityProof
 
 IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 SHOWN = {0: IMAGES[:16], 1: IMAGES[16:32]}  # of each class
@@ -113,7 +113,7 @@ def test_what_is_remembered_of_classes_is_bounded_and_changes_nothing(monkeypatc
     network, computed = made(factories.Small), []
     splits = [random_split(network.last, channel) for channel in (3, 4, 5)]
     for most_bytes in (2**29, 0):
-        monkeypatch.setattr(disentangling, "MOST_BYTES", most_bytes)
+        monkeypatch.setattr(concept_images, "MOST_BYTES", most_bytes)
         computed.append([])
         checks = check(network, *splits, sizes=computed[-1])
         assert [one.errors() for one in checks] == [one.errors() for one in check(network, *splits)]

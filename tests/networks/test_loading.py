@@ -12,8 +12,8 @@ import torchvision
 from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.networks.arithmetic import check_precision, choose_device, network_arithmetic
 from utils.networks.loading import default_weights, fingerprint, load_network
+from utils.networks.precision import check_precision, choose_device, network_arithmetic
 
 
 @pytest.fixture(scope="module")

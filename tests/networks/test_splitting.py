@@ -15,8 +15,8 @@ from tests import factories
 from tests.networks.helpers import fitted_split, random_split
 from utils.errors import UserError
 from utils.method.disentangling import merge
-from utils.networks.arithmetic import full_precision
 from utils.networks.layers import layer_of
+from utils.networks.precision import full_precision
 from utils.networks.recording import Recorder
 from utils.networks.splitting import DisentangledLayer, in_place_of, stored_together, with_splits
 

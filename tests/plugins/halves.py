@@ -9,7 +9,7 @@ from utils.concept_sources.image_sets import StoredImageSets, number_flag, refer
 from utils.plugins import later
 
 torch = later("torch")
-circuits = later("utils.method.circuits")
+circuits = later("utils.method.contributions")
 
 NUMBER, REFERENCES = 2, 10
 

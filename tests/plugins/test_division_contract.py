@@ -10,9 +10,9 @@ from tests.conftest import run_script
 from tests.helpers import as_layer
 from tests.plugins.with_toys import registered
 from utils.command_line import flags
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
 from utils.divisions.nulls import NULLS
-from utils.divisions.registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
 from utils.errors import UserError
 from utils.method.disentangling import Candidate, Concept, merge
 from utils.networks.splitting import with_splits

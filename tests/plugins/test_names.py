@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from utils.concept_sources.registry import SOURCES
-from utils.divisions.registry import DIVISIONS
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 
 KINDS_OF_CONCEPTS = {"classes", "images", "background"}  # which are no names of sources where they stand
-REGISTRIES = ("utils/divisions/registry.py", "utils/concept_sources/registry.py")
+REGISTRIES = ("utils/divisions/division_registry.py", "utils/concept_sources/source_registry.py")
 HOMES = {
     **{f"utils/divisions/{name}.py": name for name in DIVISIONS},
     **{f"utils/concept_sources/{name}.py": name for name in SOURCES},
@@ -66,8 +66,8 @@ def test_a_file_of_a_plugin_that_is_not_there_is_named(registry, tmp_path):
 
 def test_registries_and_plugins_import_nothing_heavy():
     code = (
-        "import sys; from utils.divisions.registry import DIVISIONS;"
-        "from utils.concept_sources.registry import SOURCES; DIVISIONS.all(), SOURCES.all(); print(*sys.modules)"
+        "import sys; from utils.divisions.division_registry import DIVISIONS;"
+        "from utils.concept_sources.source_registry import SOURCES; DIVISIONS.all(), SOURCES.all(); print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"torch", "numpy", "scipy", "torchvision"} & set(loaded.split())

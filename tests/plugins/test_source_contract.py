@@ -10,9 +10,9 @@ import torch
 from tests import factories
 from tests.conftest import CHANNEL, RUN, run_script, stage1
 from tests.plugins.with_toys import registered
-from utils.concept_sources.registry import SOURCES, SUGGESTED, USUAL
-from utils.divisions.registry import DIVISIONS
-from utils.divisions.registry import USUAL as USUAL_DIVISION
+from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
+from utils.divisions.division_registry import DIVISIONS
+from utils.divisions.division_registry import USUAL as USUAL_DIVISION
 from utils.errors import UserError
 from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.networks.layers import find_layer
@@ -21,7 +21,7 @@ from utils.stages.circuit_map import map_image_finders
 from utils.stages.comparison import Comparison
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, read_split, transform_from, write_split
 from utils.store.study import Study

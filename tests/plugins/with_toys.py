@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.concept_sources.registry import SOURCES  # noqa: E402
-from utils.divisions.registry import DIVISIONS  # noqa: E402
+from utils.concept_sources.source_registry import SOURCES  # noqa: E402
+from utils.divisions.division_registry import DIVISIONS  # noqa: E402
 
 TOYS = [(DIVISIONS, "softmax", "tests.plugins.softmax:Softmax"), (SOURCES, "halves", "tests.plugins.halves:Halves")]
 

@@ -18,7 +18,7 @@ from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
 from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet
 from utils.report.split_figures import patch_note_of, patch_size_of
-from utils.stages.evaluation import Patch
+from utils.stages.split_measures import Patch
 
 LONG = (
     "a long name of sixty characters, as some datasets have them.",

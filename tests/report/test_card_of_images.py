@@ -20,7 +20,7 @@ from utils.report import split_figures
 from utils.report.plots import GREY
 from utils.report.split_figures import FigureMaker
 from utils.stages import visualization
-from utils.stages.evaluation import (
+from utils.stages.split_measures import (
     SplitMeasures,
     describe_result,
     evaluate,

@@ -19,7 +19,7 @@ from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT
 from utils.report.layer_tables import ChannelClasses, gamma_from, write_channels
 from utils.report.overview_figure import overview_figure
 from utils.report.wordnet_figure import wordnet_figure
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 TITLES = ("some network, layer last", "τ = 0.03, p = 0.75")
 GUIDE = {

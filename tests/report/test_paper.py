@@ -18,7 +18,7 @@ from tests.store.test_separations import separation
 from utils.method.evaluation import density_curves
 from utils.method.ranking import rank_images
 from utils.report.card import card_figure
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.overview_figure import overview_figure
 from utils.report.plots import (
     DISENTANGLED,
@@ -29,9 +29,9 @@ from utils.report.plots import (
     pictures_figure,
     text_width,
 )
-from utils.report.sensitivity import sensitivity_figure
 from utils.report.separation_figure import least_precision, separation_figure
 from utils.report.sheets import SCREEN, SMALLEST_TYPE, WIDTHS, Sheet
+from utils.report.thresholds import sensitivity_figure
 from utils.report.wordnet_figure import wordnet_figure
 
 SHEETS = [Sheet(name) for name in WIDTHS]

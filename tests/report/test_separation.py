@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.store.test_separations import row, separation, separations_of, with_splits
-from utils.method.nulls import mean_with_interval
-from utils.report.files import write_figure
+from utils.method.significance import mean_with_interval
+from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
 from utils.report.separation_tables import (
     HEADLINE,

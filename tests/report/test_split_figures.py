@@ -18,7 +18,7 @@ from utils.report.split_figures import (
     shown_concepts,
     visualization_figure,
 )
-from utils.stages.evaluation import Patch
+from utils.stages.split_measures import Patch
 
 
 def many(count, background=None):

@@ -11,12 +11,12 @@ import torch
 
 from tests import factories
 from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, load, run_script, stage1, stage3, stage4, stored_images
-from utils.method.least_squares import least_squares_shares
+from utils.method.shares import least_squares_shares
 from utils.networks.ablation import held
 from utils.networks.splitting import with_splits
 from utils.store import split_network
 from utils.store.files import write_json
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_manifest, read_split
 
 ALONE = ("--classes_for_concept1", "bee")

@@ -19,7 +19,7 @@ from utils.images.batches import ImageBatches
 from utils.method.planar_map import in_unit_square
 from utils.networks.layers import find_layer
 from utils.stages.circuit_map import MapReader, make_map, map_image_finders
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import read_split, transform_from
 

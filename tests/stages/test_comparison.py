@@ -16,12 +16,12 @@ from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
-from utils.method.nulls import permutation
+from utils.method.significance import permutation
 from utils.stages.comparison import Comparison, agreement, compare, describe_comparison, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
-from utils.store.importances import ImportanceStore, Labels
+from utils.store.importance_store import ImportanceStore, Labels
 
 NUM_INPUTS, CLASSES = 96, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
 SIZES = {"num_channels": 3, "num_inputs": NUM_INPUTS, "num_taps": 1, "num_outputs": 5, "chunk_size": 40}

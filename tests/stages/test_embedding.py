@@ -17,11 +17,11 @@ from tests.method.test_embedding_scores import by_hand
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.embedding_scores import mean_cosine
-from utils.networks.embedding import Embedder
+from utils.networks.embedder import Embedder
 from utils.networks.layers import find_layer
 from utils.networks.loading import LoadedNetwork, fingerprint
 from utils.stages import embedding as stage
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
 
 LOADING = {"device": torch.device("cpu"), "num_workers": 0, "skip_unreadable": False, "decode": "pil"}

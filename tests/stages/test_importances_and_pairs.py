@@ -40,7 +40,7 @@ from utils.networks.layers import layer_of
 from utils.store.candidates import read_candidates
 from utils.store.class_statistics import ClassStore
 from utils.store.files import read_json
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

@@ -17,7 +17,7 @@ from tests.conftest import (
     stored_images,
     succeed,
 )
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
 STAGES = {

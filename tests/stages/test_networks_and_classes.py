@@ -15,7 +15,7 @@ from tests.conftest import (
     stored_images,
     write_images,
 )
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -18,7 +18,7 @@ from tests.conftest import (
     stored_images,
     succeed,
 )
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 LOW = ("--cos_sim_low", "-1", "--cos_sim_high", "0.6", "--data_dir", "data")

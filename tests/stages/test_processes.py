@@ -24,7 +24,7 @@ from tests.conftest import (
 from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.store.files import read_json, write_json
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 SCRIPT = "get_importances_for_classes.py"
 FLAGS = ("--model", "tests.factories:mortal", "--batch_size", "4", "--chunk_size", "8", *SMALL_IMAGES, *COMPUTE)

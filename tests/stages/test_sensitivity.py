@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from tests.conftest import NETWORK, RUN, run_script, stage1
-from utils.method.nulls import permutation
 from utils.method.ranking import rank_images
-from utils.report.sensitivity import sensitivity_figure, table
-from utils.stages.gamma import clean_split
+from utils.method.significance import permutation
+from utils.report.thresholds import sensitivity_figure, table
+from utils.stages.gamma_diagnostics import clean_split
 from utils.stages.relevance import find_classes
 from utils.stages.sensitivity import sensitivity
 from utils.stages.separation import ValidationInputs
 from utils.store.class_statistics import ClassStore
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 COUNTED = {"only_correct": False, "min_images": 1, "only_above_mean": False}
 TAUS, PS, GAMMAS = [0.05, 0.1], [0.5, 0.8], [0.3, 0.9]

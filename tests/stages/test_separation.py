@@ -10,17 +10,17 @@ from torch import nn
 from tests.helpers import as_layer
 from tests.method.test_ranking import area, average_precision
 from tests.store.helpers import META, study_of
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.arv import Arv
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import RHOS, split_sources
-from utils.method.least_squares import least_squares_shares
-from utils.method.nulls import p_value, permutation, q_values
+from utils.method.shares import least_squares_shares
+from utils.method.significance import p_value, permutation, q_values
 from utils.stages import separation
 from utils.stages.separation import DRAWS, TrainingUnits, ValidationInputs, describe_separation, separate
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SETTINGS, SplitFile
 

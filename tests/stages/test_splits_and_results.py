@@ -34,7 +34,7 @@ from utils.method.importance import attribution_shares
 from utils.networks.splitting import with_splits
 from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, density_limits
 from utils.store.files import write_json
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
 

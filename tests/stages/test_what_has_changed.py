@@ -31,7 +31,7 @@ from tests.conftest import (
     write_images,
 )
 from utils.errors import UserError
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

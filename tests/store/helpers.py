@@ -10,7 +10,7 @@ from torch import nn
 from tests.helpers import as_layer
 from tests.networks.helpers import random_split
 from utils.images.folders import ImageList
-from utils.store import importances as store
+from utils.store import importance_store as store
 from utils.store.splits import SETTINGS, SplitFile, transform_from
 from utils.store.study import Study
 

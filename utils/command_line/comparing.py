@@ -8,10 +8,10 @@ from pathlib import Path
 from utils.command_line import flags, opening
 from utils.command_line.run import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
-from utils.concept_sources.registry import SOURCES, SUGGESTED, USUAL
+from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO, LAYER
 from utils.errors import UserError
-from utils.networks.embedding import load_embedder
+from utils.networks.embedder import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
 from utils.stages.comparison import Comparison, compare, describe_comparison, require_comparable
@@ -21,7 +21,7 @@ from utils.stages.embedding import validation_embeddings
 from utils.stages.separation import ValidationInputs
 from utils.store.comparisons import Comparisons
 from utils.store.files import json_digest, run_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 LONGEST_NAME = 150
 

@@ -1,8 +1,8 @@
 """Stage 4's flags of the comparison of methods, and their checks. Nothing here imports torch."""
 
 from utils.command_line import flags
-from utils.concept_sources.registry import SOURCES
-from utils.divisions.registry import DIVISIONS
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.plugins import flags_of
 

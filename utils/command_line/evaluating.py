@@ -5,7 +5,7 @@ from tqdm import tqdm
 from utils.command_line.opening import setting
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
-from utils.stages.evaluation import describe_result, evaluate, result_of
+from utils.stages.split_measures import describe_result, evaluate, result_of
 from utils.store.files import run_name
 
 

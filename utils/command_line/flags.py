@@ -6,9 +6,9 @@ import shlex
 from dataclasses import asdict, fields, replace
 
 from utils import defaults
-from utils.concept_sources.registry import SOURCES
-from utils.concept_sources.registry import USUAL as USUAL_SOURCE
-from utils.divisions.registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
+from utils.concept_sources.source_registry import SOURCES
+from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
+from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
 from utils.errors import UserError
 from utils.plugins import checked, flags_of, fraction, positive, positive_int
 from utils.processes import this_process

@@ -7,13 +7,13 @@ import torch
 
 from utils.command_line.opening import open_network, open_study
 from utils.command_line.split_opening import check_weights
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
 from utils.report.split_figures import MOST_CONCEPTS, patch_note_of, patch_size_of
 from utils.stages.circuit_map import MapReader, make_map, map_image_finders
 from utils.store.files import refuse_differences
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.splits import SPLIT_CONTEXT
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from utils.command_line.flags import THRESHOLDS
 from utils.command_line.run import print_end
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.layer_tables import counted_text, gamma_from
-from utils.report.sensitivity import EXPLANATION, sensitivity_figure, table, write_sensitivity
+from utils.report.thresholds import EXPLANATION, sensitivity_figure, table, write_sensitivity
 from utils.stages.sensitivity import sensitivity
 from utils.stages.separation import ValidationInputs
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 
 def measure_sensitivity(settings, run, store, class_store):

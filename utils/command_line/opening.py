@@ -9,7 +9,7 @@ import torch
 
 from utils import defaults
 from utils.command_line import flags
-from utils.concept_sources.registry import SUGGESTED
+from utils.concept_sources.source_registry import SUGGESTED
 from utils.errors import UserError, printable
 from utils.images.folders import class_folders, list_images, map_folders, read_class_map
 from utils.networks.layers import find_layer
@@ -18,7 +18,7 @@ from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
 from utils.store.files import refuse_differences, run_name
-from utils.store.importances import ImportanceStore, identity
+from utils.store.importance_store import ImportanceStore, identity
 from utils.store.splits import transform_from
 from utils.store.study import Study
 

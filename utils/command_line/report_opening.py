@@ -15,7 +15,7 @@ from utils.stages.relevance import find_classes
 from utils.store.class_statistics import ClassStore
 from utils.store.effects import Effects
 from utils.store.files import refuse_differences
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.results import Results
 from utils.store.separations import Separations
 from utils.store.splits import read_split

@@ -14,7 +14,7 @@ from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of, progress
 from utils.images.folders import class_folders, has_images, list_images
-from utils.networks.arithmetic import check_precision, choose_device
+from utils.networks.precision import check_precision, choose_device
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo

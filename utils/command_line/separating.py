@@ -11,7 +11,7 @@ from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
 from utils.stages.separation import TrainingUnits, ValidationInputs, describe_separation, separate
 from utils.store.files import split_name
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.separations import Separations
 
 LONGEST_NAME = 150

@@ -7,14 +7,14 @@ import torch
 
 from utils.command_line import flags
 from utils.command_line.settings import SimilaritySettings
-from utils.divisions.registry import USUAL
+from utils.divisions.division_registry import USUAL
 from utils.images.folders import ClassMap
 from utils.method.importance import relevant_shares
 from utils.method.polysemanticity import ClassPairs
 from utils.report import gamma_guide, layer_tables
 from utils.report.channel_text import print_best, print_channel, smaller_p
 from utils.stages.relevance import LayerClasses, pairs_at_taus
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 STAGE2, STAGE3, STAGE4 = "get_cosine_similarities.py", "disentangle_channel.py", "get_results.py"
 CHANNEL_FLAGS = "channel_disentangle", "channel_of_interest"

@@ -14,8 +14,8 @@ from utils.command_line.opening import (
     open_study,
     resolve,
 )
-from utils.concept_sources.registry import SOURCES
-from utils.divisions.registry import DIVISIONS
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.folders import ClassMap
@@ -29,7 +29,7 @@ from utils.stages.validation import (
     without_measured_images,
 )
 from utils.store.files import refuse_differences
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SPLIT_CONTEXT, find_splits, read_split, require_weight, splits_of
 

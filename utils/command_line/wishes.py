@@ -7,7 +7,7 @@ from utils.command_line import flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
 from utils.command_line.figures import add_figure_flag
 from utils.command_line.settings import ResultSettings
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.plugins import flags_of
 

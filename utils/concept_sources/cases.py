@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from utils.concept_sources.image_sets import Clusters
 
 torch = later("torch")
-nulls = later("utils.method.nulls")
+nulls = later("utils.method.significance")
 
 WEIGHTS, SAME_SETS = "weights_permuted", "weights_permuted_same_sets"
 TARGET = "weights_permuted_real_target"

@@ -6,7 +6,7 @@ from utils.plugins import later
 
 torch = later("torch")
 cases = later("utils.concept_sources.cases")
-circuits = later("utils.method.circuits")
+circuits = later("utils.method.contributions")
 disentangling = later("utils.method.disentangling")
 image_sets = later("utils.concept_sources.image_sets")
 polysemanticity = later("utils.method.polysemanticity")

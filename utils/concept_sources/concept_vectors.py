@@ -1,6 +1,6 @@
 """Concept vectors (O'Mahony et al., CVPR workshops 2023): references clustered by the spatial means of all channels.
 
-How clusters are found and what their vectors are stands in ``utils.method.concept_vectors``.
+How clusters are found and what their vectors are stands in ``utils.method.concept_directions``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 torch = later("torch")
 cases = later("utils.concept_sources.cases")
-concept_vectors = later("utils.method.concept_vectors")
+concept_vectors = later("utils.method.concept_directions")
 
 REFERENCES = 100
 THRESHOLD = (

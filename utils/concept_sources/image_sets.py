@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 torch = later("torch")
 tqdm = later("tqdm")
 cases = later("utils.concept_sources.cases")
-circuits = later("utils.method.circuits")
+circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 disentangling = later("utils.method.disentangling")
 files = later("utils.store.files")

@@ -2,7 +2,7 @@
 
 These circuits are not linear in the tap sums, so only passes over images make them: over all training images for the
 references of a channel, and over ``val/`` for new images. What a pass has found is kept in the store. Circuits stand in
-``utils.networks.circuits``, virtual neurons in ``utils.method.virtual_neurons``.
+``utils.networks.unit_circuits``, virtual neurons in ``utils.method.virtual_neurons``.
 """
 
 from contextlib import suppress
@@ -28,13 +28,13 @@ from utils.plugins import Flag, later
 torch = later("torch")
 batches = later("utils.images.batches")
 cases = later("utils.concept_sources.cases")
-circuits = later("utils.method.circuits")
+circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
-network_circuits = later("utils.networks.circuits")
-nulls = later("utils.method.nulls")
+network_circuits = later("utils.networks.unit_circuits")
+nulls = later("utils.method.significance")
 recording = later("utils.networks.recording")
-reference_store = later("utils.store.references")
-virtual_neuron_store = later("utils.store.virtual_neurons")
+reference_store = later("utils.store.reference_images")
+virtual_neuron_store = later("utils.store.virtual_neuron_files")
 
 NUMBER, REFERENCES = 2, 100
 USUAL = {  # settings of references whose file has no suffix

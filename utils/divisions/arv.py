@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.plugins import Flag, later
 
 torch = later("torch")
-arithmetic = later("utils.networks.arithmetic")
+arithmetic = later("utils.networks.precision")
 disentangling = later("utils.method.disentangling")
 recording = later("utils.networks.recording")
 

@@ -1,7 +1,7 @@
 """Least squares: shares of each input. A new channel equals the channel on its own images and is 0 on others.
 
 Shares follow from what the store has of the training images; stage 3 reads images only to show that nothing changes.
-The problem and its solution stand in ``utils.method.least_squares``.
+The problem and its solution stand in ``utils.method.shares``.
 """
 
 from utils.defaults import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT
@@ -10,7 +10,7 @@ from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.plugins import later
 
 torch = later("torch")
-least_squares = later("utils.method.least_squares")
+least_squares = later("utils.method.shares")
 
 
 class LeastSquares(Division):

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from utils.method.disentangling import merge
-from utils.networks.arithmetic import full_precision
 from utils.networks.layers import splittable
 from utils.networks.loading import copy_module, share_hooks, without_hooks
+from utils.networks.precision import full_precision
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.report.comparison_tables import NULLS, summary_rows
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
 
 PANELS = {"ap_all": "AP against all other images", "auroc_all": "AUROC against all other images"}

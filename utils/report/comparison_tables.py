@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.defaults import COMPARISON_DRAWS
 from utils.method.embedding_scores import mean_distances
-from utils.method.nulls import mean_with_interval
+from utils.method.significance import mean_with_interval
 from utils.report.tables import aligned, write_settled
 from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES
 

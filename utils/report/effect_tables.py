@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 
-from utils.divisions.registry import DIVISIONS
-from utils.method.nulls import mean_with_interval
+from utils.divisions.division_registry import DIVISIONS
+from utils.method.significance import mean_with_interval
 from utils.report.result_tables import where_from
 from utils.report.tables import aligned, write_settled
 

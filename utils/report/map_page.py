@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import OUTPUT_DIR
-from utils.divisions.registry import USUAL_OF_LAYERS
+from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.errors import UserError
 from utils.store.files import damage_is_one_line, number_text, read_json
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.concept_sources.registry import SOURCES
-from utils.divisions.registry import USUAL_OF_LAYERS
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.method.polysemanticity import cosine_similarities
 from utils.report import page_svg
 from utils.report.effect_tables import concept_rows
-from utils.report.files import plot_path
+from utils.report.figure_files import plot_path
 from utils.report.plots import density_limits
 from utils.report.result_tables import result_rows
 from utils.report.separation_tables import draws_reached

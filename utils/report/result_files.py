@@ -5,7 +5,7 @@ import sys
 import numpy as np
 
 from utils.defaults import DECODER, PRECISION
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.report.result_tables import (
     EXPLANATION,

@@ -12,8 +12,8 @@ from itertools import chain
 
 import numpy as np
 
-from utils.concept_sources.registry import SOURCES
-from utils.divisions.registry import DIVISIONS
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.method.evaluation import (
     Summary,
     failed_conditions,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from utils.method.nulls import mean_with_interval
-from utils.report.files import write_figure
+from utils.method.significance import mean_with_interval
+from utils.report.figure_files import write_figure
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.separation_tables import divisions_of

@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 
+from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
-from utils.divisions.registry import DIVISIONS
-from utils.method.nulls import mean_with_interval
+from utils.method.significance import mean_with_interval
 from utils.report import latex as latex_tables
 from utils.report.tables import aligned, write_settled
 from utils.store.separations import VALUES, newest_rows

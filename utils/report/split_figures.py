@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import batches_of
 from utils.method.evaluation import density_curves, fractions_of_original
 from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.report.card import Card, card_figure
-from utils.report.files import plot_path, write_curves, write_figure
+from utils.report.figure_files import plot_path, write_curves, write_figure
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -23,7 +23,7 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN, Sheet
-from utils.stages.evaluation import SplitMeasures, measure_peaks, names_of_folders, top_patches
+from utils.stages.split_measures import SplitMeasures, measure_peaks, names_of_folders, top_patches
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.visualizations import Visualizations
 

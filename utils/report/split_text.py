@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 
 from utils.defaults import GAMMA
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.method.equality import LARGEST_ERRORS
 from utils.method.polysemanticity import cosine_similarities
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.report.separation_tables import draws_reached
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.report.files import write_figure
+from utils.report.figure_files import write_figure
 from utils.report.layer_figure_parts import (
     OTHER,
     draw_points,

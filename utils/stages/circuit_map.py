@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from utils.concept_sources.image_sets import MapImages
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles, batches_of
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder, require_finite
 
 IN_A_ROW = 8

@@ -20,7 +20,7 @@ from utils.method.embedding_scores import (
     strongest_alone,
 )
 from utils.method.patches import default_patch_size, peaks
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input, require_finite_values
 from utils.stages.embedding import patch_embeddings, unit_monosemanticity
 

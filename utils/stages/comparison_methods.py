@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from utils.concept_sources.cases import OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS, Units, draws_of, orders
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED
-from utils.divisions.registry import DIVISIONS
 from utils.method.disentangling import disentangled_rows
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from utils.concept_sources.registry import SOURCES
-from utils.method.nulls import permutation
+from utils.concept_sources.source_registry import SOURCES
 from utils.method.shapley import coalitions, shapley_values
+from utils.method.significance import permutation
 from utils.networks.ablation import held
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
 from utils.stages.validation import contents_digest

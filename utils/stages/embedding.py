@@ -12,7 +12,7 @@ from utils.images.batches import ImageBatches, ImageFiles, batches_of
 from utils.images.decoding import crop_with_pil
 from utils.method.embedding_scores import Monosemanticity
 from utils.method.patches import patch
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder, require_finite
 from utils.store.embeddings import EmbeddingFile, Embeddings
 

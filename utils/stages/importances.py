@@ -11,11 +11,11 @@ import torchvision
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
-from utils.networks.arithmetic import network_arithmetic
 from utils.networks.independence import check_independence
 from utils.networks.layers import check_normal_form
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder
-from utils.store.importances import STORE_FORMAT, identity
+from utils.store.importance_store import STORE_FORMAT, identity
 
 FIRST_BATCH = 8  # images
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.divisions.registry import DIVISIONS, USUAL
+from utils.divisions.division_registry import DIVISIONS, USUAL
 from utils.method.grouping import concept_means
-from utils.method.nulls import permutation
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.stages.gamma import clean_split
+from utils.method.significance import permutation
+from utils.stages.gamma_diagnostics import clean_split
 from utils.stages.relevance import class_statistics, find_classes
 from utils.stages.separation import rank_rows
 

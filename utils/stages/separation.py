@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
 from utils.divisions.nulls import NULLS
 from utils.errors import UserError
 from utils.method.importance import relevant_classes
-from utils.method.nulls import p_value, permutation, q_values
 from utils.method.ranking import rank_images
+from utils.method.significance import p_value, permutation, q_values
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
 

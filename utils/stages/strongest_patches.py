@@ -10,7 +10,7 @@ from PIL import Image
 from utils.errors import UserError
 from utils.images.batches import batches_of, progress
 from utils.method.patches import TOP_IMAGES, patch, peaks
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder, require_finite
 from utils.store.files import json_digest
 

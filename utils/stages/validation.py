@@ -13,7 +13,7 @@ from utils.images.batches import batches_of
 from utils.images.folders import class_folders, has_images, list_images
 from utils.method.disentangling import in_order
 from utils.method.importance import attribution_shares
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder, require_finite
 
 STORED_CHUNKS = 8  # that stay in memory: an image set has images from all over the store

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from utils.divisions.registry import DIVISIONS
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.disentangling import Concept, Split

@@ -9,7 +9,7 @@ from utils.images.batches import ImageBatches
 from utils.images.folders import ClassMap
 from utils.images.transform import Transform
 from utils.store.class_statistics import ClassStore
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 from utils.store.tap_sums import StoredTapSums
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.concept_sources.registry import SOURCES
+from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles
 from utils.method.disentangling import merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
-from utils.networks.arithmetic import network_arithmetic
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Recorder, require_finite
 from utils.stages.validation import contents_digest
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.method.circuits import per_norm
-from utils.networks.arithmetic import network_arithmetic
+from utils.method.contributions import per_norm
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input
 
 IMAGES = 2  # that a circuit layer is looked at with, so that the batch's dimension can be told from one of size 1

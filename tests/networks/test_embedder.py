@@ -12,8 +12,8 @@ from torch import nn
 from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.networks import embedding
-from utils.networks.embedding import Embedder, load_embedder
+from utils.networks import embedder as embedder_module
+from utils.networks.embedder import Embedder, load_embedder
 from utils.networks.loading import LoadedNetwork, fingerprint
 
 SEEN = Transform(32, 24, "bicubic")
@@ -165,7 +165,7 @@ def test_named_weights_have_their_own_transform(monkeypatch):
     named = Transform(26, 22, "bicubic", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     module = factories.small()
     loaded = LoadedNetwork(module, "IMAGENET1K_V1", fingerprint(module), named)
-    monkeypatch.setattr(embedding, "load_network", lambda model: loaded)
+    monkeypatch.setattr(embedder_module, "load_network", lambda model: loaded)
     assert load_embedder("resnet18", "0", SEEN).transform == named
     assert load_embedder("resnet18", "0", SEEN, mean=[0, 0, 0]).transform == replace(named, mean=(0, 0, 0))
 

@@ -9,8 +9,8 @@ from torch import nn
 from tests import factories
 from tests.layers import IMAGE_SIZE, LAYERS, by_position, images, passed_through
 from utils.errors import UserError
-from utils.networks.circuits import UnitCircuits, find_circuit_layer
 from utils.networks.layers import find_layer
+from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 ROWS = 5

@@ -11,7 +11,7 @@ from tests.conftest import write_images
 from tests.store.helpers import IMAGES, META, batch, equal, layer_of, opened, some_flips
 from utils.errors import UserError
 from utils.images.folders import ImageList, list_images
-from utils.store import importances as store
+from utils.store import importance_store as store
 from utils.store.files import write_arrays, write_json
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.store.helpers import META, some_flips
 from utils.concept_sources.pure import USUAL
 from utils.errors import UserError
-from utils.store.references import References, ReferenceStore
+from utils.store.reference_images import References, ReferenceStore
 
 CHANNELS, IMAGES, NUMBER, FEATURES = 9, 20, 4, 3
 OF_LAYER = {**META, "num_channels": CHANNELS, "num_images": IMAGES}

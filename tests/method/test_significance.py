@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.method.nulls import mean_with_interval, p_value, permutation, q_values
+from utils.method.significance import mean_with_interval, p_value, permutation, q_values
 
 
 def test_a_permutation_depends_on_what_it_is_for_and_on_nothing_else():

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.method.circuits import Strongest, circuits, per_norm
+from utils.method.contributions import Strongest, circuits, per_norm
 
 
 def test_circuits_are_input_times_gradient_and_add_up_to_the_sum():

@@ -10,11 +10,11 @@ from tests.conftest import RUN, stored_images
 from utils.method.gamma import clean_concepts, cosine_of_modes, held_out_fractions
 from utils.method.grouping import group_classes
 from utils.method.polysemanticity import Levels, averaged_relevance_vectors, cosine_similarities
-from utils.stages import gamma as stage
+from utils.stages import gamma_diagnostics as stage
 from utils.stages import relevance
 from utils.stages.relevance import find_classes
 from utils.store.class_statistics import ClassStore
-from utils.store.importances import ImportanceStore
+from utils.store.importance_store import ImportanceStore
 
 SETTINGS = {"tau": 0.05, "p": 0.5, "only_correct": False, "min_images": 1, "only_above_mean": False}
 

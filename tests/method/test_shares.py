@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from utils.method.least_squares import least_squares_shares, on_simplex
+from utils.method.shares import least_squares_shares, on_simplex
 
 
 def problem(seed=0, num_inputs=4, taps=2, sizes=(5, 7, 11)):

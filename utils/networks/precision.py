@@ -1,4 +1,4 @@
-"""Networks: torchvision's by name or anybody's by factory, their weights, and how they are run."""
+"""Where networks run and in which precision: devices, TF32, autocast, compilation."""
 
 from contextlib import contextmanager
 

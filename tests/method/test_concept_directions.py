@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.method.concept_vectors import concept_clusters, concept_vectors, projection_rows, spatial_means, spread
+from utils.method.concept_directions import concept_clusters, concept_vectors, projection_rows, spatial_means, spread
 
 # nine images near (0, 0), five near (10, 0), one far from both
 POINTS = torch.tensor([[0.0, y] for y in range(9)] + [[10.0, y] for y in range(5)] + [[10.0, 30.0]])

@@ -8,7 +8,7 @@ from torch import nn
 from tests import factories
 from tests.networks.helpers import random_split
 from utils.networks.layers import layer_of
-from utils.networks.recording import Replay
+from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

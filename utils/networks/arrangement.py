@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from utils.errors import UserError
-from utils.networks.recording import Trace, digests
+from utils.networks.trace import Trace, digests
 
 
 @dataclass

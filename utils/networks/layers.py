@@ -15,7 +15,7 @@ from utils.defaults import LAST_LAYERS
 from utils.errors import UserError
 from utils.networks.arrangement import Arrangement, arrangement_of
 from utils.networks.loading import copy_module, without_hooks
-from utils.networks.recording import FLOAT32, trace
+from utils.networks.trace import FLOAT32, trace
 
 
 @dataclass

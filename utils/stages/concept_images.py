@@ -11,7 +11,8 @@ from utils.images.batches import batches_of
 from utils.method.disentangling import in_order
 from utils.method.equality import EqualityCheck
 from utils.networks.loading import copy_module
-from utils.networks.recording import Recorder, Replay
+from utils.networks.recording import Recorder
+from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
 
 PROOF_IMAGES = 4  # of each class or image set

@@ -10,7 +10,7 @@ from utils.method.shapley import coalitions, shapley_values
 from utils.method.significance import permutation
 from utils.networks.ablation import held
 from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Replay
+from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
 from utils.stages.validation import contents_digest
 

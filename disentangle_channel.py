@@ -11,15 +11,6 @@ More concepts: --classes_for_concept3 ... --classes_for_concept8. Many pairs in 
 once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 """
 
-if __name__ == "__main__":
-    try:
-        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
-    except ModuleNotFoundError as error:
-        import sys
-
-        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
-        sys.exit(2)
-
 from functools import partial
 
 from utils.command_line import flags
@@ -60,7 +51,7 @@ def main(settings):
     from tqdm import tqdm
 
     from utils.command_line import opening
-    from utils.command_line.run import print_end
+    from utils.command_line.closing import print_end
     from utils.concept_sources.source_registry import SOURCES
     from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap
@@ -136,9 +127,12 @@ def main(settings):
         tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, load))
     problems.finish("split")
     commands = opening.commands_after_splitting(settings, source, splits, candidates, manifest)
-    print_end(tables, commands, *([] if manifest else [splits.path(candidates[0]), "by utils.store.split_network"]))
+    if manifest is None:
+        print_end([], commands, open_first=splits.path(candidates[0]), opened_by="by utils.store.split_network")
+    else:
+        print_end(tables, commands)
 
 
 if __name__ == "__main__":
     interrupted = "splits that were written stay; the same command makes the missing ones"
-    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from, interrupted=interrupted)
+    run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

@@ -14,15 +14,6 @@ Groups the classes of each channel by their vectors, and says what there is to g
 Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
 """
 
-if __name__ == "__main__":
-    try:
-        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
-    except ModuleNotFoundError as error:
-        import sys
-
-        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
-        sys.exit(2)
-
 from pathlib import Path
 
 from utils import defaults
@@ -76,9 +67,9 @@ def settings_from(args, _):
 
 
 def main(settings):
+    from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
-    from utils.command_line.run import print_end
     from utils.command_line.showing_layer import LayerScreen
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
@@ -141,11 +132,5 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
-    run(
-        main,
-        get_args_parser(),
-        *libraries,
-        settings=settings_from,
-        interrupted="what was written is whole, the same command begins again",
-    )
+    interrupted = "what was written is whole, the same command begins again"
+    run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

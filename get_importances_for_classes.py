@@ -10,15 +10,6 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
         --model resnet50 --batch_size 254 --store_dir /store_dir/
 """
 
-if __name__ == "__main__":
-    try:
-        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
-    except ModuleNotFoundError as error:
-        import sys
-
-        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
-        sys.exit(2)
-
 import time
 
 from utils import defaults
@@ -61,8 +52,8 @@ def settings_from(args, _):
 def main(settings):
     import torch
 
+    from utils.command_line.closing import print_end
     from utils.command_line.opening import open_images
-    from utils.command_line.run import print_end
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.networks.precision import check_precision, choose_device, compile_network
@@ -117,15 +108,9 @@ def main(settings):
         if settings.images == "val":
             more = ["--get_separation", "--splits", "MANIFEST_OF_STAGE_3"]
             command = flags.next_command("get_results.py", *more, settings=settings)
-        print_end([store.folder], [("next", command)], store.meta_path)
+        print_end([store.folder], [("next", command)], open_first=store.meta_path)
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        get_args_parser(),
-        "torch",
-        "torchvision",
-        settings=settings_from,
-        interrupted="full chunks are kept, the same command goes on from there",
-    )
+    interrupted = "full chunks are kept, the same command goes on from there"
+    run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

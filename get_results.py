@@ -19,16 +19,6 @@ separate their concepts from all other validation images, beside the same rule o
     python get_results.py --report --model resnet50 --data_dir /datasets/imagenet      the page to browse a layer
 """
 
-if __name__ == "__main__":
-    try:
-        import utils.command_line.run  # noqa: F401  (first: from here on, Ctrl-C is one line)
-    except ModuleNotFoundError as error:
-        import sys
-
-        print(f"another package named utils was imported before this project's ({error})", file=sys.stderr)
-        sys.exit(2)
-
-
 from utils.command_line import flags, wishes
 from utils.command_line.run import run
 
@@ -63,12 +53,12 @@ def get_args_parser():
 
 def main(settings):
     from utils.command_line import opening, split_opening
+    from utils.command_line.closing import print_end
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.reporting import make_report
-    from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
     from utils.report.result_files import print_summary
@@ -110,6 +100,5 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    libraries = ("torch", "torchvision", "scipy.stats", "matplotlib.figure")
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), *libraries, settings=wishes.settings_from, interrupted=interrupted)
+    run(main, get_args_parser(), settings=wishes.settings_from, interrupted=interrupted)

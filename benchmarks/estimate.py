@@ -190,4 +190,4 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from, interrupted="nothing was stored")
+    run(main, get_args_parser(), settings=settings_from, interrupted="nothing was stored")

@@ -126,4 +126,4 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "torchvision", settings=settings_from, interrupted="nothing was changed")
+    run(main, get_args_parser(), settings=settings_from, interrupted="nothing was changed")

@@ -144,4 +144,4 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser(), "torch", "scipy.stats", settings=settings_from)
+    run(main, get_args_parser(), settings=settings_from)

@@ -5,6 +5,7 @@ which has imported what they need. It reads lines of JSON and answers each with 
 process number), ``wait`` for its end (answer: its status).
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -103,7 +104,10 @@ class Trap:
 
 
 def become(command):
-    """The forked process: become the script, and leave with its exit status; interrupts are blocked until it begins."""
+    """Become the script, in the forked process, and leave with its exit status.
+
+    Interrupts are blocked until it parses its arguments.
+    """
     os.chdir(command["cwd"])
     os.environ.update(command["env"])
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -113,9 +117,14 @@ def become(command):
     trap, status = Trap(**command["trap"]), 0
     sys.addaudithook(trap)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importlib.import_module("utils.command_line.run")  # as the first line of each script does
-    try:
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_interruptibly(parser):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        return parse_args(parser)
+
+    argparse.ArgumentParser.parse_args = parse_interruptibly
+    try:
         runpy.run_path(command["script"], run_name="__main__")
     except SystemExit as stop:
         status = stop.code or 0

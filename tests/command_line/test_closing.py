@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.command_line.run import best_to_open, print_end
+from utils.command_line.closing import best_to_open, print_end
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_was_written_comes_first_and_the_file_to_open_last(capsys):
     assert capsys.readouterr().out == (
         "\nwrote a.txt\n      b.png\nnext: python x.py\nor: python y.py\nopen first: b.png\n"
     )
-    print_end([], [("next", "python x.py")], "split.pt", "by hand")
+    print_end([], [("next", "python x.py")], open_first="split.pt", opened_by="by hand")
     assert capsys.readouterr().out == "next: python x.py\nopen first (by hand): split.pt\n"
     print_end(["a.txt"], [])
     assert capsys.readouterr().out == "\nwrote a.txt\n"

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from utils.command_line import flags, opening
-from utils.command_line.run import print_end
+from utils.command_line.closing import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO, LAYER

@@ -1,41 +1,53 @@
-"""Where in the image the tokens lie that enter a layer: in a grid, a map or windows of one, or nobody knows where.
+"""Where in the image the tokens lie that enter a layer: in a grid, in a map or windows of a map, or in no known order.
 
-A patch that is cut out at the wrong place would mislead: what is not certain is not known.
+A patch that is cut out at the wrong place would mislead: where it is not certain, it counts as not known.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.networks.trace import Trace, digests
 
+Size = tuple[int, ...]  # of a map: rows and columns
 
-@dataclass
+
+@dataclass(frozen=True)
 class Arrangement:
     """How the positions of an image are laid out in a layer's input.
 
-    ``windows`` of them lie in the dimension of the batch, those of the first image first (1: it has the images alone);
-    ``positions`` is their number in all. ``map_size`` is the number of rows and columns of the map that they are of,
-    and ``order`` [positions] the place of each in it, row by row, -1 for one that lies nowhere (a class token,
-    padding). Both are None where positions lie nowhere, or in no known order.
+    Parameters
+    ----------
+    windows : int
+        How many windows of an image lie in the dimension of the batch, those of the first image first; 1: only the
+        images lie there.
+    positions : int
+        Number of an image's positions, in all windows.
+    map_size : (rows, columns) or None
+        Of the map that the positions form; None where they lie nowhere, or in no known order.
+    order : LongTensor [positions] or None
+        The place of each position in the map, row by row; -1 for a position that lies nowhere (a class token, padding).
+        None where ``map_size`` is.
     """
 
     windows: int = 1
-    positions: int | None = None
-    map_size: tuple | None = None
-    order: torch.Tensor | None = None
+    positions: int = 1
+    map_size: tuple[int, int] | None = None
+    order: Tensor | None = None
 
 
-def arrangement_of(network, name, traced):
+def arrangement_of(network: nn.Module, name: str, traced: Trace) -> Arrangement:
     """The Arrangement of the input of a layer over tokens, ``[B, ..., C_in]`` or ``[B * windows, ..., C_in]``.
 
     One token an image is a vector and lies nowhere. As many tokens as a map has places are a grid, row by row, unless a
     module has put tokens in another order; if there are more, those that are equal for all images where the network
-    first makes so many lie nowhere (class tokens, registers). Others, and what has two dimensions of tokens, are looked
-    for: where each of an image's tokens equals one of the map that the network had made last, bit for bit, that is
-    where it lies.
+    first makes so many lie nowhere (class tokens, registers). Other tokens, and inputs with two dimensions of tokens,
+    are searched for: a token lies where the last map that the network has made before has an equal one, bit for bit.
 
     Parameters
     ----------
@@ -52,40 +64,40 @@ def arrangement_of(network, name, traced):
         The images are not the first dimension of the layer's input.
     """
     (shape,) = traced.input_shapes(name)
-    windows, left = divmod(shape[0], Trace.IMAGES)
-    if left or not windows:
-        _refuse(name, shape, Trace.IMAGES)
-    inner, sizes = shape[1:-1], _possible_maps(traced, name)
-    found = Arrangement(windows, windows * math.prod(inner))
-    if found.positions == 1:
-        return found
+    windows, rest = divmod(shape[0], Trace.IMAGES)
+    if rest or not windows:
+        raise _refusal(name, shape, Trace.IMAGES)
+    inner = shape[1:-1]
+    positions = windows * math.prod(inner)
+    if positions == 1:
+        return Arrangement(windows, positions)
+    sizes = _possible_maps(traced, name)
     if windows == 1 and len(inner) == 1 and traced.is_in_order(name):
-        for inside in (torch.arange(found.positions), traced.differ[found.positions].nonzero().flatten()):
-            if _lay_out(found, sizes, inside):
-                return found
+        for inside in (torch.arange(positions), traced.differ[positions].nonzero().flatten()):
+            fitting = [size for size in sizes if math.prod(size) == len(inside)]
+            if len(fitting) == 1:
+                order = torch.full((positions,), -1)
+                order[inside] = torch.arange(len(inside))
+                return Arrangement(windows, positions, _rows_and_columns(fitting[0]), order)
     search = _Search(traced, name, sizes, (_Search.IMAGES * windows, *inner))
     search.run(network)
     if search.order is not None:
-        found.order, found.map_size = search.order, search.map_size
-    elif windows == 1 and inner in sizes:
-        found.order, found.map_size = torch.arange(found.positions), inner
-    return found
+        return Arrangement(windows, positions, search.map_size, search.order)
+    if windows == 1 and inner in sizes:
+        return Arrangement(windows, positions, _rows_and_columns(inner), torch.arange(positions))
+    return Arrangement(windows, positions)
 
 
-def _lay_out(found, sizes, inside):
-    """Lay the positions ``inside`` out as a grid, row by row, if their number is that of one: whether it is."""
-    fitting = [size for size in sizes if math.prod(size) == len(inside)]
-    if len(fitting) == 1:
-        found.map_size, found.order = fitting[0], torch.full((found.positions,), -1)
-        found.order[inside] = torch.arange(len(inside))
-    return len(fitting) == 1
+def _rows_and_columns(size: Size) -> tuple[int, int]:
+    rows, columns = size
+    return rows, columns
 
 
-def _possible_maps(traced, name):
+def _possible_maps(traced: Trace, name: str) -> list[Size]:
     """Sizes that a map can have before a layer: those of convolutions, halved any number of times; without any
     convolution, all squares.
 
-    A number of channels can be a square, too: nothing is taken for a grid that no convolution has made.
+    A number of channels can be a square, too: no size is taken for a grid that no convolution has made.
     """
     sizes = traced.map_sizes(name)
     if not sizes:
@@ -94,8 +106,8 @@ def _possible_maps(traced, name):
     return sorted(halved - {(1, 1)})
 
 
-def _refuse(name, shape, images):
-    raise UserError(
+def _refusal(name: str, shape: Size, images: int) -> UserError:
+    return UserError(
         f"layer {name} does not have the images in the first dimension of its input ({list(shape)} for {images} "
         "images): its channels cannot be split"
     )
@@ -106,24 +118,28 @@ class _Reached(Exception):
 
 
 class _Search:
-    """A pass in which a layer's tokens are looked for in the map that was made last.
+    """A pass in which a layer's tokens are searched for in the map that was made last: ``order`` and ``map_size``.
 
-    Three images, of which the first and the last are equal: so it shows whether what belongs to an image lies together.
+    Of the three images the first and the last are equal, which shows whether what belongs to an image lies together.
     Tokens may have been changed between the rearrangement and the layer. So any input or output of a module that has
-    the form of the layer's input is compared; what is found holds until the network is back at a map.
+    the form of the layer's input is compared; the order holds until the network makes a map again.
     """
 
     IMAGES = 3
 
-    def __init__(self, traced, name, sizes, form):
-        self.name, self.form, self._sizes = name, form, set(sizes)
-        size = traced.image_size
-        noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    def __init__(self, traced: Trace, name: str, sizes: list[Size], form: Size) -> None:
+        self.name = name
+        self.form = form
+        self.order: Tensor | None = None
+        self.map_size: tuple[int, int] | None = None
+        self._sizes = sizes
+        noise = torch.randn(3, traced.image_size, traced.image_size, generator=torch.Generator().manual_seed(0))
         self._images = torch.stack([torch.zeros_like(noise), noise, torch.zeros_like(noise)])
-        self._maps, self._last, self.order, self.map_size = [], None, None, None
+        self._maps: list[tuple[Size, Tensor]] = []
+        self._last_digests: Tensor | None = None
 
-    def run(self, network):
-        """Look for ``order`` and ``map_size``; UserError where the layer's input is not in order of the images."""
+    def run(self, network: nn.Module) -> None:
+        """Search; UserError where the layer's input is not in order of the images."""
         hooks = [network.get_submodule(self.name).register_forward_pre_hook(self._arrive)]
         for name, module in network.named_modules():
             if name != self.name:
@@ -138,26 +154,28 @@ class _Search:
             for hook in hooks:
                 hook.remove()
 
-    def _arrive(self, _, inputs):
-        (x, *_) = inputs
+    def _arrive(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
         if tuple(x.shape[:-1]) != self.form:
-            _refuse(self.name, x.shape, self.IMAGES)
-        first, _, last = x.unflatten(0, (self.IMAGES, -1))
+            raise _refusal(self.name, x.shape, self.IMAGES)
+        first, _noise, last = x.unflatten(0, (self.IMAGES, -1))
         if (first - last).abs().max() > 1e-3 * x.abs().max():
-            _refuse(self.name, x.shape, self.IMAGES)
+            raise _refusal(self.name, x.shape, self.IMAGES)
         self._see(x)
         raise _Reached
 
-    def _see(self, x=None, *_):
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.ndim < 2:
+    def _see(self, x: Any = None) -> None:
+        if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.ndim < 2:
             return
         if tuple(x.shape[:-1]) == self.form:
             self._compare(x.unflatten(0, (self.IMAGES, -1))[1].flatten(0, -2))
         elif x.shape[0] == self.IMAGES and (maps := list(self._as_maps(x[1]))):
-            self._maps, self._last, self.order = maps, None, None
+            self._maps = maps
+            self._last_digests = None
+            self.order = None
 
-    def _as_maps(self, x):
-        """What a tensor of one image can be as a map: its size, and its tokens [places, C]."""
+    def _as_maps(self, x: Tensor) -> Iterator[tuple[Size, Tensor]]:
+        """Each map that a tensor of one image can be: its size, and its tokens [places, C]."""
         if x.ndim == 3 and tuple(x.shape[:2]) in self._sizes:
             yield tuple(x.shape[:2]), x.flatten(0, 1).clone()
         if x.ndim == 3 and tuple(x.shape[1:]) in self._sizes:
@@ -165,20 +183,24 @@ class _Search:
         if x.ndim == 2:
             yield from ((size, x.clone()) for size in self._sizes if math.prod(size) == len(x))
 
-    def _compare(self, tokens):
+    def _compare(self, tokens: Tensor) -> None:
         """Take the order if every place of a map has exactly one of the tokens, and the others are padding; else follow
         tokens that were put in another order."""
-        own, last = digests(tokens), self._last
-        self._last = own
-        if last is not None and self.order is not None and torch.equal(own.sort().values, last.sort().values):
-            known, before = last.sort()
-            self.order = self.order[before[torch.searchsorted(known, own)]]
+        token_digests = digests(tokens)
+        last = self._last_digests
+        self._last_digests = token_digests
+        if last is not None and self.order is not None:
+            sorted_digests, before = last.sort()
+            if torch.equal(token_digests.sort().values, sorted_digests):
+                self.order = self.order[before[torch.searchsorted(sorted_digests, token_digests)]]
         for size, places in self._maps:
             if places.shape[1] != tokens.shape[1] or len(places) > len(tokens):
                 continue
-            known, order = digests(places).sort()
-            at = torch.searchsorted(known, own).clamp(max=len(known) - 1)
-            found = order[at].where(known[at] == own, -1)
-            inside = found >= 0
-            if inside.sum() == len(known) == len(found[inside].unique()) and len(own[~inside].unique()) <= 1:
-                self.order, self.map_size = found, size
+            map_digests, place_of = digests(places).sort()
+            nearest = torch.searchsorted(map_digests, token_digests).clamp(max=len(map_digests) - 1)
+            order = place_of[nearest].where(map_digests[nearest] == token_digests, -1)
+            inside = order >= 0
+            each_place_once = inside.sum() == len(map_digests) == len(order[inside].unique())
+            if each_place_once and len(token_digests[~inside].unique()) <= 1:
+                self.order = order
+                self.map_size = _rows_and_columns(size)

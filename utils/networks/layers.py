@@ -1,13 +1,16 @@
 """Layers whose channels can be split: their normal form, the kinds of layer, and how the layer of interest is found.
 
-The rest of the project knows a layer by its normal form alone. A kind of layer is a subclass of ``Layer`` and an entry
-in ``KINDS``.
+The rest of the project only uses a layer's normal form. A kind of layer is a subclass of ``Layer`` and an entry in
+``KINDS``.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -15,91 +18,112 @@ from utils.defaults import LAST_LAYERS
 from utils.errors import UserError
 from utils.networks.arrangement import Arrangement, arrangement_of
 from utils.networks.loading import copy_module, without_hooks
-from utils.networks.trace import FLOAT32, trace
+from utils.networks.recording import Record
+from utils.networks.trace import FLOAT32, Trace, trace
 
 
 @dataclass
-class Layer:
+class Layer(ABC):
     """The layer of interest in its network.
 
-    ``module`` is the layer itself, ``name`` its dotted name; ``map_size`` is the number of rows and columns of the map
-    that its positions are of, or None; ``num_outputs`` is the number of the network's logits; ``note`` is something to
-    know about the layer, or None.
-
     Channels of the output are C, those of the input C_in. A *tap* is a place in the kernel from which one weight sees
-    the input, a *position* a place in the output: of a map, or a token. ``channel_dim`` is the dimension of the output
-    that has the channels, ``kind`` the kind of layer in words, ``plain`` what its module has to compute.
+    the input. A *position* is a place in the output: a place of a map, or a token.
+
+    Each kind of layer sets ``channel_dim``, the dimension of the output that has the channels; ``kind`` and
+    ``description``, the kind of layer in words; ``plain``, what its module has to compute; and ``module_type``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer itself.
+    name : str
+        Its dotted name.
+    map_size : (rows, columns) or None
+        The size of the map that its positions form; None where they form none, and before ``locate``.
+    num_outputs : int or None
+        The number of the network's logits.
+    note : str or None
+        Something to know about the layer.
     """
 
     module: nn.Module
     name: str = ""
-    map_size: tuple | None = None
+    map_size: tuple[int, int] | None = None
     num_outputs: int | None = None
     note: str | None = None
 
-    channel_dim = 1
-    kind = plain = None
+    channel_dim: ClassVar[int]
+    kind: ClassVar[str]
+    plain: ClassVar[str]
+    module_type: ClassVar[type[nn.Module]]
+    description: ClassVar[str]
 
-    def refusal(self):
+    def refusal(self) -> str | None:
         """Why the module cannot be split, or None. A kind of layer adds its own reasons."""
-        own = dict([*self.module.named_parameters(), *self.module.named_buffers()])
-        if parametrize.is_parametrized(self.module) or "weight" not in own:
+        tensors: dict[str, Tensor] = dict([*self.module.named_parameters(), *self.module.named_buffers()])
+        if parametrize.is_parametrized(self.module) or "weight" not in tensors:
             return "computes its weight anew in each pass: remove the parametrization (weight_norm, pruning) first"
         if self.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             return f"has weights of {self.weight.dtype}: only real ones can be split"
-        more = [name for name in own if name not in ("weight", "bias") and self.num_channels in own[name].shape]
+        more = [
+            name
+            for name, tensor in tensors.items()
+            if name not in ("weight", "bias") and self.num_channels in tensor.shape
+        ]
         if more:
-            what = f"{type(self.module).__name__}: {', '.join(more)}"
-            return f"has more than a weight and a bias for each channel ({what}): its channels cannot be split"
+            listed = f"{type(self.module).__name__}: {', '.join(more)}"
+            return f"has more than a weight and a bias for each channel ({listed}): its channels cannot be split"
         return None
 
-    def takes(self, shape):
+    @abstractmethod
+    def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether the module's input may have a shape."""
-        raise NotImplementedError
 
-    def locate(self, network, traced):
-        """Take in where the layer's positions lie, from a Trace; UserError where an image's cannot be told."""
-        raise NotImplementedError
+    @abstractmethod
+    def locate(self, network: nn.Module, traced: Trace) -> None:
+        """Find where the layer's positions lie; UserError where the positions of an image cannot be told apart."""
 
     @property
-    def weight(self):
+    @abstractmethod
+    def weight(self) -> Tensor:
         """The layer's weight, ``[C, C_in, taps]``."""
-        raise NotImplementedError
 
     @property
-    def bias(self):
+    def bias(self) -> Tensor | None:
         """The layer's bias, ``[C]``, or None."""
-        return None if self.module.bias is None else self.module.bias.detach()
+        bias: Any = self.module.bias  # nn.Module does not declare it
+        return None if bias is None else bias.detach()
 
     @property
-    def num_channels(self):
+    def num_channels(self) -> int:
         return self.weight.shape[0]
 
     @property
-    def num_inputs(self):
+    def num_inputs(self) -> int:
         return self.weight.shape[1]
 
     @property
-    def num_taps(self):
+    def num_taps(self) -> int:
         return self.weight.shape[2]
 
     @property
-    def num_positions(self):
+    @abstractmethod
+    def num_positions(self) -> int:
         """Number of an image's positions in the output."""
-        raise NotImplementedError
 
-    def tap_sums(self, x):
+    @abstractmethod
+    def tap_sums(self, x: Tensor) -> Tensor:
         """Sum of the layer's input over the positions that each tap visits: ``[B, C_in, taps]``, float32.
 
         The spatial sum of every channel is linear in them: ``sum_hw a = W . S + b * positions``.
         """
-        raise NotImplementedError
 
-    def by_position(self, output):
+    @abstractmethod
+    def by_position(self, output: Tensor) -> Tensor:
         """The layer's output, or its gradient, as ``[B, C, positions]``."""
-        raise NotImplementedError
 
-    def with_rows(self, rows, bias):
+    @abstractmethod
+    def with_rows(self, rows: Tensor, bias: Tensor | None) -> nn.Module:
         """A deep copy of the module that computes other channels from the same input, frozen and without hooks.
 
         Parameters
@@ -108,25 +132,24 @@ class Layer:
             Weights of the new output channels.
         bias : Tensor [R] or None
         """
-        raise NotImplementedError
 
-    def maps(self, rows, bias):
-        """A function from the layer's input to what ``rows`` make of it, ``[B, R, positions]``, in fp32.
+    def maps(self, rows: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """A function from the layer's input to the output of channels with these rows, ``[B, R, positions]``, in fp32.
 
-        Made once a pass, not once a batch: it copies the module.
+        Make it once a pass, not once a batch: it copies the module.
         """
-        applied = self.with_rows(rows, bias)
-        return lambda x: self.by_position(applied(x.float()))
+        module = self.with_rows(rows, bias)
+        return lambda x: self.by_position(module(x.float()))
 
-    def places(self, device="cpu"):
+    @abstractmethod
+    def places(self, device: torch.device | str = "cpu") -> Tensor | None:
         """Where each position lies in the image: ``[positions, 2]``, row and column as fractions of the sides.
 
-        NaN for one that lies nowhere (a class token); None where all do, or nobody knows where.
+        NaN for a position that lies nowhere (a class token); None where all do, or where it is not known.
         """
-        raise NotImplementedError
 
 
-def map_places(map_size, device="cpu"):
+def map_places(map_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     """The middles of the places of a map, row by row: ``[rows * columns, 2]``, as fractions of the image's sides."""
     height, width = map_size
     positions = torch.arange(height * width, device=device)
@@ -134,16 +157,12 @@ def map_places(map_size, device="cpu"):
     return torch.stack([(rows + 0.5) / height, (positions % width + 0.5) / width], dim=-1)
 
 
-def check_normal_form(layer, record):
+def check_normal_form(layer: Layer, record: Record) -> None:
     """Raise UserError unless ``W S + b * positions`` equals the spatial sum of the layer's real output.
 
     A subclass may pad by itself or standardise its weight; what is stored would then be wrong.
 
-    Parameters
-    ----------
-    layer : Layer
-    record : Record
-        Of a forward pass in whatever precision.
+    ``record`` is of a forward pass in any precision.
     """
     activation = record.activation.float()
     computed = torch.einsum("bit,cit->bc", layer.tap_sums(record.input), layer.weight)
@@ -152,8 +171,7 @@ def check_normal_form(layer, record):
     scale = activation.abs().sum(-1).max()
     tolerance = 2e-2 if record.activation.dtype == torch.bfloat16 else 1e-3
     if ((computed - activation.sum(-1)).abs() > tolerance * scale).any():
-        what = f"layer {layer.name} ({type(layer.module).__name__})"
-        raise UserError(f"{what} does not compute {layer.plain}")
+        raise UserError(f"layer {layer.name} ({type(layer.module).__name__}) does not compute {layer.plain}")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -165,12 +183,15 @@ class Convolution(Layer):
     the output map, likewise.
     """
 
+    module: nn.Conv2d
+
+    channel_dim = 1
     kind = "convolution"
     plain = "a plain zero-padded convolution"
     module_type = nn.Conv2d
     description = "convolution (Conv2d)"
 
-    def refusal(self):
+    def refusal(self) -> str | None:
         if self.module.groups == self.module.in_channels > 1:
             return "is depthwise: one input a channel, nothing to divide"
         if self.module.groups != 1:
@@ -179,10 +200,10 @@ class Convolution(Layer):
             return f"pads with padding_mode={self.module.padding_mode}: only zero-padded convolutions can be split"
         return super().refusal()
 
-    def takes(self, shape):
+    def takes(self, shape: tuple[int, ...]) -> bool:
         return len(shape) == 4
 
-    def locate(self, network, traced):
+    def locate(self, network: nn.Module, traced: Trace) -> None:
         (shape,) = traced.input_shapes(self.name)
         if shape[0] != traced.IMAGES:
             raise UserError(
@@ -193,14 +214,15 @@ class Convolution(Layer):
             self.map_size = tuple(self.module(torch.zeros(shape)).shape[2:])
 
     @property
-    def weight(self):
+    def weight(self) -> Tensor:
         return self.module.weight.detach().flatten(2)
 
     @property
-    def num_positions(self):
-        return self.map_size[0] * self.map_size[1]
+    def num_positions(self) -> int:
+        rows, columns = self._located_map_size()
+        return rows * columns
 
-    def tap_sums(self, x):
+    def tap_sums(self, x: Tensor) -> Tensor:
         layer = self.module
         x = F.pad(x.float(), _padding(layer))
         (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = layer.kernel_size, layer.stride, layer.dilation
@@ -213,31 +235,36 @@ class Convolution(Layer):
         ]
         return torch.stack(sums, dim=-1)
 
-    def by_position(self, output):
+    def by_position(self, output: Tensor) -> Tensor:
         return output.flatten(2)
 
-    def with_rows(self, rows, bias):
+    def with_rows(self, rows: Tensor, bias: Tensor | None) -> nn.Module:
         layer = self.module
-        other = copy_module(without_hooks(layer))  # what hooks on the layer expect are its own channels
+        module = copy_module(without_hooks(layer))  # hooks on the layer expect the layer's own channels
         kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
-        other.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        other.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
-        other.out_channels = rows.shape[0]
-        return other
+        module.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        module.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
+        module.out_channels = len(rows)
+        return module
 
-    def places(self, device="cpu"):
-        return map_places(self.map_size, device)
+    def places(self, device: torch.device | str = "cpu") -> Tensor:
+        return map_places(self._located_map_size(), device)
+
+    def _located_map_size(self) -> tuple[int, int]:
+        if self.map_size is None:
+            raise ValueError(f"locate() has not been called for layer {self.name}")
+        return self.map_size
 
 
-def _padding(layer):
+def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
     """Zero padding as ``F.pad`` takes it: left, right, top, bottom."""
+    if not isinstance(layer.padding, str):
+        pad_h, pad_w = layer.padding
+        return (pad_w, pad_w, pad_h, pad_h)
     if layer.padding == "valid":
         return (0, 0, 0, 0)
-    if layer.padding == "same":
-        total_h, total_w = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-        return (total_w // 2, total_w - total_w // 2, total_h // 2, total_h - total_h // 2)
-    (pad_h, pad_w) = layer.padding
-    return (pad_w, pad_w, pad_h, pad_h)
+    total_h, total_w = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return (total_w // 2, total_w - total_w // 2, total_h // 2, total_h - total_h // 2)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -250,6 +277,7 @@ class Linear(Layer):
     windows of one ``[B * windows, N, C_in]``: one tap, and a position for every token of an image, in their order.
     """
 
+    module: nn.Linear
     arrangement: Arrangement = field(default_factory=Arrangement)
 
     channel_dim = -1
@@ -258,41 +286,41 @@ class Linear(Layer):
     module_type = nn.Linear
     description = "linear layer (Linear)"
 
-    def takes(self, shape):
+    def takes(self, shape: tuple[int, ...]) -> bool:
         return len(shape) >= 2
 
-    def locate(self, network, traced):
+    def locate(self, network: nn.Module, traced: Trace) -> None:
         self.arrangement = arrangement_of(network, self.name, traced)
         self.map_size = self.arrangement.map_size
 
     @property
-    def weight(self):
+    def weight(self) -> Tensor:
         return self.module.weight.detach()[..., None]
 
     @property
-    def num_positions(self):
+    def num_positions(self) -> int:
         return self.arrangement.positions
 
-    def tap_sums(self, x):
-        return self._of_images(x.float()).sum(1)[..., None]
+    def tap_sums(self, x: Tensor) -> Tensor:
+        return self._tokens_of_images(x.float()).sum(1)[..., None]
 
-    def by_position(self, output):
-        return self._of_images(output).movedim(-1, 1)
+    def by_position(self, output: Tensor) -> Tensor:
+        return self._tokens_of_images(output).movedim(-1, 1)
 
-    def _of_images(self, x):
+    def _tokens_of_images(self, x: Tensor) -> Tensor:
         """``[B, positions, C]``"""
         return x.unflatten(0, (-1, self.arrangement.windows)).flatten(1, -2)
 
-    def with_rows(self, rows, bias):
+    def with_rows(self, rows: Tensor, bias: Tensor | None) -> nn.Module:
         layer = self.module
-        other = copy_module(without_hooks(layer))  # what hooks on the layer expect are its own channels
-        other.weight = nn.Parameter(rows.squeeze(2).to(layer.weight), requires_grad=False)
-        other.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
-        other.out_features = len(rows)
-        return other
+        module = copy_module(without_hooks(layer))  # hooks on the layer expect the layer's own channels
+        module.weight = nn.Parameter(rows.squeeze(2).to(layer.weight), requires_grad=False)
+        module.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
+        module.out_features = len(rows)
+        return module
 
-    def places(self, device="cpu"):
-        if self.map_size is None:
+    def places(self, device: torch.device | str = "cpu") -> Tensor | None:
+        if self.map_size is None or self.arrangement.order is None:
             return None
         nowhere = torch.full((1, 2), torch.nan, device=device)
         return torch.cat([map_places(self.map_size, device), nowhere])[self.arrangement.order.to(device)]
@@ -302,11 +330,13 @@ class Linear(Layer):
 # Finding the layer of interest in a network, and refusing what cannot be split.
 
 
-KINDS = (Convolution, Linear)
+KINDS: tuple[type[Layer], ...] = (Convolution, Linear)
 LAST = dict(zip(LAST_LAYERS, KINDS, strict=True))
 
+Modules = dict[str, nn.Module]  # of a network, by dotted name
 
-def find_layer(network, name, image_size):
+
+def find_layer(network: nn.Module, name: str, image_size: int) -> Layer:
     """Find the layer of interest by running two images through ``network``.
 
     Parameters
@@ -319,11 +349,6 @@ def find_layer(network, name, image_size):
     image_size : int
         Side of the square image, in pixels.
 
-    Returns
-    -------
-    Layer
-        Of the kind that the module is of.
-
     Raises
     ------
     UserError
@@ -334,61 +359,63 @@ def find_layer(network, name, image_size):
     if name not in LAST and not (name and name in modules):
         raise UserError(f"--layer_of_interest {name}: the network has no module of that name")
     traced = trace(network, image_size)
-    found = _last(LAST[name], modules, traced) if name in LAST else name
-    layer = layer_of(found, modules[found])
+    layer_name = _last(LAST[name], modules, traced) if name in LAST else name
+    layer = layer_of(layer_name, modules[layer_name])
     if getattr(layer.module, "groups", 1) != 1:
-        raise UserError(f"layer {found} {layer.refusal()}{_instead(modules, traced)}")
-    layer = splittable(found, layer.module)
-    _check(layer, traced.input_shapes(found))
+        raise UserError(f"layer {layer_name} {layer.refusal()}{_instead(modules, traced)}")
+    layer = splittable(layer_name, layer.module)
+    _check(layer, traced.input_shapes(layer_name))
     layer.locate(network, traced)
     layer.num_outputs = traced.num_outputs
-    layer.note = _branch_note(layer, traced.calls) if name == "last_conv" else None
+    layer.note = _branch_note(layer, traced) if name == "last_conv" else None
     return layer
 
 
-def _last(kind, modules, traced):
-    """The name of the last layer of a kind; UserError for one that nobody would mean: it sees the image, or it is the
-    classifier."""
-    with_weights, classifiers = traced.with_weights(modules), _classifiers(modules, traced)
-    names = [called for called, _ in traced.calls if isinstance(modules[called], kind.module_type)]
+def _last(kind: type[Layer], modules: Modules, traced: Trace) -> str:
+    """The name of the last layer of a kind; UserError where it sees the image or is the classifier."""
+    with_weights = traced.with_weights(modules)
+    classifiers = _classifiers(modules, traced)
+    names = [call.name for call in traced.calls if isinstance(modules[call.name], kind.module_type)]
     if not names:
         raise UserError(f"the network has no {kind.kind}: name a layer with --layer_of_interest")
     before = [name for name in names if name not in classifiers]
     name = before[-1] if before and kind is Linear else names[-1]
-    for is_meant, what in (
-        (with_weights[0] != name, "sees the image itself (a patch embedding)"),
-        (name not in classifiers, "is the classifier itself"),
-    ):
-        if not is_meant:
-            raise UserError(
-                f"the last {kind.kind}, {name}, {what}{_instead(modules, traced)}; "
-                f"if it is meant, say so: --layer_of_interest {name}"
-            )
-    return name
+    if with_weights[0] == name:
+        role = "sees the image itself (a patch embedding)"
+    elif name in classifiers:
+        role = "is the classifier itself"
+    else:
+        return name
+    raise UserError(
+        f"the last {kind.kind}, {name}, {role}{_instead(modules, traced)}; "
+        f"if it is meant, say so: --layer_of_interest {name}"
+    )
 
 
-def _classifiers(modules, traced):
-    """The last module with weights if it is a layer that makes the logits, and layers before it that make as many and
-    do not lead into it: further heads."""
-    kinds, found = tuple(kind.module_type for kind in KINDS), []
+def _classifiers(modules: Modules, traced: Trace) -> list[str]:
+    """Names of the heads: the last module with weights if it is a layer that makes the logits, and layers before it
+    that make as many outputs and do not lead into it."""
+    heads: dict[str, torch.Size] = {}  # shapes of their weights
     for name in reversed(traced.with_weights(modules)):
-        if not isinstance(modules[name], kinds):
-            if found:
+        if _kind_of(modules[name]) is None:
+            if heads:
                 continue  # a normalisation between heads
             break
-        shape, behind = modules[name].weight.shape, [modules[one].weight.shape for one in found]
-        if shape[0] != traced.num_outputs or any(len(one) != len(shape) or one[1] == shape[0] for one in behind):
+        weight: Any = modules[name].weight
+        shape = weight.shape
+        leads_into_head = any(len(head) != len(shape) or head[1] == shape[0] for head in heads.values())
+        if shape[0] != traced.num_outputs or leads_into_head:
             break
-        found.append(name)
-    return found
+        heads[name] = shape
+    return list(heads)
 
 
-def _instead(modules, traced):
-    """Which layer to ask for: the last one that can be split, to go on with a sentence."""
+def _instead(modules: Modules, traced: Trace) -> str:
+    """The last layer that can be split, as the end of an error message."""
     with_weights = traced.with_weights(modules)
     refused = {*with_weights[:1], *_classifiers(modules, traced)}
     for name in reversed(with_weights):
-        kind = next((kind for kind in KINDS if isinstance(modules[name], kind.module_type)), None)
+        kind = _kind_of(modules[name])
         shapes = traced.input_shapes(name)
         if kind is None or name in refused or kind(modules[name]).refusal() or len(shapes) > 1:
             continue
@@ -397,17 +424,21 @@ def _instead(modules, traced):
     return ""
 
 
-def layer_of(name, module):
-    """A module as a Layer of its kind; UserError where there is none."""
-    for kind in KINDS:
-        if isinstance(module, kind.module_type):
-            return kind(module, name)
-    kinds = " or ".join(kind.description for kind in KINDS)
-    raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no {kinds}")
+def layer_of(name: str, module: nn.Module) -> Layer:
+    """A module as a Layer of its kind; UserError where it is of no kind."""
+    kind = _kind_of(module)
+    if kind is None:
+        kinds = " or ".join(kind.description for kind in KINDS)
+        raise UserError(f"--layer_of_interest {name}: {type(module).__name__} is no {kinds}")
+    return kind(module, name)
 
 
-def splittable(name, module):
-    """A module as a Layer of its kind; UserError where there is none, or where its channels cannot be split."""
+def _kind_of(module: nn.Module) -> type[Layer] | None:
+    return next((kind for kind in KINDS if isinstance(module, kind.module_type)), None)
+
+
+def splittable(name: str, module: nn.Module) -> Layer:
+    """A module as a Layer of its kind; UserError where it is of no kind, or where its channels cannot be split."""
     layer = layer_of(name, module)
     reason = layer.refusal()
     if reason:
@@ -415,10 +446,10 @@ def splittable(name, module):
     return layer
 
 
-def _check(layer, input_shapes):
-    """Refuse a layer that is not called as the method needs it: once, and what it is given as it is."""
-    name, module = layer.name, layer.module
-    if module._forward_pre_hooks:
+def _check(layer: Layer, input_shapes: list[tuple[int, ...]]) -> None:
+    """Refuse a layer unless it is called once, with a batch of fp32 inputs that nothing changes before the layer."""
+    name = layer.name
+    if layer.module._forward_pre_hooks:
         raise UserError(f"layer {name} has a forward pre-hook, which may change its input: remove it first")
     if layer.weight.dtype != torch.float32:
         raise UserError(f"layer {name} has weights of {layer.weight.dtype}, {FLOAT32}")
@@ -433,10 +464,10 @@ def _check(layer, input_shapes):
         raise UserError(f"layer {name} is not called with a batch of inputs alone: its input cannot be recorded")
 
 
-def _branch_note(layer, calls):
-    """A later module that receives more channels than the layer makes: the layer is one branch of several."""
-    last = max(position for position, (called, _) in enumerate(calls) if called == layer.name)
-    widest = max((shape[1] for _, shape in calls[last + 1 :] if len(shape) == 4), default=0)
+def _branch_note(layer: Layer, traced: Trace) -> str | None:
+    """A note where a later module receives more channels than the layer makes: the layer is one branch of several."""
+    last = max(position for position, call in enumerate(traced.calls) if call.name == layer.name)
+    widest = max((call.shape[1] for call in traced.calls[last + 1 :] if len(call.shape) == 4), default=0)
     if widest <= layer.num_channels:
         return None
     return f"{layer.name} is one branch of several: it makes {layer.num_channels} of the {widest} channels behind it"

@@ -1,0 +1,31 @@
+"""Calls into user-supplied code, above all networks, whose errors are reported in one line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from utils.errors import UserError
+
+# Neither is a fault of the code that runs when memory ends, and hiding it would make results depend on the machine
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+@contextmanager
+def user_code(explain: Callable[[Exception], Exception]) -> Iterator[None]:
+    """While in the block, an error is raised as what ``explain`` makes of it.
+
+    Only a call into user-supplied code (or a library of which the exceptions cannot be listed) belongs in the block:
+    an error of ours would be reported as one of that code. UserErrors and out-of-memory errors pass unchanged.
+    """
+    try:
+        yield
+    except (UserError, *OUT_OF_MEMORY):
+        raise
+    except Exception as error:
+        raise explain(error) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Type and message of an error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

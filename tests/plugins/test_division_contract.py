@@ -170,7 +170,7 @@ def test_there_are_words_for_everything_that_is_shown(way, split):
     assert all([way.words, way.report_words, way.summary, way.describe(settings), split.division.text()])
     assert way.report_words in split.division.report_words_at(split.rho)
     best, used = split.division.rhos_by_objective()
-    assert set(best) == set(way.objectives) and (used in best) == bool(best)
+    assert set(best) == set(way.objective_names) and (used in best) == bool(best)
     assert (split.division.quality() is None) == (not best)
     assert split.division.kept_apart().keys() <= settings.keys()
 

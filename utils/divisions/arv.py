@@ -1,13 +1,24 @@
-"""The paper's way: each input is one concept's as a whole, or nobody's, by ARVs (Ineq. 5) and a factor rho (Eq. 6).
+"""The paper's way: each input belongs to one concept or is shared, by ARVs (Ineq. 5) and a factor rho (Eq. 6).
 
 Stage 3 reads all training images of the concepts, evaluates three objectives for every rho, and keeps the owners of the
-inputs at every rho. What the equations are stands in ``utils.method.disentangling``.
+inputs at every rho. The equations are in ``utils.method.disentangling``.
 """
 
-from utils.divisions.division import Divider, Division, Rule
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from utils.divisions.division import ConceptInputs, Divider, Division, InputsOf, Rule
 from utils.divisions.nulls import SHARES, WEIGHTS
 from utils.errors import UserError
 from utils.plugins import Flag, later
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from utils.method.disentangling import Candidate, RhoSearch
+    from utils.networks.layers import Layer
 
 torch = later("torch")
 arithmetic = later("utils.networks.precision")
@@ -19,23 +30,24 @@ USUAL_OBJECTIVE = "positive"
 
 
 class Arv(Division):
-    """Owners of the inputs at every rho of the grid, and the objectives that have chosen one of them.
+    """Owners of the inputs at every rho of the grid, and the objectives that chose one rho.
 
     Parameters
     ----------
     owners : uint8 Tensor [20, C_in]
-        Whose an input is at each rho: 0 shared, k concept k.
+        The owner of each input at each rho: 0 shared, k concept k.
     objectives : Tensor [20, 3], float64
         The values that choose rho, in the order of ``OBJECTIVES``.
     objective : str
-        Which of them was asked for.
+        The one of them that was asked for.
     rho : float
-        What it has chosen.
+        The rho that it chose.
     num_concepts : int
         K.
     """
 
-    name = words = "arv"
+    name = "arv"
+    words = "arv"
     report_words = "by the paper's rule"
     summary = "arv (the paper's Ineq. 5, each input whole)"
     flags = (
@@ -50,90 +62,107 @@ class Arv(Division):
     )
     suffix_pattern = "(_absolute|_contrast)?"
     nulls = (WEIGHTS, SHARES)
-    objectives = OBJECTIVES
     primary_null = WEIGHTS
+    objective_names = OBJECTIVES
 
-    def __init__(self, owners, objectives, objective, rho, num_concepts):
-        self.owners, self.objectives, self.objective = owners, objectives, objective
-        self._rho, self.num_concepts = rho, num_concepts
+    def __init__(self, owners: Tensor, objectives: Tensor, objective: str, rho: float, num_concepts: int) -> None:
+        self.owners = owners
+        self.objectives = objectives
+        self.objective = objective
+        self._rho = rho
+        self.num_concepts = num_concepts
 
     @classmethod
-    def settings_from(cls, given):
+    def settings_from(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {"objective": given.get("objective") or USUAL_OBJECTIVE}
 
     @classmethod
-    def suffix_of(cls, settings):
+    def suffix_of(cls, settings: dict[str, Any]) -> str:
         return "" if settings["objective"] == USUAL_OBJECTIVE else f"_{settings['objective']}"
 
     @classmethod
-    def flag_words(cls, settings):
+    def flag_words(cls, settings: dict[str, Any]) -> list[Any]:
         return ["--rho_objective", settings["objective"]]
 
     @classmethod
-    def describe(cls, settings):
+    def describe(cls, settings: dict[str, Any]) -> str:
         return f"rho by the objective {settings['objective']}"
 
     @classmethod
-    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+    def divider(
+        cls,
+        settings: dict[str, Any],
+        *,
+        network: nn.Module,
+        layer: Layer,
+        precision: str,
+        inputs_of: InputsOf,
+        background: float | None,
+    ) -> ArvDivider:
         return ArvDivider(network, layer, settings["objective"], precision)
 
     @classmethod
-    def rule(cls, settings, inputs, rho=None):
+    def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> ArvRule:
         return ArvRule(inputs.means(), rho)
 
     @property
-    def rhos(self):
+    def rhos(self) -> tuple[float, ...]:
         return disentangling.RHOS
 
     @property
-    def rho(self):
+    def rho(self) -> float:
         return self._rho
 
-    def owners_at(self, rho=None):
-        """Whose each input is, LongTensor [C_in]; ``rho``: default the chosen one."""
+    def owners_at(self, rho: float | None = None) -> Tensor:
+        """The owner of each input, LongTensor [C_in]; ``rho``: default the chosen one."""
         return self.owners[self.rhos.index(self.rho if rho is None else rho)].long()
 
-    def shares(self, rho=None):
+    def shares(self, rho: float | None = None) -> Tensor:
         return disentangling.shares_of_owners(self.owners_at(rho), self.num_concepts).double()
 
-    def permuted(self, order):
+    def permuted(self, order: Tensor) -> Arv:
         return Arv(self.owners[:, order], self.objectives, self.objective, self.rho, self.num_concepts)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {"objective": self.objective}
 
-    def state(self):
-        tensors = {"owners": self.owners, "objectives": self.objectives}
-        chosen = {"objective": self.objective, "rho": self.rho}
-        return {"rhos": list(self.rhos), "objective_names": list(OBJECTIVES), **tensors, **chosen}
+    def state(self) -> dict[str, Any]:
+        return {
+            "rhos": list(self.rhos),
+            "objective_names": list(OBJECTIVES),
+            "owners": self.owners,
+            "objectives": self.objectives,
+            "objective": self.objective,
+            "rho": self.rho,
+        }
 
     @classmethod
-    def from_state(cls, state, arvs):
+    def from_state(cls, state: dict[str, Any], arvs: Tensor) -> Arv:
         if state["rhos"] != list(disentangling.RHOS) or state["objective_names"] != list(OBJECTIVES):
             raise ValueError("its rhos or objectives are not those of this program")
-        found = cls(state["owners"], state["objectives"], state["objective"], state["rho"], len(arvs))
+        division = cls(state["owners"], state["objectives"], state["objective"], state["rho"], len(arvs))
         shape = len(disentangling.RHOS), len(OBJECTIVES)
-        if found.objectives.shape != shape or not found.objectives.isfinite().all():
+        if division.objectives.shape != shape or not division.objectives.isfinite().all():
             raise ValueError("its objectives are impossible")
-        if found.rho not in disentangling.RHOS or found.objective not in OBJECTIVES:
-            raise ValueError(f"its rho {found.rho} was chosen in an unknown way")
+        if division.rho not in disentangling.RHOS or division.objective not in OBJECTIVES:
+            raise ValueError(f"its rho {division.rho} was chosen in an unknown way")
         owners = torch.stack([disentangling.split_sources(arvs, rho) for rho in disentangling.RHOS])
-        if not torch.equal(owners, found.owners.long()):
+        if not torch.equal(owners, division.owners.long()):
             raise ValueError("its owners do not follow from its ARVs")
-        return found
+        return division
 
-    def kept_apart(self):
+    def kept_apart(self) -> dict[str, Any]:
         """Nothing: tables sum up splits by several objectives."""
         return {}
 
-    def report_words_at(self, rho):
+    def report_words_at(self, rho: float) -> str:
         return f"{self.report_words}, rho {rho:g} ({self.objective})"
 
-    def text(self):
+    def text(self) -> str:
         """The objectives for every rho, how many inputs each concept has there, and which rho each would choose.
 
-        ``positive`` is shown relative to its largest value: that is decided by the images for which its denominator is
-        next to nothing but the 1e-5 that was added, and says nothing beside that of another split.
+        ``positive`` is shown relative to its largest value, which depends on the images whose denominator is almost
+        only the 1e-5 that was added. It cannot be compared between splits.
         """
         best, _ = self.rhos_by_objective()
         largest = float(self.objectives[:, 0].max())
@@ -154,10 +183,10 @@ class Arv(Division):
         ]
         return "\n".join(lines)
 
-    def rhos_by_objective(self):
+    def rhos_by_objective(self) -> tuple[dict[str, float], str]:
         return dict(zip(OBJECTIVES, disentangling.best_rhos(self.objectives), strict=True)), self.objective
 
-    def quality(self):
+    def quality(self) -> float:
         """The contrast at the chosen rho."""
         return float(self.objectives[self.rhos.index(self.rho), OBJECTIVES.index("contrast")])
 
@@ -168,18 +197,21 @@ class ArvDivider(Divider):
     sees_images = True
     progress = "choosing rho"
 
-    def __init__(self, network, layer, objective, precision):
-        self.layer, self.objective, self.precision = layer, objective, precision
-        self._recorder, self._searches = recording.Recorder(network, layer), {}
+    def __init__(self, network: nn.Module, layer: Layer, objective: str, precision: str) -> None:
+        self.layer = layer
+        self.objective = objective
+        self.precision = precision
+        self._recorder = recording.Recorder(network, layer)
+        self._searches: dict[int, tuple[RhoSearch, Callable[[Tensor], Tensor]]] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> ArvDivider:
         self._recorder.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._recorder.__exit__(*error)
 
-    def see(self, candidates, key, pixels):
+    def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
         with arithmetic.network_arithmetic(self.precision, pixels.device):
             x = self._recorder.forward(pixels).input  # may have several rows an image
         for candidate in candidates:
@@ -187,15 +219,15 @@ class ArvDivider(Divider):
             with torch.no_grad():
                 search.add(maps(x), torch.full((len(pixels),), candidate.concept_of(key)))
 
-    def _search(self, candidate):
+    def _search(self, candidate: Candidate) -> tuple[RhoSearch, Callable[[Tensor], Tensor]]:
         """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""
         if id(candidate) not in self._searches:
             num_own = len(candidate.own_concepts)
             search = disentangling.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
-            self._searches[id(candidate)] = search, self.layer.maps(search.rows, search.biases)
+            self._searches[id(candidate)] = (search, self.layer.maps(search.rows, search.biases))
         return self._searches[id(candidate)]
 
-    def divide(self, candidate):
+    def divide(self, candidate: Candidate) -> Arv:
         search, _ = self._search(candidate)
         del self._searches[id(candidate)]
         objectives = search.objectives()
@@ -207,7 +239,7 @@ class ArvDivider(Divider):
 
 
 class ArvRule(Rule):
-    """Ineq. 5 for many units at once, each by ARVs of its own.
+    """Ineq. 5 for many units at once, each by its own ARVs.
 
     Parameters
     ----------
@@ -216,10 +248,11 @@ class ArvRule(Rule):
     rho : float
     """
 
-    def __init__(self, mean_inputs, rho):
-        self.mean_inputs, self.rho = mean_inputs, rho
+    def __init__(self, mean_inputs: Tensor, rho: float | None) -> None:
+        self.mean_inputs = mean_inputs
+        self.rho = rho
 
-    def shares(self, weights, targets=None):
+    def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
         """BoolTensor [K + 1, B, C_in]; Ineq. 5 cannot be asked for ``targets``."""
         if targets is not None:
             raise ValueError("Ineq. 5 divides a unit by its own ARVs: it has no targets")

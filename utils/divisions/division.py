@@ -1,15 +1,25 @@
 """Interface of a way of dividing inputs: Division (the result), Divider (makes it), Rule (applies it to any unit).
 
-A new way is a subclass of ``Division`` in a file of its own in this folder, named after it, and a line in
-``registry.py``. Stages, tables, figures and pages get everything that depends on the way from this class. ``--help``
-imports the file: it names what takes long to import, torch above all, by ``later``. ``tests/plugins/softmax.py`` is an
-example, and ``tests/plugins/test_division_contract.py`` has what every way must pass.
+A new way is a subclass of ``Division`` in its own file in this folder, named after it, and a line in
+``division_registry.py``. Stages, tables, figures and pages get everything that depends on the way from this class.
+``--help`` imports the file, so modules that take long to import, torch above all, are imported by ``later``.
+``tests/plugins/softmax.py`` is an example; every way must pass ``tests/plugins/test_division_contract.py``.
 """
 
-from abc import ABC, abstractmethod
-from typing import Protocol
+from __future__ import annotations
 
-from utils.plugins import later
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.plugins import Flag, later
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from utils.divisions.nulls import Null
+    from utils.method.disentangling import Candidate, Concept
+    from utils.networks.layers import Layer
 
 disentangling = later("utils.method.disentangling")
 
@@ -20,11 +30,14 @@ class ConceptInputs(Protocol):
     A Rule asks for one of the two. In a comparison the groups have a background and the means do not.
     """
 
-    def means(self):
-        """Mean tap sums of each concept: Tensor [K, C_in, taps], float64. The weights of the groups do not count."""
+    def means(self) -> Tensor:
+        """Mean tap sums of each concept: [K, C_in, taps], float64. The weights of the groups do not count."""
 
-    def groups(self):
-        """Tap sums of single images, a Tensor [n, C_in, taps] for each concept, and the weight of each: two lists."""
+    def groups(self) -> tuple[list[Tensor], list[float]]:
+        """Tap sums of single images, [n, C_in, taps] for each concept, and the weight of each concept."""
+
+
+InputsOf = Callable[["list[Concept]", "float | None"], ConceptInputs]
 
 
 class Division(ABC):
@@ -32,105 +45,119 @@ class Division(ABC):
 
     Class attributes
     ----------------
-    name : str
+    name
         In the registry, ``--split_by`` and files.
-    words : str
+    words
         In tables and figures.
-    report_words : str
+    report_words
         In a report, beginning with "by".
-    summary : str
-        What ``--help`` says of it.
-    suffix_pattern : str
-        A regular expression that matches all that ``suffix_of`` can return.
-    flags : tuple of Flag
+    summary
+        Its part of the help of ``--split_by``.
+    suffix_pattern
+        A regular expression that matches everything that ``suffix_of`` can return.
+    nulls
+        What a separation compares it with.
+    primary_null
+        The one of these that decides; it has a ``draws_column``.
+    flags
         Its own, for stage 3; stage 4 chooses among splits by them. Two plug-ins that declare a flag of one name must
         mean the same by it.
-    usual_background : float or None
+    usual_background
         Default weight of everything else as one more concept; None: there is no such concept.
-    weighs_background : bool
-        True if weights other than 0 and 1 are allowed.
-    usual_irrelevant : int or None
+    weighs_background
+        Whether weights other than 0 and 1 are allowed.
+    usual_irrelevant
         Default number of irrelevant channels that a separation draws; None: all of them.
-    background_note : str
+    background_note
         Text after "all training images" where a background is described.
-    nulls : tuple of Null
-        What a separation compares it with.
-    primary_null : Null
-        The one of these that decides; one with a ``draws_column``.
-    objectives : tuple of str
-        Names of what rho was chosen by; empty where there is no rho.
+    objective_names
+        Names of the objectives that rho can be chosen by; empty where there is no rho.
     """
 
-    name = words = report_words = summary = ""
-    suffix_pattern = ""
-    flags = ()
-    usual_background = None
+    name: str
+    words: str
+    report_words: str
+    summary: str
+    suffix_pattern: str
+    nulls: tuple[Null, ...]
+    primary_null: Null
+    flags: tuple[Flag, ...] = ()
+    usual_background: float | None = None
     weighs_background = False
-    usual_irrelevant = None
+    usual_irrelevant: int | None = None
     background_note = ""
-    nulls = ()
-    primary_null = None
-    objectives = ()
+    objective_names: tuple[str, ...] = ()
 
     # ------------------------------------------------------------------------------------------- before it is made
 
     @classmethod
     @abstractmethod
-    def settings_from(cls, given):
+    def settings_from(cls, given: dict[str, Any]) -> dict[str, Any]:
         """All settings by name: the values of its flags that were ``given``, {setting: value}, and the defaults."""
 
     @classmethod
     @abstractmethod
-    def suffix_of(cls, settings):
+    def suffix_of(cls, settings: dict[str, Any]) -> str:
         """The part of a split's file name that depends on the way and its settings; empty for the usual one."""
 
     @classmethod
-    def usual_suffix(cls):
+    def usual_suffix(cls) -> str:
         """``suffix_of`` its usual settings."""
         return cls.suffix_of(cls.settings_from({}))
 
     @classmethod
-    def suffix_in_tables(cls, settings):
+    def suffix_in_tables(cls, settings: dict[str, Any]) -> str:
         """The part of the name of a file of results: different wherever results are ``kept_apart``."""
         return cls.usual_suffix()
 
     @classmethod
-    def words_of(cls, settings):
+    def words_of(cls, settings: dict[str, Any]) -> str:
         """``words`` with these settings, for the heading of a table: different wherever results are ``kept_apart``."""
         return cls.words
 
     @classmethod
-    def flag_words(cls, settings):
+    def flag_words(cls, settings: dict[str, Any]) -> list[Any]:
         """The flags, as words, that tell its settings from others of the same way."""
         return []
 
     @classmethod
     @abstractmethod
-    def describe(cls, settings):
+    def describe(cls, settings: dict[str, Any]) -> str:
         """How inputs are divided with these settings, for the first lines of stage 3."""
 
     @classmethod
     @abstractmethod
-    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+    def divider(
+        cls,
+        settings: dict[str, Any],
+        *,
+        network: nn.Module,
+        layer: Layer,
+        precision: str,
+        inputs_of: InputsOf,
+        background: float | None,
+    ) -> Divider:
         """The Divider of stage 3.
 
         Parameters
         ----------
-        settings : dict
+        settings
             Of ``settings_from``.
-        network : nn.Module
+        network
             Frozen, on its device.
-        layer : Layer
-        precision : str
+        layer
+            Of the network.
+        precision
             Of the network's arithmetic.
-        inputs_of : function of (Concepts, weight of everything else or None) that returns ConceptInputs
-        background : float or None
-            The weight of everything else as one more concept.
+        inputs_of
+            Gives the ConceptInputs of Concepts and the weight of everything else (None: without it).
+        background
+            The weight of everything else as one more concept; None: there is no such concept.
         """
 
     @classmethod
     @abstractmethod
-    def rule(cls, settings, inputs, rho=None):
+    def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> Rule:
         """The Rule that divides any unit among the concepts of ``inputs`` (ConceptInputs).
 
         ``rho`` is one of ``rhos``; without meaning where there are none.
@@ -139,64 +166,64 @@ class Division(ABC):
     # ---------------------------------------------------------------------------------------------- as a split has it
 
     @property
-    def rhos(self):
+    def rhos(self) -> tuple[float, ...]:
         """The values of rho with a division each, ``RHOS`` of the method; empty: there is one division."""
         return ()
 
     @property
-    def rho(self):
+    def rho(self) -> float | None:
         """The chosen one of ``rhos``, or None."""
         return None
 
     @abstractmethod
-    def shares(self, rho=None):
+    def shares(self, rho: float | None = None) -> Tensor:
         """What share of each input is a concept's alone, and last the residual's: Tensor [K + 1, C_in], float64.
 
         Columns sum to 1. ``rho``: default the chosen one.
         """
 
     @abstractmethod
-    def permuted(self, order):
+    def permuted(self, order: Tensor) -> Division:
         """The same division with the inputs permuted by ``order``, LongTensor [C_in].
 
         Each concept keeps its number of inputs, or its shares.
         """
 
     @abstractmethod
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """Its settings, as ``settings_from`` has them."""
 
     @abstractmethod
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """All of it as plain values and tensors, for a split file."""
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state, arvs):
+    def from_state(cls, state: dict[str, Any], arvs: Tensor) -> Division:
         """The Division of a ``state``, for concepts of these ARVs [K, C_in]; ValueError where it cannot be one."""
 
     # ------------------------------------------------------------------------------------------------- what is said
 
     @abstractmethod
-    def kept_apart(self):
+    def kept_apart(self) -> dict[str, Any]:
         """Plain values: results are put in one table only if these are equal."""
 
-    def report_words_at(self, rho):
+    def report_words_at(self, rho: float) -> str:
         """``report_words`` of this division."""
         return self.report_words
 
     @abstractmethod
-    def text(self):
+    def text(self) -> str:
         """How the inputs are divided, for the screen of stage 3."""
 
-    def rhos_by_objective(self):
+    def rhos_by_objective(self) -> tuple[dict[str, float], str | None]:
         """{objective: the rho that it chooses}, and the objective that was used; {} and None where there is no rho.
 
         For the closing table of stage 3.
         """
         return {}, None
 
-    def quality(self):
+    def quality(self) -> float | None:
         """How well the concepts are told apart on their training images, at best the number of concepts; or None."""
         return None
 
@@ -215,18 +242,18 @@ class Divider(ABC):
     sees_images = False
     progress = "images to show equality on"
 
-    def __enter__(self):
+    def __enter__(self) -> Divider:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         return None
 
-    def see(self, candidates, key, pixels):
+    def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
         """Take in a batch of images of a group, [B, 3, H, W], for the candidates that have it."""
         return None
 
     @abstractmethod
-    def divide(self, candidate):
+    def divide(self, candidate: Candidate) -> Division:
         """The Division of a Candidate all images of which have been seen; UserError where there is none."""
 
 
@@ -234,7 +261,7 @@ class Rule(ABC):
     """Divides any units of a layer, each by itself, among the concepts of one channel."""
 
     @abstractmethod
-    def shares(self, weights, targets=None):
+    def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
         """What share of each input is whose: Tensor [K + 1, B, C_in], the residual last.
 
         Parameters
@@ -245,6 +272,6 @@ class Rule(ABC):
             What the new channels of each unit are to add up to, for rules that can be asked for it; default: the unit.
         """
 
-    def rows(self, weights, targets=None):
+    def rows(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
         """``c'_1 .. c'_K`` of the units: Tensor [K, B, C_in, taps]."""
         return disentangling.disentangled_rows(weights, self.shares(weights, targets))[:-1]

@@ -1,22 +1,32 @@
 """Least squares: shares of each input. A new channel equals the channel on its own images and is 0 on others.
 
-Shares follow from what the store has of the training images; stage 3 reads images only to show that nothing changes.
-The problem and its solution stand in ``utils.method.shares``.
+Shares are computed from the tap sums in the store; stage 3 reads images only to verify that the output is unchanged.
+The problem and its solution are in ``utils.method.shares``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from utils.defaults import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT
-from utils.divisions.division import Divider, Division, Rule
+from utils.divisions.division import ConceptInputs, Divider, Division, InputsOf, Rule
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.plugins import later
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from utils.method.disentangling import Candidate
+    from utils.networks.layers import Layer
 
 torch = later("torch")
 least_squares = later("utils.method.shares")
 
 
 class LeastSquares(Division):
-    """Shares of the inputs, ``fitted`` [K, C_in] float64 with columns of sum 1: nothing is left for the residual.
+    """Shares of the inputs, ``fitted`` [K, C_in] float64. Columns sum to 1, so the residual has no inputs.
 
-    ``ridge`` and ``sample`` (images that everything else is judged by) are what they were fitted with.
+    ``ridge`` and ``sample`` (the number of images that represent everything else) are the settings of the fit.
     """
 
     name = "least_squares"
@@ -25,89 +35,110 @@ class LeastSquares(Division):
     summary = "least_squares (shares, so that each new channel is the channel on its own images, and nothing on others)"
     usual_background = BACKGROUND_WEIGHT
     weighs_background = True
-    usual_irrelevant = 200  # each of which takes milliseconds
+    usual_irrelevant = 200  # each takes milliseconds
     background_note = " but these, or a sample"
     suffix_pattern = "_least_squares"
     nulls = (WEIGHTS, FITTED, SHARES)
-    primary_null = FITTED  # it invents little in permuted weights, unless it is asked for what the real channel does
+    primary_null = FITTED  # on permuted weights the fit finds little unless its target is the real channel
 
-    def __init__(self, fitted, ridge, sample):
-        self.fitted, self.ridge, self.sample = fitted, ridge, sample
+    def __init__(self, fitted: Tensor, ridge: float, sample: int) -> None:
+        self.fitted = fitted
+        self.ridge = ridge
+        self.sample = sample
 
     @classmethod
-    def settings_from(cls, given):
+    def settings_from(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {"ridge": least_squares.RIDGE, "sample": BACKGROUND_SAMPLE}
 
     @classmethod
-    def suffix_of(cls, settings):
+    def suffix_of(cls, settings: dict[str, Any]) -> str:
         return f"_{cls.name}"
 
     @classmethod
-    def describe(cls, settings):
+    def describe(cls, settings: dict[str, Any]) -> str:
         return "shares of inputs by least squares"
 
     @classmethod
-    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+    def divider(
+        cls,
+        settings: dict[str, Any],
+        *,
+        network: nn.Module,
+        layer: Layer,
+        precision: str,
+        inputs_of: InputsOf,
+        background: float | None,
+    ) -> LeastSquaresDivider:
         return LeastSquaresDivider(inputs_of, background, settings)
 
     @classmethod
-    def rule(cls, settings, inputs, rho=None):
-        return LeastSquaresRule(*inputs.groups(), ridge=settings["ridge"])
+    def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> LeastSquaresRule:
+        groups, group_weights = inputs.groups()
+        return LeastSquaresRule(groups, group_weights, settings["ridge"])
 
-    def shares(self, rho=None):
+    def shares(self, rho: float | None = None) -> Tensor:
         return torch.cat([self.fitted, torch.zeros_like(self.fitted[:1])])
 
-    def permuted(self, order):
+    def permuted(self, order: Tensor) -> LeastSquares:
         return LeastSquares(self.fitted[:, order], self.ridge, self.sample)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {"ridge": self.ridge, "sample": self.sample}
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {"fitted": self.fitted, **self.settings()}
 
     @classmethod
-    def from_state(cls, state, arvs):
+    def from_state(cls, state: dict[str, Any], arvs: Tensor) -> LeastSquares:
         fitted = state["fitted"]
         on_simplex = (fitted >= 0).all() and ((fitted.sum(0) - 1).abs() < 1e-9).all()  # which NaN is not
         if fitted.shape != arvs.shape or not on_simplex:
             raise ValueError("its shares are impossible")
         return cls(fitted, state["ridge"], state["sample"])
 
-    def kept_apart(self):
+    def kept_apart(self) -> dict[str, Any]:
         return self.settings()
 
-    def text(self):
+    def text(self) -> str:
         parts = ", ".join(f"{k}: {share:.1f}" for k, share in enumerate(self.fitted.sum(1).tolist(), start=1))
         return f"shares of {self.fitted.shape[1]} inputs, added up: {parts}"
 
 
 class LeastSquaresDivider(Divider):
-    """Divides by least squares; ``inputs_of`` and ``background`` are those of Divider."""
+    """Divides by least squares; ``inputs_of`` and ``background`` are those of ``Division.divider``."""
 
-    def __init__(self, inputs_of, background, settings):
-        self.inputs_of, self.background, self.settings = inputs_of, background, settings
+    def __init__(self, inputs_of: InputsOf, background: float | None, settings: dict[str, Any]) -> None:
+        self.inputs_of = inputs_of
+        self.background = background
+        self.settings = settings
 
-    def divide(self, candidate):
-        groups, weights = self.inputs_of(candidate.own_concepts, self.background).groups()
-        unit, ridge = candidate.weight[None].double(), self.settings["ridge"]
-        fitted = least_squares.least_squares_shares(unit, groups, weights, ridge=ridge)[0]
+    def divide(self, candidate: Candidate) -> LeastSquares:
+        groups, group_weights = self.inputs_of(candidate.own_concepts, self.background).groups()
+        weights = candidate.weight[None].double()
+        fitted = least_squares.least_squares_shares(weights, groups, group_weights, ridge=self.settings["ridge"])[0]
         return LeastSquares(fitted / fitted.sum(0), **self.settings)
 
 
 class LeastSquaresRule(Rule):
-    """Least squares for many units at once; ``groups`` and ``weights`` are those of ``ConceptInputs.groups``."""
+    """Least squares for many units at once; ``groups`` and ``group_weights`` are those of ``ConceptInputs.groups``."""
 
-    def __init__(self, groups, weights, ridge):
-        self.groups, self.weights, self.ridge = groups, weights, ridge
+    def __init__(self, groups: list[Tensor], group_weights: list[float], ridge: float) -> None:
+        self.groups = groups
+        self.group_weights = group_weights
+        self.ridge = ridge
 
-    def shares(self, weights, targets=None):
+    def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
         """Tensor [K + 1, B, C_in], float32; the residual has nothing.
 
-        Uses float32 and a ten times larger tolerance. That changes average precisions by about 1e-4, up or down.
+        Uses float32 and a ten times larger tolerance, which changes average precisions by about 1e-4.
         """
-        targets = None if targets is None else targets.float()
-        how = {"ridge": self.ridge, "tolerance": 10 * least_squares.TOLERANCE}
-        fitted = least_squares.least_squares_shares(weights.float(), self.groups, self.weights, targets, **how)
+        fitted = least_squares.least_squares_shares(
+            weights.float(),
+            self.groups,
+            self.group_weights,
+            None if targets is None else targets.float(),
+            ridge=self.ridge,
+            tolerance=10 * least_squares.TOLERANCE,
+        )
         shares = fitted.transpose(0, 1)
         return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])

@@ -1,24 +1,42 @@
-"""What a division is compared with: its rule on shuffled weights, or its own shares shuffled.
+"""Nulls of a division: its rule on permuted weights, or its own shares permuted.
 
-A Division lists the nulls that mean something for it, and names the one that decides.
+A Division lists the nulls that apply to it, and names the primary one.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from utils.plugins import later
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.divisions.division import Rule
 
 disentangling = later("utils.method.disentangling")
 
 
 @dataclass(frozen=True)
 class Null(ABC):
-    """A null. Ways of dividing choose among those below: a separation has a column for each, which tables and figures
-    know.
+    """A null. Ways of dividing choose among those below. A separation has a column for each of them.
 
-    ``column`` is its column in the table of separations, ``words`` its name in tables, ``short`` a heading, ``phrase``
-    goes on after "0.41 by". ``permuted`` names what its permutations are of: nulls with the same name share them.
-    ``draws_column`` has the share of its draws that reach the new channel; empty where that is not counted.
+    Parameters
+    ----------
+    column
+        Its column in the table of separations.
+    words
+        Its name in tables.
+    phrase
+        Follows "0.41 by" in texts.
+    permuted
+        The seed of its permutations: nulls with the same name share them.
+    draws_column
+        The column with the fraction of its draws that reach the new channel; empty where that is not counted.
+    short
+        A heading.
     """
 
     column: str
@@ -29,12 +47,12 @@ class Null(ABC):
     short: str = ""
 
     @abstractmethod
-    def rows(self, rule, weight, shares, orders):
+    def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         """``c'_1 .. c'_K`` of B draws, [K, B, C_in, taps].
 
         Parameters
         ----------
-        rule : Rule
+        rule
             For the concepts of the split.
         weight : Tensor [C_in, taps], float64
             Of the channel.
@@ -46,24 +64,24 @@ class Null(ABC):
 
 
 class PermutedWeights(Null):
-    """The same rule on the channel's weights shuffled over its inputs."""
+    """The same rule on the channel's weights permuted over its inputs."""
 
-    def rows(self, rule, weight, shares, orders):
+    def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         return rule.rows(weight[orders])
 
 
 class FittedWeights(Null):
-    """The same, fitted so that the new channels of the shuffled weights add up to the real channel."""
+    """The same, fitted so that the new channels of the permuted weights add up to the real channel."""
 
-    def rows(self, rule, weight, shares, orders):
+    def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         permuted = weight[orders]
         return rule.rows(permuted, weight.expand_as(permuted))
 
 
 class PermutedShares(Null):
-    """The split's own shares, shuffled over the inputs."""
+    """The split's own shares, permuted over the inputs."""
 
-    def rows(self, rule, weight, shares, orders):
+    def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         return disentangling.disentangled_rows(weight, shares[:, orders])[:-1]
 
 

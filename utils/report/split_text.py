@@ -85,7 +85,7 @@ def print_closing_table(files):
     ----------
     files : list of SplitFile
     """
-    objectives = list(chain.from_iterable(division.objectives for division in DIVISIONS.all()))
+    objectives = list(chain.from_iterable(division.objective_names for division in DIVISIONS.all()))
     header = f"{'channel':>7}  {'cosine':>6}  {'  '.join(f'{name:>8} ' for name in objectives)} {'quality':>7}"
     print(f"\n{f'{len(files)} splits':17}rho by\n{header}  {'changed':>9}  concepts")
     for file in files:

@@ -1,29 +1,38 @@
-"""The one kind of error that is the user's to mend, and text that is fit for its message."""
+"""The error that a user can correct, and text for its message."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """What is wrong and what to do about it, in one line; a script prints it and exits with status 2."""
+    """Says in one line what is wrong and what to do about it; a script prints it and exits with status 2."""
 
 
 WORKER_DIED = "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers"
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Text from elsewhere, names of folders above all, fit for a terminal.
+# Text from outside the program, for example names of folders, made safe for a terminal
 
 
-def printable(text):
+def printable(text: str) -> str:
     """``text`` with everything that is not printable escaped.
 
-    A folder's name may hold what a terminal obeys, or bytes that are no text at all.
+    The name of a folder may hold control sequences of a terminal, or bytes that are not text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def shortened(text, length=40):
+def shortened(text: str, length: int = 40) -> str:
+    """``text``, after ``length`` characters cut and marked with dots."""
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     """``text`` for a message: in quotes, printable, and cut where it is long."""
     return repr(shortened(text))
+
+
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ", more: str = " and {} more") -> str:
+    """The first ``most`` names of a list; where there are others, ``more`` says how many."""
+    rest = len(names) - most
+    return separator.join(names[:most]) + (more.format(rest) if rest > 0 else "")

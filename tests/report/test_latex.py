@@ -64,7 +64,7 @@ def test_a_table_has_rules_of_booktabs_between_its_blocks_and_true_minus_signs()
 def documents():
     """Both files, of results with terrible names."""
     name = [TERRIBLE, TERRIBLE[::-1]]
-    tables = result_tables.make_tables([pair(3, concept_names=name), pair(4, run="a_b%"), three(5)])
+    tables = result_tables.result_groups([pair(3, concept_names=name), pair(4, run="a_b%"), three(5)])
     rows = rows_at_random()
     rows[0]["name"] = TERRIBLE
     return result_tables.latex(tables), separation_tables.latex([separation(rows=rows, run="a_b%")])

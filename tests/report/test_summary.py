@@ -73,7 +73,7 @@ def three(channel):
 
 def markdown(*results):
     """The Markdown of results that belong into one table."""
-    (one,) = summary.make_tables(results)
+    (one,) = summary.result_groups(results)
     return summary.markdown(one)
 
 
@@ -182,10 +182,10 @@ def test_all_pairs_pool_images_and_average_areas():
 
 def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_and_k():
     pairs = [pair(12), pair(3), three(3), pair(3, run="other"), pair(3, tau=0.1), pair(3, ((1,), (7,)))]
-    tables = summary.make_tables(pairs)
+    tables = summary.result_groups(pairs)
     document, comma_separated = summary.document(tables), summary.comma_separated(tables)
     for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]):
-        tables = summary.make_tables([pairs[i] for i in order])
+        tables = summary.result_groups([pairs[i] for i in order])
         assert summary.document(tables) == document
         assert summary.comma_separated(tables) == comma_separated
     assert document.count("### ") == 4
@@ -208,7 +208,7 @@ def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_
 def test_what_was_measured_otherwise_or_on_other_images_is_never_in_one_table(changes):
     one, alike, other = pair(3), pair(4), pair(5, **changes)
     for order in itertools.permutations([one, alike, other]):
-        tables = summary.make_tables(order)
+        tables = summary.result_groups(order)
         assert sorted([result["channel"] for result in one.results] for one in tables) == [[3, 4], [5]]
         assert all(row[0] in ("all 1", "all 2") for row in table(summary.document(tables)) if row[0].startswith("all"))
         assert len({summary.heading(one) for one in tables}) == (
@@ -220,7 +220,7 @@ def test_all_results_of_one_table_agree_in_every_class_folder():
     """The second agrees with the first, which has none of its folders, but the third with only one of them."""
     folders = [{"a": "1"}, {"b": "1"}, {"a": "1", "b": "2"}, {"a": "2", "b": "1"}, {"a": "1", "b": "1"}]
     results = [pair(channel, validation=validation) for channel, validation in enumerate(folders)]
-    tables = summary.make_tables(results)
+    tables = summary.result_groups(results)
     assert [[result["channel"] for result in one.results] for one in tables] == [[0, 1, 4], [2], [3]]
 
 
@@ -236,14 +236,14 @@ def test_an_image_of_several_results_counts_once_in_the_top_1_of_all():
 
 def test_only_the_results_that_are_asked_for_have_rows_of_their_own():
     results = [pair(3), pair(4), pair(5)]
-    (one,) = summary.make_tables(results)
+    (one,) = summary.result_groups(results)
     rows = table(summary.markdown(one, {(results[1]["split"], 0.95), (results[2]["split"], 0.5)}))
     assert [row[0] for row in rows[1:]] == ["4", "4", "all 3", "all 3"]
 
 
 def test_the_csv_has_all_numbers_of_the_table():
     pairs = [pair(3), three(4)]
-    text = summary.comma_separated(summary.make_tables(pairs))
+    text = summary.comma_separated(summary.result_groups(pairs))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == (2 + 2) + (3 + 3)
     for row, expected in zip(rows, [*summary.result_rows(pairs[0]), *overall_rows(pairs[:1])], strict=False):
@@ -348,11 +348,11 @@ def test_a_concept_without_images_is_a_row_without_values(tmp_path):
     # of sets of training images some have no validation image
     whole, empty = pair(3), pair(4)
     empty["images"][1] = {name: [] for name in empty["images"][1]}
-    both = summary.make_tables([whole, empty])[0]
+    both = summary.result_groups([whole, empty])[0]
     header, *rows = table(summary.markdown(both))
     of_empty = dict(zip(header, rows[3], strict=True))
     assert of_empty["channel"] == "4" and of_empty["included"] == "0 of 0"
     assert of_empty["clean"] == "no: no image" and of_empty["AUROC c'_k / c"] == "– / –"
-    alone = summary.make_tables([whole])[0]
+    alone = summary.result_groups([whole])[0]
     assert rows[5][5:8] == table(summary.markdown(alone))[-1][5:8]  # fractions and areas are those of the other channel
     np.testing.assert_allclose(both.overall[1].aurocs, alone.rows[0][1].aurocs)

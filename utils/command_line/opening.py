@@ -10,7 +10,7 @@ import torch
 from utils import defaults
 from utils.command_line import flags
 from utils.concept_sources.source_registry import SUGGESTED
-from utils.errors import UserError, printable
+from utils.errors import UserError, listed, printable
 from utils.images.folders import class_folders, list_images, map_folders, read_class_map
 from utils.networks.layers import find_layer
 from utils.networks.loading import default_weights, has_named_weights, load_network
@@ -73,7 +73,7 @@ def open_images(settings, run, network, layer):
     present = class_folders(root)
     unknown = [folder for folder in present if folder not in meta["classes"]]
     if unknown:
-        names = ", ".join(map(printable, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+        names = listed(list(map(printable, unknown)), most=10, more=", ...")
         print(f"{len(unknown)} folders of {root} are not in the training store and are left out: {names}")
     return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
 
@@ -224,7 +224,7 @@ class Problems:
     def finish(self, verb):
         """Raise a UserError that names what could not be done, if anything."""
         if self.found:
-            shown = "; ".join(self.found[:20]) + (f"; and {len(self.found) - 20} more" if len(self.found) > 20 else "")
+            shown = listed(self.found, most=20, separator="; ", more="; and {} more")
             raise UserError(f"{len(self.found)} of {self.total} candidates could not be {verb}: {shown}")
 
 

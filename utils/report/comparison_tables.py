@@ -3,15 +3,13 @@
 A comparison is a dictionary as ``utils.store.comparisons.Comparisons`` stores it.
 """
 
-import csv
-import io
-
 import numpy as np
 
 from utils.defaults import COMPARISON_DRAWS
 from utils.method.embedding_scores import mean_distances
 from utils.method.significance import mean_with_interval
-from utils.report.tables import aligned, write_settled
+from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
+from utils.report.tables import Table, write_settled
 from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES
 
 NULLS = {
@@ -106,13 +104,12 @@ def _above(own, null_rows, null):
 # Text
 
 
-def _number(value, digits=3):
-    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+def _number(value):
+    return formatted(value, ".3f", missing=HYPHEN)
 
 
 def _cell(row, name):
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return _number(row[name]) + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+    return _number(row[name]) + interval_text(row[f"{name}_low"], row[f"{name}_high"], ".3f", label="")
 
 
 def table(comparison):
@@ -124,20 +121,23 @@ def table(comparison):
     rows = summary_rows(comparison)
     shown = [name for name in words if any(not np.isnan(row[name]) for row in rows)]
     gaps = any(not np.isnan(row["patch_gap"]) for row in rows)
-    cells = [["method", "k", "channels", "concepts", *(words[name] for name in shown), *(["patch gap"] * gaps)]]
+    header = ["method", "k", "channels", "concepts", *(words[name] for name in shown), *(["patch gap"] * gaps)]
+    cells = []
     for row in rows:
         what = f"- {NULLS[row['null']]}" if row["null"] else comparison["methods"][row["method"]]["words"]
-        plain = [what, f"{row['k']:.3g}", str(row["channels"]), str(row["concepts"])]
+        plain = [what, f"{row['k']:.3g}", row["channels"], row["concepts"]]
         cells.append([*plain, *(_cell(row, name) for name in shown), *([_number(row["patch_gap"])] * gaps)])
-    return aligned(cells)
+    return Table(header, cells).as_markdown()
 
 
 def needs_table(comparison):
     """What each method needs, and what it leaves of the network."""
-    cells = [["method", "labels", "a pass over images", "changes weights", "output unchanged"]]
-    for one in comparison["methods"].values():
-        cells.append([one["words"], *("yes" if one[name] else "no" for name in NEEDS)])
-    return aligned(cells)
+    header = ["method", "labels", "a pass over images", "changes weights", "output unchanged"]
+    rows = [
+        [method["words"], *("yes" if method[name] else "no" for name in NEEDS)]
+        for method in comparison["methods"].values()
+    ]
+    return Table(header, rows).as_markdown()
 
 
 def heading(comparison):
@@ -164,19 +164,14 @@ def document(comparisons):
 
 def comma_separated(comparisons):
     """The rows of all comparisons as CSV, with a header; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for comparison in comparisons:
-        for row in summary_rows(comparison):
-            writer.writerow({name: _plain(row[name]) for name in COLUMNS})
-    return buffer.getvalue()
+    rows = [row for comparison in comparisons for row in summary_rows(comparison)]
+    return Table(COLUMNS, [[_csv_cell(row[name]) for name in COLUMNS] for row in rows]).as_csv()
 
 
-def _plain(value):
+def _csv_cell(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if not isinstance(value, float) else "" if np.isnan(value) else f"{value:.6g}"
+    return csv_number(value) if isinstance(value, float) else value
 
 
 def write_comparison_tables(comparisons):

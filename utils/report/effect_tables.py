@@ -3,26 +3,27 @@
 An effect is a dictionary as ``utils.store.effects.Effects`` stores it.
 """
 
-import csv
-import io
 import json
 import sys
 
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
+from utils.errors import listed
 from utils.method.significance import mean_with_interval
+from utils.report.numbers import csv_number, formatted, interval_text
 from utils.report.result_tables import where_from
-from utils.report.tables import aligned, write_settled
+from utils.report.tables import Table, short_name, write_settled
 
 LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
 SHOWN = 10  # splits that are printed
 LOGITS = ("total", "own", "others", "background", "residual", "own_permuted", "others_permuted")
 SHARES = ("share_own", "share_others", "share_own_permuted")
 MARGINS = ("margin_total", "margin_own", "margin_others")
+LOGIT_COLUMNS = tuple(f"logit_{name}" for name in LOGITS)
 COLUMNS = (
     *("run", "layer", "channel", "split", "rho", "replaced_by", "concept", "classes", "name", "images"),
-    *(f"logit_{name}" for name in LOGITS),
+    *LOGIT_COLUMNS,
     *SHARES,
     *("images_of_shares", *MARGINS),
 )
@@ -79,13 +80,18 @@ def table(rows):
     """Rows as aligned Markdown, the means over concepts last."""
     header = ["channel", "concept", "images", *(name.replace("_", " ") for name in LOGITS)]
     header += [name.replace("_", " ") for name in (*SHARES, "images_of_shares", *MARGINS)]
-    cells = [header]
-    for row in rows:
-        name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
-        numbers = [_number(row[name]) for name in (*(f"logit_{one}" for one in LOGITS), *SHARES)]
-        cells.append([str(row["channel"]), name, str(row["images"]), *numbers])
-        cells[-1] += [f"{row['images_of_shares']} of {row['images']}", *(_number(row[name]) for name in MARGINS)]
-    return aligned(cells)
+    cells = [
+        [
+            row["channel"],
+            short_name(row["name"]),
+            row["images"],
+            *(formatted(row[name], "+.3f") for name in (*LOGIT_COLUMNS, *SHARES)),
+            f"{row['images_of_shares']} of {row['images']}",
+            *(formatted(row[name], "+.3f") for name in MARGINS),
+        ]
+        for row in rows
+    ]
+    return Table(header, cells).as_markdown()
 
 
 def summary(rows):
@@ -96,16 +102,12 @@ def summary(rows):
     for name in (*LOGITS, *SHARES, *MARGINS):
         column = f"logit_{name}" if name in LOGITS else name
         mean, low, high = mean_with_interval([row[column] for row in rows], channels)
-        interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        interval = interval_text(low, high)
         too_few |= np.isfinite(mean) and not interval
         if np.isfinite(mean):
             lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
     lines += ["- too few channels for an interval"] if too_few else []
     return "\n".join(lines)
-
-
-def _number(value):
-    return "–" if np.isnan(value) else f"{value:+.3f}"
 
 
 def groups(effects):
@@ -148,17 +150,16 @@ def document(effects):
 
 def comma_separated(effects):
     """All rows as CSV, with a header; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in (row for _, rows in groups(effects) for row in rows):
-        plain = {name: "" if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
-        numbers = [
-            name for name, value in plain.items() if name.startswith(("logit", "share", "margin")) and value != ""
-        ]
-        plain |= {name: f"{plain[name]:.6g}" for name in numbers}
-        writer.writerow({**plain, "classes": " ".join(map(str, row["classes"]))})
-    return buffer.getvalue()
+    rows = [
+        {
+            **row,
+            "classes": " ".join(map(str, row["classes"])),
+            **{name: csv_number(row[name]) for name in (*LOGIT_COLUMNS, *SHARES, *MARGINS)},
+        }
+        for _, of_group in groups(effects)
+        for row in of_group
+    ]
+    return Table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]).as_csv()
 
 
 def write_effect_tables(effects):
@@ -180,5 +181,4 @@ def print_effects(measured, effects):
         (effects.unchecked, f"not checked, as their splits are not in {effects.model_dir}"),
     ):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            print(f"warning: {len(names)} effects {what} ({', '.join(names[:5])}{more})", file=sys.stderr)
+            print(f"warning: {len(names)} effects {what} ({listed(names)})", file=sys.stderr)

@@ -1,6 +1,5 @@
 """Files of figures, under the names that the paper's users know."""
 
-import csv
 import io
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from utils.report.sheets import SCREEN
+from utils.report.tables import Table
 from utils.store.files import write_bytes
 from utils.store.measurements import split_at
 
@@ -42,9 +42,6 @@ def write_curves(stem, grid, curves):
 
     ``curves`` maps a label to its densities at ``grid``, or to None (written as nan) where there is none.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["spatial_sum", *curves])
     columns = [np.full(len(grid), np.nan) if curve is None else curve for curve in curves.values()]
-    writer.writerows([f"{value:.6g}" for value in row] for row in zip(grid, *columns, strict=True))
-    write_bytes(stem.with_name(f"{stem.name}.txt"), buffer.getvalue().encode())
+    rows = [[f"{value:.6g}" for value in row] for row in zip(grid, *columns, strict=True)]
+    Table(["spatial_sum", *curves], rows).write_csv(stem.with_name(f"{stem.name}.txt"))

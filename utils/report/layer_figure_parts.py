@@ -4,10 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from utils.errors import listed
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.report.layout import line_height
 from utils.report.plots import ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.sheets import SCREEN
+from utils.report.tables import short_name
 
 # Colour and marker: told apart in grey print too
 UNDER_GAMMA = ("#dc267f", "^")
@@ -107,8 +109,7 @@ def write_text(axes, x, y, text, size, **options):
 
 
 def _short(name, length=NAME_LENGTH):
-    name = " ".join(name.split())
-    return name if len(name) <= length else f"{name[: length - 3]}..."
+    return short_name(" ".join(name.split()), length)
 
 
 def fit(name, width, size):
@@ -120,8 +121,7 @@ def fit_list(names, width, size, before="also "):
     """As many of the names as fit, behind a word or two, and how many more there are."""
     text = "" if names else before
     for n in range(1, len(names) + 1):
-        more = f" and {len(names) - n} more" if n < len(names) else ""
-        longer = f"{before}{', '.join(names[:n])}{more}"
+        longer = f"{before}{listed(names, n)}"
         if n > 1 and text_width(longer, size) > width:
             break
         text = longer

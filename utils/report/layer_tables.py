@@ -1,7 +1,5 @@
 """What stage 2 says about a layer: its pairs, and which classes each channel serves, as text and as tables."""
 
-import csv
-import io
 import shutil
 import sys
 
@@ -9,7 +7,8 @@ import numpy as np
 
 from utils.defaults import GAMMA
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.store.files import write_bytes
+from utils.report.numbers import formatted
+from utils.report.tables import Table
 
 FEW_IMAGES = 10
 
@@ -221,7 +220,7 @@ def write_channels(pairs_path, channels, gamma, classes):
             channel,
             channels.num_classes[channel],
             "; ".join(map(str, own)),
-            "" if np.isnan(lowest) else f"{lowest:.6f}",
+            formatted(lowest, ".6f", missing=""),
             under[channel],
             "; ".join(map(classes.name, own)),
             "; ".join("+".join(map(str, group)) for group in channels.groups(channel)),
@@ -232,14 +231,5 @@ def write_channels(pairs_path, channels, gamma, classes):
         for own in [channels.classes(channel)]
     ]
     path = pairs_path.with_name(f"{pairs_path.stem}_channels.csv")
-    write_table(path, header, rows)
+    Table(header, rows).write_csv(path)
     return path
-
-
-def write_table(path, header, rows):
-    """Write a table as comma-separated text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_bytes(path, buffer.getvalue().encode())

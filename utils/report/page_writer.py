@@ -1,7 +1,6 @@
 """The folder of a report: pages made of templates, data in a plain script, pictures; all of it opens from disk."""
 
 import io
-import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from utils.report.numbers import formatted
 from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, GREY, ORIGINAL
 from utils.store.files import write_bytes
 
@@ -135,7 +135,7 @@ def _environment():
 
 def number(value, digits=2):
     """A number as text; a dash where it could not be measured."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return formatted(value, f".{digits}f")
 
 
 def symbol(text):

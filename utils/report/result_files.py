@@ -6,16 +6,16 @@ import numpy as np
 
 from utils.defaults import DECODER, PRECISION
 from utils.divisions.division_registry import DIVISIONS
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.report.result_tables import (
     EXPLANATION,
     comma_separated,
     document,
     included_rows,
     latex,
-    make_tables,
     markdown,
     measured,
+    result_groups,
     where_from,
 )
 from utils.store.files import image_sets_name, number_text, write_bytes
@@ -44,11 +44,11 @@ def write_tables(results):
         state, found = results.state(), results.read_all()
         if not found and results.stale:
             raise UserError(
-                f"{results.folder} has only results that are left out, {LEFT_OUT} ({_named(results.stale)})"
+                f"{results.folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})"
             )
         if not found:
             raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
-        tables = make_tables(found)
+        tables = result_groups(found)
         paths = _write_rows(results.folder, found)
         for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
             write_bytes(results.folder / f"summary.{kind}", text(tables).encode())
@@ -105,11 +105,7 @@ def _print_doubts(results):
         (results.unchecked, f"not checked, as their splits are not in {results.model_dir}"),
     ):
         if names:
-            print(f"warning: {len(names)} results {what} ({_named(names)})", file=sys.stderr)
-
-
-def _named(names):
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            print(f"warning: {len(names)} results {what} ({listed(names)})", file=sys.stderr)
 
 
 def warn_of_empty_inclusion(result):

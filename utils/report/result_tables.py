@@ -3,8 +3,6 @@
 A result is a dictionary as ``utils.store.results.Results`` stores it.
 """
 
-import csv
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from utils.method.evaluation import (
     separation,
     summarise,
 )
-from utils.report.latex import BEFORE, comment, escaped, floating, tabular
-from utils.report.tables import aligned
+from utils.report.latex import BEFORE, comment, escaped
+from utils.report.numbers import DASH, csv_number, formatted
+from utils.report.tables import Table, short_name
 
 
 def measured(result):
@@ -46,6 +45,7 @@ def included_rows(part):
     return fractions_of_original(part["original"][included], part["sums"][included])
 
 
+STATISTICS = ("mean", "std", "median")  # of the fractions
 EXPLANATION = """\
 c'_k, residual: fractions of the original channel, mean ± standard deviation (median) over the included images, those in
 which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
@@ -159,43 +159,54 @@ def _accuracy(results):
 
 
 @dataclass
-class Table:
-    """Results that may be summed up together, the Rows of each, and those over all: everything is computed once."""
+class ResultGroup:
+    """Results that may be summarised together, the Rows of each, and those over all: everything is computed once."""
 
     results: list
     rows: list
     overall: list
 
+    def rows_of(self, shown=None):
+        """The Rows of the results named in ``shown`` (split, rho; default: of all)."""
+        return [
+            row
+            for result, rows in zip(self.results, self.rows, strict=True)
+            if shown is None or (result["split"], result["rho"]) in shown
+            for row in rows
+        ]
 
-def make_tables(results):
-    """The Tables of all results."""
-    tables = []
+
+def result_groups(results):
+    """The ResultGroups of all results."""
+    made = []
     for group in groups(results):
         rows = list(map(result_rows, group))
-        tables.append(Table(group, rows, overall_rows(group, rows)))
-    return tables
+        made.append(ResultGroup(group, rows, overall_rows(group, rows)))
+    return made
 
 
-def markdown(table, shown=None):
-    """A Table as aligned Markdown; the results named in ``shown`` (split, rho; default: all) have rows of their own."""
-    own = [
-        rows
-        for result, rows in zip(table.results, table.rows, strict=True)
-        if shown is None or (result["split"], result["rho"]) in shown
-    ]
-    rows = [*chain.from_iterable(own), *table.overall]
-    return aligned([_header(table.results[0]), *(_cells(row, len(table.results)) for row in rows)])
+def markdown(group, shown=None):
+    """A ResultGroup in Markdown; the results named in ``shown`` (split, rho; default: all) have rows of their own."""
+    return _table(group, group.rows_of(shown)).as_markdown()
 
 
-def latex(tables):
+def latex(groups):
     """The whole summary in LaTeX: a table each, as in Markdown but for the medians."""
     parts = [BEFORE, comment(f"{EXPLANATION}\nMedians: in summary.md and summary.csv.")]
-    for table in tables:
-        header = [re.sub(r"c'\\_(k|\d+)", r"$c'_{\1}$", escaped(cell)) for cell in _header(table.results[0])]
-        rows = chain.from_iterable(table.rows), table.overall
-        blocks = ([_cells(row, len(table.results), with_median=False) for row in block] for block in rows)
-        parts.append(floating(f"{heading(table)}.", tabular("rl" + "r" * (len(header) - 2), header, *blocks)))
+    for group in groups:
+        table = _table(group, group.rows_of(), with_median=False)
+        parts.append(table.as_latex(f"{heading(group)}.", heading=_latex_heading))
     return "\n".join(parts)
+
+
+def _latex_heading(heading):
+    return re.sub(r"c'\\_(k|\d+)", r"$c'_{\1}$", escaped(heading))
+
+
+def _table(group, rows, with_median=True):
+    """The Table of some rows of a ResultGroup, and of those over all results."""
+    cells, totals = ([_cells(row, len(group.results), with_median) for row in part] for part in (rows, group.overall))
+    return Table(_header(group.results[0]), cells, totals)
 
 
 def _header(first):
@@ -211,32 +222,31 @@ def _cells(row, num_results, with_median=True):
     of = f"{row.summary.included} of {row.summary.images}" + (f", {left_out} not counted" if left_out else "")
     first = (f"all {num_results}", "")
     if row.result:
-        first = (str(row.result["channel"]), "–" if row.result["rho"] is None else f"{row.result['rho']:.2f}")
+        first = (str(row.result["channel"]), formatted(row.result["rho"]))
     fractions = zip(row.summary.mean, row.summary.std, row.summary.median, strict=True)
-    name = row.name if len(row.name) <= 40 else row.name[:37] + "..."
     return [
         first[0],
-        name,
-        "–" if np.isnan(row.cosine) else f"{row.cosine:.2f}",
+        short_name(row.name),
+        formatted(row.cosine),
         first[1],
         of,
         *(_fraction(*values, with_median) for values in fractions),
         row.clean,
-        " / ".join("–" if np.isnan(area) else f"{area:.2f}" for area in row.aurocs),
+        " / ".join(map(formatted, row.aurocs)),
         f"{row.top1:.3f}",
     ]
 
 
 def _fraction(mean, std, median, with_median):
     if np.isnan(mean):
-        return "–"
+        return DASH
     spread = f" ± {std:.2f}" if np.isfinite(std) else ""
     return f"{mean:.2f}{spread}" + (f" ({median:.2f})" if with_median else "")
 
 
-def heading(table):
-    """What a Table is of, in a line."""
-    result, num_concepts = table.results[0], len(table.results[0]["concepts"])
+def heading(group):
+    """What a ResultGroup is of, in a line."""
+    result, num_concepts = group.results[0], len(group.results[0]["concepts"])
     what = f"{num_concepts} concepts, " if num_concepts != 2 else ""
     what += f"{where_from(result)}, " if result["assignment"] else ""
     division = DIVISIONS.get(result["split_by"])
@@ -246,42 +256,37 @@ def heading(table):
     return f"{result['run']}, layer {result['layer']}, {what}tau {result['tau']}, {how}"
 
 
-def document(tables):
+def document(groups):
     """The whole summary in Markdown: a heading and a table each."""
-    parts = [f"### {heading(table)}\n\n{markdown(table)}\n" for table in tables]
+    parts = [f"### {heading(group)}\n\n{markdown(group)}\n" for group in groups]
     return "\n".join([*parts, EXPLANATION]) + "\n"
 
 
-def comma_separated(tables):
+def comma_separated(groups):
     """The whole summary as CSV, with a header; rows of all results have no channel. Empty where there is no value."""
-    most = max(len(table.results[0]["concepts"]) for table in tables)
+    most = max(len(group.results[0]["concepts"]) for group in groups)
     parts = [*(f"c{k}" for k in range(1, most + 1)), "background", "residual"]
-    statistics = ("mean", "std", "median")
     columns = [*("run", "layer", "tau", "channel", "concept", "classes", "name", "only_correct", "cosine", "rho")]
     columns += ["concepts_from", "split_by", "background", "precision", "decoding"]
-    columns += ["images", "included", "counted", *(f"{part}_{name}" for part in parts for name in statistics)]
+    columns += ["images", "included", "counted", *(f"{part}_{name}" for part in parts for name in STATISTICS)]
     columns += ["clean", "auroc", "auroc_original", "top1"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for table in tables:
-        how = ("run", "layer", "tau", "concepts_from", "split_by", "background", "precision", "decoding")
-        shared = {name: table.results[0][name] for name in how}
-        names = [*parts[: len(table.results[0]["concepts"])], "background", "residual"]
-        names = names if shared["background"] else [name for name in names if name != "background"]
-        for row in [*chain.from_iterable(table.rows), *table.overall]:
-            values = {**shared, "concept": row.concept + 1, "name": row.name, "clean": row.clean}
-            if row.result:
-                values |= {name: row.result[name] for name in ("channel", "only_correct", "rho")}
-                values["classes"] = " ".join(map(str, row.result["concepts"][row.concept]))
-            for statistic in statistics:
-                of_parts = getattr(row.summary, statistic)
-                values |= {f"{part}_{statistic}": _cell(value) for part, value in zip(names, of_parts, strict=True)}
-            values |= {name: getattr(row.summary, name) for name in ("images", "included", "counted")}
-            values |= {"auroc": _cell(row.aurocs[0]), "auroc_original": _cell(row.aurocs[1])}
-            writer.writerow({**values, "cosine": _cell(row.cosine), "top1": _cell(row.top1)})
-    return buffer.getvalue()
+    rows = [_csv_row(row, group.results[0]) for group in groups for row in [*group.rows_of(), *group.overall]]
+    return Table(columns, [[row.get(name, "") for name in columns] for row in rows]).as_csv()
 
 
-def _cell(value):
-    return "" if np.isnan(value) else f"{value:.6g}"
+def _csv_row(row, first):
+    """What a Row has of the columns of the CSV; ``first`` is the first result of its ResultGroup."""
+    of_group = ("run", "layer", "tau", "concepts_from", "split_by", "background", "precision", "decoding")
+    values = {name: first[name] for name in of_group}
+    values |= {"concept": row.concept + 1, "name": row.name, "clean": row.clean}
+    if row.result:
+        values |= {name: row.result[name] for name in ("channel", "only_correct", "rho")}
+        values["classes"] = " ".join(map(str, row.result["concepts"][row.concept]))
+    parts = [f"c{k}" for k in range(1, len(first["concepts"]) + 1)]
+    parts += ["background", "residual"] if first["background"] else ["residual"]
+    for statistic in STATISTICS:
+        of_parts = getattr(row.summary, statistic)
+        values |= {f"{part}_{statistic}": csv_number(value) for part, value in zip(parts, of_parts, strict=True)}
+    values |= {name: getattr(row.summary, name) for name in ("images", "included", "counted")}
+    values |= {"auroc": csv_number(row.aurocs[0]), "auroc_original": csv_number(row.aurocs[1])}
+    return {**values, "cosine": csv_number(row.cosine), "top1": csv_number(row.top1)}

@@ -3,17 +3,17 @@
 A separation is a dictionary as ``utils.store.separations.Separations`` stores it.
 """
 
-import csv
-import io
 import sys
 
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
+from utils.errors import listed
 from utils.method.significance import mean_with_interval
-from utils.report import latex as latex_tables
-from utils.report.tables import aligned, write_settled
+from utils.report.latex import BEFORE, comment, stacked
+from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
+from utils.report.tables import Table, short_name, write_settled
 from utils.store.separations import VALUES, newest_rows
 
 SHOWN = 40  # rows that are printed
@@ -81,7 +81,7 @@ def summary(separation):
         for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
             values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
             mean, low, high = mean_with_interval(values, channels)
-            interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+            interval = interval_text(low, high)
             too_few |= np.isfinite(mean) and not interval
             found += [f"{name} {mean:+.3f}{interval}"] if np.isfinite(mean) else []
         lines += [f"- new channel minus {what}: {', '.join(found)}"] if found else []
@@ -128,7 +128,7 @@ def _mean(rows, name):
 
 
 def _number(value):
-    return "-" if np.isnan(value) else f"{value:.3f}"
+    return formatted(value, ".3f", missing=HYPHEN)
 
 
 def _names(rows):
@@ -164,11 +164,11 @@ def draws_reached(row):
 
 def table(rows, columns=(*VALUES, *REACHED)):
     """Rows as an aligned Markdown table."""
-    return aligned(cells_of(rows, columns))
+    return table_of(rows, columns).as_markdown()
 
 
-def cells_of(rows, columns):
-    """The cells of a table, its header first; columns without any value are left out.
+def table_of(rows, columns):
+    """The Table of rows; columns without any value are left out.
 
     Where splits were made in several ways, a column says how.
     """
@@ -176,14 +176,18 @@ def cells_of(rows, columns):
     columns = [
         name for name in columns if name in (*COLUMNS, *REACHED) and not all(np.isnan(row[name]) for row in rows)
     ]
-    cells = [["channel", "concept", *(["split by"] if several else []), "images", *map(_words, columns)]]
-    for row in rows:
-        name = row["name"] if len(row["name"]) <= 40 else row["name"][:37] + "..."
-        plain = [str(row["channel"]), f"{row['concept']} {name}"]
-        plain += [DIVISIONS.get(row["split_by"]).words] if several else []
-        plain += [str(row["images"])]
-        cells.append([*plain, *(_number(row[column]) for column in columns)])
-    return cells
+    header = ["channel", "concept", *(["split by"] if several else []), "images", *map(_words, columns)]
+    cells = [
+        [
+            row["channel"],
+            f"{row['concept']} {short_name(row['name'])}",
+            *([DIVISIONS.get(row["split_by"]).words] if several else []),
+            row["images"],
+            *(_number(row[column]) for column in columns),
+        ]
+        for row in rows
+    ]
+    return Table(header, cells)
 
 
 def _words(column):
@@ -215,26 +219,30 @@ def _rows_by_run(separations):
 
 def latex(separations):
     """The headline columns of all rows in LaTeX, a table for each RUN."""
-    parts = [latex_tables.BEFORE, latex_tables.comment(EXPLANATION)]
+    parts = [BEFORE, comment(EXPLANATION)]
     for (run, layer), rows in _rows_by_run(separations).items():
-        header, *cells = cells_of(rows, HEADLINE)
-        header = [latex_tables.stacked(cell.replace(">=", "≥")) for cell in header]
-        table = latex_tables.tabular("rl" + "r" * (len(header) - 2), header, cells)
-        parts.append(latex_tables.floating(f"Separation from all other images: {run}, layer {layer}.", table))
+        caption = f"Separation from all other images: {run}, layer {layer}."
+        parts.append(table_of(rows, HEADLINE).as_latex(caption, heading=_latex_heading))
     return "\n".join(parts)
+
+
+def _latex_heading(heading):
+    return stacked(heading.replace(">=", "≥"))
 
 
 def comma_separated(separations):
     """The rows of all separations as CSV, with a header; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for one, row in _in_order(newest_rows(separations)):
-        values = {name: "" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in COLUMNS if name in VALUES}
-        plain = {name: row[name] for name in ("channel", "concept", "name", "images", "split", "rho")}
-        classes = " ".join(map(str, row["classes"]))
-        writer.writerow({"run": one["run"], "layer": one["layer"], "classes": classes, **plain, **values})
-    return buffer.getvalue()
+    rows = [
+        {
+            **row,
+            "run": separation["run"],
+            "layer": separation["layer"],
+            "classes": " ".join(map(str, row["classes"])),
+            **{name: csv_number(row[name]) for name in COLUMNS if name in VALUES},
+        }
+        for separation, row in _in_order(newest_rows(separations))
+    ]
+    return Table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]).as_csv()
 
 
 def write_separation_tables(separations):
@@ -256,8 +264,7 @@ def print_separation(separation, separations):
         (separations.unchecked, f"were not checked, as they are not in {separations.model_dir}"),
     ):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            print(f"warning: {len(names)} splits {what} ({', '.join(names[:5])}{more})", file=sys.stderr)
+            print(f"warning: {len(names)} splits {what} ({listed(names)})", file=sys.stderr)
     empty = [row for row in separation["rows"] if not row["images"]]
     if empty:
         print(f"warning: without validation images, not measured: {_names(empty)}", file=sys.stderr)

@@ -1,20 +1,65 @@
-"""What tables have in common: Markdown in columns, and files that miss nothing that was written meanwhile."""
+"""A table, written as CSV, Markdown or LaTeX, and table files that are made anew until nothing is missing."""
 
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.report.latex import escaped, floating, tabular
 from utils.store.files import write_bytes
+from utils.store.measurements import Measurements
+
+LONGEST_NAME = 40  # characters of a name in a table
 
 
-def aligned(cells):
-    """Rows of text, the header first, as a Markdown table with columns of one width, whatever the text."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells below a header.
+
+    ``header`` has the headings and ``rows`` a sequence of cells each. ``totals`` are further rows that summarise the
+    others; in LaTeX a rule separates them. The cells are text, for CSV anything that ``str`` turns into it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    totals: Sequence[Sequence[object]] = ()
+
+    def as_csv(self) -> str:
+        """Comma-separated text, the header first."""
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([self.header, *self.rows, *self.totals])
+        return buffer.getvalue()
+
+    def as_markdown(self, right_aligned: bool = False) -> str:
+        """A Markdown table whose columns have one width each, so that it can be read as it is."""
+        cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (self.header, *self.rows, *self.totals)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        pad = str.rjust if right_aligned else str.ljust
+        rule = "|".join("-" * (width + 1) + (":" if right_aligned else "-") for width in widths)
+        header, *rows = ["| " + " | ".join(map(pad, row, widths)) + " |" for row in cells]
+        return "\n".join([header, f"|{rule}|", *rows])
+
+    def as_latex(self, caption: str, heading: Callable[[str], str] = escaped) -> str:
+        """A floating LaTeX table whose second column holds names; ``heading`` turns a heading into LaTeX."""
+        blocks = [[list(map(str, row)) for row in rows] for rows in (self.rows, self.totals)]
+        columns = "rl" + "r" * (len(self.header) - 2)
+        return floating(caption, tabular(columns, list(map(heading, self.header)), *blocks))
+
+    def write_csv(self, path: Path) -> None:
+        """Write the table as a CSV file."""
+        write_bytes(path, self.as_csv().encode())
 
 
-def write_settled(measurements, texts):
+def short_name(name: str, length: int = LONGEST_NAME) -> str:
+    """A name of at most ``length`` characters, dots included."""
+    return name if len(name) <= length else f"{name[: length - 3]}..."
+
+
+def write_settled(measurements: Measurements, texts: dict[str, Callable[[list[dict]], str]]) -> list[Path]:
     """Write the files that are made of all entries of Measurements: their paths.
 
-    Others may write entries at the same time: all is made again until nothing has changed meanwhile.
+    Other processes may write entries at the same time: everything is made again until nothing has changed meanwhile.
 
     Parameters
     ----------
@@ -23,7 +68,8 @@ def write_settled(measurements, texts):
     """
     state = None
     while state != measurements.state():
-        state, found = measurements.state(), measurements.read_all()
+        state = measurements.state()
+        entries = measurements.read_all()
         for name, text in texts.items():
-            write_bytes(measurements.folder / name, text(found).encode())
+            write_bytes(measurements.folder / name, text(entries).encode())
     return [measurements.folder / name for name in texts]

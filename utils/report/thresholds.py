@@ -1,14 +1,13 @@
 """How much the thresholds matter: a table of all combinations, and one figure with shared axes."""
 
-import csv
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from utils.report.layout import line_height
+from utils.report.numbers import csv_number, formatted
 from utils.report.plots import ORIGINAL, fitted, text_width
 from utils.report.sheets import SCREEN
+from utils.report.tables import Table
 from utils.store.files import write_bytes
 
 COLUMNS = ("tau", "p", "gamma", "several", "polysemantic", "pairs", "split", "concepts", "clean", "ap", "ap_permuted")
@@ -30,27 +29,16 @@ validation images, and of units of permuted weights divided likewise (from a val
 
 def comma_separated(rows):
     """The rows of ``stages.sensitivity.sensitivity`` as CSV; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: "" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in COLUMNS})
-    return buffer.getvalue()
+    return Table(COLUMNS, [[csv_number(row[name]) for name in COLUMNS] for row in rows]).as_csv()
 
 
 def table(rows):
     """The same as aligned Markdown."""
-    cells = [[name.replace("_", " ") for name in COLUMNS]]
-    cells += [[_cell(row[name]) for name in COLUMNS] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(map(str.rjust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]])
-
-
-def _cell(value):
-    if np.isnan(value):
-        return "–"
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    header = [name.replace("_", " ") for name in COLUMNS]
+    cells = [
+        [row[name] if isinstance(row[name], int) else formatted(row[name], ".3g") for name in COLUMNS] for row in rows
+    ]
+    return Table(header, cells).as_markdown(right_aligned=True)
 
 
 def sensitivity_figure(rows, title, sheet=SCREEN):
@@ -107,10 +95,7 @@ def sensitivity_figure(rows, title, sheet=SCREEN):
 
 def _write_numbers(axes, picture, largest, are_counts, width, size):
     """The value of each cell, upright where a cell, of so many points, is too narrow for it."""
-    texts = {
-        place: "–" if np.isnan(value) else f"{value:.0f}" if are_counts else f"{value:.2f}"
-        for place, value in np.ndenumerate(picture)
-    }
+    texts = {place: formatted(value, ".0f" if are_counts else ".2f") for place, value in np.ndenumerate(picture)}
     upright = max(text_width(text, size) for text in texts.values()) > width
     for (row, column), text in texts.items():
         colour = "white" if picture[row, column] > 0.5 * largest else ORIGINAL[0]

@@ -18,9 +18,9 @@ from utils.report.layer_figure_parts import (
     titled_parts,
     write_text,
 )
-from utils.report.layer_tables import write_table
 from utils.report.plots import SUBTLE, text_width
 from utils.report.sheets import SCREEN
+from utils.report.tables import Table
 from utils.report.wordnet import most_surprising, path_similarities, rank_correlation
 
 STRIP = 0.05  # at either side of the points, as a share of their range; at least so many points of print:
@@ -61,8 +61,8 @@ def write_similarities(path, pairs, similarities):
     """Write (channel, class1, class2, cosine) rows with the WordNet path similarity of each."""
     header = ("Channel", "Class1", "Class2", "CosineSimilarity", "PathSimilarity")
     both = zip(pairs.rows(), similarities, strict=True)
-    rows = ((*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in both)
-    write_table(path, header, rows)
+    rows = [(*pair[:3], f"{pair[3]:.6f}", f"{value:.6f}") for pair, value in both]
+    Table(header, rows).write_csv(path)
 
 
 def similarity_summary(pairs, similarities, gamma, correlation):

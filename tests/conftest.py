@@ -1,215 +1,17 @@
-"""A tiny image folder, a finished store, and scripts run as processes."""
+"""Fixtures of all tests: a tiny image folder, a finished store, folders of pictures."""
 
-import ast
-import atexit
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import ExitStack
-from functools import cache
-from pathlib import Path
 
 import hypothesis
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from tests import factories, forking
-from tests.factories import COLOURS
-from utils.images.batches import ImageBatches
-from utils.images.folders import list_images
-from utils.store.importance_store import ImportanceStore
-from utils.store.splits import transform_from
+from tests.pictures import LEFT_TO_PIL, PLAIN, picture, write_images
+from tests.scripts import contents, stage1, stage2, stage3
 
 # How long an example takes depends on what else the machine does
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
-ROOT = Path(__file__).parent.parent
-FOLDERS = ("ant", "bee", "cat", "dog")
-NETWORK = ("--model", "tests.factories:small")
-SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
-COMPUTE = ("--num_workers", "0", "--device", "cpu")
-CHANNEL = 9
-RUN = "tests.factories-small"
-PATIENCE = 600  # seconds: longer than anything takes, on however busy a machine
-PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
-
-
-def write_image(path, class_index, seed, size=28):
-    """A noisy picture whose colour and stripes tell its class."""
-    random = np.random.default_rng([class_index, seed])
-    pixels = random.normal(COLOURS[class_index], 40, (size, size, 3))
-    pixels[:: class_index + 2] *= 0.4
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
-
-
-def write_images(folder, train=6, val=4, folders=FOLDERS):
-    for split, count in (("train", train), ("val", val)):
-        for class_index, name in enumerate(folders):
-            for number in range(count):
-                seed = number + 100 * (split == "val")
-                write_image(folder / split / name / f"{number}.png", class_index % 4, seed)
-    return folder
-
-
-def _as_in_the_foreground():
-    """What a shell gives a command in the foreground: interrupts that are not ignored, and a process group."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.setpgrp()
-
-
-@cache
-def python():
-    """A program to be used like ``sys.executable`` where only the project's work matters: torch is imported already.
-
-    Its processes are forked from a zygote of this process's, which ends with its standard input.
-    """
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program, address = folder / "python", str(folder / "socket")
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE "{ROOT}/tests/forking.py" {address} "$@"\n')
-    program.chmod(0o755)
-    strict = {"PYTHONIOENCODING": "utf-8"}  # as in a terminal: in the C locale, output takes what is no UTF-8
-    zygote = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "zygote.py", program, address],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **strict},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert zygote.stdout.readline() == "listening\n"
-    python.zygote, python.address = zygote, address
-    return str(program)
-
-
-def start_script(script, *arguments, cwd, **environment):
-    """Start a script of the project as a process; tests.factories is importable wherever it runs."""
-    return subprocess.Popen(
-        [python(), ROOT / script, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_as_in_the_foreground,
-    )
-
-
-def end_of(process):
-    """Wait for the end of a started script: stdout and stderr. One that does not end is killed, and fails the test."""
-    try:
-        return process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-
-
-def start_and_hold(script, *arguments, after, cwd):
-    """Start a script with ``--model tests.factories:held``, and wait until its network holds it.
-
-    That is in the first pass after there is a file that matches the pattern ``after``, relative to ``cwd``.
-    """
-    held = Path(cwd) / "held"
-    held.unlink(missing_ok=True)
-    process = start_script(script, *arguments, cwd=cwd, HOLD=str(held), HOLD_AFTER=str(after))
-    end = time.monotonic() + PATIENCE
-    while not held.exists():
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            pytest.fail(f"{script} was not held: {process.communicate()}")
-        time.sleep(0.01)
-    return process
-
-
-def run_script(script, *arguments, cwd, **environment):
-    """Run a script to its end: a CompletedProcess with stdout and stderr as text."""
-    python()
-    environment, command = {**os.environ, "PYTHONPATH": str(ROOT), **environment}, [ROOT / script, *arguments]
-    with ExitStack() as files:
-        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
-        descriptors = (files.enter_context(open(os.devnull)).fileno(), *(file.fileno() for file in outputs))
-        status = forking.fork(python.address, command, descriptors, cwd, environment)
-        for file in outputs:
-            file.seek(0)
-        texts = [file.read() for file in outputs]
-    return subprocess.CompletedProcess([script, *arguments], status, *texts)
-
-
-def succeed(script, *arguments, cwd, **environment):
-    result = run_script(script, *arguments, cwd=cwd, **environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def printed_pairs(out):
-    """The list of pairs that stage 2 prints on a line of its own."""
-    (line,) = [line for line in out.splitlines() if line.startswith("[")]
-    return ast.literal_eval(line)
-
-
-def messages(stderr):
-    """The lines on standard error that are no progress bars."""
-    return [line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and "images/s" not in line]
-
-
-def contents(folder):
-    """Every file below a folder, with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def stage1(data, store, *more, cwd):
-    flags = ("--data_dir", data, "--store_dir", store, "--batch_size", "4", "--chunk_size", "8")
-    return succeed("get_importances_for_classes.py", *NETWORK, *flags, *SMALL_IMAGES, *COMPUTE, *more, cwd=cwd)
-
-
-def stage2(store, *more, cwd):
-    flags = ("--store_dir", store, "--proportion_attribution_required", "0.05", "--p", "0.5")
-    return succeed("get_cosine_similarities.py", *NETWORK, *flags, *more, cwd=cwd)
-
-
-def stage3(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
-    flags = ("--data_dir", data, "--store_dir", store, "--channel_disentangle", channel, *pair)
-    return succeed("disentangle_channel.py", *NETWORK, *flags, *COMPUTE, *more, cwd=cwd)
-
-
-def stage4(data, store, *more, channel=CHANNEL, pair=PAIR, cwd):
-    flags = ("--data_dir", data, "--store_dir", store, "--channel_of_interest", channel, *pair)
-    return succeed("get_results.py", *NETWORK, *flags, *COMPUTE, *more, cwd=cwd)
-
-
-def load(folder, split):
-    """All images of a split in the transform of the tests, with their targets."""
-    images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
-    batches = [list(range(len(images)))]
-    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    ((_, pixels, _),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
-    return pixels, torch.from_numpy(images.folder_of)
-
-
-def stored_images(store):
-    """All that an ImportanceStore has of images, by name."""
-    store.load_meta()
-    chunks = [store.read_chunk(chunk) for chunk in range(store.num_chunks)]
-    join = {name: np.concatenate if name == "content" else torch.cat for name in chunks[0]}
-    return {name: join[name]([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def concept_arrays(folder, concepts, only_correct):
-    """What stage 3 should use of each concept: its images' indices and its ARV for channel 9, from the chunks."""
-    images = stored_images(ImportanceStore(folder / "store", RUN))
-    weight, members, arvs = factories.small().last.weight[CHANNEL, :, 0, 0], [], []
-    for concept in concepts:
-        of_class = [images["targets"] == output for output in concept]
-        if only_correct:
-            of_class = [own & (images["predictions"] == images["targets"]) for own in of_class]
-        members.append(images["indices"][sum(of_class).bool()])
-        arvs.append(torch.stack([weight * images["input_sums"][own, :, 0].mean(0) for own in of_class]).mean(0))
-    return members, torch.stack(arvs)
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +33,17 @@ def finished(tmp_path_factory):
     before = contents(folder)
     yield folder
     assert contents(folder) == before
+
+
+@pytest.fixture(scope="session")
+def readable(tmp_path_factory):
+    """A folder of images of every kind that can be read. Not to be changed."""
+    folder = tmp_path_factory.mktemp("readable")
+    (folder / "a").mkdir()
+    for seed, (name, (size, mode, options)) in enumerate({**PLAIN, **LEFT_TO_PIL}.items()):
+        picture(size, seed).convert(mode).save(folder / "a" / name, **options)
+    (folder / "a" / "trailing.jpg").write_bytes((folder / "a" / "baseline.jpg").read_bytes() + bytes(99))
+    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torchvision
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig
 
 from tests import factories
 from utils.networks.layers import Convolution, Layer, Linear
@@ -254,3 +256,17 @@ LAYERS = [
     linear("padded windows", in_windows(4, 2), window_places(4, 2), tokens=(16,), rows_per_image=4),
     linear("tokens of all images in a row", lambda x: x.reshape(-1, 5), GRID, rows_per_image=36),
 ]
+
+
+def vision_transformer():
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    return torchvision.models.VisionTransformer(**sizes, num_classes=10).eval()
+
+
+def small_convnext():
+    blocks = [CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 2)]
+    return torchvision.models.ConvNeXt(blocks, num_classes=10).eval()
+
+
+def small_swin():
+    return torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [2, 2], [3, 3], num_classes=10).eval()

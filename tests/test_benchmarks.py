@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks import candidates, precision, published, report, stage2_scale
-from tests.conftest import COMPUTE, NETWORK, SMALL_IMAGES, load, run_script
 from tests.factories import small
 from tests.helpers import forward_with_gradient
+from tests.oracles import load
+from tests.scripts import COMPUTE, NETWORK, SMALL_IMAGES, run_script
 from utils.images.transform import Transform
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors

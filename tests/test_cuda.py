@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import (
+from tests.pictures import LEFT_TO_PIL, loader, picture, write_images
+from tests.scripts import (
     COMPUTE,
     PATIENCE,
     ROOT,
@@ -26,13 +27,8 @@ from tests.conftest import (
     stage3,
     stage4,
     start_script,
-    write_images,
 )
-from tests.images.test_decoding import LEFT_TO_PIL, loader
-from tests.images.test_decoding import readable as readable
-from tests.images.test_resizing import picture
-from tests.networks.helpers import random_split
-from tests.networks.test_splitting import frozen_conv, frozen_linear, ulps, wrapped
+from tests.splits import frozen_conv, frozen_linear, random_split, ulps, wrapped
 from utils.images.transform import Transform
 from utils.store.candidates import read_candidates
 from utils.store.importance_store import ImportanceStore

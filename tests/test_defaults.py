@@ -3,7 +3,7 @@
 import ast
 import re
 
-from tests.conftest import ROOT
+from tests.scripts import ROOT
 from utils import defaults
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_rows
-from tests.conftest import ROOT, python
-from tests.images.test_decoding import SMALL, levels
-from tests.images.test_decoding import readable as readable
+from tests.pictures import SMALL, levels
+from tests.scripts import ROOT, python
 from utils.images import batches, device_decoding
 from utils.images.decoding import crop_with_pil
 

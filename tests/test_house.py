@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.scripts import ROOT
 
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
 # From the ground up: a module imports from its own room and from lower floors; only on the top one between rooms, too

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES
-from tests.conftest import python as forking_python
+from tests.scripts import COMPUTE, ROOT, SMALL_IMAGES
+from tests.scripts import python as forking_python
 from utils.networks.loading import fingerprint
 
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk", "tqdm", "jinja2")

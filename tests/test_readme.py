@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import re
 
-from tests.conftest import ROOT
+from tests.scripts import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import estimate, paper
-from tests.conftest import PATIENCE, ROOT, run_script
 from tests.factories import paper_colour, paper_pairs
+from tests.scripts import PATIENCE, ROOT, run_script
 from utils.images.folders import imagenet_classes
 
 NOWHERE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")}  # no download

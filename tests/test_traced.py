@@ -1,6 +1,6 @@
 """How many files somebody has to read who follows a stage from its flags to its file."""
 
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, succeed
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, succeed
 
 MOST_FILES = 30
 

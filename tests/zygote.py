@@ -1,4 +1,4 @@
-"""A Python that has imported what the project's scripts need, from which they are forked: started by conftest.zygote.
+"""A Python that has imported what the project's scripts need, from which tests.scripts.python forks them.
 
 Importing torch takes seconds and forking milliseconds. Listens on a Unix socket until standard input ends. A request
 has three descriptors and, marshalled, what ``Request`` lists; the answers are two lines: the process, and how it ended

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, contents, run_script, stage2, stage3, stage4
+from tests.scripts import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, contents, run_script, stage2, stage3, stage4
 from utils.store.candidates import read_candidates
 
 pytestmark = pytest.mark.usefixtures("without_figures")

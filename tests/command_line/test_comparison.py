@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMPUTE, NETWORK, RUN, contents, messages, run_script, stage1
+from tests.scripts import COMPUTE, NETWORK, RUN, contents, messages, run_script, stage1
 from utils.stages.comparison_methods import comparison_methods
 
 ASKED = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)

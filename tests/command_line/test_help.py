@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import ROOT, run_script
+from tests.scripts import ROOT, run_script
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from tests.conftest import (
+from tests.pictures import write_images
+from tests.scripts import (
     COMPUTE,
     NETWORK,
     PATIENCE,
@@ -26,7 +27,6 @@ from tests.conftest import (
     stage2,
     stage3,
     succeed,
-    write_images,
 )
 
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -19,7 +19,7 @@ from tests.command_line.test_bad_input import (
     refused,
     usual,
 )
-from tests.conftest import COMPUTE, NETWORK, ROOT, RUN, contents, python, run_script
+from tests.scripts import COMPUTE, NETWORK, ROOT, RUN, contents, python, run_script
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

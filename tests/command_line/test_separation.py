@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
 from tests.report.test_separation import HEADER
+from tests.scripts import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
 from utils.command_line.separating import separation_name
 from utils.command_line.settings import ResultSettings
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMPUTE, NETWORK, RUN, run_script
+from tests.scripts import COMPUTE, NETWORK, RUN, run_script
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 
-from tests.conftest import COMPUTE, ROOT, SMALL_IMAGES, python
+from tests.scripts import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils import defaults
 from utils.command_line import flags, run
 from utils.images import resizing

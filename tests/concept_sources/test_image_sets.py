@@ -10,19 +10,9 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import (
-    CHANNEL,
-    COMPUTE,
-    NETWORK,
-    RUN,
-    load,
-    run_script,
-    stage1,
-    stage3,
-    stage4,
-    stored_images,
-    write_image,
-)
+from tests.oracles import contributions, load, pure_by_hand, stored_images
+from tests.pictures import write_image
+from tests.scripts import COMPUTE, NETWORK, RUN, run_script, stage1, stage3, stage4
 from utils.concept_sources import image_sets
 from utils.concept_sources.image_sets import strongest_images
 from utils.concept_sources.source_registry import SOURCES
@@ -45,12 +35,6 @@ def models(folder):
 def only_split(folder, method):
     (path,) = models(folder).glob(f"*_{method}_*.pt")
     return path, read_split(path)
-
-
-def contributions(folder, images="train", channel=CHANNEL):
-    """``W_i S_i`` in all images of a store, [n, C_in]: their indices are 0 ... n - 1."""
-    found = stored_images(ImportanceStore(folder / "store", RUN, images))
-    return factories.small().last.weight[channel, :, 0, 0] * found["input_sums"][..., 0]
 
 
 def circuit_sets(given, number=3, references=12):
@@ -129,19 +113,6 @@ def test_concept_vectors_are_those_of_all_channels(copy):
         assert concept.images == order[labels == k].sort().values.tolist()
     torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-4, atol=1e-5)
     assert file.source["state"]["restarts"] == 5
-
-
-def pure_by_hand(folder, images, channel=CHANNEL):
-    """Largest activations [n] of all images and their circuits [n, C_in], image by image."""
-    network, found = factories.small(), []
-    for image in load(folder, images)[0]:
-        x = network.stem(image[None]).requires_grad_()
-        activation = network.last(x)[0, channel]
-        activation.backward(activation.detach().clamp(min=0))
-        circuit = (x * x.grad).sum((0, 2, 3)).detach()
-        found.append((float(activation.max()), circuit / (circuit.abs().sum() + 1e-10)))
-    values, circuits = zip(*found, strict=True)
-    return torch.tensor(values), torch.stack(circuits)
 
 
 def test_pure_is_that_of_the_images(copy):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import RUN, stage1, write_image
+from tests.pictures import write_image
+from tests.scripts import RUN, stage1
 from tests.store.helpers import study_of
 from utils.concept_sources import pure
 from utils.concept_sources.pure import (

@@ -15,7 +15,7 @@ from benchmarks.small_vit import SmallViT
 from examples.demo.network import TRANSFORM, DemoNetwork, demo_network
 from examples.demo.pictures import CONCEPTS, SIZE, draw, write_pictures
 from examples.demo.training import augment, read_pictures, save_weights, train
-from tests.conftest import ROOT, python
+from tests.scripts import ROOT, python
 from utils.networks.layers import find_layer
 from utils.networks.splitting import with_splits
 

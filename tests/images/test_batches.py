@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights
 
+from tests.pictures import batches
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.batches import batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -27,11 +28,6 @@ def train(tmp_path):
         write_image(tmp_path / name, seed)
     (tmp_path / "a" / "notes.txt").write_text("no image")
     return tmp_path
-
-
-def batches(images, transform, cut, **options):
-    settings = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    return ImageBatches(images, transform, cut, "", **{**settings, **options})
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 401), (64, 64)])

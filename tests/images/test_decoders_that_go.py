@@ -12,9 +12,8 @@ import torch
 import torchvision
 from PIL import Image, ImageOps
 
-from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, python, write_images
-from tests.images.test_decoding import CPU, PLAIN, levels, loader
-from tests.images.test_decoding import readable as readable
+from tests.pictures import CPU, PLAIN, levels, loader, write_images
+from tests.scripts import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, python
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import COMPUTE, NETWORK, RUN, run_script, stage1, write_images
-from tests.images.test_resizing import picture
+from tests.pictures import CPU, LEFT_TO_PIL, PLAIN, SMALL, levels, loader, picture, write_images
+from tests.scripts import COMPUTE, NETWORK, RUN, run_script, stage1
 from utils.command_line import flags as command_line
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
@@ -20,42 +20,7 @@ from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 
-CPU = torch.device("cpu")
-SMALL = Transform(32, 28)
-ROTATED = Image.Exif()
-ROTATED[0x0112] = 6
-
-# name: size, mode, options of PIL's encoder
-PLAIN = {
-    "baseline.jpg": ((60, 45), "RGB", {}),
-    "exif.jpg": ((60, 45), "RGB", {"exif": ROTATED}),
-    "grey.jpg": ((45, 60), "L", {}),
-    "odd.jpg": ((47, 31), "RGB", {"subsampling": 0}),
-    "one_pixel.jpg": ((1, 1), "RGB", {}),
-    "progressive.JPEG": ((53, 80), "RGB", {"progressive": True}),
-    "restarts.jpg": ((60, 45), "RGB", {"restart_marker_blocks": 1}),
-    "tall.jpg": ((9, 300), "RGB", {}),
-    "tiny.jpeg": ((10, 9), "RGB", {}),
-    "wide.jpg": ((400, 13), "RGB", {"subsampling": 1}),
-}
-LEFT_TO_PIL = {
-    "cmyk.jpg": ((40, 50), "CMYK", {}),
-    "palette.png": ((33, 44), "P", {}),
-    "png_by_another_name.jpg": ((33, 44), "RGB", {"format": "PNG"}),
-    "rgba.png": ((50, 40), "RGBA", {}),
-    "x.tif": ((50, 40), "RGB", {}),
-}
 UNREADABLE = ("cut_header.jpg", "empty.jpg", "no_image.jpg", "truncated.jpg")
-
-
-@pytest.fixture(scope="module")
-def readable(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("readable")
-    (folder / "a").mkdir()
-    for seed, (name, (size, mode, options)) in enumerate({**PLAIN, **LEFT_TO_PIL}.items()):
-        picture(size, seed).convert(mode).save(folder / "a" / name, **options)
-    (folder / "a" / "trailing.jpg").write_bytes((folder / "a" / "baseline.jpg").read_bytes() + bytes(99))
-    return folder
 
 
 @pytest.fixture
@@ -69,22 +34,6 @@ def damaged(tmp_path):
         data = (tmp_path / "a" / name).read_bytes()
         (tmp_path / "a" / name).write_bytes(data[: int(share * len(data))])
     return tmp_path
-
-
-def loader(folder, decode, transform=SMALL, cut=None, **options):
-    images = list_images(folder)
-    settings = dict(num_workers=0, device=CPU, skip_unreadable=False)
-    batches = [list(range(len(images)))] if cut is None else cut
-    return ImageBatches(images, transform, batches, "", **{**settings, **options}, decode=decode)
-
-
-def levels(folder, decode, transform=SMALL, **options):
-    """Pixels of all images by name, in 0..255."""
-    files, found = loader(folder, decode, transform, **options), {}
-    for indices, pixels, _ in files:
-        pixels = (pixels * torch.tensor(transform.std).view(3, 1, 1) + torch.tensor(transform.mean).view(3, 1, 1)) * 255
-        found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), pixels, strict=True)})
-    return found
 
 
 def pil_is_not_to_be_asked(data, transform):

@@ -6,9 +6,8 @@ import time
 import pytest
 import torch
 
-from tests.conftest import PATIENCE
-from tests.images.test_decoding import CPU, loader
-from tests.images.test_resizing import picture
+from tests.pictures import CPU, loader, picture
+from tests.scripts import PATIENCE
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.decoding import Picture, require_decoder

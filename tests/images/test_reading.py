@@ -13,9 +13,8 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from tests.conftest import ROOT
-from tests.images.test_decoding import CPU, LEFT_TO_PIL, PLAIN, SMALL
-from tests.images.test_resizing import picture
+from tests.pictures import CPU, LEFT_TO_PIL, PLAIN, SMALL, picture
+from tests.scripts import ROOT
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatch, ImageBatches

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import center_crop
 
+from tests.pictures import picture
 from utils.images.resizing import (
     FILTERS,
     crop_windows,
@@ -17,14 +17,6 @@ from utils.images.resizing import (
     resized_sizes,
 )
 from utils.images.transform import Transform
-
-
-def picture(size, seed=0):
-    """Coarse structure and fine noise."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (5, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    return Image.fromarray((np.asarray(coarse) + random.normal(0, 12, (*size[::-1], 3))).clip(0, 255).astype(np.uint8))
-
 
 sides = st.integers(1, 90)
 transforms = st.integers(2, 40).flatmap(

@@ -13,6 +13,7 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
+from tests.oracles import objective_loop
 from utils.divisions.arv import OBJECTIVES, Arv
 from utils.method.disentangling import (
     RHOS,
@@ -227,20 +228,6 @@ def test_a_constant_channel_is_no_division_by_zero():
     check, zeros = EqualityCheck(), torch.zeros(1, 2, 2)
     check.add(zeros, zeros + 1e-9, zeros[0], zeros[0])
     assert check.errors() == (math.inf, 0.0)
-
-
-def objective_loop(maps, concept):
-    """Eq. 6's summand for one image and one split, three readings: ``maps`` is [K][P] of floats."""
-    others = [k for k in range(len(maps)) if k != concept]
-    positive = [sum(max(value, 0) for value in row) for row in maps]
-    absolute = [sum(abs(value) for value in row) for row in maps]
-    other, other_absolute = (sum(s[k] for k in others) / len(others) for s in (positive, absolute))
-    both = positive[concept] + other
-    return (
-        positive[concept] / (other + 1e-5),
-        absolute[concept] / (other_absolute + 1e-5),
-        (positive[concept] - other) / both if both else 0.0,
-    )
 
 
 @settings(max_examples=25)

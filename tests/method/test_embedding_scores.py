@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.oracles import monosemanticity_by_hand
 from utils.method.embedding_scores import (
     Monosemanticity,
     PatchDistances,
@@ -26,25 +27,14 @@ def draw(images=9, units=5, size=4, seed=0):
     return activations, torch.randn(images, size, generator=generator) + 0.5
 
 
-def by_hand(activations, embeddings):
-    """Monosemanticity of one unit, pair by pair: [N], [N, D] arrays."""
-    if activations.max() == activations.min():
-        return np.nan
-    scaled = (activations - activations.min()) / (activations.max() - activations.min())
-    weighted = total = 0.0
-    for i, j in itertools.combinations(range(len(scaled)), 2):
-        cosine = embeddings[i] @ embeddings[j] / np.linalg.norm(embeddings[i]) / np.linalg.norm(embeddings[j])
-        weighted += scaled[i] * scaled[j] * cosine
-        total += scaled[i] * scaled[j]
-    return weighted / total
-
-
 def test_monosemanticity_equals_a_loop_over_pairs():
     activations, embeddings = draw()
     scores = monosemanticity(activations, embeddings)
     assert scores.dtype == torch.float64
     for unit, score in enumerate(scores.tolist()):
-        assert score == pytest.approx(by_hand(activations[:, unit].double().numpy(), embeddings.double().numpy()))
+        assert score == pytest.approx(
+            monosemanticity_by_hand(activations[:, unit].double().numpy(), embeddings.double().numpy())
+        )
 
 
 @pytest.mark.parametrize("shift", [0, 1e3])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.method.test_ranking import area, average_precision
+from tests.oracles import area, average_precision
 from utils.method.matching import judge, match
 
 

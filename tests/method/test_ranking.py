@@ -6,27 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.oracles import area, average_precision
 from utils.method.evaluation import auroc
 from utils.method.ranking import rank_images
-
-
-def average_precision(scores, own):
-    """The step integral of precision over recall, threshold by threshold."""
-    total, recall = 0.0, 0.0
-    for threshold in sorted(set(scores), reverse=True):
-        found = [mine for score, mine in zip(scores, own, strict=True) if score >= threshold]
-        total += (sum(found) / sum(own) - recall) * sum(found) / len(found)
-        recall = sum(found) / sum(own)
-    return total
-
-
-def area(scores, own):
-    pairs = [
-        1.0 if high > low else 0.5 if high == low else 0.0
-        for high, mine in zip(scores, own, strict=True) if mine
-        for low, other in zip(scores, own, strict=True) if not other
-    ]  # fmt: skip
-    return sum(pairs) / len(pairs)
 
 
 def test_a_worked_case():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests import factories
-from tests.networks.helpers import fitted_split, random_split
+from tests.splits import fitted_split, random_split
 from utils.method.disentangling import Concept
 from utils.networks.ablation import _number_of, ablated, held
 from utils.networks.splitting import network_concepts, with_splits

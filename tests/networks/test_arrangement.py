@@ -5,8 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.layers import OverTokens, in_windows, window_places
-from tests.networks.test_layers import small_convnext, small_swin, vision_transformer
+from tests.layers import OverTokens, in_windows, small_convnext, small_swin, vision_transformer, window_places
 from utils.errors import UserError
 from utils.networks.layers import find_layer
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.conftest import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, load, run_script
 from tests.factories import small
 from tests.helpers import forward_with_gradient
+from tests.oracles import load
+from tests.scripts import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, run_script
 from utils.networks.layers import layer_of
 from utils.networks.precision import compile_network
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests import factories
-from tests.networks.helpers import random_split
+from tests.splits import random_split
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import factories
-from tests.networks.helpers import fitted_split, random_split
+from tests.splits import fitted_split, random_split
 from utils.networks.splitting import with_splits
 
 BATCH = {0: torch.export.Dim("batch")}

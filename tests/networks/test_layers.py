@@ -6,10 +6,10 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models.convnext import CNBlockConfig
 
 from tests import factories
 from tests.helpers import as_layer
+from tests.layers import small_convnext, small_swin, vision_transformer
 from utils.errors import UserError
 from utils.networks.layers import check_normal_form, find_layer, layer_of
 from utils.networks.recording import Record
@@ -80,20 +80,6 @@ def test_last_conv_is_the_last_convolution_executed(name, layer):
 
 def _no_init(name):
     return {"init_weights": False} if name == "googlenet" else {}
-
-
-def vision_transformer():
-    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
-    return torchvision.models.VisionTransformer(**sizes, num_classes=10).eval()
-
-
-def small_convnext():
-    blocks = [CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 2)]
-    return torchvision.models.ConvNeXt(blocks, num_classes=10).eval()
-
-
-def small_swin():
-    return torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [2, 2], [3, 3], num_classes=10).eval()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks import networks
 from tests import factories
-from tests.networks.test_layers import small_swin, vision_transformer
+from tests.layers import small_swin, vision_transformer
 
 
 def run(monkeypatch, capsys, *arguments):

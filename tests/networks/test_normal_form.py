@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
-from tests.method.test_disentangling import objective_loop
+from tests.oracles import objective_loop
 from utils.divisions.arv import OBJECTIVES, Arv
 from utils.method.disentangling import (
     RHOS,

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from tests import factories
-from tests.networks.helpers import random_split
+from tests.splits import random_split
 from utils.networks.layers import layer_of
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of

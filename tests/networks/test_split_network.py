@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests import factories
-from tests.networks.helpers import random_split
+from tests.splits import random_split
 from utils.networks.loading import copy_module, fingerprint
 from utils.networks.splitting import DisentangledLayer, with_splits
 from utils.store import networks as stored

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from tests import factories
-from tests.networks.helpers import fitted_split, random_split
+from tests.splits import fitted_split, frozen_conv, frozen_linear, random_split, ulps, wrapped
 from utils.errors import UserError
 from utils.method.disentangling import merge
 from utils.networks.layers import layer_of
@@ -23,31 +23,10 @@ from utils.networks.splitting import DisentangledLayer, in_place_of, stored_toge
 NARROW = ("half", "bfloat16", "autocast")
 
 
-def wrapped(module, *splits):
-    return DisentangledLayer(layer_of("layer", module), splits)
-
-
-def frozen_conv(*args, **kwargs):
-    torch.manual_seed(0)
-    return nn.Conv2d(*args, **kwargs).requires_grad_(False)
-
-
-def frozen_linear(*args):
-    torch.manual_seed(0)
-    return nn.Linear(*args).requires_grad_(False)
-
-
 def converted(how, *things):
     """Copies of modules and tensors in the type that ``how`` names; autocast converts nothing."""
     types = {"half": torch.float16, "bfloat16": torch.bfloat16, "fp64": torch.float64}
     return [copy.deepcopy(thing).to(types.get(how, torch.float32)) for thing in things]
-
-
-def ulps(found, expected):
-    """How many steps of its type each value is off, those near zero counting as fp32's roundings of the largest."""
-    step = torch.nextafter(expected.abs(), torch.full_like(expected, torch.inf)) - expected.abs()
-    noise = 1e-5 if expected.dtype != torch.float64 else 1e-14
-    return (found.double() - expected.double()).abs() / (step.double() + noise * expected.abs().max())
 
 
 @pytest.mark.parametrize("kernel", [1, 3, None])

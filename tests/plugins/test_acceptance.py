@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, run_script, stage1, stage2, succeed
 from tests.plugins.with_toys import registered
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, run_script, stage1, stage2, succeed
 from utils.store.splits import read_split
 
 SCRIPT = "tests/plugins/with_toys.py"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import run_script
 from tests.helpers import as_layer
 from tests.plugins.with_toys import registered
+from tests.scripts import run_script
 from utils.command_line import flags
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.scripts import ROOT
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError

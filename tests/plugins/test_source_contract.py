@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import CHANNEL, RUN, run_script, stage1
 from tests.plugins.with_toys import registered
+from tests.scripts import CHANNEL, RUN, run_script, stage1
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.division_registry import USUAL as USUAL_DIVISION

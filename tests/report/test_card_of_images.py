@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from tests import factories
-from tests.conftest import CHANNEL, NETWORK, PAIR, RUN, load, run_script, stage3, stage4, write_image
+from tests.oracles import load
+from tests.pictures import write_image
+from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage3, stage4
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
 from utils.images.batches import ImageBatches

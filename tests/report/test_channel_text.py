@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.conftest import printed_pairs
+from tests.scripts import printed_pairs
 from utils.images.folders import ClassMap
 from utils.method.grouping import class_groups
 from utils.method.importance import relevant_classes, relevant_shares

@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from tests.conftest import NETWORK, RUN, printed_pairs, stage2, succeed
+from tests.scripts import NETWORK, RUN, printed_pairs, stage2, succeed
 from utils.images.folders import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs, Levels

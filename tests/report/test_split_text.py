@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.networks.helpers import fitted_split
+from tests.splits import fitted_split
 from tests.store.helpers import split_file
 from utils.divisions.arv import Arv
 from utils.method.disentangling import RHOS

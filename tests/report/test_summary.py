@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 from tests import factories
-from tests.conftest import (
+from tests.oracles import load
+from tests.plugins.with_toys import registered
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
     PAIR,
     RUN,
     SMALL_IMAGES,
     contents,
-    load,
     messages,
     run_script,
     stage3,
     stage4,
     succeed,
 )
-from tests.plugins.with_toys import registered
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
 from utils.report.result_files import write_tables

@@ -11,8 +11,9 @@ import nltk
 import numpy as np
 import pytest
 
-from tests.conftest import NETWORK, RUN, run_script, stage1, write_images
+from tests.pictures import write_images
 from tests.report.test_layer import class_pairs
+from tests.scripts import NETWORK, RUN, run_script, stage1
 from utils.errors import UserError
 from utils.report import wordnet
 from utils.report.wordnet import class_synsets, most_surprising, path_similarities, rank_correlation

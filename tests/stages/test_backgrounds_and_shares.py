@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, load, run_script, stage1, stage3, stage4, stored_images
+from tests.oracles import load, stored_images
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, run_script, stage1, stage3, stage4
 from utils.method.shares import least_squares_shares
 from utils.networks.ablation import held
 from utils.networks.splitting import with_splits

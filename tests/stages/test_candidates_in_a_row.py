@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import (
+from tests.pictures import write_image, write_images
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
     NETWORK,
@@ -28,8 +29,6 @@ from tests.conftest import (
     start_and_hold,
     start_script,
     succeed,
-    write_image,
-    write_images,
 )
 from utils.report import result_files
 from utils.store.results import Results

@@ -11,20 +11,8 @@ import time
 import pytest
 import torch
 
-from tests.conftest import (
-    COMPUTE,
-    NETWORK,
-    PATIENCE,
-    ROOT,
-    RUN,
-    SMALL_IMAGES,
-    contents,
-    messages,
-    python,
-    run_script,
-    write_images,
-)
-from tests.images.test_batches import batches, write_image
+from tests.pictures import batches, write_image, write_images
+from tests.scripts import COMPUTE, NETWORK, PATIENCE, ROOT, RUN, SMALL_IMAGES, contents, messages, python, run_script
 from utils.errors import UserError
 from utils.images import batches as images_batches
 from utils.images.batches import MOST_PREFETCHED, PREFETCHED_BYTES, prefetched
@@ -259,7 +247,7 @@ def test_what_is_decoded_ahead_fits_a_bound_of_bytes(num_workers, batch_size, cr
 
 
 def test_the_bound_reaches_the_loader(tmp_path, monkeypatch):
-    write_image(tmp_path / "a" / "x.png")
+    write_image(tmp_path / "a" / "x.png", 0, 0)
     images = list_images(tmp_path)
     assert prefetched([[0]], Transform(), 0) is None
     assert prefetched([], Transform(), 2) == MOST_PREFETCHED
@@ -272,7 +260,7 @@ def test_the_bound_reaches_the_loader(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("slow", ["data", "network"])
 def test_the_bar_shows_what_share_of_time_is_spent_waiting_for_data(tmp_path, slow, monkeypatch, capsys):
-    write_image(tmp_path / "a" / "x.png")
+    write_image(tmp_path / "a" / "x.png", 0, 0)
     read = images_batches.read_picture
 
     def read_picture(*arguments):

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from tests import factories
-from tests.concept_sources.test_image_sets import contributions, only_split, pure_by_hand
-from tests.conftest import CHANNEL, COMPUTE, NETWORK, RUN, contents, load, messages, run_script, stage3
+from tests.concept_sources.test_image_sets import only_split
+from tests.oracles import contributions, load, pure_by_hand
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, RUN, contents, messages, run_script, stage3
 from tests.store.helpers import study_of
 from utils.concept_sources import classes
 from utils.concept_sources.image_sets import MapImages

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.helpers import as_layer
-from tests.method.test_ranking import area, average_precision
+from tests.oracles import area, average_precision
 from tests.store.helpers import META, study_of
 from utils.concept_sources.cases import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
 from utils.concept_sources.image_sets import Clusters

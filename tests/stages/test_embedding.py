@@ -11,9 +11,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from tests import factories
-from tests.conftest import FOLDERS, RUN
 from tests.helpers import forward
-from tests.method.test_embedding_scores import by_hand
+from tests.oracles import monosemanticity_by_hand
+from tests.pictures import FOLDERS
+from tests.scripts import RUN
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.method.embedding_scores import mean_cosine
@@ -180,7 +181,7 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
         (maps,) = layer.by_position(layer.with_rows(rows, biases)(x))
         activations.append(maps.clamp(min=0).sum(-1))
     activations = torch.stack(activations).double().numpy()
-    expected = [by_hand(own, embeddings.values.double().numpy()) for own in activations[:, :20].T]
+    expected = [monosemanticity_by_hand(own, embeddings.values.double().numpy()) for own in activations[:, :20].T]
     assert scores[:20].tolist() == pytest.approx(expected, rel=1e-3, nan_ok=True)
     assert scores[20].isnan()
     assert running.mean_cosine() == pytest.approx(mean_cosine(embeddings.values))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import RUN, stored_images
+from tests.oracles import stored_images
+from tests.scripts import RUN
 from utils.method.gamma import clean_concepts, cosine_of_modes, held_out_fractions
 from utils.method.grouping import group_classes
 from utils.method.polysemanticity import Levels, averaged_relevance_vectors, cosine_similarities

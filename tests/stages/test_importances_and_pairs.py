@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from tests import factories
-from tests.conftest import (
+from tests.helpers import forward_with_gradient
+from tests.oracles import concept_arrays, load, stored_images
+from tests.pictures import FOLDERS, write_images
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
-    FOLDERS,
     NETWORK,
     PAIR,
     RUN,
     SMALL_IMAGES,
-    concept_arrays,
     contents,
     end_of,
-    load,
     messages,
     printed_pairs,
     run_script,
@@ -29,11 +29,8 @@ from tests.conftest import (
     stage2,
     stage3,
     start_and_hold,
-    stored_images,
     succeed,
-    write_images,
 )
-from tests.helpers import forward_with_gradient
 from utils.method.importance import relevant_classes
 from utils.method.polysemanticity import class_pairs
 from utils.networks.layers import layer_of

@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import (
-    CHANNEL,
-    COMPUTE,
-    PAIR,
-    RUN,
-    SMALL_IMAGES,
-    run_script,
-    stage4,
-    stored_images,
-    succeed,
-)
+from tests.oracles import stored_images
+from tests.scripts import CHANNEL, COMPUTE, PAIR, RUN, SMALL_IMAGES, run_script, stage4, succeed
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 

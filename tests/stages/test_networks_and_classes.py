@@ -2,19 +2,9 @@
 
 import pytest
 
-from tests.conftest import (
-    COMPUTE,
-    RUN,
-    SMALL_IMAGES,
-    load,
-    messages,
-    run_script,
-    stage1,
-    stage2,
-    stage3,
-    stored_images,
-    write_images,
-)
+from tests.oracles import load, stored_images
+from tests.pictures import write_images
+from tests.scripts import COMPUTE, RUN, SMALL_IMAGES, messages, run_script, stage1, stage2, stage3
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 

@@ -5,19 +5,9 @@ import shlex
 
 import pytest
 
-from tests.conftest import (
-    CHANNEL,
-    COMPUTE,
-    FOLDERS,
-    NETWORK,
-    RUN,
-    contents,
-    printed_pairs,
-    run_script,
-    stage2,
-    stored_images,
-    succeed,
-)
+from tests.oracles import stored_images
+from tests.pictures import FOLDERS
+from tests.scripts import CHANNEL, COMPUTE, NETWORK, RUN, contents, printed_pairs, run_script, stage2, succeed
 from utils.store.importance_store import ImportanceStore
 
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import (
+from tests.pictures import write_images
+from tests.scripts import (
     COMPUTE,
     PATIENCE,
     ROOT,
@@ -19,7 +20,6 @@ from tests.conftest import (
     python,
     run_script,
     start_script,
-    write_images,
 )
 from utils.command_line import flags as command_line
 from utils.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import NETWORK, RUN, run_script, stage1
+from tests.scripts import NETWORK, RUN, run_script, stage1
 from utils.method.ranking import rank_images
 from utils.method.significance import permutation
 from utils.report.thresholds import sensitivity_figure, table

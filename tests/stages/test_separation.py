@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers import as_layer
-from tests.method.test_ranking import area, average_precision
+from tests.oracles import area, average_precision
 from tests.store.helpers import META, study_of
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.arv import Arv

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from tests.conftest import (
+from tests.pictures import write_images
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
     NETWORK,
@@ -20,7 +21,6 @@ from tests.conftest import (
     stage2,
     stage3,
     stage4,
-    write_images,
 )
 from utils.store.candidates import read_candidates
 from utils.store.files import read_json

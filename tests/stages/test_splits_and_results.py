@@ -11,23 +11,22 @@ from PIL import Image
 from scipy.stats import gaussian_kde
 
 from tests import factories
-from tests.conftest import (
+from tests.helpers import as_layer, forward_with_gradient
+from tests.oracles import concept_arrays, load
+from tests.pictures import write_images
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
     PAIR,
     RUN,
     SMALL_IMAGES,
-    concept_arrays,
     contents,
-    load,
     run_script,
     stage1,
     stage2,
     stage3,
     stage4,
-    write_images,
 )
-from tests.helpers import as_layer, forward_with_gradient
 from utils.method.disentangling import RhoSearch
 from utils.method.evaluation import density_curves
 from utils.method.importance import attribution_shares

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.conftest import write_images
 from tests.factories import Small, Tokens
+from tests.pictures import write_images
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform

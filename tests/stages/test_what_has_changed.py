@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from tests import factories
-from tests.conftest import (
+from tests.pictures import write_image, write_images
+from tests.scripts import (
     CHANNEL,
     COMPUTE,
     NETWORK,
@@ -27,8 +28,6 @@ from tests.conftest import (
     stage3,
     stage4,
     succeed,
-    write_image,
-    write_images,
 )
 from utils.errors import UserError
 from utils.store.importance_store import ImportanceStore

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers import as_layer
-from tests.networks.helpers import random_split
+from tests.splits import random_split
 from utils.images.folders import ImageList
 from utils.store import importance_store as store
 from utils.store.splits import SETTINGS, SplitFile, transform_from

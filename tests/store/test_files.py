@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import ROOT
+from tests.scripts import ROOT
 from tests.store.helpers import META, batch, opened, split_file
 from utils.errors import UserError
 from utils.store import files

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import write_images
+from tests.pictures import write_images
 from tests.store.helpers import IMAGES, META, batch, equal, layer_of, opened, some_flips
 from utils.errors import UserError
 from utils.images.folders import ImageList, list_images

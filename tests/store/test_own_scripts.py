@@ -10,7 +10,8 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 
 from tests import factories
-from tests.conftest import CHANNEL, RUN, load
+from tests.oracles import load
+from tests.scripts import CHANNEL, RUN
 from tests.store.helpers import split_file
 from utils.images.transform import Transform
 from utils.networks.splitting import network_concepts

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from tests.conftest import messages, run_script
 from tests.report.test_summary import pair, three
+from tests.scripts import messages, run_script
 from tests.store.helpers import split_file
 from utils.errors import UserError
 from utils.report import result_files, result_tables

@@ -1,11 +1,13 @@
-"""Splits of any layer, as stage 3 makes them, with owners at random."""
+"""Splits of any layer, as stage 3 makes them, with owners at random, and layers with such splits."""
 
 import torch
+from torch import nn
 
 from utils.divisions.arv import Arv
 from utils.divisions.least_squares import LeastSquares
 from utils.method.disentangling import RHOS, Concept, Split, split_sources
 from utils.networks.layers import layer_of
+from utils.networks.splitting import DisentangledLayer
 
 
 def random_split(module, channel, num_concepts=2, seed=0, rho=0.9):
@@ -32,3 +34,24 @@ def fitted_split(module, channel, num_concepts=2, seed=0):
     shares = torch.rand(num_concepts, split.arvs.shape[1], generator=generator, dtype=torch.float64) ** 4
     split.division = LeastSquares(shares / shares.sum(0), **LeastSquares.settings_from({}))
     return split
+
+
+def wrapped(module, *splits):
+    return DisentangledLayer(layer_of("layer", module), splits)
+
+
+def frozen_conv(*args, **kwargs):
+    torch.manual_seed(0)
+    return nn.Conv2d(*args, **kwargs).requires_grad_(False)
+
+
+def frozen_linear(*args):
+    torch.manual_seed(0)
+    return nn.Linear(*args).requires_grad_(False)
+
+
+def ulps(found, expected):
+    """How many steps of its type each value is off, those near zero counting as fp32's roundings of the largest."""
+    step = torch.nextafter(expected.abs(), torch.full_like(expected, torch.inf)) - expected.abs()
+    noise = 1e-5 if expected.dtype != torch.float64 else 1e-14
+    return (found.double() - expected.double()).abs() / (step.double() + noise * expected.abs().max())

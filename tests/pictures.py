@@ -1,0 +1,83 @@
+"""Pictures in folders, and batches of them."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.factories import COLOURS
+from utils.images.batches import ImageBatches
+from utils.images.folders import list_images
+from utils.images.transform import Transform
+
+FOLDERS = ("ant", "bee", "cat", "dog")
+CPU = torch.device("cpu")
+SMALL = Transform(32, 28)
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
+
+# name: size, mode, options of PIL's encoder
+PLAIN = {
+    "baseline.jpg": ((60, 45), "RGB", {}),
+    "exif.jpg": ((60, 45), "RGB", {"exif": ROTATED}),
+    "grey.jpg": ((45, 60), "L", {}),
+    "odd.jpg": ((47, 31), "RGB", {"subsampling": 0}),
+    "one_pixel.jpg": ((1, 1), "RGB", {}),
+    "progressive.JPEG": ((53, 80), "RGB", {"progressive": True}),
+    "restarts.jpg": ((60, 45), "RGB", {"restart_marker_blocks": 1}),
+    "tall.jpg": ((9, 300), "RGB", {}),
+    "tiny.jpeg": ((10, 9), "RGB", {}),
+    "wide.jpg": ((400, 13), "RGB", {"subsampling": 1}),
+}
+LEFT_TO_PIL = {
+    "cmyk.jpg": ((40, 50), "CMYK", {}),
+    "palette.png": ((33, 44), "P", {}),
+    "png_by_another_name.jpg": ((33, 44), "RGB", {"format": "PNG"}),
+    "rgba.png": ((50, 40), "RGBA", {}),
+    "x.tif": ((50, 40), "RGB", {}),
+}
+
+
+def write_image(path, class_index, seed, size=28):
+    """A noisy picture whose colour and stripes tell its class."""
+    random = np.random.default_rng([class_index, seed])
+    pixels = random.normal(COLOURS[class_index], 40, (size, size, 3))
+    pixels[:: class_index + 2] *= 0.4
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def write_images(folder, train=6, val=4, folders=FOLDERS):
+    for split, count in (("train", train), ("val", val)):
+        for class_index, name in enumerate(folders):
+            for number in range(count):
+                seed = number + 100 * (split == "val")
+                write_image(folder / split / name / f"{number}.png", class_index % 4, seed)
+    return folder
+
+
+def picture(size, seed=0):
+    """Coarse structure and fine noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (5, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray((np.asarray(coarse) + random.normal(0, 12, (*size[::-1], 3))).clip(0, 255).astype(np.uint8))
+
+
+def batches(images, transform, cut, **options):
+    settings = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
+    return ImageBatches(images, transform, cut, "", **{**settings, **options})
+
+
+def loader(folder, decode, transform=SMALL, cut=None, **options):
+    images = list_images(folder)
+    settings = dict(num_workers=0, device=CPU, skip_unreadable=False)
+    batches = [list(range(len(images)))] if cut is None else cut
+    return ImageBatches(images, transform, batches, "", **{**settings, **options}, decode=decode)
+
+
+def levels(folder, decode, transform=SMALL, **options):
+    """Pixels of all images by name, in 0..255."""
+    files, found = loader(folder, decode, transform, **options), {}
+    for indices, pixels, _ in files:
+        pixels = (pixels * torch.tensor(transform.std).view(3, 1, 1) + torch.tensor(transform.mean).view(3, 1, 1)) * 255
+        found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), pixels, strict=True)})
+    return found

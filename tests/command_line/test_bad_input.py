@@ -6,44 +6,22 @@ import pytest
 import torch
 
 from tests import factories
-from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, SMALL_IMAGES, contents, messages, run_script
+from tests.refusals import (
+    IMPORTANCES,
+    MEANS,
+    NEW,
+    SPLIT,
+    STAGE1,
+    STAGE2,
+    STAGE3,
+    STAGE4,
+    USUAL,
+    refused,
+    usual,
+)
+from tests.scripts import NETWORK, PAIR, RUN, run_script
 
 pytestmark = pytest.mark.usefixtures("without_figures")
-
-STAGE1, STAGE2, STAGE3, STAGE4 = (
-    *("get_importances_for_classes.py", "get_cosine_similarities.py"),
-    *("disentangle_channel.py", "get_results.py"),
-)
-DATA, STORE = ("--data_dir", "data"), ("--store_dir", "store")
-CHUNKS = ("--batch_size", "4", "--chunk_size", "8")
-USUAL = {
-    STAGE1: (*NETWORK, *DATA, *STORE, *SMALL_IMAGES, *COMPUTE, *CHUNKS),
-    STAGE2: (*NETWORK, *STORE),
-    STAGE3: (*NETWORK, *DATA, *STORE, *COMPUTE, "--channel_disentangle", CHANNEL, *PAIR),
-    STAGE4: (*NETWORK, *DATA, *STORE, *COMPUTE, "--channel_of_interest", CHANNEL, *PAIR),
-}
-IMPORTANCES = f"store/{RUN}_channel_importances"
-SPLIT = f"store/models_disentangled/{RUN}_channel{CHANNEL}_1_3.pt"
-MEANS = f"store/results_get_cosine_similarities/{RUN}_class_means.npz"
-
-
-def refused(script, arguments, message, cwd, **environment):
-    """Run a script and check that it is refused as it should be."""
-    before = contents(cwd)
-    result = run_script(script, *arguments, cwd=cwd, **environment)
-    assert result.returncode == 2, result.stderr
-    (line,) = messages(result.stderr)
-    assert line.startswith(f"{script}: error: ")
-    assert message in line
-    after = contents(cwd)
-    assert before.items() <= after.items()
-    assert not [name for name in after if name.endswith(".tmp")]
-    return result
-
-
-def usual(script, *changes):
-    """The usual arguments of a script; of a flag given twice the last one counts."""
-    return (*USUAL[script], *changes)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +184,6 @@ def nothing(_):
     pass
 
 
-NEW = ("--store_dir", "new")
 ANOTHER = ("--rho_objective", "contrast")  # a split that is not there yet
 
 

@@ -8,17 +8,7 @@ import pytest
 import torch
 
 from tests import factories
-from tests.command_line.test_bad_input import (
-    IMPORTANCES,
-    NEW,
-    SPLIT,
-    STAGE1,
-    STAGE2,
-    STAGE3,
-    STAGE4,
-    refused,
-    usual,
-)
+from tests.refusals import IMPORTANCES, NEW, SPLIT, STAGE1, STAGE2, STAGE3, STAGE4, refused, usual
 from tests.scripts import COMPUTE, NETWORK, ROOT, RUN, contents, python, run_script
 
 pytestmark = pytest.mark.usefixtures("without_figures")

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.report.test_separation import HEADER
 from tests.scripts import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
 from utils.command_line.separating import separation_name
 from utils.command_line.settings import ResultSettings
@@ -38,7 +37,7 @@ def test_separation_needs_neither_images_nor_network(measured):
     ]
     assert all((folder / path).is_file() and str(path) in printed for path in paths)
     rows = list(csv.DictReader((folder / OUT / "separation.csv").open()))
-    assert list(rows[0]) == HEADER.split(",") and [row["concept"] for row in rows] == ["1", "2"]
+    assert [row["concept"] for row in rows] == ["1", "2"]
     assert [(row["images"], row["prevalence"], row["name"]) for row in rows] == [
         ("4", "0.25", "bee"),
         ("4", "0.25", "dog"),

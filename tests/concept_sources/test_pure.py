@@ -10,7 +10,7 @@ import torch
 from tests import factories
 from tests.pictures import write_image
 from tests.scripts import RUN, stage1
-from tests.store.helpers import study_of
+from tests.stores import study_of
 from utils.concept_sources import pure
 from utils.concept_sources.pure import (
     Pure,

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from tests.plugins.with_toys import registered
 from tests.scripts import CHANNEL, COMPUTE, NETWORK, PAIR, RUN, run_script, stage1, stage2, succeed
+from tests.with_toys import registered
 from utils.store.splits import read_split
 
-SCRIPT = "tests/plugins/with_toys.py"
+SCRIPT = "tests/with_toys.py"
 TAU = ("--proportion_attribution_required", "0.0001")
 EVERYTHING = (
     *("--get_quantitative", "--get_qualitative", "--get_channel_card", "--get_feature_visualization", "--get_effect"),

@@ -7,8 +7,8 @@ import torch
 
 from tests import factories
 from tests.helpers import as_layer
-from tests.plugins.with_toys import registered
 from tests.scripts import run_script
+from tests.with_toys import registered
 from utils.command_line import flags
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
@@ -202,7 +202,7 @@ def test_help_lists_the_flags(name, tmp_path):
     with registered():
         flags = [flag.name for flag in DIVISIONS.get(name).flags]
     for script in ("disentangle_channel.py", "get_results.py"):
-        text = run_script("tests/plugins/with_toys.py", script, "--help", cwd=tmp_path).stdout
+        text = run_script("tests/with_toys.py", script, "--help", cwd=tmp_path).stdout
         assert all(f"--{flag}" in text for flag in flags) and name in text
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests import factories
-from tests.plugins.with_toys import registered
 from tests.scripts import CHANNEL, RUN, run_script, stage1
+from tests.with_toys import registered
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.division_registry import USUAL as USUAL_DIVISION
@@ -183,7 +183,7 @@ def test_the_layer_of_a_run_has_a_name_where_there_are_several_channels(source, 
 
 @pytest.mark.parametrize("name", [*OFFERED, TOY])
 def test_help_lists_the_source_and_its_flags(name, tmp_path):
-    text = run_script("tests/plugins/with_toys.py", "disentangle_channel.py", "--help", cwd=tmp_path).stdout
+    text = run_script("tests/with_toys.py", "disentangle_channel.py", "--help", cwd=tmp_path).stdout
     with registered():
         assert all(f"--{flag.name}" in text for flag in SOURCES.get(name).flags)
     assert name in text

@@ -5,104 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from utils.method.evaluation import density_curves, fractions_of_original, summarise
+from tests.figures import CARDS, LONG, make_card, texts
 from utils.networks.arrangement import Arrangement
 from utils.networks.layers import Linear
-from utils.report.card import Card, card_figure
+from utils.report.card import card_figure
 from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
-from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, pictures_figure
+from utils.report.plots import DISENTANGLED, GREY, pictures_figure
 from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet
 from utils.report.split_figures import patch_note_of, patch_size_of
-from utils.stages.split_measures import Patch
 
-LONG = (
-    "a long name of sixty characters, as some datasets have them.",
-    "fifty_nine_characters_without_a_space_as_folders_have_them_too",
-)
-
-
-def make_card(names, images=20, constant=False, included=True, visualizations=False, others=False, residual=True):
-    random, num_concepts = np.random.default_rng(0), len(names)
-
-    def picture():
-        return random.integers(0, 255, (12, 12, 3), dtype=np.uint8)
-
-    patches = [
-        [
-            Patch(picture(), -1 if others and place % 2 else place % num_concepts, f"{names[0]} {place}", 2 * place + 1)
-            for place in range(min(6, images))
-        ]
-        for _ in range(num_concepts + 1)
-    ]
-    samples, summaries, fractions = [], [], []
-    for k in range(num_concepts):
-        sums = np.full((images, num_concepts + 1), 3.0) if constant else random.normal(0, 1, (images, num_concepts + 1))
-        sums[:, k] += 8
-        original = sums[:, :-1].sum(1)
-        labels = ("original channel", *(f"c'_{j + 1}, for {name}" for j, name in enumerate(names)))
-        samples.append(dict(zip(labels, (original, *sums.T), strict=False)))
-        counted = included or k > 0
-        columns = range(num_concepts + residual)
-        summaries.append(summarise(original, sums, np.full(images, counted)).of(columns))
-        fractions.append(fractions_of_original(original, sums)[: images * counted, columns])
-    pictures = [[(picture(), "12.3"), (picture(), "-4.56e+03")] for _ in range(num_concepts + 1)]
-    return Card(
-        channel=457,
-        subtitle="resnet50, layer last; cosine 0.1",
-        names=list(names),
-        labels=list(samples[0]),
-        colours=[ORIGINAL, *DISENTANGLED[:num_concepts]],
-        patches=patches,
-        patch_note="most activating first, of 40 validation images of the concepts; numbers are ranks among these",
-        visualizations=pictures if visualizations else None,
-        samples=samples,
-        curves=[density_curves(sample) for sample in samples],
-        summaries=summaries,
-        fractions=fractions,
-        fractions_note="in every image c′₁ + c′₂ − r = 1: one bar follows from the others",
-        residual=residual,
-    )
-
-
-CARDS = {
-    "two": make_card(("barn", "banana")),
-    "three with visualizations": make_card(("barn", "banana", "candle"), visualizations=True),
-    "eight": make_card([f"class {k}" for k in range(8)]),
-    "long names": make_card(LONG, visualizations=True),
-    "wide letters": make_card(("W" * 60, "M" * 60), visualizations=True),
-    "wide letters, four": make_card(["W" * 60] * 4),
-    "one image": make_card(("barn", "banana"), images=1),
-    "constant": make_card(("barn", "banana"), constant=True),
-    "nothing included": make_card(("barn", "banana"), included=False),
-    "whole images": replace(make_card(("barn", "banana")), patch_note=f"whole images are shown: {LONG[0]}"),
-    "whole images, visualizations": replace(
-        make_card(("barn", "banana", "candle"), visualizations=True), patch_note=f"whole images: {' '.join(LONG * 4)}"
-    ),
-    "dollars": make_card(("a$_$b", "$\\frac")),
-    "others, no residual": make_card(("barn", "banana"), others=True, residual=False),
-}
 PRINTED = ("two", "three with visualizations", "eight", "long names", "wide letters, four", "nothing included")
 SHEETS = {name: Sheet(name) for name in ("column", "text")}
 
 
 def drawn(name, sheet=SCREEN):
     return card_figure(CARDS[name], sheet)
-
-
-def texts(figure):
-    """Every text that is drawn, with its box in pixels."""
-    FigureCanvasAgg(figure).draw()
-    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    ticks = [(tick, *sorted(axis.get_view_interval())) for axis in axes for tick in axis.get_major_ticks()]
-    hidden = {tick.label1 for tick, low, high in ticks if not low <= tick.get_loc() <= high}
-    found = dict.fromkeys(figure.findobj(Text))  # a legend's are found twice
-    shown = [text for text in found if text.get_visible() and text.get_text() and text not in hidden]
-    return [(text.get_text(), text.get_window_extent()) for text in shown]
 
 
 def sizes(figure):

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from tests.store.test_comparisons import comparison, comparisons_of
+from tests.entries import comparison, comparisons_of
 from utils.method.significance import mean_with_interval
 from utils.report.comparison_figure import MARKERS, comparison_figure, write_comparison_figure
 from utils.report.comparison_tables import (

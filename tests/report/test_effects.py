@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.store.test_effects import effect, effects_of, with_split
+from tests.entries import effect, effects_of, with_split
 from utils.report import effect_tables
 from utils.report.effect_tables import (
     comma_separated,

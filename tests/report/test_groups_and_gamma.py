@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.report.test_layer import GUIDE, TITLES, assert_readable, channel_classes, class_pairs, made_up
+from tests.figures import GUIDE, TITLES, assert_readable, channel_classes, class_pairs, made_up
 from utils.images.folders import ClassMap
 from utils.report import layer_tables
 from utils.report.gamma_guide import print_gamma, write_gamma

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.report.test_separation import rows_at_random
-from tests.report.test_summary import pair, three
-from tests.store.test_separations import separation
+from tests.entries import pair, rows_at_random, separation, three
 from utils.report import result_tables, separation_tables
 from utils.report.latex import ACCENTS, CHARACTERS, escaped, floating, stacked, tabular
 

@@ -1,115 +1,21 @@
 """The overview of a layer: the table against a loop, and figures in which everything is there and can be read."""
 
 import csv
-import itertools
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from matplotlib.text import Text
 
+from tests.figures import GUIDE, NAMES, TITLES, assert_readable, channel_classes, class_pairs, drawn, lengths, made_up
 from tests.scripts import NETWORK, RUN, printed_pairs, stage2, succeed
 from utils.images.folders import ClassMap
-from utils.method.grouping import ChannelGroups
-from utils.method.polysemanticity import ClassPairs, Levels
 from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA
-from utils.report.layer_tables import ChannelClasses, gamma_from, write_channels
+from utils.report.layer_tables import gamma_from, write_channels
 from utils.report.overview_figure import overview_figure
 from utils.report.wordnet_figure import wordnet_figure
 from utils.store.importance_store import ImportanceStore
-
-TITLES = ("some network, layer last", "τ = 0.03, p = 0.75")
-GUIDE = {
-    "noise_floor": {"quantile": 0.01, "cosine": 0.81, "images_per_half": 18.0, "measured": 505},
-    "modes": {"quantiles": [0.05, 0.5, 0.95], "cosines": [0.56, 0.84, 0.93], "measured": 505, "of": 505},
-    "clean": {
-        "gamma": [0.3, 0.5, 0.7],
-        "pairs": {
-            "splits": [1.0, 0.95, 0.9],
-            "concepts": [1.0, 0.97, 0.95],
-            "measured": [3, 30, 300],
-            "of": [3, 30, 310],
-        },
-        "groups": {
-            "splits": [None, 0.8, 0.7],
-            "concepts": [None, 0.87, 0.66],
-            "measured": [0, 30, 70],
-            "of": [0, 30, 75],
-        },
-    },
-}
-NAMES = {
-    "short": "class {}".format,
-    "long": lambda output: f"{output} a long name of $ix$ty characters, été, for a class ".ljust(60, "x"),
-    "wide": lambda output: "W" * 60,
-    "two lines": lambda output: f"{output}\nof two lines",
-}
-
-
-def class_pairs(*rows):
-    """ClassPairs of (channel, class1, class2, cosine) each."""
-    columns = list(zip(*rows, strict=True)) or [()] * 4
-    return ClassPairs(*map(torch.LongTensor, columns[:3]), torch.tensor(columns[3], dtype=torch.float64))
-
-
-def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.normal(0.65, 0.3))):
-    """Pairs of ``classes_of(channel)`` classes, highest cosine first, and which channels are relevant for which."""
-    random, pairs = np.random.default_rng(seed), []
-    relevant = torch.zeros(60, channels, dtype=torch.bool)
-    for channel in range(channels):
-        classes = np.sort(random.choice(60, classes_of(channel), replace=False))
-        relevant[classes, channel] = True
-        for first, second in itertools.combinations(classes.tolist(), 2):
-            pairs.append((channel, first, second, float(cosines(random))))
-    return relevant, class_pairs(*sorted(pairs, key=lambda pair: -pair[3]))
-
-
-def channel_classes(relevant, pairs, groups=None, below=()):
-    """ChannelClasses of which each class is a group, unless ``groups`` has {channel: concepts}; ``below`` has the
-    (class, channel, sum) in which a channel lies below its mean of 1."""
-    alone = {channel: [[output] for output in range(len(relevant)) if relevant[output, channel]]
-             for channel in range(relevant.shape[1]) if relevant[:, channel].any()}  # fmt: skip
-    found = {**alone, **(groups or {})}
-    sums = torch.full(relevant.shape, 2.0)
-    for output, channel, value in below:
-        sums[output, channel] = value
-    groups = {channel: ChannelGroups(channel, of, torch.eye(len(of))) for channel, of in found.items()}
-    return ChannelClasses(relevant, pairs, groups, Levels(sums, torch.ones(relevant.shape[1])))
-
-
-def drawn(figure):
-    """The figure with everything at its place, and a renderer."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return figure, canvas.get_renderer()
-
-
-def assert_readable(figure):
-    """No text over another or outside the figure, and no axes without anything in them."""
-    figure, renderer = drawn(figure)
-    texts = {text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()}
-    for axes in figure.axes:
-        if axes.axison:
-            assert axes.patches or axes.collections
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if not (axes.axison and low <= tick.get_loc() <= high):
-                    texts -= {tick.label1, tick.label2}
-        if not axes.axison:
-            texts -= {axes.xaxis.label, axes.yaxis.label}
-    assert not any(text.get_parse_math() for text in texts if "$ix" in text.get_text())
-    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
-    for text, box in boxes:
-        assert box.x0 >= 0 and box.y0 >= 0, text
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
-    for (text1, box1), (text2, box2) in itertools.combinations(boxes, 2):
-        across = min(box1.x1, box2.x1) - max(box1.x0, box2.x0)
-        down = min(box1.y1, box2.y1) - max(box1.y0, box2.y0)
-        assert across <= 0.5 or down <= 2, (text1, text2)  # descenders that no letter has may touch
 
 
 def scatters(axes):
@@ -275,12 +181,6 @@ def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
         axes = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, *TITLES).axes[0]
         assert axes.get_yscale() == scale
         assert ("log scale" in axes.get_ylabel()) == (scale == "log")
-
-
-def lengths(pairs, seed=1):
-    """Made-up path similarities, the higher the cosine the higher."""
-    random = np.random.default_rng(seed)
-    return [1 / int(np.clip(random.normal(14 - 8 * cosine, 4), 2, 24)) for cosine in pairs.cosine.tolist()]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.offsetbox import AnnotationBbox
 
-from tests.report.test_card import LONG, texts
+from tests.figures import LONG, texts
 from utils.method.planar_map import with_room
 from utils.report.map_figure import DROPPED, LEFT_OUT, MAP, OTHERS, PICTURE_SIDE, MapPage, map_figure
 from utils.report.plots import DISENTANGLED, GREY

@@ -11,10 +11,19 @@ from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 
-from tests.report.test_card import CARDS, LONG, texts
-from tests.report.test_layer import GUIDE, NAMES, assert_readable, channel_classes, class_pairs, lengths, made_up
-from tests.report.test_separation import rows_at_random
-from tests.store.test_separations import separation
+from tests.entries import rows_at_random, separation
+from tests.figures import (
+    CARDS,
+    GUIDE,
+    LONG,
+    NAMES,
+    assert_readable,
+    channel_classes,
+    class_pairs,
+    lengths,
+    made_up,
+    texts,
+)
 from utils.method.evaluation import density_curves
 from utils.method.ranking import rank_images
 from utils.report.card import card_figure

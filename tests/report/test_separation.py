@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.store.test_separations import row, separation, separations_of, with_splits
+from tests.entries import row, rows_at_random, separation, separations_of, with_splits
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
@@ -27,15 +27,6 @@ HEADER = (
     "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
     "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split,rho"
 )
-
-
-def rows_at_random(channels=6, **values):
-    random = np.random.default_rng(0)
-    return [
-        row(f"net_channel{channel}_1_2", k, **{**dict(zip(VALUES, random.random(len(VALUES)), strict=True)), **values})
-        for channel in range(channels)
-        for k in (1, 2)
-    ]
 
 
 def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():

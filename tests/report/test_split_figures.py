@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.report.test_summary import images, pair
+from tests.entries import images, pair
 from utils.report import split_figures
 from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, ORIGINAL
 from utils.report.sheets import Sheet

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.splits import fitted_split
-from tests.store.helpers import split_file
+from tests.stores import split_file
 from utils.divisions.arv import Arv
 from utils.method.disentangling import RHOS
 from utils.report.split_text import print_closing_table

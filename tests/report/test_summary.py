@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import factories
+from tests.entries import images, pair, three
 from tests.oracles import load
-from tests.plugins.with_toys import registered
 from tests.scripts import (
     CHANNEL,
     COMPUTE,
@@ -24,6 +24,7 @@ from tests.scripts import (
     stage4,
     succeed,
 )
+from tests.with_toys import registered
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
 from utils.report.result_files import write_tables
@@ -31,44 +32,6 @@ from utils.store.results import Results
 
 NEEDED = ("original", "sums", "included")
 TAU = ("--proportion_attribution_required", "0.0001")
-
-
-def images(seed, n, num_concepts=2, own=0):
-    random = np.random.default_rng(seed)
-    sums = random.normal(0, 1, (n, num_concepts + 1))
-    sums[:, own] += 4
-    original = sums[:, :-1].sum(1) - (num_concepts - 1) * sums[:, -1]
-    return {
-        "paths": [f"{seed}/{number}.png" for number in range(n)],
-        "targets": [seed] * n,
-        "predictions": [seed if number % 2 else 0 for number in range(n)],
-        "original": original.tolist(),
-        "sums": sums.tolist(),
-        "shares": [0.5] * n,
-        "included": (random.random(n) < 0.7).tolist(),
-    }
-
-
-def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **changes):
-    k, words = len(concepts), "_".join("-".join(map(str, concept)) for concept in concepts)
-    return {
-        **{"split": f"net_channel{channel}_{words}", "split_sha256": "00", "evaluation": 1},
-        **{"precision": "fp32", "decoding": "pil", "transform": {"crop_size": 24, "mean": [0.5, 0.5, 0.5]}},
-        "validation": {f"folder {channel} {k}": "digest" for concept in concepts for k in concept},
-        **{"run": "net", "weights_sha256": "0", "layer": "last", "only_correct": False, "channel": channel},
-        "concepts": [list(concept) for concept in concepts],
-        "concept_names": [f"name {concept[0]}" for concept in concepts],
-        **{"split_by": "arv", "background": None, "concepts_from": "classes", "assignment": None},
-        "found_by": {"from": "classes"},
-        **{"cosines": [list(row) for row in cosines], "rho": 0.95, "division": {"objective": "positive"}, "tau": 0.03},
-        "images": [images(10 * channel + c + 1, 6 + c, k, c) for c in range(k)],
-        **changes,
-    }
-
-
-def three(channel):
-    cosines = ((1.0, 0.1, 0.3), (0.1, 1.0, 0.2), (0.3, 0.2, 1.0))
-    return pair(channel, ((1,), (2,), (3, 4)), cosines)
 
 
 def markdown(*results):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.store.test_separations import row
+from tests.entries import row
 from utils.report.verdicts import is_beyond, mean_separation, verdict
 
 

@@ -11,8 +11,8 @@ import nltk
 import numpy as np
 import pytest
 
+from tests.figures import class_pairs
 from tests.pictures import write_images
-from tests.report.test_layer import class_pairs
 from tests.scripts import NETWORK, RUN, run_script, stage1
 from utils.errors import UserError
 from utils.report import wordnet

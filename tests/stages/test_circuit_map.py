@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 
 from tests import factories
-from tests.concept_sources.test_image_sets import only_split
 from tests.oracles import contributions, load, pure_by_hand
 from tests.scripts import CHANNEL, COMPUTE, NETWORK, RUN, contents, messages, run_script, stage3
-from tests.store.helpers import study_of
+from tests.stores import study_of
 from utils.concept_sources import classes
 from utils.concept_sources.image_sets import MapImages
 from utils.errors import UserError
@@ -44,10 +43,9 @@ def folder(finished, tmp_path_factory):
 
 
 def opened_split(folder, method):
-    if method == "classes":
-        path = folder / "store" / "models_disentangled" / f"{RUN}_channel9_1_3.pt"
-        return OpenedSplit(path, read_split(path), None)
-    return OpenedSplit(*only_split(folder, method), None)
+    pattern = f"{RUN}_channel9_1_3.pt" if method == "classes" else f"*_{method}_*.pt"
+    (path,) = (folder / "store" / "models_disentangled").glob(pattern)
+    return OpenedSplit(path, read_split(path), None)
 
 
 def training_store(folder):

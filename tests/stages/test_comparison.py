@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.helpers import as_layer
 from tests.oracles import area, average_precision
-from tests.store.helpers import META, study_of
+from tests.stores import META, study_of
 from utils.concept_sources.cases import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
 from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError

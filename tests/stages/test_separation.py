@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.helpers import as_layer
 from tests.oracles import area, average_precision
-from tests.store.helpers import META, study_of
+from tests.stores import META, study_of
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.arv import Arv
 from utils.divisions.least_squares import LeastSquares

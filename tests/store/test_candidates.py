@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.store.helpers import flips
+from tests.stores import flips
 from utils.command_line import opening
 from utils.errors import UserError
 from utils.images.folders import ClassMap

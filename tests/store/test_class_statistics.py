@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.store.helpers import META, equal
+from tests.stores import META, equal
 from utils.errors import UserError
 from utils.store.class_statistics import ClassStore
 

@@ -3,46 +3,10 @@
 import json
 
 import pytest
-import torch
-from torch import nn
 
-from tests.store.helpers import TRANSFORM, split_file
+from tests.entries import effect, effects_of, with_split
 from utils.errors import UserError
 from utils.store.effects import Effects
-from utils.store.splits import write_split
-
-
-def effect(channel=3, **changes):
-    """An effect of two concepts on two images and on one."""
-    images = [
-        {"paths": ["a/1", "a/2"], "effects": [[1.0, 0.5, 0.25], [3.0, 0.5, 0.25]]},
-        {"paths": ["b/1"], "effects": [[-1.0, 2.0, 1.0]]},
-    ]
-    for part in images:
-        part["margins"] = [[value + 0.125 for value in values] for values in part["effects"]]
-        part["effects_permuted"] = [values[::-1] for values in part["effects"]]
-    return {
-        **{"run": "net", "split": f"net_channel{channel}_0_1", "split_sha256": "no digest", "weights_sha256": "00"},
-        **{"layer": "last", "transform": TRANSFORM, "precision": "fp32", "decoding": "pil", "channel": channel},
-        **{"concepts": [[0], [1]], "concept_names": ["a", "b"], "background": None, "split_by": "arv", "rho": 0.9},
-        **{"concepts_from": "classes", "found_by": {"from": "classes"}, "assignment": None},
-        **{"to": "mean", "validation": {"a": "0", "b": "1"}, "images": images, **changes},
-    }
-
-
-def with_split(folder, given, seed=0):
-    """Write the split that an effect is of; the effect with its digest."""
-    torch.manual_seed(seed)
-    file = split_file(nn.Conv2d(2, 20, 1), given["channel"], num_channels=20)
-    write_split(folder / "models" / f"{given['split']}.pt", file)
-    return {**given, "split_sha256": file.sha256}
-
-
-def effects_of(folder, *given):
-    effects = Effects(folder / "out", folder / "models")
-    for one in given:
-        effects.write(one)
-    return effects
 
 
 def test_an_effect_is_read_as_it_was_and_named_after_split_rho_and_replacement(tmp_path):

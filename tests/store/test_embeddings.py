@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.store.helpers import some_flips
+from tests.stores import some_flips
 from utils.errors import UserError
 from utils.store.embeddings import EmbeddingFile, Embeddings
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.scripts import ROOT
-from tests.store.helpers import META, batch, opened, split_file
+from tests.stores import META, batch, opened, split_file
 from utils.errors import UserError
 from utils.store import files
 from utils.store.candidates import read_candidates

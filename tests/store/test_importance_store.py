@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.pictures import write_images
-from tests.store.helpers import IMAGES, META, batch, equal, layer_of, opened, some_flips
+from tests.stores import IMAGES, META, batch, equal, layer_of, opened, some_flips
 from utils.errors import UserError
 from utils.images.folders import ImageList, list_images
 from utils.store import importance_store as store

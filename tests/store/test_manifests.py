@@ -5,7 +5,7 @@ import json
 import pytest
 from torch import nn
 
-from tests.store.helpers import split_file
+from tests.stores import split_file
 from utils.errors import UserError
 from utils.store.files import write_json
 from utils.store.splits import manifest_path, read_manifest, splits_of, write_manifest, write_split

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from tests import factories
 from tests.oracles import load
 from tests.scripts import CHANNEL, RUN
-from tests.store.helpers import split_file
+from tests.stores import split_file
 from utils.images.transform import Transform
 from utils.networks.splitting import network_concepts
 from utils.store import split_network, stored_transform

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.store.helpers import META, some_flips
+from tests.stores import META, some_flips
 from utils.concept_sources.pure import USUAL
 from utils.errors import UserError
 from utils.store.reference_images import References, ReferenceStore

@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from tests.report.test_summary import pair, three
+from tests.entries import pair, three
 from tests.scripts import messages, run_script
-from tests.store.helpers import split_file
+from tests.stores import split_file
 from utils.errors import UserError
 from utils.report import result_files, result_tables
 from utils.store.files import write_json

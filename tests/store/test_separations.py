@@ -1,53 +1,13 @@
 """Separations: one file each, of splits as they are, without NaN in JSON."""
 
 import json
-from math import nan
 
 import pytest
-import torch
-from torch import nn
 
-from tests.store.helpers import split_file
+from tests.entries import row, separation, separations_of, with_splits
 from utils.errors import UserError
 from utils.store.files import write_json
-from utils.store.separations import VALUES, Separations, newest_rows
-from utils.store.splits import write_split
-
-
-def row(split="net_channel3_1_2", concept=1, **values):
-    measured = {name: round(0.1 * number % 1, 3) for number, name in enumerate(VALUES)}
-    return {
-        **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
-        **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9, "irrelevant_there": 9},
-        **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], "ap_draws_real_target": [nan], **measured, **values},
-    }
-
-
-def separation(name="net_pairs", rows=None, **changes):
-    rows = rows or [row(), row(concept=2, ap_all=nan)]
-    return {
-        **{"name": name, "run": "net", "layer": "last", "weights_sha256": "00", "transform": {}, "precision": "fp32"},
-        **{"decoding": "pil", "validation_sha256": "0", "training_sha256": "1", "draws": 2, "irrelevant": None},
-        "splits": {one["split"]: ["no digest", one["rho"], 0.03, 0.75] for one in rows},
-        **{"images": 400, "rows": rows, "evaluation": 1, **changes},
-    }
-
-
-def with_splits(folder, found, seed=0):
-    """Write the splits that a separation is of; the separation with their digests."""
-    for name, values in found["splits"].items():
-        torch.manual_seed(seed)
-        file = split_file(nn.Conv2d(2, 20, 1), int(name.split("_")[1][7:]), num_channels=20)
-        write_split(folder / "models" / f"{name}.pt", file)
-        values[0] = file.sha256
-    return found
-
-
-def separations_of(folder, *given):
-    separations = Separations(folder / "out", folder / "models")
-    for one in given:
-        separations.write(one)
-    return separations
+from utils.store.separations import Separations, newest_rows
 
 
 def test_a_separation_is_read_as_it_was_and_nothing_in_its_file_is_nan(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests import factories
-from tests.store.helpers import CONTEXT, equal, flips, some_flips, split_file
+from tests.stores import CONTEXT, equal, flips, some_flips, split_file
 from utils.divisions.arv import OBJECTIVES, Arv
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError

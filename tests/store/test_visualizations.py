@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.store.test_effects import with_split
+from tests.entries import with_split
 from utils.errors import UserError
 from utils.store.visualizations import Visualizations, packed
 

@@ -5,7 +5,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.concept_sources.source_registry import SOURCES  # noqa: E402

@@ -1,6 +1,7 @@
 """The order of the house: which module may import which, and how large files and folders may grow."""
 
 import ast
+import re
 import sys
 
 import pytest
@@ -128,6 +129,20 @@ def test_few_modules_lie_flat():
     assert len(flat_modules(ROOT)) <= MOST_FLAT_MODULES, flat_modules(ROOT)
 
 
+def imported_tests(root):
+    """A line for every import of a module of tests: what several of them need stands in a module without tests."""
+    return [
+        f"{path.relative_to(root)}:{line} imports {target}"
+        for path in sorted((root / "tests").rglob("*.py"))
+        for line, target in imports(ast.walk(ast.parse(path.read_text())), path, root)
+        if target.startswith("tests.") and re.search(r"\.(test_\w+|conftest)\b", target)
+    ]
+
+
+def test_no_module_of_tests_is_imported():
+    assert imported_tests(ROOT) == []
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The checks find what they are for
 
@@ -215,3 +230,16 @@ def test_what_grows_too_large_is_named(tmp_path):
     names = [f"module{number}.py" for number in range(MOST_FLAT_MODULES)]
     build(tmp_path, {f"utils/{name}": "" for name in names})
     assert flat_modules(tmp_path) == ["errors.py", *names, "plugins.py"]
+
+
+@pytest.mark.parametrize(
+    "code", ["from tests.method.test_rho import x", "from tests.method import test_rho", "from tests import conftest"]
+)
+def test_an_import_of_a_module_of_tests_is_named(tmp_path, code):
+    others = {
+        "tests/method/test_rho.py": "from tests import pictures",
+        "tests/pictures.py": "",
+        "tests/conftest.py": "",
+    }
+    (found,) = imported_tests(build(tmp_path, {**others, "tests/test_new.py": code}))
+    assert found.startswith("tests/test_new.py:1 imports tests.")

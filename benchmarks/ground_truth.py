@@ -26,7 +26,7 @@ from examples.demo.pictures import SIZE, write_pictures
 from examples.demo.training import EPOCHS, read_pictures, train
 from utils.defaults import GAMMA, TAU, P
 from utils.divisions.arv import OBJECTIVES, Arv
-from utils.method.disentangling import Concept, RhoSearch, Split, merge, spatial_sums
+from utils.method.disentangling import Concept, Split, merge, spatial_sums
 from utils.method.evaluation import auroc, summarise
 from utils.method.importance import attribution_shares, channel_importances, relative_importances, relevant_classes
 from utils.method.polysemanticity import (
@@ -36,6 +36,7 @@ from utils.method.polysemanticity import (
     class_pairs,
     gamma_polysemantic,
 )
+from utils.method.rho import RhoSearch
 from utils.networks.layers import find_layer
 from utils.networks.recording import Recorder
 

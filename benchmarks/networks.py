@@ -25,9 +25,10 @@ from tqdm import tqdm
 from benchmarks.report import print_table
 from utils.divisions.arv import OBJECTIVES, USUAL_OBJECTIVE, Arv
 from utils.errors import UserError
-from utils.method.disentangling import RHOS, Concept, Split, split_sources
+from utils.method.disentangling import Concept, Split, split_sources
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
+from utils.method.rho import RHOS
 from utils.networks.independence import check_independence
 from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.loading import load_network

@@ -5,7 +5,8 @@ from torch import nn
 
 from utils.divisions.arv import Arv
 from utils.divisions.least_squares import LeastSquares
-from utils.method.disentangling import RHOS, Concept, Split, split_sources
+from utils.method.disentangling import Concept, Split, split_sources
+from utils.method.rho import RHOS
 from utils.networks.layers import layer_of
 from utils.networks.splitting import DisentangledLayer
 

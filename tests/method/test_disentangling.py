@@ -1,4 +1,4 @@
-"""Splits against brute force, the objectives against loops, and split networks against the originals."""
+"""Splits against brute force, and split networks against the originals."""
 
 import itertools
 import math
@@ -13,20 +13,17 @@ from torch import nn
 
 from tests import factories
 from tests.helpers import as_layer, forward
-from tests.oracles import objective_loop
-from utils.divisions.arv import OBJECTIVES, Arv
+from utils.divisions.arv import Arv
 from utils.method.disentangling import (
-    RHOS,
     Concept,
-    RhoSearch,
     Split,
     disentangled_rows,
     merge,
-    objective_terms,
     shares_of_owners,
     split_sources,
 )
 from utils.method.equality import EqualityCheck
+from utils.method.rho import RHOS
 from utils.networks.layers import find_layer, layer_of
 from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
 
@@ -40,31 +37,6 @@ def random_split(layer, channel, num_concepts=2, seed=0, rho=0.7):
     weight = as_layer(layer).weight[channel].clone()
     division = Arv(owners, torch.zeros(20, 3), "positive", rho, num_concepts)
     return Split(channel, concepts, weight, bias, 4, arvs, arvs.mean(0), division)
-
-
-def test_the_grid_of_rho():
-    assert RHOS == (
-        0.05,
-        0.1,
-        0.15,
-        0.2,
-        0.25,
-        0.3,
-        0.35,
-        0.4,
-        0.45,
-        0.5,
-        0.55,
-        0.6,
-        0.65,
-        0.7,
-        0.75,
-        0.8,
-        0.85,
-        0.9,
-        0.95,
-        1.0,
-    )
 
 
 @settings(max_examples=60)
@@ -228,25 +200,3 @@ def test_a_constant_channel_is_no_division_by_zero():
     check, zeros = EqualityCheck(), torch.zeros(1, 2, 2)
     check.add(zeros, zeros + 1e-9, zeros[0], zeros[0])
     assert check.errors() == (math.inf, 0.0)
-
-
-@settings(max_examples=25)
-@given(num_concepts=st.integers(2, 4), seed=st.integers(0, 1000))
-def test_objectives_equal_a_loop(num_concepts, seed):
-    torch.manual_seed(seed)
-    maps = torch.randn(5, 3, num_concepts, 6)
-    maps[0, 0] = -1  # nothing positive: 0/0 counts as 0
-    concepts = torch.randint(0, num_concepts, (5,))
-    terms = objective_terms(maps, concepts)
-    for image, split in itertools.product(range(5), range(3)):
-        expected = objective_loop(maps[image, split].tolist(), concepts[image].item())
-        assert terms[image, split].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
-
-
-def test_of_equal_values_the_smallest_rho_is_chosen():
-    layer = as_layer(nn.Conv2d(4, 3, 1, bias=False).requires_grad_(False))
-    arvs = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])  # every rho splits alike
-    search = RhoSearch(layer.weight[0], None, arvs)
-    search.add(layer.maps(search.rows, None)(torch.rand(4, 4, 3, 3)), torch.tensor([0, 1, 0, 1]))
-    assert len(search.objectives().unique(dim=0)) == 1
-    assert search.best()[OBJECTIVES.index("positive")] == 0.05

@@ -36,20 +36,21 @@ def test_judged_values_equal_loops():
     shown = own.any(0)
     for k in range(2):
         one, of = scores[k].numpy(), own[k].numpy()
-        assert found["auroc_all"][k].item() == pytest.approx(area(one, of))
-        assert found["ap_all"][k].item() == pytest.approx(average_precision(one, of))
-        assert found["auroc_others"][k].item() == pytest.approx(area(one[shown], of[shown]))
+        assert found.score.auroc[k].item() == pytest.approx(area(one, of))
+        assert found.score.ap[k].item() == pytest.approx(average_precision(one, of))
+        assert found.auroc_others[k].item() == pytest.approx(area(one[shown], of[shown]))
 
 
 def test_a_unit_that_is_the_same_for_all_images_is_as_good_as_chance():
     own = torch.tensor([[True, False, False, False], [False, True, True, False]])
     found = judge(torch.ones(2, 4), own)
-    assert found["auroc_all"].tolist() == found["auroc_others"].tolist() == [0.5, 0.5]
-    assert found["ap_all"].tolist() == [0.25, 0.5]
+    assert found.score.auroc.tolist() == found.auroc_others.tolist() == [0.5, 0.5]
+    assert found.score.ap.tolist() == [0.25, 0.5]
 
 
 def test_no_image_of_a_concept_cannot_be_judged():
     own = torch.tensor([[False, False, False], [False, True, True]])
     found = judge(torch.rand(2, 3), own)
-    assert all(value[0].isnan() for value in found.values()) and not found["ap_all"][1].isnan()
-    assert all(value.isnan().all() for value in judge(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool)).values())
+    assert all(value[0].isnan() for value in (*found.score, found.auroc_others)) and not found.score.ap[1].isnan()
+    nothing = judge(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+    assert all(value.isnan().all() for value in (*nothing.score, nothing.auroc_others))

@@ -14,6 +14,7 @@ from utils.method.polysemanticity import (
     channel_levels,
     class_pairs,
     cosine_similarities,
+    overall_mean,
 )
 
 
@@ -123,7 +124,7 @@ def test_levels_of_classes_equal_a_loop_over_images(with_bias):
     statistics = ClassMeans(4, 4, 2)
     statistics.add(chunk["input_sums"], chunk["targets"], chunk["predictions"], torch.arange(40))
     means, images = statistics.means()[:, 0], statistics.numbers()[:, 0]
-    levels = channel_levels(weight, bias, 9, means[1], means[0], images[0])
+    levels = channel_levels(weight, bias, 9, means[1], overall_mean(means[0], images[0]))
     torch.testing.assert_close(levels.mean, sums.mean(0))
     for output in range(3):
         own = (chunk["targets"] == output) & (chunk["predictions"] == output)

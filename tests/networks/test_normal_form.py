@@ -13,16 +13,7 @@ import torch
 from tests.layers import IMAGE_SIZE, LAYERS, NOWHERE, by_position, images, maps_of, passed_through
 from tests.oracles import objective_loop
 from utils.divisions.arv import OBJECTIVES, Arv
-from utils.method.disentangling import (
-    RHOS,
-    Concept,
-    RhoSearch,
-    Split,
-    merge,
-    objective_terms,
-    spatial_sums,
-    split_sources,
-)
+from utils.method.disentangling import Concept, Split, merge, spatial_sums, split_sources
 from utils.method.evaluation import fractions_of_original
 from utils.method.importance import (
     attribution_shares,
@@ -33,6 +24,7 @@ from utils.method.importance import (
 )
 from utils.method.patches import peaks
 from utils.method.polysemanticity import averaged_relevance_vectors
+from utils.method.rho import RHOS, RhoSearch, objective_terms
 from utils.networks.ablation import held
 from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.recording import Recorder

@@ -9,7 +9,7 @@ from torch import nn
 from tests.splits import fitted_split
 from tests.stores import split_file
 from utils.divisions.arv import Arv
-from utils.method.disentangling import RHOS
+from utils.method.rho import RHOS
 from utils.report.split_text import print_closing_table
 
 

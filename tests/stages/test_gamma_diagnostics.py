@@ -152,7 +152,7 @@ def test_nothing_relevant_has_nothing_to_go_by(opened):
 def test_only_above_mean_leaves_out_classes_below_it(opened, monkeypatch):
     store, classes, all_classes = opened
     sums = torch.rand(all_classes.relevant.shape, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(relevance, "channel_levels", lambda *given: Levels(sums, torch.full((sums.shape[1],), 0.3)))
+    monkeypatch.setattr(relevance, "channel_levels", lambda *_: Levels(sums, torch.full((sums.shape[1],), 0.3)))
     found, above = (
         find_classes(store, classes, 0.5, **{**SETTINGS, "only_above_mean": only}) for only in (False, True)
     )

@@ -15,7 +15,8 @@ from utils.divisions.arv import Arv
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
 from utils.images.folders import ImageList
-from utils.method.disentangling import RHOS, split_sources
+from utils.method.disentangling import split_sources
+from utils.method.rho import RHOS
 from utils.method.shares import least_squares_shares
 from utils.method.significance import p_value, permutation, q_values
 from utils.stages import separation

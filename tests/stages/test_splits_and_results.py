@@ -27,9 +27,9 @@ from tests.scripts import (
     stage3,
     stage4,
 )
-from utils.method.disentangling import RhoSearch
 from utils.method.evaluation import density_curves
 from utils.method.importance import attribution_shares
+from utils.method.rho import RhoSearch
 from utils.networks.splitting import with_splits
 from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, density_limits
 from utils.store.files import write_json

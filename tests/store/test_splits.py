@@ -12,7 +12,8 @@ from tests.stores import CONTEXT, equal, flips, some_flips, split_file
 from utils.divisions.arv import OBJECTIVES, Arv
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
-from utils.method.disentangling import RHOS, Concept, Split
+from utils.method.disentangling import Concept, Split
+from utils.method.rho import RHOS
 from utils.networks.loading import fingerprint
 from utils.store import splits
 from utils.store.files import split_suffix

@@ -19,7 +19,7 @@ from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.folders import ClassMap
-from utils.method.disentangling import RHOS
+from utils.method.rho import RHOS
 from utils.plugins import flags_of
 from utils.stages.validation import (
     ImagePass,

@@ -1,7 +1,7 @@
 """The paper's way: each input belongs to one concept or is shared, by ARVs (Ineq. 5) and a factor rho (Eq. 6).
 
 Stage 3 reads all training images of the concepts, evaluates three objectives for every rho, and keeps the owners of the
-inputs at every rho. The equations are in ``utils.method.disentangling``.
+inputs at every rho. The equations are in ``utils.method.disentangling`` and ``utils.method.rho``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from utils.plugins import Flag, later
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from utils.method.disentangling import Candidate, RhoSearch
+    from utils.method.disentangling import Candidate
+    from utils.method.rho import RhoSearch
     from utils.networks.layers import Layer
 
 torch = later("torch")
 arithmetic = later("utils.networks.precision")
 disentangling = later("utils.method.disentangling")
+rho_search = later("utils.method.rho")
 recording = later("utils.networks.recording")
 
 OBJECTIVES = ("positive", "absolute", "contrast")  # in the order of the columns of ``objectives``
@@ -107,7 +109,7 @@ class Arv(Division):
 
     @property
     def rhos(self) -> tuple[float, ...]:
-        return disentangling.RHOS
+        return rho_search.RHOS
 
     @property
     def rho(self) -> float:
@@ -138,15 +140,15 @@ class Arv(Division):
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arvs: Tensor) -> Arv:
-        if state["rhos"] != list(disentangling.RHOS) or state["objective_names"] != list(OBJECTIVES):
+        if state["rhos"] != list(rho_search.RHOS) or state["objective_names"] != list(OBJECTIVES):
             raise ValueError("its rhos or objectives are not those of this program")
         division = cls(state["owners"], state["objectives"], state["objective"], state["rho"], len(arvs))
-        shape = len(disentangling.RHOS), len(OBJECTIVES)
+        shape = len(rho_search.RHOS), len(OBJECTIVES)
         if division.objectives.shape != shape or not division.objectives.isfinite().all():
             raise ValueError("its objectives are impossible")
-        if division.rho not in disentangling.RHOS or division.objective not in OBJECTIVES:
+        if division.rho not in rho_search.RHOS or division.objective not in OBJECTIVES:
             raise ValueError(f"its rho {division.rho} was chosen in an unknown way")
-        owners = torch.stack([disentangling.split_sources(arvs, rho) for rho in disentangling.RHOS])
+        owners = torch.stack([disentangling.split_sources(arvs, rho) for rho in rho_search.RHOS])
         if not torch.equal(owners, division.owners.long()):
             raise ValueError("its owners do not follow from its ARVs")
         return division
@@ -184,7 +186,7 @@ class Arv(Division):
         return "\n".join(lines)
 
     def rhos_by_objective(self) -> tuple[dict[str, float], str]:
-        return dict(zip(OBJECTIVES, disentangling.best_rhos(self.objectives), strict=True)), self.objective
+        return dict(zip(OBJECTIVES, rho_search.best_rhos(self.objectives), strict=True)), self.objective
 
     def quality(self) -> float:
         """The contrast at the chosen rho."""
@@ -223,7 +225,7 @@ class ArvDivider(Divider):
         """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""
         if id(candidate) not in self._searches:
             num_own = len(candidate.own_concepts)
-            search = disentangling.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
+            search = rho_search.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
             self._searches[id(candidate)] = (search, self.layer.maps(search.rows, search.biases))
         return self._searches[id(candidate)]
 

@@ -1,9 +1,12 @@
 """What the previous layer's channels contribute to a unit in a single image, and the images in which it is largest."""
 
 import torch
+from torch import Tensor
+
+from utils.method.order import strongest
 
 
-def circuits(weight, tap_sums):
+def circuits(weight: Tensor, tap_sums: Tensor) -> Tensor:
     """The circuit of an image: input x gradient at the layer's input, towards the unit's spatial sum.
 
     ``C_i(x) = sum_uv W[i,u,v] S[i,u,v](x)``: the summand of the ARV, which is its mean over a concept's images. With
@@ -22,24 +25,30 @@ def circuits(weight, tap_sums):
     return (weight * tap_sums).sum(-1)
 
 
-def per_norm(features):
-    """Features over their L1 norm, [..., F]: what an image's circuit is made of, however strong the unit is in it."""
+def per_norm(features: Tensor) -> Tensor:
+    """Features over their L1 norm, [..., F]: the composition of an image's circuit, whatever the unit's activation."""
     return features / (features.abs().sum(-1, keepdim=True) + 1e-10)
 
 
 class Strongest:
     """The n images in which each of R units is largest, from batches of any number of images.
 
-    Of equal values those of smaller index count. ``indices`` and ``values`` [R, n], the largest first.
+    Of equal values those of smaller index count. ``indices`` and ``values`` [R, n], the largest first; fewer columns
+    while fewer images were added.
     """
 
-    def __init__(self, number):
-        self._number, self.indices, self.values = number, None, None
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.indices = torch.empty(0, 0, dtype=torch.long)
+        self.values = torch.empty(0, 0)
 
-    def add(self, values, indices):
+    def add(self, values: Tensor, indices: Tensor) -> None:
         """Add images: ``values`` [B, R], and their ``indices`` [B], above all those before."""
-        values, indices = values.T, indices.expand(values.shape[1], -1)
-        if self.values is not None:
-            values, indices = torch.cat([self.values, values], 1), torch.cat([self.indices, indices], 1)
-        order = values.argsort(dim=1, descending=True, stable=True)[:, : self._number]
-        self.values, self.indices = values.gather(1, order), indices.gather(1, order)
+        values = values.T
+        indices = indices.expand(len(values), -1)
+        if self.indices.numel():
+            values = torch.cat([self.values, values], 1)
+            indices = torch.cat([self.indices, indices], 1)
+        order = strongest(values, self._number, dim=1)
+        self.values = values.gather(1, order)
+        self.indices = indices.gather(1, order)

@@ -1,20 +1,23 @@
 """How near a split network is to the original."""
 
 import torch
+from torch import Tensor
 
-# What a correct split may differ by, as shares of the original's values. Networks can enlarge a rounding ten
-# thousandfold on its way to the logits: 3e-4 in fp32 and 5e-13 in fp64 were seen of correct splits, so in fp32 the
-# limit refuses some. In fp64 it is far above roundings, and far below what a mistake in a row or in the merge makes.
+# The limit of a correct split's differences, as shares of the original's values. Networks can enlarge a rounding ten
+# thousandfold on its way to the logits: correct splits with 3e-4 in fp32 and 5e-13 in fp64 were seen, so in fp32 the
+# limit refuses some. In fp64 it is far above roundings, and far below the effect of a mistake in a row or in the merge.
 LARGEST_ERRORS = {"fp64": 1e-9, "fp32": 1e-4}
 
 
 class EqualityCheck:
     """How far a split network is from the original, over batches of real images, in fp32 and where possible in fp64."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._measured = {"fp64": _Measured(), "fp32": _Measured()}
 
-    def add(self, channels, merged, logits, split_logits, precision="fp32"):
+    def add(
+        self, channels: Tensor, merged: Tensor, logits: Tensor, split_logits: Tensor, precision: str = "fp32"
+    ) -> None:
         """Add a batch.
 
         Parameters
@@ -24,7 +27,7 @@ class EqualityCheck:
         logits, split_logits : Tensor [B, outputs]
             Of the original and of the split network.
         precision : str
-            What both networks ran in: ``fp32`` or ``fp64``.
+            In which both networks ran: ``fp32`` or ``fp64``.
         """
         measured = self._measured[precision]
         measured.images += len(logits)
@@ -33,66 +36,73 @@ class EqualityCheck:
         measured.logits.add(logits[:, None], split_logits[:, None])
 
     @property
-    def images(self):
+    def images(self) -> int:
         """Number of images compared in fp32; those compared in fp64 are some of them."""
         return self._measured["fp32"].images
 
     @property
-    def changed_predictions(self):
+    def changed_predictions(self) -> int:
         """Number of images for which the split network predicts another class in fp32."""
         return self._measured["fp32"].changed_predictions
 
     @property
-    def precision(self):
-        """What decides: ``fp64``, or ``fp32`` where the network does not compute in fp64.
+    def precision(self) -> str:
+        """The precision that decides: ``fp64``, or ``fp32`` where the network does not compute in fp64.
 
-        That is so where it fails in fp64, and where equal channels give unequal logits: then something behind the layer
-        computes in less.
+        That is so where it fails in fp64, and where equal channels give unequal logits: then something after the layer
+        computes in a lower precision.
         """
-        limit, (channels, logits) = LARGEST_ERRORS["fp64"], self._measured["fp64"].errors()
+        limit = LARGEST_ERRORS["fp64"]
+        channels, logits = self._measured["fp64"].errors()
         in_fp64 = self._measured["fp64"].images > 0 and not channels < limit <= logits
         return "fp64" if in_fp64 else "fp32"
 
-    def errors(self):
+    def errors(self) -> tuple[float, float]:
         """Largest difference of a channel over its largest magnitude, and of the logits over the original's range."""
         return self._measured[self.precision].errors()
 
-    def fp32_errors(self):
-        """The same in fp32, whatever decides."""
+    def fp32_errors(self) -> tuple[float, float]:
+        """The same in fp32, whatever precision decides."""
         return self._measured["fp32"].errors()
 
-    def is_equal(self):
-        """Whether images were compared, and both errors are below the limit of what decides."""
+    def is_equal(self) -> bool:
+        """Whether images were compared, and both errors are below the limit of the precision that decides."""
         return self.images > 0 and all(error < LARGEST_ERRORS[self.precision] for error in self.errors())
 
 
 class _Measured:
-    """What was measured in one precision."""
+    """Measurements in one precision."""
 
-    def __init__(self):
-        self.images = self.changed_predictions = 0
-        self.channels, self.logits = _Difference(), _Difference()
+    def __init__(self) -> None:
+        self.images = 0
+        self.changed_predictions = 0
+        self.channels = _Difference()
+        self.logits = _Difference()
 
-    def errors(self):
-        channels, logits = self.channels, self.logits
-        return channels.over(torch.maximum(channels.highest, -channels.lowest)), logits.over(
-            logits.highest - logits.lowest
-        )
+    def errors(self) -> tuple[float, float]:
+        """As in ``EqualityCheck.errors``."""
+        channel_error = self.channels.over(torch.maximum(self.channels.highest, -self.channels.lowest))
+        logit_error = self.logits.over(self.logits.highest - self.logits.lowest)
+        return channel_error, logit_error
 
 
 class _Difference:
-    """The largest difference from a reference [B, n, values] so far, and the reference's range, of each of n; NaN where
-    there was one."""
+    """The largest difference of values [B, n, m] from the original ones so far, and the originals' range, of each of n;
+    NaN where a value was NaN."""
 
-    def __init__(self):
-        self.largest, self.lowest, self.highest = torch.tensor([[0], [torch.inf], [-torch.inf]], dtype=torch.float64)
+    def __init__(self) -> None:
+        self.largest = torch.zeros(1, dtype=torch.float64)
+        self.lowest = torch.full((1,), torch.inf, dtype=torch.float64)
+        self.highest = torch.full((1,), -torch.inf, dtype=torch.float64)
 
-    def add(self, reference, values):
-        reference, values = reference.double(), values.double()
-        self.largest = torch.maximum(self.largest, (values - reference).abs().amax((0, 2)).cpu())
-        self.lowest = torch.minimum(self.lowest, reference.amin((0, 2)).cpu())
-        self.highest = torch.maximum(self.highest, reference.amax((0, 2)).cpu())
+    def add(self, original: Tensor, values: Tensor) -> None:
+        """Add a batch."""
+        original = original.double()
+        values = values.double()
+        self.largest = torch.maximum(self.largest, (values - original).abs().amax((0, 2)).cpu())
+        self.lowest = torch.minimum(self.lowest, original.amin((0, 2)).cpu())
+        self.highest = torch.maximum(self.highest, original.amax((0, 2)).cpu())
 
-    def over(self, scale):
-        """The largest share of a scale [n]."""
+    def over(self, scale: Tensor) -> float:
+        """The largest difference as a share of a scale [n]."""
         return float(torch.where(self.largest == 0, 0, self.largest / scale).max())

@@ -1,15 +1,18 @@
-"""How much of the original channel each disentangled channel carries, and the distribution of activations."""
+"""The share of the original channel that each disentangled channel carries, and the distribution of activations."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import gaussian_kde, mannwhitneyu
 
-CLEAN_OWN, CLEAN_OTHER = 0.8, 0.2
+CLEAN_OWN = 0.8
+CLEAN_OTHER = 0.2
 OVERSHOOTING = -0.25, 1.25
 
 
-def fractions_of_original(original, sums):
+def fractions_of_original(original: ArrayLike, sums: ArrayLike) -> np.ndarray:
     """The fractions ``sum(c'_k) / sum(a_c)`` and ``sum(r) / sum(a_c)`` of each image: [n], [n, K + 1] -> [n, K + 1].
 
     Infinite or NaN where the original sum is exactly 0.
@@ -22,9 +25,9 @@ def fractions_of_original(original, sums):
 class Summary:
     """Fractions of one concept over its included images: ``mean``, ``std`` and ``median`` [K + 1].
 
-    NaN without images; the sample standard deviation is NaN with one. ``counted`` images are in them, of ``included``
-    (relative attribution of at least tau) of ``images``; the difference of the first two had an original sum that is
-    not positive.
+    NaN without images; the sample standard deviation is NaN with one. Of ``images`` of the concept, ``included`` have a
+    relative attribution of at least tau; of these the fractions are over the ``counted`` ones, whose original sum is
+    positive.
     """
 
     mean: np.ndarray
@@ -34,57 +37,79 @@ class Summary:
     included: int
     images: int
 
-    def of(self, channels):
+    def of(self, channels: list[int]) -> "Summary":
         """The same of some of the channels."""
-        parts = (getattr(self, name)[channels] for name in ("mean", "std", "median"))
-        return Summary(*parts, self.counted, self.included, self.images)
+        return Summary(
+            mean=self.mean[channels],
+            std=self.std[channels],
+            median=self.median[channels],
+            counted=self.counted,
+            included=self.included,
+            images=self.images,
+        )
 
 
-def summarise(original, sums, included):
+def summarise(original: ArrayLike, sums: ArrayLike, included: ArrayLike) -> Summary:
     """Summary of a concept's images: ``original`` [n], ``sums`` [n, K + 1], ``included`` [n] bool."""
-    original, sums, included = np.asarray(original), np.asarray(sums), np.asarray(included, dtype=bool)
+    original = np.asarray(original)
+    sums = np.asarray(sums)
+    included = np.asarray(included, dtype=bool)
     counted = included & (original > 0)
-    if not counted.any():
-        nothing = np.full(sums.shape[1], np.nan)
-        return Summary(nothing, nothing, nothing, 0, int(included.sum()), len(original))
+    nothing = np.full(sums.shape[1], np.nan)
     fractions = fractions_of_original(original[counted], sums[counted])
-    std = fractions.std(0, ddof=1) if len(fractions) > 1 else np.full(sums.shape[1], np.nan)
     return Summary(
-        fractions.mean(0), std, np.median(fractions, axis=0), int(counted.sum()), int(included.sum()), len(original)
+        mean=fractions.mean(0) if len(fractions) else nothing,
+        std=fractions.std(0, ddof=1) if len(fractions) > 1 else nothing,
+        median=np.median(fractions, axis=0) if len(fractions) else nothing,
+        counted=int(counted.sum()),
+        included=int(included.sum()),
+        images=len(original),
     )
 
 
-def failed_conditions(summary, concept):
-    """What keeps a concept's summary from being clean, as text: nothing if it is.
+def failed_conditions(summary: Summary, concept: int) -> list[str]:
+    """The conditions that keep a concept's summary from being clean, as text: none if it is clean.
 
     Clean: the mean fraction of its own channel ``c'_k`` (k = ``concept``, from 0) is at least 0.8, and that of every
     other one but the residual at most 0.2.
     """
     if not summary.counted:
         return ["no image"]
-    own, others = summary.mean[concept], np.delete(summary.mean[:-1], concept)
-    failed = [f"own {own:.2f}"] if own < CLEAN_OWN else []
-    return failed + ([f"other {others.max():.2f}"] if others.max() > CLEAN_OTHER else [])
+    own_mean = summary.mean[concept]
+    largest_other = np.delete(summary.mean[:-1], concept).max()
+    failed = [f"own {own_mean:.2f}"] if own_mean < CLEAN_OWN else []
+    return failed + ([f"other {largest_other:.2f}"] if largest_other > CLEAN_OTHER else [])
 
 
-def overshoots(summary):
-    """Whether a new channel's mean fraction is far above all of the original channel, or far below nothing."""
-    return bool((summary.mean[:-1] > OVERSHOOTING[1]).any() or (summary.mean[:-1] < OVERSHOOTING[0]).any())
+def overshoots(summary: Summary) -> bool:
+    """Whether a new channel's mean fraction is far above 1 (all of the original channel), or far below 0."""
+    means = summary.mean[:-1]
+    return bool((means > OVERSHOOTING[1]).any() or (means < OVERSHOOTING[0]).any())
 
 
-def auroc(positives, negatives):
+def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
     """How well larger values tell ``positives`` [n] from ``negatives`` [m]: the area under the ROC curve, in 0..1.
 
     The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic). NaN without
-    one of either.
+    positives or without negatives.
     """
+    positives = np.asarray(positives)
+    negatives = np.asarray(negatives)
     if not len(positives) or not len(negatives):
         return np.nan
     return mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
 
 
-def separation(originals, sums):
-    """How well the channels tell each concept from the other ones, as areas under the ROC curve.
+class ConceptAreas(NamedTuple):
+    """Areas under the ROC curve, one concept against the others: of its new channel, and of the original channel in its
+    better direction, ``max(A, 1 - A)``. NaN where there is one concept alone, or no image of it or of the others."""
+
+    new: float
+    original: float
+
+
+def separation(originals: list[np.ndarray], sums: list[np.ndarray]) -> list[ConceptAreas]:
+    """How well the channels tell each concept from the other ones.
 
     Parameters
     ----------
@@ -95,22 +120,22 @@ def separation(originals, sums):
 
     Returns
     -------
-    list of K pairs
-        Of concept k against the others: the area of ``c'_k``, and of the original channel in its better direction,
-        ``max(A, 1 - A)``; NaN where there is one concept alone, or no image of it or of the others.
+    list of K ConceptAreas
     """
     if len(sums) == 1:
-        return [(np.nan, np.nan)]
+        return [ConceptAreas(np.nan, np.nan)]
     areas = []
     for k in range(len(sums)):
         others = [j for j in range(len(sums)) if j != k]
-        own = auroc(sums[k][:, k], np.concatenate([sums[j][:, k] for j in others]))
+        new = auroc(sums[k][:, k], np.concatenate([sums[j][:, k] for j in others]))
         original = auroc(originals[k], np.concatenate([originals[j] for j in others]))
-        areas.append((own, max(original, 1 - original)))
+        areas.append(ConceptAreas(new, max(original, 1 - original)))
     return areas
 
 
-def density_curves(samples, points=256):
+def density_curves(
+    samples: dict[str, np.ndarray], points: int = 256
+) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
     """Gaussian kernel density estimates of several samples on one grid.
 
     Parameters
@@ -138,5 +163,5 @@ def density_curves(samples, points=256):
         if estimate is not None:
             reach = 6 * np.sqrt(estimate.covariance.item())
             ranges.append((samples[label].min() - reach, samples[label].max() + reach))
-    grid = np.unique(np.concatenate([np.linspace(*limits, points) for limits in ranges]))
+    grid = np.unique(np.concatenate([np.linspace(low, high, points) for low, high in ranges]))
     return grid, {label: estimate and estimate(grid) for label, estimate in densities.items()}

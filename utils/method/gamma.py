@@ -1,8 +1,10 @@
-"""What there is to go by in the choice of gamma: how alike ARVs are that should be, and which splits come out clean."""
+"""Diagnostics for choosing gamma: how similar ARVs of one class are, and which splits are clean on held-out images."""
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.cluster.vq import kmeans2
+from torch import Tensor
 
 from utils.method.disentangling import disentangled_rows, merge, shares_of_owners, spatial_sums, split_sources
 from utils.method.evaluation import CLEAN_OTHER, CLEAN_OWN, fractions_of_original
@@ -11,7 +13,7 @@ from utils.method.polysemanticity import averaged_relevance_vectors
 STEPS = 10  # of k-means, all of which it takes
 
 
-def cosines_of_halves(weight, even, odd):
+def cosines_of_halves(weight: Tensor, even: Tensor, odd: Tensor) -> Tensor:
     """Cosine of a channel's ARVs from two halves of each class's images: how far chance alone takes them apart.
 
     Parameters
@@ -25,16 +27,25 @@ def cosines_of_halves(weight, even, odd):
     -------
     Tensor [n], float64; 0 where an ARV is zero
     """
-    halves = (averaged_relevance_vectors(weight, half) for half in (even, odd))
-    return torch.nn.functional.cosine_similarity(*halves, dim=1)
+    even_arvs = averaged_relevance_vectors(weight, even)
+    odd_arvs = averaged_relevance_vectors(weight, odd)
+    return torch.nn.functional.cosine_similarity(even_arvs, odd_arvs, dim=1)
 
 
-def cosine_of_modes(circuits, random):
+def cosine_of_modes(circuits: ArrayLike, random: np.random.Generator) -> float:
     """Cosine of the two k-means centroids of a channel's relevance vectors in the images of one class.
 
-    ``circuits`` [n, C_in] are an image's summands of the ARV; ``random`` is a numpy Generator, which draws the two
-    images that k-means begins with: the second one in proportion to its squared distance from the first (k-means++).
-    NaN where all images are equal.
+    Parameters
+    ----------
+    circuits : array [n, C_in]
+        An image's summands of the ARV.
+    random : Generator
+        Draws the two images that k-means begins with: the second one in proportion to its squared distance from the
+        first (k-means++).
+
+    Returns
+    -------
+    float; NaN where all images are equal
     """
     circuits = np.asarray(circuits, dtype=np.float64)
     first = circuits[random.integers(len(circuits))]
@@ -48,7 +59,9 @@ def cosine_of_modes(circuits, random):
     return float(centroids[0] @ centroids[1] / norms) if norms > 0 else 0.0
 
 
-def held_out_fractions(weight, bias, positions, fitted, held_out):
+def held_out_fractions(
+    weight: Tensor, bias: Tensor | None, positions: int, fitted: Tensor, held_out: Tensor
+) -> np.ndarray:
     """Fractions of the channel's sum that ``c'_1 .. c'_K`` carry, of concepts divided on other images (Ineq. 5, rho 1).
 
     Parameters
@@ -71,10 +84,10 @@ def held_out_fractions(weight, bias, positions, fitted, held_out):
     return fractions_of_original(original.where(original > 0, torch.nan).numpy(), sums[:, :-1].numpy())
 
 
-def clean_concepts(fractions):
-    """Of each concept, whether its own channel keeps at least 0.8 of the original, and every other one at most 0.2.
+def clean_concepts(fractions: np.ndarray) -> np.ndarray:
+    """For each concept, whether its own channel keeps at least 0.8 of the original, and every other one at most 0.2.
 
     ``fractions`` [K, K] has a row for each concept's images, a column for each new channel: array [K] of bool.
     """
-    own = np.eye(len(fractions), dtype=bool)
-    return np.where(own, fractions >= CLEAN_OWN, fractions <= CLEAN_OTHER).all(1)
+    is_own = np.eye(len(fractions), dtype=bool)
+    return np.all(np.where(is_own, fractions >= CLEAN_OWN, fractions <= CLEAN_OTHER), axis=1)

@@ -1,10 +1,12 @@
-"""Groups of classes: the relevant classes of a channel whose ARVs are alike are one concept."""
+"""Groups of classes: the relevant classes of a channel whose ARVs are similar are one concept."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
 
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
 
@@ -18,31 +20,30 @@ class ChannelGroups:
     """
 
     channel: int
-    concepts: list
-    cosines: torch.Tensor
+    concepts: list[list[int]]
+    cosines: Tensor
 
-    def lowest_cosine(self):
+    def lowest_cosine(self) -> float:
         """Of two concepts; 1 where there is only one."""
         return self.cosines.min().item()
 
 
-def linkage_of(cosines):
+def linkage_of(cosines: Tensor) -> np.ndarray:
     """Average linkage of classes on ``1 - cosine``: [n, n] -> scipy's merges [n - 1, 4], of two classes or more."""
-    first, second = torch.triu_indices(len(cosines), len(cosines), offset=1)
-    return linkage(1 - cosines[first, second].double().numpy(), "average")
+    return linkage(squareform(1 - cosines.double().numpy(), checks=False), "average")
 
 
-def cut(merges, gamma):
-    """The groups of a linkage at ``1 - gamma``: lists of places, in ascending order, the groups by their smallest.
+def cut(merges: np.ndarray, gamma: float) -> list[list[int]]:
+    """The groups of a linkage at ``1 - gamma``: ascending numbers of classes, the groups by their smallest.
 
     Two groups stay apart where the mean cosine between their classes is below gamma.
     """
     labels = fcluster(merges, 1 - gamma, "distance")
-    _, first = np.unique(labels, return_index=True)
-    return [np.flatnonzero(labels == labels[place]).tolist() for place in np.sort(first)]
+    _, firsts = np.unique(labels, return_index=True)
+    return [np.flatnonzero(labels == labels[first]).tolist() for first in np.sort(firsts)]
 
 
-def group_classes(cosines, gamma):
+def group_classes(cosines: Tensor, gamma: float) -> list[list[int]]:
     """Groups of classes: average linkage on ``1 - cosine``, cut at ``1 - gamma``.
 
     Of equally close groups scipy's order decides which are merged first, the same at every call.
@@ -55,18 +56,18 @@ def group_classes(cosines, gamma):
 
     Returns
     -------
-    list of lists of places in 0 ... n - 1
+    list of lists of numbers of classes, 0 ... n - 1
     """
     return cut(linkage_of(cosines), gamma) if len(cosines) > 1 else [[0]] * len(cosines)
 
 
-def concept_means(values, groups):
-    """Mean over the members of each group: [n, ...] -> [K, ...]. Of ARVs, it is the concepts' ARVs."""
+def concept_means(values: Tensor, groups: list[list[int]]) -> Tensor:
+    """Mean over the members of each group: [n, ...] -> [K, ...]. For ARVs, it gives the ARVs of the concepts."""
     return torch.stack([values[group].mean(0) for group in groups])
 
 
-def class_groups(weight, mean_inputs, relevant, gamma):
-    """The groups of every channel that is relevant for a class.
+def class_groups(weight: Tensor, mean_inputs: Tensor, relevant: Tensor, gamma: float) -> dict[int, ChannelGroups]:
+    """The groups of every channel that is relevant for a class, by channel.
 
     Parameters
     ----------
@@ -74,16 +75,13 @@ def class_groups(weight, mean_inputs, relevant, gamma):
     mean_inputs : Tensor [T, C_in, taps]
     relevant : BoolTensor [T, C]
     gamma : float
-
-    Returns
-    -------
-    dict of channel -> ChannelGroups
     """
-    found = {}
+    groups_of_channels = {}
     for channel in torch.nonzero(relevant.any(0)).flatten().tolist():
         classes = torch.nonzero(relevant[:, channel]).flatten()
         arvs = averaged_relevance_vectors(weight[channel], mean_inputs[classes])
         groups = group_classes(cosine_similarities(arvs), gamma)
+        concepts = [classes[group].tolist() for group in groups]
         cosines = cosine_similarities(concept_means(arvs, groups)).fill_diagonal_(1)
-        found[channel] = ChannelGroups(channel, [classes[group].tolist() for group in groups], cosines)
-    return found
+        groups_of_channels[channel] = ChannelGroups(channel, concepts, cosines)
+    return groups_of_channels

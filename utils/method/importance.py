@@ -1,11 +1,12 @@
 """How important a channel is for an image (Eq. 1), and which channels are relevant for a class (Ineq. 2)."""
 
 import torch
+from torch import Tensor
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
-def channel_importances(activation, gradient):
+def channel_importances(activation: Tensor, gradient: Tensor) -> Tensor:
     """Eq. 1: importance of each channel for an image's own class, ``R_c(x) = sum_hw a_c * d y_t / d a_c``.
 
     Input x gradient at the layer's output, towards the logit of the image's own class, summed over positions.
@@ -21,8 +22,8 @@ def channel_importances(activation, gradient):
     return (activation.float() * gradient.float()).sum(-1)
 
 
-def relative_importances(importances):
-    """Importances over the image's positive sum, as they are stored.
+def relative_importances(importances: Tensor) -> tuple[Tensor, Tensor]:
+    """Importances (Eq. 1) over the image's positive sum, as they are stored.
 
     Raw importances underflow in float16, so the sum is kept beside them. An image whose positive sum is 0 gets
     zeros: no channel is relevant for it.
@@ -41,7 +42,7 @@ def relative_importances(importances):
     return relative.clamp(-FLOAT16_MAX, FLOAT16_MAX).half(), positive_sums
 
 
-def attribution_shares(activation, gradient):
+def attribution_shares(activation: Tensor, gradient: Tensor) -> Tensor:
     """Each channel's share of an image's positive attribution, as the evaluation counts it: [B, C], float32.
 
     ``sum_hw max(a_c * d y_t / d a_c, 0)`` over its sum over all channels: negative positions are dropped before
@@ -52,7 +53,7 @@ def attribution_shares(activation, gradient):
     return positive / total.where(total > 0, torch.inf)
 
 
-def relevant_in_images(relative, positive_sums, tau):
+def relevant_in_images(relative: Tensor, positive_sums: Tensor, tau: float) -> Tensor:
     """The condition of Ineq. 2 on an image: ``R_c >= tau * sum_c' max(R_c', 0)``.
 
     Relevance is defined on the stored float16 values; an image without positive importance makes none relevant.
@@ -67,7 +68,7 @@ def relevant_in_images(relative, positive_sums, tau):
     -------
     BoolTensor [n, C]
     """
-    smallest = torch.tensor(tau).half()  # that is relevant
+    smallest = torch.tensor(tau).half()  # of the values that are relevant
     if smallest.float() < torch.tensor(tau):
         smallest = smallest.nextafter(torch.tensor(torch.inf).half())
     # Halves of one sign are ordered as their bits are, and those below zero have negative ones: comparing bits saves
@@ -77,7 +78,7 @@ def relevant_in_images(relative, positive_sums, tau):
     return relevant
 
 
-def relevant_shares(counts, images):
+def relevant_shares(counts: Tensor, images: Tensor) -> Tensor:
     """Ineq. 2: in which share of a class's images a channel is relevant, float64 [T, C]; 0 for a class without images.
 
     ``counts`` [T, C] and ``images`` [T] are those of ``relevant_classes``.
@@ -85,7 +86,7 @@ def relevant_shares(counts, images):
     return counts.double() / images.clamp(min=1).double()[:, None]
 
 
-def relevant_classes(counts, images, p, min_images=1):
+def relevant_classes(counts: Tensor, images: Tensor, p: float, min_images: int = 1) -> Tensor:
     """Ineq. 2: a channel is relevant for a class if it is in at least a fraction ``p`` of the class's images.
 
     Parameters

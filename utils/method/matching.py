@@ -1,11 +1,22 @@
-"""Which of a method's units is a labelled concept's, decided on some images, and how good it is, on others."""
+"""Matching a method's units with labelled concepts on some images, and judging them on others."""
+
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from utils.method.ranking import rank_images
+from utils.method.ranking import Score, rank_images, stack_scores
 
 
-def match(scores, own):
+class Judgement(NamedTuple):
+    """How well units rank K concepts: the ``score`` [K] against all other images, and ``auroc_others`` [K], the area
+    under the ROC curve against the images of the other concepts alone. float64."""
+
+    score: Score
+    auroc_others: Tensor
+
+
+def match(scores: Tensor, own: Tensor) -> Tensor:
     """For each concept the unit that ranks its images best above those of the other concepts (area under the ROC
     curve); of equally good ones the first. One unit may serve several concepts.
 
@@ -20,10 +31,10 @@ def match(scores, own):
     -------
     LongTensor [K]
     """
-    return torch.stack([rank_images(scores, of_concept)[0].nan_to_num(0.5).argmax() for of_concept in own])
+    return torch.stack([rank_images(scores, of_concept).auroc.nan_to_num(0.5).argmax() for of_concept in own])
 
 
-def judge(scores, own):
+def judge(scores: Tensor, own: Tensor) -> Judgement:
     """How well units that were matched with K concepts rank these, in images that did not decide on it.
 
     A unit that is the same for all images is as good as chance. NaN without images of a concept, or without others.
@@ -34,23 +45,17 @@ def judge(scores, own):
         Of the unit of each concept, in all images.
     own : BoolTensor [K, N]
         Which images are of which concept.
-
-    Returns
-    -------
-    dict of str -> Tensor [K], float64
-        ``auroc_all`` and ``ap_all`` against all other images, ``auroc_others`` against those of the other concepts.
     """
-    shown = own.any(0)
-    found = [
-        (*_ranked(one[None], of_concept), _ranked(one[None, shown], of_concept[shown])[0])
-        for one, of_concept in zip(scores, own, strict=True)
-    ]
-    return dict(zip(("auroc_all", "ap_all", "auroc_others"), map(torch.stack, zip(*found, strict=True)), strict=True))
+    of_concepts = own.any(0)
+    all_scores, others = [], []
+    for unit, of_concept in zip(scores, own, strict=True):
+        all_scores.append(_ranked(unit[None], of_concept))
+        others.append(_ranked(unit[None, of_concepts], of_concept[of_concepts]).auroc)
+    return Judgement(stack_scores(all_scores), torch.stack(others))
 
 
-def _ranked(scores, own):
-    """Area and average precision of one unit [1, N]; those of chance where it ranks nothing."""
-    (area,), (precision,) = rank_images(scores, own)
+def _ranked(scores: Tensor, own: Tensor) -> Score:
+    """The Score [] of one unit [1, N]; that of chance where it ranks nothing."""
     if 0 < own.sum() < len(own) and scores.min() == scores.max():
-        return torch.tensor(0.5).double(), own.double().mean()
-    return area, precision
+        return Score(torch.tensor(0.5).double(), own.double().mean())
+    return rank_images(scores, own).of(0)

@@ -1,14 +1,25 @@
-"""Sharing a channel's inputs out among concepts by least squares, so that what is not there is not invented."""
+"""Shares of a channel's inputs for each concept by least squares, so that no new channel responds where it did not."""
+
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 RIDGE = 0.01  # of the mean diagonal of the quadratic form, towards equal shares
 TOLERANCE = 1e-5  # of the mean square of the channel
-CHECKED = 10  # steps between two looks at the gap
+CHECKED = 10  # steps between two checks of the gap
 MOST_STEPS = 20_000
 
 
-def least_squares_shares(weights, groups, importance, targets=None, *, ridge=RIDGE, tolerance=TOLERANCE):
+def least_squares_shares(
+    weights: Tensor,
+    groups: list[Tensor],
+    importance: list[float],
+    targets: Tensor | None = None,
+    *,
+    ridge: float = RIDGE,
+    tolerance: float = TOLERANCE,
+) -> Tensor:
     """Shares ``alpha_k`` of every input for which each new channel is the channel on its own images and 0 on others.
 
     With ``c'_k(x) = sum_i alpha_ki W_i . S_i(x)`` and ``a(x) = sum_i T_i . S_i(x)``, minimises over the simplex
@@ -36,11 +47,11 @@ def least_squares_shares(weights, groups, importance, targets=None, *, ridge=RID
     -------
     Tensor [B, K, C_in], of the type of ``weights``
     """
-    problem = _Problem(weights, groups, importance, weights if targets is None else targets, ridge)
+    problem = _problem(weights, groups, importance, weights if targets is None else targets, ridge)
     return _solve(problem, tolerance)
 
 
-def on_simplex(values):
+def on_simplex(values: Tensor) -> Tensor:
     """The nearest points of the simplex: [B, K, C_in] -> the same, not negative and of sum 1 along K.
 
     Michelot's method: the coordinates that a shift to sum 1 makes negative are zero; the others are shifted again.
@@ -52,62 +63,99 @@ def on_simplex(values):
     return (values - shift).clamp(min=0)
 
 
+@dataclass(frozen=True)
 class _Problem:
-    """The quadratic form of B units: ``sum_k alpha_k A alpha_k - 2 alpha_k h_k``, A without ever being made."""
+    """The quadratic forms of B units, ``sum_k alpha_k A alpha_k - 2 alpha_k h_k``, where A is never computed.
 
-    def __init__(self, weights, groups, importance, targets, ridge):
-        self.weights, self.num_concepts = weights, len(groups)
-        flat = [group.to(weights).flatten(1) for group in groups]
-        self.moments = sum(w * one.T @ one / len(one) for w, one in zip(importance, flat, strict=True))
-        wanted = [one @ targets.flatten(1).T for one in flat]  # a(x) of the images of each group, [n_g, B]
-        linear = [w * (one.T @ a / len(one)).T for w, one, a in zip(importance, flat, wanted, strict=True)]
-        self.linear = (torch.stack(linear, 1).view(len(weights), len(flat), *weights.shape[1:]) * weights[:, None]).sum(
-            -1
-        )
-        self.scale = sum(w * a.square().mean(0) for w, a in zip(importance, wanted, strict=True))
-        taps = self.moments.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
-        diagonal = torch.einsum("bit,tui,biu->bi", weights, taps, weights)
-        self.ridge = ridge * diagonal.mean(1)
-        # |A| 1 on the diagonal is no smaller a form than A: steps of its inverse never overshoot
-        magnitudes = weights.abs()
-        self.steepness = (magnitudes * (magnitudes.flatten(1) @ self.moments.abs()).view(weights.shape)).sum(-1)
-        self.steepness = (self.steepness + self.ridge[:, None]).clamp(min=torch.finfo(weights.dtype).tiny)[:, None]
+    ``moments`` [C_in * taps, C_in * taps] are the weighted second moments of the tap sums. For each unit: ``weights``
+    [B, C_in, taps]; ``linear`` [B, K, C_in], h; ``scale`` [B], the value of giving nothing; ``ridge`` [B]; and
+    ``steepness`` [B, 1, C_in], the diagonal of a form that is no smaller than A.
+    """
 
-    def half_gradient(self, shares):
+    moments: Tensor
+    weights: Tensor
+    linear: Tensor
+    scale: Tensor
+    ridge: Tensor
+    steepness: Tensor
+
+    def half_gradient(self, shares: Tensor) -> Tensor:
+        """Half of the gradient at ``shares`` [B, K, C_in]."""
         given = (shares[..., None] * self.weights[:, None]).flatten(2) @ self.moments
         form = (given.view(*shares.shape, -1) * self.weights[:, None]).sum(-1)
-        return form - self.linear + self.ridge[:, None, None] * (shares - 1 / self.num_concepts)
+        return form - self.linear + self.ridge[:, None, None] * (shares - 1 / shares.shape[1])
 
-    def of(self, chosen):
+    def of(self, chosen: Tensor) -> "_Problem":
         """The same of some of the units."""
-        part = object.__new__(_Problem)
-        part.moments, part.num_concepts = self.moments, self.num_concepts
-        for name in ("weights", "linear", "scale", "ridge", "steepness"):
-            setattr(part, name, getattr(self, name)[chosen])
-        return part
+        return replace(
+            self,
+            weights=self.weights[chosen],
+            linear=self.linear[chosen],
+            scale=self.scale[chosen],
+            ridge=self.ridge[chosen],
+            steepness=self.steepness[chosen],
+        )
 
 
-def _solve(problem, tolerance):
-    shape = len(problem.weights), problem.num_concepts, problem.weights.shape[1]
-    found = problem.weights.new_full(shape, 1 / problem.num_concepts)
-    active, shares = torch.arange(shape[0]), found.clone()
-    ahead, momentum = shares, shares.new_ones(shape[0], 1, 1)
+def _problem(weights: Tensor, groups: list[Tensor], importance: list[float], targets: Tensor, ridge: float) -> _Problem:
+    """The _Problem of ``least_squares_shares``."""
+    inputs = [group.to(weights).flatten(1) for group in groups]
+    wanted = [of_group @ targets.flatten(1).T for of_group in inputs]  # a(x) of the images of each group, [n_g, B]
+    size = weights[0].numel()
+    moments = weights.new_zeros(size, size)
+    scale = weights.new_zeros(len(weights))
+    linear = []
+    for factor, of_group, outputs in zip(importance, inputs, wanted, strict=True):
+        moments = moments + factor * of_group.T @ of_group / len(of_group)
+        scale = scale + factor * outputs.square().mean(0)
+        linear.append(factor * (of_group.T @ outputs / len(of_group)).T)
+    by_input = torch.stack(linear, 1).view(len(weights), len(groups), *weights.shape[1:])
+    taps = moments.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
+    diagonal = torch.einsum("bit,tui,biu->bi", weights, taps, weights)
+    ridges = ridge * diagonal.mean(1)
+    # |A| 1 on the diagonal is no smaller a form than A: steps of its inverse never overshoot
+    magnitudes = weights.abs()
+    row_sums = (magnitudes * (magnitudes.flatten(1) @ moments.abs()).view(weights.shape)).sum(-1)
+    return _Problem(
+        moments=moments,
+        weights=weights,
+        linear=(by_input * weights[:, None]).sum(-1),
+        scale=scale,
+        ridge=ridges,
+        steepness=(row_sums + ridges[:, None]).clamp(min=torch.finfo(weights.dtype).tiny)[:, None],
+    )
+
+
+def _solve(problem: _Problem, tolerance: float) -> Tensor:
+    """The best shares, by accelerated projected gradients; units that have converged are left out of further steps."""
+    solution = torch.full_like(problem.linear, 1 / problem.linear.shape[1])
+    active = torch.arange(len(solution))
+    shares = solution.clone()
+    ahead = shares
+    momentum = shares.new_ones(len(solution), 1, 1)
     for step in range(1, MOST_STEPS + 1):
         following = on_simplex(ahead - problem.half_gradient(ahead) / problem.steepness)
         moved = following - shares
-        # momentum that leads uphill begins anew
+        # momentum that leads uphill is reset
         uphill = ((ahead - following) * problem.steepness * moved).sum((1, 2), keepdim=True) > 0
         grown = (1 + (1 + 4 * momentum.where(~uphill, 1).square()).sqrt()) / 2
-        factor = ((momentum - 1) / grown).where(~uphill, 0)
-        ahead, shares, momentum = following + factor * moved, following, grown
+        ahead = following + ((momentum - 1) / grown).where(~uphill, 0) * moved
+        shares = following
+        momentum = grown
         if step % CHECKED == 0 or step == MOST_STEPS:
-            gradient = 2 * problem.half_gradient(shares)
-            # what a linear function can still gain: no less than what is missing to the best value
-            gap = (gradient * shares).sum((1, 2)) - gradient.min(1).values.sum(1)
-            open_ = gap > tolerance * problem.scale
-            found[active] = shares
-            if not open_.any():
+            unfinished = _duality_gap(problem, shares) > tolerance * problem.scale
+            solution[active] = shares
+            if not unfinished.any():
                 break
-            active, problem = active[open_], problem.of(open_)
-            ahead, shares, momentum = ahead[open_], shares[open_], momentum[open_]
-    return found
+            active = active[unfinished]
+            problem = problem.of(unfinished)
+            ahead = ahead[unfinished]
+            shares = shares[unfinished]
+            momentum = momentum[unfinished]
+    return solution
+
+
+def _duality_gap(problem: _Problem, shares: Tensor) -> Tensor:
+    """What a linear function can still gain, [B]: no less than the distance from the best value."""
+    gradient = 2 * problem.half_gradient(shares)
+    return (gradient * shares).sum((1, 2)) - gradient.min(1).values.sum(1)

@@ -1,10 +1,13 @@
 """PURE's virtual neurons: a unit where an image's circuit is nearest to one of its clusters, and nothing elsewhere."""
 
 import torch
+from torch import Tensor
+
+from utils.method.order import strongest
 
 
-def virtual_neurons(maxima, nearest, number):
-    """Values of a unit's virtual neurons: ``max(a, 0)`` at its largest where the nearest centroid is theirs, else 0.
+def virtual_neurons(maxima: Tensor, nearest: Tensor, number: int) -> Tensor:
+    """Values of a unit's virtual neurons: its maximum of ``max(a, 0)`` where the nearest centroid is theirs, else 0.
 
     Parameters
     ----------
@@ -22,8 +25,8 @@ def virtual_neurons(maxima, nearest, number):
     return torch.stack([maxima.where(nearest == cluster, 0) for cluster in range(number)])
 
 
-def strongest_images(maxima, nearest, number):
-    """The images in which a unit is largest, and which of its virtual neurons they are of.
+def strongest_images(maxima: Tensor, nearest: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The images in which a unit is largest, and the virtual neuron of each.
 
     Returns
     -------
@@ -31,6 +34,6 @@ def strongest_images(maxima, nearest, number):
         ``number`` of 0 ... N-1, the largest first, of equal ones the smaller; of images in which the unit is active.
     clusters : LongTensor [n]
     """
-    images = maxima.argsort(descending=True, stable=True)[:number]
+    images = strongest(maxima, number)
     images = images[maxima[images] > 0]
     return images, nearest[images].long()

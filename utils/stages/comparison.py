@@ -135,10 +135,13 @@ def compare(comparison, methods, scores=None):
 
 def _judged(case, draws, own):
     """A row for each concept: means over draws."""
-    found = []
-    for units in draws:
-        found.append(judge(units.validation[match(units.training, case.own)], own))
-    means = {name: torch.stack([one[name] for one in found]).nanmean(0).tolist() for name in JUDGED}
+    judgements = [judge(units.validation[match(units.training, case.own)], own) for units in draws]
+    columns = (
+        [judgement.score.auroc for judgement in judgements],
+        [judgement.score.ap for judgement in judgements],
+        [judgement.auroc_others for judgement in judgements],
+    )
+    means = {name: torch.stack(values).nanmean(0).tolist() for name, values in zip(JUDGED, columns, strict=True)}
     return [{"concept": k + 1, **{name: means[name][k] for name in JUDGED}} for k in range(len(own))]
 
 

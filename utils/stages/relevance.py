@@ -15,6 +15,7 @@ from utils.method.polysemanticity import (
     channel_levels,
     class_pairs,
     gamma_polysemantic,
+    overall_mean,
 )
 
 ENOUGH = 100  # pairs, to look no further
@@ -88,7 +89,8 @@ def find_classes(store, class_store, gamma, *, tau, p, only_correct, min_images,
     """What there is in a layer, as LayerClasses; see ``class_statistics`` for what is read."""
     mean_inputs, images, (counts,) = class_statistics(store, class_store, [tau])
     (weight, bias), positions, which = store.read_layer(), store.meta["positions"], int(only_correct)
-    levels = channel_levels(weight, bias, positions, mean_inputs[which, 0], mean_inputs[0, 0], images[0, 0])
+    mean_input = overall_mean(mean_inputs[0, 0], images[0, 0])
+    levels = channel_levels(weight, bias, positions, mean_inputs[which, 0], mean_input)
     mean_inputs, images = mean_inputs[which], images[which]
     relevant = _relevant(counts[which], images[0], levels, p, min_images, only_above_mean)
     pairs = class_pairs(weight, mean_inputs[0], relevant)

@@ -1,31 +1,44 @@
 """Embeddings of images by another network than the one studied, for scores that need no labels."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.images.resizing import FILTERS
 from utils.images.transform import Transform
-from utils.networks.loading import load_network
+from utils.networks.loading import LoadedNetwork, load_network
+from utils.networks.user_code import user_code
+
+
+class LinearCall(NamedTuple):
+    """A call of a linear layer: what entered it, and its output."""
+
+    layer: nn.Linear
+    input: Tensor
+    output: Tensor
 
 
 class Embedder:
     """A network that gives images embeddings, ``size`` numbers each.
 
-    Of a classifier, that is, a network whose last linear layer executed makes one row an image as wide as the network's
-    output, an embedding is what enters this layer (whatever follows it: a softmax, say). Of any other network it is the
-    output itself: a row an image, the mean over tokens ``[B, N, D]`` (class and register tokens among them, as PURE
-    takes it), or the mean over the places of a map ``[B, D, H, W]``.
+    For a classifier, that is, a network whose last linear layer executed makes one row an image as wide as the
+    network's output, an embedding is what enters this layer (whatever follows it, for example a softmax). For any other
+    network it is the output itself: a row an image, the mean over tokens ``[B, N, D]`` (class and register tokens
+    included, as in PURE), or the mean over the places of a map ``[B, D, H, W]``.
 
-    ``fingerprint`` is a SHA-256 of the network's weights; ``features`` says in words what the embeddings are.
+    ``fingerprint`` is a SHA-256 of the network's weights; ``features`` describes the embeddings in words.
 
     Parameters
     ----------
     model : str
-        What it is called.
+        The name of the network.
     network : LoadedNetwork
         On the CPU.
     transform : Transform
@@ -34,65 +47,71 @@ class Embedder:
     Raises
     ------
     UserError
-        It cannot take such images, or gives something else than one of these outputs.
+        It cannot take such images, or its output is of another form.
     """
 
-    def __init__(self, model, network, transform):
-        self.model, self.module, self.transform = model, network.module, transform
-        self.weights, self.fingerprint = network.weights, network.fingerprint
+    def __init__(self, model: str, network: LoadedNetwork, transform: Transform) -> None:
+        self.model = model
+        self.module = network.module
+        self.transform = transform
+        self.weights = network.weights
+        self.fingerprint = network.fingerprint
         self.layer = self._last_linear()
         name = next((name for name, module in self.module.named_modules() if module is self.layer), None)
         self.features = "its own output" if self.layer is None else f"what enters {name}"
         self.size = self.embed(self._two_images()).shape[1]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.model} with weights {self.weights}: {self.features}, {self.size} numbers"
 
-    def to(self, device):
+    def to(self, device: torch.device) -> Embedder:
         """Move the network to a device."""
-        self.module.to(device, memory_format=torch.channels_last)
+        self.module.to(device).to(memory_format=torch.channels_last)
         return self
 
-    def embed(self, images):
+    def embed(self, images: Tensor) -> Tensor:
         """Embeddings of normalised images, [B, 3, H, W] -> [B, D] float32."""
         output, calls = self._run(images, [] if self.layer is None else [self.layer])
-        found = calls[-1][1] if calls else output
-        if found.ndim == 3:
-            found = found.mean(1)
-        return found.flatten(2).mean(2).float() if found.ndim == 4 else found.float()
+        embeddings = calls[-1].input if calls else output
+        if embeddings.ndim == 3:
+            return embeddings.mean(1).float()
+        return embeddings.flatten(2).mean(2).float() if embeddings.ndim == 4 else embeddings.float()
 
-    def _two_images(self):
+    def _two_images(self) -> Tensor:
         """Noise and black, normalised."""
         size = self.transform.crop_size
         noise = torch.randint(256, (1, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return self.transform.normalise(torch.cat([noise, torch.zeros_like(noise)]), torch.device("cpu"))
 
-    def _last_linear(self):
+    def _last_linear(self) -> nn.Linear | None:
         """The last linear layer executed, where it makes a row an image as wide as the network's output; else None."""
         size = self.transform.crop_size
-        try:
-            linear = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
-            output, calls = self._run(self._two_images(), linear)
-        except Exception as error:  # whatever somebody else's network raises
+
+        def refusal(error: BaseException) -> UserError:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"--embedding {self.model} cannot take images of {size}x{size} pixels: {reason}") from error
-        if not isinstance(output, torch.Tensor) or not 2 <= output.ndim <= 4 or len(output) != 2:
-            what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            return UserError(f"--embedding {self.model} cannot take images of {size}x{size} pixels: {reason}")
+
+        images = self._two_images()
+        with torch.no_grad(), user_code(refusal):  # without hooks: an error in ours is not the network's
+            output = self.module(images)
+        if not isinstance(output, Tensor) or not 2 <= output.ndim <= 4 or len(output) != 2:
+            form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
-                f"--embedding {self.model} gives {what} for two images: neither rows, tokens nor maps of these"
+                f"--embedding {self.model} gives {form} for two images: neither rows, tokens nor maps of these"
             )
-        last, _, made = calls[-1] if calls else (None, None, None)
-        return last if last is not None and output.ndim == 2 and made.shape == output.shape else None
+        _, calls = self._run(images, [module for module in self.module.modules() if isinstance(module, nn.Linear)])
+        if not calls or output.ndim != 2 or calls[-1].output.shape != output.shape:
+            return None
+        return calls[-1].layer
 
-    def _run(self, images, layers):
-        """The output of a pass, and (layer, its input, its output) of every call of some linear layers, in order."""
-        calls, hooks = [], []
+    def _run(self, images: Tensor, layers: list[nn.Linear]) -> tuple[Tensor, list[LinearCall]]:
+        """The output of a pass, and every call of some linear layers, in order."""
+        calls: list[LinearCall] = []
 
-        def keep(layer, given, named, made):
-            calls.append((layer, given[0] if given else named["input"], made))
+        def keep(layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            calls.append(LinearCall(layer, args[0] if args else kwargs["input"], output))
 
-        for layer in layers:
-            hooks.append(layer.register_forward_hook(keep, with_kwargs=True))
+        hooks = [layer.register_forward_hook(keep, with_kwargs=True) for layer in layers]
         try:
             with torch.no_grad():
                 return self.module(images), calls
@@ -101,12 +120,18 @@ class Embedder:
                 hook.remove()
 
 
-def load_embedder(model, studied, transform, mean=None, std=None):
-    """Load what ``--embedding`` asks for: an Embedder, on the CPU.
+def load_embedder(
+    model: str,
+    studied: str,
+    transform: Transform,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Embedder:
+    """Load the network of ``--embedding`` as an Embedder, on the CPU.
 
     Its transform is that of torchvision's named weights, or the one that a factory's module carries as ``transform``, a
-    Transform or a dictionary with its fields. ``mean`` and ``std`` replace these. Where the module carries none, they
-    have to be given, and the images are resized and cropped as for the network studied.
+    Transform or a dictionary with its fields. ``mean`` and ``std`` replace those of the transform. Where the module
+    carries none, they have to be given, and the images are resized and cropped as for the network studied.
 
     Parameters
     ----------
@@ -121,7 +146,7 @@ def load_embedder(model, studied, transform, mean=None, std=None):
     Raises
     ------
     UserError
-        The network studied; an unknown network; a transform that is not known, or none; what ``Embedder`` refuses.
+        The network is the one studied, or unknown; its transform is wrong or missing; ``Embedder`` refuses it.
     """
     try:
         network = load_network(model)
@@ -130,32 +155,37 @@ def load_embedder(model, studied, transform, mean=None, std=None):
     if network.fingerprint == studied:
         raise UserError(f"--embedding {model} is the network studied: embeddings must come from another one")
     if ":" not in model:
-        own = network.transform
+        base = network.transform
     elif hasattr(network.module, "transform"):
-        own = _carried(model, network.module.transform)
+        base = _carried_transform(model, network.module.transform)
     elif mean is None or std is None:
         raise UserError(
             f"--embedding {model} has no transform: give --embedding_mean and --embedding_std, or let its module carry "
             "it as the attribute transform"
         )
     else:
-        own = transform
-    given = {name: tuple(value) for name, value in (("mean", mean), ("std", std)) if value is not None}
-    return Embedder(model, network, replace(own, **given))
+        base = transform
+    colours = replace(
+        base, mean=base.mean if mean is None else tuple(mean), std=base.std if std is None else tuple(std)
+    )
+    return Embedder(model, network, colours)
 
 
-def _carried(model, transform):
+def _carried_transform(model: str, transform: Any) -> Transform:
     """The Transform that a module carries; UserError where it is none."""
-    values = asdict(transform) if isinstance(transform, Transform) else transform
     names = [field.name for field in fields(Transform)]
+    refusal = UserError(f"--embedding {model}: its transform must be a dictionary of {', '.join(names)}, all possible")
     try:
-        sizes = values["resize_size"], values["crop_size"]
-        colours = {name: tuple(float(value) for value in values[name]) for name in ("mean", "std")}
-        right = all(type(size) is int for size in sizes) and sizes[0] >= sizes[1] >= 1
-        right &= set(values) == set(names) and values["interpolation"] in FILTERS
-        right &= all(len(one) == 3 and np.isfinite(one).all() for one in colours.values()) and min(colours["std"]) > 0
-    except (KeyError, TypeError, ValueError):
-        right = False
-    if not right:
-        raise UserError(f"--embedding {model}: its transform must be a dictionary of {', '.join(names)}, all possible")
-    return Transform(**{**values, **colours})
+        values = asdict(transform) if isinstance(transform, Transform) else {name: transform[name] for name in names}
+        mean = tuple(float(value) for value in values["mean"])
+        std = tuple(float(value) for value in values["std"])
+        has_only_fields = isinstance(transform, Transform) or set(transform) == set(names)
+        interpolation_is_known = values["interpolation"] in FILTERS
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal from error
+    sizes = (values["resize_size"], values["crop_size"])
+    sizes_are_possible = all(type(size) is int for size in sizes) and sizes[0] >= sizes[1] >= 1
+    colours_are_possible = len(mean) == len(std) == 3 and bool(np.isfinite([*mean, *std]).all()) and min(std) > 0
+    if not (has_only_fields and interpolation_is_known and sizes_are_possible and colours_are_possible):
+        raise refusal
+    return Transform(**{**values, "mean": mean, "std": std})

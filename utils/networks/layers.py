@@ -315,7 +315,8 @@ class Linear(Layer):
         layer = self.module
         module = copy_module(without_hooks(layer))  # hooks on the layer expect the layer's own channels
         module.weight = nn.Parameter(rows.squeeze(2).to(layer.weight), requires_grad=False)
-        module.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
+        new_bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
+        module.bias = new_bias  # type: ignore[assignment]  # torch declares it as never None
         module.out_features = len(rows)
         return module
 

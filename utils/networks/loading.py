@@ -1,4 +1,4 @@
-"""Networks: torchvision's by name or anybody's by factory, their weights, and copies of them."""
+"""Loading networks (torchvision's by name, or user-supplied ones by factory) and their weights, and copying them."""
 
 import copy
 import hashlib
@@ -7,9 +7,11 @@ import os
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import extend_path
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 import torch
@@ -19,14 +21,25 @@ from torch import nn
 import utils
 from utils.errors import UserError
 from utils.images.transform import Transform
+from utils.networks.user_code import OUT_OF_MEMORY, in_one_line, user_code
+
+StateDict = dict[str, torch.Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoadedNetwork:
     """A frozen network in evaluation mode, with what identifies it.
 
-    ``weights`` says where its weights came from, for people; ``fingerprint`` is a SHA-256 of their values;
-    ``transform`` is the evaluation transform that goes with them.
+    Parameters
+    ----------
+    module : nn.Module
+    weights : str
+        Where its weights came from, in words.
+    fingerprint : str
+        A SHA-256 of their values.
+    transform : Transform
+        The evaluation transform that goes with them.
     """
 
     module: nn.Module
@@ -35,7 +48,7 @@ class LoadedNetwork:
     transform: Transform
 
 
-def load_network(model, weights=None):
+def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
     """Load a network and its weights, on the CPU.
 
     Parameters
@@ -57,15 +70,13 @@ def load_network(model, weights=None):
         module, source, transform = _from_torchvision(model, weights)
     else:
         raise UserError(f"--model {model}: neither a torchvision classification network nor package.module:function")
-    try:
+    with user_code(lambda error: UserError(f"--model {model} cannot be used ({in_one_line(error)})")):
         module.cpu().eval().requires_grad_(False)
         weights_sha256 = fingerprint(module)
-    except Exception as error:  # whatever somebody else's network raises
-        raise UserError(f"--model {model} cannot be used ({_in_one_line(error)})") from error
     return LoadedNetwork(module, source, weights_sha256, transform)
 
 
-def default_weights(model):
+def default_weights(model: str) -> str:
     """Where a network's weights come from unless ``--weights`` says otherwise, as ``LoadedNetwork.weights`` has it."""
     if ":" in model:
         return "the factory's own"
@@ -73,7 +84,7 @@ def default_weights(model):
     return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
 
 
-def has_named_weights(model, weights):
+def has_named_weights(model: str, weights: str | None) -> bool:
     """Whether a network has named weights of torchvision, which know the classes of ImageNet in their order."""
     return (
         ":" not in model
@@ -81,26 +92,24 @@ def has_named_weights(model, weights):
     )
 
 
-def fingerprint(network):
+def fingerprint(network: nn.Module) -> str:
     """SHA-256 of a network's parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:  # a module's extra state
             digest.update(f"{name} {value!r}\n".encode())
     return digest.hexdigest()
 
 
-def _from_factory(model, weights):
+def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Transform]:
     module_name, _, function = model.partition(":")
     sys.path.insert(0, os.getcwd())
     utils.__path__ = extend_path(utils.__path__, "utils")  # a package of that name in the working directory, too
-    try:
+    with user_code(lambda error: UserError(f"--model {model} cannot be made ({in_one_line(error)})")):
         network = getattr(importlib.import_module(module_name), function)()
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        raise UserError(f"--model {model} cannot be made ({_in_one_line(error)})") from error
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
     if weights is None:
@@ -109,7 +118,7 @@ def _from_factory(model, weights):
     return network, Path(weights).name, Transform()
 
 
-def _from_torchvision(model, weights):
+def _from_torchvision(model: str, weights: str | None) -> tuple[nn.Module, str, Transform]:
     named = torchvision.models.get_model_weights(model).__members__
     weights = weights or default_weights(model)
     if weights in named:
@@ -122,37 +131,37 @@ def _from_torchvision(model, weights):
     return network, Path(weights).name, Transform()
 
 
-def _download(model, weights):
+def _download(model: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     present = file.is_file()
-    try:
-        return torchvision.models.get_model(model, weights=weights)
-    except Exception as error:  # the many ways in which a damaged file can fail to be read, or a download
+
+    def refusal(error: BaseException) -> UserError:
         if present:
-            reason = f"weights file {file} is damaged or not {model}'s ({type(error).__name__}): delete it"
-        else:
-            reason = f"no weights file {file}, and it cannot be downloaded ({error}): put {weights.url} there"
-        raise UserError(reason) from error
+            return UserError(f"weights file {file} is damaged or not {model}'s ({type(error).__name__}): delete it")
+        return UserError(f"no weights file {file}, and it cannot be downloaded ({error}): put {weights.url} there")
+
+    with user_code(refusal):  # a damaged file can fail to be read in many ways, and so can a download
+        return torchvision.models.get_model(model, weights=weights)
 
 
-def _transform_of(weights):
+def _transform_of(weights: torchvision.models.WeightsEnum) -> Transform:
     preset = weights.transforms()
-    (resize_size,), (crop_size,) = preset.resize_size, preset.crop_size
+    (resize_size,) = preset.resize_size
+    (crop_size,) = preset.crop_size
     return Transform(resize_size, crop_size, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
 
 
-def _read_state_dict(path):
+def _read_state_dict(path: str) -> StateDict:
     """A state dict, also as ``state_dict`` or ``model`` of a checkpoint, or of a network in DataParallel."""
     if not Path(path).is_file():
         raise UserError(f"--weights {path}: there is no such file")
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they are about is refused here, or of no concern
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # the many ways in which a damaged file can fail to be read
-        raise UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})") from error
+
+    def refusal(error: BaseException) -> UserError:
+        return UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})")
+
+    with open(path, "rb") as file, warnings.catch_warnings(), user_code(refusal):  # a damaged file fails in many ways
+        warnings.simplefilter("ignore")  # files they warn of are refused below, or are harmless
+        state = torch.load(file, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(
@@ -166,23 +175,25 @@ def _read_state_dict(path):
     return _without_prefix(state, "module.")
 
 
-def _without_prefix(state, prefix):
+def _without_prefix(state: StateDict, prefix: str) -> StateDict:
     """A state dict whose names all begin with a prefix, without it; the versions of its modules stay with them."""
     if not all(name.startswith(prefix) for name in state):
         return state
     plain = OrderedDict((name.removeprefix(prefix), value) for name, value in state.items())
     versions = getattr(state, "_metadata", {})
-    plain._metadata = {f"{name}.".removeprefix(prefix).removesuffix("."): own for name, own in versions.items() if name}
+    plain._metadata = {  # type: ignore[attr-defined]  # torch keeps it there
+        f"{name}.".removeprefix(prefix).removesuffix("."): version for name, version in versions.items() if name
+    }
     return plain
 
 
-def _local_options(model, state, weights):
+def _local_options(model: str, state: StateDict, weights: str) -> dict[str, Any]:
     """Number of classes and auxiliary classifiers, read off a state dict.
 
     The classifier is what changes its shape with the number of classes.
     """
     auxiliary = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}.get(model)
-    options = {}
+    options: dict[str, Any] = {}
     if auxiliary:
         options = {"aux_logits": any(name.startswith(auxiliary) for name in state), "init_weights": False}
     shapes = [_shapes(model, {"num_classes": number, **options}) for number in (1000, 1001)]
@@ -192,70 +203,61 @@ def _local_options(model, state, weights):
     return {"num_classes": len(state[classifier[-1]]), **options}
 
 
-def _shapes(model, options):
+def _shapes(model: str, options: dict[str, Any]) -> dict[str, torch.Size]:
     """Names and shapes of a network's parameters and buffers."""
     try:
         with torch.device("meta"):  # costs no time and no memory
             network = torchvision.models.get_model(model, **options)
-    except Exception:  # it computes while it is made, and meta tensors have no values (RegNet)
+    except RuntimeError:  # RegNet computes while it is made, and meta tensors have no values
         network = torchvision.models.get_model(model, **options)
     return {name: value.shape for name, value in network.state_dict().items()}
 
 
-def _load_into(network, state, weights):
-    try:
+def _load_into(network: nn.Module, state: StateDict, weights: str) -> None:
+    def refusal(error: BaseException) -> UserError:
+        problems = [line.strip() for line in str(error).split("\n")[1:]] or [in_one_line(error)]
+        return UserError(f"--weights {weights} does not fit the network: {' '.join(problems)[:300]}")
+
+    with user_code(refusal):
         network.load_state_dict(state)
-    except Exception as error:  # of somebody else's network, whatever it raises
-        problems = [line.strip() for line in str(error).split("\n")[1:]] or [_in_one_line(error)]
-        raise UserError(f"--weights {weights} does not fit the network: {' '.join(problems)[:300]}") from error
-
-
-def _in_one_line(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Copies of networks that are not made to be copied, and what becomes of the hooks of a module.
+# Copies of networks that are not made to be copied, and the hooks of a module.
 
 
-def copy_module(module):
+def copy_module(module: Module) -> Module:
     """A deep copy of a module: nothing that is done to the copy reaches the original.
 
-    ``copy.deepcopy`` alone stops at a tensor with a graph behind it (the weight that the old ``weight_norm`` computes)
-    and at a lock, an open file or the like. Of the first the copy has the values. The second is shared with the
-    original: it is no part of what a network computes, and there is no other way to give it to the copy.
-
-    Parameters
-    ----------
-    module : nn.Module
-
-    Returns
-    -------
-    nn.Module
+    ``copy.deepcopy`` alone fails on a tensor that has a graph (the weight that the old ``weight_norm`` computes) and on
+    a lock, an open file and similar objects. The copy has the values of such a tensor. It shares the other objects with
+    the original: they are no part of what a network computes, and there is no other way to give them to the copy.
 
     Raises
     ------
     ValueError
-        What cannot be copied is deeper than in an attribute of a module, or in a list or dictionary there.
+        An object that cannot be copied is deeper than in an attribute of a module, or in a list or dictionary there.
     """
-    modules = {id(one): one for one in module.modules()}
-    memo = {}
-    for one in modules.values():
-        for value in _held_by(one):
+    modules = {id(submodule): submodule for submodule in module.modules()}
+    memo: dict[int, Any] = {}
+    for submodule in modules.values():
+        for value in _attributes(submodule):
             if isinstance(value, torch.Tensor):
                 if not value.is_leaf:
                     memo[id(value)] = value.detach().clone()
             elif not _can_be_copied(value, modules):
                 memo[id(value)] = value
-    try:
-        return copy.deepcopy(module, memo)
-    except Exception as error:  # whatever somebody else's objects raise
+
+    def refusal(error: BaseException) -> ValueError:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{type(module).__name__} cannot be copied ({type(error).__name__}: {reason})") from error
+        return ValueError(f"{type(module).__name__} cannot be copied ({type(error).__name__}: {reason})")
+
+    with user_code(refusal):
+        return copy.deepcopy(module, memo)
 
 
-def _held_by(module):
-    """Everything in a module's attributes but its submodules, one by one."""
+def _attributes(module: nn.Module) -> Iterator[Any]:
+    """Every value in a module's attributes but its submodules; those in lists and dictionaries one by one."""
     for name, value in vars(module).items():
         if name == "_modules":
             continue
@@ -267,26 +269,32 @@ def _held_by(module):
             yield value
 
 
-def _can_be_copied(value, modules):
+def _can_be_copied(value: Any, modules: Mapping[int, nn.Module]) -> bool:
     try:
         copy.deepcopy(value, dict(modules))  # modules count as copied: each is asked for itself
-    except Exception:  # whatever somebody else's objects raise
+    except OUT_OF_MEMORY:
+        raise
+    except Exception:  # of the user's object, whose class decides what it raises
         return False
     return True
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Hooks of a module: they belong to whatever takes its place, never to its copies.
+# Hooks of a module: the module that takes its place gets them, its copies never do.
 
 
 HOOKS = (
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_backward_hooks", "_backward_pre_hooks"),
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_hooks",
+    "_backward_pre_hooks",
 )
 
 
-def without_hooks(module):
+def without_hooks(module: Module) -> Module:
     """The same module without its hooks: another object with the same parameters, buffers and submodules."""
     bare = copy.copy(module)
     for hooks in HOOKS:
@@ -295,8 +303,8 @@ def without_hooks(module):
     return bare
 
 
-def share_hooks(module, other):
-    """Let ``other`` run the hooks that are on ``module`` now."""
+def share_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Let ``target`` run the hooks that are on ``source`` now."""
     for hooks in HOOKS:
-        getattr(other, hooks).update(getattr(module, hooks))
-    other._is_full_backward_hook = module._is_full_backward_hook
+        getattr(target, hooks).update(getattr(source, hooks))
+    target._is_full_backward_hook = source._is_full_backward_hook

@@ -1,27 +1,49 @@
-"""Repeated passes over the same images in which only what begins at a layer is computed anew."""
+"""Repeated passes over the same images in which only the layer and what follows it are computed anew.
 
+Stage 4's ``--get_effect`` runs the same images 16 times for each split into two concepts, with other constants in the
+layer's place each time. Stage 3 runs the images of a class once for every split. What the network does before the layer
+is the same each time. For ResNet-50 with layer4.2.conv3 that is nearly everything. Measured on a CPU, against running
+the whole network each time: effects are 13 times faster, the proof of equality of 20 splits 17 times (that of a single
+split 1.7 times); with the demonstration's small network 3.7 and 1.6 times. The results are equal.
+
+How it works, in three steps:
+
+1. A first pass records the outputs of the modules that end before the layer begins (``_Recording``).
+2. In each later pass the ``forward`` of these modules is replaced by one that returns what was recorded; the network's
+   own code runs as always, so shortcuts, concatenations and hooks need no special care (``_returning``, ``_forwards``).
+3. Once, it is checked that such a pass gives the logits of the first pass bit for bit. Otherwise nothing is replaced.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import ref
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from utils.networks.user_code import OUT_OF_MEMORY
+
+Forward = Callable[..., Any]  # of a module
 
 
 class Replay:
     """Gives the logits of some images again and again, and computes anew only what begins at a module.
 
-        behind = Replay(network, layer.module, images)
-        logits = behind()
+        replay = Replay(network, layer.module, images)
+        logits = replay()
 
-    Made by one pass over the images. The modules that end before ``module`` begins, and lie outside of each other,
-    return what they returned then, call by call. ``module`` and everything behind it is computed anew, so hooks on it
-    and a module that is put in its place do what they do in the network; so are operations between modules, and hooks
-    of the remembered ones. A tensor that nothing but remembered modules received is not kept: of a chain of modules
-    that is what the last one returned.
+    Made by one pass over the images. The modules that end before ``module`` begins, and are not part of each other,
+    return what they returned then, call by call. ``module`` and everything after it is computed anew. So hooks on it,
+    or a module that is put in its place, do what they do in the network. Operations between modules and hooks of the
+    recorded modules run again, too. A tensor that only recorded modules received is not kept: of a chain of modules
+    only the last output is.
 
-    The whole network is run each time where the remembered outputs do not give the logits of the first pass bit for
-    bit (somebody's network may pass on more than its modules return), and where ``module`` begins at once, or never.
+    The whole network is run each time where the recorded outputs do not give the logits of the first pass bit for bit
+    (a user-supplied network may pass on more than its modules return), and where ``module`` is the first one, or is
+    never called.
 
     Parameters
     ----------
@@ -33,128 +55,154 @@ class Replay:
         On the network's device.
     """
 
-    def __init__(self, network, module, images):
+    def __init__(self, network: nn.Module, module: nn.Module, images: Tensor) -> None:
         images = images.detach()
+        self._network = network
         with torch.no_grad():
             recording = _Recording(images)
             logits = recording.run(network, module)
-            self._network, self._images, self._outputs = network, recording.images, recording.outputs()
+            self._images: Any = recording.images
+            self._outputs = recording.outputs()
             if not (self._outputs and self._gives(logits)):
-                self._images, self._outputs = images, {}
+                self._images = images
+                self._outputs = {}
 
-    def __call__(self):
-        """The logits [B, outputs], in the caller's mode of gradients and arithmetic (that in which this was made)."""
+    def __call__(self) -> Tensor:
+        """The logits [B, outputs].
+
+        Call it in the arithmetic (autocast, TF32) in which it was made; gradients are the caller's choice.
+        """
         with _forwards({module: _returning(module, outputs) for module, outputs in self._outputs.items()}):
             return self._network(_tensors(self._images))
 
     @property
-    def num_bytes(self):
-        """The memory that the remembered tensors take."""
-        kept = tree_leaves([self._images, *self._outputs.values()])
-        tensors = [one.value if isinstance(one, _Remembered) else one for one in kept]
-        return sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))
+    def num_bytes(self) -> int:
+        """The memory that the recorded tensors take."""
+        recorded = tree_leaves([self._images, *self._outputs.values()])
+        tensors = [leaf.value if isinstance(leaf, _Recorded) else leaf for leaf in recorded]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
-    def _gives(self, logits):
+    def _gives(self, logits: Tensor) -> bool:
         try:
             return torch.equal(self(), logits)
-        except Exception:  # whatever somebody else's network raises where a tensor has no values
+        except OUT_OF_MEMORY:
+            raise
+        except Exception:  # of the user-supplied network, where it looks at a tensor whose values were not kept
             return False
 
 
-class _Remembered:
-    """A tensor of the first pass: its values when an operation outside of the remembered modules first read it."""
+class _Recorded:
+    """A tensor of the first pass: its values when an operation outside of the recorded modules first read it."""
 
-    def __init__(self, tensor):
-        self.tensor, self.value = ref(tensor), None
-        self._like = {"dtype": tensor.dtype, "device": tensor.device}
-        self._shape, self._nothing = tensor.shape, torch.nan if tensor.is_floating_point() else 0
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = ref(tensor)
+        self.value: Tensor | None = None
+        self._shape = tensor.shape
+        self._dtype = tensor.dtype
+        self._device = tensor.device
 
-    def again(self):
-        """The tensor, for the network to change as it likes; without values, NaN, where nothing reads them."""
-        if self.value is None:
-            return torch.full((), self._nothing, **self._like).expand(self._shape)
-        return self.value.clone()
+    def again(self) -> Tensor:
+        """The tensor, for the network to change as it likes; NaN in place of values that no operation reads."""
+        if self.value is not None:
+            return self.value.clone()
+        fill = torch.nan if self._dtype.is_floating_point else 0
+        return torch.full((), fill, dtype=self._dtype, device=self._device).expand(self._shape)
 
 
 class _Recording(TorchDispatchMode):
-    """A pass in which the outputs of modules that end before a module begins are remembered, as far as they are read.
+    """A pass in which the outputs of modules that end before a module begins are recorded, as far as they are read.
 
-    Modules inside of those, and what is read there, are no matter: neither happens in a replay.
+    A dispatch mode sees every operation with the tensors that it reads. So the values of an output are only kept once
+    an operation outside of the recorded modules reads them. Modules inside of recorded ones, and what these read, do
+    not matter: neither runs in a replay.
     """
 
-    def __init__(self, images):
+    def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self._tensors, self._calls, self._inside, self._begun = [], [], False, False
-        self._given, self.images = images, self._remember(images)
+        self._tensors: list[_Recorded] = []
+        self._calls: list[tuple[nn.Module, Any]] = []
+        self._inside = False  # a recorded module is running
+        self._begun = False  # the module from which on everything is computed anew has been called
+        self._given = images
+        self.images = self._record(images)
 
-    def run(self, network, module):
+    def run(self, network: nn.Module, module: nn.Module) -> Tensor:
         """One pass: the logits."""
-        parts = {*module.modules()}
-        outside = [one for one in network.modules() if one not in parts and module not in {*one.modules()}]
-        with _forwards({**{one: self._watched(one) for one in outside}, module: self._beginning(module)}), self:
+        parts = set(module.modules())
+        outside = [
+            candidate
+            for candidate in network.modules()
+            if candidate not in parts and module not in set(candidate.modules())
+        ]
+        forwards = {candidate: self._recording(candidate) for candidate in outside}
+        with _forwards({**forwards, module: self._beginning(module)}), self:
             return network(self._given)
 
-    def outputs(self):
-        """{module: [output of each remembered call, with _Remembered in place of tensors]}"""
-        found = {}
+    def outputs(self) -> dict[nn.Module, list[Any]]:
+        """{module: [output of each recorded call, with _Recorded in place of tensors]}"""
+        outputs: dict[nn.Module, list[Any]] = {}
         for module, output in self._calls if self._begun else ():
-            found.setdefault(module, []).append(output)
-        return found
+            outputs.setdefault(module, []).append(output)
+        return outputs
 
-    def _remember(self, output):
-        def remembered(tensor):
-            self._tensors.append(_Remembered(tensor))
+    def _record(self, output: Any) -> Any:
+        def recorded(tensor: Tensor) -> _Recorded:
+            self._tensors.append(_Recorded(tensor))
             return self._tensors[-1]
 
-        return tree_map_only(torch.Tensor, remembered, output)
+        return tree_map_only(Tensor, recorded, output)
 
-    def _watched(self, module):
+    def _recording(self, module: nn.Module) -> Forward:
+        """The module's forward, whose output is recorded unless the call is inside of a recorded module's."""
         forward = module.forward
 
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self._begun or self._inside:
                 return forward(*args, **kwargs)
             self._inside = True
             output = forward(*args, **kwargs)
             self._inside = False
             if not self._begun:
-                self._calls.append((module, self._remember(output)))
+                self._calls.append((module, self._record(output)))
             return output
 
         return call
 
-    def _beginning(self, module):
+    def _beginning(self, module: nn.Module) -> Forward:
+        """The forward of the module from which on everything is computed anew."""
         forward = module.forward
 
-        def call(*args, **kwargs):
-            if self._inside:  # called by one that it is no part of: nothing that was remembered can be returned
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:  # a module calls it that it is no part of: no recorded output can be returned
                 self._calls.clear()
-            self._begun, self._inside = True, False
+            self._begun = True
+            self._inside = False
             return forward(*args, **kwargs)
 
         return call
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = () if self._inside else tree_leaves((args, kwargs))
-        for tensor in (one for one in given if isinstance(one, torch.Tensor)):
-            unread = [one for one in self._tensors if one.value is None and one.tensor() is tensor]
+        read = () if self._inside else tree_leaves((args, kwargs))
+        for tensor in (leaf for leaf in read if isinstance(leaf, Tensor)):
+            unread = [recorded for recorded in self._tensors if recorded.value is None and recorded.tensor() is tensor]
             value = tensor.clone() if unread else None  # before the operation, which may change it in place
-            for one in unread:
-                one.value = value
+            for recorded in unread:
+                recorded.value = value
         return operation(*args, **kwargs)
 
 
-def _tensors(output):
-    """An output of the first pass, with tensors in place of _Remembered."""
-    return tree_map_only(_Remembered, _Remembered.again, output)
+def _tensors(output: Any) -> Any:
+    """An output of the first pass, with tensors in place of _Recorded."""
+    return tree_map_only(_Recorded, _Recorded.again, output)
 
 
-def _returning(module, outputs):
+def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
     """A forward that returns these outputs, one a call, and computes further calls."""
-    forward, remaining = module.forward, iter(outputs)
+    forward = module.forward
+    remaining = iter(outputs)
 
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         for output in remaining:
             return _tensors(output)
         return forward(*args, **kwargs)
@@ -163,9 +211,9 @@ def _returning(module, outputs):
 
 
 @contextmanager
-def _forwards(forwards):
+def _forwards(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
     """While in the block, the modules {module: forward} have these in place of their own; their hooks stay."""
-    own = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
+    replaced = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:
         for module, forward in forwards.items():
             vars(module)["forward"] = forward
@@ -173,5 +221,5 @@ def _forwards(forwards):
     finally:
         for module in forwards:
             vars(module).pop("forward", None)
-        for module, forward in own.items():
+        for module, forward in replaced.items():
             vars(module)["forward"] = forward

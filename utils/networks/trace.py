@@ -107,7 +107,7 @@ def trace(network: nn.Module, image_size: int) -> Trace:
     noise = torch.randn(3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     images = torch.stack([noise, torch.zeros_like(noise)])
 
-    def refusal(error: Exception) -> UserError:
+    def refusal(error: BaseException) -> UserError:
         types = {value.dtype for value in network.parameters()}
         if types and torch.float32 not in types:
             return UserError(f"the network's weights are {types.pop()}, {FLOAT32}")

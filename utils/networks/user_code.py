@@ -12,7 +12,7 @@ OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 @contextmanager
-def user_code(explain: Callable[[Exception], Exception]) -> Iterator[None]:
+def user_code(explain: Callable[[BaseException], Exception]) -> Iterator[None]:
     """While in the block, an error is raised as what ``explain`` makes of it.
 
     Only a call into user-supplied code (or a library of which the exceptions cannot be listed) belongs in the block:
@@ -22,10 +22,10 @@ def user_code(explain: Callable[[Exception], Exception]) -> Iterator[None]:
         yield
     except (UserError, *OUT_OF_MEMORY):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise explain(error) from error
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Type and message of an error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -11,9 +11,10 @@ More concepts: --classes_for_concept3 ... --classes_for_concept8. Many pairs in 
 once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 """
 
+import argparse
 from functools import partial
 
-from utils.command_line import flags
+from utils.command_line import flags, split_flags
 from utils.command_line.run import run
 from utils.command_line.settings import DisentanglingSettings
 
@@ -24,26 +25,35 @@ def get_args_parser():
     flags.add_store_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")
-    flags.add_concept_flags(parser)
-    flags.add_candidates_flag(parser)
+    split_flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")
+    split_flags.add_concept_flags(parser)
+    split_flags.add_candidates_flag(parser)
     help = "ARVs and the images that choose rho from correctly classified images only (default: as the candidates say)"
-    flags.add_only_correct_flag(parser, help)
-    flags.add_division_flags(parser, stage3=True)
-    flags.add_source_flags(parser)
+    split_flags.add_only_correct_flag(parser, help)
+    split_flags.add_division_flags(parser, stage3=True)
+    split_flags.add_source_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
 
 
-def settings_from(args, _):
+def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> DisentanglingSettings:
     flags.require(args, "model")
-    source, given = flags.source_of(args)
-    candidates = flags.candidates_from(args, DisentanglingSettings.channel_flag, finds_concepts=not source.labelled)
-    split_by, division_given, background = flags.division_of(args, source)
-    derived = {"finds_concepts": not source.labelled, "source_given": given, "division_given": division_given}
-    derived |= {"split_by": split_by, "background": background}
-    return flags.settings_of(DisentanglingSettings, args, **candidates, **derived)
+    source = split_flags.source_of(args)
+    channel_flag = DisentanglingSettings.channel_flag
+    concepts = split_flags.concepts_from(args, channel_flag, finds_concepts=not source.labelled)
+    division = split_flags.division_of(args, source)
+    return flags.settings_of(
+        DisentanglingSettings,
+        args,
+        channels=split_flags.channels_from(args, channel_flag),
+        concepts=concepts,
+        finds_concepts=not source.labelled,
+        source_given=split_flags.given_to(source, args),
+        split_by=division.name,
+        division_given=split_flags.given_to(division, args),
+        background=split_flags.background_of(args, source, division),
+    )
 
 
 def main(settings):

@@ -17,11 +17,11 @@ Draws an overview of the layer, and with --plot_wordnet how the cosines relate t
 from pathlib import Path
 
 from utils import defaults
-from utils.command_line import flags
-from utils.command_line.figures import add_figure_flag
+from utils.command_line import flags, threshold_flags
 from utils.command_line.run import run
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
+from utils.plugins import positive_int
 
 
 def get_args_parser():
@@ -31,11 +31,11 @@ def get_args_parser():
     flags.add_data_flag(parser, "where the images are: for the line that says what to run next; none is read")
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    flags.add_threshold_flags(parser)
+    threshold_flags.add_threshold_flags(parser)
     parser.add_argument(
         "--cos_sim_low", type=flags.cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
     )
-    add_figure_flag(parser)
+    flags.add_figure_flag(parser)
     parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
         "--only_above_mean",
@@ -44,11 +44,11 @@ def get_args_parser():
     )
     parser.add_argument(
         "--min_images",
-        type=flags.positive_int,
+        type=positive_int,
         default=defaults.MIN_IMAGES,
         help="leave out classes with fewer images (with --only_correct: correctly classified ones) (%(default)s)",
     )
-    flags.add_shown_flags(parser)
+    threshold_flags.add_shown_flags(parser)
     parser.add_argument(
         "--plot_wordnet",
         action="store_true",
@@ -60,8 +60,8 @@ def get_args_parser():
 
 def settings_from(args, _):
     flags.require(args, "model")
-    settings = flags.settings_of(SimilaritySettings, args, **flags.thresholds_from(args))
-    if not flags.several_thresholds(settings) and not settings.cos_sim_low < settings.cos_sim_highs[0]:
+    settings = flags.settings_of(SimilaritySettings, args, **threshold_flags.thresholds_from(args))
+    if not threshold_flags.several_thresholds(settings) and not settings.cos_sim_low < settings.cos_sim_highs[0]:
         raise UserError(f"--cos_sim_low {settings.cos_sim_low} is not below --cos_sim_high {settings.cos_sim_highs[0]}")
     return settings
 
@@ -99,7 +99,7 @@ def main(settings):
         open_network(settings, meta, store.folder)
     class_store, classes = ClassStore(settings.store_dir, run, meta), ClassMap(meta["classes"])
 
-    if flags.several_thresholds(settings):
+    if threshold_flags.several_thresholds(settings):
         return measure_sensitivity(settings, run, store, class_store)
     (tau,), (p,), (high,), low = settings.taus, settings.ps, settings.cos_sim_highs, settings.cos_sim_low
     counted = {name: getattr(settings, name) for name in ("only_correct", "min_images", "only_above_mean")}

@@ -16,6 +16,7 @@ from utils import defaults
 from utils.command_line import flags
 from utils.command_line.run import run
 from utils.command_line.settings import ImportanceSettings
+from utils.plugins import positive_int
 
 
 def get_args_parser():
@@ -34,7 +35,7 @@ def get_args_parser():
     flags.add_class_map_flag(parser)
     parser.add_argument(
         "--chunk_size",
-        type=flags.positive_int,
+        type=positive_int,
         default=defaults.CHUNK_SIZE,
         help="images a file, the unit of resuming (%(default)s)",
     )

@@ -19,8 +19,9 @@ separate their concepts from all other validation images, beside the same rule o
     python get_results.py --report --model resnet50 --data_dir /datasets/imagenet      the page to browse a layer
 """
 
-from utils.command_line import flags, wishes
+from utils.command_line import flags, result_flags, split_flags
 from utils.command_line.run import run
+from utils.plugins import fraction
 
 
 def get_args_parser():
@@ -33,19 +34,19 @@ def get_args_parser():
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
-    flags.add_channel_flag(parser, "channel_of_interest", "the channel that was split")
-    flags.add_concept_flags(parser)
-    flags.add_candidates_flag(parser)
+    split_flags.add_channel_flag(parser, "channel_of_interest", "the channel that was split")
+    split_flags.add_concept_flags(parser)
+    split_flags.add_candidates_flag(parser)
     help = "split files or manifests of stage 3, instead of a channel and concepts"
     parser.add_argument("--splits", nargs="+", metavar="FILE", help=help)
     help = "the split that was made of correctly classified images only, where there are two"
-    flags.add_only_correct_flag(parser, help)
-    flags.add_division_flags(parser)
+    split_flags.add_only_correct_flag(parser, help)
+    split_flags.add_division_flags(parser)
     help = "one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)"
-    parser.add_argument("--rho", type=flags.fraction, help=help)
+    parser.add_argument("--rho", type=fraction, help=help)
     help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
-    flags.add_tau_flag(parser, help)
-    wishes.add_wish_flags(parser)
+    result_flags.add_tau_flag(parser, help)
+    result_flags.add_result_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser
@@ -101,4 +102,4 @@ def main(settings):
 
 if __name__ == "__main__":
     interrupted = "results that were written stay; the same command measures the rest"
-    run(main, get_args_parser(), settings=wishes.settings_from, interrupted=interrupted)
+    run(main, get_args_parser(), settings=result_flags.settings_from, interrupted=interrupted)

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.command_line import flags
+from utils.command_line import flags, split_flags
 from utils.command_line.run import run
 from utils.command_line.settings import ImportanceSettings
 
@@ -34,7 +34,7 @@ def get_args_parser():
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)
-    flags.add_candidates_flag(parser)
+    split_flags.add_candidates_flag(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser

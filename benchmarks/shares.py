@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.report import print_table
-from utils.command_line import flags, opening
+from utils.command_line import flags, opening, split_flags
 from utils.command_line.run import run
 from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES, USUAL
@@ -56,15 +56,18 @@ def get_args_parser():
     parser = flags.Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_network_flags(parser)
-    flags.add_candidates_flag(parser)
-    flags.add_channel_flag(parser, "channel_of_interest", "a channel")
-    flags.add_only_correct_flag(parser, "concepts of correctly classified images only (default: as the candidates say)")
+    split_flags.add_candidates_flag(parser)
+    split_flags.add_channel_flag(parser, "channel_of_interest", "a channel")
+    split_flags.add_only_correct_flag(
+        parser, "concepts of correctly classified images only (default: as the candidates say)"
+    )
     return parser
 
 
 def settings_from(args, _):
     flags.require(args, "model", "candidates")
-    return flags.settings_of(ResultSettings, args, channels=args.channel_of_interest, division_given={}, num_workers=0)
+    channels = split_flags.channels_from(args, ResultSettings.channel_flag)
+    return flags.settings_of(ResultSettings, args, channels=channels, division_given={}, num_workers=0)
 
 
 def divide(way, weights, groups, means, mean):

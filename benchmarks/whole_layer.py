@@ -23,6 +23,7 @@ from utils.command_line.settings import ImageSettings
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
 from utils.networks.precision import choose_device, network_arithmetic
+from utils.plugins import positive_int
 from utils.store import split_network
 from utils.store.splits import read_split, splits_of
 
@@ -41,8 +42,8 @@ def get_args_parser():
     parser.add_argument("--splits", nargs="+", required=True, help="split files or manifests")
     flags.add_data_flag(parser)
     flags.add_network_flags(parser)
-    parser.add_argument("--images", type=flags.positive_int, default=1000, help="validation images to compare (1000)")
-    parser.add_argument("--rounds", type=flags.positive_int, default=15)
+    parser.add_argument("--images", type=positive_int, default=1000, help="validation images to compare (1000)")
+    parser.add_argument("--rounds", type=positive_int, default=15)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser

@@ -23,6 +23,7 @@ from utils.method.evaluation import summarise
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.networks.recording import Recorder
+from utils.plugins import positive_int
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, pictures_figure
 from utils.store.results import Results
@@ -90,7 +91,7 @@ def get_args_parser():
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
         "--pictures",
-        type=flags.positive_int,
+        type=positive_int,
         nargs=2,
         default=(100, 40),
         help="of each class, for training and validation (100 40)",

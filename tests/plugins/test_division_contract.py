@@ -9,7 +9,7 @@ from tests import factories
 from tests.helpers import as_layer
 from tests.scripts import run_script
 from tests.with_toys import registered
-from utils.command_line import flags
+from utils.command_line import flags, split_flags
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
 from utils.divisions.nulls import NULLS
@@ -179,14 +179,17 @@ def test_one_concept_may_stand_alone_beside_the_usual_background_of_the_way_that
     with registered():
         monkeypatch.setattr(DIVISIONS.get(TOY), "usual_background", 1.0)
         parser = flags.Parser("")
-        flags.add_concept_flags(parser)
-        flags.add_division_flags(parser, stage3=True)
+        split_flags.add_concept_flags(parser)
+        split_flags.add_division_flags(parser, stage3=True)
         one_concept = ["--classes_for_concept1", "1"]
         args = parser.parse_args([*one_concept, "--sharpness", "2"])
-        assert flags.given_concepts(args) == (["1"],)
-        assert flags.division_of(args, SOURCES.get("classes")) == (TOY, {"sharpness": 2.0}, 1.0)
+        assert split_flags.given_concepts(args) == (["1"],)
+        source = SOURCES.get("classes")
+        division = split_flags.division_of(args, source)
+        assert (division.name, split_flags.given_to(division, args)) == (TOY, {"sharpness": 2.0})
+        assert split_flags.background_of(args, source, division) == 1.0
         with pytest.raises(UserError, match="--classes_for_concept2 must be given"):
-            flags.given_concepts(parser.parse_args(one_concept))
+            split_flags.given_concepts(parser.parse_args(one_concept))
 
 
 def test_flag_words_choose_the_settings_again(way):

@@ -1,20 +1,33 @@
 """Stage 4's flags of the comparison of methods, and their checks. Nothing here imports torch."""
 
-from utils.command_line import flags
+import argparse
+
+from utils.command_line.flags import finite, require
+from utils.command_line.settings import ResultSettings
+from utils.command_line.split_flags import concepts_from
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.plugins import flags_of
+from utils.plugins import flags_of, positive, positive_int
 
+OF_COMPARISON = (
+    "compare_without",
+    "nr_concepts",
+    "nr_reference_images",
+    "embedding",
+    "embedding_mean",
+    "embedding_std",
+)
 # What else stage 4 can be asked for, none of which goes with a comparison
-OTHERS = ("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization")
-OTHERS += ("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background")
-OTHERS += ("report", "all_classes", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to")
-OTHERS += ("proportion_attribution_required",)
+NOT_WITH_COMPARISON = (
+    *("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization"),
+    *("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background"),
+    *("report", "all_classes", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to"),
+    "proportion_attribution_required",
+)
 
 
-def add_comparison_flags(parser):
-    """The comparison of methods."""
+def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
     left_out = [source.name for source in SOURCES.all() if not source.labelled]
     on_images = [source.name for source in SOURCES.all() if source.needs_images]
     group = parser.add_argument_group(
@@ -36,12 +49,12 @@ def add_comparison_flags(parser):
     )
     group.add_argument(
         "--nr_concepts",
-        type=flags.positive_int,
+        type=positive_int,
         help="comparison: clusters of each channel, where there are no labels (default: as in disentangle_channel.py)",
     )
     group.add_argument(
         "--nr_reference_images",
-        type=flags.positive_int,
+        type=positive_int,
         help="comparison: images that are clustered (default: as in disentangle_channel.py)",
     )
     group.add_argument(
@@ -51,20 +64,19 @@ def add_comparison_flags(parser):
         "patches are that activate a unit; it runs on val/ once",
     )
     help = "of each colour, 0 to 1, for the images of --embedding (default: its own)"
-    group.add_argument("--embedding_mean", type=flags.finite, nargs=3, help=help)
-    group.add_argument("--embedding_std", type=flags.positive, nargs=3, help="the same")
+    group.add_argument("--embedding_mean", type=finite, nargs=3, help=help)
+    group.add_argument("--embedding_std", type=positive, nargs=3, help="the same")
 
 
-def check_comparison(args):
+def check_comparison(args: argparse.Namespace) -> None:
     """Refuse what does not go with the comparison, or means nothing without it."""
-    own = ("compare_without", "nr_concepts", "nr_reference_images", "embedding", "embedding_mean", "embedding_std")
     if not args.compare:
-        given = [name for name in own if getattr(args, name) is not None]
+        given = [name for name in OF_COMPARISON if getattr(args, name) is not None]
         if given:
             raise UserError(f"--{given[0]} is for --compare: add it")
         return
-    flags.require(args, "model")
-    for name in (*OTHERS, *flags_of(DIVISIONS.all())):
+    require(args, "model")
+    for name in (*NOT_WITH_COMPARISON, *flags_of(DIVISIONS.all())):
         if getattr(args, name) not in (None, False):
             raise UserError(f"--compare has its own way with the channels of --candidates: leave out --{name}")
     if args.candidates is None:
@@ -73,4 +85,4 @@ def check_comparison(args):
         raise UserError("--embedding_mean and --embedding_std are for --embedding: add it")
     if args.nr_concepts == 1:
         raise UserError("--nr_concepts 1: one cluster of all images leaves nothing to compare")
-    flags.candidates_from(args, "channel_of_interest")
+    concepts_from(args, ResultSettings.channel_flag)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from utils.command_line.closing import print_end
-from utils.command_line.flags import THRESHOLDS
+from utils.command_line.threshold_flags import THRESHOLDS
 from utils.report.figure_files import write_figure
 from utils.report.layer_tables import counted_text, gamma_from
 from utils.report.thresholds import EXPLANATION, sensitivity_figure, table, write_sensitivity

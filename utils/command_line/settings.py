@@ -1,10 +1,10 @@
-"""Settings of each stage, made once from its flags. Nothing else reads what argparse has parsed.
+"""Settings of each stage, made once from its flags. Only this floor reads what argparse has parsed.
 
 A field is named after its flag. ``flags.settings_of`` fills it in.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from utils import defaults
 from utils.report.sheets import SCREEN, Sheet
@@ -12,7 +12,7 @@ from utils.report.sheets import SCREEN, Sheet
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every stage is told: which layer of which network, and where everything is."""
+    """Settings of every stage: which layer of which network, and where everything is."""
 
     model: str | None = None  # None only for get_results.py --summary
     weights: str | None = None
@@ -25,13 +25,13 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(StageSettings):
-    """How images are read, and how the network runs; a transform's parts are None where nobody gives them."""
+    """How images are read and how the network runs. Parts of the transform are None where no flag gives them."""
 
     resize_size: int | None = None
     crop_size: int | None = None
     interpolation: str | None = None
-    mean: list | None = None
-    std: list | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     skip_unreadable: bool = False
     batch_size: int = defaults.BATCH_SIZE
     num_workers: int
@@ -52,11 +52,11 @@ class ImportanceSettings(ImageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SimilaritySettings(StageSettings):
-    """Stage 2. ``taus``, ``ps`` and ``cos_sim_highs`` are one value each, or several."""
+    """Stage 2. ``taus``, ``ps`` and ``cos_sim_highs`` have one value each, or several."""
 
-    taus: tuple
-    ps: tuple
-    cos_sim_highs: tuple
+    taus: tuple[float, ...]
+    ps: tuple[float, ...]
+    cos_sim_highs: tuple[float, ...]
     cos_sim_low: float = defaults.COS_SIM_LOW
     only_correct: bool = defaults.ONLY_CORRECT
     only_above_mean: bool = False
@@ -71,42 +71,43 @@ class SimilaritySettings(StageSettings):
 class CandidateSettings(ImageSettings):
     """Settings of stages 3 and 4: which channels and concepts.
 
-    ``channels`` are those of ``channel_flag``, or None; ``concepts`` the classes of each concept that flags name, as
-    text. ``only_correct`` is None where nobody says it.
+    ``channels`` are those of ``channel_flag``, or None. ``concepts`` are the classes of each concept that flags name,
+    as text. With ``finds_concepts`` the source finds the concepts of a channel. ``only_correct`` is None where no flag
+    says it.
     """
 
     channel_flag: ClassVar[str]
 
     candidates: str | None = None
-    channels: tuple | None = None
-    concepts: tuple = ()
-    finds_concepts: bool = False  # the source does, for a channel alone
+    channels: tuple[int, ...] | None = None
+    concepts: tuple[list[str], ...] = ()
+    finds_concepts: bool = False
     only_correct: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DisentanglingSettings(CandidateSettings):
-    """Stage 3. ``division_given`` and ``source_given`` are what the flags of the plug-ins give, {setting: value}."""
+    """Stage 3. ``division_given`` and ``source_given`` are the values of the plug-ins' flags, {setting: value}."""
 
     channel_flag = "channel_disentangle"
 
     split_by: str
-    division_given: dict
+    division_given: dict[str, Any]
     concepts_from: str
-    source_given: dict
+    source_given: dict[str, Any]
     background: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultSettings(CandidateSettings):
-    """Stage 4. ``division_given`` are values of flags of divisions, which choose among splits."""
+    """Stage 4. ``division_given`` are the values of the divisions' flags, which choose among splits."""
 
     channel_flag = "channel_of_interest"
 
-    splits: tuple = ()
+    splits: tuple[str, ...] = ()
     model_dir: str | None = None
     split_by: str | None = None
-    division_given: dict
+    division_given: dict[str, Any]
     background: float | None = None
     rho: float | None = None
     proportion_attribution_required: float | None = None
@@ -130,29 +131,29 @@ class ResultSettings(CandidateSettings):
     seeds: int = defaults.VISUALIZATION_SEEDS
     irrelevant_channels: int | str | None = None
     effect_to: str = defaults.EFFECT_TO
-    compare_without: tuple = ()
+    compare_without: tuple[str, ...] = ()
     nr_concepts: int | None = None
     nr_reference_images: int | None = None
     embedding: str | None = None
-    embedding_mean: list | None = None
-    embedding_std: list | None = None
+    embedding_mean: list[float] | None = None
+    embedding_std: list[float] | None = None
 
     @property
-    def is_summary_alone(self):
-        """Whether stage 4 is only to sum up what is there."""
+    def is_summary_alone(self) -> bool:
+        """Whether stage 4 only summarises the results that are there."""
         return self.summary and self.channels is None and self.candidates is None and not self.splits
 
     @property
-    def wants_pictures(self):
-        """Whether stage 4 is asked for pictures, which need the images and the layer's input."""
+    def wants_pictures(self) -> bool:
+        """Whether stage 4 makes pictures, which need the images and the layer's input."""
         return self.get_channel_card or self.get_feature_visualization
 
     @property
-    def wants_each_split(self):
-        """Whether stage 4 is asked for anything that looks at splits one by one, at images of their concepts."""
+    def wants_each_split(self) -> bool:
+        """Whether stage 4 makes results of single splits, from images of their concepts."""
         return self.get_qualitative or self.get_quantitative or self.wants_pictures
 
     @property
-    def wants_network(self):
-        """Whether stage 4 is asked for what needs the network and images, whatever a val store has of them."""
+    def wants_network(self) -> bool:
+        """Whether stage 4 makes what needs the network and images, whatever a val store has of them."""
         return self.wants_pictures or self.get_effect

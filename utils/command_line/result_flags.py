@@ -1,0 +1,187 @@
+"""Flags of what stage 4 can be asked for, which of them go together, and its settings. Nothing here imports torch."""
+
+import argparse
+from dataclasses import replace
+
+from utils import defaults
+from utils.command_line import flags, split_flags
+from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
+from utils.command_line.settings import ResultSettings
+from utils.divisions.division_registry import DIVISIONS
+from utils.errors import UserError
+from utils.plugins import flags_of, fraction, positive_int
+
+CHANNEL_FLAG = ResultSettings.channel_flag
+# Flags that mean nothing unless one of some others is given
+ONLY_FOR = {
+    "all_classes": ("get_channel_card",),
+    "patches": ("get_channel_card",),
+    "patch_size": ("get_channel_card", "get_map"),
+    "steps": ("get_feature_visualization",),
+    "seeds": ("get_feature_visualization",),
+    "irrelevant_channels": ("get_separation",),
+    "effect_to": ("get_effect",),
+}
+# What a report is made of and how; all other flags would be ignored
+OF_REPORT = (
+    *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
+    *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
+    *("resize_size", "crop_size", "interpolation", "mean", "std", "decode", "device", "precision"),
+)
+
+
+def add_tau_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--proportion_attribution_required", type=fraction, help=f"tau: {help}")
+
+
+def add_result_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what stage 4 makes."""
+    group = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
+    group.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")
+    group.add_argument("--get_quantitative", action="store_true", help="fractions, into results_quantitative/")
+    _add_card_flags(group)
+    _add_visualization_flags(group)
+    flags.add_figure_flag(group)
+    group.add_argument(
+        "--get_map",
+        action="store_true",
+        help="map of the channel's reference images (of the training store) with pictures, and rows of patches of each "
+        "concept, into plots/",
+    )
+    _add_separation_flags(group)
+    _add_effect_flags(group)
+    help = "print the table of all pairs so far; alone, nothing else is done"
+    group.add_argument("--summary", action="store_true", help=help)
+    add_comparison_flags(parser)
+    group.add_argument(
+        "--report",
+        action="store_true",
+        help="report/RUN/, pages to browse: the layer and all its polysemantic channels, with what "
+        "is there of splits and results. Of several tables of stage 2 the newest; --candidates chooses another",
+    )
+
+
+def _add_card_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--get_channel_card", action="store_true", help="one figure: patches, densities and fractions, into plots/"
+    )
+    group.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
+    group.add_argument(
+        "--patches",
+        choices=defaults.PATCH_RULES,
+        help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
+        "activating, of all concepts as equally as they occur",
+    )
+    group.add_argument(
+        "--patch_size",
+        type=positive_int,
+        help="card, map: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
+    )
+
+
+def _add_visualization_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--get_feature_visualization",
+        action="store_true",
+        help="images made to activate the channel and its parts, into plots/ and on the card; what is there and equal "
+        "is not made again",
+    )
+    help = f"feature visualization: steps of optimisation ({defaults.VISUALIZATION_STEPS})"
+    group.add_argument("--steps", type=positive_int, help=help)
+    help = f"feature visualization: images a channel ({defaults.VISUALIZATION_SEEDS})"
+    group.add_argument("--seeds", type=positive_int, help=help)
+
+
+def _add_separation_flags(group: argparse._ActionsContainer) -> None:
+    drawing = [division for division in DIVISIONS.all() if division.usual_irrelevant]
+    fewer = "".join(f"; {division.usual_irrelevant} for splits by {division.words}" for division in drawing)
+    group.add_argument(
+        "--get_separation",
+        action="store_true",
+        help="how well each new channel separates its concept from all other validation images, beside the same rule "
+        "on permuted weights and on other channels: from the val store of stage 1 (--images val), without network and "
+        "images, into results_quantitative/ and plots/",
+    )
+    group.add_argument(
+        "--irrelevant_channels",
+        type=_all_or_number,
+        metavar="N",
+        help=f"separation: how many irrelevant channels to draw for p values, or all (default: all{fewer})",
+    )
+
+
+def _all_or_number(text: str) -> str | int:
+    return text if text == "all" else positive_int(text)
+
+
+def _add_effect_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--get_effect",
+        action="store_true",
+        help="what each new channel adds to the logit of an image's own class, on validation images of the concepts, "
+        "into results_quantitative/; the network runs, what is before the layer once an image",
+    )
+    group.add_argument(
+        "--effect_to",
+        choices=defaults.EFFECTS_TO,
+        help="effect: what a part is replaced by, its mean over the training images (default) or zero (behind which a "
+        "BatchNorm may follow)",
+    )
+
+
+def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:
+    """Stage 4's settings; UserError where flags would be ignored.
+
+    Without a flag that says what to make, the two kinds of results of the paper are made.
+    """
+    check_comparison(args)
+    for name in ("compare", "get_map"):
+        if args.figure_width.width and getattr(args, name):
+            raise UserError(f"--{name} is drawn for a screen alone: leave out --figure_width")
+    settings = flags.settings_of(
+        ResultSettings,
+        args,
+        channels=split_flags.channels_from(args, CHANNEL_FLAG),
+        splits=tuple(args.splits or ()),
+        division_given=split_flags.given_to_any(DIVISIONS.all(), args),
+    )
+    if settings.compare:
+        return settings
+    if settings.report:
+        flags.require(args, "model")
+        refuse_ignored(args, parser, "report", *OF_REPORT)
+        return settings
+    if settings.is_summary_alone:
+        refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
+        return settings
+    several = args.candidates is not None or args.splits is not None
+    flags.require(args, "model", *([] if several else [CHANNEL_FLAG]))
+    settings = replace(settings, concepts=_concepts_from(args))
+    for flag, others in ONLY_FOR.items():
+        if getattr(args, flag) and not any(getattr(args, name) for name in others):
+            raise UserError(f"--{flag} is for {' or '.join(f'--{name}' for name in others)}: add it")
+    if not (settings.get_separation or settings.get_effect or settings.get_map or settings.wants_each_split):
+        settings = replace(settings, get_qualitative=True, get_quantitative=True)
+    if args.figure_width.width and not (settings.get_separation or settings.get_qualitative or settings.wants_pictures):
+        raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
+    return settings
+
+
+def _concepts_from(args: argparse.Namespace) -> tuple[list[str], ...]:
+    """The concepts of the channel; UserError unless splits are named in one way."""
+    if args.splits is None:
+        return split_flags.concepts_from(args, CHANNEL_FLAG)
+    others = ["candidates", CHANNEL_FLAG, "split_by", "background", "only_correct", *flags_of(DIVISIONS.all())]
+    others += [f"classes_for_concept{number}" for number in range(1, defaults.MAX_CONCEPTS + 1)]
+    for flag in others:
+        if getattr(args, flag) is not None:
+            raise UserError(f"--splits names the splits: leave out --{flag}")
+    return ()
+
+
+def refuse_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser, flag: str, *read: str) -> None:
+    """Where ``flag`` is all that is asked for, refuse flags besides it and those ``read``: they would be ignored."""
+    for name, value in vars(args).items():
+        if name not in (flag, *read) and value != parser.get_default(name):
+            advice = "leave it out" if flag == "report" else "name a channel or --candidates, or leave it out"
+            raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")

@@ -1,0 +1,226 @@
+"""Flags of channels, of where their concepts come from and of how their inputs are divided, and their checks.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from utils import defaults
+from utils.command_line.flags import count, require, weight
+from utils.concept_sources.source_registry import SOURCES
+from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
+from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
+from utils.errors import UserError
+from utils.plugins import flags_of
+
+if TYPE_CHECKING:
+    from utils.concept_sources.concept_source import ConceptSource
+    from utils.divisions.division import Division
+
+    Plugin = type[Division] | type[ConceptSource]
+
+# --------------------------------------------------------------------------------------------------------------------
+# Channels and concepts
+
+
+def add_channel_flag(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
+    help = f"{meaning}; beside --candidates: only these of them"
+    parser.add_argument(f"--{name}", type=count, nargs="+", metavar="CHANNEL", help=help)
+
+
+def add_concept_flags(parser: argparse.ArgumentParser) -> None:
+    classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
+    further = f"more concepts, without gaps up to --classes_for_concept{defaults.MAX_CONCEPTS}"
+    for number in range(1, defaults.MAX_CONCEPTS + 1):
+        help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
+        parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
+
+
+def add_candidates_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="many channels in one go, instead of a channel and its concepts: stage 2's .json or table, or a text file "
+        "with a line 'channel: class1, class2' each, classes of one concept joined by +. Each class's images are read "
+        "once however many candidates use it",
+    )
+
+
+def add_only_correct_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add a flag of three states: where it is not given, the candidates or the split decide."""
+    parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
+
+
+def channels_from(args: argparse.Namespace, channel_flag: str) -> tuple[int, ...] | None:
+    """The channels that ``channel_flag`` gives, for settings."""
+    channels = getattr(args, channel_flag)
+    return None if channels is None else tuple(channels)
+
+
+def concepts_from(
+    args: argparse.Namespace, channel_flag: str, *, finds_concepts: bool = False
+) -> tuple[list[str], ...]:
+    """The classes of each concept that flags name, as text; none with --candidates.
+
+    UserError unless either --candidates is given, or a channel and its concepts. Where the source ``finds_concepts``,
+    neither is needed, and there are none.
+    """
+    if finds_concepts:
+        return ()
+    if args.candidates is None:
+        require(args, channel_flag)
+        return given_concepts(args)
+    for number, classes in enumerate(_classes_for_concepts(args), start=1):
+        if classes is not None:
+            raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
+    return ()
+
+
+def given_concepts(args: argparse.Namespace) -> tuple[list[str], ...]:
+    """The classes of concepts 1 to K as text, without gaps. K may be 1 only where there may be a background."""
+    given = _classes_for_concepts(args)
+    concepts = [classes for classes in given if classes is not None]
+    require(args, "classes_for_concept1", *([] if _may_stand_alone(args) else ["classes_for_concept2"]))
+    if given[: len(concepts)] != concepts:
+        raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
+    return tuple(concepts)
+
+
+def _classes_for_concepts(args: argparse.Namespace) -> list[list[str] | None]:
+    return [getattr(args, f"classes_for_concept{number}") for number in range(1, defaults.MAX_CONCEPTS + 1)]
+
+
+def _may_stand_alone(args: argparse.Namespace) -> bool:
+    """Whether one concept with labels is enough, because a background is added."""
+    if args.background is not None:
+        return bool(args.background)
+    source = SOURCES.get(USUAL_SOURCE)
+    return bool(source.background_with(_division_asked_for(args, source)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Flags that plug-ins declare
+
+
+def add_plugin_flags(
+    parser: argparse._ActionsContainer, plugins: Iterable[Plugin], *, chooses_splits: bool = False
+) -> None:
+    """Add the flags of plug-ins, each once, for stage 3; or those by which stage 4 chooses among splits."""
+    for name, declared in flags_of(plugins).items():
+        _, flag = declared[0]
+        usual = "; ".join(f"{plugin.name}: {its_flag.usual}" for plugin, its_flag in declared if its_flag.usual)
+        help = f"{flag.help} ({usual})" if usual else flag.help
+        if chooses_splits and flag.chooses:
+            help = flag.chooses
+        if flag.choices:
+            parser.add_argument(f"--{name}", choices=flag.choices, help=help)
+        else:
+            parser.add_argument(f"--{name}", type=flag.parse, metavar=flag.metavar, help=help)
+
+
+def given_to(plugin: Plugin, args: argparse.Namespace) -> dict[str, Any]:
+    """The values of a plug-in's flags that were given: {setting: value}."""
+    values = {flag.setting: getattr(args, flag.name) for flag in plugin.flags}
+    return {setting: value for setting, value in values.items() if value is not None}
+
+
+def given_to_any(plugins: Iterable[Plugin], args: argparse.Namespace) -> dict[str, Any]:
+    """The values of the flags of several plug-ins that were given: {setting: value}."""
+    return {setting: value for plugin in plugins for setting, value in given_to(plugin, args).items()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# How inputs are divided
+
+
+def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False) -> None:
+    """Add the flags of how inputs are divided, for stage 3; or those by which stage 4 chooses among splits."""
+    divisions = DIVISIONS.all()
+    chooses = "; chooses among several splits"
+    usual = f" ({USUAL}; {USUAL_WITHOUT_LABELS} where concepts have no labels)"
+    help = "what divides the inputs: " + ", or ".join(division.summary for division in divisions)
+    parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help + (usual if stage3 else chooses))
+    weights = [f"{one.name}: none" for one in divisions if one.usual_background is None]
+    weights += [f"{one.name}: {one.usual_background:g}" for one in divisions if one.usual_background is not None]
+    usual = f" ({'; '.join(weights)}; concepts without labels: {defaults.BACKGROUND_WEIGHT:g})"
+    parser.add_argument(
+        "--background",
+        type=weight,
+        nargs="?",
+        const=defaults.BACKGROUND_WEIGHT,
+        metavar="WEIGHT",
+        help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
+        f"they count beside a concept's images in {_weighing_divisions()}, 0 for none" + (usual if stage3 else chooses),
+    )
+    add_plugin_flags(parser, divisions, chooses_splits=not stage3)
+
+
+def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
+    """Stage 3's way of dividing inputs; UserError where a flag is given that it does not have."""
+    division = _division_asked_for(args, source)
+    declared = flags_of(DIVISIONS.all())
+    for name in _division_flags_given(args):
+        if name not in flags_of([division]):
+            _, flag = declared[name][0]
+            raise UserError(f"--{name} {flag.does}, which --split_by {division.name} does not have: leave it out")
+    return division
+
+
+def background_of(args: argparse.Namespace, source: type[ConceptSource], division: type[Division]) -> float | None:
+    """The weight of everything else as one more concept in stage 3, or None; UserError where it cannot have that."""
+    background = source.background_with(division) if args.background is None else args.background
+    background = background or 0
+    if not division.weighs_background and background not in (0, 1):
+        raise UserError(f"--background {background:g}: only --split_by {_weighing_divisions()} weighs it")
+    return background or None
+
+
+def _weighing_divisions() -> str:
+    return " and ".join(division.name for division in DIVISIONS.all() if division.weighs_background)
+
+
+def _division_flags_given(args: argparse.Namespace) -> list[str]:
+    return [name for name in flags_of(DIVISIONS.all()) if getattr(args, name) is not None]
+
+
+def _division_asked_for(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
+    """The way of dividing that --split_by names; else the usual one, or one that has the first flag given."""
+    usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
+    for name in _division_flags_given(args)[:1]:
+        having = [division.name for division, _ in flags_of(DIVISIONS.all())[name]]
+        usual = usual if usual in having else having[0]
+    return DIVISIONS.get(args.split_by or usual)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Where concepts come from
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the source of concepts, for stage 3."""
+    group = parser.add_argument_group("concepts without labels", "sets of the images in which a channel is largest")
+    sources = [source for source in SOURCES.all() if source.summary]
+    group.add_argument(
+        "--concepts_from",
+        choices=tuple(source.name for source in sources),
+        default=USUAL_SOURCE,
+        help="; ".join(source.summary for source in sources)
+        + ". Without a channel or --candidates: all channels of the layer",
+    )
+    add_plugin_flags(group, sources)
+
+
+def source_of(args: argparse.Namespace) -> type[ConceptSource]:
+    """Stage 3's source of concepts; UserError where a flag is given that means nothing to it."""
+    source = SOURCES.get(args.concepts_from)
+    for name, declared in flags_of(SOURCES.all()).items():
+        if getattr(args, name) is not None and name not in flags_of([source]):
+            methods = " or ".join(plugin.name for plugin, _ in declared)
+            raise UserError(f"--{name} is for --concepts_from {methods}: add it")
+    if not source.labelled and any(classes is not None for classes in _classes_for_concepts(args)):
+        raise UserError(f"--concepts_from {source.name} finds the concepts: leave out --classes_for_concept")
+    return source

@@ -1,15 +1,20 @@
 """Taking concepts out of a split network."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
+from utils.method.disentangling import Concept
 from utils.networks.splitting import DisentangledLayer
 
 
 @contextmanager
-def ablated(network, channel, concept, to="mean", layer=None):
-    """While in the block, what is one concept's alone in a split channel, ``c'_k - r``, is a constant everywhere.
+def ablated(
+    network: nn.Module, channel: int, concept: int | str, to: str | float = "mean", layer: str | None = None
+) -> Iterator[nn.Module]:
+    """While in the block, the exclusive part of a concept in a split channel, ``c'_k - r``, is a constant everywhere.
 
         with ablated(network, 1660, "cauliflower"):
             logits = network(images)
@@ -24,42 +29,48 @@ def ablated(network, channel, concept, to="mean", layer=None):
         Number of the concept, from 1, or its name, as ``network_concepts`` lists them.
     to : "mean", "zero" or float
         The mean of ``c'_k - r`` over all positions of the training images (default), 0, or any value, before whatever
-        follows the layer (with a BatchNorm behind the layer, 0 is nothing special).
+        follows the layer (if a BatchNorm follows, 0 has no special meaning).
     layer : str, optional
-        Name of the layer, where a channel of this number is split in several.
+        Name of the layer, where a channel of this number is split in several layers.
 
     Raises
     ------
     ValueError
         There is no such channel, concept or value.
     """
-    module, number = _find(network, channel, layer)
+    module = _split_layer(network, channel, layer)
+    number = module.channels.index(channel)
     k = _number_of(concept, module.concepts_of[number], channel)
-    values = {"mean": module.means_of[number][k], "zero": 0.0}
-    if isinstance(to, str) and to not in values:
+    constants = {"mean": module.means_of[number][k], "zero": 0.0}
+    if isinstance(to, str) and to not in constants:
         raise ValueError(f"to={to!r} is not 'mean', 'zero' or a number")
-    with held(module, number, {k: values[to] if isinstance(to, str) else float(to)}):
+    with held(module, number, {k: constants[to] if isinstance(to, str) else float(to)}):
         yield network
 
 
 @contextmanager
-def held(module, number, constants):
+def held(module: DisentangledLayer, number: int, constants: Mapping[int, float]) -> Iterator[None]:
     """While in the block, parts of split ``number`` of a DisentangledLayer are constants at every position.
 
-    ``constants``: {part: value}; part k (from 0) is what is concept k's alone, ``c'_k - r``; part K is ``r`` itself,
-    which every ``c'_k`` has a copy of.
+    ``constants``: {part: value}; part k (from 0) is the exclusive part of concept k, ``c'_k - r``; part K is ``r``
+    itself, which every ``c'_k`` includes.
     """
-    rows, residual = module.rows_of[number], len(module.rows_of[number]) - 1
+    rows = module.rows_of[number]
+    residual = len(rows) - 1
 
-    def hold(_, inputs, output):
+    def hold(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         dim = module.channel_dim % output.ndim
-        own = output.index_select(dim, torch.tensor(rows, device=output.device)).movedim(dim, 0)
-        kept = own[residual] if residual not in constants else torch.full_like(own[residual], constants[residual])
+        indices = torch.tensor(rows, device=output.device)
+        channels = output.index_select(dim, indices).movedim(dim, 0)
+        new_residual = channels[residual]
+        if residual in constants:
+            new_residual = torch.full_like(new_residual, constants[residual])
         exclusive = [
-            torch.full_like(kept, constants[k]) if k in constants else own[k] - own[residual] for k in range(residual)
+            torch.full_like(new_residual, constants[k]) if k in constants else channels[k] - channels[residual]
+            for k in range(residual)
         ]
-        changed = torch.stack([*(one + kept for one in exclusive), kept]).movedim(0, dim)
-        return output.index_copy(dim, torch.tensor(rows, device=output.device), changed)
+        changed = torch.stack([*(part + new_residual for part in exclusive), new_residual]).movedim(0, dim)
+        return output.index_copy(dim, indices, changed)
 
     handle = module.parts.register_forward_hook(hold)
     try:
@@ -68,26 +79,32 @@ def held(module, number, constants):
         handle.remove()
 
 
-def _find(network, channel, layer):
-    """The DisentangledLayer that has the channel, and which of its splits that is."""
-    found = [
-        (name, module)
+def _split_layer(network: nn.Module, channel: int, layer: str | None) -> DisentangledLayer:
+    """The DisentangledLayer of which a channel is split."""
+    candidates = {
+        name: module
         for name, module in network.named_modules()
         if isinstance(module, DisentangledLayer) and channel in module.channels and layer in (None, name)
-    ]
-    if not found:
+    }
+    if not candidates:
         raise ValueError(f"channel {channel} is not split" + (f" in {layer}" if layer else ""))
-    if len(found) > 1:
-        raise ValueError(f"channel {channel} is split in {', '.join(name for name, _ in found)}: say which layer")
-    return found[0][1], found[0][1].channels.index(channel)
+    if len(candidates) > 1:
+        raise ValueError(f"channel {channel} is split in {', '.join(candidates)}: say which layer")
+    (module,) = candidates.values()
+    return module
 
 
-def _number_of(concept, concepts, channel):
-    """Which concept is meant, from 0: by its whole name, one of its classes', what stands before "(", or its number."""
-    names = [one.name for one in concepts]
-    for parts in ([[name] for name in names], [[*name.split(" + "), name.partition(" (")[0]] for name in names]):
-        if sum(concept in own for own in parts) == 1:
-            return next(k for k, own in enumerate(parts) if concept in own)
+def _number_of(concept: int | str, concepts: Sequence[Concept], channel: int) -> int:
+    """The number of a concept, from 0.
+
+    It is given by its whole name, the name of one of its classes, its name up to "(", or its number from 1.
+    """
+    names = [candidate.name for candidate in concepts]
+    shorter_names = [[*name.split(" + "), name.partition(" (")[0]] for name in names]
+    for spellings in ([[name] for name in names], shorter_names):
+        matches = [k for k, accepted in enumerate(spellings) if concept in accepted]
+        if len(matches) == 1:
+            return matches[0]
     if isinstance(concept, int) and 1 <= concept <= len(names):
         return concept - 1
     raise ValueError(f"channel {channel} has no concept {concept!r}: it has 1 to {len(names)}, {', '.join(names)}")

@@ -1,26 +1,33 @@
-"""Circuits of single images for units of a layer, as PURE has them (Dreyer et al., CVPR workshops 2024).
+"""Circuits of single images for units of a layer, as in PURE (Dreyer et al., CVPR workshops 2024).
 
-A unit is a row of weights for the layer's input: one of the layer's channels, or any other.
+A unit is a row of weights for the layer's input: one of the layer's channels, or any other row.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.method.contributions import per_norm
+from utils.networks.layers import Layer
 from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input
 
-IMAGES = 2  # that a circuit layer is looked at with, so that the batch's dimension can be told from one of size 1
+IMAGES = 2  # run to find a circuit layer, so that the batch's dimension can be told from one of size 1
+
+# A function of the wanted pairs, BoolTensor [B, R], which yields blocks of P pairs, each wanted pair once:
+# (images [P], units [P], circuits [P, F])
+Circuits = Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class CircuitLayer:
-    """An earlier module whose output circuits are about: F channels, in dimension ``channel_dim`` of its output."""
+    """An earlier module whose output circuits consist of: F channels, in dimension ``channel_dim`` of its output."""
 
     name: str
     module: nn.Module
@@ -28,8 +35,8 @@ class CircuitLayer:
     num_features: int
 
 
-def find_circuit_layer(network, layer, name, image_size):
-    """Find the module that circuits are about by running two images through ``network`` up to the layer of interest.
+def find_circuit_layer(network: nn.Module, layer: Layer, name: str, image_size: int) -> CircuitLayer:
+    """Find the circuit layer by running two images through ``network`` up to the layer of interest.
 
     Parameters
     ----------
@@ -40,10 +47,6 @@ def find_circuit_layer(network, layer, name, image_size):
         A dotted module name.
     image_size : int
         Side of the square image, in pixels.
-
-    Returns
-    -------
-    CircuitLayer
 
     Raises
     ------
@@ -60,19 +63,19 @@ def find_circuit_layer(network, layer, name, image_size):
     with _outputs_as_leaves(modules[name]) as leaves, torch.enable_grad():
         x = layer_input(network, layer.module, images)
     if len(leaves) != 1:
-        how_many = f"{len(leaves)} outputs" if leaves else "no output"
-        raise UserError(f"--circuit_layer {name} makes {how_many} before layer {layer.name} is called, not one")
+        outputs = f"{len(leaves)} outputs" if leaves else "no output"
+        raise UserError(f"--circuit_layer {name} makes {outputs} before layer {layer.name} is called, not one")
     shape = tuple(getattr(leaves[0], "shape", ()))
     channel_dim = _channel_dim(shape)
     if channel_dim is None:
-        what = f"of shape {list(shape)} for {IMAGES} images" if shape else "no tensor"
-        raise UserError(f"--circuit_layer {name}: its output is {what}, neither maps nor tokens")
+        output = f"of shape {list(shape)} for {IMAGES} images" if shape else "no tensor"
+        raise UserError(f"--circuit_layer {name}: its output is {output}, neither maps nor tokens")
     if not x.requires_grad:
         raise UserError(f"--circuit_layer {name} does not lead into layer {layer.name}")
     return CircuitLayer(name, modules[name], channel_dim, shape[channel_dim])
 
 
-def _channel_dim(shape):
+def _channel_dim(shape: tuple[int, ...]) -> int | None:
     """The dimension of the channels in tokens ``[B, N, C]``, or in maps of square images: ``[B, C, H, H]`` or
     ``[B, H, H, C]``."""
     if len(shape) not in (3, 4) or shape[0] != IMAGES:
@@ -83,19 +86,20 @@ def _channel_dim(shape):
 
 
 @contextmanager
-def _outputs_as_leaves(module):
-    """While in the block, a graph begins at each output of a module; a list of what it has made.
+def _outputs_as_leaves(module: nn.Module) -> Iterator[list[Any]]:
+    """While in the block, a graph begins at each output of a module; a list of these leaves, None for no tensor.
 
-    What goes on is a clone, so that an in-place operation behind the module does not spoil the leaf.
+    The network goes on with a clone, so that an in-place operation after the module does not change the leaf.
     """
-    leaves = []
+    leaves: list[Any] = []
 
-    def begin(_, inputs, output):
+    def begin(_: nn.Module, inputs: Any, output: Any) -> Any:
         if not isinstance(output, torch.Tensor) or not output.is_floating_point():
             leaves.append(None)
             return output
-        leaves.append(output.detach().requires_grad_())
-        return leaves[-1].clone()
+        leaf = output.detach().requires_grad_()
+        leaves.append(leaf)
+        return leaf.clone()
 
     handle = module.register_forward_hook(begin)
     try:
@@ -107,10 +111,10 @@ def _outputs_as_leaves(module):
 class UnitCircuits:
     """Largest activations of R units in images, and the images' circuits.
 
-    From ``max(a, 0)`` at every position one plain gradient goes back to the circuit layer's output ``x``, times that,
-    summed over space, over its L1 norm: ``R_i = sum_hw x_i * (J^T max(a, 0))_i``. The activation ``a`` is that of the
-    layer's own output, before any normalisation or shortcut. The network runs in ``precision``; what units make of the
-    layer's input, and everything later, is fp32.
+    A circuit is input x gradient at the circuit layer's output ``x``, for the gradient of ``max(a, 0)`` at every
+    position, summed over space and divided by its L1 norm: ``R_i = sum_hw x_i * (J^T max(a, 0))_i``. The activation
+    ``a`` is the unit's output, before any normalisation or shortcut. The network runs in ``precision``; the units, and
+    everything later, are computed in fp32.
 
     Parameters
     ----------
@@ -124,27 +128,33 @@ class UnitCircuits:
         Default: the layer's own input, F = C_in.
     """
 
-    def __init__(self, network, layer, rows, biases, *, precision="fp32", circuit_layer=None):
-        self.network, self.layer, self.rows, self.biases = network, layer, rows, biases
-        self.precision, self.circuit_layer = precision, circuit_layer
+    def __init__(
+        self,
+        network: nn.Module,
+        layer: Layer,
+        rows: Tensor,
+        biases: Tensor | None,
+        *,
+        precision: str = "fp32",
+        circuit_layer: CircuitLayer | None = None,
+    ) -> None:
+        self.network = network
+        self.layer = layer
+        self.rows = rows
+        self.biases = biases
+        self.precision = precision
+        self.circuit_layer = circuit_layer
         self.num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
-        self._units = layer.with_rows(rows, biases)
+        self._units: Any = layer.with_rows(rows, biases)
         self._units.weight.requires_grad_(circuit_layer is None)
 
     @torch.no_grad()
-    def maxima(self, pixels):
+    def maxima(self, pixels: Tensor) -> Tensor:
         """The largest activation over positions of each unit in images [B, 3, H, W]: [B, R]."""
         return self._maps(self._reach(pixels)).amax(-1)
 
-    def measure(self, pixels):
-        """The same, and a function that gives circuits from the same pass.
-
-        Returns
-        -------
-        maxima : Tensor [B, R]
-        circuits : function of ``wanted``, BoolTensor [B, R]
-            Yields blocks of P pairs, each wanted one once: (images [P], units [P], circuits [P, F]).
-        """
+    def measure(self, pixels: Tensor) -> tuple[Tensor, Circuits]:
+        """The maxima, and a function that gives circuits from the same pass."""
         if self.circuit_layer is None:
             with torch.no_grad():
                 x = self._reach(pixels)
@@ -152,42 +162,46 @@ class UnitCircuits:
             return maps.amax(-1), partial(self._from_input, x)
         with torch.enable_grad(), _outputs_as_leaves(self.circuit_layer.module) as leaves:
             maps = self._maps(self._reach(pixels))
-        return maps.detach().amax(-1), partial(self._from_leaf, leaves[0], maps)
+        return maps.detach().amax(-1), partial(self._from_leaf, leaves[0], self.circuit_layer.channel_dim, maps)
 
-    def _reach(self, pixels):
+    def _reach(self, pixels: Tensor) -> Tensor:
         with network_arithmetic(self.precision, pixels.device):
             return layer_input(self.network, self.layer.module, pixels)
 
-    def _maps(self, x):
+    def _maps(self, x: Tensor) -> Tensor:
         return self.layer.by_position(self._units(x.float()))
 
     @torch.enable_grad()
-    def _from_input(self, x, wanted):
-        """At the layer's own input, image by image.
+    def _from_input(self, x: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Circuits at the layer's own input, image by image.
 
         A unit is linear in it, so that input times gradient is weight times gradient, added up over taps: one backward
         pass serves all units of an image.
         """
         weight = self._units.weight
-        for image, (own, of_image) in enumerate(zip(x.split(len(x) // len(wanted)), wanted, strict=True)):
-            (units,) = of_image.nonzero(as_tuple=True)
+        inputs = x.split(len(x) // len(wanted))
+        for image, (image_input, wanted_units) in enumerate(zip(inputs, wanted, strict=True)):
+            (units,) = wanted_units.nonzero(as_tuple=True)
             if not len(units):
                 continue
-            maps = self._maps(own)
+            maps = self._maps(image_input)
             (gradient,) = torch.autograd.grad(maps, weight, maps.detach().clamp(min=0))
             circuits = (weight.detach() * gradient).reshape(self.rows.shape).sum(-1)
             yield torch.full_like(units, image), units, per_norm(circuits[units])
 
     @torch.enable_grad()
-    def _from_leaf(self, leaf, maps, wanted):
-        """At an earlier module's output: a backward pass through the network serves one unit of each image."""
+    def _from_leaf(
+        self, leaf: Tensor, channel_dim: int, maps: Tensor, wanted: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Circuits at an earlier module's output: a backward pass through the network serves one unit of each image."""
         images, units = wanted.nonzero(as_tuple=True)
         turns = (wanted.long().cumsum(1) - 1)[images, units]
         for turn in range(int(wanted.sum(1).max())):
-            own, of_image = images[turns == turn], units[turns == turn]
+            images_of_turn = images[turns == turn]
+            units_of_turn = units[turns == turn]
             start = torch.zeros_like(maps)
-            start[own, of_image] = maps.detach()[own, of_image].clamp(min=0)
+            start[images_of_turn, units_of_turn] = maps.detach()[images_of_turn, units_of_turn].clamp(min=0)
             (gradient,) = torch.autograd.grad(maps, leaf, start, retain_graph=True)
             product = leaf.detach().float() * gradient.float()
-            circuits = product.movedim(self.circuit_layer.channel_dim, 1).flatten(2).sum(2)
-            yield own, of_image, per_norm(circuits[own])
+            circuits = product.movedim(channel_dim, 1).flatten(2).sum(2)
+            yield images_of_turn, units_of_turn, per_norm(circuits[images_of_turn])

@@ -86,7 +86,16 @@ def main(settings):
     )
     store.begin(describe_store(described, network, layer, transform, images, classes), layer, images, process.rank)
     if process.rank == 0:
-        print_plan(store, settings.model, network, layer, images, device, settings.precision, process.size)
+        print_plan(
+            store,
+            settings.model,
+            images,
+            network=network,
+            layer=layer,
+            device=device,
+            precision=settings.precision,
+            num_processes=process.size,
+        )
 
     network.module.to(device, memory_format=torch.channels_last)
     own = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]

@@ -33,7 +33,7 @@ def test_of_least_squares_the_reference_is_fitted_to_the_real_channel():
     rows = measured(0.6, split_by="least_squares", **fitted)
     assert not is_beyond(rows[0]) and is_beyond(measured(0.6)[0])
     mean = mean_separation(rows)
-    assert (mean.before, mean.after, mean.reference) == (0.1, 0.6, 0.55) and mean.gain == pytest.approx(0.05)
+    assert (mean.before, mean.after, mean.null) == (0.1, 0.6, 0.55) and mean.gain == pytest.approx(0.05)
     assert "0.55 by permuted weights, fitted to the real channel" in verdict(2, True, True, rows).text
 
 

@@ -1,11 +1,15 @@
 """The table that says what each channel of the parts of a split layer is."""
 
+from pathlib import Path
+
+from utils.method.disentangling import Split
+from utils.networks.layers import Layer
 from utils.networks.splitting import DisentangledLayer, parts_table
 from utils.report.tables import Table
 
 
-def write_concepts(manifest, layer, splits):
-    """Write the table of a layer with all these splits, beside their manifest: its path."""
+def write_concepts(manifest: Path, layer: Layer, splits: list[Split]) -> Path:
+    """Write the table of a layer with all these splits beside their manifest; return its path."""
     path = manifest.with_name(f"{manifest.stem.removesuffix('_layer')}_concepts.csv")
     rows = parts_table(DisentangledLayer(layer, splits))
     plain = [{**row, "classes": "; ".join(map(str, row["classes"]))} for row in rows]

@@ -138,7 +138,7 @@ def describe_channel(known, channel, strips, output_dir, commands, pictures):
         "shares": (min(shares), max(shares)) if shares else None,
         "verdict": verdict(len(groups), is_polysemantic, first is not None, rows),
         "separation": mean,
-        "bar": None if np.isnan(mean.after) else page_svg.before_after(mean.before, mean.after, mean.reference),
+        "bar": None if np.isnan(mean.after) else page_svg.before_after(mean.before, mean.after, mean.null),
         "low": known.channels.low(channel, own),
         "units": [
             {**unit, "src": strip.src, "patches": _patches(strip, concept_of, known.classes)}

@@ -1,14 +1,31 @@
-"""What stage 1 says: what it is going to measure, and what a complete store holds."""
+"""What stage 1 prints: what it will measure, and what a complete store holds."""
 
 import sys
 
+import torch
+
 from utils.errors import UserError
+from utils.images.folders import ImageList
+from utils.networks.layers import Layer
+from utils.networks.loading import LoadedNetwork
+from utils.store.importance_store import ImportanceStore
 
-FEWEST_OUTPUTS, TIMES_CHANCE = 10, 3
+FEWEST_OUTPUTS = 10  # of a network for which chance is looked at
+TIMES_CHANCE = 3
 
 
-def print_plan(store, model, network, layer, images, device, precision, num_processes):
-    """Say what is going to be done."""
+def print_plan(
+    store: ImportanceStore,
+    model: str,
+    images: ImageList,
+    *,
+    network: LoadedNetwork,
+    layer: Layer,
+    device: torch.device,
+    precision: str,
+    num_processes: int,
+) -> None:
+    """Print what will be computed, and which part of it exists already."""
     print(f"{model} with weights {network.weights}; layer of interest: {layer.name}")
     if layer.note:
         print(f"note: {layer.note}")
@@ -19,9 +36,10 @@ def print_plan(store, model, network, layer, images, device, precision, num_proc
         print(f"going on: {present} of {store.num_chunks} chunks are there")
 
 
-def print_store_summary(store):
-    """Say what a complete store holds; UserError where that is nothing."""
-    labels, total = store.read_labels(), store.meta["num_images"]
+def print_store_summary(store: ImportanceStore) -> None:
+    """Print what a complete store holds; UserError if no image could be read."""
+    labels = store.read_labels()
+    total = store.meta["num_images"]
     used = len(labels.indices)
     if used == 0:
         raise UserError(f"none of the {total} images could be read: nothing can be computed from {store.folder}")
@@ -31,8 +49,8 @@ def print_store_summary(store):
     _warn_of_chance(correct, store.meta["num_outputs"])
 
 
-def _warn_of_chance(correct, num_outputs):
-    """Say what it may mean that the images are classified hardly better than by chance."""
+def _warn_of_chance(correct: float, num_outputs: int) -> None:
+    """Warn that the images are classified hardly better than by chance, and say what may be the reason."""
     if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
         print(
             f"warning: that is hardly better than chance ({1 / num_outputs:.2%}): class folders may be mapped to the "

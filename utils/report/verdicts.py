@@ -1,73 +1,83 @@
 """What the measured separation says of a channel, in words: is it more than choosing inputs alone would do?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
+from utils.divisions.nulls import Null
 from utils.report.separation_tables import draws_reached
 
 
-@dataclass
+@dataclass(frozen=True)
 class Verdict:
-    """``label`` is a word or two, ``text`` a sentence; lower ``rank`` is better founded."""
+    """``label`` is a word or two, ``text`` a sentence; a lower ``rank`` is better founded."""
 
     rank: int
     label: str
     text: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class MeanSeparation:
-    """Means over the concepts of a split: average precision of the channel before, of the new channels after, and what
-    permuted weights reach; NaN where it was not measured."""
+    """Average precision, as means over the concepts of a split; NaN where it was not measured.
+
+    ``before`` is of the original channel, ``after`` of the new channels, ``null`` of the primary null.
+    """
 
     before: float
     after: float
-    reference: float
+    null: float
 
     @property
-    def gain(self):
-        """What is above permuted weights."""
-        return self.after - self.reference
+    def gain(self) -> float:
+        """How much more than the null the new channels reach."""
+        return self.after - self.null
 
 
-def primary_null(row):
-    """The Null that decides on a row of a separation, by the way its split was divided."""
+def primary_null(row: dict[str, Any]) -> Null:
+    """The null that decides on a row of a separation, by the way its split was divided."""
     return DIVISIONS.get(row["split_by"]).primary_null
 
 
-def is_beyond(row):
-    """Whether no draw of permuted weights separates the concept as well as the new channel."""
+def is_beyond(row: dict[str, Any]) -> bool:
+    """Whether no draw of the primary null separates the concept as well as the new channel."""
     return draws_reached(row)[primary_null(row).draws_column] == 0
 
 
-def mean_separation(rows):
-    """The MeanSeparation of a split's rows; those that could not be measured do not count."""
-    measured = [row for row in rows or () if not np.isnan(row["ap_all"])]
+def _measured(rows: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    return [row for row in rows or () if not np.isnan(row["ap_all"])]
+
+
+def mean_separation(rows: Sequence[dict[str, Any]] | None) -> MeanSeparation:
+    """The MeanSeparation of a split's rows, without those that could not be measured."""
+    measured = _measured(rows)
     if not measured:
         return MeanSeparation(np.nan, np.nan, np.nan)
-    of_rows = (
-        [row["ap_all_original"] for row in measured],
-        [row["ap_all"] for row in measured],
-        [row[f"ap_all_{primary_null(row).column}"] for row in measured],
+    return MeanSeparation(
+        before=float(np.mean([row["ap_all_original"] for row in measured])),
+        after=float(np.mean([row["ap_all"] for row in measured])),
+        null=float(np.mean([row[f"ap_all_{primary_null(row).column}"] for row in measured])),
     )
-    return MeanSeparation(*(float(np.mean(values)) for values in of_rows))
 
 
-def verdict(groups, is_polysemantic, is_split, rows):
+def verdict(groups: int, is_polysemantic: bool, is_split: bool, rows: Sequence[dict[str, Any]] | None) -> Verdict:
     """The Verdict of a channel.
 
     Parameters
     ----------
-    groups : int
-        Of its classes.
-    is_polysemantic, is_split : bool
-        Whether it is gamma-polysemantic, and whether there is a split into classes that make it so.
-    rows : list of dict, or None
-        Of ``Separations``, one a concept of its split; None where it was not measured.
+    groups
+        Number of groups of its classes.
+    is_polysemantic
+        Whether it is gamma-polysemantic.
+    is_split
+        Whether there is a split into classes that make it gamma-polysemantic.
+    rows
+        Of ``Separations``, one for each concept of its split; None if it was not measured.
     """
-    measured = [row for row in rows or () if not np.isnan(row["ap_all"])]
+    measured = _measured(rows)
     if measured:
         return _of_rows(measured)
     if not is_polysemantic:
@@ -81,17 +91,18 @@ def verdict(groups, is_polysemantic, is_split, rows):
     return Verdict(3, "not measured", f"{several}; how well the split separates them has not been measured yet.")
 
 
-def _of_rows(measured):
-    beyond, of = [row for row in measured if is_beyond(row)], len(measured)
+def _of_rows(measured: list[dict[str, Any]]) -> Verdict:
+    beyond = [row for row in measured if is_beyond(row)]
+    counts = f"{len(beyond)} of {len(measured)}"
     mean = mean_separation(measured)
     chance = primary_null(measured[0]).phrase
-    figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.reference:.2f} by {chance}"
-    if len(beyond) == of:
-        text = f"Each of {of} new channels separates its concept better than any draw of permuted weights: {figures}."
-        return Verdict(0, f"clear, {of} of {of}", text)
+    figures = f"average precision {mean.before:.2f} before, {mean.after:.2f} after, {mean.null:.2f} by {chance}"
+    if len(beyond) == len(measured):
+        text = f"Each of {len(measured)} new channels separates its concept better than any draw of permuted weights: "
+        return Verdict(0, f"clear, {counts}", f"{text}{figures}.")
     if beyond:
         others = ", ".join(row["name"] for row in measured if not is_beyond(row))
-        text = f"{len(beyond)} of {of} new channels separate their concepts better than any draw of permuted weights, "
-        return Verdict(1, f"partly, {len(beyond)} of {of}", f"{text}but not {others}: {figures}.")
+        text = f"{counts} new channels separate their concepts better than any draw of permuted weights, "
+        return Verdict(1, f"partly, {counts}", f"{text}but not {others}: {figures}.")
     text = "No new channel separates its concept better than permuted weights do, so that choosing inputs alone may "
-    return Verdict(2, f"doubtful, 0 of {of}", f"{text}explain what is seen: {figures}.")
+    return Verdict(2, f"doubtful, {counts}", f"{text}explain what is seen: {figures}.")

@@ -65,7 +65,7 @@ def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     assert "real target" not in text and "q < 0.05" not in text and "95 %" not in text and "nan" not in text
     assert "- without validation images: name 2 (channel 0)" in text and "9 of 12 to 15 irrelevant channels at" in text
     assert text.count("too few channels for an interval") == 1
-    assert "real target" not in table(rows) and "| 0       | 2 name 2 | 0      | -" in table(rows)
+    assert "real target" not in table(rows) and "| 0       | 2 name 2 | 0      | -" in table(rows).as_markdown()
 
 
 def test_the_markdown_says_what_the_headline_is_above_all_rows():

@@ -3,6 +3,9 @@
 A comparison is a dictionary as ``utils.store.comparisons.Comparisons`` stores it.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from utils.defaults import COMPARISON_DRAWS
@@ -10,7 +13,7 @@ from utils.method.embedding_scores import mean_distances
 from utils.method.significance import mean_with_interval
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.tables import Table, write_settled
-from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES
+from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES, Comparisons
 
 NULLS = {
     "weights_permuted": "weights permuted",
@@ -21,13 +24,34 @@ NULLS = {
 }
 NEEDS = ("labels", "images", "changes_weights", "same_output")
 WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
+ABOVE_NULL = ("auroc_all", "ap_all")  # scores of which a method's difference from its null is shown
+INTERVALS = tuple(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high"))
+DIFFERENCES = tuple(f"{name}_above{end}" for name in ABOVE_NULL for end in ("", "_low", "_high"))
+PATCH_COLUMNS = ("patch_intra", "patch_inter", "patch_any", "patch_gap")
 COLUMNS = (
-    *("method", "null", "k", "channels", "concepts"),
+    "method",
+    "null",
+    "k",
+    "channels",
+    "concepts",
     *WITH_INTERVAL,
-    *(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high")),
-    *(f"{name}_above{end}" for name in ("auroc_all", "ap_all") for end in ("", "_low", "_high")),
-    *("patch_intra", "patch_inter", "patch_any", "patch_gap", *NEEDS, "draws", "comparison"),
+    *INTERVALS,
+    *DIFFERENCES,
+    *PATCH_COLUMNS,
+    *NEEDS,
+    "draws",
+    "comparison",
 )
+HEADINGS = {
+    "auroc_all": "AUROC, all",
+    "ap_all": "AP, all",
+    "ap_all_above": "AP above the null",
+    "auroc_others": "AUROC, others",
+    "ari": "ARI",
+    "monosemanticity": "monosemanticity",
+    "monosemanticity_corrected": "corrected for chance",
+    "monosemanticity_strongest": "of the strongest 100",
+}
 MATCHED = (
     "Of a method's k units each labelled concept of a channel has the one that ranks the concept's training images "
     "best above those of the channel's other concepts (AUROC; one unit may serve several concepts); it is judged on "
@@ -63,75 +87,82 @@ EMBEDDING = (
 )
 
 
-def summary_rows(comparison):
-    """A dictionary for each method and null, with COLUMNS; NaN where a value cannot be."""
-    rows = []
+def summary_rows(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """A dictionary with COLUMNS for each method and null; NaN for what could not be measured."""
     keys = dict.fromkeys((row["method"], row["null"]) for row in comparison["channels"])
-    for method, null in keys:
-        own, of_channels = (_rows(comparison[what], method, null) for what in ("concepts", "channels"))
-        row = {"method": method, "null": null, "k": float(np.mean([one["k"] for one in of_channels]))}
-        row |= {"channels": len(of_channels), "concepts": len(own), "draws": max(one["draws"] for one in of_channels)}
-        for name in WITH_INTERVAL:
-            those = own if name in OF_CONCEPTS else of_channels
-            row |= _with_interval(name, [one[name] for one in those], [one["channel"] for one in those])
-        row |= _above(_rows(comparison["concepts"], method, ""), own, null)
-        distances = mean_distances([tuple(one[name] for name in PATCHES) for one in of_channels])
-        row |= {**{f"patch_{name}": value for name, value in distances._asdict().items()}, "patch_gap": distances.gap}
-        row |= {name: comparison["methods"][method][name] for name in NEEDS}
-        rows.append({**row, "comparison": comparison["name"]})
-    return rows
+    return [_summary_row(comparison, method, null) for method, null in keys]
 
 
-def _rows(rows, method, null):
+def _summary_row(comparison: dict[str, Any], method: str, null: str) -> dict[str, Any]:
+    of_concepts = _rows(comparison["concepts"], method, null)
+    of_channels = _rows(comparison["channels"], method, null)
+    row = {
+        "method": method,
+        "null": null,
+        "k": float(np.mean([channel["k"] for channel in of_channels])),
+        "channels": len(of_channels),
+        "concepts": len(of_concepts),
+        "draws": max(channel["draws"] for channel in of_channels),
+        "comparison": comparison["name"],
+    }
+    for name in WITH_INTERVAL:
+        rows = of_concepts if name in OF_CONCEPTS else of_channels
+        row |= _with_interval(name, [part[name] for part in rows], [part["channel"] for part in rows])
+    row |= _above(_rows(comparison["concepts"], method, ""), of_concepts, null)
+    distances = mean_distances([tuple(channel[name] for name in PATCHES) for channel in of_channels])
+    row |= {f"patch_{name}": value for name, value in distances._asdict().items()}
+    row["patch_gap"] = distances.gap
+    return row | {name: comparison["methods"][method][name] for name in NEEDS}
+
+
+def _rows(rows: list[dict[str, Any]], method: str, null: str) -> list[dict[str, Any]]:
     return [row for row in rows if (row["method"], row["null"]) == (method, null)]
 
 
-def _with_interval(name, values, channels):
+def _with_interval(name: str, values: list[float], channels: list[int]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), mean_with_interval(values, channels), strict=True))
 
 
-def _above(own, null_rows, null):
-    """How far a method is above its null, on the concepts that both have."""
-    found, of = {}, {(row["channel"], row["concept"]): row for row in null_rows}
-    both = [(row, of[row["channel"], row["concept"]]) for row in own if (row["channel"], row["concept"]) in of]
-    for name in ("auroc_all", "ap_all"):
-        values = [row[name] - other[name] if null else np.nan for row, other in both]
-        found |= _with_interval(f"{name}_above", values, [row["channel"] for row, _ in both])
-    return found
+def _above(rows: list[dict[str, Any]], null_rows: list[dict[str, Any]], null: str) -> dict[str, float]:
+    """The difference between a method and its null, on the concepts that both have."""
+    null_row_of = {(row["channel"], row["concept"]): row for row in null_rows}
+    rows = [row for row in rows if (row["channel"], row["concept"]) in null_row_of]
+    differences = {}
+    for name in ABOVE_NULL:
+        values = [row[name] - null_row_of[row["channel"], row["concept"]][name] if null else np.nan for row in rows]
+        differences |= _with_interval(f"{name}_above", values, [row["channel"] for row in rows])
+    return differences
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Text
 
 
-def _number(value):
+def _number(value: float) -> str:
     return formatted(value, ".3f", missing=HYPHEN)
 
 
-def _cell(row, name):
+def _cell(row: dict[str, Any], name: str) -> str:
     return _number(row[name]) + interval_text(row[f"{name}_low"], row[f"{name}_high"], ".3f", label="")
 
 
-def table(comparison):
-    """The rows of a comparison as an aligned Markdown table: each method, and its nulls below it."""
-    words = {"auroc_all": "AUROC, all", "ap_all": "AP, all", "ap_all_above": "AP above the null"}
-    words |= {"auroc_others": "AUROC, others", "ari": "ARI"}
-    words |= {"monosemanticity": "monosemanticity", "monosemanticity_corrected": "corrected for chance"}
-    words |= {"monosemanticity_strongest": "of the strongest 100"}
+def table(comparison: dict[str, Any]) -> str:
+    """The rows of a comparison as a Markdown table: each method, and its nulls below it."""
     rows = summary_rows(comparison)
-    shown = [name for name in words if any(not np.isnan(row[name]) for row in rows)]
-    gaps = any(not np.isnan(row["patch_gap"]) for row in rows)
-    header = ["method", "k", "channels", "concepts", *(words[name] for name in shown), *(["patch gap"] * gaps)]
+    shown = [name for name in HEADINGS if not all(np.isnan(row[name]) for row in rows)]
+    has_gaps = not all(np.isnan(row["patch_gap"]) for row in rows)
+    header = ["method", "k", "channels", "concepts", *(HEADINGS[name] for name in shown)]
+    header += ["patch gap"] if has_gaps else []
     cells = []
     for row in rows:
-        what = f"- {NULLS[row['null']]}" if row["null"] else comparison["methods"][row["method"]]["words"]
-        plain = [what, f"{row['k']:.3g}", row["channels"], row["concepts"]]
-        cells.append([*plain, *(_cell(row, name) for name in shown), *([_number(row["patch_gap"])] * gaps)])
+        words = f"- {NULLS[row['null']]}" if row["null"] else comparison["methods"][row["method"]]["words"]
+        line = [words, f"{row['k']:.3g}", row["channels"], row["concepts"], *(_cell(row, name) for name in shown)]
+        cells.append([*line, *([_number(row["patch_gap"])] if has_gaps else [])])
     return Table(header, cells).as_markdown()
 
 
-def needs_table(comparison):
-    """What each method needs, and what it leaves of the network."""
+def needs_table(comparison: dict[str, Any]) -> str:
+    """A Markdown table of what each method needs, and whether it changes the network."""
     header = ["method", "labels", "a pass over images", "changes weights", "output unchanged"]
     rows = [
         [method["words"], *("yes" if method[name] else "no" for name in NEEDS)]
@@ -140,46 +171,50 @@ def needs_table(comparison):
     return Table(header, rows).as_markdown()
 
 
-def heading(comparison):
+def heading(comparison: dict[str, Any]) -> str:
     """What a comparison is of, and how it was measured, in a line."""
     number = sum(len(concepts) for _, concepts in comparison["asked"])
-    hidden, settings = ("embedder", "defaults"), comparison["settings"].items()
-    given = [(name.replace("_", " "), value) for name, value in settings if name not in hidden]
-    settings = ", ".join(name if value is True else f"{name} {value}" for name, value in given if value)
+    settings = [
+        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"
+        for name, value in comparison["settings"].items()
+        if value and name not in ("embedder", "defaults")
+    ]
     return (
         f"{comparison['run']}, layer {comparison['layer']}: {number} concepts of {len(comparison['asked'])} channels, "
-        f"{comparison['images']} validation images; {settings}"
+        f"{comparison['images']} validation images; {', '.join(settings)}"
     )
 
 
-def document(comparisons):
+def document(comparisons: list[dict[str, Any]]) -> str:
     """All comparisons in Markdown."""
     parts = ["# Methods side by side\n", EXPLANATION]
-    for one in comparisons:
-        parts += [f"### {one['name']}\n\n{heading(one)}\n", f"{table(one)}\n", f"{needs_table(one)}\n"]
-        parts += [] if one["settings"]["embedding"] else [f"{EMBEDDING}\n"]
-        parts += [f"Could not be measured: {'; '.join(one['problems'])}\n"] if one["problems"] else []
+    for comparison in comparisons:
+        parts.append(f"### {comparison['name']}\n\n{heading(comparison)}\n")
+        parts += [f"{table(comparison)}\n", f"{needs_table(comparison)}\n"]
+        parts += [] if comparison["settings"]["embedding"] else [f"{EMBEDDING}\n"]
+        problems = comparison["problems"]
+        parts += [f"Could not be measured: {'; '.join(problems)}\n"] if problems else []
     return "\n".join(parts)
 
 
-def comma_separated(comparisons):
-    """The rows of all comparisons as CSV, with a header; empty where there is no value."""
+def comma_separated(comparisons: list[dict[str, Any]]) -> str:
+    """The rows of all comparisons as CSV, with a header; a cell without a value is empty."""
     rows = [row for comparison in comparisons for row in summary_rows(comparison)]
     return Table(COLUMNS, [[_csv_cell(row[name]) for name in COLUMNS] for row in rows]).as_csv()
 
 
-def _csv_cell(value):
+def _csv_cell(value: bool | float | int | str) -> int | str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return csv_number(value) if isinstance(value, float) else value
 
 
-def write_comparison_tables(comparisons):
-    """Make ``comparison.csv`` and ``comparison.md`` anew from all ``Comparisons``: the paths."""
+def write_comparison_tables(comparisons: Comparisons) -> list[Path]:
+    """Write ``comparison.csv`` and ``comparison.md`` of all ``Comparisons``; return their paths."""
     return write_settled(comparisons, {"comparison.csv": comma_separated, "comparison.md": document})
 
 
-def print_comparison(comparison):
+def print_comparison(comparison: dict[str, Any]) -> None:
     """Print the table of a comparison, and how to read it."""
     print(f"\n{heading(comparison)}\n\n{table(comparison)}\n\n{needs_table(comparison)}\n\n{MATCHED}\n{HOW_TO_READ}")
     if not comparison["settings"]["embedding"]:

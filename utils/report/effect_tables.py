@@ -4,29 +4,27 @@ An effect is a dictionary as ``utils.store.effects.Effects`` stores it.
 """
 
 import json
-import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
-from utils.errors import listed
 from utils.method.significance import mean_with_interval
 from utils.report.numbers import csv_number, formatted, interval_text
 from utils.report.result_tables import where_from
-from utils.report.tables import Table, short_name, write_settled
+from utils.report.tables import Table, grouped, short_name, warn_of, write_settled
+from utils.store.effects import Effects
 
 LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
 SHOWN = 10  # splits that are printed
 LOGITS = ("total", "own", "others", "background", "residual", "own_permuted", "others_permuted")
+LOGIT_COLUMNS = tuple(f"logit_{name}" for name in LOGITS)
 SHARES = ("share_own", "share_others", "share_own_permuted")
 MARGINS = ("margin_total", "margin_own", "margin_others")
-LOGIT_COLUMNS = tuple(f"logit_{name}" for name in LOGITS)
-COLUMNS = (
-    *("run", "layer", "channel", "split", "rho", "replaced_by", "concept", "classes", "name", "images"),
-    *LOGIT_COLUMNS,
-    *SHARES,
-    *("images_of_shares", *MARGINS),
-)
+OF_EFFECT = ("run", "layer", "channel", "split", "rho")
+OF_CONCEPT = ("replaced_by", "concept", "classes", "name", "images")
+COLUMNS = (*OF_EFFECT, *OF_CONCEPT, *LOGIT_COLUMNS, *SHARES, "images_of_shares", *MARGINS)
 EXPLANATION = f"""\
 What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept:
 the mean Shapley value over who else is replaced. A part that is replaced is the same at every position: its mean over
@@ -42,42 +40,58 @@ move. These numbers are Shapley values, means over who else is there; ablated() 
 while all others stay, so that the two differ wherever something behind the layer is not linear."""
 
 
-def concept_rows(effect):
-    """A dictionary of ``COLUMNS`` for each concept of an effect; NaN where there is nothing to measure."""
-    rows = []
-    for k, part in enumerate(effect["images"]):
-        values = {"": np.array(part["effects"]), "_permuted": np.array(part["effects_permuted"])}
-        row = {name: effect[name] for name in ("run", "layer", "channel", "split", "rho")}
-        row |= {"replaced_by": effect["to"], "concept": k + 1, "classes": effect["concepts"][k]}
-        row |= {"name": effect["concept_names"][k], "images": len(part["paths"])}
-        num_own = len(effect["concepts"])
-        logits = {}
-        for kind, effects in values.items():
-            if effects.size:
-                others = [j for j in range(num_own) if j != k]
-                logits[f"own{kind}"], logits[f"others{kind}"] = effects[:, k], effects[:, others].sum(1)
-                logits[f"total{kind}"], logits[f"residual{kind}"] = effects.sum(1), effects[:, -1]
-                logits[f"background{kind}"] = effects[:, num_own:-1].sum(1)
-        row |= {f"logit_{name}": float(logits[name].mean()) if logits else np.nan for name in LOGITS}
-        margins = np.array(part["margins"])
-        enough = {kind: logits[f"total{kind}"] >= LEAST_TOTAL if logits else np.zeros(0, bool) for kind in values}
-        row["images_of_shares"] = int(enough[""].sum())
-        for name in SHARES:
-            kind = "_permuted" if name.endswith("_permuted") else ""
-            part_of = name.removeprefix("share_")
-            shares = logits[part_of][enough[kind]] / logits[f"total{kind}"][enough[kind]] if enough[kind].any() else []
-            row[name] = float(np.mean(shares)) if len(shares) else np.nan
-        row |= dict.fromkeys(MARGINS, np.nan)
-        if margins.size:
-            of = margins.mean(0)
-            values = of.sum(), of[k], of[:num_own].sum() - of[k]
-            row |= dict(zip(MARGINS, map(float, values), strict=True))
-        rows.append(row)
-    return rows
+def concept_rows(effect: dict[str, Any]) -> list[dict[str, Any]]:
+    """A dictionary with ``COLUMNS`` for each concept of an effect; NaN for what could not be measured."""
+    return [_concept_row(effect, k) for k in range(len(effect["images"]))]
 
 
-def table(rows):
-    """Rows as aligned Markdown, the means over concepts last."""
+def _concept_row(effect: dict[str, Any], k: int) -> dict[str, Any]:
+    of_concept = effect["images"][k]
+    num_concepts = len(effect["concepts"])
+    logits = _logits(np.array(of_concept["effects"]), k, num_concepts)
+    permuted = _logits(np.array(of_concept["effects_permuted"]), k, num_concepts)
+    logits |= {f"{name}_permuted": values for name, values in permuted.items()}
+    row = {name: effect[name] for name in OF_EFFECT}
+    row |= {"replaced_by": effect["to"], "concept": k + 1, "classes": effect["concepts"][k]}
+    row |= {"name": effect["concept_names"][k], "images": len(of_concept["paths"])}
+    row |= {f"logit_{name}": float(logits[name].mean()) if logits else np.nan for name in LOGITS}
+    row |= {name: _mean_share(logits, name.removeprefix("share_")) for name in SHARES}
+    row["images_of_shares"] = int((logits["total"] >= LEAST_TOTAL).sum()) if logits else 0
+    margins = np.array(of_concept["margins"])
+    row |= dict.fromkeys(MARGINS, np.nan)
+    if margins.size:
+        means = margins.mean(0)
+        row["margin_total"] = float(means.sum())
+        row["margin_own"] = float(means[k])
+        row["margin_others"] = float(means[:num_concepts].sum() - means[k])
+    return row
+
+
+def _logits(effects: np.ndarray, k: int, num_concepts: int) -> dict[str, np.ndarray]:
+    """What parts add to the logit, in each image of concept k, from the effects of all parts [n, parts]."""
+    if not effects.size:
+        return {}
+    others = [j for j in range(num_concepts) if j != k]
+    return {
+        "total": effects.sum(1),
+        "own": effects[:, k],
+        "others": effects[:, others].sum(1),
+        "background": effects[:, num_concepts:-1].sum(1),
+        "residual": effects[:, -1],
+    }
+
+
+def _mean_share(logits: dict[str, np.ndarray], part: str) -> float:
+    """The mean of a part's share of the total, over the images in which the total is large enough."""
+    if not logits:
+        return np.nan
+    total = logits["total_permuted" if part.endswith("_permuted") else "total"]
+    is_enough = total >= LEAST_TOTAL
+    return float(np.mean(logits[part][is_enough] / total[is_enough])) if is_enough.any() else np.nan
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
     header = ["channel", "concept", "images", *(name.replace("_", " ") for name in LOGITS)]
     header += [name.replace("_", " ") for name in (*SHARES, "images_of_shares", *MARGINS)]
     cells = [
@@ -94,53 +108,46 @@ def table(rows):
     return Table(header, cells).as_markdown()
 
 
-def summary(rows):
+def summary(rows: list[dict[str, Any]]) -> str:
     """The means over concepts, with 95 % intervals that resample channels, in lines."""
     channels = [row["channel"] for row in rows]
     lines = [f"mean over {len(rows)} concepts of {len(set(channels))} channels, in logits:"]
     too_few = False
-    for name in (*LOGITS, *SHARES, *MARGINS):
-        column = f"logit_{name}" if name in LOGITS else name
+    for column in (*LOGIT_COLUMNS, *SHARES, *MARGINS):
         mean, low, high = mean_with_interval([row[column] for row in rows], channels)
-        interval = interval_text(low, high)
-        too_few |= np.isfinite(mean) and not interval
         if np.isfinite(mean):
-            lines.append(f"- {name.replace('_', ' ')}: {mean:+.3f}{interval}")
+            words = column.removeprefix("logit_").replace("_", " ")
+            lines.append(f"- {words}: {mean:+.3f}{interval_text(low, high)}")
+            too_few |= bool(np.isnan(low))
     lines += ["- too few channels for an interval"] if too_few else []
     return "\n".join(lines)
 
 
-def groups(effects):
-    """Effects that may be averaged together: a list of (title, rows).
-
-    As with results of pairs, two whose images of one class folder differ are never in one mean.
-    """
-    found = {}
-    for effect in sorted(effects, key=lambda one: (one["run"], one["channel"], one["split"])):
-        names = ("layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
-        names += ("found_by",)
-        alike = found.setdefault(json.dumps([effect["run"], *(effect[name] for name in names)], sort_keys=True), [])
-        for validation, group in alike:
-            if all(validation.get(folder, digest) == digest for folder, digest in effect["validation"].items()):
-                validation |= effect["validation"]
-                group.append(effect)
-                break
-        else:
-            alike.append((dict(effect["validation"]), [effect]))
-    together = [group for alike in found.values() for _, group in alike]
-    return [(_title(group[0]), [row for one in group for row in concept_rows(one)]) for group in together]
+def groups(effects: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Effects that may be averaged together: a list of (title, rows)."""
+    ordered = sorted(effects, key=lambda effect: (effect["run"], effect["channel"], effect["split"]))
+    return [
+        (_title(group[0]), [row for effect in group for row in concept_rows(effect)])
+        for group in grouped(ordered, _settings_of)
+    ]
 
 
-def _title(effect):
-    how = DIVISIONS.get(effect["split_by"]).words
-    how += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
+def _settings_of(effect: dict[str, Any]) -> str:
+    """What effects that are averaged together have in common."""
+    names = ("run", "layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
+    return json.dumps([effect[name] for name in (*names, "found_by")], sort_keys=True)
+
+
+def _title(effect: dict[str, Any]) -> str:
+    division = DIVISIONS.get(effect["split_by"]).words
+    division += f" and everything else of weight {effect['background']:g}" if effect["background"] else ""
     to = "zero" if effect["to"] == "zero" else "their mean"
     measured = f"parts replaced by {to}, {effect['precision']}, {effect['decoding']}"
-    of = f", {where_from(effect)}" if effect["assignment"] else ""
-    return f"{effect['run']}, layer {effect['layer']}, split by {how}, {measured}{of}"
+    source = f", {where_from(effect)}" if effect["assignment"] else ""
+    return f"{effect['run']}, layer {effect['layer']}, split by {division}, {measured}{source}"
 
 
-def document(effects):
+def document(effects: list[dict[str, Any]]) -> str:
     """All effects in Markdown."""
     parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n"]
     for title, rows in groups(effects):
@@ -148,8 +155,8 @@ def document(effects):
     return "\n".join(parts)
 
 
-def comma_separated(effects):
-    """All rows as CSV, with a header; empty where there is no value."""
+def comma_separated(effects: list[dict[str, Any]]) -> str:
+    """All rows as CSV, with a header; a cell without a value is empty."""
     rows = [
         {
             **row,
@@ -162,23 +169,20 @@ def comma_separated(effects):
     return Table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]).as_csv()
 
 
-def write_effect_tables(effects):
-    """Make ``effect.csv`` and ``effect.md`` anew from all ``Effects``: the paths."""
+def write_effect_tables(effects: Effects) -> list[Path]:
+    """Write ``effect.csv`` and ``effect.md`` of all ``Effects``; return their paths."""
     return write_settled(effects, {"effect.csv": comma_separated, "effect.md": document})
 
 
-def print_effects(measured, effects):
+def print_effects(measured: list[dict[str, Any]], effects: Effects) -> None:
     """Print what was measured in this run: a table of the first splits, and the means of all."""
+    first = {effect["split"] for effect in measured[:SHOWN]}
     for title, rows in groups(measured):
-        shown = [row for row in rows if row["split"] in {one["split"] for one in measured[:SHOWN]}]
+        shown = [row for row in rows if row["split"] in first]
         print(f"\n{title}\n\n{table(shown)}")
         if len(shown) < len(rows):
             print(f"... {len(rows) - len(shown)} more in {effects.folder / 'effect.md'}")
         print(f"\n{summary(rows)}")
     print(f"\n{EXPLANATION}")
-    for names, what in (
-        (effects.stale, "left out, as their splits have changed since: measure them again"),
-        (effects.unchecked, f"not checked, as their splits are not in {effects.model_dir}"),
-    ):
-        if names:
-            print(f"warning: {len(names)} effects {what} ({listed(names)})", file=sys.stderr)
+    warn_of(effects.stale, "effects left out, as their splits have changed since: measure them again")
+    warn_of(effects.unchecked, f"effects not checked, as their splits are not in {effects.model_dir}")

@@ -18,6 +18,7 @@ from utils.report.result_tables import (
     result_groups,
     where_from,
 )
+from utils.report.tables import warn_of
 from utils.store.files import image_sets_name, number_text, write_bytes
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
@@ -100,12 +101,8 @@ def print_summary(results):
 
 def _print_doubts(results):
     """Name results that are left out because their split has changed, and those whose split was not found."""
-    for names, what in (
-        (results.stale, f"left out, {LEFT_OUT}"),
-        (results.unchecked, f"not checked, as their splits are not in {results.model_dir}"),
-    ):
-        if names:
-            print(f"warning: {len(names)} results {what} ({listed(names)})", file=sys.stderr)
+    warn_of(results.stale, f"results left out, {LEFT_OUT}")
+    warn_of(results.unchecked, f"results not checked, as their splits are not in {results.model_dir}")
 
 
 def warn_of_empty_inclusion(result):

@@ -22,7 +22,7 @@ from utils.method.evaluation import (
 )
 from utils.report.latex import BEFORE, comment, escaped
 from utils.report.numbers import DASH, csv_number, formatted
-from utils.report.tables import Table, short_name
+from utils.report.tables import Table, grouped, short_name
 
 
 def measured(result):
@@ -87,17 +87,8 @@ def groups(results):
 
     Two results whose images of one class folder differ are never in one table.
     """
-    found = {}
-    for result in sorted(results, key=lambda result: (*group_of(result), result["channel"], result["split"])):
-        alike = found.setdefault(group_of(result), [])
-        for validation, group in alike:
-            if all(validation.get(folder, digest) == digest for folder, digest in result["validation"].items()):
-                validation |= result["validation"]
-                group.append(result)
-                break
-        else:
-            alike.append((dict(result["validation"]), [result]))
-    return [group for alike in found.values() for _, group in alike]
+    ordered = sorted(results, key=lambda result: (*group_of(result), result["channel"], result["split"]))
+    return grouped(ordered, group_of)
 
 
 def where_from(entry):

@@ -1,29 +1,27 @@
-"""Tables of separation: a row for each concept, and a summary of each layer, as CSV, Markdown and print.
+"""Tables of separation: a row for each concept and a summary of each layer, as CSV, Markdown, LaTeX and print.
 
 A separation is a dictionary as ``utils.store.separations.Separations`` stores it.
 """
 
 import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
-from utils.errors import listed
 from utils.method.significance import mean_with_interval
 from utils.report.latex import BEFORE, comment, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
-from utils.report.tables import Table, short_name, write_settled
-from utils.store.separations import VALUES, newest_rows
+from utils.report.tables import Table, short_name, warn_of, write_settled
+from utils.store.separations import VALUES, Separations, newest_rows
 
 SHOWN = 40  # rows that are printed
-FIRST = ("run", "layer", "channel", "concept", "classes", "name", "images")
-COLUMNS = (
-    *FIRST,
-    *(value for value in VALUES if not value.endswith("_irrelevant") or value[0] in "pq"),
-    "split",
-    "rho",
-)
+FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")
+VALUE_COLUMNS = tuple(name for name in VALUES if name not in ("auroc_all_irrelevant", "ap_all_irrelevant"))
+COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "split", "rho")
 CHANNELS = {
     "original": "_original",
     "new channel c'_k": "",
@@ -59,124 +57,152 @@ or a channel that is the same for all images.
 """
 
 
-def summary(separation):
+# --------------------------------------------------------------------------------------------------------------------
+# The summary of a separation
+
+
+def summary(separation: dict[str, Any]) -> str:
     """What a separation says of its layer, as Markdown: the means of all channels, and differences with intervals."""
     rows = separation["rows"]
-    channels = [row["channel"] for row in rows]
-    lines = [
-        f"### {separation['name']}",
-        "",
-        f"{heading(separation)}:",
-        "",
-        "| | AUROC, all | AP, all | AUROC, others |",
-        "|---|---|---|---|",
-    ]
-    for what, kind in CHANNELS.items():
-        cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
-        lines += [f"| {what} | {' | '.join(cells)} |"] if cells[:2] != ["-", "-"] else []
-    lines += [f"| the class's own logit | - | {_mean(rows, 'ap_all_own_logit')} | - |", ""]
-    too_few = False
-    for what in ("original", WEIGHTS.words, FITTED.words):
-        found = []
-        for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
-            values = [row[column] - row[f"{column}{CHANNELS[what]}"] for row in rows]
-            mean, low, high = mean_with_interval(values, channels)
-            interval = interval_text(low, high)
-            too_few |= np.isfinite(mean) and not interval
-            found += [f"{name} {mean:+.3f}{interval}"] if np.isfinite(mean) else []
-        lines += [f"- new channel minus {what}: {', '.join(found)}"] if found else []
-    lines += ["- too few channels for an interval"] if too_few else []
-    for letter in "pq":
-        values = np.array([row[f"{letter}_irrelevant"] for row in rows])
-        known = ~np.isnan(values)
-        lines += [f"- {letter} < 0.05: {(values < 0.05).sum()} of {known.sum()} concepts"] if known.any() else []
+    lines = [f"### {separation['name']}", "", f"{heading(separation)}:", "", *_table_of_means(rows), ""]
+    lines += [*_differences(rows), *_discoveries(rows)]
     empty = [row for row in rows if not row["images"]]
     lines += [f"- without validation images: {_names(empty)}"] if empty else []
     return "\n".join(lines) + "\n"
 
 
-def divisions_of(rows):
+def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of a table with the mean scores of all kinds of channels that were measured."""
+    lines = ["| | AUROC, all | AP, all | AUROC, others |", "|---|---|---|---|"]
+    for words, kind in CHANNELS.items():
+        auroc_all, ap_all, auroc_others = (
+            _mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")
+        )
+        if (auroc_all, ap_all) != (HYPHEN, HYPHEN):
+            lines.append(f"| {words} | {auroc_all} | {ap_all} | {auroc_others} |")
+    return [*lines, f"| the class's own logit | {HYPHEN} | {_mean(rows, 'ap_all_own_logit')} | {HYPHEN} |"]
+
+
+def _differences(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines with the mean difference between the new channel and each null, with 95 % intervals."""
+    channels = [row["channel"] for row in rows]
+    lines = []
+    too_few = False
+    for words in ("original", WEIGHTS.words, FITTED.words):
+        texts = []
+        for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
+            differences = [row[column] - row[f"{column}{CHANNELS[words]}"] for row in rows]
+            mean, low, high = mean_with_interval(differences, channels)
+            if np.isfinite(mean):
+                texts.append(f"{name} {mean:+.3f}{interval_text(low, high)}")
+                too_few |= bool(np.isnan(low))
+        lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
+    return [*lines, "- too few channels for an interval"] if too_few else lines
+
+
+def _discoveries(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines that say how many concepts have a p and a q value below 0.05."""
+    lines = []
+    for letter in "pq":
+        values = np.array([row[f"{letter}_irrelevant"] for row in rows])
+        measured = values[~np.isnan(values)]
+        lines += [f"- {letter} < 0.05: {(measured < 0.05).sum()} of {len(measured)} concepts"] if len(measured) else []
+    return lines
+
+
+def divisions_of(rows: list[dict[str, Any]]) -> str:
     """How the inputs of the splits of some rows were divided, in words."""
     return " and ".join(sorted({DIVISIONS.get(row["split_by"]).words for row in rows}))
 
 
-def heading(separation):
+def heading(separation: dict[str, Any]) -> str:
     """What a separation is of, and how it was measured, in a line."""
     rows = separation["rows"]
-    how = divisions_of(rows)
-    rhos = sorted({row["rho"] for row in rows if row["rho"] is not None})
-    how += f", rho {rhos[0]}" + (f" to {rhos[-1]}" if len(rhos) > 1 else "") if rhos else ""
+    division = divisions_of(rows)
+    rhos = {row["rho"] for row in rows if row["rho"] is not None}
+    division += f", rho {_range(rhos)}" if rhos else ""
     channels = len({row["channel"] for row in rows})
-    used, there = ([row[name] for row in rows] for name in ("irrelevant", "irrelevant_there"))
-    number = f"all {_range(there)}" if used == there else f"{_range(used)} of {_range(there)}"
+    used = [row["irrelevant"] for row in rows]
+    available = [row["irrelevant_there"] for row in rows]
+    number = f"all {_range(available)}" if used == available else f"{_range(used)} of {_range(available)}"
     thresholds = sorted({tuple(values[2:]) for values in separation["splits"].values()})
     at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
     return (
-        f"{separation['run']}, layer {separation['layer']}, split by {how}; {len(rows)} concepts of {channels} "
+        f"{separation['run']}, layer {separation['layer']}, split by {division}; {len(rows)} concepts of {channels} "
         f"channels, {separation['images']} images, {separation['draws']} draws, {number} irrelevant channels at {at}"
     )
 
 
-def _range(numbers):
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+def _range(numbers: Iterable[float]) -> str:
+    values = sorted(set(numbers))
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _mean(rows, name):
+def _mean(rows: list[dict[str, Any]], name: str) -> str:
     values = np.array([row.get(name, np.nan) for row in rows])
-    return _number(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else "-"
+    values = values[~np.isnan(values)]
+    return _number(values.mean()) if len(values) else HYPHEN
 
 
-def _number(value):
+def _number(value: float) -> str:
     return formatted(value, ".3f", missing=HYPHEN)
 
 
-def _names(rows):
+def _names(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{row['name']} (channel {row['channel']})" for row in rows)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Rows
 
-WORDS = {
-    **{"prevalence": "prevalence", "ap_all_own_logit": "AP logit", "p_irrelevant": "p", "q_irrelevant": "q"},
-    **{"ap_all": "AP", "auroc_all": "AUROC", "auroc_others": "AUROC others"},
-    **{"draws": "permuted >= AP", "draws_real_target": "real >= AP"},
+HEADINGS = {
+    "prevalence": "prevalence",
+    "ap_all_own_logit": "AP logit",
+    "p_irrelevant": "p",
+    "q_irrelevant": "q",
+    "ap_all": "AP",
+    "auroc_all": "AUROC",
+    "auroc_others": "AUROC others",
+    "draws": "permuted >= AP",
+    "draws_real_target": "real >= AP",
 }
 REACHED = {WEIGHTS.draws_column: "ap_draws", FITTED.draws_column: "ap_draws_real_target"}
 HEADLINE = (
-    *("prevalence", "ap_all", "ap_all_original", "ap_all_weights_permuted", "draws", "ap_all_real_target"),
-    *("draws_real_target", "auroc_all", "auroc_all_original", "auroc_all_weights_permuted", "p_irrelevant"),
+    "prevalence",
+    "ap_all",
+    "ap_all_original",
+    "ap_all_weights_permuted",
+    "draws",
+    "ap_all_real_target",
+    "draws_real_target",
+    "auroc_all",
+    "auroc_all_original",
+    "auroc_all_weights_permuted",
+    "p_irrelevant",
     "q_irrelevant",
 )
 
 
-def draws_reached(row):
+def draws_reached(row: dict[str, Any]) -> dict[str, float]:
     """The shares of draws of permuted weights, without and with the real target, that reach the new channel's AP."""
-    found = {}
-    for name, draws in REACHED.items():
-        values = np.array(row[draws])
-        values = values[~np.isnan(values)]
-        known = len(values) and not np.isnan(row["ap_all"])
-        found[name] = float((values >= row["ap_all"]).mean()) if known else np.nan
-    return found
+    shares = {}
+    for name, column in REACHED.items():
+        draws = np.array(row[column])
+        draws = draws[~np.isnan(draws)]
+        is_measured = len(draws) and not np.isnan(row["ap_all"])
+        shares[name] = float((draws >= row["ap_all"]).mean()) if is_measured else np.nan
+    return shares
 
 
-def table(rows, columns=(*VALUES, *REACHED)):
-    """Rows as an aligned Markdown table."""
-    return table_of(rows, columns).as_markdown()
+def table(rows: list[dict[str, Any]], columns: Sequence[str] = (*VALUE_COLUMNS, *REACHED)) -> Table:
+    """The Table of rows, without columns that have no value.
 
-
-def table_of(rows, columns):
-    """The Table of rows; columns without any value are left out.
-
-    Where splits were made in several ways, a column says how.
+    If splits were made in several ways, a column says how.
     """
-    rows, several = [{**row, **draws_reached(row)} for row in rows], len({row["split_by"] for row in rows}) > 1
-    columns = [
-        name for name in columns if name in (*COLUMNS, *REACHED) and not all(np.isnan(row[name]) for row in rows)
-    ]
-    header = ["channel", "concept", *(["split by"] if several else []), "images", *map(_words, columns)]
+    rows = [{**row, **draws_reached(row)} for row in rows]
+    several = len({row["split_by"] for row in rows}) > 1
+    columns = [name for name in columns if not all(np.isnan(row[name]) for row in rows)]
+    header = ["channel", "concept", *(["split by"] if several else []), "images", *map(_heading_of, columns)]
     cells = [
         [
             row["channel"],
@@ -190,81 +216,77 @@ def table_of(rows, columns):
     return Table(header, cells)
 
 
-def _words(column):
+def _heading_of(column: str) -> str:
     for name in ("ap_all", "auroc_all", "auroc_others"):
-        if column.startswith(name) and column not in WORDS:
-            return f"{WORDS[name]} {column.removeprefix(f'{name}_').replace('_', ' ')}"
-    return WORDS[column]
+        if column.startswith(name) and column not in HEADINGS:
+            return f"{HEADINGS[name]} {column.removeprefix(f'{name}_').replace('_', ' ')}"
+    return HEADINGS[column]
 
 
-def _in_order(pairs):
+def _in_order(pairs: list[tuple[dict, dict]]) -> list[tuple[dict, dict]]:
     return sorted(pairs, key=lambda pair: (pair[0]["run"], pair[1]["channel"], pair[1]["split"], pair[1]["concept"]))
 
 
-def document(separations):
+def document(separations: list[dict[str, Any]]) -> str:
     """All separations in Markdown: what the columns are, the summary of each, and a table of the rows of each RUN."""
     parts = ["# Separation from all other images\n", EXPLANATION, *map(summary, separations)]
     for (run, layer), rows in _rows_by_run(separations).items():
-        parts.append(f"### {run}, layer {layer}\n\n{table(rows)}\n")
+        parts.append(f"### {run}, layer {layer}\n\n{table(rows).as_markdown()}\n")
     return "\n".join(parts)
 
 
-def _rows_by_run(separations):
+def _rows_by_run(separations: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The rows of each (RUN, layer), in order."""
-    found = {}
-    for one, row in _in_order(newest_rows(separations)):
-        found.setdefault((one["run"], one["layer"]), []).append(row)
-    return found
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for separation, row in _in_order(newest_rows(separations)):
+        rows.setdefault((separation["run"], separation["layer"]), []).append(row)
+    return rows
 
 
-def latex(separations):
+def latex(separations: list[dict[str, Any]]) -> str:
     """The headline columns of all rows in LaTeX, a table for each RUN."""
     parts = [BEFORE, comment(EXPLANATION)]
     for (run, layer), rows in _rows_by_run(separations).items():
         caption = f"Separation from all other images: {run}, layer {layer}."
-        parts.append(table_of(rows, HEADLINE).as_latex(caption, heading=_latex_heading))
+        parts.append(table(rows, HEADLINE).as_latex(caption, heading=_latex_heading))
     return "\n".join(parts)
 
 
-def _latex_heading(heading):
+def _latex_heading(heading: str) -> str:
     return stacked(heading.replace(">=", "≥"))
 
 
-def comma_separated(separations):
-    """The rows of all separations as CSV, with a header; empty where there is no value."""
+def comma_separated(separations: list[dict[str, Any]]) -> str:
+    """The rows of all separations as CSV, with a header; a cell without a value is empty."""
     rows = [
         {
             **row,
             "run": separation["run"],
             "layer": separation["layer"],
             "classes": " ".join(map(str, row["classes"])),
-            **{name: csv_number(row[name]) for name in COLUMNS if name in VALUES},
+            **{name: csv_number(row[name]) for name in VALUE_COLUMNS},
         }
         for separation, row in _in_order(newest_rows(separations))
     ]
     return Table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]).as_csv()
 
 
-def write_separation_tables(separations):
-    """Make ``separation.csv``, ``.md`` and ``.tex`` anew from all ``Separations``: the paths."""
+def write_separation_tables(separations: Separations) -> list[Path]:
+    """Write ``separation.csv``, ``.md`` and ``.tex`` of all ``Separations``; return their paths."""
     texts = {"separation.csv": comma_separated, "separation.md": document, "separation.tex": latex}
     return write_settled(separations, texts)
 
 
-def print_separation(separation, separations):
-    """Print the summary of a separation, the first of its rows, and which splits have changed since all were made."""
+def print_separation(separation: dict[str, Any], separations: Separations) -> None:
+    """Print the summary of a separation and its first rows, and warn of splits of all separations that have changed."""
     rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
-    print(f"\n{summary(separation)}\n{table(rows[:SHOWN], HEADLINE)}")
+    print(f"\n{summary(separation)}\n{table(rows[:SHOWN], HEADLINE).as_markdown()}")
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
     print("AP and AUROC against all other images: " + HOW_TO_READ)
     print(f"{DRAWS_REACH}\n{OTHERS}")
-    for names, what in (
-        (separations.stale, "are left out, as they have changed since: measure them again"),
-        (separations.unchecked, f"were not checked, as they are not in {separations.model_dir}"),
-    ):
-        if names:
-            print(f"warning: {len(names)} splits {what} ({listed(names)})", file=sys.stderr)
+    warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
+    warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")
     empty = [row for row in separation["rows"] if not row["images"]]
     if empty:
         print(f"warning: without validation images, not measured: {_names(empty)}", file=sys.stderr)

@@ -1,11 +1,14 @@
-"""A table, written as CSV, Markdown or LaTeX, and table files that are made anew until nothing is missing."""
+"""A table, written as CSV, Markdown or LaTeX; and what tables of Measurements have in common."""
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from utils.errors import listed
 from utils.report.latex import escaped, floating, tabular
 from utils.store.files import write_bytes
 from utils.store.measurements import Measurements
@@ -56,6 +59,26 @@ def short_name(name: str, length: int = LONGEST_NAME) -> str:
     return name if len(name) <= length else f"{name[: length - 3]}..."
 
 
+def grouped(
+    entries: Iterable[dict[str, Any]], settings_of: Callable[[dict[str, Any]], Hashable]
+) -> list[list[dict[str, Any]]]:
+    """Entries of Measurements that may be summarised together, as lists in the order in which they are given.
+
+    They agree in what ``settings_of`` returns, and no two of them differ in the validation images of a class folder.
+    """
+    candidates: dict[Hashable, list[tuple[dict[str, str], list[dict[str, Any]]]]] = {}
+    for entry in entries:
+        of_settings = candidates.setdefault(settings_of(entry), [])
+        for validation, group in of_settings:
+            if all(validation.get(folder, digest) == digest for folder, digest in entry["validation"].items()):
+                validation.update(entry["validation"])
+                group.append(entry)
+                break
+        else:
+            of_settings.append((dict(entry["validation"]), [entry]))
+    return [group for of_settings in candidates.values() for _, group in of_settings]
+
+
 def write_settled(measurements: Measurements, texts: dict[str, Callable[[list[dict]], str]]) -> list[Path]:
     """Write the files that are made of all entries of Measurements: their paths.
 
@@ -73,3 +96,9 @@ def write_settled(measurements: Measurements, texts: dict[str, Callable[[list[di
         for name, text in texts.items():
             write_bytes(measurements.folder / name, text(entries).encode())
     return [measurements.folder / name for name in texts]
+
+
+def warn_of(names: list[str], text: str) -> None:
+    """Warn of the things that have these names, if there are any; ``text`` follows their number."""
+    if names:
+        print(f"warning: {len(names)} {text} ({listed(names)})", file=sys.stderr)

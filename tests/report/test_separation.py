@@ -29,6 +29,10 @@ HEADER = (
 )
 
 
+def markdown(rows, *columns):
+    return table(rows, *columns).as_markdown()
+
+
 def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
     rows = rows_at_random()
     rows[3] |= {"ap_all_real_target": np.nan, "name": "a, b", "classes": [3, 14]}
@@ -65,7 +69,7 @@ def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     assert "real target" not in text and "q < 0.05" not in text and "95 %" not in text and "nan" not in text
     assert "- without validation images: name 2 (channel 0)" in text and "9 of 12 to 15 irrelevant channels at" in text
     assert text.count("too few channels for an interval") == 1
-    assert "real target" not in table(rows) and "| 0       | 2 name 2 | 0      | -" in table(rows).as_markdown()
+    assert "real target" not in markdown(rows) and "| 0       | 2 name 2 | 0      | -" in markdown(rows)
 
 
 def test_the_markdown_says_what_the_headline_is_above_all_rows():
@@ -117,20 +121,20 @@ def test_a_column_has_the_share_of_draws_that_reach_the_new_channel(tmp_path, ca
     assert draws_reached(row(ap_all=0.5, **draws)) == {"draws": 0.5, "draws_real_target": 0.5}
     assert all(np.isnan(list(draws_reached(row(ap_all=np.nan, **draws)).values())))
     assert np.isnan(draws_reached(row(ap_all=0.5))["draws_real_target"])
-    head, _, first = table([row(ap_all=0.5, **draws)], HEADLINE).split("\n")
+    head, _, first = markdown([row(ap_all=0.5, **draws)], HEADLINE).split("\n")
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, first)), strict=True))
     assert cells["permuted >= AP"] == cells["real >= AP"] == "0.500"
-    assert "real >=" not in table([row()]) and "permuted >= AP" in table([row()])
+    assert "real >=" not in markdown([row()]) and "permuted >= AP" in markdown([row()])
     print_separation(separation(), separations_of(tmp_path))
     assert "share of draws of permuted weights that reach" in capsys.readouterr().out
 
 
 def test_splits_made_in_several_ways_are_told_apart_in_a_table():
     rows = [row(), row("net_channel3_1_2_least_squares", split_by="least_squares")]
-    head, _, *lines = table(rows).split("\n")
+    head, _, *lines = markdown(rows).split("\n")
     assert head.startswith("| channel | concept  | split by      | images |")
     assert [line.split("|")[3].strip() for line in lines] == ["arv", "least squares"]
-    assert "split by" not in table(rows[:1])
+    assert "split by" not in markdown(rows[:1])
 
 
 def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_reference(tmp_path):

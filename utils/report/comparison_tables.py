@@ -127,7 +127,7 @@ def _above(rows: list[dict[str, Any]], null_rows: list[dict[str, Any]], null: st
     """The difference between a method and its null, on the concepts that both have."""
     null_row_of = {(row["channel"], row["concept"]): row for row in null_rows}
     rows = [row for row in rows if (row["channel"], row["concept"]) in null_row_of]
-    differences = {}
+    differences: dict[str, float] = {}
     for name in ABOVE_NULL:
         values = [row[name] - null_row_of[row["channel"], row["concept"]][name] if null else np.nan for row in rows]
         differences |= _with_interval(f"{name}_above", values, [row["channel"] for row in rows])

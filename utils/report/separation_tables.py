@@ -75,11 +75,8 @@ def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of a table with the mean scores of all kinds of channels that were measured."""
     lines = ["| | AUROC, all | AP, all | AUROC, others |", "|---|---|---|---|"]
     for words, kind in CHANNELS.items():
-        auroc_all, ap_all, auroc_others = (
-            _mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")
-        )
-        if (auroc_all, ap_all) != (HYPHEN, HYPHEN):
-            lines.append(f"| {words} | {auroc_all} | {ap_all} | {auroc_others} |")
+        cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
+        lines += [f"| {words} | {' | '.join(cells)} |"] if cells[:2] != [HYPHEN, HYPHEN] else []
     return [*lines, f"| the class's own logit | {HYPHEN} | {_mean(rows, 'ap_all_own_logit')} | {HYPHEN} |"]
 
 

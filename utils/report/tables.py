@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,12 @@ def grouped(
     return [group for of_settings in candidates.values() for _, group in of_settings]
 
 
-def write_settled(measurements: Measurements, texts: dict[str, Callable[[list[dict]], str]]) -> list[Path]:
+def write_settled(measurements: Measurements, texts: Mapping[str, Callable[[list[dict[str, Any]]], str]]) -> list[Path]:
     """Write the files that are made of all entries of Measurements: their paths.
 
     Other processes may write entries at the same time: everything is made again until nothing has changed meanwhile.
 
-    Parameters
-    ----------
-    measurements : Measurements
-    texts : dict of file name -> function of the entries that returns the file's text
+    ``texts`` has, for each file name, the function that makes the file's text of the entries.
     """
     state = None
     while state != measurements.state():

@@ -2,5 +2,5 @@
 
 from pkgutil import extend_path
 
-# somebody's own package of this name stays importable for the network factory that is in it; same names inside: ours
+# A user's own package called utils stays importable, for a network factory in it; where both have a module, ours counts
 __path__ = extend_path(__path__, __name__)

@@ -1,70 +1,72 @@
-"""How ways of dividing inputs and sources of concepts are registered, and the flags that they declare.
+"""Registries of plug-ins (ways of dividing inputs, sources of concepts), and the flags that plug-ins declare.
 
 A plug-in is a class in a file of its own. This module and the plug-ins import quickly: torch is loaded on first use.
 """
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from utils.errors import UserError, quoted
 
 
 class Registry:
-    """Plug-ins of one kind by name, in the order in which tables have them.
+    """Plug-ins of one kind by name, in the order of the rows of tables.
 
     Parameters
     ----------
-    what : str
-        What one is called, in errors.
-    places : dict of name -> "module:class"
+    kind : str
+        What a plug-in is called in errors.
+    targets : dict of name -> "module:class"
     """
 
-    def __init__(self, what, places):
-        self.what, self._places = what, dict(places)
+    def __init__(self, kind: str, targets: dict[str, str]) -> None:
+        self.kind = kind
+        self._targets = dict(targets)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         """The names."""
-        return iter(self._places)
+        return iter(self._targets)
 
-    def get(self, name):
-        """The class of a name; UserError where there is none: a file may have it from elsewhere."""
-        if name not in self._places:
-            raise UserError(f"there is no {self.what} {name!r}: there are {', '.join(self._places)}")
-        module, _, attribute = self._places[name].partition(":")
+    def get(self, name: str) -> Any:
+        """The class of a name; UserError for an unknown name, which a stored file may contain."""
+        if name not in self._targets:
+            raise UserError(f"there is no {self.kind} {name!r}: there are {', '.join(self)}")
+        module, _, attribute = self._targets[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def require(self, name, path):
-        """Raise a UserError that names the file where there is no plug-in of the name that it has."""
-        if name not in self._places:
+    def require(self, name: str, path: object) -> None:
+        """Raise a UserError that names the file ``path`` if it was made by a plug-in that is not registered."""
+        if name not in self._targets:
             raise UserError(
-                f"{path} was made by the {self.what} {name}, which is not registered here: there are {', '.join(self)}"
+                f"{path} was made by the {self.kind} {name}, which is not registered here: there are {', '.join(self)}"
             )
 
-    def all(self):
+    def all(self) -> list[Any]:
         """The classes of all names."""
-        return [self.get(name) for name in self._places]
+        return [self.get(name) for name in self]
 
-    def register(self, name, place):
-        """Add a plug-in, as ``"module:class"``, after those that are there."""
-        self._places[name] = place
+    def register(self, name: str, target: str) -> None:
+        """Add a plug-in, as ``"module:class"``, after the registered ones."""
+        self._targets[name] = target
 
-    def unregister(self, name):
-        """Take a plug-in away again."""
-        del self._places[name]
+    def unregister(self, name: str) -> None:
+        """Remove a plug-in."""
+        del self._targets[name]
 
 
 class _Later:
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self._name = name
 
-    def __getattr__(self, attribute):
+    def __getattr__(self, attribute: str) -> Any:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-def later(name):
-    """A module that is imported when something of it is first used: a plug-in says ``torch = later("torch")``."""
+def later(name: str) -> Any:
+    """A module that is imported when one of its attributes is first used: ``torch = later("torch")`` in a plug-in."""
     return _Later(name)
 
 
@@ -72,16 +74,16 @@ def later(name):
 # Flags
 
 
-def checked(kind, accept, what):
-    """A type for argparse: a number of a ``kind`` that is accepted; else an error that says it must be ``what``."""
+def checked(kind: type, accept: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
+    """A type for argparse: a number of type ``kind`` for which ``accept`` is true; ``description`` is for the error."""
 
-    def parse(text):
+    def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = None
         if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"must be {what}, not {quoted(text)}")
+            raise argparse.ArgumentTypeError(f"must be {description}, not {quoted(text)}")
         return value
 
     return parse
@@ -96,16 +98,16 @@ positive = checked(float, lambda value: 0 < value < float("inf"), "a number abov
 class Flag:
     """A flag that a plug-in declares: ``--name``, and its values, by ``parse`` (argparse's type) or ``choices``.
 
-    Several plug-ins may declare the same flag: the first one's help and type are used, and ``usual`` is this plug-in's
-    default in words. ``setting`` is the name of the value among the plug-in's settings. ``does`` is a verb phrase for
-    the error "--NAME {does}, which --split_by X does not have"; ``chooses`` is the help of stage 4, where the flag
-    chooses among splits.
+    Several plug-ins may declare the same flag: the help and type of the first one are used, and ``usual`` is this
+    plug-in's default in words. ``setting`` is the name of the value among the plug-in's settings. ``does`` is a verb
+    phrase for the error "--NAME {does}, which --split_by X does not have"; ``chooses`` is the help in stage 4, where
+    the flag selects among stored splits.
     """
 
     name: str
     help: str
     setting: str
-    parse: Callable = str
+    parse: Callable[[str], Any] = str
     choices: tuple | None = None
     metavar: str | None = None
     usual: str = ""
@@ -113,10 +115,10 @@ class Flag:
     chooses: str = ""
 
 
-def flags_of(plugins):
-    """All flags of some plug-ins: {name: [(plug-in, Flag) of each that has it]}."""
-    found = {}
+def flags_of(plugins: Iterable[Any]) -> dict[str, list[tuple[Any, Flag]]]:
+    """The flags of some plug-ins by name, each with the plug-ins that declare it and their Flag."""
+    flags: dict[str, list[tuple[Any, Flag]]] = {}
     for plugin in plugins:
         for flag in plugin.flags:
-            found.setdefault(flag.name, []).append((plugin, flag))
-    return found
+            flags.setdefault(flag.name, []).append((plugin, flag))
+    return flags

@@ -1,4 +1,4 @@
-"""Several processes that share the work of stage 1: which one this is, as torchrun or srun says it."""
+"""Which of the processes that share the work of stage 1 this is, from the environment variables of torchrun or srun."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Process(NamedTuple):
     """``rank`` of ``size`` processes, ``local_rank`` of ``local_size`` on this machine.
 
-    ``ends_with_others`` says that all end when one fails, so that one may wait for the others.
+    ``ends_with_others``: all processes end when one fails, so a process may wait for the others.
     """
 
     rank: int = 0
@@ -18,11 +18,11 @@ class Process(NamedTuple):
     ends_with_others: bool = False
 
 
-def this_process():
-    """What torchrun's variables say, else those of a step of srun with several tasks; else a process alone.
+def this_process() -> Process:
+    """This process, from torchrun's variables, else from those of an srun step with several tasks; else a single one.
 
-    A shell of sbatch or salloc has variables of the whole allocation, too: plain python there is one process, and only
-    those of a step count.
+    A shell of sbatch or salloc also has variables of the whole allocation. Plain python there is a single process, so
+    only the variables of a step count.
     """
     if os.environ.get("WORLD_SIZE"):
         rank, size, local_rank, local_size = (
@@ -37,11 +37,11 @@ def this_process():
     return Process(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), local_size)
 
 
-def _number(name):
+def _number(name: str) -> int:
     return int(os.environ.get(name) or 0)
 
 
-def _tasks_of_nodes(text):
-    """Tasks on each node: ``2(x3),1`` is 2, 2, 2, 1."""
+def _tasks_of_nodes(text: str) -> list[int]:
+    """Number of tasks on each node: ``2(x3),1`` is 2, 2, 2, 1."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]

@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.networks.layers import find_layer
 from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
 from utils.store.importance_store import ImportanceStore
-from utils.store.reference_images import ReferenceStore
+from utils.store.reference_images import ReferenceImageStore
 from utils.store.study import Study
 from utils.store.virtual_neuron_files import VirtualNeuronFile
 
@@ -134,7 +134,7 @@ def test_of_equal_images_the_smaller_index_counts(world):
 def stored_in(folder, world, **changes):
     settings = {"number": NUMBER, "circuit_layer": None, "precision": "fp32", "decoding": "pil", "only_correct": False}
     how = {"settings": {**settings, **changes}, "usual": pure.USUAL}
-    return ReferenceStore(folder, RUN, Pure.name, world.meta, world.layer.num_inputs, **how)
+    return ReferenceImageStore(folder, RUN, Pure.name, world.meta, world.layer.num_inputs, **how)
 
 
 def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world, tmp_path):
@@ -155,7 +155,7 @@ def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world,
 
 
 def test_runs_side_by_side_lose_nothing(world, tmp_path, monkeypatch):
-    stored, write, written = stored_in(tmp_path, world), ReferenceStore.write, []
+    stored, write, written = stored_in(tmp_path, world), ReferenceImageStore.write, []
 
     def overwritten_once(self, units, references):
         before = self.path.read_bytes() if self.path.is_file() else None
@@ -164,7 +164,7 @@ def test_runs_side_by_side_lose_nothing(world, tmp_path, monkeypatch):
         if len(written) == 2:  # a run that has read the file before puts back what it has read
             self.path.write_bytes(before)
 
-    monkeypatch.setattr(ReferenceStore, "write", overwritten_once)
+    monkeypatch.setattr(ReferenceImageStore, "write", overwritten_once)
     for channels in ([9], [4, 1]):
         found = unit_references([(channel, 0) for channel in channels], stored, world.study(batch_size=8))
         check(found, by_hand(world, channels, range(24)))
@@ -252,7 +252,7 @@ class ValWorld(World):
         return stored_virtual_neurons(self.store, study, self.labels, *more)
 
     def file(self, decoding):
-        return VirtualNeuronFile(self.store, RUN, self.labels, self.units(), self.centroids, decoding)
+        return VirtualNeuronFile(self.store, RUN, self.labels, self.units(), self.centroids, decoding=decoding)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_name_elsewhere_is_found(source):
 
 @pytest.mark.parametrize("registry", [DIVISIONS, SOURCES])
 def test_an_unknown_name_raises(registry):
-    with pytest.raises(UserError, match=f"there is no {registry.what} 'nobody': there are {', '.join(registry)}"):
+    with pytest.raises(UserError, match=f"there is no {registry.kind} 'nobody': there are {', '.join(registry)}"):
         registry.get("nobody")
 
 

@@ -209,23 +209,6 @@ def test_every_flipped_bit_and_every_truncation_of_a_json_is_found_or_changes_no
     assert refused > 6 * len(data)
 
 
-@pytest.mark.parametrize(
-    "one",
-    [
-        *[{"channel": channel, "concepts": [[0], [1]]} for channel in (-1, 1.5, "1", True, None)],
-        *[{"channel": 1, "concepts": concepts} for concepts in ([], [[0], []], [[0], [-1]], [[0], ["1"]], 5)],
-        {"channel": 1},
-        5,
-    ],
-    ids=str,
-)
-def test_a_candidate_that_cannot_be_one_is_refused_whatever_its_checksum(tmp_path, one):
-    good = {"channel": 3, "concepts": [[0], [1]]}
-    write_json(tmp_path / "x.json", {"format": 1, "settings": {}, "candidates": [good, one]})
-    with pytest.raises(UserError, match=r"x\.json is damaged .*: run get_cosine_similarities.py again"):
-        read_candidates(tmp_path / "x.json")
-
-
 @pytest.mark.parametrize("version", [None, 0, 2])
 def test_candidates_of_another_version_are_one_line(tmp_path, version):
     write_json(tmp_path / "x.json", {"format": version, "settings": {}, "candidates": []})

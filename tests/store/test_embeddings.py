@@ -49,20 +49,3 @@ def test_a_flipped_bit_is_found_or_makes_them_anew(file):
         else:
             same = found is not None and all(map(torch.equal, found, original))
             assert same or found is None, position
-
-
-@pytest.mark.parametrize(
-    ("indices", "value", "message"),
-    [
-        ([0, 2, 2, 3], 1.0, "its images are not in order"),
-        ([-1, 2, 3, 4], 1.0, "its images are not in order"),
-        ([0, 1, 2, 3], torch.nan, "its embeddings are impossible"),
-        ([0, 1, 2, 3], 0.0, "its embeddings are impossible"),
-    ],
-)
-def test_what_cannot_be_is_damage(file, indices, value, message):
-    values = embeddings().values
-    values[1] = value
-    file.write(Embeddings(torch.tensor(indices), values))
-    with pytest.raises(UserError, match=f"is damaged .{message}.: delete it and run get_results.py again"):
-        file.read()

@@ -52,19 +52,9 @@ def test_every_damaged_byte_is_found(manifest):
             assert str(manifest) in str(error)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2},
-        {"splits": [{"file": "x.pt", "rho": 1}]},
-        {"splits": [{"file": "../x.pt", "rho": 1, "sha256": ""}]},
-        {"splits": 5},
-    ],
-    ids=str,
-)
-def test_one_that_cannot_be_is_refused_whatever_its_checksum(manifest, change):
+def test_one_of_another_format_is_refused(manifest):
     content = json.loads(manifest.read_text())
     del content["sha256"]
-    write_json(manifest, {**content, **change})
-    with pytest.raises(UserError, match="is damaged"):
+    write_json(manifest, {**content, "format": 2})
+    with pytest.raises(UserError, match=r"is damaged .it is of another version"):
         read_manifest(manifest)

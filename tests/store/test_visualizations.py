@@ -57,5 +57,3 @@ def test_damage_is_named_or_made_anew(visualizations):
     assert visualizations.find({"split": given["split"], "rho": 0.9, "steps": 200, "seeds": 2}) is None
     with pytest.raises(UserError, match="is damaged"):
         visualizations.read(path)
-    with pytest.raises(UserError, match="is damaged"):
-        visualizations.pictures({**given, "pictures": [["bm8="]]})

@@ -81,7 +81,7 @@ class Pure(ImageSets):
         return clustering.k_means(features, self.number)
 
     def stored_references(self, study):
-        """The ReferenceStore of these settings, and the CircuitLayer that they name, or None."""
+        """The ReferenceImageStore of these settings, and the CircuitLayer that they name, or None."""
         network, layer = study.network_and_layer
         circuit_layer = _circuit_layer(network, layer, self.circuit_layer, study)
         num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
@@ -160,7 +160,7 @@ def _circuit_layer(network, layer, name, study):
 
 def _reference_store(model_dir, study, num_features, settings):
     files = model_dir, study.run, Pure.name, study.meta, num_features
-    return reference_store.ReferenceStore(*files, settings=settings, usual=USUAL)
+    return reference_store.ReferenceImageStore(*files, settings=settings, usual=USUAL)
 
 
 def _unit_circuits(study, units, circuit_layer=None):
@@ -187,13 +187,13 @@ def unit_rows(layer, units):
 
 
 def unit_references(units, stored, study, circuit_layer=None):
-    """The References of units: from the store where they are there; what is missing is added to it, by one pass.
+    """The ReferenceImages of units: from the store where they are there; what is missing is added to it, by one pass.
 
     Parameters
     ----------
     units : list of (channel, draw)
         As in ``unit_rows``.
-    stored : ReferenceStore
+    stored : ReferenceImageStore
         Its settings say what is measured.
     study : Study
     circuit_layer : CircuitLayer, optional
@@ -222,7 +222,7 @@ def find_references(units, study, number):
 
     Returns
     -------
-    References
+    ReferenceImages
 
     Raises
     ------
@@ -240,7 +240,7 @@ def find_references(units, study, number):
             strongest.add(maxima.cpu(), indices)
     _require_enough(len(usable) - loader.skipped, number)
     features = _reference_circuits(units, strongest.indices, study)
-    return reference_store.References(strongest.indices, strongest.values, features)
+    return reference_store.ReferenceImages(strongest.indices, strongest.values, features)
 
 
 def _require_enough(there, number):
@@ -299,7 +299,7 @@ def stored_virtual_neurons(store, study, labels, units, centroids):
     most = max(len(of_unit[0]) for of_unit in centroids)
     if most > MOST_CLUSTERS:
         raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
-    file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, centroids, study.decoding)
+    file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, centroids, decoding=study.decoding)
     if file.read() is None:
         file.write(*measure_virtual_neurons(store, study, labels.indices, units, centroids))
     return file.read()

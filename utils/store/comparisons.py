@@ -1,8 +1,9 @@
-"""Comparisons: what stage 4 has measured of several methods on the same channels, one file for each candidates file."""
+"""Comparisons: several methods on the same channels, measured by stage 4; one file for each candidates file."""
 
 from math import nan
+from pathlib import Path
+from typing import Any
 
-from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
 
 OF_CONCEPTS = ("auroc_all", "ap_all", "auroc_others")
@@ -12,14 +13,16 @@ OF_CHANNELS = ("ari", *MONOSEMANTICITY, *PATCHES)
 
 
 class Comparisons(Measurements):
-    """``results_quantitative/comparison/``: one JSON for each candidates file and what was asked of it.
+    """``results_quantitative/comparison/``: one JSON for each candidates file and its settings.
 
-    A comparison is a dictionary: ``name``, its file's; what was measured and how; ``needs``, of each method, in words
-    and as flags; ``concepts`` and ``channels``, rows of ``stages.comparison.compare``; ``problems``, what could not be
+    A comparison is a dictionary: ``name``, that of its file; what was measured and how; ``methods``, the name and needs
+    of each; ``concepts`` and ``channels``, rows of ``stages.comparison.compare``; ``problems``, what could not be
     measured.
     """
 
-    kind, word, version = "comparison", "comparison", 1
+    kind = "comparison"
+    word = "comparison"
+    version = 1
     again = "delete it and run get_results.py --compare again"
     needed = frozenset(
         (
@@ -29,19 +32,19 @@ class Comparisons(Measurements):
         )
     )
 
-    def name(self, entry):
+    def name(self, entry: dict[str, Any]) -> str:
         return entry["name"]
 
-    def read(self, path):
-        found = super().read(path)
-        with damage_is_one_line(path, self.again):
-            for rows, values in (("concepts", OF_CONCEPTS), ("channels", OF_CHANNELS)):
-                for row in found[rows]:
-                    row |= {name: nan if row.get(name) is None else row[name] for name in values}
-        return found
+    def read(self, path: Path) -> dict[str, Any]:
+        """The comparison of a file; a value that was not measured is NaN."""
+        comparison = super().read(path)
+        for rows, values in (("concepts", OF_CONCEPTS), ("channels", OF_CHANNELS)):
+            for row in comparison[rows]:
+                row |= {name: nan if row.get(name) is None else row[name] for name in values}
+        return comparison
 
-    def read_all(self):
-        return sorted(map(self.read, self.paths()), key=lambda one: one["name"])
+    def read_all(self) -> list[dict[str, Any]]:
+        return sorted(map(self.read, self.paths()), key=self.name)
 
-    def write(self, entry):
+    def write(self, entry: dict[str, Any]) -> None:
         super().write(without_nan(entry))

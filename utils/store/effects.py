@@ -1,12 +1,17 @@
-"""Effects: what stage 4 has measured of splits behind the layer, one file for each split, rho and replacement."""
+"""Effects: the effects of the parts of splits on the logits, one file for each split, rho and replacement."""
+
+from typing import Any
 
 from utils.store.measurements import OfSplits, split_at
 
 
 class Effects(OfSplits):
-    """``results_quantitative/effect/``: one JSON for each split, rho and what its parts are replaced by (``to``)."""
+    """``results_quantitative/effect/``: one JSON for each split, rho and replacement of its parts (``to``)."""
 
-    kind, word, version, setting = "effect", "effect", 2, "to"
+    kind = "effect"
+    word = "effect"
+    version = 2
+    setting = "to"
     again = "delete it and run get_results.py --get_effect again"
     needed = frozenset(
         (
@@ -17,5 +22,5 @@ class Effects(OfSplits):
         )
     )
 
-    def name(self, entry):
+    def name(self, entry: dict[str, Any]) -> str:
         return f"{split_at(entry)}_{entry['to']}"

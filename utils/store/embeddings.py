@@ -1,13 +1,13 @@
-"""Embeddings of validation images by another network, kept beside the val store: they are made once for an embedder."""
+"""Embeddings of validation images by another network, stored beside the val store: computed once for an embedder."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from utils.defaults import LAYER
-from utils.store.files import damage_is_one_line, json_digest, read_arrays, run_name, write_arrays
+from utils.store.files import DIGEST, Layout, digest_array, is_made_from, read_arrays, run_name, write_arrays
 
 AGAIN = "delete it and run get_results.py again"
 
@@ -22,41 +22,38 @@ class Embeddings(NamedTuple):
 class EmbeddingFile:
     """``RUN_embeddings_<embedder>.npz`` of the store.
 
-    Float32, as the scale of embeddings is the embedder's own: float16 would overflow, or lose the small ones. They take
-    half of what a val store does for the same images.
+    Values are float32, because the scale of embeddings depends on the embedder: float16 could overflow, or lose small
+    values. The file is half as large as a val store of the same images.
 
     Parameters
     ----------
     store_dir : Path or str
     run : str
     embedder : str
-        What the embedder is called.
+        Name of the embedder.
     size : int
-        Of an embedding.
+        D of the embeddings.
     origin : dict
-        All that the embeddings depend on: what was made of anything else is not read.
+        All values that the embeddings depend on; a file of another origin is not read.
     """
 
-    def __init__(self, store_dir, run, embedder, size, origin):
+    def __init__(self, store_dir: Path | str, run: str, embedder: str, size: int, origin: dict[str, Any]) -> None:
         self.path = Path(store_dir) / f"{run}_embeddings_{run_name(embedder, LAYER)}.npz"
-        self._size, self._origin = size, np.frombuffer(bytes.fromhex(json_digest(origin)), dtype=np.uint8)
+        self._size = size
+        self._origin = digest_array(origin)
 
-    def write(self, embeddings):
-        arrays = {name: value.numpy() for name, value in embeddings._asdict().items()}
+    def write(self, embeddings: Embeddings) -> None:
+        arrays = {"indices": embeddings.indices.numpy(), "values": embeddings.values.numpy()}
         write_arrays(self.path, {**arrays, "origin": self._origin})
 
-    def read(self):
-        """Embeddings, or None where there are none of this origin."""
-        if not self.path.is_file():
+    def read(self) -> Embeddings | None:
+        """The stored embeddings; None if there are none of this origin."""
+        layout: Layout = {
+            "indices": (np.int64, (None,)),
+            "values": (np.float32, (None, self._size)),
+            "origin": DIGEST,
+        }
+        if not is_made_from(self.path, self._origin, layout, AGAIN):
             return None
-        layout = {"indices": (np.int64, (None,)), "values": (np.float32, (None, self._size))}
-        layout["origin"] = (np.uint8, self._origin.shape)
-        if not np.array_equal(read_arrays(self.path, layout, AGAIN, ["origin"])["origin"], self._origin):
-            return None
-        arrays = read_arrays(self.path, layout, AGAIN, ["indices", "values"])
-        with damage_is_one_line(self.path, AGAIN):
-            if (np.diff(arrays["indices"]) <= 0).any() or (arrays["indices"] < 0).any():
-                raise ValueError("its images are not in order")
-            if not (np.isfinite(arrays["values"]).all() and arrays["values"].any(1).all()):
-                raise ValueError("its embeddings are impossible")
-        return Embeddings(*(torch.from_numpy(arrays[name]) for name in Embeddings._fields))
+        arrays = read_arrays(self.path, layout, AGAIN)
+        return Embeddings(torch.from_numpy(arrays["indices"]), torch.from_numpy(arrays["values"]))

@@ -1,7 +1,8 @@
-"""Files that are whole or not there, and damage that is always found.
+"""Files that are written as a whole or not at all, and whose damage is always detected.
 
-A file is made in memory, written under a temporary name, synced and renamed. Reading checks every byte that matters.
-Damage ends in one UserError that names the file; a machine that fails (OSError, MemoryError) is not damage.
+A file is made in memory, written under a temporary name, synced and renamed. Checksums are verified when it is read.
+Damage becomes a UserError of one line that names the file; a failure of the machine (OSError, MemoryError) is not
+called damage.
 """
 
 import errno
@@ -13,7 +14,10 @@ import re
 import secrets
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +26,15 @@ from utils.errors import UserError, printable, shortened
 
 LEFTOVER_SECONDS = 3600
 
+Layout = dict[str, tuple[Any, tuple[Any, ...]]]  # dtype and shape of each array of an npz, by name
+DIGEST = (np.uint8, (32,))  # dtype and shape of a ``digest_array``
 
-def write_bytes(path, content):
-    """Write a file atomically, and remove what killed writers have left beside it.
 
-    Writers of other machines may share the folder, so nobody can tell whose a temporary file is: its random name keeps
-    them apart, and one that is an hour older than the file just written is nobody's any more.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, and remove the temporary files that killed writers have left in its folder.
+
+    Writers on other machines may share the folder, so the owner of a temporary file is unknown: random names keep
+    writers apart, and a temporary file that is an hour older than the file just written is taken as abandoned.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -41,11 +48,11 @@ def write_bytes(path, content):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
-    with suppress(OSError):  # somebody else may be tidying up, too
+    with suppress(OSError):  # another writer may remove them at the same time
         remove_leftovers(path.parent, path.stat().st_mtime - LEFTOVER_SECONDS)
 
 
-def remove_leftovers(folder, before):
+def remove_leftovers(folder: Path, before: float) -> None:
     """Remove temporary files of a folder that were last written before a time (of the same file system's clock)."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.stat().st_mtime < before:
@@ -53,15 +60,15 @@ def remove_leftovers(folder, before):
 
 
 @contextmanager
-def damage_is_one_line(path, advice):
-    """Turn whatever a damaged file can raise while it is taken apart into a UserError."""
+def damage_is_one_line(path: Path, advice: str) -> Iterator[None]:
+    """Turn every exception that reading a damaged file can raise into a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except UserError:
         raise
-    except Exception as error:  # zip, pickle, JSON and array readers raise a dozen kinds
+    except Exception as error:  # the readers of zip, pickle, JSON and arrays raise a dozen kinds
         if is_machine_failure(error):
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UserError(f"cannot read {path}: {reason}; the file itself may be whole") from error
@@ -69,25 +76,25 @@ def damage_is_one_line(path, advice):
         raise UserError(f"{path} is damaged ({printable(reason)}): {advice}") from error
 
 
-def is_machine_failure(error):
-    """Whether an exception is about the machine (disk, permission, memory) and not about what a file holds."""
+def is_machine_failure(error: Exception) -> bool:
+    """Whether an exception comes from the machine (disk, permission, memory) and not from the content of a file."""
     if isinstance(error, OSError):
-        return error.errno not in (None, errno.EINVAL)  # a place that a damaged file points to, before its beginning
+        return error.errno not in (None, errno.EINVAL)  # EINVAL: a damaged file points to a negative offset
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def read_bytes(path):
-    """All of a file; a machine's failure is a UserError that names it."""
+def read_bytes(path: Path) -> bytes:
+    """The whole content of a file; a failure of the machine is a UserError that names the file."""
     with damage_is_one_line(path, ""):
         return path.read_bytes()
 
 
-def write_json(path, content):
-    """Write a dictionary as JSON, with a SHA-256 of its content."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a dictionary as JSON, with the SHA-256 of its content."""
     write_bytes(path, (json.dumps({"sha256": json_digest(content), **content}, indent=1) + "\n").encode())
 
 
-def read_json(path, advice):
+def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Read a dictionary written by ``write_json``."""
     data = read_bytes(path)
     with damage_is_one_line(path, advice):
@@ -97,19 +104,25 @@ def read_json(path, advice):
     return content
 
 
-def json_digest(content):
+def json_digest(content: Any) -> str:
+    """SHA-256 of plain values, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_arrays(path, arrays):
+def digest_array(content: Any) -> np.ndarray:
+    """``json_digest`` as an array uint8 [32], to be stored in an npz: what its other arrays were made from."""
+    return np.frombuffer(bytes.fromhex(json_digest(content)), dtype=np.uint8)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as an uncompressed npz; equal arrays make equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own keyword
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path, layout, advice, names=None):
-    """Read the arrays of an npz, whole members at a time, so that their CRC is checked.
+def read_arrays(path: Path, layout: Layout, advice: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz, each member as a whole, so that its CRC is verified.
 
     Parameters
     ----------
@@ -121,61 +134,59 @@ def read_arrays(path, layout, advice, names=None):
     names : list of str, optional
         Which of the arrays to read; default: all.
     """
-    arrays, length = {}, None
+    arrays: dict[str, np.ndarray] = {}
+    length = None
     with damage_is_one_line(path, advice), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in layout):
             raise ValueError(f"it holds {archive.namelist()}")
         for name in names or layout:
-            arrays[name] = _read_member(archive, name)
+            array = np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
             dtype, shape = layout[name]
             if shape and shape[0] is None:
-                length = len(arrays[name]) if length is None else length
+                length = len(array) if length is None else length
                 shape = (length, *shape[1:])
-            if arrays[name].dtype != dtype or arrays[name].shape != shape:
-                raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}")
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}")
+            arrays[name] = array
     return arrays
 
 
-def _read_member(archive, name):
-    """An array of an npz; what its header promises is compared with its bytes before memory is asked for."""
-    if archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    data = archive.read(f"{name}.npy")
-    member = io.BytesIO(data)
-    if np.lib.format.read_magic(member) != (1, 0):
-        raise ValueError(f"{name} is of another version of numpy's format")
-    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(member)
-    if in_columns or dtype.hasobject or len(data) - member.tell() != dtype.itemsize * int(np.prod(shape, dtype=object)):
-        raise ValueError(f"{name} is not what its header says")
-    return np.frombuffer(data, dtype, offset=member.tell()).reshape(shape).copy()
+def is_made_from(path: Path, origin: np.ndarray, layout: Layout, advice: str) -> bool:
+    """Whether there is an npz whose array ``origin`` is this one."""
+    return path.is_file() and np.array_equal(read_arrays(path, layout, advice, ["origin"])["origin"], origin)
 
 
-def refuse_differences(asked, stored, keys, where):
-    """Raise a UserError that names the first of ``keys`` in which what was asked for differs from what is stored."""
+def refuse_differences(
+    requested: Mapping[str, Any], stored: Mapping[str, Any], keys: Iterable[str], source: object
+) -> None:
+    """Raise a UserError that names the first of ``keys`` whose stored value is not the requested one.
+
+    ``source`` is the path of what is stored.
+    """
     for key in keys:
-        if asked[key] != stored.get(key):
-            if isinstance(asked[key], dict) and isinstance(stored.get(key), dict):
-                refuse_differences(asked[key], {**asked[key], **stored[key]}, asked[key], where)
-            before, now = (shortened(printable(str(value)), 80) for value in (stored.get(key), asked[key]))
-            what = key.removesuffix("_sha256").replace("_", " ")
-            what += "" if key.endswith("_sha256") else f" ({before}; now {now})"
-            raise UserError(f"{where} was made with another {what}: ask for the same, or use another --store_dir")
+        if requested[key] != stored.get(key):
+            if isinstance(requested[key], dict) and isinstance(stored.get(key), dict):
+                refuse_differences(requested[key], {**requested[key], **stored[key]}, requested[key], source)
+            before, now = (shortened(printable(str(value)), 80) for value in (stored.get(key), requested[key]))
+            field = key.removesuffix("_sha256").replace("_", " ")
+            field += "" if key.endswith("_sha256") else f" ({before}; now {now})"
+            raise UserError(f"{source} was made with another {field}: ask for the same, or use another --store_dir")
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Names of files.
+# Names of files
 
 
-def run_name(model, layer_flag):
-    """RUN: the model's name, and the layer's where it is not ``last_conv``, fit for a file name."""
+def run_name(model: str, layer_flag: str) -> str:
+    """RUN: the model's name, followed by the layer's unless it is ``last_conv``, in characters of file names."""
     name = model if layer_flag == LAYER else f"{model}_{layer_flag}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
-def split_name(run, channel, concepts):
+def split_name(run: str, channel: int | str, concepts: list[list[int]] | str) -> str:
     """Name of a channel and its concepts: ``RUN_channel1660_530_938``; classes of one concept joined by ``-``.
 
-    ``concepts`` are lists of outputs; or, where they have no labels, what ``image_sets_name`` makes of them.
+    ``concepts`` are lists of outputs; or, for concepts without labels, their ``image_sets_name``.
     """
     if isinstance(concepts, str):
         return f"{run}_channel{channel}_{concepts}"
@@ -185,18 +196,18 @@ def split_name(run, channel, concepts):
     return f"{run}_channel{channel}_{classes}"
 
 
-def image_sets_name(method, *what):
-    """Name of concepts without labels: ``circuits_5f0c...``, with a digest of all (plain values) that makes others."""
-    return f"{method}_{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
+def image_sets_name(method: str, *made_from: Any) -> str:
+    """Name of concepts without labels: ``circuits_5f0c...``, with a digest of the plain values they are made from."""
+    return f"{method}_{json_digest(made_from)[:12]}"
 
 
 SUFFIXES = r"(_only_correct)?(?:{divisions})(_background[0-9.e+-]*)?"
 
 
-def split_suffix(*, only_correct, division, background):
-    """What follows in the name of a split: everything that makes another split of the same channel and concepts.
+def split_suffix(*, only_correct: bool, division: str, background: float | None) -> str:
+    """End of the name of a split: all settings that make another split of the same channel and concepts.
 
-    ``division`` is what its way of dividing says; ``background`` is a weight, or None without one.
+    ``division`` is the suffix of its way of dividing inputs; ``background`` is a weight, or None without one.
     """
     suffix = ("_only_correct" if only_correct else "") + division
     if background is None:
@@ -204,6 +215,6 @@ def split_suffix(*, only_correct, division, background):
     return f"{suffix}_background" + ("" if background == 1 else number_text(background))
 
 
-def number_text(value):
-    """A number as short as it can be written without another one: 1 for 1.0."""
+def number_text(value: float) -> str:
+    """A number without a trailing ``.0``: 1 for 1.0."""
     return str(value).removesuffix(".0")

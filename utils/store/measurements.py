@@ -1,70 +1,77 @@
-"""What all that stage 4 measures of splits has in common: JSON files, and which of them still hold."""
+"""What the results of stage 4's measurements have in common: JSON files, and which of them still hold."""
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
+from typing import Any, ClassVar
 
 from utils.errors import UserError
 from utils.store.files import damage_is_one_line, read_json, write_json
 from utils.store.splits import read_split
 
 
-def split_at(entry):
-    """The split and the rho that something was measured of, fit for a file name."""
+def split_at(entry: dict[str, Any]) -> str:
+    """The split and the rho that an entry was measured at, as part of a file name."""
     return entry["split"] if entry["rho"] is None else f"{entry['split']}_rho{entry['rho']}"
 
 
-def without_nan(value):
-    """JSON has no NaN: null instead."""
+def without_nan(value: Any) -> Any:
+    """A copy of plain values in which every NaN is None, as JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: without_nan(one) for key, one in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(one) for one in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value
 
 
 @dataclass
-class Measurements:
+class Measurements(ABC):
     """A folder of JSON files below ``results_quantitative/``; an entry is the dictionary that a file holds.
 
-    A kind of entries is a subclass: ``kind`` is its folder and ``word`` what one is called, ``version`` that of its
+    A subclass is a kind of entries: ``kind`` is its folder, ``word`` what an entry is called, ``version`` that of its
     format, ``needed`` the names that an entry must have, ``again`` what to do about a file that cannot be read.
 
-    ``model_dir`` is where the splits are. ``stale`` names what is left out, as its split has changed; ``unchecked``
-    that whose split was not found.
+    ``model_dir`` is the folder of the splits. ``read_all`` fills ``stale`` with the names of what is left out because
+    its split has changed, and ``unchecked`` with the names of that whose split was not found.
     """
 
-    output_dir: Path
-    model_dir: Path
-    stale: list = field(default_factory=list)
-    unchecked: list = field(default_factory=list)
+    output_dir: Path | str
+    model_dir: Path | str | None
+    stale: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
-    kind = word = version = needed = again = None
+    kind: ClassVar[str]
+    word: ClassVar[str]
+    version: ClassVar[int]
+    needed: ClassVar[frozenset[str]]
+    again: ClassVar[str]
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         return Path(self.output_dir) / "results_quantitative"
 
-    def name(self, entry):
+    @abstractmethod
+    def name(self, entry: dict[str, Any]) -> str:
         """The stem of an entry's file."""
-        raise NotImplementedError
 
-    def read_all(self):
-        """All entries of the splits as they are, that count; notes those that are stale or unchecked."""
-        raise NotImplementedError
+    @abstractmethod
+    def read_all(self) -> list[dict[str, Any]]:
+        """The entries that count and whose splits have not changed; fills ``stale`` and ``unchecked``."""
 
-    def path(self, entry):
+    def path(self, entry: dict[str, Any]) -> Path:
         return self.folder / self.kind / f"{self.name(entry)}.json"
 
-    def paths(self):
+    def paths(self) -> list[Path]:
         return sorted((self.folder / self.kind).glob("*.json"))
 
-    def state(self):
-        """What is there, to tell later whether it has changed: names and times of the files."""
+    def state(self) -> list[tuple[str, int]]:
+        """Names and modification times of the files, to find out later whether any has changed."""
         return [(path.name, path.stat().st_mtime_ns) for path in self.paths()]
 
-    def read(self, path):
+    def read(self, path: Path) -> dict[str, Any]:
+        """The entry of a file."""
         entry = read_json(path, self.again)
         if entry.get("format") != self.version or self.needed - set(entry):
             raise UserError(f"{path} is of another version of this program: {self.again}")
@@ -73,52 +80,60 @@ class Measurements:
                 raise ValueError(f"it is the {self.word} of {self.name(entry)}")
         return entry
 
-    def write(self, entry):
-        """Write an entry; ``evaluation`` is the time, in nanoseconds."""
+    def write(self, entry: dict[str, Any]) -> None:
+        """Write an entry; ``evaluation`` becomes the time, in nanoseconds."""
         write_json(self.path(entry), {"format": self.version, **entry, "evaluation": time.time_ns()})
 
-    def check(self, run, weights_sha256):
+    def check(self, run: str, weights_sha256: str) -> None:
         """Refuse to mix entries of different weights under one RUN."""
-        if any(one["run"] == run and one["weights_sha256"] != weights_sha256 for one in self.read_all()):
+        if any(entry["run"] == run and entry["weights_sha256"] != weights_sha256 for entry in self.read_all()):
             raise UserError(f"{self.folder} holds results of {run} with other weights: use another --output_dir")
 
-    def find(self, known):
-        """The entry that is there and equal in all that is known before measuring, or None."""
-        path = self.path(known)
+    def find(self, expected: dict[str, Any]) -> dict[str, Any] | None:
+        """The stored entry that has all ``expected`` values (those known before measuring), or None."""
+        path = self.path(expected)
         if not path.is_file():
             return None
         try:
             entry = self.read(path)
-        except UserError:  # damaged or of another version: it is made anew
+        except UserError:  # damaged or of another version: it will be measured again
             return None
-        return entry if all(entry.get(name) == value for name, value in known.items()) else None
+        return entry if all(entry.get(name) == value for name, value in expected.items()) else None
 
-    def split_digest(self, split):
-        """The digest of a split file as it is now; None where it is missing or damaged."""
+    def split_digest(self, split: str) -> str | None:
+        """The present digest of a split file; None if it is missing or damaged."""
         try:
-            return read_split(Path(self.model_dir) / f"{split}.pt").sha256
+            return read_split(Path(self.model_dir or "") / f"{split}.pt").sha256
         except UserError:
             return None
 
 
 class OfSplits(Measurements):
-    """Measurements that have a file for each split, rho and ``setting``, of which the newest rho counts."""
+    """Measurements with a file for each split, rho and ``setting``; the newest rho of a split and setting counts."""
 
-    setting = None  # the name of what else an entry was measured at
+    setting: ClassVar[str]  # the name of the value that an entry was measured at, besides rho
 
-    def read_all(self):
-        found = [self.read(path) for path in self.paths()]
-        now = {split: self.split_digest(split) for split in {one["split"] for one in found}}
-        self.unchecked = [self.path(one).name for one in found if now[one["split"]] is None]
-        self.stale = [self.path(one).name for one in found if now[one["split"]] not in (None, one["split_sha256"])]
-        as_they_are = [one for one in found if self.path(one).name not in self.stale]
-        as_they_are.sort(key=lambda one: one["evaluation"])
-        newest = {(one["split"], one[self.setting]): one for one in as_they_are}
+    def read_all(self) -> list[dict[str, Any]]:
+        entries = [self.read(path) for path in self.paths()]
+        digests = {split: self.split_digest(split) for split in {entry["split"] for entry in entries}}
+        self.unchecked = []
+        self.stale = []
+        unchanged = []
+        for entry in entries:
+            digest = digests[entry["split"]]
+            if digest is None:
+                self.unchecked.append(self.path(entry).name)
+            elif digest != entry["split_sha256"]:
+                self.stale.append(self.path(entry).name)
+                continue
+            unchanged.append(entry)
+        unchanged.sort(key=lambda entry: entry["evaluation"])
+        newest = {(entry["split"], entry[self.setting]): entry for entry in unchanged}
         return [newest[key] for key in sorted(newest)]
 
-    def make_newest(self, entry):
-        """Write an entry that is there again where another rho of its split and setting was measured after it."""
+    def make_newest(self, entry: dict[str, Any]) -> None:
+        """Write a stored entry again if another rho of its split and setting was measured after it."""
         name = self.name({**entry, "rho": "*"})
-        others = (self.folder / self.kind).glob(f"{name}.json")
-        if any(self.read(path)["evaluation"] > entry["evaluation"] for path in others):
+        same_split = (self.folder / self.kind).glob(f"{name}.json")
+        if any(self.read(path)["evaluation"] > entry["evaluation"] for path in same_split):
             self.write(entry)

@@ -1,4 +1,6 @@
-"""Results: what stage 4 has measured of each split, one file each, from which all tables and summaries are made."""
+"""Results: the fractions that stage 4 has measured of each split, one file each; all summaries are made from them."""
+
+from typing import Any
 
 from utils.store.measurements import OfSplits, split_at
 
@@ -6,12 +8,15 @@ from utils.store.measurements import OfSplits, split_at
 class Results(OfSplits):
     """``results_quantitative/pairs/``: one JSON for each split, rho and tau.
 
-    A result is a dictionary: what was measured (``split``, the stem of the split file, and its ``split_sha256``,
-    ``run``, ``layer``, ``channel``, ``concepts``, ``concept_names``, ``cosines``, ``rho``, ``tau``, ``validation`` ...)
-    and ``images``, for each concept what was kept of its images.
+    A result is a dictionary: what was measured (``split``, the stem of the split file, its ``split_sha256``, ``run``,
+    ``layer``, ``channel``, ``concepts``, ``concept_names``, ``cosines``, ``rho``, ``tau``, ``validation`` ...), and
+    ``images``, the values of the images of each concept.
     """
 
-    kind, word, version, setting = "pairs", "result", 4, "tau"
+    kind = "pairs"
+    word = "result"
+    version = 4
+    setting = "tau"
     again = "delete it and evaluate the split again"
     needed = frozenset(
         (
@@ -22,5 +27,5 @@ class Results(OfSplits):
         )
     )
 
-    def name(self, entry):
+    def name(self, entry: dict[str, Any]) -> str:
         return f"{split_at(entry)}_required{entry['tau']}"

@@ -1,6 +1,8 @@
-"""Separation: what stage 4 has measured of many splits against all validation images, one file for each run of it."""
+"""Separation: how well splits are told from all other validation images, one file for each run of stage 4."""
 
 from math import nan
+from pathlib import Path
+from typing import Any
 
 from utils.divisions.nulls import NULLS
 from utils.store.files import damage_is_one_line
@@ -8,7 +10,7 @@ from utils.store.measurements import Measurements, without_nan
 
 KINDS = ("", "_original", *(f"_{null.column}" for null in NULLS))
 DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
-# What was measured of a concept, and cannot be where it is NaN
+# Values of a concept; NaN where they cannot be measured
 VALUES = (
     *("prevalence", *(f"auroc_all{kind}" for kind in KINDS), *(f"ap_all{kind}" for kind in KINDS), "ap_all_own_logit"),
     *("auroc_others", "auroc_others_original", "p_irrelevant", "q_irrelevant"),
@@ -19,11 +21,14 @@ VALUES = (
 class Separations(Measurements):
     """``results_quantitative/separation/``: one JSON for each run and candidates file, or split named by flags.
 
-    A separation is a dictionary: ``name``, its file's; what was measured and how; ``splits``, digest, rho, tau and p
-    of each split by its stem; ``rows``, of ``stages.separation.separate``. ``stale`` and ``unchecked`` name splits.
+    A separation is a dictionary: ``name``, that of its file; what was measured and how; ``splits``, digest, rho, tau
+    and p of each split by its stem; ``rows``, of ``stages.separation.separate``. ``stale`` and ``unchecked`` name
+    splits.
     """
 
-    kind, word, version = "separation", "separation", 2
+    kind = "separation"
+    word = "separation"
+    version = 2
     again = "delete it and run get_results.py --get_separation again"
     needed = frozenset(
         (
@@ -32,57 +37,70 @@ class Separations(Measurements):
         )
     )
 
-    def name(self, entry):
+    def name(self, entry: dict[str, Any]) -> str:
         return entry["name"]
 
-    def read(self, path):
-        found = super().read(path)
-        with damage_is_one_line(path, self.again):
-            for row in found["rows"]:
+    def read(self, path: Path) -> dict[str, Any]:
+        """The separation of a file; a value that could not be measured is NaN."""
+        separation = super().read(path)
+        with damage_is_one_line(path, self.again):  # a file made with other nulls lacks some values
+            for row in separation["rows"]:
                 row |= {name: nan if row[name] is None else row[name] for name in VALUES}
-                row |= {name: [nan if one is None else one for one in row[name]] for name in DRAWS}
-        return found
+                row |= {name: [nan if value is None else value for value in row[name]] for name in DRAWS}
+        return separation
 
-    def read_all(self):
-        """All separations, without the rows of splits that have changed; one of which no row is left is left out."""
-        found = [self.read(path) for path in self.paths()]
-        now = {split: self.split_digest(split) for one in found for split in one["splits"]}
-        self.unchecked = sorted(split for split in now if now[split] is None)
-        stale = set()
-        for one in found:
-            changed = {split for split, (sha256, *_) in one["splits"].items() if now[split] not in (None, sha256)}
-            one["rows"] = [row for row in one["rows"] if row["split"] not in changed]
+    def read_all(self) -> list[dict[str, Any]]:
+        """All separations, without the rows of splits that have changed; one without remaining rows is left out."""
+        separations = [self.read(path) for path in self.paths()]
+        digests = {split: self.split_digest(split) for separation in separations for split in separation["splits"]}
+        self.unchecked = sorted(split for split in digests if digests[split] is None)
+        stale: set[str] = set()
+        for separation in separations:
+            stored = {split: sha256 for split, (sha256, *_) in separation["splits"].items()}
+            changed = {split for split in stored if digests[split] not in (None, stored[split])}
+            separation["rows"] = [row for row in separation["rows"] if row["split"] not in changed]
             stale |= changed
         self.stale = sorted(stale)
-        return [one for one in found if one["rows"]]
+        return [separation for separation in separations if separation["rows"]]
 
-    def make_newest(self, found):
-        """Write a separation that is there again where, for one of its splits, another rho or setting counts."""
-        count = {row["split"]: _setting(one, row) for one, row in newest_rows(self.read_all())}
-        if any(count[row["split"]] != _setting(found, row) for row in found["rows"] if row["split"] in count):
-            self.write(found)
+    def make_newest(self, separation: dict[str, Any]) -> None:
+        """Write a stored separation again if another rho or setting counts for one of its splits."""
+        counting = {row["split"]: _setting(newest, row) for newest, row in newest_rows(self.read_all())}
+        rows = [row for row in separation["rows"] if row["split"] in counting]
+        if any(counting[row["split"]] != _setting(separation, row) for row in rows):
+            self.write(separation)
 
-    def write(self, entry):
+    def write(self, entry: dict[str, Any]) -> None:
         super().write(without_nan(entry))
 
 
-def newest_rows(separations):
-    """The rows of all separations, each split's once, at its newest rho and setting: validation images, training store,
-    tau and p.
+def newest_rows(separations: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of all separations, those of a split once: at its newest rho, validation images, training store, tau, p.
 
-    Of several at these, those beside most splits count, then the newest: its q values are as good as what they were
-    found beside.
+    If several separations have a split at these, the one with the most splits counts, then the newest: a q value is
+    more meaningful the more splits it was computed among.
+
+    Returns
+    -------
+    list of (separation, row)
     """
-    newest, last = {}, {}
-    for one in sorted(separations, key=lambda one: one["evaluation"]):
-        newest |= {row["split"]: _setting(one, row) for row in one["rows"]}
-    for one in sorted(separations, key=lambda one: (len(one["splits"]), one["evaluation"])):
-        rows = [row for row in one["rows"] if _setting(one, row) == newest[row["split"]]]
-        last |= {row["split"]: one["name"] for row in rows}
-    return [(one, row) for one in separations for row in one["rows"] if last[row["split"]] == one["name"]]
+    newest: dict[str, tuple] = {}
+    for separation in sorted(separations, key=lambda separation: separation["evaluation"]):
+        newest |= {row["split"]: _setting(separation, row) for row in separation["rows"]}
+    counting: dict[str, str] = {}  # the name of the separation whose rows of a split count
+    by_size = sorted(separations, key=lambda separation: (len(separation["splits"]), separation["evaluation"]))
+    for separation in by_size:
+        rows = [row for row in separation["rows"] if _setting(separation, row) == newest[row["split"]]]
+        counting |= {row["split"]: separation["name"] for row in rows}
+    return [
+        (separation, row)
+        for separation in separations
+        for row in separation["rows"]
+        if counting[row["split"]] == separation["name"]
+    ]
 
 
-def _setting(separation, row):
-    """What a row's values depend on, beside its split: the q value alone depends on the other rows."""
+def _setting(separation: dict[str, Any], row: dict[str, Any]) -> tuple:
+    """What the values of a row depend on besides its split; only the q value depends on the other rows."""
     _, rho, tau, p = separation["splits"][row["split"]]
     return rho, tau, p, separation["validation_sha256"], separation["training_sha256"]

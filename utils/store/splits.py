@@ -1,18 +1,21 @@
-"""Split files, one channel each, with everything it came from; and manifests, all splits of a layer as one thing."""
+"""Split files, each with a channel and everything it was made from; and manifests, which list the splits of a layer."""
 
 import hashlib
 import io
 import re
-from dataclasses import asdict, dataclass, fields
-from itertools import chain
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from utils.divisions.division import Division
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.method.disentangling import Concept, Split
+from utils.method.disentangling import Candidate, Concept, Split
+from utils.method.equality import EqualityCheck
 from utils.store.files import (
     SUFFIXES,
     damage_is_one_line,
@@ -25,41 +28,41 @@ from utils.store.files import (
     write_bytes,
     write_json,
 )
+from utils.store.study import Study
 
 SPLIT_FORMAT = 4
 AGAIN = "run disentangle_channel.py again"
 
-# What a split file takes over from meta.json, to be compared with what the next stage is asked for
-SPLIT_CONTEXT = (
-    *("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes"),
-)
-# Thresholds of stage 2, which change nothing in a split: they are kept beside it, and do not count in its digest
+# Values of meta.json that a split file keeps, to be compared with what the next stage is asked for
+SPLIT_CONTEXT = ("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
+# Thresholds of stage 2. They change nothing in a split, so they are kept beside it and do not count in its digest.
 THRESHOLDS = ("tau", "p", "gamma", "min_images")
-# What stages 2 and 3 were asked for; None where it is not known
-SETTINGS = (*THRESHOLDS, "only_correct", "precision", "decoding", "batch_size")
+# Settings of stages 2 and 3; None where they are not known
+OF_STUDY = ("only_correct", "precision", "decoding", "batch_size")
+SETTINGS = (*THRESHOLDS, *OF_STUDY)
 OF_SPLIT = ("channel", "concepts", "weight", "bias", "positions", "arvs", "mean_arv")
 
 
 @dataclass
 class SplitFile:
-    """A split with what it belongs to.
+    """A split and what it was made from.
 
-    ``context`` has ``SPLIT_CONTEXT``, ``settings`` has ``SETTINGS``; ``background`` is the weight of everything else as
-    a concept, or None without one; ``source`` says where its concepts came from, by ``name``, and its ``state``, plain
-    values and tensors; ``proof`` says how equality was shown: images, and predictions that changed. ``sha256`` is the
-    digest of all that but the thresholds, once it is written or read.
+    ``context`` has ``SPLIT_CONTEXT``, ``settings`` has ``SETTINGS``; ``background`` is the weight of the background
+    concept, or None without one; ``source`` has the ``name`` and ``state`` (plain values and tensors) of the source of
+    its concepts; ``proof`` is the result of the equality check. ``sha256`` is the digest of all these values except the
+    thresholds, after the file has been written or read.
     """
 
     split: Split
-    context: dict
-    settings: dict
+    context: dict[str, Any]
+    settings: dict[str, Any]
     background: float | None
-    source: dict
-    proof: dict
+    source: dict[str, Any]
+    proof: dict[str, Any]
     sha256: str | None = None
 
-    def content(self):
-        """Everything as one dictionary of plain values and tensors, with the digests."""
+    def content(self) -> dict[str, Any]:
+        """All values as one dictionary of plain values and tensors, with the digests."""
         split = {name: getattr(self.split, name) for name in OF_SPLIT}
         split["concepts"] = [asdict(concept) for concept in self.split.concepts]
         division = {"name": self.split.division.name, "state": self.split.division.state()}
@@ -67,36 +70,40 @@ class SplitFile:
         content |= {name: getattr(self, name) for name in ("context", "settings", "background", "source", "proof")}
         return {**content, "sha256": split_digest(content), "settings_sha256": digest_of(self.settings)}
 
-    def found_by(self):
-        """How its concepts were found and its inputs divided: what results that are summed up together agree in."""
+    def found_by(self) -> dict[str, Any]:
+        """How its concepts were found and its inputs divided; only results that agree in it are summarised together."""
         state = {name: value for name, value in self.source["state"].items() if not isinstance(value, torch.Tensor)}
-        found = {"from": self.source["name"], **state, **self.split.division.kept_apart()}
-        return dict(sorted(found.items()))
+        settings = {"from": self.source["name"], **state, **self.split.division.kept_apart()}
+        return dict(sorted(settings.items()))
 
 
-def split_digest(content):
-    """The digest of a split file's content, whatever thresholds chose its channel."""
+def split_digest(content: dict[str, Any]) -> str:
+    """The digest of a split file's content without the thresholds."""
     settings = {name: value for name, value in content["settings"].items() if name not in THRESHOLDS}
     return digest_of({**content, "settings": settings})
 
 
-def split_path(model_dir, run, channel, concepts, suffix=""):
+def split_path(
+    model_dir: Path | str, run: str, channel: int, concepts: list[list[int]] | str, suffix: str = ""
+) -> Path:
     return Path(model_dir) / f"{split_name(run, channel, concepts)}{suffix}.pt"
 
 
-def find_splits(model_dir, run, channel, concepts=None):
+def find_splits(
+    model_dir: Path | str, run: str, channel: int, concepts: list[list[int]] | str | None = None
+) -> list[Path]:
     """Paths of all split files of a channel, or of a channel and its concepts (see ``split_name``), sorted."""
-    found = sorted(Path(model_dir).glob(f"{run}_channel{channel}_*.pt"))
+    paths = sorted(Path(model_dir).glob(f"{run}_channel{channel}_*.pt"))
     if concepts is None:
-        return found
+        return paths
     of_divisions = "|".join(f"(?:{division.suffix_pattern})" for division in DIVISIONS.all())
     suffixes = SUFFIXES.format(divisions=of_divisions)
     pattern = re.compile(re.escape(split_name(run, channel, concepts)) + suffixes + r"\.pt")
-    return [path for path in found if pattern.fullmatch(path.name)]
+    return [path for path in paths if pattern.fullmatch(path.name)]
 
 
-def write_split(path, file):
-    """Write a SplitFile, and note its digest."""
+def write_split(path: Path, file: SplitFile) -> None:
+    """Write a SplitFile, and set its ``sha256``."""
     content = file.content()
     file.sha256 = content["sha256"]
     buffer = io.BytesIO()
@@ -104,8 +111,14 @@ def write_split(path, file):
     write_bytes(path, buffer.getvalue())
 
 
-def read_split(path):
-    """Read a SplitFile; what it promises is checked."""
+def read_split(path: Path | str) -> SplitFile:
+    """Read a SplitFile.
+
+    Raises
+    ------
+    UserError
+        A file that is missing, damaged or of another format, or whose way of dividing inputs is not registered.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no split file {path}")
@@ -114,175 +127,149 @@ def read_split(path):
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["format"] != SPLIT_FORMAT:
             raise UserError(f"{path} was made by another version of this program: {AGAIN}")
-        sha256, of_settings = content.pop("sha256"), content.pop("settings_sha256")
-        if sha256 != split_digest(content) or of_settings != digest_of(content["settings"]):
+        sha256 = content.pop("sha256")
+        settings_sha256 = content.pop("settings_sha256")
+        if sha256 != split_digest(content) or settings_sha256 != digest_of(content["settings"]):
             raise ValueError("its checksum is wrong")
-        of_split = {name: content[name] for name in OF_SPLIT}
-        of_split["concepts"] = [Concept(**concept) for concept in content["concepts"]]
-        name = content["division"]["name"]
-        DIVISIONS.require(name, path)
-        division = DIVISIONS.get(name).from_state(content["division"]["state"], content["arvs"])
-        of_file = [field.name for field in fields(SplitFile) if field.name not in ("split", "sha256")]
-        file = SplitFile(Split(**of_split, division=division), *(content[field] for field in of_file), sha256)
-        _check(file)
-    return file
+        division_name = content["division"]["name"]
+        DIVISIONS.require(division_name, path)
+        division = DIVISIONS.get(division_name).from_state(content["division"]["state"], content["arvs"])
+    of_split = {name: content[name] for name in OF_SPLIT}
+    of_split["concepts"] = [Concept(**concept) for concept in content["concepts"]]
+    of_file = {name: content[name] for name in ("context", "settings", "background", "source", "proof")}
+    return SplitFile(Split(**of_split, division=division), **of_file, sha256=sha256)
 
 
-def _check(file):
-    """Raise ValueError where a split file cannot be one, whatever its checksum says."""
-    split, context = file.split, file.context
-    num_concepts, num_inputs = len(split.concepts), len(split.weight)
-    if set(context) != set(SPLIT_CONTEXT) or set(file.settings) != set(SETTINGS):
-        raise ValueError("it is not complete")
-    if not 0 <= split.channel < context["num_channels"] or split.weight.ndim != 2 or num_concepts < 2:
-        raise ValueError("its channel or concepts are impossible")
-    kinds = [concept.kind for concept in split.concepts]
-    if "background" in kinds[:-1] or split.has_background != (file.background is not None) or split.positions < 1:
-        raise ValueError("its background or positions are impossible")
-    for concept, kind in zip(split.concepts, kinds, strict=True):
-        if (kind == "images") != bool(concept.images) or (kind == "classes") != bool(concept.classes):
-            raise ValueError("its concepts are impossible")
-    centroids = file.source["state"].get("centroids")
-    if centroids is not None and len(centroids) != kinds.count("images"):
-        raise ValueError("its centroids are impossible")
-    if not set(chain.from_iterable(split.classes)) <= set(context["classes"].values()):
-        raise ValueError("its concepts have classes that are not there")
-    values = {"weight": split.weight.shape, "arvs": (num_concepts, num_inputs), "mean_arv": (num_inputs,)}
-    values |= {"bias": ()} if split.bias is not None else {}
-    for name, shape in values.items():
-        if tuple(getattr(split, name).shape) != tuple(shape) or not getattr(split, name).isfinite().all():
-            raise ValueError(f"its {name} is impossible")
-
-
-def digest_of(content):
+def digest_of(content: Any) -> str:
     """SHA-256 of a split file's content, or of part of it: plain values as JSON, tensors as type, shape and bytes."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
         if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     return json_digest(plain(content))
 
 
-def require_weight(path, split, weight, bias):
+def require_weight(path: Path | str, split: Split, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Raise UserError unless the split's weight and bias are the layer's: ``weight`` [C, C_in, taps], ``bias`` [C]."""
-    own = weight[split.channel].float().cpu(), None if bias is None else bias[split.channel].float().cpu()
-    for stored, real in zip((split.weight, split.bias), own, strict=True):
-        if (stored is None) != (real is None) or (stored is not None and not torch.equal(stored, real)):
-            raise UserError(f"{path} has another weight than channel {split.channel} of the network: {AGAIN}")
+    equal = torch.equal(split.weight, weight[split.channel].float().cpu())
+    if split.bias is None or bias is None:
+        equal &= split.bias is None and bias is None
+    else:
+        equal &= torch.equal(split.bias, bias[split.channel].float().cpu())
+    if not equal:
+        raise UserError(f"{path} has another weight than channel {split.channel} of the network: {AGAIN}")
 
 
-def transform_from(stored):
-    """The Transform that a meta or split file holds as a dictionary."""
-    return Transform(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+def transform_from(stored: dict[str, Any]) -> Transform:
+    """The Transform that ``meta.json`` or a split file holds as a dictionary."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Transform(**fields)
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Manifests: all splits of a candidates file as one thing, a whole layer say
+# Manifests: the splits of a candidates file, for example of a whole layer
 
 MANIFEST_FORMAT = 1
 LAYER_AGAIN = "run disentangle_channel.py on the candidates file again"
 
 
-def manifest_path(model_dir, run, stem, suffix):
-    """Path of the manifest of a candidates file: named after its stem, with RUN once."""
+def manifest_path(model_dir: Path | str, run: str, stem: str, suffix: str) -> Path:
+    """Path of the manifest of a candidates file, named after the stem of that file, with RUN once."""
     name = stem if stem.startswith(run) else f"{run}_{stem}"
     return Path(model_dir) / f"{name}{suffix}_layer.json"
 
 
-def write_manifest(path, files, proof):
-    """Write a manifest.
-
-    Parameters
-    ----------
-    path : Path
-        Beside the split files.
-    files : dict of Path -> SplitFile
-    proof : dict
-        How equality was shown with all of them at once.
-    """
+def write_manifest(path: Path, files: dict[Path, SplitFile], proof: dict[str, Any]) -> None:
+    """Write a manifest beside its split files; ``proof`` is the result of the equality check with all of them."""
     write_json(path, {"format": MANIFEST_FORMAT, "splits": describe_splits(files), "proof": proof})
 
 
-def describe_splits(files):
-    """What a manifest says of its splits, {Path: SplitFile}: a list of dict."""
+def describe_splits(files: dict[Path, SplitFile]) -> list[dict[str, Any]]:
+    """The entry of each split in a manifest."""
     return [
         {"file": path.name, "sha256": file.sha256, "channel": file.split.channel, "rho": file.split.rho}
         for path, file in files.items()
     ]
 
 
-def read_manifest(path):
-    """The splits of a manifest, each with its digest and rho: a list of dict."""
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The entries of a manifest: ``file``, ``sha256``, ``channel`` and ``rho`` of each split."""
     content = read_json(path, LAYER_AGAIN)
     with damage_is_one_line(path, LAYER_AGAIN):
         if content["format"] != MANIFEST_FORMAT:
             raise ValueError("it is of another version of this program")
-        if any(not one.keys() >= {"file", "sha256", "rho"} for one in content["splits"]):
-            raise ValueError("it is not complete")
-        if any(Path(one["file"]).name != one["file"] for one in content["splits"]):
-            raise ValueError("it names a file elsewhere")
     return content["splits"]
 
 
-def splits_of(path):
-    """The split files that a path stands for, itself or those of a manifest: a list of (Path, rho or None)."""
+def splits_of(path: Path | str) -> list[tuple[Path, float | None]]:
+    """The split files, each with its rho, of a manifest; or a split file itself, with None."""
     path = Path(path)
     if path.suffix != ".json":
         return [(path, None)]
     if not path.is_file():
         raise UserError(f"there is no manifest {path}")
-    found = []
-    for one in read_manifest(path):
-        split = path.with_name(one["file"])
-        if read_split(split).sha256 != one["sha256"]:
+    splits = []
+    for entry in read_manifest(path):
+        split = path.with_name(entry["file"])
+        if read_split(split).sha256 != entry["sha256"]:
             raise UserError(f"{split} has changed since {path} was written: {LAYER_AGAIN}")
-        found.append((split, one["rho"]))
-    return found
+        splits.append((split, entry["rho"]))
+    return splits
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Stage 3's files: which splits are there and equal, and what is written of a new one
+# Stage 3's files: which splits are stored already, and how a new one is written
 
 
 class SplitWriter:
-    """Writes the splits of one run of stage 3, and knows which are there and equal.
+    """Writes the splits of one run of stage 3, and finds those that are stored already and equal.
 
     Parameters
     ----------
     study : Study
         Of the layer.
     stage_two : dict
-        What stage 2 was asked, as far as it is known.
+        The settings of stage 2, as far as they are known.
     division : type
-        Of the Divisions of these splits.
+        The class of the Divisions of these splits.
     division_settings : dict
-        Of ``division.settings_from``.
+        From ``division.settings_from``.
     """
 
-    def __init__(self, study, stage_two, division, division_settings):
-        self.folder, self.run, self.background = study.model_dir, study.run, study.background
-        self.division, self.division_settings = division, division_settings
+    def __init__(
+        self,
+        study: Study,
+        stage_two: dict[str, Any],
+        division: type[Division],
+        division_settings: dict[str, Any],
+    ) -> None:
+        self.folder = study.model_dir
+        self.run = study.run
+        self.background = study.background
+        self.division = division
+        self.division_settings = division_settings
         self.context = {key: study.meta[key] for key in SPLIT_CONTEXT}
-        of_study = {name: getattr(study, name) for name in ("only_correct", "precision", "decoding", "batch_size")}
-        self.settings = {key: {**stage_two, **of_study}.get(key) for key in SETTINGS}
+        of_study = {name: getattr(study, name) for name in OF_STUDY}
+        self.settings: dict[str, Any] = {key: {**stage_two, **of_study}.get(key) for key in SETTINGS}
 
     @property
-    def suffix(self):
-        """What follows the channel and its concepts in the names of these splits."""
+    def suffix(self) -> str:
+        """The end of the names of these splits, after the channel and its concepts."""
         division = self.division.suffix_of(self.division_settings)
         return split_suffix(only_correct=self.settings["only_correct"], division=division, background=self.background)
 
-    def path(self, candidate):
+    def path(self, candidate: Candidate) -> Path:
         return split_path(self.folder, self.run, candidate.channel, candidate.named_by, self.suffix)
 
-    def selectors(self, candidates):
-        """The flags with which stage 4 takes these splits, where others of the same channels and concepts are there."""
-        several = any(len(find_splits(self.folder, self.run, one.channel, one.named_by)) > 1 for one in candidates)
+    def selectors(self, candidates: Iterable[Candidate]) -> list[str]:
+        """The flags that select these splits in stage 4, also among other splits of the same channels and concepts."""
+        stored = [find_splits(self.folder, self.run, split.channel, split.named_by) for split in candidates]
+        several = any(len(paths) > 1 for paths in stored)
         words = ["--split_by", self.division.name]
         words += ["--background", number_text(self.background or 0)] if several or self.background else []
         if several:
@@ -290,69 +277,78 @@ class SplitWriter:
             words += self.division.flag_words(self.division_settings)
         return words
 
-    def is_there(self, candidate):
-        """Whether the split is stored already, made of the same in the same way.
+    def is_there(self, candidate: Candidate) -> bool:
+        """Whether the split is stored already, made from the same values with the same settings.
 
-        Then says so, and writes the thresholds of stage 2 into its file where they are others.
+        If so, prints it, and updates the thresholds of stage 2 in its file.
         """
         try:
             file = read_split(self.path(candidate))
-        except UserError:  # missing, damaged or of another version: it is made anew
+        except UserError:  # missing, damaged or of another version: it will be made again
             return False
-        split, how = file.split, ("only_correct", "precision", "decoding", "batch_size")
-        stored = (file.context, [file.settings[key] for key in how], digest_of(file.source), file.background)
-        stored += (split.division.name, split.division.settings(), split.concepts, split.positions)
-        wanted = (self.context, [self.settings[key] for key in how], digest_of(candidate.source), self.background)
-        wanted += (self.division.name, self.division_settings, candidate.concepts, candidate.positions)
-        equal = stored == wanted and all(
-            torch.equal(getattr(split, name), getattr(candidate, name)) for name in ("weight", "arvs", "mean_arv")
-        )
-        if equal:
-            print(f"there already: {self.path(candidate)}")
-            known = {key: value for key, value in self.settings.items() if value is not None}
-            if file.settings != {**file.settings, **known}:  # thresholds of stage 2, which change nothing else
-                file.settings |= known
-                write_split(self.path(candidate), file)
-        return equal
+        if not self._is_equal(file, candidate):
+            return False
+        print(f"there already: {self.path(candidate)}")
+        known = {key: value for key, value in self.settings.items() if value is not None}
+        if file.settings != {**file.settings, **known}:  # thresholds of stage 2, which change nothing else
+            file.settings |= known
+            write_split(self.path(candidate), file)
+        return True
 
-    def write(self, candidate, split, check):
-        """Write a split, with its EqualityCheck: its path, and the SplitFile; UserError where it is not equal."""
+    def _is_equal(self, file: SplitFile, candidate: Candidate) -> bool:
+        """Whether a split file was made from the values of a candidate with the settings of this run."""
+        split = file.split
+        return (
+            file.context == self.context
+            and all(file.settings[name] == self.settings[name] for name in OF_STUDY)
+            and file.background == self.background
+            and digest_of(file.source) == digest_of(candidate.source)
+            and split.division.name == self.division.name
+            and split.division.settings() == self.division_settings
+            and split.concepts == candidate.concepts
+            and split.positions == candidate.positions
+            and all(
+                torch.equal(getattr(split, name), getattr(candidate, name)) for name in ("weight", "arvs", "mean_arv")
+            )
+        )
+
+    def write(self, candidate: Candidate, split: Split, check: EqualityCheck) -> tuple[Path, SplitFile]:
+        """Write a split that has passed its EqualityCheck; UserError if it has not. Returns its path and SplitFile."""
         if not check.is_equal():
             raise UserError("the split network does not equal the original: the split was not stored")
-        proof = described(check)
-        file = SplitFile(split, self.context, self.settings, self.background, candidate.source, proof)
+        file = SplitFile(split, self.context, self.settings, self.background, candidate.source, described(check))
         write_split(self.path(candidate), file)
         return self.path(candidate), file
 
-    def read_all(self, candidates):
-        """The SplitFiles of candidates that were written: {Path: SplitFile}."""
+    def read_all(self, candidates: Iterable[Candidate]) -> dict[Path, SplitFile]:
+        """The SplitFiles of candidates that have been written."""
         return {path: read_split(path) for path in map(self.path, candidates)}
 
-    def make_a_layer(self, candidates):
-        """Whether these candidates can be in one network: no channel twice."""
-        return len({one.channel for one in candidates}) == len(candidates)
+    def make_a_layer(self, candidates: list[Candidate]) -> bool:
+        """Whether these candidates can be in one network, that is, no channel occurs twice."""
+        return len({candidate.channel for candidate in candidates}) == len(candidates)
 
-    def manifest_path(self, stem):
+    def manifest_path(self, stem: str) -> Path:
         return manifest_path(self.folder, self.run, stem, self.suffix)
 
-    def layer_is_there(self, path, files):
-        """Whether the manifest of these splits, as they are, is stored already; says so."""
+    def layer_is_there(self, path: Path, files: dict[Path, SplitFile]) -> bool:
+        """Whether the manifest of these splits is stored already; if so, prints it."""
         try:
-            there = read_manifest(path) == describe_splits(files)
-        except UserError:  # missing, damaged or of another version: it is made anew
+            stored = read_manifest(path) == describe_splits(files)
+        except UserError:  # missing, damaged or of another version: it will be made again
             return False
-        if there:
+        if stored:
             print(f"there already: {path}")
-        return there
+        return stored
 
-    def write_layer(self, path, files, check):
-        """Write the manifest of splits, with the EqualityCheck of all of them at once."""
+    def write_layer(self, path: Path, files: dict[Path, SplitFile], check: EqualityCheck) -> None:
+        """Write the manifest of splits whose network with all of them has passed its EqualityCheck."""
         if not check.is_equal():
             raise UserError("the network with all splits at once does not equal the original: no manifest was stored")
         write_manifest(path, files, described(check))
 
 
-def described(check):
+def described(check: EqualityCheck) -> dict[str, Any]:
     """An EqualityCheck as plain values."""
     return {
         "images": check.images,

@@ -1,41 +1,43 @@
-"""The strongest patches of units that a report has found, so that another report need not look at all images again."""
+"""The strongest patches of units that a report has found, stored so that the next report needs no pass over images."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.method.patches import TOP_IMAGES
-from utils.store.files import damage_is_one_line, read_arrays, write_arrays
+from utils.store.files import Layout, read_arrays, write_arrays
 
 AGAIN = "delete it and run get_results.py --report again"
-LAYOUT = {
+LAYOUT: Layout = {
     "keys": (np.uint8, (None, 32)),
     "values": (np.float32, (None, TOP_IMAGES)),
     "images": (np.int64, (None, TOP_IMAGES)),
     "centres": (np.float32, (None, TOP_IMAGES, 2)),
 }
+Patches = tuple[np.ndarray, np.ndarray, np.ndarray]  # values, images and centres of one unit
 
 
-def write_strongest(path, found):
-    """Write {key: (values, images, centres)}; the 32 bytes of a key tell a unit and its images from others."""
-    keys = np.array([list(key) for key in found], dtype=np.uint8)
-    write_arrays(path, dict(zip(LAYOUT, (keys, *stacked(found.values())), strict=True)))
+def write_strongest(path: Path, strongest: Mapping[bytes, Patches]) -> None:
+    """Write the patches of units; a key of 32 bytes identifies a unit and the images it was searched in."""
+    keys = np.array([list(key) for key in strongest], dtype=np.uint8)
+    values, images, centres = stacked(strongest.values())
+    write_arrays(path, {"keys": keys, "values": values, "images": images, "centres": centres})
 
 
-def stacked(units):
-    """Values, images and centres of some units, an array of all each."""
+def stacked(units: Iterable[Patches]) -> list[np.ndarray]:
+    """Values, images and centres of several units, each as one array."""
     return [np.stack(part) for part in zip(*units, strict=True)]
 
 
-def read_strongest(path):
-    """What ``write_strongest`` has written, as {key: (values, images, centres)}; empty where there is nothing whole."""
+def read_strongest(path: Path) -> dict[bytes, Patches]:
+    """The patches that ``write_strongest`` has written; empty if the file is missing or damaged."""
     if not path.is_file():
         return {}
     try:
         arrays = read_arrays(path, LAYOUT, AGAIN)
-        with damage_is_one_line(path, AGAIN):
-            if np.isnan(arrays["values"]).any() or not ((arrays["centres"] >= 0) & (arrays["centres"] <= 1)).all():
-                raise ValueError("its patches are impossible")
-    except UserError:  # damaged, or of another version: it is made anew
+    except UserError:  # damaged, or of another version: it will be made again
         return {}
-    parts = zip(*(arrays[name] for name in ("values", "images", "centres")), strict=True)
-    return {key.tobytes(): part for key, part in zip(arrays["keys"], parts, strict=True)}
+    patches = zip(arrays["values"], arrays["images"], arrays["centres"], strict=True)
+    return {key.tobytes(): unit for key, unit in zip(arrays["keys"], patches, strict=True)}

@@ -1,5 +1,6 @@
 """Tap sums of the layer's input in stored images, for concepts without labels and for ways of dividing inputs."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -8,79 +9,91 @@ import torch
 from utils.defaults import BACKGROUND_SAMPLE
 from utils.errors import UserError
 from utils.method.disentangling import Concept
+from utils.store.importance_store import ImportanceStore, Labels
 
 CHUNKS = 4  # that stay in memory
 
 
 class StoredTapSums:
-    """Tap sums of the layer's input in training images, read from the chunks of a store as they are asked for.
+    """Tap sums of the layer's input in training images, read from the chunks of a store when they are needed.
 
     Parameters
     ----------
     store : ImportanceStore
         Complete.
     read_labels : function that returns the Labels
-        Called where a concept's own images or those of everything else are asked for.
+        Called when the images of a concept or of the background are needed.
     only_correct : bool
-        Whether a concept's images are the correctly classified ones alone; everything else is all images.
+        Whether only the correctly classified images of a concept are used; the background is all images.
     """
 
-    def __init__(self, store, read_labels, only_correct):
-        self._store, self._read_labels, self._only_correct = store, read_labels, only_correct
+    def __init__(self, store: ImportanceStore, read_labels: Callable[[], Labels], only_correct: bool) -> None:
+        self._store = store
+        self._read_labels = read_labels
+        self._only_correct = only_correct
         self._read = lru_cache(CHUNKS)(self._read_chunk)
-        self._sample, self._kept = None, (torch.empty(0, dtype=torch.long), None)
+        self._kept_indices = torch.empty(0, dtype=torch.long)
+        self._kept_inputs: torch.Tensor | None = None
 
     @cached_property
-    def _labels(self):
+    def _labels(self) -> Labels:
         return self._read_labels()
 
     @cached_property
-    def _usable(self):
+    def _usable(self) -> torch.Tensor:
         return self._labels.counting(self._only_correct)
 
-    def of(self, concept):
-        """Of all images of a Concept: [n, C_in, taps], float32."""
+    @cached_property
+    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tap sums of images that are evenly spread over the store, and their rows in the labels."""
+        count = len(self._labels.indices)
+        rows = torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
+        return self.of_images(self._labels.indices[rows]), rows
+
+    def of(self, concept: Concept) -> torch.Tensor:
+        """Tap sums of all images of a Concept: [n, C_in, taps], float32."""
         if concept.kind == "images":
             return self.of_images(torch.tensor(concept.images))
         return self.of_images(self._labels.indices[self._usable & self._are_of([concept], slice(None))])
 
-    def of_others(self, concepts):
-        """Of a sample, from all over the store, of the images that are of none of these Concepts."""
-        if self._sample is None:
-            count = len(self._labels.indices)
-            rows = torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
-            self._sample = self.of_images(self._labels.indices[rows]), rows
+    def of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
+        """Tap sums of a sample of the images that belong to none of these Concepts: [n, C_in, taps], float32."""
         inputs, rows = self._sample
         return inputs[~self._are_of(concepts, rows)]
 
-    def _are_of(self, concepts, rows):
+    def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor | slice) -> torch.Tensor:
         """Which of some rows of the labels are images of Concepts."""
-        outputs = torch.tensor([output for one in concepts for output in one.classes])
-        images = torch.tensor([image for one in concepts for image in one.images or ()])
+        outputs = torch.tensor([output for concept in concepts for output in concept.classes])
+        images = torch.tensor([image for concept in concepts for image in concept.images or ()])
         return torch.isin(self._labels.targets[rows], outputs) | torch.isin(self._labels.indices[rows], images)
 
-    def of_concepts(self, concepts, background, means=None):
-        """The ConceptInputs of some Concepts; ``means``: those of their tap sums where they are known already."""
+    def of_concepts(
+        self, concepts: list[Concept], background: float | None, means: torch.Tensor | None = None
+    ) -> "ConceptTapSums":
+        """The ConceptInputs of some Concepts; ``means`` of their tap sums if they have been computed already."""
         return ConceptTapSums(self, concepts, background, means)
 
-    def keep(self, indices):
-        """Read images once, in one pass over the store, and keep them beside those that are kept: many sets of few
-        images from all over it."""
-        there, inputs = self._kept
-        new = indices.unique()
-        new = new[~torch.isin(new, there)]
-        if inputs is None:
-            self._kept = new, self.of_images(new)
-        elif len(new):
-            indices, read = torch.cat([there, new]), self.of_images(new)
-            order = indices.argsort()
-            self._kept = indices[order], torch.cat([inputs, read])[order]
+    def keep(self, indices: torch.Tensor) -> None:
+        """Read images in one pass over the store and keep their tap sums in memory, besides those kept before.
 
-    def of_images(self, indices):
-        """Of images by their indices, ascending: [n, C_in, taps], float32."""
-        kept, inputs = self._kept
-        if torch.isin(indices, kept).all() and len(indices):
-            return inputs[torch.searchsorted(kept, indices)]
+        This is for many small sets of images that are spread over the store.
+        """
+        new = indices.unique()
+        new = new[~torch.isin(new, self._kept_indices)]
+        if self._kept_inputs is None:
+            self._kept_inputs = self.of_images(new)
+            self._kept_indices = new
+        elif len(new):
+            all_inputs = torch.cat([self._kept_inputs, self.of_images(new)])
+            all_indices = torch.cat([self._kept_indices, new])
+            order = all_indices.argsort()
+            self._kept_inputs = all_inputs[order]
+            self._kept_indices = all_indices[order]
+
+    def of_images(self, indices: torch.Tensor) -> torch.Tensor:
+        """Tap sums of images by their ascending indices: [n, C_in, taps], float32."""
+        if self._kept_inputs is not None and len(indices) and torch.isin(indices, self._kept_indices).all():
+            return self._kept_inputs[torch.searchsorted(self._kept_indices, indices)]
         chunks = indices.div(self._store.meta["chunk_size"], rounding_mode="floor")
         parts = []
         for chunk in chunks.unique().tolist():
@@ -88,17 +101,17 @@ class StoredTapSums:
             parts.append(inputs[torch.searchsorted(present, indices[chunks == chunk])])
         return torch.cat(parts)
 
-    def _read_chunk(self, chunk):
-        found = self._store.read_chunk(chunk, ["input_sums"])
-        return found["indices"], found["input_sums"]
+    def _read_chunk(self, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        arrays = self._store.read_chunk(chunk, ["input_sums"])
+        return arrays["indices"], arrays["input_sums"]
 
 
 @dataclass
 class ConceptTapSums:
-    """What the stored images tell of concepts: ConceptInputs, as ways of dividing ask for them (``utils.divisions``).
+    """Tap sums of the stored images of concepts: the ConceptInputs of ways of dividing inputs (``utils.divisions``).
 
-    ``concepts`` have images of their own. ``background`` is the weight of everything else, one more concept; None:
-    there is none. ``known_means`` [K, C_in, taps] are those of all of them, or None: then the means over their images.
+    ``concepts`` have images of their own. ``background`` is the weight of the background, one more concept, or None if
+    there is none. ``known_means`` [K, C_in, taps] are the means of all of them if they have been computed already.
     """
 
     tap_sums: StoredTapSums
@@ -106,14 +119,14 @@ class ConceptTapSums:
     background: float | None
     known_means: torch.Tensor | None = None
 
-    def means(self):
+    def means(self) -> torch.Tensor:
         """Mean tap sums of each concept: Tensor [K, C_in, taps], float64."""
         if self.known_means is not None:
             return self.known_means
         return torch.stack([group.double().mean(0) for group in self.groups()[0]])
 
-    def groups(self):
-        """Tap sums of the images of each concept, a Tensor [n, C_in, taps] each, and the weight of each: two lists."""
+    def groups(self) -> tuple[list[torch.Tensor], list[float]]:
+        """The tap sums of the images of each concept, Tensors [n, C_in, taps], and the weight of each concept."""
         groups = [self.tap_sums.of(concept) for concept in self.concepts]
         weights = [1.0] * len(groups)
         if self.background is not None:

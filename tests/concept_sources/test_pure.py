@@ -318,24 +318,6 @@ def test_values_of_virtual_neurons_add_up_to_the_unit(val_world):
         assert torch.equal(values[clusters, images], found.maxima[images, unit])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda maxima, clusters: maxima.sub_(100), "its activations are impossible"),
-        (lambda maxima, clusters: maxima.fill_(torch.nan), "its activations are impossible"),
-        (lambda maxima, clusters: clusters[0, 1].fill_(3), "its clusters are impossible"),
-        (lambda maxima, clusters: clusters[0, 0].fill_(2), "its clusters are impossible"),
-    ],
-)
-def test_files_that_cannot_be_any_are_refused(val_world, spoil, message):
-    found = val_world.find()
-    spoil(found.maxima, found.nearest)
-    file = val_world.file("pil")
-    file.write(found.maxima, found.nearest)
-    with pytest.raises(UserError, match=rf"is damaged .{message}"):
-        val_world.find()
-
-
 def test_a_file_under_another_name_is_refused(val_world):
     val_world.find()
     (path,) = val_world.store.folder.parent.glob("*.npz")

@@ -1,6 +1,8 @@
-"""The files of stage 4's results, made anew from all of them, and what is printed of them."""
+"""The files of stage 4's results, written anew from all of them, and what is printed of them."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,9 +11,9 @@ from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError, listed
 from utils.report.result_tables import (
     EXPLANATION,
+    ResultGroup,
     comma_separated,
     document,
-    included_rows,
     latex,
     markdown,
     measured,
@@ -20,98 +22,100 @@ from utils.report.result_tables import (
 )
 from utils.report.tables import warn_of
 from utils.store.files import image_sets_name, number_text, write_bytes
+from utils.store.results import Results
 
 LEFT_OUT = "as their splits have changed since: evaluate them again"
-USUAL = {"precision": PRECISION, "decoding": DECODER}  # others are named in the names of files
+USUAL = {"precision": PRECISION, "decoding": DECODER}  # other values are part of the names of files
 
 
-def write_tables(results):
-    """Make the rows of images and the summaries anew from all results.
+def write_tables(results: Results) -> tuple[list[ResultGroup], list[Path]]:
+    """Write the rows of images and the summaries of all results: their ResultGroups, and the paths of the files.
 
-    Others may write results at the same time: all is made again until nothing has changed meanwhile, so that whoever
-    ends last has seen everything. (A lock would need a file system that has them.)
-
-    Parameters
-    ----------
-    results : Results
-
-    Returns
-    -------
-    tables : list of Table
-    paths : list of Path
+    Other processes may write results at the same time: everything is written again until nothing has changed
+    meanwhile, so that the last process has seen all results. (A lock would need a file system that has locks.)
     """
     state = None
     while state != results.state():
-        state, found = results.state(), results.read_all()
-        if not found and results.stale:
+        state = results.state()
+        entries = results.read_all()
+        if not entries and results.stale:
             raise UserError(
                 f"{results.folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})"
             )
-        if not found:
+        if not entries:
             raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
-        tables = result_groups(found)
-        paths = _write_rows(results.folder, found)
+        groups = result_groups(entries)
+        paths = _write_rows(results.folder, entries)
         for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
-            write_bytes(results.folder / f"summary.{kind}", text(tables).encode())
+            write_bytes(results.folder / f"summary.{kind}", text(groups).encode())
             paths.append(results.folder / f"summary.{kind}")
-    return tables, paths
+    return groups, paths
 
 
-def _write_rows(folder, found):
-    """Comma-separated fractions without header: one file for each concept, tau and K (and RUN, if several)."""
-    several = len({result["run"] for result in found}) > 1
-    files, names = {}, set()
-    for result in found:
-        suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
-        suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
-        suffix += DIVISIONS.get(result["split_by"]).suffix_in_tables(result["division"])
-        suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
-        suffix += "".join(f"_{result[how]}" for how, usual in USUAL.items() if result[how] != usual)
-        for k, part in enumerate(measured(result), start=1):
-            plain = f"quantitative_concept{k}_required{result['tau']}{suffix}.txt"
-            named = f"{result['run']}_{plain}"
-            names |= {plain, named}
-            files.setdefault(named if several else plain, []).append(included_rows(part))
-    for name, rows in files.items():
-        text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(rows))
+def _write_rows(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
+    """Write the fractions of the included images, a file for each concept and ``_rows_suffix`` (and RUN, if several).
+
+    The files are comma-separated and have no header.
+    """
+    several = len({result["run"] for result in results}) > 1
+    fractions: dict[str, list[np.ndarray]] = {}
+    names = set()
+    for result in results:
+        for k, concept in enumerate(measured(result), start=1):
+            plain = f"quantitative_concept{k}_required{result['tau']}{_rows_suffix(result)}.txt"
+            with_run = f"{result['run']}_{plain}"
+            names |= {plain, with_run}
+            fractions.setdefault(with_run if several else plain, []).append(concept.included_fractions())
+    for name, arrays in fractions.items():
+        text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(arrays))
         write_bytes(folder / name, text.encode())
-    for name in names - set(files):  # the same rows under the name they had when there were fewer RUNs
+    for name in names - set(fractions):  # the same rows under the name they had when there were fewer RUNs
         (folder / name).unlink(missing_ok=True)
-    return [folder / name for name in sorted(files)]
+    return [folder / name for name in sorted(fractions)]
 
 
-def print_results(results, tables, shown):
-    """Print the Tables of the results that are ``shown``, with the rows of all so far."""
+def _rows_suffix(result: dict[str, Any]) -> str:
+    """The end of the names of files: what keeps the rows of results apart, where it is not the usual."""
+    suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
+    suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
+    suffix += DIVISIONS.get(result["split_by"]).suffix_in_tables(result["division"])
+    suffix += f"_background{number_text(result['background'])}" if result["background"] else ""
+    return suffix + "".join(f"_{result[name]}" for name, usual in USUAL.items() if result[name] != usual)
+
+
+def print_results(results: Results, groups: list[ResultGroup], shown: list[dict[str, Any]]) -> None:
+    """Print the tables of the results that are ``shown``, with the rows over all results so far."""
     names = {(result["split"], result["rho"]) for result in shown}
-    for table in tables:
-        if any((result["split"], result["rho"]) in names for result in table.results):
-            note = f"\n{where_from(table.results[0])}\n" if table.results[0]["assignment"] else ""
-            print(f"{note}\n{markdown(table, names)}")
+    for group in groups:
+        first = group.results[0]
+        if any((result["split"], result["rho"]) in names for result in group.results):
+            note = f"\n{where_from(first)}\n" if first["assignment"] else ""
+            print(f"{note}\n{markdown(group, names)}")
     print(f"\n{EXPLANATION}")
     _print_doubts(results)
 
 
-def print_summary(results):
-    """Print the summary of all results, and make its files anew: their paths."""
-    tables, paths = write_tables(results)
-    print(document(tables))
+def print_summary(results: Results) -> list[Path]:
+    """Write the files of all results and print their summary; return the paths."""
+    groups, paths = write_tables(results)
+    print(document(groups))
     _print_doubts(results)
     return paths
 
 
-def _print_doubts(results):
+def _print_doubts(results: Results) -> None:
     """Name results that are left out because their split has changed, and those whose split was not found."""
     warn_of(results.stale, f"results left out, {LEFT_OUT}")
     warn_of(results.unchecked, f"results not checked, as their splits are not in {results.model_dir}")
 
 
-def warn_of_empty_inclusion(result):
-    """Say where no image of a concept counts, for which tau some would."""
-    for name, part in zip(result["concept_names"], result["images"], strict=True):
-        if part["paths"] and not any(part["included"]):  # a concept without labels may have no image
+def warn_of_empty_inclusion(result: dict[str, Any]) -> None:
+    """Warn of concepts of which no image is included, and say at which tau one would be."""
+    for name, of_concept in zip(result["concept_names"], result["images"], strict=True):
+        if of_concept["paths"] and not any(of_concept["included"]):  # a concept without labels may have no image
             print(
-                f"warning: channel {result['channel']}: none of {len(part['paths'])} images of {name} has a relative "
-                f"attribution of tau = {result['tau']}; the largest is {max(part['shares']):.3g} "
+                f"warning: channel {result['channel']}: none of {len(of_concept['paths'])} images of {name} has a "
+                f"relative attribution of tau = {result['tau']}; the largest is {max(of_concept['shares']):.3g} "
                 "(--proportion_attribution_required)",
                 file=sys.stderr,
             )

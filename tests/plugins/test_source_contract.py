@@ -10,6 +10,7 @@ import torch
 from tests import factories
 from tests.scripts import CHANNEL, RUN, run_script, stage1
 from tests.with_toys import registered
+from utils.concept_sources.compared_channels import Comparison
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.division_registry import USUAL as USUAL_DIVISION
@@ -18,7 +19,6 @@ from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.networks.layers import find_layer
 from utils.networks.loading import LoadedNetwork
 from utils.stages.circuit_map import map_image_finders
-from utils.stages.comparison import Comparison
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
 from utils.store.importance_store import ImportanceStore
@@ -195,17 +195,16 @@ def test_a_comparison_has_sets_of_every_unit(name, study, val_store):
         source = SOURCES.get(name)
     validation = ValidationInputs(val_store, [1, 3])
     mean_inputs = study.class_store.require_means()[0][0, 0]
-    how = {"rho": 1.0, "given": {name: value for name, value in GIVEN.items()}}
-    comparison = Comparison(study, [(CHANNEL, CONCEPTS)], mean_inputs, val_store, validation, **how)
-    (case,) = comparison
+    comparison = Comparison(study, [(CHANNEL, CONCEPTS)], mean_inputs, val_store, validation, rho=1.0, given=GIVEN)
+    (channel,) = comparison
     finder = comparison.finder(source)
     assert comparison.finder(source) is finder
-    sets = finder.sets(case)
+    sets = finder.sets(channel)
     assert sets.means().shape == (len(sets.concepts), 8, 1) and len(sets.groups()[0]) == len(sets.concepts) + 1
     assert (sets.clusters is None) == source.labelled
-    for unit in range(1, len(case.weights)):
+    for draw in range(1, len(channel.weights)):
         try:
-            permuted = finder.sets(case, unit, len(sets.concepts))
+            permuted = finder.sets(channel, draw, len(sets.concepts))
         except UserError:  # images of permuted weights may make no clusters
             continue
         assert len(permuted.concepts) == len(sets.concepts)

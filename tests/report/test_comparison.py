@@ -6,6 +6,7 @@ import io
 import pytest
 
 from tests.entries import comparison, comparisons_of
+from utils.concept_sources import compared_channels
 from utils.method.significance import mean_with_interval
 from utils.report.comparison_figure import MARKERS, comparison_figure, write_comparison_figure
 from utils.report.comparison_tables import (
@@ -19,7 +20,6 @@ from utils.report.comparison_tables import (
     summary_rows,
     write_comparison_tables,
 )
-from utils.stages import comparison_methods as made
 from utils.store.comparisons import OF_CONCEPTS, PATCHES
 
 
@@ -49,7 +49,14 @@ def test_the_columns_and_values_of_the_csv(tmp_path):
 
 
 def test_every_null_has_words_and_a_marker():
-    assert set(NULLS) == {made.WEIGHTS, made.SAME_SETS, made.TARGET, made.OWNERS, made.REFERENCES} == set(MARKERS)
+    assert set(NULLS) == set(MARKERS)
+    assert set(NULLS) == {
+        compared_channels.PERMUTED_WEIGHTS,
+        compared_channels.SAME_SETS,
+        compared_channels.REAL_TARGET,
+        compared_channels.PERMUTED_OWNERS,
+        compared_channels.PARTITIONED_REFERENCES,
+    }
 
 
 def test_the_gap_is_of_averages_over_units(tmp_path):

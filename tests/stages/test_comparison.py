@@ -11,13 +11,21 @@ from torch import nn
 from tests.helpers import as_layer
 from tests.oracles import area, average_precision
 from tests.stores import META, study_of
-from utils.concept_sources.cases import DRAWS, OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS
+from utils.concept_sources.compared_channels import (
+    DRAWS,
+    PARTITIONED_REFERENCES,
+    PERMUTED_OWNERS,
+    PERMUTED_WEIGHTS,
+    REAL_TARGET,
+    SAME_SETS,
+    Comparison,
+)
 from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
 from utils.method.significance import permutation
-from utils.stages.comparison import Comparison, agreement, compare, describe_comparison, require_comparable
+from utils.stages.comparison import agreement, compare, describe_comparison, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
@@ -113,12 +121,12 @@ def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
             judged = area(scores, val[1] == k), average_precision(scores, val[1] == k)
             values.append((*judged, area(scores[both], val[1][both] == k)))
         found.append(values)
-    expected = {"": np.array(found[0]), WEIGHTS: np.mean(found[1:], axis=0)}
+    expected = {"": np.array(found[0]), PERMUTED_WEIGHTS: np.mean(found[1:], axis=0)}
     for row in rows:
         if row["null"] in expected:
             actual = [row[name] for name in ("auroc_all", "ap_all", "auroc_others")]
             np.testing.assert_allclose(actual, expected[row["null"]][row["concept"] - 1], rtol=1e-6)
-    assert {row["null"] for row in rows} == {"", WEIGHTS, OWNERS}
+    assert {row["null"] for row in rows} == {"", PERMUTED_WEIGHTS, PERMUTED_OWNERS}
 
 
 def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
@@ -127,11 +135,11 @@ def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
     ari = {(row["method"], row["null"]): row["ari"] for row in channels}
     for method in ("circuits", "circuits_least_squares"):
         assert ari[method, ""] == 1
-        assert abs(ari[method, REFERENCES]) < 0.3 and not ari[method, WEIGHTS] > 0.5
-        assert np.isnan(ari[method, OWNERS]) and np.isnan(ari[method, SAME_SETS])  # the same sets
-        # not of REFERENCES: however little random sets differ, they do so in what tells the groups apart
+        assert abs(ari[method, PARTITIONED_REFERENCES]) < 0.3 and not ari[method, PERMUTED_WEIGHTS] > 0.5
+        assert np.isnan(ari[method, PERMUTED_OWNERS]) and np.isnan(ari[method, SAME_SETS])  # the same sets
+        # not of PARTITIONED_REFERENCES: however little random sets differ, they do so in what tells the groups apart
         means = {null: np.mean([row["ap_all"] for row in rows if (row["method"], row["null"]) == (method, null)])
-                 for null in ("", WEIGHTS, SAME_SETS, OWNERS)}  # fmt: skip
+                 for null in ("", PERMUTED_WEIGHTS, SAME_SETS, PERMUTED_OWNERS)}  # fmt: skip
         assert means[""] > 0.95 and all(means[null] < 0.8 for null in means if null)
 
 
@@ -143,9 +151,16 @@ def test_every_null_has_as_many_units_as_its_method(stores):
         nulls.setdefault(row["method"], []).append(row["null"])
         assert row["draws"] == (DRAWS if row["null"] else 1)
     assert all(len(one) == 1 for one in numbers.values()) and set(numbers) == set(FROM_STORES)
-    assert nulls["original"] == ["", WEIGHTS] and nulls["logit"] == [""]
-    assert nulls["circuits_least_squares"] == ["", WEIGHTS, SAME_SETS, TARGET, OWNERS, REFERENCES]
-    assert nulls["directions"] == ["", WEIGHTS, REFERENCES]
+    assert nulls["original"] == ["", PERMUTED_WEIGHTS] and nulls["logit"] == [""]
+    assert nulls["circuits_least_squares"] == [
+        "",
+        PERMUTED_WEIGHTS,
+        SAME_SETS,
+        REAL_TARGET,
+        PERMUTED_OWNERS,
+        PARTITIONED_REFERENCES,
+    ]
+    assert nulls["directions"] == ["", PERMUTED_WEIGHTS, PARTITIONED_REFERENCES]
 
 
 def test_a_method_that_cannot_be_made_is_a_problem_and_the_others_go_on(stores):
@@ -176,7 +191,9 @@ def test_channels_that_cannot_be_compared_are_refused(concepts, others, message)
 def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
     training, store = stores
     known = [
-        describe_comparison("n", "m", asked, settings, {"a": {"words": "b"}}, store, training)
+        describe_comparison(
+            "n", "m", asked, settings=settings, methods={"a": {"words": "b"}}, store=store, training=training
+        )
         for asked in ([(0, CONCEPTS)], [(1, CONCEPTS)])
         for settings in ({"rho": 1.0}, {"rho": 0.5})
     ]
@@ -187,19 +204,21 @@ def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
 def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkeypatch):
     """Where the first of the permuted weights has no clusters, the second ones stand for this null."""
     comparison = comparison_of(stores, {"number": 2, "references": 40})
-    method, (case,), collected = METHODS[name].make(comparison), comparison, EmbeddingScores(None)
+    method = METHODS[name].make(comparison)
+    (channel,) = comparison
+    collected = EmbeddingScores(None)
     clusters = method.finder.clusters
 
-    def not_of_the_first(place, unit, number=None):
-        if unit == 1:
+    def not_of_the_first(index, draw, number=None):
+        if draw == 1:
             raise UserError("its images are too alike")
-        return clusters(place, unit, number)
+        return clusters(index, draw, number)
 
     monkeypatch.setattr(method.finder, "clusters", not_of_the_first)
-    found = method.of(case)
-    assert len(found[WEIGHTS]) == DRAWS - 1
+    units_by_null = method.units_by_null(channel)
+    assert len(units_by_null[PERMUTED_WEIGHTS]) == DRAWS - 1
     monkeypatch.setattr(collected, "_note_from_stores", lambda *_, **__: None)
     monkeypatch.setattr(collected, "seen", SimpleNamespace(layer=SimpleNamespace(num_positions=1)))
-    collected.collect(case, method, found, {null: {} for null in found})
+    collected.collect(channel, method, units_by_null, {null: {} for null in units_by_null})
     weights = [weight for weight, _ in collected.units]
-    assert torch.equal(torch.stack(weights), case.weights[[0, 2, 0]])
+    assert torch.equal(torch.stack(weights), channel.weights[[0, 2, 0]])

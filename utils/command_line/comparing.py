@@ -8,13 +8,14 @@ from pathlib import Path
 from utils.command_line import flags, opening
 from utils.command_line.closing import print_end
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
+from utils.concept_sources.compared_channels import Comparison
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO, LAYER
 from utils.errors import UserError
 from utils.networks.embedder import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
-from utils.stages.comparison import Comparison, compare, describe_comparison, require_comparable
+from utils.stages.comparison import compare, describe_comparison, require_comparable
 from utils.stages.comparison_embedding import EmbeddingScores, Seen
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.embedding import validation_embeddings
@@ -40,8 +41,15 @@ def measure_comparison(settings, run, device):
     comparisons.check(run, opened.study.meta["weights_sha256"])
     methods = {name: one for name, one in comparison_methods().items() if one.source not in settings.compare_without}
     needs = {name: one.needs() for name, one in methods.items()}
-    asked = comparison_name(settings, run), run, opened.channels, opened.described(), needs
-    known = describe_comparison(*asked, opened.store, opened.study.training)
+    known = describe_comparison(
+        comparison_name(settings, run),
+        run,
+        opened.channels,
+        settings=opened.described(),
+        methods=needs,
+        store=opened.store,
+        training=opened.study.training,
+    )
     found = comparisons.find(known)
     if found is None:
         found = {**known, **opened.measure(methods)}

@@ -1,46 +1,59 @@
 """Concepts by circuits: clusters of what the layer's inputs contribute to the channel in single images.
 
-The class mean of circuits is the ARV: sets of images of similar circuits are, without labels, what classes of similar
-ARVs are with them.
+The ARV of a class is the mean of its images' circuits. Clusters of similar circuits therefore correspond, without
+labels, to groups of classes with similar ARVs.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.image_sets import StoredImageSets, circuit_features, number_flag, references_flag
 from utils.plugins import later
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.store.importance_store import ImportanceStore
+    from utils.store.study import Study
+
 clustering = later("utils.method.clustering")
 
-NUMBER, REFERENCES = 12, 600
+NUMBER = 12
+REFERENCES = 600
 
 
-@dataclass
+@dataclass(frozen=True)
 class Circuits(StoredImageSets):
-    """k-means on circuits of single images, from what a store has of the layer's input."""
+    """k-means on circuits of single images, from the tap sums in the store."""
 
     number: int = NUMBER
     references: int = REFERENCES
 
-    name = words = split_words = "circuits"
+    name = "circuits"
+    words = "circuits"
+    split_words = "circuits"
     summary = "circuits (clusters of what the inputs contribute in single images, from the store alone)"
     flags = (number_flag(str(NUMBER)), references_flag(str(REFERENCES)))
-    word, usual_references = "circuit", REFERENCES
+    word = "circuit"
+    usual_references = REFERENCES
     map_words = "training images of largest spatial sum, by their circuits"
 
     @classmethod
-    def from_given(cls, given, study):
+    def from_given(cls, given: dict[str, Any], study: Study) -> Circuits:
         return cls(given.get("number") or NUMBER, cls.references_from(given, study))
 
     @classmethod
-    def of_layer(cls, store):
+    def of_layer(cls, store: ImportanceStore) -> Circuits:
         return cls()
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any]:
         return {"number": NUMBER, "references": REFERENCES}
 
-    def features(self, weight, tap_sums):
+    def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:
         return circuit_features(weight, tap_sums)
 
-    def clusters(self, features):
+    def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return clustering.k_means(features, self.number)

@@ -1,12 +1,27 @@
-"""Concepts that are classes: labels say which images are theirs. A concept's ARV is the mean of its classes' ARVs."""
+"""Concepts that are classes: labels determine their images. A concept's ARV is the mean of its classes' ARVs."""
 
-from utils.concept_sources.concept_source import CandidateMaker, ConceptSource
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from utils.concept_sources.concept_source import CandidateMaker, ConceptFinder, ConceptSource
 from utils.errors import UserError
 from utils.plugins import later
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.compared_channels import ComparedChannel, Comparison, ConceptSets
+    from utils.concept_sources.image_sets import MapImages
+    from utils.method.disentangling import Candidate
+    from utils.store.opened_splits import OpenedSplit
+    from utils.store.study import Study
+
 torch = later("torch")
-cases = later("utils.concept_sources.cases")
 circuits = later("utils.method.contributions")
+compared_channels = later("utils.concept_sources.compared_channels")
 disentangling = later("utils.method.disentangling")
 image_sets = later("utils.concept_sources.image_sets")
 polysemanticity = later("utils.method.polysemanticity")
@@ -17,33 +32,35 @@ MOST_ON_MAP = 300  # images, equally many of each concept
 class Classes(ConceptSource):
     """The classes that flags, a candidates file or stage 2 name."""
 
-    name = words = split_words = "classes"
+    name = "classes"
+    words = "classes"
+    split_words = "classes"
     summary = "classes (default)"
     labelled = True
     map_words = "training images of its concepts, by their circuits"
     map_note = "of each concept the images in which the channel's spatial sum is largest"
 
     @classmethod
-    def from_given(cls, given, study):
+    def from_given(cls, given: dict[str, Any], study: Study) -> Classes:
         return cls()
 
-    def maker(self, study, channels):
+    def maker(self, study: Study, channels: Sequence[int]) -> ClassCandidates:
         return ClassCandidates(study)
 
     @classmethod
-    def map_images(cls, opened, study):
-        return lambda one: _map_images(one, study)
+    def map_images(cls, opened: list[OpenedSplit], study: Study) -> Callable[[OpenedSplit], MapImages]:
+        return lambda split: _map_images(split, study)
 
     @classmethod
-    def finder(cls, comparison):
+    def finder(cls, comparison: Comparison) -> ClassFinder:
         return ClassFinder(comparison)
 
 
 class ClassCandidates(CandidateMaker):
     """Makes Candidates of a layer from stage 2's class means."""
 
-    def make(self, channel, concepts):
-        """The Candidate of a channel and its concepts (lists of outputs); UserError where a class has no image."""
+    def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
+        """The Candidate of a channel and its concepts (lists of classes); UserError where a class has no image."""
         classes = self.study.classes
         if len(concepts) < 2 and self.background is None:
             raise UserError("one concept alone cannot be told from anything: name another one, or add --background")
@@ -51,43 +68,45 @@ class ClassCandidates(CandidateMaker):
             if self.images[output] == 0:
                 which = "correctly classified image" if self.study.only_correct else "readable image"
                 raise UserError(f"class {output} ({classes.name(output)}) has no {which} in train/")
-        weight, arvs_of = self.weight[channel], polysemanticity.averaged_relevance_vectors
-        arvs = torch.stack([arvs_of(weight, self.mean_inputs[concept]).mean(0) for concept in concepts])
         named = [disentangling.Concept(classes.concept_name(concept), concept) for concept in concepts]
-        return self.candidate(channel, named, arvs, concepts, {"name": Classes.name, "state": {}})
+        arvs = torch.stack([self._arvs(channel, concept).mean(0) for concept in concepts])
+        return self.candidate(channel, named, arvs, named_by=concepts, source={"name": Classes.name, "state": {}})
 
-    def closeness(self, candidate):
-        """The mean cosine between the ARVs of the classes of the two closest concepts; -1 with one concept alone."""
-        concepts, cosines = [concept.classes for concept in candidate.own_concepts], []
-        for k, concept in enumerate(concepts):
-            for later_concept in concepts[k + 1 :]:
-                inputs = self.mean_inputs[concept + later_concept]
-                arvs = polysemanticity.averaged_relevance_vectors(candidate.weight, inputs)
-                between = polysemanticity.cosine_similarities(arvs)[: len(concept), len(concept) :]
-                cosines.append(float(between.mean()))
+    def _arvs(self, channel: int, classes: list[int]) -> Tensor:
+        """The ARVs of classes: [T, C_in]."""
+        return polysemanticity.averaged_relevance_vectors(self.weight[channel], self.mean_inputs[classes])
+
+    def closeness(self, candidate: Candidate) -> float:
+        """The mean cosine between the ARVs of the classes of the two closest concepts; -1 with a single concept."""
+        cosines = []
+        for first, second in combinations([concept.classes for concept in candidate.own_concepts], 2):
+            between = polysemanticity.cosine_similarities(self._arvs(candidate.channel, first + second))
+            cosines.append(float(between[: len(first), len(first) :].mean()))
         return max(cosines, default=-1.0)
 
 
-class ClassFinder:
+class ClassFinder(ConceptFinder):
     """The labelled concepts themselves; ARVs are means of class means, as in stage 3."""
 
-    def __init__(self, comparison):
-        self._mean_inputs, self._tap_sums = comparison.mean_inputs, comparison.study.tap_sums
+    def __init__(self, comparison: Comparison) -> None:
+        self._mean_inputs = comparison.mean_inputs
+        self._tap_sums = comparison.study.tap_sums
 
-    def sets(self, case, unit=0, number=None):
-        """The Sets of a case, whatever the unit."""
-        means = torch.stack([self._mean_inputs[concept].mean(0) for concept in case.classes])
-        return cases.Sets(case.concepts, means, self._tap_sums)
+    def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
+        """The same at every draw."""
+        means = torch.stack([self._mean_inputs[concept].mean(0) for concept in channel.classes])
+        return compared_channels.ConceptSets(channel.concepts, means, self._tap_sums)
 
 
-def _map_images(opened, study):
-    """Of each concept the images of largest spatial sum, as MapImages."""
-    split, labels = opened.file.split, study.labels
-    concepts, sets = split.own_concepts, []
+def _map_images(opened: OpenedSplit, study: Study) -> MapImages:
+    """The images of each concept with the largest spatial sums."""
+    split = opened.file.split
+    labels = study.labels
     usable = labels.counting(opened.file.settings["only_correct"])
-    for concept in concepts:
+    sets = []
+    for concept in split.own_concepts:
         images = labels.indices[usable & torch.isin(labels.targets, torch.tensor(concept.classes))]
         sums = circuits.circuits(split.weight, study.tap_sums.of_images(images)).sum(1)
-        largest = sums.argsort(descending=True, stable=True)[: MOST_ON_MAP // len(concepts)]
+        largest = sums.argsort(descending=True, stable=True)[: MOST_ON_MAP // len(split.own_concepts)]
         sets.append(images[largest].sort().values)
-    return image_sets.map_images(opened, study, sets, sets, image_sets.circuit_features)
+    return image_sets.map_images(opened, study, sets, features=image_sets.circuit_features)

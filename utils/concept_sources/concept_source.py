@@ -1,17 +1,47 @@
 """Interface of a source of concepts: how it finds a channel's concepts, and assigns new images to them.
 
-A new source is a subclass of ``ConceptSource``, or of ``ImageSets`` where its concepts are sets of images, in a file of
-its own in this folder, named after it, and a line in ``registry.py``. Stages, tables, figures and pages get everything
-that depends on the source from this class. ``--help`` imports the file: it names what takes long to import, torch above
-all, by ``later``. ``tests/plugins/halves.py`` is an example; ``tests/plugins/test_source_contract.py`` has what every
-source must pass.
+A new source is a subclass of ``ConceptSource``, or of ``ImageSets`` where its concepts are sets of images, in its own
+file in this folder, named after it, and a line in ``source_registry.py``. Stages, tables, figures and pages get
+everything that depends on the source from this class. ``--help`` imports the file, so modules that take long to import,
+torch above all, are imported by ``later``. ``tests/plugins/halves.py`` is an example; every source must pass
+``tests/plugins/test_source_contract.py``.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.defaults import BACKGROUND_NAME
-from utils.plugins import later
+from utils.plugins import Flag, later
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.compared_channels import ComparedChannel, Comparison, ConceptSets, UnitMaker
+    from utils.concept_sources.image_sets import MapImages
+    from utils.divisions.division import Division
+    from utils.method.disentangling import Candidate, Concept
+    from utils.store.importance_store import ImportanceStore
+    from utils.store.opened_splits import OpenedSplit
+    from utils.store.study import Study
+
+torch = later("torch")
+disentangling = later("utils.method.disentangling")
+polysemanticity = later("utils.method.polysemanticity")
+
+
+class ConceptFinder(ABC):
+    """Finds the concepts of the channels of a Comparison, and of their permuted weights."""
+
+    @abstractmethod
+    def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
+        """The ConceptSets of a channel's weights at a draw, exactly ``number`` of them where it is given.
+
+        UserError where there are none. Where the sets have clusters, the finder is an ``ImageSetFinder``.
+        """
 
 
 class ComparedSource(ABC):
@@ -19,43 +49,44 @@ class ComparedSource(ABC):
 
     Class attributes
     ----------------
-    name : str
+    name
         In the registry, ``--concepts_from`` and files.
-    words : str
+    words
         In headings, after "concepts from" and "by".
-    split_words : str
+    split_words
         In the table of a comparison, after "split by".
-    summary : str
+    summary
         Its part of the help of ``--concepts_from``; empty: stage 3 does not offer it.
-    flags : tuple of Flag
+    flags
         Its own, for stage 3. Two plug-ins that declare a flag of one name must mean the same by it.
-    labelled : bool
-        False: it finds the concepts of a channel. True: the user names them, which are classes; ``classes`` alone, as
-        names of files and headings tell concepts with labels from others by their classes.
-    needs_images : bool
+    labelled
+        False: it finds the concepts of a channel. True: the user names them, as classes. Only ``classes`` is labelled,
+        because names of files and headings identify labelled concepts by their classes.
+    needs_images
         True: it needs a pass of the network over images. False: the stores have all that it needs.
     """
 
-    name = words = split_words = summary = ""
-    flags = ()
-    labelled = needs_images = False
+    name: str
+    words: str
+    split_words: str
+    summary = ""
+    flags: tuple[Flag, ...] = ()
+    labelled = False
+    needs_images = False
 
     @classmethod
     @abstractmethod
-    def finder(cls, comparison):
-        """What finds the concepts of the Cases of a Comparison: an object with ``sets(case, unit=0, number=None)``.
-
-        Where the Sets have clusters, it has all that ``image_sets.ImageSetFinder`` has, best by being one.
-        """
+    def finder(cls, comparison: Comparison) -> ConceptFinder:
+        """The finder of the concepts of a Comparison's channels."""
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any] | None:
         """Its default settings as plain values, which a comparison depends on; None where there are none."""
         return None
 
     @classmethod
-    def own_units(cls):
-        """Units that it has besides those of a split: {name in the table: (words, what makes Units of a finder)}."""
+    def own_units(cls) -> dict[str, tuple[str, Callable[[Any], UnitMaker]]]:
+        """Units that it has besides those of a split: {name in the table: (words, the UnitMaker of its finder)}."""
         return {}
 
 
@@ -64,135 +95,149 @@ class ConceptSource(ComparedSource):
 
     Class attributes
     ----------------
-    usual_background : float or None
+    usual_background
         Default weight of everything else as one more concept; None: the division's.
-    map_words, map_note : str
+    map_words, map_note
         Which images a channel's map shows, for its title and below it.
     """
 
-    usual_background = None
-    map_words = map_note = ""
+    usual_background: float | None = None
+    map_words: str
+    map_note = ""
 
     # ------------------------------------------------------------------------------------------------------- stage 3
 
     @classmethod
     @abstractmethod
-    def from_given(cls, given, study):
+    def from_given(cls, given: dict[str, Any], study: Study) -> ConceptSource:
         """The source with the settings that were ``given``, {setting: value}, and defaults for the others.
 
         A comparison gives ``number`` (of concepts) and ``references`` (reference images) to all sources.
         """
 
     @abstractmethod
-    def maker(self, study, channels):
-        """A CandidateMaker for some channels: finds their concepts."""
+    def maker(self, study: Study, channels: Sequence[int]) -> CandidateMaker:
+        """The maker of the Candidates of some channels, which finds their concepts."""
 
     @classmethod
-    def background_with(cls, division):
+    def background_with(cls, division: type[Division]) -> float | None:
         """The default weight of everything else with a way of dividing inputs; None: there is no such concept."""
         return division.usual_background if cls.usual_background is None else cls.usual_background
 
-    def manifest_stem(self, candidates, channels):
-        """What the manifest of all splits of a run is named after; None if the run makes no manifest.
+    def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
+        """The stem of the manifest of all splits of a run; None if the run makes no manifest.
 
         Parameters
         ----------
-        candidates : str or None
+        candidates
             The file of ``--candidates``.
-        channels : sequence of int
-            That were named beside it, or instead.
+        channels
+            That were named with it or instead of it.
         """
         return Path(candidates).stem if candidates and not channels else None
 
     # ------------------------------------------------------------------------------------------------------- stage 4
 
     @classmethod
-    def assigned(cls, opened, store, study):
+    def assigned(cls, opened: list[OpenedSplit], store: ImportanceStore, study: Study) -> dict[Any, Tensor]:
         """The validation images of the concepts of splits: {key of an image set: LongTensor of indices, ascending}.
 
         Parameters
         ----------
-        opened : list of OpenedSplit
+        opened
             By this source.
-        store : ImportanceStore
+        store
             Of validation images, complete.
-        study : Study
+        study
+            Of the training images that the splits were made from.
         """
         return {}
 
     @classmethod
     @abstractmethod
-    def map_images(cls, opened, study):
-        """A function of one of some OpenedSplits, by this source, that returns the MapImages of its map."""
+    def map_images(cls, opened: list[OpenedSplit], study: Study) -> Callable[[OpenedSplit], MapImages]:
+        """A function that returns the MapImages of each of some splits by this source."""
 
     @classmethod
-    def assignment(cls, state):
-        """Which validation images the concepts of a split have, in words; None where labels say it."""
+    def assignment(cls, state: dict[str, Any]) -> str | None:
+        """Which validation images the concepts of a split have, in words; None where labels determine it."""
         return None
 
-    # ---------------------------------------------------------------------------------------------------- what is said
+    # ------------------------------------------------------------------------------------------------------ in words
 
     @classmethod
-    def settings_words(cls, state):
-        """The settings of a split's ``state`` in words, a list."""
+    def settings_words(cls, state: dict[str, Any]) -> list[str]:
+        """The settings of a split's ``state`` in words."""
         names = {flag.name: flag.name.replace("_", " ") for flag in cls.flags}
         return [f"{words} {state[name]}" for name, words in names.items() if state.get(name) is not None]
 
     @classmethod
-    def flag_words(cls, state):
+    def flag_words(cls, state: dict[str, Any]) -> list[Any]:
         """The settings of a split's ``state`` as flags, with which stage 3 finds the same concepts again."""
-        found = []
+        words: list[Any] = []
         for flag in cls.flags:
-            found += [f"--{flag.name}", state[flag.name]] if state.get(flag.name) is not None else []
-        return found
+            if state.get(flag.name) is not None:
+                words += [f"--{flag.name}", state[flag.name]]
+        return words
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What makes Candidates of channels, wherever their concepts come from.
-
-
-torch = later("torch")
-disentangling = later("utils.method.disentangling")
-polysemanticity = later("utils.method.polysemanticity")
+# Candidates of channels, for all sources
 
 
 class CandidateMaker(ABC):
-    """What all concepts of a layer's channels have in common: the layer, and the mean over all training images.
+    """Makes Candidates of a layer's channels, with everything else as the last concept where there is a background.
 
-    With a background, that mean is one more concept, the last one. ``mean_inputs`` [T, C_in, taps] and ``images`` [T]
-    are of the images of each class that count, ``mean_input`` [C_in, taps] of all images.
+    ``mean_inputs`` [T, C_in, taps] and ``images`` [T] are the mean tap sums of each class and the numbers of its usable
+    images; ``mean_input`` [C_in, taps] are the mean tap sums of all training images.
     """
 
-    def __init__(self, study):
-        self.study, self.background = study, study.background
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.background = study.background
         self.weight, self.bias = study.weight_and_bias
         mean_inputs, images = study.class_store.require_means()
-        which = int(study.only_correct)
-        self.mean_inputs, self.images = mean_inputs[which, 0], images[which, 0]
-        everything, numbers = mean_inputs[0, 0], images[0, 0].double()
-        present = numbers > 0
-        self.mean_input = torch.einsum("t,tip->ip", numbers[present] / numbers.sum(), everything[present])
+        self.mean_inputs = mean_inputs[int(study.only_correct), 0]
+        self.images = images[int(study.only_correct), 0]
+        all_numbers = images[0, 0].double()
+        present = all_numbers > 0
+        weights = all_numbers[present] / all_numbers.sum()
+        self.mean_input = torch.einsum("t,tip->ip", weights, mean_inputs[0, 0][present])
 
     @abstractmethod
-    def make(self, channel, concepts):
-        """The Candidate of a channel; ``concepts`` are lists of outputs, none where concepts have no labels.
+    def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
+        """The Candidate of a channel; ``concepts`` are lists of classes, none where the source finds them.
 
         UserError where there is none.
         """
 
-    def closeness(self, candidate):
+    def closeness(self, candidate: Candidate) -> float:
         """Highest cosine between two concepts, for the warning above gamma; -1: it is not checked."""
         return -1.0
 
-    def candidate(self, channel, concepts, arvs, named_by, source):
-        """The Candidate of a channel; ``arvs`` [K, C_in] are its Concepts'."""
+    def candidate(
+        self,
+        channel: int,
+        concepts: list[Concept],
+        arvs: Tensor,
+        *,
+        named_by: list[list[int]] | str,
+        source: dict[str, Any],
+    ) -> Candidate:
+        """The Candidate of a channel; ``arvs`` [K, C_in] are those of its concepts."""
         weight = self.weight[channel].clone()
-        bias = None if self.bias is None else self.bias[channel].clone()
         mean_arv = polysemanticity.averaged_relevance_vectors(weight, self.mean_input[None])[0]
         if self.background is not None:
             concepts = [*concepts, disentangling.Concept(BACKGROUND_NAME, [], kind="background")]
             arvs = torch.cat([arvs, mean_arv[None]])
-        positions = self.study.meta["positions"]
         return disentangling.Candidate(
-            channel, concepts, weight, bias, positions, arvs, mean_arv, named_by=named_by, source=source
+            channel=channel,
+            concepts=concepts,
+            weight=weight,
+            bias=None if self.bias is None else self.bias[channel].clone(),
+            positions=self.study.meta["positions"],
+            arvs=arvs,
+            mean_arv=mean_arv,
+            named_by=named_by,
+            source=source,
         )

@@ -1,22 +1,45 @@
 """Concept vectors (O'Mahony et al., CVPR workshops 2023): references clustered by the spatial means of all channels.
 
-How clusters are found and what their vectors are stands in ``utils.method.concept_directions``.
+The clustering and the vectors themselves are in ``utils.method.concept_directions``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from utils.concept_sources.image_sets import StoredImageSets, number_flag, references_flag, strongest_images
+from utils.concept_sources.compared_channels import (
+    PARTITIONED_REFERENCES,
+    PERMUTED_WEIGHTS,
+    ComparedChannel,
+    ComparedUnits,
+    UnitMaker,
+    UnitsByNull,
+    permuted_draws,
+)
+from utils.concept_sources.image_sets import (
+    Clusters,
+    StoredFinder,
+    StoredImageSets,
+    image_sets_of,
+    number_flag,
+    references_flag,
+    strongest_images,
+)
 from utils.plugins import Flag, later, positive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from torch import Tensor
 
+    from utils.store.importance_store import ImportanceStore
+    from utils.store.opened_splits import OpenedSplit
+    from utils.store.study import Study
+
 torch = later("torch")
-cases = later("utils.concept_sources.cases")
-concept_vectors = later("utils.method.concept_directions")
+directions = later("utils.method.concept_directions")
 
 REFERENCES = 100
 THRESHOLD = (
@@ -26,12 +49,26 @@ THRESHOLD = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class ConceptVectors(StoredImageSets):
-    """Clusters by the spatial means of all channels of the layer (``concept_clusters``), whose linear maps these are.
+    """Clusters of reference images by the spatial means of all channels of the layer (``concept_clusters``).
 
-    ``weight`` [C, C_in, taps], ``bias`` [C] or None and ``positions`` are the layer's; ``scale`` is the spread of the
-    training images, which clusters need and features do not.
+    Parameters
+    ----------
+    weight : Tensor [C, C_in, taps]
+        Of the layer: spatial means are linear maps of the tap sums.
+    bias : Tensor [C] or None
+        Of the layer.
+    positions : int
+        Of the layer's output.
+    number : int, optional
+        Of clusters; default: as Ward's clustering says.
+    references : int
+        Number of reference images.
+    threshold : float, optional
+        The published rule for distances.
+    scale : float, optional
+        The spread of the training images, which only ``clusters`` needs.
     """
 
     weight: Tensor
@@ -42,7 +79,8 @@ class ConceptVectors(StoredImageSets):
     threshold: float | None = None
     scale: float | None = None
 
-    name, words = "concept_vectors", "concept vectors"
+    name = "concept_vectors"
+    words = "concept vectors"
     split_words = "concept vectors' clusters"
     summary = "concept_vectors (O'Mahony et al. 2023)"
     flags = (
@@ -50,77 +88,89 @@ class ConceptVectors(StoredImageSets):
         references_flag(str(REFERENCES)),
         Flag("distance_threshold", THRESHOLD, "threshold", positive),
     )
-    word, usual_references = "vector", REFERENCES
+    word = "vector"
+    usual_references = REFERENCES
     map_words = "training images of largest spatial sum, by the spatial means of all channels of the layer"
 
     @classmethod
-    def from_given(cls, given, study):
-        source = cls.of_layer(study.training)
-        means = source.features(None, study.tap_sums.of_others([]))
-        source.scale, source.references = concept_vectors.spread(means), cls.references_from(given, study)
-        source.number, source.threshold = given.get("number"), given.get("threshold")
-        return source
+    def from_given(cls, given: dict[str, Any], study: Study) -> ConceptVectors:
+        of_layer = cls.of_layer(study.training)
+        return replace(
+            of_layer,
+            number=given.get("number"),
+            references=cls.references_from(given, study),
+            threshold=given.get("threshold"),
+            scale=directions.spread(of_layer._spatial_means(study.tap_sums.of_others([]))),
+        )
 
     @classmethod
-    def of_layer(cls, store):
-        return cls(*store.read_layer(), store.meta["positions"])
+    def of_layer(cls, store: ImportanceStore) -> ConceptVectors:
+        weight, bias = store.read_layer()
+        return cls(weight, bias, store.meta["positions"])
 
     @classmethod
-    def defaults(cls):
-        return {"references": REFERENCES, "cut": concept_vectors.CUT}
+    def defaults(cls) -> dict[str, Any]:
+        return {"references": REFERENCES, "cut": directions.CUT}
 
     @property
-    def restarts(self):
-        return concept_vectors.RESTARTS
+    def restarts(self) -> int:
+        return directions.RESTARTS
 
-    def features(self, weight, tap_sums):
-        """Of images, [n, C], whatever the unit."""
-        return concept_vectors.spatial_means(self.weight, self.bias, self.positions, tap_sums)
+    def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:
+        """Spatial means of images, [n, C]: the same for every unit."""
+        return self._spatial_means(tap_sums)
 
-    def clusters(self, features):
-        return concept_vectors.concept_clusters(features, self.scale, self.number, self.threshold)
+    def _spatial_means(self, tap_sums: Tensor) -> Tensor:
+        return directions.spatial_means(self.weight, self.bias, self.positions, tap_sums)
 
-    @classmethod
-    def dropped(cls, opened, study):
-        """As many as there were; of near ties another image may be the last reference."""
-        asked, found = {}, {}
-        for one in opened:
-            how = one.file.source["state"]["nr_reference_images"], one.file.settings["only_correct"]
-            asked.setdefault(how, []).append(one)
-        for how, splits in asked.items():
-            rows = study.weight_and_bias[0][[one.file.split.channel for one in splits]]
-            for one, references in zip(splits, strongest_images(study.training, rows, *how), strict=True):
-                kept = torch.tensor([image for concept in one.file.split.own_concepts for image in concept.images])
-                found[one.path] = references[~torch.isin(references, kept)][: len(references) - len(kept)]
-        return found
+    def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return directions.concept_clusters(features, self.scale, self.number, self.threshold)
 
     @classmethod
-    def own_units(cls):
+    def dropped(cls, opened: list[OpenedSplit], study: Study) -> dict[Path, Tensor]:
+        """The reference images that clustering has dropped, as many as it dropped.
+
+        Where values are almost equal, the last reference image may differ from that of stage 3.
+        """
+        by_settings: dict[tuple[int, bool], list[OpenedSplit]] = {}
+        for split in opened:
+            settings = (split.file.source["state"]["nr_reference_images"], split.file.settings["only_correct"])
+            by_settings.setdefault(settings, []).append(split)
+        dropped = {}
+        for (number, only_correct), splits in by_settings.items():
+            weights = study.weight_and_bias[0][[split.file.split.channel for split in splits]]
+            strongest = strongest_images(study.training, weights, number, only_correct)
+            for split, references in zip(splits, strongest, strict=True):
+                kept = torch.cat(image_sets_of(split))
+                dropped[split.path] = references[~torch.isin(references, kept)][: len(references) - len(kept)]
+        return dropped
+
+    @classmethod
+    def own_units(cls) -> dict[str, tuple[str, Callable[[StoredFinder], UnitMaker]]]:
         return {"directions": ("concept vectors themselves", Directions)}
 
 
-class Directions:
+class Directions(UnitMaker):
     """Concept vectors themselves: units that are directions of the layer's channels, clustered by ``finder``."""
 
-    def __init__(self, finder):
-        self.finder, source = finder, finder.source
-        self._layer = source.weight.double(), source.bias, source.positions
+    def __init__(self, finder: StoredFinder) -> None:
+        self.finder = finder
 
-    def of(self, case):
-        """Units of a case, for each null."""
-        real = self.finder.clusters(case.place, 0)
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        clusters = self.finder.clusters(channel.index, 0)
 
-        def of_permuted_weights(unit):
-            return self._units(case, self.finder.clusters(case.place, unit, len(real.centroids)))
+        def units_of_draw(draw: int) -> ComparedUnits:
+            return self._units(channel, self.finder.clusters(channel.index, draw, len(clusters.centroids)))
 
-        partitions = self.finder.partitioned(case.place, case.channel)
+        partitions = self.finder.partitioned(channel.index)
         return {
-            "": [self._units(case, real)],
-            cases.WEIGHTS: cases.draws_of(of_permuted_weights),
-            cases.REFERENCES: [self._units(case, partition) for partition in partitions],
+            "": [self._units(channel, clusters)],
+            PERMUTED_WEIGHTS: permuted_draws(units_of_draw),
+            PARTITIONED_REFERENCES: [self._units(channel, partition) for partition in partitions],
         }
 
-    def _units(self, case, clusters):
-        vectors = concept_vectors.concept_vectors(clusters.centroids)
-        rows, constants = concept_vectors.projection_rows(vectors, *self._layer)
-        return case.units(rows, clusters, constants / self.finder.source.positions)
+    def _units(self, channel: ComparedChannel, clusters: Clusters) -> ComparedUnits:
+        source = self.finder.source
+        vectors = directions.concept_vectors(clusters.centroids)
+        rows, constants = directions.projection_rows(vectors, source.weight.double(), source.bias, source.positions)
+        return channel.units(rows, clusters, constants / source.positions)

@@ -1,19 +1,19 @@
 """Base classes of sources whose concepts are sets of a channel's reference images: those in which it is largest.
 
-Reference images are clustered by some features; a cluster is a concept, and a new image is the concept's whose centroid
-is nearest.
+Reference images are clustered by some features. A cluster is a concept, and a new image belongs to the concept whose
+centroid is nearest.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from utils.concept_sources.concept_source import CandidateMaker, ConceptSource
+from utils.concept_sources.concept_source import CandidateMaker, ConceptFinder, ConceptSource
 from utils.defaults import ASSIGNED_IMAGES, BACKGROUND_WEIGHT
 from utils.errors import UserError
 from utils.plugins import Flag, later, positive_int
@@ -21,51 +21,73 @@ from utils.plugins import Flag, later, positive_int
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from utils.concept_sources.compared_channels import ComparedChannel, Comparison, ConceptSets
+    from utils.method.disentangling import Candidate, Concept
+    from utils.store.importance_store import ImportanceStore
+    from utils.store.opened_splits import OpenedSplit
+    from utils.store.study import Study
+
 torch = later("torch")
 tqdm = later("tqdm")
-cases = later("utils.concept_sources.cases")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
+compared_channels = later("utils.concept_sources.compared_channels")
 disentangling = later("utils.method.disentangling")
 files = later("utils.store.files")
-tap_sums = later("utils.store.tap_sums")
+stored_sums = later("utils.store.tap_sums")
 
-SHOWN_FOLDERS, LEAST_SHARE = 3, 0.1  # in the name of a concept
+SHOWN_FOLDERS = 3  # in the name of a concept
+LEAST_SHARE = 0.1  # of a concept's images, of a class that its name shows
 LONGEST_STEM = 100
 TOLERANCE = 1e-3  # of an ARV, relative to its largest entry
 AGAIN = "run disentangle_channel.py again"
 
 
-def number_flag(usual):
-    """The flag of how many concepts a channel has."""
+def number_flag(usual: str) -> Flag:
+    """The flag of the number of concepts of a channel."""
     return Flag("nr_concepts", "of each channel", "number", positive_int, usual=usual)
 
 
-def references_flag(usual):
-    """The flag of how many images are clustered."""
-    what = "in which a channel is largest; of few images a quarter"
-    return Flag("nr_reference_images", what, "references", positive_int, usual=usual)
+def references_flag(usual: str) -> Flag:
+    """The flag of the number of reference images."""
+    words = "in which a channel is largest; of few images a quarter"
+    return Flag("nr_reference_images", words, "references", positive_int, usual=usual)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Clusters:
-    """A unit's reference images ``indices`` [n], the largest first, their ``labels`` [n] and ``centroids`` [K, F]."""
+    """Clusters of a unit's reference images.
+
+    Parameters
+    ----------
+    indices : LongTensor [n]
+        The reference images, the largest activation first.
+    labels : LongTensor [n]
+        The cluster of each, or -1: it was left out.
+    centroids : Tensor [K, F]
+    """
 
     indices: Tensor
     labels: Tensor
     centroids: Tensor
 
-    def sets(self):
+    def sets(self) -> list[Tensor]:
         """The images of each cluster, in ascending order."""
         return [self.indices[self.labels == k].sort().values for k in range(len(self.centroids))]
 
 
-@dataclass
+@dataclass(frozen=True)
 class MapImages:
-    """The images that a channel's map shows: ``indices`` [n] in the training store, those of largest activation first.
+    """The images that a channel's map shows.
 
-    ``concepts`` [n] says which concept (from 0) an image is of, or -1: dropped; ``features`` [n, F] are what images
-    are compared by.
+    Parameters
+    ----------
+    indices : LongTensor [n]
+        In the training store, the largest activation first.
+    concepts : LongTensor [n]
+        The concept (from 0) of each image, or -1: it was left out.
+    features : Tensor [n, F]
+        What images are compared by.
     """
 
     indices: Tensor
@@ -76,38 +98,42 @@ class MapImages:
 class ImageSets(ConceptSource):
     """A source whose concepts are clusters of a channel's reference images.
 
-    A dataclass with the fields ``number``, of concepts (None: as the clusters say), and ``references``.
+    A dataclass with the fields ``number``, of concepts (None: the clustering determines it), and ``references``, the
+    number of reference images.
 
     Class attributes
     ----------------
-    word : str
+    word
         What a concept is called, before its number.
-    largest : str
-        By which value a channel's images are ranked, in words.
-    usual_references : int
-        How many reference images there are where nobody says; of few images a quarter.
+    largest
+        The value that a channel's images are ranked by, in words.
+    usual_references
+        Default number of reference images; of few images a quarter.
     """
 
-    usual_background = BACKGROUND_WEIGHT
-    word = largest = ""
-    usual_references = None
+    number: int | None
+    references: int
+    usual_background: float | None = BACKGROUND_WEIGHT
+    word: str
+    largest: str
+    usual_references: int
 
     @property
-    def restarts(self):
+    def restarts(self) -> int:
         """Of k-means."""
         return clustering.RESTARTS
 
     @classmethod
-    def references_from(cls, given, study):
-        """How many reference images there are."""
+    def references_from(cls, given: dict[str, Any], study: Study) -> int:
+        """The number of reference images."""
         return given.get("references") or min(cls.usual_references, max(1, study.meta["num_images"] // 4))
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """Settings that change the concepts, by flag name, as plain values."""
         return {flag.name: getattr(self, flag.setting) for flag in self.flags}
 
     @abstractmethod
-    def clusters(self, features):
+    def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Clusters of references by their features [n, F], the same for the same features.
 
         Returns
@@ -117,8 +143,8 @@ class ImageSets(ConceptSource):
         centroids : Tensor [K, F]
         """
 
-    def manifest_stem(self, candidates, channels):
-        """As in ConceptSource; several channels, or all, are a layer without a candidates file, too."""
+    def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
+        """As in ConceptSource; several channels, or all, have a manifest even without a candidates file."""
         if candidates is None and len(channels) == 1:
             return None
         which = Path(candidates).stem if candidates else "channels" if channels else "all_channels"
@@ -127,55 +153,59 @@ class ImageSets(ConceptSource):
         return stem if len(stem) <= LONGEST_STEM else files.image_sets_name(self.name, stem)
 
     @classmethod
-    def assignment(cls, state):
+    def assignment(cls, state: dict[str, Any]) -> str:
         largest = f"the {ASSIGNED_IMAGES} validation images of largest {state['largest']}"
         return f"{largest}, each given to the nearest training centroid"
 
 
 class ImageSetCandidates(CandidateMaker):
-    """Makes Candidates of channels alone: the concepts are sets of the images in which a channel is largest.
+    """Makes Candidates of channels without labels: the concepts are sets of the images in which a channel is largest.
 
-    A concept's ARV is the mean circuit of its images; its name tells the class folders that are most frequent in it.
+    A concept's ARV is the mean circuit of its images; its name shows the class folders that are most frequent in it.
 
     Parameters
     ----------
     study : Study
     source : ImageSets
-    clusters_of : function of a channel that returns its Clusters
-        The tap sums of the study keep the images of all of them.
+    clusters_of : function
+        Returns the Clusters of a channel. The tap sums of the study keep all of their images.
     """
 
-    def __init__(self, study, source, clusters_of):
+    def __init__(self, study: Study, source: ImageSets, clusters_of: Callable[[int], Clusters]) -> None:
         super().__init__(study)
-        self.source, self.clusters_of = source, clusters_of
+        self.source = source
+        self.clusters_of = clusters_of
 
-    def make(self, channel, concepts):
-        """The Candidate of a channel; UserError where its images make no two concepts, or one and no background."""
+    def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
+        """The Candidate of a channel.
+
+        UserError where its images make no two concepts, or one and there is no background.
+        """
+        source = self.source
         clusters = self.clusters_of(channel)
         sets = clusters.sets()
         if len(sets) < 2 and self.background is None:
             raise UserError("its images are one concept: ask for another --nr_concepts, or add --background")
-        weight, inputs = self.weight[channel].double(), self.study.tap_sums
-        arvs = [circuits.circuits(weight, inputs.of_images(images).double()).mean(0) for images in sets]
+        weight = self.weight[channel]
+        arvs = torch.stack([_mean_circuit(weight, self.study, images) for images in sets])
         named = [self._concept(number, images) for number, images in enumerate(sets, start=1)]
-        source = self.source
         state = {**source.settings(), "restarts": source.restarts, "largest": source.largest}
-        images = [concept.images for concept in named]
-        named_by = files.image_sets_name(source.name, {"from": source.name, **state}, images)
+        image_lists = [concept.images for concept in named]
+        named_by = files.image_sets_name(source.name, {"from": source.name, **state}, image_lists)
         state["centroids"] = clusters.centroids
-        return self.candidate(channel, named, torch.stack(arvs), named_by, {"name": source.name, "state": state})
+        return self.candidate(channel, named, arvs, named_by=named_by, source={"name": source.name, "state": state})
 
-    def _concept(self, number, images):
+    def _concept(self, number: int, images: Tensor) -> Concept:
         rows = torch.searchsorted(self.study.labels.indices, images)
         name = f"{self.source.word} {number} ({self._folders(rows)})"
         return disentangling.Concept(name, [], images.tolist(), "images")
 
-    def _folders(self, rows):
-        """The classes that are frequent among images, by their names; where none is, how many there are."""
+    def _folders(self, rows: Tensor) -> str:
+        """The names of the frequent classes of images; where no class is frequent, the number of classes."""
         outputs, counts = self.study.labels.targets[rows].unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)[:SHOWN_FOLDERS]
-        frequent = [place for place in order.tolist() if counts[place] >= LEAST_SHARE * len(rows)]
-        names = [self.study.classes.name(int(outputs[place])) for place in frequent]
+        frequent = [rank for rank in order.tolist() if counts[rank] >= LEAST_SHARE * len(rows)]
+        names = [self.study.classes.name(int(outputs[rank])) for rank in frequent]
         return ", ".join(names) or f"{len(outputs)} classes"
 
 
@@ -183,21 +213,29 @@ class ImageSetCandidates(CandidateMaker):
 # References and features from a store alone
 
 
-def strongest_images(store, weights, number, only_correct=False):
-    """The images of largest spatial sum of units, from a store alone: LongTensor [R, n] of indices, the largest first.
+def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_correct: bool = False) -> Tensor:
+    """The images in which units have the largest spatial sum, from a store alone.
 
-    One pass over the chunks. The bias moves all images of a unit alike.
+    One pass over the chunks. The bias is left out: it moves all images of a unit by the same value.
 
     Parameters
     ----------
-    store : ImportanceStore
+    store
         Complete.
-    weights : Tensor [R, C_in, taps]
-    number : int
-    only_correct : bool
+    weights : Tensor [..., C_in, taps]
+        Of the units.
+    number
+        Of images of each unit.
+    only_correct
         Whether only correctly classified images count; UserError where there is none.
+
+    Returns
+    -------
+    LongTensor [..., n]
+        Indices of images, the largest spatial sum first.
     """
-    strongest, rows = circuits.Strongest(number), weights.flatten(1).float()
+    strongest = circuits.Strongest(number)
+    rows = weights.reshape(-1, weights.shape[-2] * weights.shape[-1]).float()
     for chunk in tqdm.tqdm(range(store.num_chunks), "reference images", unit=" chunks", delay=2):
         images = store.read_chunk(chunk, ["input_sums", "targets", "predictions"])
         usable = torch.ones_like(images["targets"], dtype=torch.bool)
@@ -206,142 +244,154 @@ def strongest_images(store, weights, number, only_correct=False):
         strongest.add(images["input_sums"][usable].flatten(1) @ rows.T, images["indices"][usable])
     if not strongest.indices.shape[1]:
         raise UserError(f"{store.folder} has no {'correctly classified' if only_correct else 'readable'} image")
-    return strongest.indices
+    return strongest.indices.unflatten(0, weights.shape[:-2])
 
 
 class StoredImageSets(ImageSets):
-    """A source that has references, and what they are clustered by, from the store: linear in the tap sums.
-
-    ``largest`` is the spatial sum; a subclass has ``features``.
-    """
+    """A source whose reference images and features follow from the tap sums in the store."""
 
     largest = "spatial sum"
 
     @abstractmethod
-    def features(self, weight, tap_sums):
-        """What images are clustered and assigned by, for a unit [C_in, taps], of [n, C_in, taps]: [n, F]."""
+    def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:
+        """What images are clustered and assigned by.
+
+        For a unit [C_in, taps] and tap sums [n, C_in, taps] of images: [n, F].
+        """
 
     @classmethod
     @abstractmethod
-    def of_layer(cls, store):
+    def of_layer(cls, store: ImportanceStore) -> StoredImageSets:
         """The source for the layer of a store, as far as features of images need it."""
 
-    def maker(self, study, channels):
-        found = StoredClusters(self, study, study.weight_and_bias[0][channels])
-        unit_of = {channel: unit for unit, channel in enumerate(channels)}
-        return ImageSetCandidates(study, self, lambda channel: found.of(unit_of[channel]))
+    def maker(self, study: Study, channels: Sequence[int]) -> ImageSetCandidates:
+        clusters = StoredClusters(self, study, study.weight_and_bias[0][channels][:, None])
+        index_of = {channel: index for index, channel in enumerate(channels)}
+        return ImageSetCandidates(study, self, lambda channel: clusters.of(index_of[channel], 0))
 
     @classmethod
-    def assigned(cls, opened, store, study):
-        """Of each channel the images of largest spatial sum, each given to the nearest training centroid.
+    def assigned(cls, opened: list[OpenedSplit], store: ImportanceStore, study: Study) -> dict[Any, Tensor]:
+        """The images of largest spatial sum of each channel, each assigned to the nearest training centroid.
 
         A concept may have no image.
         """
-        weight, found = store.read_layer()[0], {}
-        indices = strongest_images(store, weight[[one.file.split.channel for one in opened]], ASSIGNED_IMAGES)
-        inputs = tap_sums.StoredTapSums(store, store.read_labels, only_correct=False)
-        inputs.keep(indices)
+        weight, _ = store.read_layer()
+        strongest = strongest_images(store, weight[[split.file.split.channel for split in opened]], ASSIGNED_IMAGES)
+        tap_sums = stored_sums.StoredTapSums(store, store.read_labels, only_correct=False)
+        tap_sums.keep(strongest)
         source = cls.of_layer(store)
-        for one, strongest in zip(opened, indices, strict=True):
-            strongest = strongest.sort().values
-            features = source.features(weight[one.file.split.channel], inputs.of_images(strongest))
-            labels = clustering.nearest(features, one.file.source["state"]["centroids"])
-            found |= {key: strongest[labels == k] for k, (key,) in enumerate(one.groups)}
-        return found
+        assigned: dict[Any, Tensor] = {}
+        for split, indices in zip(opened, strongest, strict=True):
+            images = indices.sort().values
+            features = source.features(weight[split.file.split.channel], tap_sums.of_images(images))
+            labels = clustering.nearest(features, split.file.source["state"]["centroids"])
+            assigned |= {key: images[labels == k] for k, (key,) in enumerate(split.groups)}
+        return assigned
 
     @classmethod
-    def dropped(cls, opened, study):
-        """Reference images of splits that are of no concept: {path of a split: LongTensor}."""
+    def dropped(cls, opened: list[OpenedSplit], study: Study) -> dict[Path, Tensor]:
+        """Reference images of splits that belong to no concept, by the path of the split."""
         return {}
 
     @classmethod
-    def map_images(cls, opened, study):
-        dropped, source = cls.dropped(opened, study), cls.of_layer(study.training)
-        sets_of = {one.path: image_sets_of(one) for one in opened}
-        kept = torch.cat([*(images for sets in sets_of.values() for images in sets), *dropped.values()])
+    def map_images(cls, opened: list[OpenedSplit], study: Study) -> Callable[[OpenedSplit], MapImages]:
+        source = cls.of_layer(study.training)
+        sets = {split.path: image_sets_of(split) for split in opened}
+        dropped = cls.dropped(opened, study)
+        kept = torch.cat([*(images for of_split in sets.values() for images in of_split), *dropped.values()])
         study.tap_sums.keep(kept[torch.isin(kept, study.labels.indices)])
 
-        def of(one):
-            sets = sets_of[one.path]
-            require_images(one, study, sets)
-            _check_arvs(one, study, sets)
-            more = [dropped[one.path]] if one.path in dropped else []
-            return map_images(one, study, sets, [*sets, *more], source.features)
+        def of(split: OpenedSplit) -> MapImages:
+            require_images(split, study, sets[split.path])
+            _check_arvs(split, study, sets[split.path])
+            return map_images(split, study, sets[split.path], features=source.features, dropped=dropped.get(split.path))
 
         return of
 
     @classmethod
-    def finder(cls, comparison):
-        source = cls.from_given(comparison.given, comparison.study)
+    def finder(cls, comparison: Comparison) -> StoredFinder:
+        source: Any = cls.from_given(comparison.given, comparison.study)
         return StoredFinder(source, comparison)
 
 
 class StoredClusters:
-    """Clusters of the images of largest spatial sum of units, by what the store has of their inputs.
+    """Clusters of the images of largest spatial sum of channels and draws, by the tap sums in the store.
 
     Parameters
     ----------
     source : StoredImageSets
     study : Study
-        Its tap sums keep the reference images of all units.
-    weights : Tensor [R, C_in, taps]
-        Of the units.
+        Its tap sums keep all reference images.
+    weights : Tensor [channel, draw, C_in, taps]
 
-    ``indices`` [R, n] are the reference images, the largest first.
+    ``references`` LongTensor [channel, draw, n] are the reference images, the largest spatial sum first.
     """
 
-    def __init__(self, source, study, weights):
-        self.source, self.tap_sums, self.weights = source, study.tap_sums, weights
-        self.indices = strongest_images(study.training, weights, source.references, study.only_correct)
-        self.tap_sums.keep(self.indices)
+    def __init__(self, source: StoredImageSets, study: Study, weights: Tensor) -> None:
+        self.source = source
+        self.tap_sums = study.tap_sums
+        self.weights = weights
+        self.references = strongest_images(study.training, weights, source.references, study.only_correct)
+        self.tap_sums.keep(self.references)
 
-    def features(self, unit):
-        """What the reference images of the unit of this number are clustered by, the largest first: [n, F]."""
-        ascending, places = self.indices[unit].sort()
-        tap_sums = torch.empty_like(self.tap_sums.of_images(ascending))
-        tap_sums[places] = self.tap_sums.of_images(ascending)
-        return self.source.features(self.weights[unit], tap_sums)
+    def features(self, index: int, draw: int) -> Tensor:
+        """What the reference images of a channel's draw are clustered by, in their order: [n, F]."""
+        ascending, ranks = self.references[index, draw].sort()
+        tap_sums = self.tap_sums.of_images(ascending)
+        return self.source.features(self.weights[index, draw], tap_sums[ranks.argsort()])
 
-    def of(self, unit):
-        """The Clusters of the unit of this number."""
-        return Clusters(self.indices[unit], *self.source.clusters(self.features(unit)))
+    def of(self, index: int, draw: int) -> Clusters:
+        """The Clusters of a channel's draw."""
+        labels, centroids = self.source.clusters(self.features(index, draw))
+        return Clusters(self.references[index, draw], labels, centroids)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Maps
 
 
-def circuit_features(weight, tap_sums):
-    """Circuits over their L1 norm: what images are compared by, however strong the unit is in them."""
+def circuit_features(weight: Tensor, tap_sums: Tensor) -> Tensor:
+    """Circuits over their L1 norm: images are compared by them however strong the unit is."""
     return circuits.per_norm(circuits.circuits(weight, tap_sums))
 
 
-def map_images(opened, study, sets, shown, features):
+def map_images(
+    opened: OpenedSplit,
+    study: Study,
+    sets: list[Tensor],
+    *,
+    features: Callable[[Tensor, Tensor], Tensor],
+    dropped: Tensor | None = None,
+) -> MapImages:
     """MapImages of a split, by descending spatial sum.
 
     Parameters
     ----------
-    opened : OpenedSplit
-    study : Study
-    sets : list of LongTensor
+    opened
+        The split.
+    study
+        Of its training images.
+    sets : list of K LongTensors
         The images of each concept.
-    shown : list of LongTensor
-        All images: these, and others.
-    features : function of (weight, tap sums)
+    features
+        What images are compared by, of (weight, tap sums).
+    dropped : LongTensor, optional
+        Images of no concept.
     """
     require_images(opened, study, sets)
-    weight, indices = opened.file.split.weight, torch.cat(shown).sort().values
+    weight = opened.file.split.weight
+    indices = torch.cat(sets if dropped is None else [*sets, dropped]).sort().values
     tap_sums = study.tap_sums.of_images(indices)
     order = circuits.circuits(weight, tap_sums).sum(1).argsort(descending=True, stable=True)
     return MapImages(indices[order], concepts_of(indices[order], sets), features(weight, tap_sums[order]))
 
 
-def image_sets_of(opened):
-    """The images of each concept of an OpenedSplit without labels: a list of LongTensor."""
+def image_sets_of(opened: OpenedSplit) -> list[Tensor]:
+    """The images of each concept of a split without labels: K LongTensors."""
     return [torch.tensor(concept.images) for concept in opened.file.split.own_concepts]
 
 
-def concepts_of(indices, sets):
+def concepts_of(indices: Tensor, sets: list[Tensor]) -> Tensor:
     """Which of some sets (from 0) each image is in, or -1."""
     concepts = torch.full_like(indices, -1)
     for k, images in enumerate(sets):
@@ -349,24 +399,28 @@ def concepts_of(indices, sets):
     return concepts
 
 
-def require_images(opened, study, sets, among=None):
+def require_images(opened: OpenedSplit, study: Study, sets: list[Tensor], among: Tensor | None = None) -> None:
     """UserError unless all images of some sets are ``among`` others; default: those of the training store."""
     among = study.labels.indices if among is None else among
     if not torch.isin(torch.cat(sets), among).all():
         raise UserError(other_images(opened, study))
 
 
-def _check_arvs(opened, study, sets):
-    """A concept's ARV is the mean circuit of its images: UserError unless it is that of the store's images."""
+def _check_arvs(opened: OpenedSplit, study: Study, sets: list[Tensor]) -> None:
+    """UserError unless the ARV of each concept is the mean circuit of its images in the store."""
     split = opened.file.split
     for images, arv in zip(sets, split.arvs, strict=False):
-        mean = circuits.circuits(split.weight.double(), study.tap_sums.of_images(images).double()).mean(0)
-        if (mean - arv).abs().max() > TOLERANCE * arv.abs().max():
+        if (_mean_circuit(split.weight, study, images) - arv).abs().max() > TOLERANCE * arv.abs().max():
             raise UserError(other_images(opened, study))
 
 
-def other_images(opened, study):
-    """What is said of a split that was made from other training images than those that are there."""
+def _mean_circuit(weight: Tensor, study: Study, images: Tensor) -> Tensor:
+    """The mean circuit of images: the ARV [C_in] of the concept that they are, float64."""
+    return circuits.circuits(weight.double(), study.tap_sums.of_images(images).double()).mean(0)
+
+
+def other_images(opened: OpenedSplit, study: Study) -> str:
+    """The message for a split that was made from other training images than those in the store."""
     return f"{opened.path} was made from other training images than those of {study.training.folder}: {AGAIN}"
 
 
@@ -374,10 +428,10 @@ def other_images(opened, study):
 # Comparison
 
 
-class ImageSetFinder(ABC):
-    """Finds concepts of the units of a comparison: clusters of reference images.
+class ImageSetFinder(ConceptFinder, ABC):
+    """Finds concepts of the channels of a comparison: clusters of reference images.
 
-    A unit is (place of its channel, draw): draw 0 is the channel itself, a higher one has its weights permuted.
+    ``index`` and ``draw`` are those of the axes ``[channel, draw]`` of a Comparison.
 
     Parameters
     ----------
@@ -385,66 +439,80 @@ class ImageSetFinder(ABC):
     comparison : Comparison
     """
 
-    def __init__(self, source, comparison):
-        self.source, self.comparison, self.tap_sums = source, comparison, comparison.study.tap_sums
-        self.clusters = cache(self.clusters)
+    def __init__(self, source: Any, comparison: Comparison) -> None:
+        self.source = source
+        self.comparison = comparison
+        self.tap_sums = comparison.study.tap_sums
+        self._clusters: dict[tuple[int, int, int | None], Clusters] = {}
 
     @abstractmethod
-    def clusters(self, place, unit, number=None):
-        """Clusters of a unit; exactly ``number`` of them where it is given."""
+    def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
+        """Clusters of a channel's draw, exactly ``number`` where it is given; UserError where there are none."""
 
     @abstractmethod
-    def features(self, place, unit):
-        """What the references were clustered by, [n, F]."""
+    def features(self, index: int, draw: int) -> Tensor:
+        """What the reference images were clustered by, [n, F]."""
 
-    def assign(self, case, unit, clusters, of_set=0):
-        """The validation images (0 ... N-1) in which a unit is largest, and the nearest of Clusters' centroids to each.
+    def clusters(self, index: int, draw: int, number: int | None = None) -> Clusters:
+        """``find_clusters``, each found once."""
+        key = (index, draw, number)
+        if key not in self._clusters:
+            self._clusters[key] = self.find_clusters(index, draw, number)
+        return self._clusters[key]
 
-        ``of_set`` is 0 for the unit's own clusters, else the number of a partition.
+    def assign(
+        self, channel: ComparedChannel, draw: int, clusters: Clusters, partition: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The validation images in which a unit is largest, and the nearest of the clusters' centroids to each.
+
+        ``partition`` is 0 for the unit's own clusters, else the number of a random partition. Returns rows
+        (0 ... N-1) and labels, LongTensor [n] each.
         """
-        weight = case.weights[unit].float()
-        strongest = case.validation.scores(weight[None])[0].argsort(descending=True, stable=True)[:ASSIGNED_IMAGES]
-        inputs = case.validation.input_sums[strongest].view(-1, *weight.shape)
-        return strongest, clustering.nearest(self.source.features(weight, inputs), clusters.centroids)
+        weight = channel.weights[draw].float()
+        scores = channel.validation.scores(weight[None])[0]
+        strongest = scores.argsort(descending=True, stable=True)[:ASSIGNED_IMAGES]
+        tap_sums = channel.validation.input_sums[strongest].view(-1, *weight.shape)
+        return strongest, clustering.nearest(self.source.features(weight, tap_sums), clusters.centroids)
 
-    def sets(self, case, unit=0, number=None):
-        """The Sets of a unit of a case."""
-        return self.sets_of(self.clusters(case.place, unit, number))
+    def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
+        return self.sets_of(self.clusters(channel.index, draw, number))
 
-    def sets_of(self, clusters):
-        """The Sets that Clusters are."""
+    def sets_of(self, clusters: Clusters) -> ConceptSets:
+        """Clusters as ConceptSets."""
         images = clusters.sets()
         means = torch.stack([self.tap_sums.of_images(of_set).double().mean(0) for of_set in images])
         concepts = [disentangling.Concept("", [], of_set.tolist(), "images") for of_set in images]
-        return cases.Sets(concepts, means, self.tap_sums, clusters)
+        return compared_channels.ConceptSets(concepts, means, self.tap_sums, clusters)
 
-    def partitioned(self, place, channel):
-        """The channel's references divided at random into clusters of the same sizes, for each draw."""
-        real, features = self.clusters(place, 0), self.features(place, 0)
-        for order in cases.orders("references", channel, len(real.labels)):
-            labels = real.labels[order]
-            centroids = [features[labels == k].double().mean(0) for k in range(len(real.centroids))]
-            yield Clusters(real.indices, labels, torch.stack(centroids))
+    def partitioned(self, index: int) -> Iterator[Clusters]:
+        """A channel's reference images partitioned at random into clusters of the same sizes, for each draw."""
+        clusters = self.clusters(index, 0)
+        features = self.features(index, 0)
+        channel, _ = self.comparison.channels[index]
+        for order in compared_channels.permutations("references", channel, len(clusters.labels)):
+            labels = clusters.labels[order]
+            centroids = [features[labels == k].double().mean(0) for k in range(len(clusters.centroids))]
+            yield Clusters(clusters.indices, labels, torch.stack(centroids))
 
 
 class StoredFinder(ImageSetFinder):
     """Clusters of the images of largest spatial sum, of the channels and their permuted weights."""
 
-    def __init__(self, source, comparison):
+    def __init__(self, source: StoredImageSets, comparison: Comparison) -> None:
         super().__init__(source, comparison)
-        self.found = StoredClusters(source, comparison.study, comparison.all_weights().float())
+        self.stored = StoredClusters(source, comparison.study, comparison.weights.float())
 
-    def features(self, place, unit):
-        return self.found.features(cases.row_of(place, unit))
+    def features(self, index: int, draw: int) -> Tensor:
+        return self.stored.features(index, draw)
 
-    def clusters(self, place, unit, number=None):
-        row = cases.row_of(place, unit)
+    def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
         if number is None:
-            return self.found.of(row)
-        return Clusters(self.found.indices[row], *self._of_number(self.found.features(row), number))
+            return self.stored.of(index, draw)
+        labels, centroids = self._of_number(self.features(index, draw), number)
+        return Clusters(self.stored.references[index, draw], labels, centroids)
 
-    def _of_number(self, features, number):
-        """Labels and centroids of as many clusters; none are dropped where the source would leave fewer."""
+    def _of_number(self, features: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Labels and centroids of exactly ``number`` clusters; k-means where the source leaves fewer."""
         with suppress(UserError):
             labels, centroids = replace(self.source, number=number).clusters(features)
             if len(centroids) == number:

@@ -1,55 +1,65 @@
-"""Concepts that are predicted classes: a channel's reference images, by what the network takes them for.
+"""Concepts that are predicted classes: clusters of a channel's reference images by the network's predictions.
 
-In the comparison alone: what labels of the network's own making would do.
+Only for the comparison: it shows what the network's own labels would achieve.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.concept_source import ComparedSource
-from utils.concept_sources.image_sets import Clusters, ImageSetFinder
+from utils.concept_sources.image_sets import Clusters, ImageSetFinder, StoredFinder
 from utils.errors import UserError
 from utils.plugins import later
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.compared_channels import Comparison
+
 torch = later("torch")
-cases = later("utils.concept_sources.cases")
 
 MOST_CLASSES = 8
 
 
 class PredictedClasses(ComparedSource):
-    """The most frequent predicted classes of the reference images that circuits have."""
+    """The most frequent predicted classes of the reference images of circuits."""
 
     name = "predicted_classes"
-    words = split_words = "predicted classes"
+    words = "predicted classes"
+    split_words = "predicted classes"
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any]:
         return {"most_classes": MOST_CLASSES}
 
     @classmethod
-    def finder(cls, comparison):
+    def finder(cls, comparison: Comparison) -> PredictionFinder:
         return PredictionFinder(comparison.finder(Circuits))
 
 
 class PredictionFinder(ImageSetFinder):
-    """The most frequent predicted classes, up to eight, of the references of a StoredFinder by circuits."""
+    """The most frequent predicted classes, up to eight, of the reference images of a StoredFinder by circuits."""
 
-    def __init__(self, circuits):
+    def __init__(self, circuits: StoredFinder) -> None:
         super().__init__(circuits.source, circuits.comparison)
-        self._circuits, self._labels = circuits, circuits.comparison.study.labels
+        self._circuits = circuits
+        self._labels = circuits.comparison.study.labels
 
-    def features(self, place, unit):
-        return self._circuits.features(place, unit)
+    def features(self, index: int, draw: int) -> Tensor:
+        return self._circuits.features(index, draw)
 
-    def clusters(self, place, unit, number=None):
-        indices = self._circuits.found.indices[cases.row_of(place, unit)]
-        predicted = self._labels.predictions[torch.searchsorted(self._labels.indices, indices)]
+    def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
+        references = self._circuits.stored.references[index, draw]
+        predicted = self._labels.predictions[torch.searchsorted(self._labels.indices, references)]
         outputs, counts = predicted.unique(return_counts=True)
         chosen = outputs[counts.argsort(descending=True, stable=True)][: number or MOST_CLASSES]
         if len(chosen) < (number or 2):
             raise UserError("its images are predicted to be of too few classes")
-        labels = torch.full_like(indices, -1)
+        labels = torch.full_like(references, -1)
         for k, output in enumerate(chosen):
             labels[predicted == output] = k
-        features = self.features(place, unit).double()
+        features = self.features(index, draw).double()
         centroids = torch.stack([features[labels == k].mean(0) for k in range(len(chosen))])
-        return Clusters(indices, labels, centroids)
+        return Clusters(references, labels, centroids)

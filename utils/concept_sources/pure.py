@@ -5,9 +5,23 @@ references of a channel, and over ``val/`` for new images. What a pass has found
 ``utils.networks.unit_circuits``, virtual neurons in ``utils.method.virtual_neurons``.
 """
 
+from __future__ import annotations
+
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
 
+from utils.concept_sources.compared_channels import (
+    DRAWS,
+    PARTITIONED_REFERENCES,
+    PERMUTED_WEIGHTS,
+    ComparedChannel,
+    ComparedUnits,
+    UnitMaker,
+    UnitsByNull,
+    permuted_draws,
+)
 from utils.concept_sources.image_sets import (
     AGAIN,
     Clusters,
@@ -25,9 +39,17 @@ from utils.defaults import ASSIGNED_IMAGES, DECODER, PRECISION
 from utils.errors import UserError
 from utils.plugins import Flag, later
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.compared_channels import Comparison
+    from utils.networks.unit_circuits import UnitCircuits
+    from utils.store.importance_store import ImportanceStore, Labels
+    from utils.store.study import Study
+    from utils.store.virtual_neuron_files import VirtualNeurons
+
 torch = later("torch")
 batches = later("utils.images.batches")
-cases = later("utils.concept_sources.cases")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 network_circuits = later("utils.networks.unit_circuits")
@@ -36,7 +58,8 @@ recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
 virtual_neuron_store = later("utils.store.virtual_neuron_files")
 
-NUMBER, REFERENCES = 2, 100
+NUMBER = 2
+REFERENCES = 100
 USUAL = {  # settings of references whose file has no suffix
     **{"number": REFERENCES, "circuit_layer": None},
     **{"precision": PRECISION, "decoding": DECODER, "only_correct": False},
@@ -48,7 +71,7 @@ CIRCUIT_LAYER = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pure(ImageSets):
     """k-means on PURE's circuits of single images, at the layer's input or an earlier module."""
 
@@ -56,7 +79,8 @@ class Pure(ImageSets):
     references: int = REFERENCES
     circuit_layer: str | None = None
 
-    name, words = "pure", "pure"
+    name = "pure"
+    words = "pure"
     split_words = "PURE's clusters"
     summary = "pure (Dreyer et al. 2024; one pass over train/)"
     flags = (
@@ -65,7 +89,9 @@ class Pure(ImageSets):
         Flag("circuit_layer", CIRCUIT_LAYER, "circuit_layer", metavar="NAME"),
     )
     needs_images = True
-    word, largest, usual_references = "circuit", "maximum over space", REFERENCES
+    word = "circuit"
+    largest = "maximum over space"
+    usual_references = REFERENCES
     map_words = "training images of largest maximum over space, by PURE's circuits"
 
     @classmethod
@@ -91,14 +117,15 @@ class Pure(ImageSets):
 
     def maker(self, study, channels):
         stored, circuit_layer = self.stored_references(study)
-        references = unit_references([(channel, 0) for channel in channels], stored, study, circuit_layer)
+        references = references_by_draw(channels, 1, stored, study, circuit_layer)
         print(f"reference images: {stored.path}")
-        study.tap_sums.keep(references.indices.flatten())
-        unit_of = {channel: unit for unit, channel in enumerate(channels)}
+        study.tap_sums.keep(references.indices)
+        index_of = {channel: index for index, channel in enumerate(channels)}
 
-        def clusters_of(channel):
-            unit = unit_of[channel]
-            return Clusters(references.indices[unit], *self.clusters(references.features[unit]))
+        def clusters_of(channel: int) -> Clusters:
+            index = index_of[channel]
+            labels, centroids = self.clusters(references.features[index, 0])
+            return Clusters(references.indices[index, 0], labels, centroids)
 
         return ImageSetCandidates(study, self, clusters_of)
 
@@ -205,6 +232,13 @@ def unit_references(units, stored, study, circuit_layer=None):
         while stored.missing(missing):  # repeat: another run may have replaced the file meanwhile
             stored.write(missing, found)
     return stored.read(units)
+
+
+def references_by_draw(channels, num_draws, stored, study, circuit_layer=None):
+    """The ``unit_references`` of draws 0 ... ``num_draws`` - 1 of channels: arrays [channel, draw, ...]."""
+    references = unit_references(list(product(channels, range(num_draws))), stored, study, circuit_layer)
+    shape = (len(channels), num_draws)
+    return reference_store.References(*(values.unflatten(0, shape) for values in vars(references).values()))
 
 
 def find_references(units, study, number):
@@ -344,70 +378,93 @@ class PureFinder(ImageSetFinder):
     ``training`` and ``validation`` are their VirtualNeurons on images, with the centroids found here.
     """
 
-    def __init__(self, source, comparison):
+    def __init__(self, source: Pure, comparison: Comparison) -> None:
         super().__init__(source, comparison)
-        study, channels = comparison.study, [channel for channel, _ in comparison.channels]
-        units = cases.units_of(channels)
+        study = comparison.study
+        channels = [channel for channel, _ in comparison.channels]
         stored, circuit_layer = source.stored_references(study)
-        self.references = unit_references(units, stored, study, circuit_layer)
-        self.tap_sums.keep(self.references.indices.flatten())
-        measured, centroids = _unit_circuits(study, units, circuit_layer), self.centroids(channels)
+        self.references = references_by_draw(channels, 1 + DRAWS, stored, study, circuit_layer)
+        self.tap_sums.keep(self.references.indices)
+        units = _unit_circuits(study, list(product(channels, range(1 + DRAWS))), circuit_layer)
+        centroids = self.centroids()
         of_train = study.labels.some(comparison.all_images())
-        self.training = stored_virtual_neurons(study.training, study, of_train, measured, centroids)
+        self.training = virtual_neurons_by_draw(study.training, study, of_train, units, centroids)
         of_val = comparison.store.read_labels()
-        self.validation = stored_virtual_neurons(comparison.store, study, of_val, measured, centroids)
+        self.validation = virtual_neurons_by_draw(comparison.store, study, of_val, units, centroids)
 
-    def features(self, place, unit):
-        return self.references.features[cases.row_of(place, unit)]
+    def features(self, index: int, draw: int) -> Tensor:
+        return self.references.features[index, draw]
 
-    def clusters(self, place, unit, number=None):
-        indices = self.references.indices[cases.row_of(place, unit)]
-        return Clusters(indices, *self.source.clusters(self.features(place, unit)))
+    def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
+        labels, centroids = self.source.clusters(self.features(index, draw))
+        return Clusters(self.references.indices[index, draw], labels, centroids)
 
-    def centroids(self, channels):
-        """Of all units, place by place: [1 + DRAWS, K, F] each, of a channel itself with its null partitions.
+    def centroids(self) -> Tensor:
+        """Centroids of all channels and draws: [channel, draw, 1 + DRAWS, K, F], float64.
 
-        All zero where a unit has no clusters.
+        The third axis has the clusters found, and after them the random partitions of a channel itself (draw 0). All
+        zero where a unit has no clusters.
         """
-        found = []
-        for place, channel in enumerate(channels):
-            for unit in range(1 + cases.DRAWS):
-                shape = 1 + cases.DRAWS, self.source.number, self.features(place, unit).shape[1]
-                of_unit = torch.zeros(shape, dtype=torch.float64)
-                with suppress(UserError):
-                    of_unit[:] = self.clusters(place, unit).centroids
-                    if unit == 0:
-                        partitions = self.partitioned(place, channel)
-                        of_unit[1:] = torch.stack([partition.centroids for partition in partitions])
-                found.append(of_unit)
-        return found
+        num_channels, num_draws, _, num_features = self.references.features.shape
+        shape = (num_channels, num_draws, 1 + DRAWS, self.source.number, num_features)
+        centroids = torch.zeros(shape, dtype=torch.float64)
+        for index, draw in product(range(num_channels), range(num_draws)):
+            with suppress(UserError):
+                centroids[index, draw] = self.clusters(index, draw).centroids
+                if draw == 0:
+                    partitions = [partition.centroids for partition in self.partitioned(index)]
+                    centroids[index, draw, 1:] = torch.stack(partitions)
+        return centroids
 
-    def assign(self, case, unit, clusters, of_set=0):
-        return self.validation.strongest(cases.row_of(case.place, unit), ASSIGNED_IMAGES, of_set)
+    def assign(
+        self, channel: ComparedChannel, draw: int, clusters: Clusters, partition: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        return self.validation[channel.index].strongest(draw, ASSIGNED_IMAGES, partition)
 
 
-class Neurons:
+def virtual_neurons_by_draw(
+    store: ImportanceStore, study: Study, labels: Labels, units: UnitCircuits, centroids: Tensor
+) -> list[VirtualNeurons]:
+    """The VirtualNeurons of each channel, whose units are its draws; ``centroids`` [channel, draw, D, K, F].
+
+    ``units`` are those of all channels and draws, channel by channel; otherwise as ``stored_virtual_neurons``.
+    """
+    neurons = stored_virtual_neurons(store, study, labels, units, list(centroids.flatten(0, 1)))
+    maxima = neurons.maxima.unflatten(1, centroids.shape[:2])
+    nearest = neurons.nearest.unflatten(1, centroids.shape[:2])
+    return [
+        virtual_neuron_store.VirtualNeurons(neurons.indices, maxima[:, index], nearest[:, index])
+        for index in range(len(centroids))
+    ]
+
+
+class Neurons(UnitMaker):
     """PURE's virtual neurons, of a PureFinder."""
 
-    def __init__(self, finder):
+    def __init__(self, finder: PureFinder) -> None:
         self.finder = finder
 
-    def of(self, case):
-        """Units of a case, for each null."""
-        real, place = self.finder.clusters(case.place, 0), case.place
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        clusters = self.finder.clusters(channel.index, 0)
 
-        def of_permuted_weights(unit):
-            return self._units(case, unit, 0, self.finder.clusters(place, unit))
+        def units_of_draw(draw: int) -> ComparedUnits:
+            return self._units(channel, self.finder.clusters(channel.index, draw), draw)
 
-        partitions = enumerate(self.finder.partitioned(place, case.channel), start=1)
+        partitions = enumerate(self.finder.partitioned(channel.index), start=1)
         return {
-            "": [self._units(case, 0, 0, real)],
-            cases.WEIGHTS: cases.draws_of(of_permuted_weights),
-            cases.REFERENCES: [self._units(case, 0, of_set, clusters) for of_set, clusters in partitions],
+            "": [self._units(channel, clusters)],
+            PERMUTED_WEIGHTS: permuted_draws(units_of_draw),
+            PARTITIONED_REFERENCES: [
+                self._units(channel, clusters, partition=partition) for partition, clusters in partitions
+            ],
         }
 
-    def _units(self, case, unit, of_set, clusters):
-        row, number = cases.row_of(case.place, unit), len(clusters.centroids)
-        training, validation = self.finder.training, self.finder.validation
-        values = training.values(row, number, of_set)[:, torch.searchsorted(training.indices, case.images)]
-        return cases.Units(values, validation.values(row, number, of_set), clusters=clusters)
+    def _units(self, channel: ComparedChannel, clusters: Clusters, draw: int = 0, partition: int = 0) -> ComparedUnits:
+        number = len(clusters.centroids)
+        training = self.finder.training[channel.index]
+        rows = torch.searchsorted(training.indices, channel.images)
+        return ComparedUnits(
+            training=training.values(draw, number, partition)[:, rows],
+            validation=self.finder.validation[channel.index].values(draw, number, partition),
+            clusters=clusters,
+        )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from utils.concept_sources.cases import REFERENCES, WEIGHTS
+from utils.concept_sources.compared_channels import PARTITIONED_REFERENCES, PERMUTED_WEIGHTS
+from utils.concept_sources.image_sets import ImageSetFinder
 from utils.defaults import ASSIGNED_IMAGES
 from utils.errors import UserError
 from utils.images.batches import ImageBatches, batches_of
@@ -53,8 +54,8 @@ class EmbeddingScores:
     clusters: list = field(default_factory=list)  # (rows, clusters' images, labels, number, unit)
     units: list = field(default_factory=list)  # weights and bias of the units whose images were clustered
 
-    def collect(self, case, method, found, rows):
-        """Take in what a method makes of a case, ``{null: draws}``, and the row of each null."""
+    def collect(self, channel, method, found, rows):
+        """Take in what a method makes of a channel, ``{null: draws}``, and the row of each null."""
         for null, (units, *_) in ((null, draws) for null, draws in found.items() if draws):
             sums = units.validation
             if units.rows is not None:
@@ -62,9 +63,8 @@ class EmbeddingScores:
                 self.linear.append((rows[null], units.rows.float(), biases))
                 sums = sums + biases[:, None] * self.seen.layer.num_positions
             self._note_from_stores(rows[null], sums.clamp(min=0).T, of_all=units.rows is None)
-        finder = getattr(method, "finder", None)
-        if hasattr(finder, "assign"):
-            self._collect_clusters(case, finder, found, rows)
+        if isinstance(method.finder, ImageSetFinder):
+            self._collect_clusters(channel, method.finder, found, rows)
 
     def _note_from_stores(self, row, activations, of_all):
         """Scores of units [N, R] that need no pass: among the strongest images, and of all of units that are not
@@ -76,12 +76,12 @@ class EmbeddingScores:
         if of_all:
             _note(row, monosemanticity(activations, embeddings), cosine)
 
-    def _collect_clusters(self, case, finder, found, rows):
-        for null, of_set in (("", 0), (WEIGHTS, 0), (REFERENCES, 1)):
+    def _collect_clusters(self, channel, finder, found, rows):
+        for null, partition in (("", 0), (PERMUTED_WEIGHTS, 0), (PARTITIONED_REFERENCES, 1)):
             if found.get(null) and found[null][0].clusters is not None:
-                clusters, unit = found[null][0].clusters, found[null][0].of_weights
-                images, labels = finder.assign(case, unit, clusters, of_set)
-                self.units.append((case.weights[unit], case.bias))
+                clusters, draw = found[null][0].clusters, found[null][0].draw
+                images, labels = finder.assign(channel, draw, clusters, partition)
+                self.units.append((channel.weights[draw], channel.bias))
                 self.clusters.append((rows[null], images, labels, len(clusters.centroids)))
 
     def finish(self):

@@ -1,90 +1,150 @@
-"""Stage 4's comparison: which methods there are, what each needs, and the k units that it makes, beside its nulls.
+"""Stage 4's comparison: its methods, what each needs, and the k units that it makes of a channel and of its nulls.
 
-There is a method for each source of concepts and each way of dividing inputs, and for what a source has besides.
+There is a method for each source of concepts with each way of dividing inputs, and for further units of a source.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from utils.concept_sources.cases import OWNERS, REFERENCES, SAME_SETS, TARGET, WEIGHTS, Units, draws_of, orders
+from utils.concept_sources.compared_channels import (
+    PARTITIONED_REFERENCES,
+    PERMUTED_OWNERS,
+    PERMUTED_WEIGHTS,
+    REAL_TARGET,
+    SAME_SETS,
+    ComparedChannel,
+    ComparedUnits,
+    Comparison,
+    ConceptSets,
+    UnitMaker,
+    UnitsByNull,
+    permutations,
+    permuted_draws,
+)
+from utils.concept_sources.concept_source import ComparedSource
 from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division import Division, Rule
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED
 from utils.method.disentangling import disentangled_rows
 
 
-class Original:
+class Original(UnitMaker):
     """The channel as it is."""
 
-    def of(self, case):
-        return {"": [case.units(case.weights[:1])], WEIGHTS: [case.units(one[None]) for one in case.weights[1:]]}
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        original, *permuted = [channel.units(weight[None]) for weight in channel.weights]
+        return {"": [original], PERMUTED_WEIGHTS: permuted}
 
 
-class Logits:
+class Logits(UnitMaker):
     """The network's own logits, of a concept the largest of its classes: labels have matched them."""
 
-    def of(self, case):
-        logits = case.validation.logits
-        validation = torch.stack([torch.stack([logits[one] for one in own]).amax(0) for own in case.classes])
-        return {"": [Units(case.own.float(), validation)]}
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        logits = channel.validation.logits
+        largest = [torch.stack([logits[output] for output in concept]).amax(0) for concept in channel.classes]
+        return {"": [ComparedUnits(channel.membership.float(), torch.stack(largest))]}
 
 
-class Splits:
-    """A unit's inputs divided among concepts: ``finder`` finds them, ``division`` divides, at ``rho`` if it has any."""
+class Splits(UnitMaker):
+    """A channel's inputs divided among concepts.
 
-    def __init__(self, finder, division, rho):
-        self.finder, self.division, self.rho = finder, division, rho
+    Parameters
+    ----------
+    finder : ConceptFinder
+        Of the concepts.
+    division
+        How inputs are divided, with its default settings.
+    rho
+        For divisions that have several.
+    """
 
-    def of(self, case):
-        weight, sets = case.weights[0], self.finder.sets(case)
-        rule, number = self._rule(sets), len(sets.concepts)
+    def __init__(self, finder: Any, division: type[Division], rho: float) -> None:
+        self.finder = finder
+        self.division = division
+        self.rho = rho
+
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        weight = channel.weights[0]
+        sets = self.finder.sets(channel)
+        rule = self._rule(sets)
         shares = rule.shares(weight[None])[:, 0]
-        found = {"": [self._units(case, weight, shares, sets, sets.clusters)]}
-
-        def of_permuted_weights(unit):
-            own, permuted = self.finder.sets(case, unit, number), case.weights[unit]
-            return self._units(case, permuted, self._rule(own).shares(permuted[None])[:, 0], own, own.clusters)
-
-        found[WEIGHTS] = draws_of(of_permuted_weights)
-        if sets.clusters is not None:  # labels are the same sets for all weights
-            found[SAME_SETS] = self._permuted(case, sets, rule)
+        units = {
+            "": [self._units(channel, weight, shares, sets)],
+            PERMUTED_WEIGHTS: permuted_draws(partial(self._units_of_draw, channel, len(sets.concepts))),
+        }
+        same_sets = replace(sets, clusters=None)  # the null has no clusters of its own
+        if sets.clusters is not None:  # labelled sets are the same for all weights
+            units[SAME_SETS] = self._permuted_units(channel, same_sets, rule)
         if FITTED in self.division.nulls:
-            found[TARGET] = self._permuted(case, sets, rule, weight.expand_as(case.weights[1:]))
-        among = orders("owners", case.channel, len(weight))
-        found[OWNERS] = [self._units(case, weight, shares[:, order], sets, None) for order in among]
+            targets = weight.expand_as(channel.weights[1:])
+            units[REAL_TARGET] = self._permuted_units(channel, same_sets, rule, targets)
+        orders = permutations("owners", channel.channel, len(weight))
+        units[PERMUTED_OWNERS] = [self._units(channel, weight, shares[:, order], same_sets) for order in orders]
         if sets.clusters is not None:
-            others = map(self.finder.sets_of, self.finder.partitioned(case.place, case.channel))
-            found[REFERENCES] = [
-                self._units(case, weight, self._rule(one).shares(weight[None])[:, 0], one, one.clusters)
-                for one in others
+            units[PARTITIONED_REFERENCES] = [
+                self._divided(channel, weight, self.finder.sets_of(partition))
+                for partition in self.finder.partitioned(channel.index)
             ]
-        return found
+        return units
 
-    def _rule(self, sets):
+    def _units_of_draw(self, channel: ComparedChannel, number: int, draw: int) -> ComparedUnits:
+        """Units of the permuted weights of a draw, divided among exactly ``number`` concepts of their own."""
+        return self._divided(channel, channel.weights[draw], self.finder.sets(channel, draw, number))
+
+    def _divided(self, channel: ComparedChannel, weight: torch.Tensor, sets: ConceptSets) -> ComparedUnits:
+        """Units of some weights [C_in, taps], divided among some sets."""
+        return self._units(channel, weight, self._rule(sets).shares(weight[None])[:, 0], sets)
+
+    def _permuted_units(
+        self, channel: ComparedChannel, sets: ConceptSets, rule: Rule, targets: torch.Tensor | None = None
+    ) -> list[ComparedUnits]:
+        """Units of all permuted weights, divided among the channel's own sets."""
+        weights = channel.weights[1:]
+        shares = rule.shares(weights, targets).unbind(1)
+        return [
+            self._units(channel, weight, of_weight, sets) for weight, of_weight in zip(weights, shares, strict=True)
+        ]
+
+    def _rule(self, sets: ConceptSets) -> Rule:
         return self.division.rule(self.division.settings_from({}), sets, self.rho)
 
-    def _permuted(self, case, sets, rule, targets=None):
-        """Units of the permuted weights, divided among the channel's own sets."""
-        weights = case.weights[1:]
-        shares = rule.shares(weights, targets).unbind(1)
-        return [self._units(case, one, own, sets, None) for one, own in zip(weights, shares, strict=True)]
-
-    def _units(self, case, weight, shares, sets, clusters):
-        return case.units(disentangled_rows(weight, shares)[: len(sets.concepts)], clusters)
+    def _units(
+        self, channel: ComparedChannel, weight: torch.Tensor, shares: torch.Tensor, sets: ConceptSets
+    ) -> ComparedUnits:
+        return channel.units(disentangled_rows(weight, shares)[: len(sets.concepts)], sets.clusters)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # The table of methods
 
 
-@dataclass
+@dataclass(frozen=True)
 class Method:
-    """A method in tables: what it is called in ``words``, which source of concepts it has (None: none).
+    """A method in tables.
 
-    What it needs: ``labels``; ``images``, a pass of the network, where all else has what is in the stores. Whether it
-    ``changes_weights`` of the network, and whether that has the ``same_output`` with the units in the channel's place.
-    ``make`` makes of a Comparison what gives Units of a Case.
+    Parameters
+    ----------
+    words
+        Its name in tables.
+    source
+        The name of its source of concepts; None: it has none.
+    labels
+        Whether it needs labels.
+    images
+        Whether it needs a pass of the network over images; all else is in the stores.
+    changes_weights
+        Whether it changes the weights of the network.
+    same_output
+        Whether the network computes the same with the units in the channel's place.
+    make
+        Makes its UnitMaker for a Comparison.
     """
 
     words: str
@@ -93,38 +153,79 @@ class Method:
     images: bool
     changes_weights: bool
     same_output: bool
-    make: object
+    make: Callable[[Comparison], UnitMaker]
 
-    def needs(self):
+    def needs(self) -> dict[str, Any]:
         """The words and what it needs, as plain values."""
         return {name: value for name, value in vars(self).items() if name not in ("make", "source")}
 
 
-def comparison_methods():
-    """All methods by name, in the order of the table: {name: Method}."""
-    read = {"changes_weights": False, "same_output": True}  # units that are in the network
-    found = {
-        "original": Method("original channel", None, False, False, **read, make=lambda _: Original()),
-        "logit": Method("the class's own logit", None, True, False, **read, make=lambda _: Logits()),
+def comparison_methods() -> dict[str, Method]:
+    """All methods by name, in the order of the table."""
+    methods = {
+        "original": _of_network("original channel", Original, labels=False),
+        "logit": _of_network("the class's own logit", Logits, labels=True),
     }
     sources = SOURCES.all()
     for source in sources:
-        found |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
+        methods |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
     for source in sources:
-        needs = {"labels": source.labelled, "images": source.needs_images}
-        for name, (words, units) in source.own_units().items():
-            found[name] = Method(
-                **{"words": words, "source": source.name, **needs, "changes_weights": False, "same_output": False},
-                make=lambda comparison, source=source, units=units: units(comparison.finder(source)),
-            )
-    return found
+        methods |= _further_units_of(source)
+    return methods
 
 
-def _splits_by(source):
-    """The methods that split by a source, each way of dividing: (suffix of the name, Method)."""
-    needs = {"labels": source.labelled, "images": source.needs_images}
+def _of_network(words: str, maker: type[UnitMaker], labels: bool) -> Method:
+    """The Method of units that the network has already."""
+    return Method(
+        words=words,
+        source=None,
+        labels=labels,
+        images=False,
+        changes_weights=False,
+        same_output=True,
+        make=lambda comparison: maker(),
+    )
+
+
+def _splits_by(source: type[ComparedSource]) -> Iterator[tuple[str, Method]]:
+    """The methods that split by a source, one for each way of dividing: (suffix of the name, Method)."""
     for division in DIVISIONS.all():
         suffix = division.usual_suffix()
-        words = f"split by {source.split_words}" + (f", {division.words}" if suffix else "")
-        make = lambda comparison, division=division: Splits(comparison.finder(source), division, comparison.rho)  # noqa: E731
-        yield suffix, Method(words, source.name, **needs, changes_weights=True, same_output=True, make=make)
+        yield (
+            suffix,
+            Method(
+                words=f"split by {source.split_words}" + (f", {division.words}" if suffix else ""),
+                source=source.name,
+                labels=source.labelled,
+                images=source.needs_images,
+                changes_weights=True,
+                same_output=True,
+                make=partial(_make_splits, source, division),
+            ),
+        )
+
+
+def _make_splits(source: type[ComparedSource], division: type[Division], comparison: Comparison) -> Splits:
+    return Splits(comparison.finder(source), division, comparison.rho)
+
+
+def _further_units_of(source: type[ComparedSource]) -> dict[str, Method]:
+    """The methods of the units that a source has besides those of a split."""
+    return {
+        name: Method(
+            words=words,
+            source=source.name,
+            labels=source.labelled,
+            images=source.needs_images,
+            changes_weights=False,
+            same_output=False,
+            make=partial(_make_further_units, source, maker),
+        )
+        for name, (words, maker) in source.own_units().items()
+    }
+
+
+def _make_further_units(
+    source: type[ComparedSource], maker: Callable[[Any], UnitMaker], comparison: Comparison
+) -> UnitMaker:
+    return maker(comparison.finder(source))

@@ -1,0 +1,275 @@
+"""Data classes of a comparison: its channels, the image sets found for a channel, and the units that methods make.
+
+A comparison draws ``DRAWS`` permutations for each null. Arrays that cover all of its channels have the axes
+``[channel, draw]``. The channel axis has the order of ``Comparison.channels``; draw 0 is the channel itself, and draws
+1 to ``DRAWS`` have its weights permuted over the inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.defaults import BACKGROUND_WEIGHT
+from utils.defaults import COMPARISON_DRAWS as DRAWS
+from utils.errors import UserError
+from utils.plugins import later
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.concept_source import ComparedSource
+    from utils.concept_sources.image_sets import Clusters
+    from utils.method.disentangling import Concept
+    from utils.store.importance_store import ImportanceStore
+    from utils.store.study import Study
+    from utils.store.tap_sums import StoredTapSums
+
+torch = later("torch")
+disentangling = later("utils.method.disentangling")
+significance = later("utils.method.significance")
+
+# The nulls of a comparison, as its files name them; "" is the method itself
+PERMUTED_WEIGHTS = "weights_permuted"
+SAME_SETS = "weights_permuted_same_sets"
+REAL_TARGET = "weights_permuted_real_target"
+PERMUTED_OWNERS = "owners_permuted"
+PARTITIONED_REFERENCES = "references_partitioned"
+
+
+class ValidationSums(Protocol):
+    """What units are evaluated with on all N validation images: ``utils.stages.separation.ValidationInputs``."""
+
+    input_sums: Tensor  # [N, C_in * taps]
+    logits: dict[int, Tensor]  # [N] of each class
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """Spatial sums of rows [..., C_in, taps] without bias: [..., N]."""
+
+    def images_of(self, concepts: list[list[int]]) -> Tensor:
+        """Which images belong to each concept (lists of classes): BoolTensor [K, N]."""
+
+
+@dataclass(frozen=True)
+class ComparedUnits:
+    """The k new units that a method makes of a channel.
+
+    Parameters
+    ----------
+    training : Tensor [k, n]
+        Their values in the training images of the channel's concepts.
+    validation : Tensor [k, N]
+        Their values in all validation images.
+    rows, biases : Tensor [k, C_in, taps], Tensor [k] or None
+        Their weights where they are linear in the layer's input; ``biases`` is None where there is no bias.
+    clusters : Clusters, optional
+        Of the reference images that these units were made of; None without clusters, or where a null uses the
+        clusters of the method.
+    draw : int
+        The draw of the weights that the reference images belong to.
+    """
+
+    training: Tensor
+    validation: Tensor
+    rows: Tensor | None = None
+    biases: Tensor | None = None
+    clusters: Clusters | None = None
+    draw: int = 0
+
+
+UnitsByNull = dict[str, list[ComparedUnits]]
+
+
+@dataclass(frozen=True)
+class ComparedChannel:
+    """A channel of a comparison and its labelled concepts.
+
+    Parameters
+    ----------
+    index : int
+        Of the channel in ``Comparison.channels``.
+    channel : int
+        Of the layer.
+    concepts : list of Concept
+        K of them.
+    weights : Tensor [1 + DRAWS, C_in, taps], float64
+        Its weights at each draw.
+    bias : Tensor [] or None
+    images : LongTensor [n]
+        Indices of the training images of its concepts.
+    training : Tensor [n, C_in * taps]
+        Tap sums of these images.
+    membership : BoolTensor [K, n]
+        Which of these images belong to each concept.
+    validation : ValidationSums
+    """
+
+    index: int
+    channel: int
+    concepts: list[Concept]
+    weights: Tensor
+    bias: Tensor | None
+    images: Tensor
+    training: Tensor
+    membership: Tensor
+    validation: ValidationSums
+
+    @property
+    def classes(self) -> list[list[int]]:
+        return [concept.classes for concept in self.concepts]
+
+    def units(self, rows: Tensor, clusters: Clusters | None = None, biases: Tensor | None = None) -> ComparedUnits:
+        """Units that are linear in the layer's input; ``biases`` defaults to the channel's bias for each."""
+        if biases is None and self.bias is not None:
+            biases = self.bias.expand(len(rows))
+        training = rows.flatten(1).float() @ self.training.T
+        return ComparedUnits(training, self.validation.scores(rows), rows, biases, clusters)
+
+
+@dataclass(frozen=True)
+class ConceptSets:
+    """Concepts of a unit, as ConceptInputs. ``groups()`` has one more entry than ``means()``: everything else.
+
+    Parameters
+    ----------
+    concepts : list of Concept
+    mean_inputs : Tensor [K, C_in, taps], float64
+        Mean tap sums of each concept.
+    tap_sums : StoredTapSums
+        Of the images of the concepts.
+    clusters : Clusters, optional
+        Where the concepts are clusters of reference images.
+    """
+
+    concepts: list[Concept]
+    mean_inputs: Tensor
+    tap_sums: StoredTapSums
+    clusters: Clusters | None = None
+
+    def means(self) -> Tensor:
+        return self.mean_inputs
+
+    def groups(self) -> tuple[list[Tensor], list[float]]:
+        """With everything else as one more concept."""
+        return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).groups()
+
+
+class UnitMaker(ABC):
+    """Makes the units of one method; ``finder`` is its ConceptFinder, None where it needs no concepts."""
+
+    finder: Any = None
+
+    @abstractmethod
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        """The units of each null, one entry a draw; "" is the method itself. UserError where it has no units.
+
+        Draws that cannot be made, for example because too few images differ for as many clusters, are left out.
+        """
+
+
+class Comparison:
+    """Channels and their labelled concepts, one ComparedChannel at a time, and what finders of concepts need.
+
+    Parameters
+    ----------
+    study : Study
+        Its usable images may be reference images, and decide which unit is matched with a concept.
+    channels : list of (channel, concepts as lists of classes)
+        Each channel once.
+    mean_inputs : Tensor [T, C_in, taps], float64
+        Mean tap sums of classes.
+    store : ImportanceStore
+        Of validation images, complete.
+    validation : ValidationSums
+        Of the same images.
+    rho : float
+        For divisions that have several.
+    given : dict
+        The given settings of sources: ``number`` of concepts and of ``references``.
+
+    ``weights`` [channel, draw, C_in, taps] float64 are those of all channels and draws.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        channels: list[tuple[int, list[list[int]]]],
+        mean_inputs: Tensor,
+        store: ImportanceStore,
+        validation: ValidationSums,
+        *,
+        rho: float,
+        given: dict[str, int],
+    ) -> None:
+        self.study = study
+        self.channels = channels
+        self.mean_inputs = mean_inputs
+        self.store = store
+        self.validation = validation
+        self.rho = rho
+        self.given = given
+        weight, self._bias = study.weight_and_bias
+        self.weights = torch.stack([permuted_weights(weight[channel], channel) for channel, _ in channels])
+        self._finders: dict[type[ComparedSource], Any] = {}
+
+    def finder(self, source: type[ComparedSource]) -> Any:
+        """The ConceptFinder of a source, made once."""
+        if source not in self._finders:
+            self._finders[source] = source.finder(self)
+        return self._finders[source]
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+    def __iter__(self) -> Iterator[ComparedChannel]:
+        labels = self.study.labels
+        for index, (channel, concepts) in enumerate(self.channels):
+            images = self.images_of(concepts)
+            targets = labels.targets[torch.searchsorted(labels.indices, images)]
+            yield ComparedChannel(
+                index=index,
+                channel=channel,
+                concepts=[disentangling.Concept("", concept) for concept in concepts],
+                weights=self.weights[index],
+                bias=None if self._bias is None else self._bias[channel],
+                images=images,
+                training=self.study.tap_sums.of_images(images).flatten(1),
+                membership=torch.stack([torch.isin(targets, torch.tensor(concept)) for concept in concepts]),
+                validation=self.validation,
+            )
+
+    def all_images(self) -> Tensor:
+        """Indices of the training images of all concepts of all channels, ascending."""
+        return self.images_of([concept for _, concepts in self.channels for concept in concepts])
+
+    def images_of(self, concepts: list[list[int]]) -> Tensor:
+        """Indices of the training images of concepts, ascending."""
+        labels = self.study.labels
+        targets = labels.targets[torch.searchsorted(labels.indices, self.study.usable)]
+        outputs = torch.tensor([output for concept in concepts for output in concept])
+        return self.study.usable[torch.isin(targets, outputs)]
+
+
+def permutations(kind: str, channel: int, size: int) -> list[Tensor]:
+    """DRAWS permutations for a channel, the same whatever its concepts are; ``kind`` seeds them."""
+    return [significance.permutation(size, kind, channel, draw) for draw in range(1, 1 + DRAWS)]
+
+
+def permuted_weights(weight: Tensor, channel: int) -> Tensor:
+    """A channel's weights [C_in, taps] and DRAWS permutations of them over its inputs: [1 + DRAWS, C_in, taps] float64.
+
+    The same for the same channel, whatever its concepts are.
+    """
+    return torch.stack([weight, *(weight[order] for order in permutations("weights", channel, len(weight)))]).double()
+
+
+def permuted_draws(make_units: Callable[[int], ComparedUnits]) -> list[ComparedUnits]:
+    """The units that ``make_units`` makes of each draw of the permuted weights, without draws where it cannot."""
+    units = []
+    for draw in range(1, 1 + DRAWS):
+        with suppress(UserError):
+            units.append(replace(make_units(draw), draw=draw))
+    return units

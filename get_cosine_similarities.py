@@ -14,6 +14,7 @@ Groups the classes of each channel by their vectors, and says what there is to g
 Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
 """
 
+import argparse
 from pathlib import Path
 
 from utils import defaults
@@ -24,7 +25,7 @@ from utils.errors import UserError
 from utils.plugins import positive_int
 
 
-def get_args_parser():
+def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
@@ -58,19 +59,20 @@ def get_args_parser():
     return parser
 
 
-def settings_from(args, _):
+def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> SimilaritySettings:
     flags.require(args, "model")
     settings = flags.settings_of(SimilaritySettings, args, **threshold_flags.thresholds_from(args))
-    if not threshold_flags.several_thresholds(settings) and not settings.cos_sim_low < settings.cos_sim_highs[0]:
-        raise UserError(f"--cos_sim_low {settings.cos_sim_low} is not below --cos_sim_high {settings.cos_sim_highs[0]}")
+    several = threshold_flags.several_thresholds(settings)
+    if not several and not settings.cos_sim_low < settings.cos_sim_high:
+        raise UserError(f"--cos_sim_low {settings.cos_sim_low} is not below --cos_sim_high {settings.cos_sim_high}")
     return settings
 
 
-def main(settings):
+def main(settings: SimilaritySettings) -> None:
     from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
-    from utils.command_line.showing_layer import LayerScreen
+    from utils.command_line.showing_layer import LayerFiles, LayerScreen
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
@@ -97,32 +99,40 @@ def main(settings):
         check_channel(settings.channel, "channel", meta)
     if settings.weights is not None:
         open_network(settings, meta, store.folder)
-    class_store, classes = ClassStore(settings.store_dir, run, meta), ClassMap(meta["classes"])
+    class_store = ClassStore(settings.store_dir, run, meta)
+    classes = ClassMap(meta["classes"])
 
     if threshold_flags.several_thresholds(settings):
-        return measure_sensitivity(settings, run, store, class_store)
-    (tau,), (p,), (high,), low = settings.taus, settings.ps, settings.cos_sim_highs, settings.cos_sim_low
-    counted = {name: getattr(settings, name) for name in ("only_correct", "min_images", "only_above_mean")}
-    gamma, chosen_by = layer_tables.gamma_from(high), {"tau": tau, "p": p, **counted}
-    found = find_classes(store, class_store, gamma, **chosen_by)
-    kept = found.pairs[(found.pairs.cosine >= low) & gamma_polysemantic(found.pairs.cosine, high)]
-    guide = gamma_guide(store, class_store, found, chosen_by)
-
-    path = pairs_path(settings.output_dir, run, cosines=(low, high), **chosen_by)
-    origin = {key: meta[key] for key in ("model", "layer", "weights_sha256")}
-    asked = {**origin, **chosen_by, "gamma": gamma, "cosines": [low, high]}
+        measure_sensitivity(settings, run, store, class_store)
+        return
+    # The relevant classes of each channel, and the pairs of them that are gamma-polysemantic
+    criteria = {name: getattr(settings, name) for name in ("tau", "p", "only_correct", "min_images", "only_above_mean")}
+    gamma = layer_tables.gamma_from(settings.cos_sim_high)
+    found = find_classes(store, class_store, gamma, **criteria)
+    cosines = found.pairs.cosine
+    kept = found.pairs[(cosines >= settings.cos_sim_low) & gamma_polysemantic(cosines, settings.cos_sim_high)]
     channels = layer_tables.ChannelClasses(found.relevant, found.pairs, found.groups, found.levels)
-    candidates = write_pairs(path, kept, classes.name, asked)
-    groups = write_groups(path, channels.several_groups(), classes.concept_name, asked)
+    guide = gamma_guide(store, class_store, found, criteria)
+
+    # Tables and figures
+    bounds = (settings.cos_sim_low, settings.cos_sim_high)
+    path = pairs_path(settings.output_dir, run, cosines=bounds, **criteria)
+    origin = {key: meta[key] for key in ("model", "layer", "weights_sha256")}
+    stage_two = {**origin, **criteria, "gamma": gamma, "cosines": list(bounds)}
+    candidates = write_pairs(path, kept, classes.name, stage_two)
+    groups = write_groups(path, channels.several_groups(), classes.concept_name, stage_two)
     table = layer_tables.write_channels(path, channels, gamma, classes)
-    written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, asked)]
-    titles = f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**chosen_by)
+    written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two)]
+    titles = f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria)
     figure = overview_figure(channels, gamma, guide, classes.name, *titles, settings.figure_width)
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, settings.figure_width), class_store.folder]
 
-    counts = class_store.read_relevant(tau)[int(settings.only_correct)]
-    screen = LayerScreen(settings, store, asked, found, channels, kept, counts, classes, path, candidates, groups)
+    counts = class_store.read_relevant(settings.tau)
+    assert counts is not None  # find_classes has written them
+    counts = counts[int(settings.only_correct)]
+    files = LayerFiles(path, candidates, groups)
+    screen = LayerScreen(settings, store, stage_two, found, channels, kept, counts, classes, files)
     screen.show(guide)
     if settings.plot_wordnet:
         written += plot_wordnet(

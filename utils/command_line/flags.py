@@ -204,7 +204,7 @@ def loading(settings: ImageSettings, device: torch.device) -> dict[str, Any]:
 
 def candidate_flags(settings: CandidateSettings, channel_flag: str) -> list[Any]:
     """The flags that name the same candidates to another stage, which has this flag for its channels."""
-    words = ["--candidates", settings.candidates] if settings.candidates else []
+    words: list[Any] = ["--candidates", settings.candidates] if settings.candidates else []
     words += [f"--{channel_flag}", *settings.channels] if settings.channels else []
     for number, classes in enumerate(settings.concepts, start=1):
         words += [f"--classes_for_concept{number}", *classes]

@@ -14,7 +14,7 @@ from utils.report.sheets import SCREEN, Sheet
 class StageSettings:
     """Settings of every stage: which layer of which network, and where everything is."""
 
-    model: str | None = None  # None only for get_results.py --summary
+    model: str = ""  # empty only for get_results.py --summary
     weights: str | None = None
     layer_of_interest: str = defaults.LAYER
     nr_channels_in_layer_of_interest: int | None = None
@@ -52,7 +52,10 @@ class ImportanceSettings(ImageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SimilaritySettings(StageSettings):
-    """Stage 2. ``taus``, ``ps`` and ``cos_sim_highs`` have one value each, or several."""
+    """Stage 2. ``taus``, ``ps`` and ``cos_sim_highs`` have one value each, or several.
+
+    ``tau``, ``p`` and ``cos_sim_high`` are the first values.
+    """
 
     taus: tuple[float, ...]
     ps: tuple[float, ...]
@@ -65,6 +68,18 @@ class SimilaritySettings(StageSettings):
     channel: int | None = None
     top: int | None = None
     plot_wordnet: bool = False
+
+    @property
+    def tau(self) -> float:
+        return self.taus[0]
+
+    @property
+    def p(self) -> float:
+        return self.ps[0]
+
+    @property
+    def cos_sim_high(self) -> float:
+        return self.cos_sim_highs[0]
 
 
 @dataclass(frozen=True, kw_only=True)

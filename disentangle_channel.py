@@ -12,7 +12,6 @@ once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 """
 
 import argparse
-from functools import partial
 
 from utils.command_line import flags, split_flags
 from utils.command_line.run import run
@@ -57,7 +56,6 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Disen
 
 
 def main(settings):
-    import torch
     from tqdm import tqdm
 
     from utils.command_line import opening
@@ -84,14 +82,13 @@ def main(settings):
     problems = opening.Problems(len(asked.candidates))
     channels = opening.resolve_all(asked, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)
     transform = opening.open_transform(settings, meta, store.folder)
-    network, layer = opening.open_network(settings, meta, store.folder)
-    network.module.to(device, memory_format=torch.channels_last)
+    network = opening.open_network(settings, meta, store.folder, device)
     study = opening.open_study(
         settings,
         store,
         transform,
         device,
-        open_network=lambda: (network, layer),
+        open_network=lambda: network,
         only_correct=opening.setting("only_correct", settings, asked.settings),
         background=settings.background,
     )
@@ -108,7 +105,7 @@ def main(settings):
     divider = division.divider(
         division_settings,
         network=network.module,
-        layer=layer,
+        layer=network.layer,
         precision=study.precision,
         inputs_of=study.inputs_of,
         background=study.background,
@@ -116,11 +113,11 @@ def main(settings):
     splits = SplitWriter(study, asked.settings, division, division_settings)
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, study.labels, study.only_correct)
-    load, proof, written = partial(study.load, store), EqualityProof(network.module, layer), []
-    for candidate, images in images_in_turn(missing, members, divider, load, study.batch_size):
+    images_of_store, proof, written = study.image_source(store), EqualityProof(network), []
+    for candidate, images in images_in_turn(missing, members, divider, images_of_store):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = candidate.split(divider.divide(candidate))
-            print_split(split, members, network, layer)
+            print_split(split, members, network)
             warn_above_gamma(split, maker.closeness(candidate), asked.settings.get("gamma"))
             check = proof.check([split], images)
             print_equality(check)
@@ -134,7 +131,7 @@ def main(settings):
     stem, manifest, tables = source.manifest_stem(settings.candidates, settings.channels or ()), None, []
     if stem and splits.make_a_layer(candidates) and not problems.found:
         manifest = splits.manifest_path(stem)
-        tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, load))
+        tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, images_of_store))
     problems.finish("split")
     commands = opening.commands_after_splitting(settings, source, splits, candidates, manifest)
     if manifest is None:

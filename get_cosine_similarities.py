@@ -71,7 +71,12 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Simil
 def main(settings: SimilaritySettings) -> None:
     from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
-    from utils.command_line.opening import check_asked_network, check_channel, check_channel_count, open_network
+    from utils.command_line.opening import (
+        check_asked_network,
+        check_channel,
+        check_channel_count,
+        require_stored_network,
+    )
     from utils.command_line.showing_layer import LayerFiles, LayerScreen
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
@@ -98,7 +103,7 @@ def main(settings: SimilaritySettings) -> None:
     if settings.channel is not None:
         check_channel(settings.channel, "channel", meta)
     if settings.weights is not None:
-        open_network(settings, meta, store.folder)
+        require_stored_network(settings, meta, store.folder)
     class_store = ClassStore(settings.store_dir, run, meta)
     classes = ClassMap(meta["classes"])
 

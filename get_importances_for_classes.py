@@ -55,8 +55,10 @@ def main(settings):
 
     from utils.command_line.closing import print_end
     from utils.command_line.opening import open_images
+    from utils.images.image_source import ImageSource
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
+    from utils.networks.opened_network import OpenedNetwork
     from utils.networks.precision import check_precision, choose_device, compile_network
     from utils.processes import this_process
     from utils.report.store_text import print_plan, print_store_summary
@@ -97,16 +99,16 @@ def main(settings):
             num_processes=process.size,
         )
 
-    network.module.to(device, memory_format=torch.channels_last)
+    opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
+    source = ImageSource(images, transform, settings.batch_size, loading)
     own = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
     if own:
-        check_on_images(network.module, images, transform, loading)
+        check_on_images(opened, source)
     if settings.compile and own:
         size = min(settings.batch_size, len(store.chunk_range(own[0])))
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
         compile_network(network.module, layer, transform.normalise(black, device), settings.precision)
-    how = {"batch_size": settings.batch_size, "precision": settings.precision, "loading": loading}
-    fill_store(store, own, network.module, layer, images, transform, **how)
+    fill_store(store, own, opened, source)
 
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():
         time.sleep(0.5)  # to report once

@@ -92,7 +92,7 @@ def main(settings):
         print(f"{settings.model} with weights {context['weights']}, layer {context['layer']}; {source}")
         written += measure_effect(settings, run, opened, source) if settings.get_effect else []
     if settings.wants_each_split:
-        written += evaluate_each(settings, opened, stage_two, problems, source, transform, device, results)
+        written += evaluate_each(settings, opened, stage_two, problems, source, transform, results)
     if settings.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
     command = flags.next_command("disentangle_channel.py", settings=settings)

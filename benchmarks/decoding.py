@@ -25,7 +25,7 @@ import torchvision
 
 from benchmarks.report import ROOT, machine
 from utils.defaults import BATCH_SIZE, CHUNK_SIZE
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.batches import ImageBatches, Loading, batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -50,9 +50,9 @@ def link_images(source, folder, count):
 
 def seconds_to_decode(images, count, decode, num_workers, batch_size, device):
     """How long it takes to make crops of the first images, with the start of processes or threads."""
-    options = {"num_workers": num_workers, "device": device, "skip_unreadable": True, "decode": decode}
+    loading = Loading(device=device, decoding=decode, num_workers=num_workers, skip_unreadable=True)
     start = time.perf_counter()
-    for _ in ImageBatches(images, Transform(), batches_of(range(count), batch_size), "", **options).loader:
+    for _ in ImageBatches(images, Transform(), batches_of(range(count), batch_size), "", loading).loader:
         pass
     if device.type == "cuda":
         torch.cuda.synchronize(device)

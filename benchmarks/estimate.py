@@ -68,28 +68,22 @@ def spread_batches(num_images, batch_size):
     return [list(range(start, min(start + batch_size, num_images))) for start in order.tolist()]
 
 
-def images_per_second(network, layer, images, transform, targets, batch_size, precision, loading):
+def images_per_second(network, source, targets):
     """Time the loop of stage 1 until SECONDS have passed: the rate of the second half, when all are at work."""
     import torch
 
-    from utils.images.batches import ImageBatches
-    from utils.networks.precision import network_arithmetic
-    from utils.networks.recording import Recorder
     from utils.stages.importances import importances_of
 
-    loader = ImageBatches(images, transform, spread_batches(len(images), batch_size), "timing", **loading)
-    ends, counts, targets = [time.perf_counter()], [], torch.from_numpy(targets).to(loader.device)
-    with Recorder(network, layer) as recorder:
-        for indices, pixels, _ in loader:
-            if len(indices):
-                with network_arithmetic(precision, loader.device):
-                    record = recorder.forward_with_gradient(pixels, targets[indices.to(loader.device)])
-                for values in importances_of(layer, record).values():
-                    values.cpu()
-            ends.append(time.perf_counter())
-            counts.append(len(indices))
-            if len(counts) >= FEWEST and ends[-1] - ends[0] > SECONDS:
-                break
+    loader = source.batches(spread_batches(len(source.images), source.batch_size), "timing")
+    ends, counts = [time.perf_counter()], []
+    for batch, record in network.records_in_step(loader, torch.from_numpy(targets), check_finite=False):
+        if record is not None:
+            for values in importances_of(network.layer, record).values():
+                values.cpu()
+        ends.append(time.perf_counter())
+        counts.append(len(batch.indices))
+        if len(counts) >= FEWEST and ends[-1] - ends[0] > SECONDS:
+            break
     half = len(counts) // 2
     return sum(counts[half:]) / (ends[-1] - ends[half])
 
@@ -128,8 +122,10 @@ def main(settings):
     from utils.command_line import opening
     from utils.errors import UserError
     from utils.images.folders import ClassMap, list_images
+    from utils.images.image_source import ImageSource
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
+    from utils.networks.opened_network import OpenedNetwork
     from utils.networks.precision import check_precision, choose_device
     from utils.store.candidates import read_candidates
     from utils.store.files import run_name
@@ -178,8 +174,8 @@ def main(settings):
     else:
         targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
         network.module.to(device, memory_format=torch.channels_last)
-        how = {"batch_size": settings.batch_size, "precision": settings.precision, "loading": loading}
-        rate = images_per_second(network.module, layer, images, transform, targets, **how)
+        opened = OpenedNetwork(network.module, layer, settings.precision)
+        rate = images_per_second(opened, ImageSource(images, transform, settings.batch_size, loading), targets)
         there = f" for the {missing:,} images that are missing" if missing < len(images) else ""
         print(
             f"{rate:.3g} images/s here ({device}, one process): roughly {duration(missing / rate)} for stage 1{there},"

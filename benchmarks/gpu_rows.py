@@ -20,8 +20,10 @@ from utils.images import batches
 from utils.images.decoding import crop_with_pil, decode
 from utils.images.device_decoding import DeviceBatches
 from utils.images.folders import list_images, map_folders
+from utils.images.image_source import ImageSource
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import check_precision, choose_device, compile_network, network_arithmetic
 from utils.networks.recording import Recorder
 from utils.stages.importances import ChunkWriter, StoreSettings, describe_store, fill_store
@@ -150,11 +152,10 @@ class Machinery:
             )
             meta = describe_store(described, self.loaded, self.layer, self.transform, images, classes)
             store.begin(meta, self.layer, images)
-            names = {"num_workers": self.num_workers, "decode": row.decode, "skip_unreadable": False}
-            how = {"batch_size": self.batch_size, "precision": row.precision}
+            loading = batches.Loading(device=self.device, decoding=row.decode, num_workers=self.num_workers)
+            source = ImageSource(images, self.transform, self.batch_size, loading)
             start = time.perf_counter()
-            chunks, loading = store.missing_chunks(), {"device": self.device, **names}
-            fill_store(store, chunks, self.network, self.layer, images, self.transform, loading=loading, **how)
+            fill_store(store, store.missing_chunks(), OpenedNetwork(self.network, self.layer, row.precision), source)
             return time.perf_counter() - start
 
 

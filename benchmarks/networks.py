@@ -32,6 +32,7 @@ from utils.method.rho import RHOS
 from utils.networks.independence import check_independence
 from utils.networks.layers import check_normal_form, find_layer
 from utils.networks.loading import load_network
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Recorder
 from utils.networks.splitting import with_splits
 from utils.stages.concept_images import EqualityProof
@@ -160,7 +161,9 @@ def split_one(network, name, images):
     layer = find_layer(network, name, images.shape[-1])
     check_independence(network, images)
     split = split_of_images(network, layer, images)
-    check = EqualityProof(network, layer).check([split], dict(enumerate(images.unflatten(0, (2, -1)))))
+    check = EqualityProof(OpenedNetwork(network, layer, "fp32")).check(
+        [split], dict(enumerate(images.unflatten(0, (2, -1))))
+    )
     with torch.no_grad():
         changed = with_splits(network, layer.name, [split])(images).argmax(1) != network(images).argmax(1)
     errors = [f"{error:.0e}" for error in (*check.errors(), check.fp32_errors()[1])]

@@ -33,10 +33,12 @@ from utils.command_line import flags
 from utils.command_line.settings import ImportanceSettings
 from utils.defaults import TAU, P
 from utils.images.folders import ClassMap, class_folders, list_images, map_folders
+from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.importance import relative_importances, relevant_classes
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import check_precision, choose_device
 from utils.stages.importances import StoreSettings, describe_store, fill_store
 from utils.store.class_statistics import ClassStore
@@ -130,8 +132,9 @@ def our_importances(settings, network, layer, transform, images, device, precisi
         chunk_size=settings.chunk_size,
     )
     store.begin(describe_store(described, network, layer, transform, images, classes), layer, images)
-    how = {"batch_size": settings.batch_size, "precision": precision, "loading": flags.loading(settings, device)}
-    fill_store(store, store.missing_chunks(), network.module, layer, images, transform, **how)
+    opened = OpenedNetwork(network.module, layer, precision)
+    source = ImageSource(images, transform, settings.batch_size, flags.loading(settings, device))
+    fill_store(store, store.missing_chunks(), opened, source)
 
 
 def take_turns(ways, folder, repeat):

@@ -70,14 +70,14 @@ def main(settings):
     first = splits_of(settings.splits[0])[0][0]
     context = read_split(first).context
     transform = opening.open_transform(settings, context, first)
-    plain, layer = opening.open_network(settings, context, first)
+    plain, layer = opening.require_stored_network(settings, context, first)
     split = split_network(plain.module, *settings.splits)
     parts = split.get_submodule(layer.name).parts
     networks = [network.to(device, memory_format=torch.channels_last) for network in (plain.module, split)]
     images = list_images(Path(settings.data_dir) / "val")
     chosen = np.unique(np.linspace(0, len(images) - 1, settings.images).astype(int))
     loader = ImageBatches(
-        images, transform, batches_of(chosen, settings.batch_size), "images", **flags.loading(settings, device)
+        images, transform, batches_of(chosen, settings.batch_size), "images", flags.loading(settings, device)
     )
     times, largest, spread, changed, count = [], 0.0, 0.0, 0, 0
     with torch.no_grad(), network_arithmetic(settings.precision, device):

@@ -7,7 +7,7 @@ import torch
 
 from tests import factories
 from tests.scripts import CHANNEL, RUN
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, Loading
 from utils.images.folders import list_images
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
@@ -17,8 +17,8 @@ def load(folder, split):
     """All images of a split in the transform of the tests, with their targets."""
     images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
     batches = [list(range(len(images)))]
-    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    ((_, pixels, _),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", **options)
+    loading = Loading(torch.device("cpu"))
+    ((_, pixels, _),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", loading)
     return pixels, torch.from_numpy(images.folder_of)
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from tests.factories import COLOURS
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, Loading
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -63,15 +63,13 @@ def picture(size, seed=0):
 
 
 def batches(images, transform, cut, **options):
-    settings = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    return ImageBatches(images, transform, cut, "", **{**settings, **options})
+    return ImageBatches(images, transform, cut, "", Loading(CPU, **options))
 
 
-def loader(folder, decode, transform=SMALL, cut=None, **options):
+def loader(folder, decode, transform=SMALL, cut=None, device=CPU, **options):
     images = list_images(folder)
-    settings = dict(num_workers=0, device=CPU, skip_unreadable=False)
     batches = [list(range(len(images)))] if cut is None else cut
-    return ImageBatches(images, transform, batches, "", **{**settings, **options}, decode=decode)
+    return ImageBatches(images, transform, batches, "", Loading(device, decode, **options))
 
 
 def levels(folder, decode, transform=SMALL, **options):

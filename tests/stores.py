@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.helpers import as_layer
 from tests.splits import random_split
+from utils.images.batches import Loading
 from utils.images.folders import ImageList
 from utils.store import importance_store as store
 from utils.store.splits import SETTINGS, SplitFile, transform_from
@@ -77,7 +78,7 @@ def split_file(module, channel, num_concepts=2, **context):
 
 def study_of(training, kind=Study, **changes):
     """The Study of a complete training store; where the network is needed, ``open_network`` is to be given."""
-    loading = {"num_workers": 0, "device": torch.device("cpu"), "skip_unreadable": False, "decode": "pil"}
+    loading = Loading(torch.device("cpu"))
     usual = {
         **{"run": "m", "store_dir": training.folder.parent, "data_dir": Path("data"), "training": training},
         **{"only_correct": False, "background": None, "transform": transform_from(training.meta["transform"])},

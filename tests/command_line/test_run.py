@@ -9,7 +9,7 @@ from PIL import Image
 from utils.command_line.flags import Parser
 from utils.command_line.run import run
 from utils.errors import WORKER_DIED
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, Loading
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -26,8 +26,7 @@ def test_whatever_a_dead_worker_process_raises_is_the_same_line(error, tmp_path,
         raise error
 
     def main(_):
-        options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-        batches = ImageBatches(list_images(tmp_path), Transform(8, 8), [[0]], "", **options)
+        batches = ImageBatches(list_images(tmp_path), Transform(8, 8), [[0]], "", Loading(torch.device("cpu")))
         batches.loader.collate_fn = fail
         list(batches)
 

@@ -1,7 +1,6 @@
 """PURE's references and virtual neurons from a small folder of images, against plain autograd, one image at a time."""
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -21,7 +20,10 @@ from utils.concept_sources.pure import (
     unit_rows,
 )
 from utils.errors import UserError
+from utils.images import image_source
+from utils.images.image_source import ImageSource
 from utils.networks.layers import find_layer
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
 from utils.store.importance_store import ImportanceStore
 from utils.store.reference_images import ReferenceImageStore
@@ -42,9 +44,18 @@ class WatchedStudy(Study):
     def images(self, store):
         return super().images(store) if self.contents_count else store.read_images(self.data_dir / store.meta["images"])
 
-    def load(self, store, plan, description):
+    def image_source(self, store):
+        source = super().image_source(store)
+        return WatchedSource(source.images, source.transform, source.batch_size, source.loading, read=self.read)
+
+
+@dataclass(frozen=True)
+class WatchedSource(ImageSource):
+    read: list = field(default_factory=list)
+
+    def batches(self, plan, description):
         self.read.append([index for batch in plan for index in batch])
-        return super().load(store, plan, None)
+        return super().batches(plan, None)
 
 
 class World:
@@ -58,12 +69,13 @@ class World:
 
     def study(self, **changes):
         where = {"run": RUN, "data_dir": self.data, "read": self.read}
-        opened = SimpleNamespace(module=self.network), self.layer
+        opened = OpenedNetwork(self.network, self.layer, "fp32")
         return study_of(self.training, WatchedStudy, **{**where, "open_network": lambda: opened, **changes})
 
     def pixels(self, store):
-        study, images = self.study(), range(store.meta["num_images"])
-        return torch.cat([pixels for _, pixels, _ in study.load(store, [[index] for index in images], None)])
+        images = range(store.meta["num_images"])
+        loader = self.study().image_source(store).batches([[index] for index in images], None)
+        return torch.cat([batch.pixels for batch in loader])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -206,7 +218,7 @@ def test_images_that_the_network_cannot_measure_or_that_have_changed_are_named(c
 def test_an_image_that_is_left_out_is_no_reference(copy):
     """One that another decoder cannot read, say."""
     world = World(copy / "data", copy)
-    loading = {**world.study().loading, "skip_unreadable": True}
+    loading = replace(world.study().loading, skip_unreadable=True)
     study, units = world.study(open_loading=lambda: loading, contents_count=False), units_of(world, [9])
     (first, *_), *_ = find_references(units, study, NUMBER).indices
     study.images(world.training).path(first).write_bytes(b"no image")
@@ -246,7 +258,7 @@ class ValWorld(World):
         return UnitCircuits(self.network, self.layer, weight, torch.tensor([0.0, 0.5, -0.5]), circuit_layer=start)
 
     def find(self, units=None, centroids=None, decoding="pil"):
-        loading = {**self.study().loading, "decode": decoding}
+        loading = replace(self.study().loading, decoding=decoding)
         study = self.study(batch_size=6, open_loading=lambda: loading, decoding=decoding)
         more = units or self.units(), centroids or self.centroids
         return stored_virtual_neurons(self.store, study, self.labels, *more)
@@ -300,8 +312,8 @@ def test_batches_are_small_enough_for_all_circuits_to_fit_into_memory(val_world,
     found = val_world.find()
     sizes = []
     monkeypatch.setattr(pure, "MOST_VALUES", 3 * 8 * 2)
-    one_by_one = SimpleNamespace(batches_of=lambda indices, size: sizes.append(size) or [[int(i)] for i in indices])
-    monkeypatch.setattr(pure, "batches", one_by_one)
+    one_by_one = lambda indices, size: sizes.append(size) or [[int(index)] for index in indices]  # noqa: E731
+    monkeypatch.setattr(image_source, "batches_of", one_by_one)
     what = val_world.labels.indices, val_world.units(), val_world.centroids
     maxima, clusters = measure_virtual_neurons(val_world.store, val_world.study(batch_size=6), *what)
     assert sizes == [2] and torch.equal(clusters, found.nearest)

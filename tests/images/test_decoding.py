@@ -227,8 +227,8 @@ def test_the_flag_reaches_the_loader(readable):
     command_line.add_image_flags(parser)
     command_line.add_compute_flags(parser)
     for flags, crop in (((), decoding.crop_with_pil), (("--decode", "fast"), decoding.crop_with_torchvision)):
-        options = command_line.loading(parser.parse_args(["--num_workers", "0", *flags]), CPU)
-        assert ImageBatches(list_images(readable), SMALL, [[0]], "", **options).loader.dataset.crop is crop
+        loading = command_line.loading(parser.parse_args(["--num_workers", "0", *flags]), CPU)
+        assert ImageBatches(list_images(readable), SMALL, [[0]], "", loading).loader.dataset.crop is crop
 
 
 @pytest.mark.parametrize(

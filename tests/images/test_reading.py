@@ -17,7 +17,7 @@ from tests.pictures import CPU, LEFT_TO_PIL, PLAIN, SMALL, picture
 from tests.scripts import ROOT
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
-from utils.images.batches import ImageBatch, ImageBatches
+from utils.images.batches import ImageBatch, ImageBatches, Loading
 from utils.images.decoding import MachineFailure, attempt, content_of
 from utils.images.folders import IMAGE_SUFFIXES, list_images
 
@@ -35,8 +35,7 @@ def folder(tmp_path):
 
 def load(images, decode="pil", cut=None, num_workers=0, skip_unreadable=False):
     cut = [list(range(len(images)))] if cut is None else cut
-    options = {"num_workers": num_workers, "device": CPU, "skip_unreadable": skip_unreadable}
-    return ImageBatches(images, SMALL, cut, "", **options, decode=decode)
+    return ImageBatches(images, SMALL, cut, "", Loading(CPU, decode, num_workers, skip_unreadable))
 
 
 def sha(path):
@@ -247,15 +246,15 @@ import sys
 from pathlib import Path
 import torch
 from PIL import Image
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, Loading
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
 Image.MAX_IMAGE_PIXELS = 2000
 images = list_images(Path(sys.argv[1]))
 for decode, num_workers in (("pil", 0), ("pil", 1), ("fast", 0), ("gpu", 2)):
-    options = {"num_workers": num_workers, "device": torch.device("cpu"), "skip_unreadable": True, "decode": decode}
-    loader = ImageBatches(images, Transform(32, 28), [list(range(len(images)))], "", **options).loader
+    loading = Loading(torch.device("cpu"), decode, num_workers, skip_unreadable=True)
+    loader = ImageBatches(images, Transform(32, 28), [list(range(len(images)))], "", loading).loader
     print(*(reason for batch in loader for _, reason in batch.unreadable))
 """
 

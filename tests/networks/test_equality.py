@@ -8,7 +8,8 @@ from tests import factories
 from tests.splits import random_split
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
-from utils.networks.loading import fingerprint
+from utils.networks.loading import copy_module, fingerprint
+from utils.networks.opened_network import OpenedNetwork
 from utils.report.split_text import print_equality
 from utils.stages import concept_images
 from utils.stages.concept_images import EqualityProof
@@ -25,7 +26,7 @@ def check(network, *splits, shown=SHOWN, sizes=None):
         sizes.append((len(inputs[0]), inputs[0].dtype))
 
     hook = None if sizes is None else network.stem[0].register_forward_pre_hook(note)
-    one_by_one = EqualityProof(network, layer_of("last", network.last))
+    one_by_one = EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"))
     checks = [one_by_one.check([split], shown) for split in splits]
     if hook:
         hook.remove()
@@ -73,7 +74,31 @@ def test_a_network_that_does_not_run_in_fp64_is_judged_in_fp32(capsys):
     assert 0 < max(one.errors()) < LARGEST_ERRORS["fp32"]
     assert not other.is_equal()
     print_equality(one)
-    assert "in fp32 (limit 1e-04)" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "in fp32 (limit 1e-04)" in printed.out
+    # once for all splits
+    assert printed.err.count("equality is shown in fp32 alone: the network does not run in fp64 (") == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), ZeroDivisionError("a mistake of ours")])
+def test_a_lack_of_memory_and_a_mistake_of_ours_come_out(monkeypatch, error):
+    """What fails is no network in fp64: a copy without memory for it, or without the layer."""
+    network = made(factories.Small)
+
+    def failing(_):
+        raise error
+
+    def copied(module):
+        copy = copy_module(module)
+        if isinstance(error, torch.OutOfMemoryError):
+            copy.forward = failing
+        else:
+            copy.get_submodule = failing
+        return copy
+
+    monkeypatch.setattr(concept_images, "copy_module", copied)
+    with pytest.raises(type(error)):
+        check(network, random_split(network.last, 3))
 
 
 @pytest.mark.parametrize("kind", [factories.Small, Chaotic])
@@ -125,7 +150,7 @@ def test_splits_of_several_channels_are_compared_in_one_pass_each_channel_on_its
     network = made(factories.Small)
     network.last.weight[3] *= 1e6  # a difference of channel 4 is nothing beside it
     network.last.bias[3] *= 1e6
-    together = EqualityProof(network, layer_of("last", network.last))
+    together = EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"))
     splits = [random_split(network.last, 3), random_split(network.last, 4, 3), random_split(network.last, 7)]
     right = together.check(splits, SHOWN)
     assert right.is_equal() and right.images == 32 and right.errors()[0] > 0

@@ -15,9 +15,10 @@ from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.division_registry import USUAL as USUAL_DIVISION
 from utils.errors import UserError
+from utils.images.batches import Loading
 from utils.method.polysemanticity import averaged_relevance_vectors
 from utils.networks.layers import find_layer
-from utils.networks.loading import LoadedNetwork
+from utils.networks.opened_network import OpenedNetwork
 from utils.stages.circuit_map import map_image_finders
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
@@ -49,9 +50,9 @@ def study(folder):
     def open_network():
         module = factories.small()
         layer = find_layer(module, "last_conv", meta["transform"]["crop_size"])
-        return LoadedNetwork(module, "w", meta["weights_sha256"], transform_from(meta["transform"])), layer
+        return OpenedNetwork(module, layer, "fp32")
 
-    loading = {"num_workers": 0, "device": torch.device("cpu"), "skip_unreadable": False, "decode": "pil"}
+    loading = Loading(torch.device("cpu"))
     return Study(
         **{"run": RUN, "store_dir": folder / "store", "data_dir": folder / "data", "training": training},
         **{"only_correct": False, "background": 1.0, "transform": transform_from(meta["transform"])},

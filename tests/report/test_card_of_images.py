@@ -15,9 +15,11 @@ from tests.pictures import write_image
 from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage3, stage4
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
-from utils.images.batches import ImageBatches
+from utils.images.batches import ImageBatches, Loading
 from utils.images.folders import ClassMap, list_images
+from utils.images.image_source import ImageSource
 from utils.networks.layers import find_layer
+from utils.networks.opened_network import OpenedNetwork
 from utils.report import split_figures
 from utils.report.plots import GREY
 from utils.report.split_figures import FigureMaker
@@ -48,11 +50,10 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     file = read_split(path)
     split = file.split
     network, transform = factories.small(), transform_from(file.context["transform"])
-    options = dict(num_workers=0, device=torch.device("cpu"), skip_unreadable=False)
-    loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", **options)
+    loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", Loading(torch.device("cpu")))
     layer = find_layer(network, "last", 24)
     measures = [SplitMeasures(OpenedSplit(path, file, 0.7), layer)]
-    (measured,) = measure_peaks(loader, network, layer, measures, "fp32")
+    (measured,) = measure_peaks(loader, OpenedNetwork(network, layer, "fp32"), measures)
     concepts = np.array([0] * 4 + [1] * 4)
     names = names_of_folders(images, ClassMap({"bee": 1, "dog": 3}))
     shown = {rule: top_patches(images, transform, measured, concepts, names, 8, rule) for rule in ("ranked", "paper")}
@@ -160,18 +161,16 @@ def draw(folder, **wishes):
     settings = ResultSettings(output_dir=folder, division_given={}, num_workers=0, **wishes)
     opened = [OpenedSplit(path, file := read_split(path), file.split.rho)
               for path in sorted((folder / "store" / "models_disentangled").glob("*.pt"))]  # fmt: skip
-    context, device = opened[0].file.context, torch.device("cpu")
+    context = opened[0].file.context
     classes, transform = ClassMap(context["classes"]), transform_from(context["transform"])
     network = factories.small().eval().requires_grad_(False)
     outputs = sorted({output for one in opened for output in one.keys})
     images = list_validation(folder / "data" / "val", classes, outputs, settings.all_classes)
 
-    def load(batches, description):
-        return ImageBatches(images, transform, batches, None, num_workers=0, device=device, skip_unreadable=True)
-
-    how = {"precision": "fp32", "decoding": "pil"}
-    source = ImagePass(network, find_layer(network, "last", 24), images, classes, {}, load, 3, how)
-    maker = FigureMaker(figure_wishes(settings), source, opened, transform, device)
+    opened_network = OpenedNetwork(network, find_layer(network, "last", 24), "fp32")
+    images_with_transform = ImageSource(images, transform, 3, Loading(torch.device("cpu"), skip_unreadable=True))
+    source = ImagePass(opened_network, images_with_transform, classes, {})
+    maker = FigureMaker(figure_wishes(settings), source, opened, transform)
     known = [describe_result(one, RUN, 0.0001, source) for one in opened]
     found = []
     for number, result, arrays in evaluate(opened, known, source, Results(folder, None), settings.get_channel_card):

@@ -15,9 +15,11 @@ from tests.stores import study_of
 from utils.concept_sources import classes
 from utils.concept_sources.image_sets import MapImages
 from utils.errors import UserError
-from utils.images.batches import ImageBatches
+from utils.images.batches import Loading
+from utils.images.image_source import ImageSource
 from utils.method.planar_map import in_unit_square
 from utils.networks.layers import find_layer
+from utils.networks.opened_network import OpenedNetwork
 from utils.stages.circuit_map import MapReader, make_map, map_image_finders
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -156,38 +158,36 @@ def test_pictures_have_room_in_the_map():
 
 @pytest.fixture
 def reader(folder):
-    store, network, options = training_store(folder), factories.small(), {"num_workers": 0, "skip_unreadable": False}
+    store, network = training_store(folder), factories.small()
     images, transform = store.read_images(folder / "data" / "train"), transform_from(store.meta["transform"])
-
-    def read(batches, _):
-        return ImageBatches(images, transform, batches, None, device=torch.device("cpu"), **options)
-
-    return MapReader(images, transform, network, find_layer(network, "last", 24), read, 3, "fp32", 8)
+    source = ImageSource(images, transform, 3, Loading(torch.device("cpu")))
+    return MapReader(source, OpenedNetwork(network, find_layer(network, "last", 24), "fp32"), 8)
 
 
 def test_patches_lie_around_the_strongest_place(folder, reader):
     """Against plain indexing: a map of 12x12 places, patches of 8 of 24 pixels."""
     indices = torch.tensor([20, 3, 9, 14, 2])
     with torch.no_grad():
-        maps = reader.network.last(reader.network.stem(load(folder, "train")[0]))[:, CHANNEL]
+        network = reader.network.module
+        maps = network.last(network.stem(load(folder, "train")[0]))[:, CHANNEL]
     for picture, index in zip(reader.patches(CHANNEL, indices), indices.tolist(), strict=True):
         row, column = divmod(int(maps[index].argmax()), 12)
         top, left = (min(max(round((at + 0.5) * 2 - 4), 0), 16) for at in (row, column))
-        crop = reader.transform.crop(Image.open(reader.images.path(index)).convert("RGB")).numpy()
+        crop = reader.source.transform.crop(Image.open(reader.source.images.path(index)).convert("RGB")).numpy()
         assert np.array_equal(picture, crop[top : top + 8, left : left + 8])
 
 
 def test_whole_images_are_shown_where_positions_lie_nowhere(folder, reader):
     network = factories.vector()
-    whole = replace(reader, network=network, layer=find_layer(network, "last", 24), patch_size=24)
+    whole = replace(reader, network=OpenedNetwork(network, find_layer(network, "last", 24), "fp32"), patch_size=24)
     for picture, own in zip(whole.patches(CHANNEL, [5, 7]), whole.pictures([5, 7]), strict=True):
         assert np.array_equal(picture, own) and picture.shape == (24, 24, 3)
 
 
 def test_an_image_that_is_gone_is_named(folder, reader):
-    images = replace(reader.images, root=folder / "elsewhere")
+    images = replace(reader.source.images, root=folder / "elsewhere")
     with pytest.raises(UserError, match=r"cannot read image .*elsewhere/ant/0.png"):
-        replace(reader, images=images).pictures([0])
+        replace(reader, source=replace(reader.source, images=images)).pictures([0])
 
 
 def script(folder, *more, data="data"):

@@ -217,8 +217,9 @@ def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkey
     monkeypatch.setattr(method.finder, "clusters", not_of_the_first)
     units_by_null = method.units_by_null(channel)
     assert len(units_by_null[PERMUTED_WEIGHTS]) == DRAWS - 1
-    monkeypatch.setattr(collected, "_note_from_stores", lambda *_, **__: None)
-    monkeypatch.setattr(collected, "seen", SimpleNamespace(layer=SimpleNamespace(num_positions=1)))
+    monkeypatch.setattr(collected, "_add_from_stores", lambda *_, **__: None)
+    network = SimpleNamespace(layer=SimpleNamespace(num_positions=1))
+    monkeypatch.setattr(collected, "embedded", SimpleNamespace(network=network))
     collected.collect(channel, method, units_by_null, {null: {} for null in units_by_null})
-    weights = [weight for weight, _ in collected.units]
+    weights = [clustered.weight for clustered in collected.clustered]
     assert torch.equal(torch.stack(weights), channel.weights[[0, 2, 0]])

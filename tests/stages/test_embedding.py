@@ -15,18 +15,21 @@ from tests.helpers import forward
 from tests.oracles import monosemanticity_by_hand
 from tests.pictures import FOLDERS
 from tests.scripts import RUN
+from tests.stores import study_of
 from utils.errors import UserError
+from utils.images.batches import Loading
+from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.embedding_scores import mean_cosine
 from utils.networks.embedder import Embedder
 from utils.networks.layers import find_layer
 from utils.networks.loading import LoadedNetwork, fingerprint
+from utils.networks.opened_network import OpenedNetwork
 from utils.stages import embedding as stage
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
 
-LOADING = {"device": torch.device("cpu"), "num_workers": 0, "skip_unreadable": False, "decode": "pil"}
-HOW = {"batch_size": 5, "precision": "fp32", "loading": LOADING}
+LOADING = Loading(torch.device("cpu"))
 OWN = Transform(26, 20, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 NAMES = [f"{folder}/{number}.png" for folder in FOLDERS for number in range(6)]
 
@@ -48,6 +51,16 @@ def root(finished):
     return finished / "data" / "train"
 
 
+@pytest.fixture
+def study(store, finished, tmp_path):
+    return study_in(tmp_path, store, finished)
+
+
+def study_in(folder, store, copied):
+    """The Study of a store below ``copied``, which keeps embeddings in ``folder``."""
+    return study_of(store, run=RUN, store_dir=folder, data_dir=copied / "data", batch_size=5)
+
+
 def seen_as(path, transform):
     """An image as a network takes it, [1, 3, H, W]."""
     with Image.open(path) as image:
@@ -63,43 +76,43 @@ def embedding_of(network, pixels):
     return network.head(network.last(network.stem(pixels))).flatten(1)[0]
 
 
-def test_embeddings_are_of_every_image_and_kept(store, root, tmp_path, monkeypatch):
+def test_embeddings_are_of_every_image_and_kept(store, root, study, tmp_path, monkeypatch):
     network = factories.with_kernel()
-    found, path = stage.validation_embeddings(tmp_path, RUN, store, root, embedder_of(network), **HOW)
+    found, path = stage.validation_embeddings(store, study, embedder_of(network))
     assert path == tmp_path / f"{RUN}_embeddings_tests.factories-with_kernel.npz"
     assert found.indices.tolist() == list(range(24))
     expected = torch.stack([embedding_of(network, seen_as(root / name, OWN)) for name in NAMES])
     torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(stage, "embeddings_of", None)
-    again, _ = stage.validation_embeddings(tmp_path, RUN, store, root, embedder_of(network), **HOW)
+    again, _ = stage.validation_embeddings(store, study, embedder_of(network))
     assert torch.equal(again.values, found.values) and torch.equal(again.indices, found.indices)
 
 
 @pytest.mark.parametrize("what", ["nothing", "weights", "transform", "precision", "decoding", "store"])
-def test_what_embeddings_depend_on_makes_them_anew(store, root, tmp_path, monkeypatch, what):
-    how, embedder = {**HOW, "loading": dict(LOADING)}, embedder_of(factories.with_kernel())
+def test_what_embeddings_depend_on_makes_them_anew(store, root, study, monkeypatch, what):
+    embedder = embedder_of(factories.with_kernel())
     passes, measured, embeddings_of = [], store.measured_images(root), stage.embeddings_of
     monkeypatch.setattr(store, "measured_images", lambda _: measured)
-    monkeypatch.setattr(stage, "embeddings_of", lambda *given, **how: passes.append(1) or embeddings_of(*given, **how))
-    stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **how)
+    monkeypatch.setattr(stage, "embeddings_of", lambda *given: passes.append(1) or embeddings_of(*given))
+    stage.validation_embeddings(store, study, embedder)
     if what == "weights":
         embedder = embedder_of(factories.make(8, 7, 1, seed=3))
     elif what == "transform":
         embedder.transform = replace(OWN, resize_size=27)
     elif what == "precision":
-        how["precision"] = "bf16"
+        study = replace(study, precision="bf16")
     elif what == "decoding":
-        how["loading"]["decode"] = "fast"
+        study = replace(study, decoding="fast", open_loading=lambda: replace(LOADING, decoding="fast"))
     elif what == "store":
         monkeypatch.setitem(store.meta, "versions", {})
     for _ in range(2):
-        found, _ = stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **how)
+        found, _ = stage.validation_embeddings(store, study, embedder)
     assert len(passes) == 1 + (what != "nothing")
     assert found.values.shape == (24, embedder.size)
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
-def test_an_image_without_an_embedding_is_named(store, root, tmp_path, monkeypatch, value):
+def test_an_image_without_an_embedding_is_named(store, study, tmp_path, monkeypatch, value):
     embedder, number, passes = embedder_of(factories.with_kernel()), 3, []
 
     def embed(images):
@@ -110,7 +123,7 @@ def test_an_image_without_an_embedding_is_named(store, root, tmp_path, monkeypat
 
     monkeypatch.setattr(embedder, "embed", embed)
     with pytest.raises(UserError, match=r"gives no embedding of .*bee/2\.png: NaN, infinite or all zero"):
-        stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **HOW)
+        stage.validation_embeddings(store, study, embedder)
     assert not list(tmp_path.iterdir())
 
 
@@ -120,7 +133,7 @@ def test_images_are_those_that_the_store_has_measured(copy, tmp_path):
     root = copy / "data" / "train"
     shutil.copy(root / "bee" / "1.png", root / "ant" / "0.png")
     with pytest.raises(UserError, match=r"ant/0\.png is not the image that stage 1 measured"):
-        stage.validation_embeddings(tmp_path, RUN, store, root, embedder, **HOW)
+        stage.validation_embeddings(store, study_in(tmp_path, store, copy), embedder)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -134,7 +147,8 @@ def test_patches_are_cut_as_the_network_studied_sees_them_and_resized_to_the_emb
     indices = np.array([7, 0, 7, 23, 7, 2])  # an image has several patches, in any order
     centres = np.array([[0.5, 0.5], [0.1, 0.1], [0.9, 0.2], [0.3, 0.7], [0.5, 0.5], [1.0, 1.0]])
     corners = [(8, 8), (0, 0), (16, 1), (3, 13), (8, 8), (16, 16)]  # of 8 pixels around 24 times these, inside
-    found = stage.patch_embeddings(images, indices, centres, 8, seen, embedder_of(network), **HOW)
+    source, how = ImageSource(images, seen, 5, LOADING), {"embedder": embedder_of(network), "precision": "fp32"}
+    found = stage.patch_embeddings(source, indices, centres, size=8, **how)
     for embedding, index, (top, left) in zip(found, indices, corners, strict=True):
         with Image.open(root / NAMES[index]) as image:
             crop = seen.crop(image.convert("RGB")).numpy()[top : top + 8, left : left + 8]
@@ -142,7 +156,7 @@ def test_patches_are_cut_as_the_network_studied_sees_them_and_resized_to_the_emb
         expected = embedding_of(network, normalised(resized, OWN))
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found[0], found[4])
-    assert stage.patch_embeddings(images, [], np.empty((0, 2)), 8, seen, embedder_of(network), **HOW).shape == (0, 12)
+    assert stage.patch_embeddings(source, [], np.empty((0, 2)), size=8, **how).shape == (0, 12)
 
 
 def test_a_patch_of_an_image_that_cannot_be_read_is_an_error_whatever_is_left_out(copy):
@@ -150,10 +164,10 @@ def test_a_patch_of_an_image_that_cannot_be_read_is_an_error_whatever_is_left_ou
     store.load_meta()
     images, _ = store.measured_images(root)
     (root / "bee" / "2.png").unlink()
-    how = {**HOW, "loading": {**LOADING, "skip_unreadable": True, "decode": "fast"}}
-    embedder = embedder_of(factories.with_kernel())
+    source = ImageSource(images, OWN, 5, replace(LOADING, skip_unreadable=True, decoding="fast"))
+    how = {"embedder": embedder_of(factories.with_kernel()), "precision": "fp32"}
     with pytest.raises(UserError, match=r"cannot read image .*bee/2\.png"):
-        stage.patch_embeddings(images, [0, 8], np.full((2, 2), 0.5), 8, OWN, embedder, **how)
+        stage.patch_embeddings(source, [0, 8], np.full((2, 2), 0.5), size=8, **how)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -173,7 +187,8 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
     rows[20], biases[20] = 0, -1.0  # never active
     indices = indices[indices != 5]
     embeddings = stage.Embeddings(indices, torch.randn(len(indices), 6, generator=generator))
-    running = stage.unit_monosemanticity(network, layer, rows, biases, images, embeddings, seen, **HOW)
+    opened, source = OpenedNetwork(network, layer, "fp32"), ImageSource(images, seen, 5, LOADING)
+    running = stage.unit_monosemanticity(opened, rows, biases, source, embeddings)
     scores = running.scores()
     activations = []
     for index in indices:
@@ -191,9 +206,9 @@ def test_units_may_have_no_bias(store, root):
     network, seen = factories.small(), transform_from(store.meta["transform"])
     layer, (images, indices) = find_layer(network, "last", 24), store.measured_images(root)
     embeddings = stage.Embeddings(indices, torch.rand(24, 6, generator=torch.Generator().manual_seed(0)))
-    given = layer.weight, torch.zeros(12)
+    opened, source = OpenedNetwork(network, layer, "fp32"), ImageSource(images, seen, 5, LOADING)
     one, other = (
-        stage.unit_monosemanticity(network, layer, given[0], biases, images, embeddings, seen, **HOW).scores()
-        for biases in (None, given[1])
+        stage.unit_monosemanticity(opened, layer.weight, biases, source, embeddings).scores()
+        for biases in (None, torch.zeros(12))
     )
     torch.testing.assert_close(one, other, equal_nan=True)

@@ -10,11 +10,13 @@ from torch import nn
 
 from tests.factories import Small, Tokens
 from tests.pictures import write_images
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.batches import Loading
 from utils.images.folders import list_images
+from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.patches import TOP_IMAGES, patch
 from utils.networks.layers import find_layer
+from utils.networks.opened_network import OpenedNetwork
 from utils.stages import strongest_patches
 from utils.stages.strongest_patches import TILE, TopPatches, find_strongest, tiles_of, unit_keys
 
@@ -27,18 +29,14 @@ def images(tmp_path_factory):
     return list_images(write_images(tmp_path_factory.mktemp("images"), train=1, val=6) / "val")
 
 
-def loading(images):
-    def load(batches, description):
-        options = {"num_workers": 0, "device": torch.device("cpu"), "skip_unreadable": False}
-        return ImageBatches(images, TRANSFORM, batches, description, **options)
-
-    return load
+def source_of(images):
+    return ImageSource(images, TRANSFORM, 5, Loading(torch.device("cpu")))
 
 
-def network_and_layer(kind=Small):
+def opened_network(kind=Small):
     torch.manual_seed(3)
     network = kind(nn.Conv2d(8, 12, 3, padding=1) if kind is Small else nn.Linear(8, 12)).eval().requires_grad_(False)
-    return network, find_layer(network, "last", SIZE)
+    return OpenedNetwork(network, find_layer(network, "last", SIZE), "fp32")
 
 
 def units(layer):
@@ -60,13 +58,12 @@ class LinearTokens(Tokens):
 def test_they_are_those_of_whole_maps_in_their_order(images, kind, most, monkeypatch):
     """In blocks of units of any size; every unit's largest position in each image, by a loop."""
     monkeypatch.setattr(strongest_patches, "MOST_VALUES", most)
-    network, layer = network_and_layer(kind)
-    rows, biases = units(layer)
-    loader = loading(images)(batches_of(range(len(images)), 5), None)
-    found = find_strongest(loader, network, layer, rows, biases, "fp32")
+    network = opened_network(kind)
+    rows, biases = units(network.layer)
+    found = find_strongest(source_of(images).in_order(range(len(images)), None), network, rows, biases)
     assert [tuple(part.shape) for part in found] == [(NUM_UNITS, 16), (NUM_UNITS, 16), (NUM_UNITS, 16, 2)]
-    ((_, pixels, _),) = loading(images)([list(range(len(images)))], None)
-    x = network.stem(pixels)
+    ((_, pixels, _),) = source_of(images).batches([list(range(len(images)))], None)
+    x = network.module.stem(pixels)
     kernels = rows.unflatten(2, (3, 3)) if kind is Small else rows[..., None]
     maps = nn.functional.conv2d(x, kernels, biases, padding=1 if kind is Small else 0).numpy()
     for unit in range(NUM_UNITS):
@@ -94,7 +91,7 @@ def test_tiles_are_the_patches_of_the_files(images, most, monkeypatch):
     chosen = torch.randint(len(images), (3, TOP_IMAGES), generator=generator)
     chosen[1, 10:] = -1
     centres = torch.rand(3, TOP_IMAGES, 2, generator=generator)
-    tiles = list(tiles_of(loading(images), TopPatches(torch.zeros(3, TOP_IMAGES), chosen, centres), 9, 4))
+    tiles = list(tiles_of(source_of(images), TopPatches(torch.zeros(3, TOP_IMAGES), chosen, centres), 9))
     assert len(tiles) == 3 and tiles[0].shape == (TOP_IMAGES, TILE, TILE, 3)
     assert (tiles[1][10:] == 128).all()
     for unit, rank in ((0, 0), (1, 9), (2, 15)):
@@ -106,8 +103,9 @@ def test_tiles_are_the_patches_of_the_files(images, most, monkeypatch):
 def test_an_image_that_cannot_be_read_again_is_named(images, monkeypatch):
     found = TopPatches(torch.zeros(1, TOP_IMAGES), torch.zeros(1, TOP_IMAGES).long(), torch.zeros(1, TOP_IMAGES, 2))
     batch = SimpleNamespace(unreadable=[(0, "gone")])
+    monkeypatch.setattr(ImageSource, "in_order", lambda *_: SimpleNamespace(loader=[batch]))
     with pytest.raises(strongest_patches.UserError, match=r"cannot read image .*0\.png again \(gone\)"):
-        list(tiles_of(lambda *_: SimpleNamespace(loader=[batch], images=images), found, 9, 4))
+        list(tiles_of(source_of(images), found, 9))
 
 
 def test_keys_tell_units_and_images_apart():

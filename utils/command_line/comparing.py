@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from utils.command_line import flags, opening
@@ -16,7 +16,7 @@ from utils.networks.embedder import load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
 from utils.stages.comparison import compare, describe_comparison, require_comparable
-from utils.stages.comparison_embedding import EmbeddingScores, Seen
+from utils.stages.comparison_embedding import EmbeddedImages, EmbeddingScores
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.embedding import validation_embeddings
 from utils.stages.separation import ValidationInputs
@@ -97,7 +97,7 @@ class OpenedComparison:
         training.require_complete()
         self._transform = opening.open_transform(settings, meta, training.folder)
         if settings.weights is not None:
-            opening.open_network(settings, meta, training.folder)
+            opening.require_stored_network(settings, meta, training.folder)
         self.store = matching_val_store(settings, run, meta)
         if self.store is None:
             missing = NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)
@@ -105,7 +105,7 @@ class OpenedComparison:
         asked = opening.asked_candidates(settings)
         opening.check_origin(asked, settings, meta)
         only_correct = opening.setting("only_correct", settings, asked.settings)
-        opener = opening.network_on_device(settings, meta, training.folder, device)
+        opener = partial(opening.open_network, settings, meta, training.folder, device)
         how = {"open_network": opener, "only_correct": only_correct}
         self.study = opening.open_study(settings, training, self._transform, device, **how)
         self.problems = opening.Problems(len(asked.candidates))
@@ -172,12 +172,11 @@ class OpenedComparison:
         """Scores from embeddings of the validation images, which are made once; None where they are not asked for."""
         if self.embedder is None:
             return None
-        settings, study = self.settings, self.study
-        network, layer = study.network_and_layer
-        how = {"batch_size": settings.batch_size, "precision": settings.precision, "loading": study.loading}
-        root = study.data_dir / "val"
-        embedder, images = self.embedder.to(self.device), study.images(self.store)
-        embeddings, path = validation_embeddings(settings.store_dir, self.run, self.store, root, embedder, **how)
+        study = self.study
+        network = study.network
+        source = study.image_source(self.store)
+        embedder = self.embedder.to(self.device)
+        embeddings, path = validation_embeddings(self.store, study, embedder)
         if len(embeddings.indices) < len(self.store.read_labels().indices):
             raise UserError(f"{path} lacks images of {self.store.folder}: leave out --skip_unreadable")
-        return EmbeddingScores(Seen(network.module, layer, images, self._transform, embedder, embeddings, how))
+        return EmbeddingScores(EmbeddedImages(network, source, embedder, embeddings))

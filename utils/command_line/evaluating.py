@@ -9,7 +9,7 @@ from utils.stages.split_measures import describe_result, evaluate, result_of
 from utils.store.files import run_name
 
 
-def evaluate_each(settings, opened, stage_two, problems, source, transform, device, results):
+def evaluate_each(settings, opened, stage_two, problems, source, transform, results):
     """Fractions and figures of each split: paths of what was written.
 
     Parameters
@@ -21,7 +21,6 @@ def evaluate_each(settings, opened, stage_two, problems, source, transform, devi
     problems : Problems
     source : ImagePass or StoredValidation
     transform : Transform
-    device : torch.device
     results : Results
     """
     run = run_name(settings.model, settings.layer_of_interest)
@@ -29,7 +28,7 @@ def evaluate_each(settings, opened, stage_two, problems, source, transform, devi
     known = [describe_result(one, run, tau, source) for one, tau in zip(opened, taus, strict=True)]
     for one, tau in zip(opened, taus, strict=True):
         print(f"{one.path.name}, {one.which_rho()}tau {tau}")
-    figures, found, written = FigureMaker(figure_wishes(settings), source, opened, transform, device), [], []
+    figures, found, written = FigureMaker(figure_wishes(settings), source, opened, transform), [], []
     for number, result, arrays in evaluate(opened, known, source, results, settings.get_channel_card):
         with problems.noted(opened[number].path.name), tqdm.external_write_mode():
             if result is None:

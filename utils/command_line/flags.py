@@ -18,6 +18,7 @@ from utils.report.sheets import SCREEN, WIDTHS, Sheet
 if TYPE_CHECKING:
     import torch
 
+    from utils.images.batches import Loading
     from utils.images.transform import Transform
 
 SECOND_STAGE = "get_cosine_similarities.py"
@@ -194,12 +195,18 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loading(settings: ImageSettings, device: torch.device) -> dict[str, Any]:
-    """Arguments of ``ImageBatches`` that come from the flags; UserError where the device lacks what they need."""
+def loading(settings: ImageSettings, device: torch.device) -> Loading:
+    """The Loading that the flags ask for; UserError where the device lacks what it needs."""
+    from utils.images.batches import Loading
+
     if settings.decode == "gpu" and device.type != "cuda":
         raise UserError("--decode gpu needs a CUDA device: use --decode fast")
-    shared = {name: getattr(settings, name) for name in ("num_workers", "skip_unreadable", "decode")}
-    return {"device": device, **shared}
+    return Loading(
+        device=device,
+        decoding=settings.decode,
+        num_workers=settings.num_workers,
+        skip_unreadable=settings.skip_unreadable,
+    )
 
 
 def candidate_flags(settings: CandidateSettings, channel_flag: str) -> list[Any]:

@@ -1,9 +1,6 @@
 """Stage 4's maps: the training images that splits came from, where they lie, and what of them a channel sees."""
 
-from functools import partial
 from pathlib import Path
-
-import torch
 
 from utils.command_line.opening import open_network, open_study
 from utils.command_line.split_opening import check_weights
@@ -34,16 +31,13 @@ def draw_maps(settings, run, opened, transform, device, problems):
     training.require_complete()
     shared = [key for key in SPLIT_CONTEXT if key != "weights"]
     refuse_differences(context, meta, shared, training.folder)
-    network, layer = open_network(settings, context, opened[0].path)
-    check_weights(opened, layer.weight, layer.bias)
-    size, note = patch_size_of(settings.patch_size, transform.crop_size, layer), patch_note_of(layer)
-    network.module.to(device, memory_format=torch.channels_last)
-    on_device = {"open_network": lambda: (network, layer), "only_correct": False}
-    study = open_study(settings, training, transform, device, **on_device)
+    network = open_network(settings, context, opened[0].path, device)
+    check_weights(opened, network.layer.weight, network.layer.bias)
+    size = patch_size_of(settings.patch_size, transform.crop_size, network.layer)
+    note = patch_note_of(network.layer)
+    study = open_study(settings, training, transform, device, open_network=lambda: network, only_correct=False)
     images_of = map_image_finders(opened, study)
-    load = partial(study.load, training)
-    how = network.module, layer, load, settings.batch_size, settings.precision, size
-    reader, written = MapReader(study.images(training), transform, *how), []
+    reader, written = MapReader(study.image_source(training), network, size), []
     for one in opened:
         with problems.noted(one.path.name):
             found = make_map(images_of[one.path](one), PICTURE_SIDE, MOST_CONCEPTS)

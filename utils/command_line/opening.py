@@ -12,8 +12,9 @@ from utils.command_line import flags
 from utils.concept_sources.source_registry import SUGGESTED
 from utils.errors import UserError, listed, printable
 from utils.images.folders import class_folders, list_images, map_folders, read_class_map
-from utils.networks.layers import find_layer
-from utils.networks.loading import default_weights, has_named_weights, load_network
+from utils.networks.layers import Layer, find_layer
+from utils.networks.loading import LoadedNetwork, default_weights, has_named_weights, load_network
+from utils.networks.opened_network import OpenedNetwork
 from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
 from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
@@ -29,7 +30,13 @@ DEFAULTS = {"tau": defaults.TAU, "only_correct": defaults.ONLY_CORRECT}
 FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
 
 
-def open_network(settings, stored, where):
+def open_network(settings, stored, where, device: torch.device) -> OpenedNetwork:
+    """The network and its layer of interest, on a device; refuse where they are not those of ``stored``."""
+    network, layer = require_stored_network(settings, stored, where)
+    return OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
+
+
+def require_stored_network(settings, stored, where) -> tuple[LoadedNetwork, Layer]:
     """Load the network and find its layer of interest; refuse where they are not those of ``stored``.
 
     Parameters
@@ -39,11 +46,6 @@ def open_network(settings, stored, where):
         Of ``meta.json`` or a split file.
     where : Path
         What ``stored`` describes, for the message.
-
-    Returns
-    -------
-    network : LoadedNetwork
-    layer : Layer
     """
     check_asked_network(settings, stored, where)
     network = load_network(settings.model, settings.weights)
@@ -76,17 +78,6 @@ def open_images(settings, run, network, layer):
         names = listed(list(map(printable, unknown)), most=10, more=", ...")
         print(f"{len(unknown)} folders of {root} are not in the training store and are left out: {names}")
     return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
-
-
-def network_on_device(settings, stored, where, device):
-    """A function that opens the network as ``open_network`` does, and puts it on a device."""
-
-    def open_it():
-        network, layer = open_network(settings, stored, where)
-        network.module.to(device, memory_format=torch.channels_last)
-        return network, layer
-
-    return open_it
 
 
 def open_study(settings, training, transform, device, *, open_network, only_correct, background=None):
@@ -293,7 +284,7 @@ def write_layer(splits, manifest, candidates, proof, open_images):
         print_equality(check)
         splits.write_layer(manifest, files, check)
         written.append(manifest)
-    return [*written, write_concepts(manifest, proof.layer, all_splits)]
+    return [*written, write_concepts(manifest, proof.network.layer, all_splits)]
 
 
 def commands_after_splitting(settings, source, splits, candidates, manifest):

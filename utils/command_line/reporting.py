@@ -1,7 +1,7 @@
 """Stage 4's report: a folder of pages to browse, from the stores, the splits and the results that are there."""
 
 import os
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from utils.command_line.opening import open_network, open_transform
 from utils.command_line.report_opening import open_layer
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, batches_of, progress
+from utils.images.batches import progress
 from utils.images.folders import class_folders, has_images, list_images
+from utils.images.image_source import ImageSource
 from utils.networks.precision import check_precision, choose_device
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
@@ -124,8 +125,8 @@ class PatchMaker:
     def __init__(self, settings, known, device, folder):
         self.settings, self.known, self.device, self.folder = settings, known, device, folder
         self.transform = open_transform(settings, known.meta, settings.store_dir)
-        self.network, self.layer = open_network(settings, known.meta, settings.store_dir)
-        self.size = patch_size_of(settings.patch_size, self.transform.crop_size, self.layer)
+        self.network = open_network(settings, known.meta, settings.store_dir, torch.device("cpu"))
+        self.size = patch_size_of(settings.patch_size, self.transform.crop_size, self.network.layer)
         root = Path(settings.data_dir) / "val"
         folders = [name for name in class_folders(root) if name in known.meta["classes"] and has_images(root / name)]
         if not folders:
@@ -135,7 +136,7 @@ class PatchMaker:
     def said(self):
         """What the patches are, in words."""
         ranked = f"{len(self.images)} validation images of {len(self.images.folders)} classes"
-        return {"ranked": ranked, "size": self.size, "note": patch_note_of(self.layer)}
+        return {"ranked": ranked, "size": self.size, "note": patch_note_of(self.network.layer)}
 
     def strips(self):
         """A list of Strip, and the places of each channel's in it."""
@@ -145,11 +146,10 @@ class PatchMaker:
         keys, found = self._found(rows, biases)
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
         missing = [unit for unit, name in enumerate(names) if not (self.folder / name).is_file()]
-        tiles = tiles_of(
-            self._load, TopPatches(*(part[missing] for part in found)), self.size, self.settings.batch_size
-        )
-        for unit, of_unit in zip(missing, tiles, strict=True):
-            write_strip(self.folder / names[unit], of_unit)
+        if missing:
+            tiles = tiles_of(self._source, TopPatches(*(part[missing] for part in found)), self.size)
+            for unit, of_unit in zip(missing, tiles, strict=True):
+                write_strip(self.folder / names[unit], of_unit)
         return [self._strip(name, *unit) for name, *unit in zip(names, found.values, found.images, strict=True)], places
 
     def _strip(self, src, values, images):
@@ -172,15 +172,15 @@ class PatchMaker:
         keys, before = unit_keys(origin, rows, biases), read_strongest(path)
         new = [unit for unit, key in enumerate(keys) if key.tobytes() not in before]
         if new:
-            self.network.module.to(self.device, memory_format=torch.channels_last)
-            loader = self._load(batches_of(range(len(self.images)), self.settings.batch_size), "validation images")
-            own = rows[new], None if biases is None else biases[new]
-            found = find_strongest(loader, self.network.module, self.layer, *own, self.settings.precision)
+            loader = self._source.in_order(range(len(self.images)), "validation images")
+            new_biases = None if biases is None else biases[new]
+            found = find_strongest(loader, self.network.to(self.device), rows[new], new_biases)
             units = zip(*(part.numpy() for part in found), strict=True)
             before |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
             write_strongest(path, before)
         return keys, TopPatches(*map(torch.from_numpy, stacked(before[key.tobytes()] for key in keys)))
 
-    def _load(self, batches, description):
+    @cached_property
+    def _source(self) -> ImageSource:
         loading = flags.loading(self.settings, self.device)
-        return ImageBatches(self.images, self.transform, batches, description, **loading)
+        return ImageSource(self.images, self.transform, self.settings.batch_size, loading)

@@ -1,9 +1,10 @@
 """Stage 4's separation: splits against all validation images, from the stores alone."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
-from utils.command_line.opening import check_asked_network, network_on_device, open_study, setting
+from utils.command_line.opening import check_asked_network, open_network, open_study, setting
 from utils.command_line.split_opening import NO_VAL_STORE, check_weights, matching_val_store, model_dir_of
 from utils.defaults import P
 from utils.errors import UserError
@@ -56,7 +57,7 @@ def measure_separation(settings, run, opened, stage_two, transform, device):
     found = separations.find(known)
     if found is None:
         validation = ValidationInputs(store, sorted({output for one in opened for output in one.outputs}))
-        opener = network_on_device(settings, context, opened[0].path, device)
+        opener = partial(open_network, settings, context, opened[0].path, device)
         study = open_study(settings, training, transform, device, open_network=opener, only_correct=False)
         rows = separate(opened, thresholds, validation, TrainingUnits(study), number)
         found = {**known, "images": len(validation.targets), "rows": rows}

@@ -1,24 +1,23 @@
 """What stage 4 begins with: the splits asked for, and where its validation images come from."""
 
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from utils.command_line import flags
 from utils.command_line.opening import (
     Problems,
     asked_candidates,
     naming,
-    network_on_device,
     open_network,
     open_study,
+    require_stored_network,
     resolve,
 )
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.images.batches import ImageBatches
 from utils.images.folders import ClassMap
+from utils.images.image_source import ImageSource
 from utils.method.rho import RHOS
 from utils.plugins import flags_of
 from utils.stages.validation import (
@@ -178,7 +177,7 @@ def open_validation(settings, run, opened, transform, device, problems):
     sets = _image_sets(settings, run, opened, store, transform, device)
     if store is not None and not settings.wants_network:
         if settings.weights is not None:
-            open_network(settings, context, first)
+            require_stored_network(settings, context, first)
         check_weights(opened, *store.read_layer())
         source = StoredValidation(store, root, classes, sets)
         missing = without_measured_images(store, source.images, classes, outputs)
@@ -189,15 +188,10 @@ def open_validation(settings, run, opened, transform, device, problems):
         images, _ = store.measured_images(root)
     else:
         images = list_validation(root, classes, outputs, settings.all_classes)
-    network, layer = open_network(settings, context, first)
-    check_weights(opened, layer.weight, layer.bias)
-    how, loading = {"precision": settings.precision, "decoding": settings.decode}, flags.loading(settings, device)
-
-    def load(batches, description):
-        return ImageBatches(images, transform, batches, description, **loading)
-
-    network.module.to(device, memory_format=torch.channels_last)
-    return ImagePass(network.module, layer, images, classes, sets, load, settings.batch_size, how), opened
+    network = open_network(settings, context, first, device)
+    check_weights(opened, network.layer.weight, network.layer.bias)
+    images_with_transform = ImageSource(images, transform, settings.batch_size, flags.loading(settings, device))
+    return ImagePass(network, images_with_transform, classes, sets), opened
 
 
 def _image_sets(settings, run, opened, store, transform, device):
@@ -210,7 +204,7 @@ def _image_sets(settings, run, opened, store, transform, device):
         )
 
     training, found = ImportanceStore(settings.store_dir, run), {}
-    opener = network_on_device(settings, opened[0].file.context, opened[0].path, device)
+    opener = partial(open_network, settings, opened[0].file.context, opened[0].path, device)
     study = open_study(settings, training, transform, device, open_network=opener, only_correct=False)
     for name in SOURCES:
         by_source = [one for one in unlabelled if one.file.source["name"] == name]

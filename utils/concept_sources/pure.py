@@ -8,7 +8,7 @@ references of a channel, and over ``val/`` for new images. What a pass has found
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from utils.store.virtual_neuron_files import VirtualNeurons
 
 torch = later("torch")
-batches = later("utils.images.batches")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 network_circuits = later("utils.networks.unit_circuits")
@@ -108,9 +107,8 @@ class Pure(ImageSets):
 
     def stored_references(self, study):
         """The ReferenceImageStore of these settings, and the CircuitLayer that they name, or None."""
-        network, layer = study.network_and_layer
-        circuit_layer = _circuit_layer(network, layer, self.circuit_layer, study)
-        num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
+        circuit_layer = _circuit_layer(study, self.circuit_layer)
+        num_features = study.network.layer.num_inputs if circuit_layer is None else circuit_layer.num_features
         settings = {"number": self.references, "circuit_layer": self.circuit_layer}
         settings |= {"precision": study.precision, "decoding": study.decoding, "only_correct": study.only_correct}
         return _reference_store(study.model_dir, study, num_features, settings), circuit_layer
@@ -138,8 +136,7 @@ class Pure(ImageSets):
         found = {}
         for name in {one.file.source["state"]["circuit_layer"]: None for one in opened}:
             of_layer = [one for one in opened if one.file.source["state"]["circuit_layer"] == name]
-            network, layer = study.network_and_layer
-            circuit_layer = _circuit_layer(network, layer, name, study)
+            circuit_layer = _circuit_layer(study, name)
             channels = [one.file.split.channel for one in of_layer]
             units = _unit_circuits(study, [(channel, 0) for channel in channels], circuit_layer)
             centroids = [one.file.source["state"]["centroids"][None] for one in of_layer]
@@ -179,10 +176,11 @@ class Pure(ImageSets):
         return {"virtual_neurons": ("PURE's virtual neurons", Neurons)}
 
 
-def _circuit_layer(network, layer, name, study):
+def _circuit_layer(study, name):
     if name is None:
         return None
-    return network_circuits.find_circuit_layer(network.module, layer, name, study.transform.crop_size)
+    network = study.network
+    return network_circuits.find_circuit_layer(network.module, network.layer, name, study.transform.crop_size)
 
 
 def _reference_store(model_dir, study, num_features, settings):
@@ -192,9 +190,11 @@ def _reference_store(model_dir, study, num_features, settings):
 
 def _unit_circuits(study, units, circuit_layer=None):
     """The UnitCircuits of units (channel, draw)."""
-    network, layer = study.network_and_layer
-    how = {"precision": study.precision, "circuit_layer": circuit_layer}
-    return network_circuits.UnitCircuits(network.module, layer, *unit_rows(layer, units), **how)
+    network = study.network
+    rows, biases = unit_rows(network.layer, units)
+    return network_circuits.UnitCircuits(
+        network.module, network.layer, rows, biases, precision=network.precision, circuit_layer=circuit_layer
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -266,12 +266,11 @@ def find_references(units, study, number):
     usable = study.usable
     _require_enough(len(usable), number)
     strongest = circuits.Strongest(number)
-    loader = study.load(study.training, batches.batches_of(usable, study.batch_size), "largest activations")
-    for indices, pixels, _ in loader:
-        if len(indices):
-            maxima = units.maxima(pixels)
-            recording.require_finite_values([maxima], indices, loader.images)
-            strongest.add(maxima.cpu(), indices)
+    loader = study.image_source(study.training).in_order(usable, "largest activations")
+    for batch in loader.readable():
+        maxima = units.maxima(batch.pixels)
+        recording.require_finite_values([maxima], batch.indices, loader.images)
+        strongest.add(maxima.cpu(), batch.indices)
     _require_enough(len(usable) - loader.skipped, number)
     features = _reference_circuits(units, strongest.indices, study)
     return reference_store.ReferenceImages(strongest.indices, strongest.values, features)
@@ -288,16 +287,15 @@ def _reference_circuits(units, references, study):
     # equally often wanted ones together: beyond the layer, a backward pass serves one unit of each image of a batch
     images = images[times.argsort(descending=True, stable=True)]
     features = torch.empty(*references.shape, units.num_features)
-    loader = study.load(study.training, batches.batches_of(images, study.batch_size), "circuits of references")
-    for indices, pixels, _ in loader:
-        if len(indices):
-            wanted = torch.stack([(references == image).any(1) for image in indices])
-            _, circuits_of = units.measure(pixels)
-            for rows, of, found in circuits_of(wanted.to(pixels.device)):
-                shown, of = indices[rows.cpu()], of.cpu()
-                recording.require_finite_values([found], shown, loader.images)
-                places = (references[of] == shown[:, None]).int().argmax(1)
-                features[of, places] = found.cpu()
+    loader = study.image_source(study.training).in_order(images, "circuits of references")
+    for batch in loader.readable():
+        wanted = torch.stack([(references == image).any(1) for image in batch.indices])
+        _, circuits_of = units.measure(batch.pixels)
+        for rows, of, found in circuits_of(wanted.to(batch.pixels.device)):
+            shown, of = batch.indices[rows.cpu()], of.cpu()
+            recording.require_finite_values([found], shown, loader.images)
+            places = (references[of] == shown[:, None]).int().argmax(1)
+            features[of, places] = found.cpu()
     if loader.skipped:
         raise UserError(f"{loader.skipped} reference images cannot be read any more")
     return features
@@ -344,17 +342,18 @@ def measure_virtual_neurons(store, study, indices, units, centroids):
     num_units, num_sets = len(centroids), len(centroids[0])
     maxima, clusters = torch.empty(len(indices), num_units), torch.empty(len(indices), num_units, num_sets).char()
     size = max(1, min(study.batch_size, MOST_VALUES // (num_units * units.num_features)))
-    loader, first = study.load(store, batches.batches_of(indices, size), "virtual neurons"), 0
-    for shown, pixels, _ in loader:
-        if len(shown):
-            rows = slice(first, first := first + len(shown))
-            largest, circuits_of = units.measure(pixels)
-            features = _all_circuits(circuits_of, len(shown), num_units, units.num_features, pixels.device)
-            recording.require_finite_values([largest, features], shown, loader.images)
-            maxima[rows] = largest.clamp(min=0).cpu()
-            for unit, of_unit in enumerate(centroids):
-                nearest = clustering.nearest(features[None, :, unit], of_unit.to(pixels.device))
-                clusters[rows, unit] = nearest.T.char().cpu()
+    loader = replace(study.image_source(store), batch_size=size).in_order(indices, "virtual neurons")
+    first = 0
+    for shown, pixels, _ in loader.readable():
+        rows = slice(first, first + len(shown))
+        first = rows.stop
+        largest, circuits_of = units.measure(pixels)
+        features = _all_circuits(circuits_of, len(shown), num_units, units.num_features, pixels.device)
+        recording.require_finite_values([largest, features], shown, loader.images)
+        maxima[rows] = largest.clamp(min=0).cpu()
+        for unit, of_unit in enumerate(centroids):
+            nearest = clustering.nearest(features[None, :, unit], of_unit.to(pixels.device))
+            clusters[rows, unit] = nearest.T.char().cpu()
     if loader.skipped:
         raise UserError(f"{loader.skipped} images cannot be read any more")
     return maxima, clusters

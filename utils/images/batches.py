@@ -3,6 +3,8 @@
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -83,14 +85,29 @@ def prefetched(batches, transform, num_workers):
     return max(1, min(MOST_PREFETCHED, PREFETCHED_BYTES // (largest * num_workers)))
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How image files are read, and where their pixels go.
+
+    ``device`` receives the batches; ``decoding`` is ``pil``, ``fast`` (torchvision on the CPU) or ``gpu``;
+    ``num_workers`` processes (or threads, with ``gpu``) read ahead; with ``skip_unreadable`` an image that cannot be
+    read is left out instead of ending the run.
+    """
+
+    device: torch.device
+    decoding: str = "pil"
+    num_workers: int = 0
+    skip_unreadable: bool = False
+
+
 class ImageBatches:
     """Iterate over an ``ImageBatch`` for each of ``batches``, with a progress bar in images per second.
 
-    Worker processes decode ahead of what is asked for; with ``decode="gpu"``, worker threads read ahead and the device
-    decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it is left
-    out, named on standard error and counted in ``skipped``. An image whose content is not the one that the ImageList
-    has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
-    it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
+    Worker processes decode ahead of what is asked for; with the decoding ``gpu``, worker threads read ahead and the
+    device decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it
+    is left out, named on standard error and counted in ``skipped``. An image whose content is not the one that the
+    ImageList has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each
+    ``Batch`` before it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
     """
 
     def __init__(
@@ -99,27 +116,29 @@ class ImageBatches:
         transform,
         batches,
         description,
+        loading,
         *,
-        num_workers,
-        device,
-        skip_unreadable,
-        decode="pil",
         files=ImageFiles,
     ):
-        self.images, self.transform, self.batches, self.device = images, transform, batches, device
-        self.skip_unreadable, self.description, self.skipped = skip_unreadable, description, 0
-        if decode == "gpu":
-            self.loader = DeviceBatches(images, transform, batches, num_workers, device)
+        self.images = images
+        self.transform = transform
+        self.batches = batches
+        self.description = description
+        self.device = loading.device
+        self.skip_unreadable = loading.skip_unreadable
+        self.skipped = 0
+        if loading.decoding == "gpu":
+            self.loader = DeviceBatches(images, transform, batches, loading.num_workers, loading.device)
         else:
-            if decode == "fast":
-                require_decoder(torch.device("cpu"), decode)
+            if loading.decoding == "fast":
+                require_decoder(torch.device("cpu"), loading.decoding)
             self.loader = DataLoader(
-                files(images, transform, crop_with_torchvision if decode == "fast" else crop_with_pil),
+                files(images, transform, crop_with_torchvision if loading.decoding == "fast" else crop_with_pil),
                 batch_sampler=batches,
-                num_workers=num_workers,
+                num_workers=loading.num_workers,
                 collate_fn=_collate,
-                pin_memory=device.type == "cuda",
-                prefetch_factor=prefetched(batches, transform, num_workers),
+                pin_memory=loading.device.type == "cuda",
+                prefetch_factor=prefetched(batches, transform, loading.num_workers),
                 worker_init_fn=_leave_interrupts_to_the_main_process,
             )
 
@@ -137,6 +156,10 @@ class ImageBatches:
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
+
+    def readable(self) -> Iterator[ImageBatch]:
+        """The batches in which an image could be read."""
+        return (batch for batch in self if len(batch.indices))
 
     def _loaded(self):
         """The loader's batches, and for how many seconds each was waited for.

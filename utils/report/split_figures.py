@@ -7,7 +7,6 @@ import numpy as np
 from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.images.batches import batches_of
 from utils.method.evaluation import density_curves, fractions_of_original
 from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.report.card import Card, card_figure
@@ -233,21 +232,19 @@ class FigureMaker:
     source : ImagePass or StoredValidation
     opened : list of OpenedSplit
     transform : Transform
-    device : torch.device
     """
 
-    def __init__(self, wishes, source, opened, transform, device):
+    def __init__(self, wishes, source, opened, transform):
         self.wishes, self.source, self.opened = wishes, source, opened
-        self.transform, self.device, self.peaks = transform, device, None
+        self.transform, self.peaks = transform, None
         self.visualizations = Visualizations(wishes.output_dir, None)
         if wishes.channel_card:
             self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, source.layer)
             self.names = names_of_folders(source.images, source.classes)
         if wishes.all_classes:
-            plan = batches_of(range(len(source.images)), source.batch_size)
-            loader = source.load(plan, "images of all classes")
+            loader = source.image_source.in_order(range(len(source.images)), "images of all classes")
             measures = [SplitMeasures(one, source.layer) for one in opened]
-            self.peaks = measure_peaks(loader, source.network, source.layer, measures, source.how["precision"])
+            self.peaks = measure_peaks(loader, source.network, measures)
             self.ranked = len(source.images) - loader.skipped
 
     def draw(self, number, result, arrays):
@@ -269,12 +266,11 @@ class FigureMaker:
 
     def _visualization(self, number, result):
         """The visualization of a split: the one that is there, if it is equal."""
-        source, one = self.source, self.opened[number]
+        one = self.opened[number]
         known = describe_visualization(result, self.wishes.steps, self.wishes.seeds)
         found = self.visualizations.find(known)
         if found is None:
-            network = source.network, source.layer
-            found = visualize(*network, one.file.split, one.rho, self.transform, known, self.device)
+            found = visualize(self.source.network, one.file.split, one.rho, self.transform, known)
             self.visualizations.write(found)
         return found
 

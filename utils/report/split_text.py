@@ -9,8 +9,7 @@ from utils.divisions.division_registry import DIVISIONS
 from utils.method.disentangling import Concept, Split
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.method.polysemanticity import cosine_similarities
-from utils.networks.layers import Layer
-from utils.networks.loading import LoadedNetwork
+from utils.networks.opened_network import OpenedNetwork
 from utils.report.numbers import HYPHEN, formatted
 from utils.store.splits import SplitFile
 
@@ -23,12 +22,12 @@ def print_how(divided: str, only_correct: bool, background: float | None) -> Non
     print(f"{'only correctly classified' if only_correct else 'all'} images; {divided}{note}")
 
 
-def print_split(split: Split, members: dict[int, list[int]], network: LoadedNetwork, layer: Layer) -> None:
+def print_split(split: Split, members: dict[int, list[int]], network: OpenedNetwork) -> None:
     """Print the concepts of a split, and how its inputs are divided.
 
     ``members`` has the indices of the training images of each network output.
     """
-    print(f"\nchannel {split.channel} of {layer.name} (weights {network.weights})")
+    print(f"\nchannel {split.channel} of {network.layer.name} (weights {network.weights})")
     for k, concept in enumerate(split.concepts, start=1):
         print(f"concept {k}: {concept.name}{_images_text(concept, members, split.division.background_note)}")
     print(_cosines_text(split))

@@ -1,23 +1,28 @@
 """A map of a channel: its reference images, by what they are clustered by, and where in them it is strongest."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from utils.concept_sources.image_sets import MapImages
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
-from utils.images.batches import ImageFiles, batches_of
+from utils.images.batches import ImageFiles
+from utils.images.image_source import ImageSource
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder, require_finite
+from utils.networks.opened_network import OpenedNetwork
+from utils.store.opened_splits import OpenedSplit
+from utils.store.study import Study
 
 IN_A_ROW = 8
 MOST_PICTURES = 80
 
 
-@dataclass
+@dataclass(frozen=True)
 class CircuitMap:
     """Where the images of MapImages lie.
 
@@ -29,13 +34,13 @@ class CircuitMap:
     images: MapImages
     scores: torch.Tensor
     shares: torch.Tensor
-    shown: list
-    pictured: list
-    rows: list
+    shown: list[int]
+    pictured: list[int]
+    rows: list[list[int]]
 
 
-def map_image_finders(opened, study):
-    """What finds the images of the maps of splits, whatever source their concepts are from: {path: function of it}.
+def map_image_finders(opened: list[OpenedSplit], study: Study) -> dict[Path, Callable[[OpenedSplit], MapImages]]:
+    """The function that finds the images of the map of each split, whatever source its concepts are from, by path.
 
     Parameters
     ----------
@@ -44,78 +49,69 @@ def map_image_finders(opened, study):
     study : Study
         Of the training images that the splits were made from.
     """
-    found = {}
-    for name in dict.fromkeys(one.file.source["name"] for one in opened):
-        by_source = [one for one in opened if one.file.source["name"] == name]
-        found |= dict.fromkeys([one.path for one in by_source], SOURCES.get(name).map_images(by_source, study))
-    return found
+    finders: dict[Path, Callable[[OpenedSplit], MapImages]] = {}
+    for name in dict.fromkeys(split.file.source["name"] for split in opened):
+        of_source = [split for split in opened if split.file.source["name"] == name]
+        finders |= dict.fromkeys([split.path for split in of_source], SOURCES.get(name).map_images(of_source, study))
+    return finders
 
 
-def make_map(images, side, most_concepts):
+def make_map(images: MapImages, side: float, most_concepts: int) -> CircuitMap:
     """The CircuitMap of MapImages.
 
     Parameters
     ----------
     images : MapImages
     side : float
-        Of a picture, of the way between the outermost images' middles.
+        Of a picture, as a fraction of the distance between the outermost images' middles.
     most_concepts : int
-        That are shown: the largest.
+        The largest concepts are shown, at most this many.
     """
     scores, shares = principal_components(images.features)
     sizes = images.concepts[images.concepts >= 0].bincount()
     shown = sorted(k for k in sizes.argsort(descending=True, stable=True)[:most_concepts].tolist() if sizes[k])
     of_concept = {k: (images.concepts == k).nonzero().flatten().tolist() for k in (*range(len(sizes)), -1)}
-    # the strongest image of each concept, then the second one of each, and so on; at last what was dropped
-    ranks = {image: (k < 0, rank, k) for k, own in of_concept.items() for rank, image in enumerate(own)}
-    pictured = with_room(in_unit_square(scores), sorted(ranks, key=ranks.get), side, MOST_PICTURES)
+    # the strongest image of each concept, then the second one of each, and so on; the dropped images come last
+    ranks = {image: (k < 0, rank, k) for k, members in of_concept.items() for rank, image in enumerate(members)}
+    pictured = with_room(in_unit_square(scores), sorted(ranks, key=ranks.__getitem__), side, MOST_PICTURES)
     return CircuitMap(images, scores, shares, shown, pictured, [of_concept[k][:IN_A_ROW] for k in shown])
 
 
-@dataclass
+@dataclass(frozen=True)
 class MapReader:
-    """Reads the pictures of maps: ``images`` are the training store's ImageList, with contents, ``load`` batches them.
+    """Reads the pictures of maps, and where in them a channel is strongest.
 
-    ``network`` is frozen and on its device, ``patch_size`` is in pixels.
+    ``source`` reads the images of the training store, with contents; ``patch_size`` is in pixels.
     """
 
-    images: object
-    transform: object
-    network: torch.nn.Module
-    layer: object
-    load: object
-    batch_size: int
-    precision: str
+    source: ImageSource
+    network: OpenedNetwork
     patch_size: int
 
-    def pictures(self, indices):
-        """Images as the network sees them, but for normalisation: a list of uint8 arrays [H, W, 3]."""
-        files = ImageFiles(self.images, self.transform)
-        read = [files[int(index)] for index in indices]
-        for one in read:
-            if one.reason is not None:
-                path = printable(str(self.images.path(one.index)))
-                raise UserError(f"cannot read image {path} ({printable(str(one.reason))})")
-        return [one.crop.numpy() for one in read]
+    def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """Images as the network sees them, but for normalisation: uint8 arrays [H, W, 3]."""
+        files = ImageFiles(self.source.images, self.source.transform)
+        pictures = [files[int(index)] for index in indices]
+        for picture in pictures:
+            if picture.reason is not None:
+                path = printable(str(self.source.images.path(picture.index)))
+                raise UserError(f"cannot read image {path} ({printable(str(picture.reason))})")
+        return [picture.crop.numpy() for picture in pictures]
 
-    def patches(self, channel, indices):
-        """The patch around the place where a channel is strongest in each image [n]: a list of arrays [h, w, 3]."""
+    def patches(self, channel: int, indices: Sequence[int]) -> list[np.ndarray]:
+        """The patch around the place where a channel is strongest in each image [n]: arrays [h, w, 3]."""
         centres = self.strongest_places(channel, indices)
         pictures = self.pictures(indices)
         return [patch(picture, centre, self.patch_size) for picture, centre in zip(pictures, centres, strict=True)]
 
-    def strongest_places(self, channel, indices):
+    def strongest_places(self, channel: int, indices: Sequence[int]) -> torch.Tensor:
         """Where in each image [n] a channel is largest, as fractions of the sides: [n, 2]."""
-        places, centres = self.layer.places(self.layer.module.weight.device), {}
-        loader = self.load(batches_of(indices, self.batch_size), f"strongest places of channel {channel}")
-        with Recorder(self.network, self.layer) as recorder:
-            for own, pixels, _ in loader:
-                if len(own):
-                    with network_arithmetic(self.precision, loader.device):
-                        record = recorder.forward(pixels)
-                    require_finite(record, own, loader.images)
-                    _, found = peaks(record.activation[:, [channel]].float(), places)
-                    centres |= dict(zip(own.tolist(), found[:, 0].cpu(), strict=True))
+        places = self.network.layer.places(self.network.device)
+        centres: dict[int, torch.Tensor] = {}
+        loader = self.source.in_order(indices, f"strongest places of channel {channel}")
+        for batch, record in self.network.records(loader):
+            _, of_batch = peaks(record.activation[:, [channel]].float(), places)
+            centres |= dict(zip(batch.indices.tolist(), of_batch[:, 0].cpu(), strict=True))
         if loader.skipped:
             raise UserError(f"{loader.skipped} reference images cannot be read any more")
         return torch.stack([centres[int(index)] for index in indices])

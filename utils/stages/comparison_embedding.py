@@ -4,15 +4,22 @@ They are of the methods and of the first draw of each null: a draw has as many u
 """
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from utils.concept_sources.compared_channels import PARTITIONED_REFERENCES, PERMUTED_WEIGHTS
+from utils.concept_sources.compared_channels import (
+    PARTITIONED_REFERENCES,
+    PERMUTED_WEIGHTS,
+    ComparedChannel,
+    UnitMaker,
+    UnitsByNull,
+)
 from utils.concept_sources.image_sets import ImageSetFinder
 from utils.defaults import ASSIGNED_IMAGES
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.image_source import ImageSource
 from utils.method.embedding_scores import (
     corrected_for_chance,
     mean_cosine,
@@ -21,140 +28,172 @@ from utils.method.embedding_scores import (
     strongest_alone,
 )
 from utils.method.patches import default_patch_size, peaks
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import layer_input, require_finite_values
+from utils.networks.embedder import Embedder
+from utils.networks.opened_network import OpenedNetwork
+from utils.networks.recording import require_finite_values
 from utils.stages.embedding import patch_embeddings, unit_monosemanticity
+from utils.store.embeddings import Embeddings
 
 SIDES = ("intra", "inter", "any")
 
+Row = dict[str, Any]
 
-@dataclass
-class Seen:
-    """How the network studied sees validation images, and what another network makes of them.
 
-    ``images`` is an ImageList, ``embeddings`` are Embeddings of all images of the val store; ``transform`` and ``how``
-    (``batch_size``, ``precision``, ``loading``) are those of the network studied.
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """Validation images as the studied network sees them, and what another network makes of them.
+
+    ``network`` is the studied one, ``source`` reads the images of the val store with its transform; ``embeddings`` are
+    those of all of these images by ``embedder``.
     """
 
-    network: torch.nn.Module
-    layer: object
-    images: object
-    transform: object
-    embedder: object
-    embeddings: object
-    how: dict
+    network: OpenedNetwork
+    source: ImageSource
+    embedder: Embedder
+    embeddings: Embeddings
+
+
+class LinearUnits(NamedTuple):
+    """Units that are linear in the layer's input, with the row of scores that they are for."""
+
+    scores: Row
+    rows: torch.Tensor
+    biases: torch.Tensor
+
+
+class ClusteredImages(NamedTuple):
+    """Images of a unit's clusters, with the row of scores that they are for.
+
+    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the unit's; ``images`` [n] are rows of the embeddings,
+    ``labels`` [n] the cluster of each, of ``number``.
+    """
+
+    scores: Row
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    images: torch.Tensor
+    labels: torch.Tensor
+    number: int
 
 
 @dataclass
 class EmbeddingScores:
-    """Collects what ``compare`` has measured, and adds scores to its rows in one go: few passes for all of them."""
+    """Collects what ``compare`` has measured, and adds scores to its rows at the end: few passes for all of them."""
 
-    seen: Seen
-    linear: list = field(default_factory=list)  # (row, rows of weights, biases)
-    clusters: list = field(default_factory=list)  # (rows, clusters' images, labels, number, unit)
-    units: list = field(default_factory=list)  # weights and bias of the units whose images were clustered
+    embedded: EmbeddedImages
+    linear: list[LinearUnits] = field(default_factory=list)
+    clustered: list[ClusteredImages] = field(default_factory=list)
 
-    def collect(self, channel, method, found, rows):
-        """Take in what a method makes of a channel, ``{null: draws}``, and the row of each null."""
-        for null, (units, *_) in ((null, draws) for null, draws in found.items() if draws):
+    def collect(
+        self, channel: ComparedChannel, method: UnitMaker, units_by_null: UnitsByNull, rows: dict[str, Row]
+    ) -> None:
+        """Take in what a method makes of a channel, and the row of each null."""
+        for null in (null for null, draws in units_by_null.items() if draws):
+            units = units_by_null[null][0]
             sums = units.validation
             if units.rows is not None:
                 biases = torch.zeros(len(units.rows)) if units.biases is None else units.biases.float()
-                self.linear.append((rows[null], units.rows.float(), biases))
-                sums = sums + biases[:, None] * self.seen.layer.num_positions
-            self._note_from_stores(rows[null], sums.clamp(min=0).T, of_all=units.rows is None)
+                self.linear.append(LinearUnits(rows[null], units.rows.float(), biases))
+                sums = sums + biases[:, None] * self.embedded.network.layer.num_positions
+            self._add_from_stores(rows[null], sums.clamp(min=0).T, is_linear=units.rows is not None)
         if isinstance(method.finder, ImageSetFinder):
-            self._collect_clusters(channel, method.finder, found, rows)
+            self._collect_clusters(channel, method.finder, units_by_null, rows)
 
-    def _note_from_stores(self, row, activations, of_all):
-        """Scores of units [N, R] that need no pass: among the strongest images, and of all of units that are not
-        linear."""
-        embeddings = self.seen.embeddings.values
-        cosine, strongest = mean_cosine(embeddings), strongest_alone(activations, ASSIGNED_IMAGES)
+    def _add_from_stores(self, row: Row, activations: torch.Tensor, is_linear: bool) -> None:
+        """Scores that need no pass, from activations [N, R].
+
+        They are of the strongest images of each unit, and of all images where the units are not linear.
+        """
+        embeddings = self.embedded.embeddings.values
+        cosine = mean_cosine(embeddings)
+        strongest = strongest_alone(activations, ASSIGNED_IMAGES)
         corrected = corrected_for_chance(monosemanticity(strongest, embeddings), cosine)
         row["monosemanticity_strongest"] = _mean(corrected)
-        if of_all:
-            _note(row, monosemanticity(activations, embeddings), cosine)
+        if not is_linear:
+            _add_means(row, monosemanticity(activations, embeddings), cosine)
 
-    def _collect_clusters(self, channel, finder, found, rows):
+    def _collect_clusters(
+        self, channel: ComparedChannel, finder: ImageSetFinder, units_by_null: UnitsByNull, rows: dict[str, Row]
+    ) -> None:
         for null, partition in (("", 0), (PERMUTED_WEIGHTS, 0), (PARTITIONED_REFERENCES, 1)):
-            if found.get(null) and found[null][0].clusters is not None:
-                clusters, draw = found[null][0].clusters, found[null][0].draw
-                images, labels = finder.assign(channel, draw, clusters, partition)
-                self.units.append((channel.weights[draw], channel.bias))
-                self.clusters.append((rows[null], images, labels, len(clusters.centroids)))
+            units = units_by_null[null][0] if units_by_null.get(null) else None
+            if units is not None and units.clusters is not None:
+                images, labels = finder.assign(channel, units.draw, units.clusters, partition)
+                weight = channel.weights[units.draw]
+                number = len(units.clusters.centroids)
+                self.clustered.append(ClusteredImages(rows[null], weight, channel.bias, images, labels, number))
 
-    def finish(self):
+    def finish(self) -> None:
         """Measure what was collected."""
         if self.linear:
             self._add_monosemanticity()
-        if self.clusters:
+        if self.clustered:
             self._add_distances()
 
-    def _add_monosemanticity(self):
-        seen = self.seen
-        owners, rows, biases = zip(*self.linear, strict=True)
-        what = seen.network, seen.layer, torch.cat(rows), torch.cat(biases), seen.images, seen.embeddings
-        running = unit_monosemanticity(*what, seen.transform, **seen.how)
-        scores = running.scores().split([len(one) for one in rows])
-        for row, of_row in zip(owners, scores, strict=True):
-            _note(row, of_row, running.mean_cosine())
+    def _add_monosemanticity(self) -> None:
+        rows = torch.cat([units.rows for units in self.linear])
+        biases = torch.cat([units.biases for units in self.linear])
+        embedded = self.embedded
+        running = unit_monosemanticity(embedded.network, rows, biases, embedded.source, embedded.embeddings)
+        scores = running.scores().split([len(units.rows) for units in self.linear])
+        for units, of_units in zip(self.linear, scores, strict=True):
+            _add_means(units.scores, of_units, running.mean_cosine())
 
-    def _add_distances(self):
+    def _add_distances(self) -> None:
         """Each patch once, whatever clusters it is in: a unit's images may be clustered in several ways."""
-        names = {}
-        unit_of = [names.setdefault(weight.numpy().tobytes(), len(names)) for weight, _ in self.units]
-        first = [unit_of.index(unit) for unit in range(len(names))]
-        wanted = torch.zeros(len(self.seen.embeddings.indices), len(first), dtype=torch.bool)
-        for unit, (_, images, _, _) in zip(unit_of, self.clusters, strict=True):
-            wanted[images, unit] = True
-        values = self._patches([self.units[one] for one in first], wanted)
-        place = torch.full(wanted.shape, -1)
-        place[wanted] = torch.arange(len(values))
-        for unit, (row, images, labels, number) in zip(unit_of, self.clusters, strict=True):
-            found = patch_distances(values[place[images, unit]], labels, number)
-            row |= {f"patch_{side}": getattr(found, side) for side in SIDES}
+        numbers: dict[bytes, int] = {}
+        unit_of = [numbers.setdefault(clustered.weight.numpy().tobytes(), len(numbers)) for clustered in self.clustered]
+        wanted = torch.zeros(len(self.embedded.embeddings.indices), len(numbers), dtype=torch.bool)
+        for unit, clustered in zip(unit_of, self.clustered, strict=True):
+            wanted[clustered.images, unit] = True
+        values = self._patches([self.clustered[unit_of.index(unit)] for unit in range(len(numbers))], wanted)
+        patch_of = torch.full(wanted.shape, -1)
+        patch_of[wanted] = torch.arange(len(values))
+        for unit, clustered in zip(unit_of, self.clustered, strict=True):
+            embeddings = values[patch_of[clustered.images, unit]]
+            distances = patch_distances(embeddings, clustered.labels, clustered.number)
+            clustered.scores.update({f"patch_{side}": getattr(distances, side) for side in SIDES})
 
-    def _patches(self, units, wanted):
+    def _patches(self, units: list[ClusteredImages], wanted: torch.Tensor) -> torch.Tensor:
         """Embeddings of the patches in which units are largest, of wanted [N, R] pairs in their order: [P, D]."""
-        seen = self.seen
-        indices = seen.embeddings.indices
-        size = seen.transform.crop_size
-        if seen.layer.map_size is not None:
-            size = default_patch_size(size, min(seen.layer.map_size))
-        weights = torch.stack([weight for weight, _ in units]).float()
-        biases = None if units[0][1] is None else torch.stack([bias for _, bias in units])
-        centres = _centres(seen, weights, biases, wanted)
+        embedded = self.embedded
+        size = embedded.source.transform.crop_size
+        map_size = embedded.network.layer.map_size
         images, _ = wanted.nonzero(as_tuple=True)
-        what = seen.images, indices[images].numpy(), centres.numpy(), size, seen.transform, seen.embedder
-        return patch_embeddings(*what, **seen.how)
+        return patch_embeddings(
+            embedded.source,
+            embedded.embeddings.indices[images].numpy(),
+            _centres(embedded, units, wanted).numpy(),
+            size=size if map_size is None else default_patch_size(size, min(map_size)),
+            embedder=embedded.embedder,
+            precision=embedded.network.precision,
+        )
 
 
-def _centres(seen, weights, biases, wanted):
+def _centres(embedded: EmbeddedImages, units: list[ClusteredImages], wanted: torch.Tensor) -> torch.Tensor:
     """Where units are largest in images, of wanted [N, R] pairs in their order: [P, 2], fractions of the sides."""
-    device, layer, precision = seen.how["loading"]["device"], seen.layer, seen.how["precision"]
-    apply = layer.maps(weights.to(device), None if biases is None else biases.to(device))
-    places, found = layer.places(device), []
-    shown, indices = wanted.any(1), seen.embeddings.indices
-    batches = batches_of(indices[shown], seen.how["batch_size"])
-    loader = ImageBatches(seen.images, seen.transform, batches, "patches", **seen.how["loading"])
-    for own, pixels, _ in loader:
-        with torch.no_grad():
-            with network_arithmetic(precision, device):
-                x = layer_input(seen.network, layer.module, pixels)
-            maps = apply(x)
-        require_finite_values([maps], own, seen.images)
-        found.append(peaks(maps, places)[1].cpu()[wanted[torch.searchsorted(indices, own)]])
+    network = embedded.network
+    weights = torch.stack([unit.weight for unit in units]).float().to(network.device)
+    biases = [unit.bias for unit in units if unit.bias is not None]  # of all units or of none
+    maps_of = network.layer.maps(weights, torch.stack(biases).to(network.device) if biases else None)
+    places = network.layer.places(network.device)
+    centres = []
+    indices = embedded.embeddings.indices
+    loader = embedded.source.in_order(indices[wanted.any(1)], "patches")
+    for batch, x in network.layer_inputs(loader):
+        maps = maps_of(x)
+        require_finite_values([maps], batch.indices, loader.images)
+        centres.append(peaks(maps, places)[1].cpu()[wanted[torch.searchsorted(indices, batch.indices)]])
     if loader.skipped:
         raise UserError(f"{loader.skipped} validation images cannot be read any more")
-    return torch.cat(found).float()
+    return torch.cat(centres).float()
 
 
-def _note(row, scores, cosine):
+def _add_means(row: Row, scores: torch.Tensor, cosine: float) -> None:
     """The means of a method's units; NaN where none has a score."""
     row["monosemanticity"] = _mean(scores)
     row["monosemanticity_corrected"] = _mean(corrected_for_chance(scores, cosine))
 
 
-def _mean(scores):
+def _mean(scores: torch.Tensor) -> float:
     return float(np.nan if scores.isnan().all() else scores.nanmean())

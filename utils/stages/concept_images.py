@@ -1,45 +1,57 @@
-"""Stage 3: the concepts' training images, class by class, for whoever divides the inputs, and the proof of equality."""
+"""Stage 3: the concepts' training images, class by class, for a divider of inputs, and the proof of equality."""
 
-from contextlib import suppress
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
 
-from utils.images.batches import batches_of
-from utils.method.disentangling import in_order
+from utils.divisions.division import Divider
+from utils.images.image_source import ImageSource, batches_by_group
+from utils.method.disentangling import Candidate, Split, in_order
 from utils.method.equality import EqualityCheck
+from utils.networks.layers import Layer
 from utils.networks.loading import copy_module
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Recorder
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
+from utils.store.importance_store import Labels
 
 PROOF_IMAGES = 4  # of each class or image set
-MOST_AT_ONCE = 1000  # groups of images of which one is shown
+MOST_AT_ONCE = 1000  # groups of which one image is shown
 BATCH = 8  # images; in fp64 they take twice the memory
-IN_FP64 = 4  # every so many-th image
+IN_FP64 = 4  # every fourth image
 MOST_BYTES = 2**29  # that are remembered of classes
 
 
-def members_of(candidates, labels, only_correct):
+def members_of(candidates: list[Candidate], labels: Labels, only_correct: bool) -> dict[Hashable, torch.Tensor]:
     """Training images of all groups of images, as used in stage 1: {key: LongTensor of indices}, in order.
 
-    ``only_correct`` is about classes; image sets are what they are.
+    ``only_correct`` selects images of classes; image sets are used whole.
     """
     usable = labels.counting(only_correct)
     sets = {
         key: torch.tensor(concept.images)
-        for one in candidates
-        for keys, concept in zip(one.groups, one.own_concepts, strict=True)
+        for candidate in candidates
+        for keys, concept in zip(candidate.groups, candidate.own_concepts, strict=True)
         for key in keys
         if concept.kind == "images"
     }
-    keys = in_order(chain.from_iterable(one.keys for one in candidates))
+    keys = in_order(chain.from_iterable(candidate.keys for candidate in candidates))
     return {key: sets[key] if key in sets else labels.indices[usable & (labels.targets == key)] for key in keys}
 
 
-def images_in_turn(candidates, members, divider, load, batch_size):
+def images_in_turn(
+    candidates: list[Candidate],
+    members: dict[Hashable, torch.Tensor],
+    divider: Divider,
+    source: ImageSource,
+) -> Iterator[tuple[Candidate, dict[Hashable, torch.Tensor]]]:
     """One pass over all groups of images, in order; a candidate is ready when its last one has been read.
 
     A batch is of one group, a class or an image set, so that it is the same however many candidates there are.
@@ -51,8 +63,7 @@ def images_in_turn(candidates, members, divider, load, batch_size):
         Of ``members_of``.
     divider : Divider
         Sees all of them, or those alone on which equality is shown.
-    load : function of (batches, description) that returns ImageBatches
-    batch_size : int
+    source : ImageSource
 
     Yields
     ------
@@ -61,44 +72,46 @@ def images_in_turn(candidates, members, divider, load, batch_size):
     images : dict of key -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its groups, on which to show equality.
     """
-    users = {key: [] for key in members}
-    for one in candidates:
-        for key in one.keys:
-            users[key].append(one)
-    seen = (lambda indices: indices) if divider.sees_images else proof_images
-    wanted = {key: seen(members[key]) for key in members if users[key]}
-    plan = [(key, batch) for key in wanted for batch in batches_of(wanted[key], batch_size)]
+    users: dict[Hashable, list[Candidate]] = {key: [] for key in members}
+    for candidate in candidates:
+        for key in candidate.keys:
+            users[key].append(candidate)
+    groups = {key: indices for key, indices in members.items() if users[key]}
+    if not divider.sees_images:
+        groups = {key: proof_images(indices) for key, indices in groups.items()}
+    plan = batches_by_group(groups, source.batch_size)
     if not plan:
         return
-    ends = {key: number for number, (key, _) in enumerate(plan)}
-    proof = {key: [] for key in wanted}
-    loader = load([batch for _, batch in plan], divider.progress)
+    proof: dict[Hashable, list[torch.Tensor]] = {key: [] for key in groups}
+    not_ready = {key: len(users[key]) for key in groups}
+    loader = source.batches([planned.indices for planned in plan], divider.progress)
     with divider:
-        for number, ((key, _), (indices, pixels, _)) in enumerate(zip(plan, loader, strict=True)):
-            if len(indices):
-                shown = torch.isin(indices, proof_images(members[key]))
-                proof[key].append(pixels[shown.to(pixels.device)].cpu())
-                divider.see(users[key], key, pixels)
-            if number == ends[key]:
-                for one in (one for one in users[key] if one.keys[-1] == key):
-                    yield one, {own: torch.cat(proof[own]) for own in one.keys if proof[own]}
-                done = [own for own in proof if all(ends[one.keys[-1]] <= number for one in users[own])]
-                for own in done:
-                    del proof[own]
+        for (key, _, is_last), batch in zip(plan, loader, strict=True):
+            if len(batch.indices):
+                shown = torch.isin(batch.indices, proof_images(members[key]))
+                proof[key].append(batch.pixels[shown.to(batch.pixels.device)].cpu())
+                divider.see(users[key], key, batch.pixels)
+            for candidate in users[key] if is_last else ():
+                if candidate.keys[-1] == key:
+                    yield candidate, {group: torch.cat(proof[group]) for group in candidate.keys if proof[group]}
+                    for group in candidate.keys:
+                        not_ready[group] -= 1
+                        if not not_ready[group]:
+                            del proof[group]
 
 
-def some_of_all(members, load):
+def some_of_all(members: dict[Hashable, torch.Tensor], source: ImageSource) -> dict[Hashable, torch.Tensor]:
     """An image of each group, or of some from all over, on which to show equality of all splits at once.
 
     {key: Tensor [1, 3, H, W]}
     """
     keys = list(members)
-    keys = [keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, MOST_AT_ONCE).astype(int))]
-    loader = load([proof_images(members[key])[:1] for key in keys], "all splits at once")
-    return {key: pixels.cpu() for key, (indices, pixels, _) in zip(keys, loader, strict=True) if len(indices)}
+    keys = [keys[number] for number in np.unique(np.linspace(0, len(keys) - 1, MOST_AT_ONCE).astype(int))]
+    loader = source.batches([proof_images(members[key])[:1].tolist() for key in keys], "all splits at once")
+    return {key: batch.pixels.cpu() for key, batch in zip(keys, loader, strict=True) if len(batch.indices)}
 
 
-def proof_images(indices):
+def proof_images(indices: torch.Tensor) -> torch.Tensor:
     """The images of a group on which equality is shown: some, from all parts of it."""
     return indices[np.unique(np.linspace(0, len(indices) - 1, PROOF_IMAGES).astype(int))]
 
@@ -114,19 +127,15 @@ class EqualityProof:
     enlarges roundings, there it shows whether a split is correct.
 
     What the network does before the layer is the same for every split, and so is what the original gives: of classes
-    that come again, both are remembered, as far as they fit.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Frozen, on its device.
-    layer : Layer
+    that come again, both are remembered, as far as they fit. The precision of ``network`` does not matter.
     """
 
-    def __init__(self, network, layer):
-        self.network, self.layer, self._networks, self._originals = network, layer, None, {}
+    def __init__(self, network: OpenedNetwork) -> None:
+        self.network = network
+        self._networks: dict[str, OpenedNetwork] = {}
+        self._originals: dict[tuple, list[_Batch]] = {}
 
-    def check(self, splits, images):
+    def check(self, splits: list[Split], images: dict[Hashable, torch.Tensor]) -> EqualityCheck:
         """An EqualityCheck of splits, all of them in the layer at once.
 
         Parameters
@@ -134,36 +143,36 @@ class EqualityProof:
         splits : list of Split
             Of different channels.
         images : dict of class -> Tensor [n, 3, H, W]
-            On the CPU; so many of one class always the same.
+            On the CPU. The images of one class, if there are as many, are always the same.
         """
         self._networks = self._networks or self._in_both_precisions(next(iter(images.values())))
-        check, channels = EqualityCheck(), [split.channel for split in splits]
-        for precision, (network, layer) in self._networks.items():
-            changed = replace(layer, module=DisentangledLayer(layer, splits))
+        check = EqualityCheck()
+        channels = [split.channel for split in splits]
+        for precision, network in self._networks.items():
+            changed = replace(network.layer, module=DisentangledLayer(network.layer, splits))
             for output, pixels in images.items():
-                for batch in self._original(precision, output, pixels):
-                    with in_place_of(network, layer, changed.module):
-                        merged, logits = _run(batch.behind, changed)
+                for batch in self._original(network, output, pixels):
+                    with in_place_of(network.module, network.layer, changed.module):
+                        merged, logits = _run(batch.replay, changed)
                     check.add(batch.activation[:, channels], merged[:, channels], batch.logits, logits, precision)
         return check
 
-    def _in_both_precisions(self, pixels):
-        """{precision: (network, layer)}; fp64 only if the network can be copied and runs in it."""
-        networks = {"fp32": (self.network, self.layer)}
-        with suppress(Exception), torch.no_grad():  # whatever somebody else's network raises
-            double = copy_module(self.network).double().to(memory_format=torch.contiguous_format)  # twice as fast
-            layer = replace(self.layer, module=double.get_submodule(self.layer.name))
-            double(pixels[:1].to(layer.weight))
-            networks["fp64"] = double, layer
+    def _in_both_precisions(self, pixels: torch.Tensor) -> dict[str, OpenedNetwork]:
+        """The network in each precision; in fp64 only if it can be copied and runs in it."""
+        networks = {"fp32": replace(self.network, precision="fp32")}
+        try:
+            networks["fp64"] = _in_fp64(self.network, pixels[:1])
+        except NotInFp64 as error:
+            print(f"equality is shown in fp32 alone: {error}", file=sys.stderr)
         return networks
 
-    def _original(self, precision, output, pixels):
+    def _original(self, network: OpenedNetwork, output: Hashable, pixels: torch.Tensor) -> list[_Batch]:
         """The _Batches of a class's images, which many splits share; those used last stay longest."""
-        key, (network, layer) = (precision, output, len(pixels)), self._networks[precision]
+        key = (network.precision, output, len(pixels))
         if key not in self._originals:
-            shown = pixels[:: IN_FP64 if precision == "fp64" else 1].to(layer.weight)
-            self._originals[key] = [_Batch.of(network, layer, batch) for batch in shown.split(BATCH)]
-            sizes = {one: sum(batch.num_bytes for batch in batches) for one, batches in self._originals.items()}
+            shown = pixels[:: IN_FP64 if network.precision == "fp64" else 1].to(network.layer.weight)
+            self._originals[key] = [_Batch.of(network, batch) for batch in shown.split(BATCH)]
+            sizes = {own: sum(batch.num_bytes for batch in batches) for own, batches in self._originals.items()}
             while len(self._originals) > 1 and sum(sizes.values()) > MOST_BYTES:
                 oldest = next(iter(self._originals))
                 del self._originals[oldest], sizes[oldest]
@@ -171,27 +180,53 @@ class EqualityProof:
         return self._originals[key]
 
 
-@dataclass
-class _Batch:
-    """Some images in the original: the ``activation`` [B, C, positions] of its layer, its ``logits`` [B, outputs], and
-    how the network is run from the layer on."""
+class NotInFp64(Exception):
+    """A user-supplied network cannot be copied, or does not run in fp64: the reason."""
 
-    behind: Replay
+
+def _in_fp64(network: OpenedNetwork, image: torch.Tensor) -> OpenedNetwork:
+    """A copy of the network in fp64 that has run on an image [1, 3, H, W]; NotInFp64 where that cannot be."""
+    try:
+        module = copy_module(network.module)
+    except ValueError as error:
+        raise NotInFp64(str(error)) from error
+    try:
+        # contiguous is twice as fast
+        module = module.double().to(memory_format=torch.contiguous_format)
+        with torch.no_grad():
+            module(image.to(network.device).double())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the user-supplied network raises
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise NotInFp64(f"the network does not run in fp64 ({reason})") from error
+    layer = replace(network.layer, module=module.get_submodule(network.layer.name))
+    return replace(network, module=module, layer=layer, precision="fp64")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some images in the original network, and how it is run from the layer on.
+
+    ``activation`` [B, C, positions] is that of its layer, ``logits`` [B, outputs] are its own.
+    """
+
+    replay: Replay
     activation: torch.Tensor
     logits: torch.Tensor
 
     @classmethod
-    def of(cls, network, layer, images):
-        behind = Replay(network, layer.module, images)
-        return cls(behind, *_run(behind, layer))
+    def of(cls, network: OpenedNetwork, images: torch.Tensor) -> _Batch:
+        replay = Replay(network.module, network.layer.module, images)
+        return cls(replay, *_run(replay, network.layer))
 
     @property
-    def num_bytes(self):
-        return self.behind.num_bytes + self.activation.nbytes + self.logits.nbytes
+    def num_bytes(self) -> int:
+        return self.replay.num_bytes + self.activation.nbytes + self.logits.nbytes
 
 
-def _run(behind, layer):
+def _run(replay: Replay, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     """Activation and logits of a replay, with whatever stands in the layer's place."""
-    with Recorder(lambda _: behind(), layer) as recorder:
+    with Recorder(lambda _: replay(), layer) as recorder:
         record = recorder.forward(None)
     return record.activation, record.logits

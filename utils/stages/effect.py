@@ -1,25 +1,32 @@
-"""Stage 4: what the new channels of a split do behind the layer, to the logit of an image's own class."""
+"""Stage 4: what the new channels of a split do after the layer, to the logit of an image's own class."""
 
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from utils.concept_sources.source_registry import SOURCES
+from utils.images.batches import ImageBatch
+from utils.images.folders import ImageList
+from utils.method.disentangling import Split
 from utils.method.shapley import coalitions, shapley_values
 from utils.method.significance import permutation
 from utils.networks.ablation import held
-from utils.networks.precision import network_arithmetic
+from utils.networks.layers import Layer
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
-from utils.stages.validation import contents_digest
+from utils.stages.validation import ImagePass, contents_digest
+from utils.store.opened_splits import OpenedSplit
 
 
-class Players:
-    """What is a concept's alone in a split channel, ``c'_k - r``, for every concept, and ``r``: they sum to ``a_c``.
+class ChannelParts:
+    """The parts of a split channel: what is a concept's alone, ``c'_k - r``, for every concept, and ``r``.
 
-    Each can be replaced by its mean over all positions of the training images, or by zero. One that has no input is
-    what it is in every image, and plays no part.
+    They sum to ``a_c``. Each can be replaced by its mean over all positions of the training images, or by zero. A part
+    without input is the same in every image, and is never replaced.
 
     Parameters
     ----------
@@ -30,62 +37,67 @@ class Players:
         ``mean`` or ``zero``.
     """
 
-    def __init__(self, layer, split, rho, to):
+    def __init__(self, layer: Layer, split: Split, rho: float | None, to: str) -> None:
+        self.layer = layer
         self.module = DisentangledLayer(layer, [split], [rho])
         shares = split.shares(rho)
-        residual = (shares[-1] * split.mean_arv).sum() / split.positions
-        residual += 0 if split.bias is None else split.bias.double()
-        means = [*self.module.means_of[0], float(residual)]
+        mean_of_residual = (shares[-1] * split.mean_arv).sum() / split.positions
+        mean_of_residual += 0 if split.bias is None else split.bias.double()
+        means = [*self.module.means_of[0], float(mean_of_residual)]
         self.constants = means if to == "mean" else [0.0] * len(means)
-        self.playing = [k for k in range(len(shares)) if (shares[k] != 0).any()]
+        self.with_input = [part for part, of_part in enumerate(shares) if (of_part != 0).any()]
         self.seed = split.channel
-        self.coalitions = coalitions(len(self.playing), self.seed)
+        self.coalitions = coalitions(len(self.with_input), self.seed)
 
-    def effects(self, network, layer, behind, targets):
-        """What each part adds to the logit of images' own class and to its margin, on average over who is there.
+    def effects(self, network: torch.nn.Module, replay: Replay, targets: torch.Tensor) -> torch.Tensor:
+        """What each part adds to the logit of an image's own class and to its margin: its Shapley value.
 
         The margin is the logit minus the mean of all others.
 
         Parameters
         ----------
         network : nn.Module
-        layer : Layer
-        behind : Replay
+        replay : Replay
             Of the images, B of them.
         targets : LongTensor [B]
 
         Returns
         -------
-        effects, margins : Tensor [B, K + 1], float64, on the CPU
-            Of ``c'_1 - r .. c'_K - r`` and ``r``; their sum is the effect of ``a_c`` against its mean (or zero).
+        Tensor [2, B, K + 1], float64, on the CPU
+            Effects on the logit, and on the margin, of ``c'_1 - r .. c'_K - r`` and ``r``; their sum is the effect of
+            ``a_c`` against its mean (or zero).
         """
         values = {}
-        with in_place_of(network, layer, self.module):
+        with in_place_of(network, self.layer, self.module):
             for present in self.coalitions:
-                absent = [one for place, one in enumerate(self.playing) if place not in present]
-                with held(self.module, 0, {one: self.constants[one] for one in absent}), torch.no_grad():
-                    values[present] = logit_and_margin(behind().double().cpu(), targets)
-        found = torch.zeros(*values[self.coalitions[0]].shape, len(self.constants), dtype=torch.float64)
-        found[..., self.playing] = shapley_values(values, len(self.playing), self.seed).movedim(0, -1)
-        return tuple(found)
+                replaced = {
+                    part: self.constants[part] for player, part in enumerate(self.with_input) if player not in present
+                }
+                with held(self.module, 0, replaced), torch.no_grad():
+                    values[present] = logit_and_margin(replay().double().cpu(), targets)
+        effects = torch.zeros(2, len(targets), len(self.constants), dtype=torch.float64)
+        effects[..., self.with_input] = shapley_values(values, len(self.with_input), self.seed).movedim(0, -1)
+        return effects
 
 
-def logit_and_margin(logits, targets):
-    """Of the logits [B, outputs] each image's own, and by how much it is above the mean of all others: [2, B]."""
-    own = logits.gather(1, targets[:, None])[:, 0]
-    others = logits.sum(1) - own
-    return torch.stack([own, own - others / max(1, logits.shape[1] - 1)])
+def logit_and_margin(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of the logits [B, outputs] that of each image's own class, and that minus the mean of all others: [2, B]."""
+    logit = logits.gather(1, targets[:, None])[:, 0]
+    sum_of_others = logits.sum(1) - logit
+    return torch.stack([logit, logit - sum_of_others / max(1, logits.shape[1] - 1)])
 
 
-def describe_effect(opened, run, source, to):
-    """All of an effect that is known before anything is measured."""
-    split, file = opened.file.split, opened.file
+def describe_effect(opened: OpenedSplit, run: str, validation: ImagePass, to: str) -> dict[str, Any]:
+    """All fields of an effect that are known before anything is measured."""
+    file = opened.file
+    split = file.split
     return {
         "run": run,
         "split": opened.path.stem,
         "split_sha256": file.sha256,
         **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        **source.how,
+        "precision": validation.precision,
+        "decoding": validation.decoding,
         "channel": split.channel,
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],
@@ -96,11 +108,11 @@ def describe_effect(opened, run, source, to):
         "concepts_from": file.source["name"],
         "found_by": file.found_by(),
         "assignment": SOURCES.get(file.source["name"]).assignment(file.source["state"]),
-        "files_sha256": source.files_digest(opened.keys),
+        "files_sha256": validation.files_digest(opened.keys),
     }
 
 
-def measure_effects(opened, source, to):
+def measure_effects(opened: list[OpenedSplit], validation: ImagePass, to: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Effects of splits on validation images of their concepts, group by group; each is ready after its last one.
 
     What the network does before the layer is done once for each image, whatever is replaced in whichever split.
@@ -108,7 +120,7 @@ def measure_effects(opened, source, to):
     Parameters
     ----------
     opened : list of OpenedSplit
-    source : ImagePass
+    validation : ImagePass
     to : str
         ``mean`` or ``zero``: what the parts are replaced by.
 
@@ -121,55 +133,87 @@ def measure_effects(opened, source, to):
         all others) and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split with as many inputs for each
         concept, drawn at random. ``validation``, a digest of the images of each group.
     """
-    network, layer = source.network, source.layer
-    keys, last = source.with_images(opened)
-    plan = source.plan(keys)
-    ends = {key: number for number, (key, _) in enumerate(plan)}
-    users = {key: [n for n, one in enumerate(opened) if key in one.keys] for key in keys}
-    playing, found = {}, {number: [] for number in range(len(opened))}
-    loader = source.load([batch for _, batch in plan], "effects")
-    for place, ((key, _), (indices, pixels, contents)) in enumerate(zip(plan, loader, strict=True)):
-        if len(indices):
-            targets = source.targets(indices)
-            with network_arithmetic(source.how["precision"], pixels.device):
-                behind = Replay(network, layer.module, pixels)
+    network = validation.network
+    keys, last = validation.with_images(opened)
+    users = {key: [number for number, split in enumerate(opened) if key in split.keys] for key in keys}
+    measuring: dict[int, SplitEffects] = {}
+    plan = validation.plan(keys)
+    loader = validation.image_source.batches([planned.indices for planned in plan], "effects")
+    for (key, _, is_last), batch in zip(plan, loader, strict=True):
+        for number in users[key]:
+            if number not in measuring:
+                measuring[number] = SplitEffects(network, opened[number], to)
+        if len(batch.indices):
+            targets = validation.targets[batch.indices]
+            with network.arithmetic():
+                replay = Replay(network.module, network.layer.module, batch.pixels)
                 for number in users[key]:
-                    if number not in playing:
-                        playing[number] = both_players(layer, opened[number], to)
-                    split, permuted = (one.effects(network, layer, behind, targets) for one in playing[number])
-                    found[number].append((key, indices, contents, *split, permuted[0]))
-        if place == ends[key]:
-            for number in (n for n in users[key] if last[n] == key):
-                one, batches = opened[number], found.pop(number)
-                validation = {source.name(own): _digest(source.images, batches, own) for own in one.keys}
-                parts = by_concept(one, batches, source.images)
-                yield number, {"validation": validation, "images": parts}
-                playing.pop(number, None)
+                    measuring[number].add(key, batch, replay, targets)
+        for number in users[key] if is_last else ():
+            if last[number] == key:
+                yield number, measuring.pop(number).result(validation)
 
 
-def both_players(layer, opened, to):
-    """The Players of a split, and of the same with its inputs given out at random, as many to each concept."""
-    split = opened.file.split
-    order = permutation(len(split.weight), "effect", split.channel, split.classes)
-    permuted = replace(split, division=split.division.permuted(order))
-    return [Players(layer, one, opened.rho, to) for one in (split, permuted)]
+class EffectBatch(NamedTuple):
+    """Effects on B images of one group.
+
+    ``indices`` int64 [B] in the ImageList, ``contents`` uint64 [B]; ``effects`` on the logit, ``margins`` and
+    ``effects_permuted`` [B, K + 1] float64.
+    """
+
+    key: Hashable
+    indices: np.ndarray
+    contents: np.ndarray
+    effects: torch.Tensor
+    margins: torch.Tensor
+    effects_permuted: torch.Tensor
 
 
-def by_concept(opened, batches, images):
-    """Batches of a split, gathered for each concept: (key, indices, contents, effects, margins, effects permuted)."""
-    parts, split = [], opened.file.split
-    for keys in opened.groups:
-        own = [batch for batch in batches if batch[0] in keys]
-        indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
-        nothing, names = torch.empty(0, len(split.concepts) + 1), ("effects", "margins", "effects_permuted")
-        values = (torch.cat([nothing, *(batch[which] for batch in own)]).tolist() for which in (3, 4, 5))
-        paths = [str(images.path(index).relative_to(images.root)) for index in indices]
-        parts.append({"paths": paths, **dict(zip(names, values, strict=True))})
-    return parts
+class SplitEffects:
+    """Collects the effects of one split, and of the same split with its inputs given out at random.
+
+    Then each concept has as many inputs as before.
+    """
+
+    def __init__(self, network: OpenedNetwork, opened: OpenedSplit, to: str) -> None:
+        split = opened.file.split
+        order = permutation(len(split.weight), "effect", split.channel, split.classes)
+        permuted = replace(split, division=split.division.permuted(order))
+        self.network = network.module
+        self.opened = opened
+        self.parts = ChannelParts(network.layer, split, opened.rho, to)
+        self.permuted_parts = ChannelParts(network.layer, permuted, opened.rho, to)
+        self.batches: list[EffectBatch] = []
+
+    def add(self, key: Hashable, batch: ImageBatch, replay: Replay, targets: torch.Tensor) -> None:
+        """Measure a batch of a group; ``targets`` [B] are the outputs that are the images' own classes."""
+        effects, margins = self.parts.effects(self.network, replay, targets)
+        effects_permuted, _ = self.permuted_parts.effects(self.network, replay, targets)
+        indices = batch.indices.numpy()
+        self.batches.append(EffectBatch(key, indices, batch.contents, effects, margins, effects_permuted))
+
+    def result(self, validation: ImagePass) -> dict[str, Any]:
+        """What ``measure_effects`` yields."""
+        images = validation.images
+        digests = {validation.name(key): self._digest(images, key) for key in self.opened.keys}
+        return {"validation": digests, "images": [self._of_concept(images, keys) for keys in self.opened.groups]}
+
+    def _of_concept(self, images: ImageList, keys: list[Hashable]) -> dict[str, list]:
+        batches = [batch for batch in self.batches if batch.key in keys]
+        nothing = torch.empty(0, len(self.opened.file.split.concepts) + 1)
+        return {
+            "paths": [str(images.path(index).relative_to(images.root)) for index in _indices(batches)],
+            "effects": torch.cat([nothing, *(batch.effects for batch in batches)]).tolist(),
+            "margins": torch.cat([nothing, *(batch.margins for batch in batches)]).tolist(),
+            "effects_permuted": torch.cat([nothing, *(batch.effects_permuted for batch in batches)]).tolist(),
+        }
+
+    def _digest(self, images: ImageList, key: Hashable) -> str:
+        """Of all images of a group that were measured."""
+        batches = [batch for batch in self.batches if batch.key == key]
+        contents = np.concatenate([np.empty(0, np.uint64), *(batch.contents for batch in batches)])
+        return contents_digest(images, _indices(batches), contents)
 
 
-def _digest(images, batches, key):
-    """Of all images of a group that were measured."""
-    own = [batch for batch in batches if batch[0] == key]
-    indices = np.concatenate([np.empty(0, int), *(batch[1] for batch in own)]).astype(int)
-    return contents_digest(images, indices, np.concatenate([np.empty(0, np.uint64), *(batch[2] for batch in own)]))
+def _indices(batches: list[EffectBatch]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int64), *(batch.indices for batch in batches)])

@@ -1,20 +1,28 @@
-"""Stage 4: embeddings of validation images and of patches by another network, and what units activate beside them."""
+"""Stage 4: embeddings of validation images and of patches by another network, and activations of units on them."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, ImageFiles, batches_of
-from utils.images.decoding import crop_with_pil
+from utils.images.batches import ImageFiles
+from utils.images.decoding import Picture, crop_with_pil
+from utils.images.folders import ImageList
+from utils.images.image_source import ImageSource
+from utils.images.transform import Transform
 from utils.method.embedding_scores import Monosemanticity
 from utils.method.patches import patch
+from utils.networks.embedder import Embedder
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder, require_finite
 from utils.store.embeddings import EmbeddingFile, Embeddings
+from utils.store.importance_store import ImportanceStore
+from utils.store.study import Study
 
 MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
 
@@ -23,59 +31,54 @@ MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
 # Embeddings
 
 
-def embeddings_of(images, indices, embedder, description, *, batch_size, precision, loading, **files):
+def embeddings_of(
+    source: ImageSource, indices: Iterable[int], embedder: Embedder, precision: str, description: str
+) -> Embeddings:
     """One pass of the embedder over images: Embeddings of those that could be read, on the CPU.
 
     Parameters
     ----------
-    images : ImageList
+    source : ImageSource
+        With the embedder's transform.
     indices : sequence of int
-        Which of them, ascending.
+        Which of its images, ascending.
     embedder : Embedder
-        On its device.
-    description : str
-        Of the progress bar.
-    batch_size : int
+        On the device of ``source``.
     precision : str
         Of the embedder's arithmetic.
-    loading : dict
-        Of ``flags.loading``.
-    files : optional
-        ``files=`` of ImageBatches.
+    description : str
+        Of the progress bar.
 
     Raises
     ------
     UserError
         An unreadable image; NaN, infinite values or nothing but zeros for one.
     """
-    found, device = [(torch.empty(0, dtype=torch.long), torch.empty(0, embedder.size))], loading["device"]
-    batches = batches_of(indices, batch_size)
-    for batch in ImageBatches(images, embedder.transform, batches, description, **loading, **files):
-        if len(batch.indices):
-            with network_arithmetic(precision, device):
-                values = embedder.embed(batch.pixels).cpu()
-            impossible = ~values.isfinite().all(1) | ~values.any(1)
-            if impossible.any():
-                path = images.path(int(batch.indices[impossible][0]))
-                raise UserError(f"--embedding {embedder.model} gives no embedding of {path}: NaN, infinite or all zero")
-            found.append((batch.indices, values))
-    return Embeddings(*map(torch.cat, zip(*found, strict=True)))
+    embedded = [torch.empty(0, dtype=torch.long)]
+    values = [torch.empty(0, embedder.size)]
+    for batch in source.in_order(indices, description).readable():
+        with network_arithmetic(precision, source.loading.device):
+            of_batch = embedder.embed(batch.pixels).cpu()
+        impossible = ~of_batch.isfinite().all(1) | ~of_batch.any(1)
+        if impossible.any():
+            path = source.images.path(int(batch.indices[impossible][0]))
+            raise UserError(f"--embedding {embedder.model} gives no embedding of {path}: NaN, infinite or all zero")
+        embedded.append(batch.indices)
+        values.append(of_batch)
+    return Embeddings(torch.cat(embedded), torch.cat(values))
 
 
-def validation_embeddings(store_dir, run, store, root, embedder, *, batch_size, precision, loading):
+def validation_embeddings(store: ImportanceStore, study: Study, embedder: Embedder) -> tuple[Embeddings, Path]:
     """Embeddings of the images that a val store has measured: made in one pass, kept beside the store, and reused.
 
     Parameters
     ----------
-    store_dir : Path or str
-    run : str
     store : ImportanceStore
         The val store, complete, its ``meta`` read.
-    root : Path
-        ``val/``.
+    study : Study
+        Says where embeddings are kept, and how images are read.
     embedder : Embedder
-    batch_size, precision, loading :
-        As ``embeddings_of`` has them.
+        On the study's device.
 
     Returns
     -------
@@ -89,21 +92,21 @@ def validation_embeddings(store_dir, run, store, root, embedder, *, batch_size, 
         "embedder": embedder.fingerprint,
         "features": embedder.features,
         "transform": asdict(embedder.transform),
-        "precision": precision,
-        "decoding": loading["decode"],
+        "precision": study.precision,
+        "decoding": study.decoding,
     }
-    file = EmbeddingFile(store_dir, run, embedder.model, embedder.size, origin)
-    found = file.read()
-    if found is None:
-        images, indices = store.measured_images(root)
-        how = {"batch_size": batch_size, "precision": precision, "loading": loading}
-        found = embeddings_of(images, indices, embedder, "embeddings", **how)
-        file.write(found)
-    return found, file.path
+    file = EmbeddingFile(study.store_dir, study.run, embedder.model, embedder.size, origin)
+    embeddings = file.read()
+    if embeddings is None:
+        images, indices = store.measured_images(study.data_dir / store.meta["images"])
+        source = ImageSource(images, embedder.transform, study.batch_size, study.loading)
+        embeddings = embeddings_of(source, indices, embedder, study.precision, "embeddings")
+        file.write(embeddings)
+    return embeddings, file.path
 
 
 class PatchFiles(ImageFiles):
-    """Patches of images: cut out of what the network studied sees, resized to the embedder's input.
+    """Patches of images: cut out of what the studied network sees, resized to the embedder's input.
 
     Parameters
     ----------
@@ -113,19 +116,30 @@ class PatchFiles(ImageFiles):
         The embedder's.
     crop : function
         That decodes an image.
-    seen : Transform
-        Of the network studied.
+    seen_with : Transform
+        Of the studied network.
     centres : array [P, 2]
         Row and column, as fractions of the sides of what it sees.
     size : int
         Side of a patch, in its pixels.
     """
 
-    def __init__(self, images, transform, crop=crop_with_pil, *, seen, centres, size):
-        super().__init__(images, seen, crop)
-        self.whole, self.centres, self.size = replace(transform, resize_size=transform.crop_size), centres, size
+    def __init__(
+        self,
+        images: ImageList,
+        transform: Transform,
+        crop: Callable = crop_with_pil,
+        *,
+        seen_with: Transform,
+        centres: np.ndarray,
+        size: int,
+    ) -> None:
+        super().__init__(images, seen_with, crop)
+        self.whole = replace(transform, resize_size=transform.crop_size)
+        self.centres = centres
+        self.size = size
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> Picture:
         picture = super().__getitem__(number)
         if picture.reason is None:
             cut = patch(picture.crop.numpy(), self.centres[number], self.size)
@@ -133,66 +147,74 @@ class PatchFiles(ImageFiles):
         return picture
 
 
-def patch_embeddings(images, indices, centres, size, seen, embedder, *, batch_size, precision, loading):
+def patch_embeddings(
+    source: ImageSource,
+    indices: np.ndarray,
+    centres: np.ndarray,
+    *,
+    size: int,
+    embedder: Embedder,
+    precision: str,
+) -> torch.Tensor:
     """Embeddings of patches of images, [P, D] float32 on the CPU.
 
-    Each patch reads its image, so a caller with very many units asks for some of them at a time.
+    Each patch reads its image, so a caller with very many units asks for some of them at a time. Patches are decoded by
+    PIL, and an unreadable image is an error.
 
     Parameters
     ----------
-    images : ImageList
+    source : ImageSource
+        With the transform of the studied network.
     indices : array of int [P]
         The image of each patch.
     centres : array [P, 2]
-        Row and column of its centre, as fractions of the sides of what the network studied sees.
+        Row and column of its centre, as fractions of the sides of what the studied network sees.
     size : int
         Its side, in pixels of that.
-    seen : Transform
-        Of the network studied.
     embedder : Embedder
-        On its device; patches are resized to its input.
-    batch_size, precision, loading :
-        As ``embeddings_of`` has them; patches are decoded by PIL, and an unreadable image is an error.
+        On the device of ``source``; patches are resized to its input.
+    precision : str
+        Of the embedder's arithmetic.
     """
-    loading = {**loading, "decode": "pil", "skip_unreadable": False}
-    how = {"batch_size": batch_size, "precision": precision, "loading": loading}
-    files = partial(PatchFiles, seen=seen, centres=np.asarray(centres), size=size)
-    own = images.at(np.asarray(indices, dtype=int))
-    return embeddings_of(own, range(len(own)), embedder, "embeddings of patches", **how, files=files).values
+    patches = replace(
+        source,
+        images=source.images.at(np.asarray(indices, dtype=int)),
+        transform=embedder.transform,
+        loading=replace(source.loading, decoding="pil", skip_unreadable=False),
+        files=partial(PatchFiles, seen_with=source.transform, centres=np.asarray(centres), size=size),
+    )
+    return embeddings_of(patches, range(len(indices)), embedder, precision, "embeddings of patches").values
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Activations beside them
+# Activations of images that have embeddings
 
 
-def unit_monosemanticity(network, layer, rows, biases, images, embeddings, seen, *, batch_size, precision, loading):
-    """One pass of the network studied: how alike the images are that activate each of some units.
+def unit_monosemanticity(
+    network: OpenedNetwork,
+    rows: torch.Tensor,
+    biases: torch.Tensor | None,
+    source: ImageSource,
+    embeddings: Embeddings,
+) -> Monosemanticity:
+    """One pass of the studied network: how similar the images are that activate each of R units.
 
     A unit is any row of weights on the layer's input; its activation is ``sum_hw max(c', 0)``. Units go in blocks, so
     that maps need a bounded memory, beside R x D numbers that are kept.
 
     Parameters
     ----------
-    network : nn.Module
-        On its device.
-    layer : Layer
+    network : OpenedNetwork
     rows : Tensor [R, C_in, taps]
     biases : Tensor [R] or None
-    images : ImageList
+    source : ImageSource
+        With the transform of the studied network.
     embeddings : Embeddings
-        Of the images that are looked at.
-    seen : Transform
-        Of the network studied.
-    batch_size, precision, loading :
-        As ``embeddings_of`` has them, for the network studied.
-
-    Returns
-    -------
-    Monosemanticity
-        Of R units.
+        Of the images that are read.
     """
-    device = loading["device"]
-    block = max(1, MOST_MAP_VALUES // (batch_size * layer.num_positions))
+    device = network.device
+    layer = network.layer
+    block = max(1, MOST_MAP_VALUES // (source.batch_size * layer.num_positions))
     maps = {
         first: layer.maps(
             rows[first : first + block].to(device),
@@ -201,15 +223,9 @@ def unit_monosemanticity(network, layer, rows, biases, images, embeddings, seen,
         for first in range(0, len(rows), block)
     }
     running = Monosemanticity(len(rows), embeddings.values.shape[1], device)
-    batches = batches_of(embeddings.indices, batch_size)
-    loader = ImageBatches(images, seen, batches, "monosemanticity", **loading)
-    with Recorder(network, layer) as recorder, torch.no_grad():
-        for indices, pixels, _ in loader:
-            if len(indices):
-                with network_arithmetic(precision, device):
-                    record = recorder.forward(pixels)
-                require_finite(record, indices, images)
-                own = embeddings.values[torch.searchsorted(embeddings.indices, indices)].to(device)
-                for first, apply in maps.items():
-                    running.add(apply(record.input).clamp_(min=0).sum(-1), own, first)
+    with torch.no_grad():
+        for batch, record in network.records(source.in_order(embeddings.indices, "monosemanticity")):
+            of_batch = embeddings.values[torch.searchsorted(embeddings.indices, batch.indices)].to(device)
+            for first, apply in maps.items():
+                running.add(apply(record.input).clamp_(min=0).sum(-1), of_batch, first)
     return running

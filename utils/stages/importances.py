@@ -1,7 +1,7 @@
 """Stage 1: one forward pass over the images, chunk by chunk."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import PIL
@@ -9,13 +9,12 @@ import torch
 import torchvision
 
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, batches_of
+from utils.images.image_source import ImageSource, batches_by_group
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.independence import check_independence
 from utils.networks.layers import check_normal_form
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder
-from utils.store.importance_store import STORE_FORMAT, identity
+from utils.networks.opened_network import OpenedNetwork
+from utils.store.importance_store import STORE_FORMAT, ImportanceStore, identity
 
 FIRST_BATCH = 8  # images
 
@@ -74,52 +73,45 @@ def describe_store(settings, network, layer, transform, images, classes):
     }
 
 
-def check_on_images(network, images, transform, loading):
+def check_on_images(network: OpenedNetwork, source: ImageSource) -> None:
     """Refuse, on a first real batch, a network that gives an image other logits in another batch, or by chance."""
-    first = [list(range(min(len(images), FIRST_BATCH)))]
-    for batch in ImageBatches(images, transform, first, None, **{**loading, "num_workers": 0}):
-        if len(batch.indices):
-            check_independence(network, batch.pixels)
+    first = list(range(min(len(source.images), FIRST_BATCH)))
+    in_this_process = replace(source, loading=replace(source.loading, num_workers=0))
+    for batch in in_this_process.batches([first], None).readable():
+        check_independence(network.module, batch.pixels)
 
 
-def fill_store(store, chunks, network, layer, images, transform, *, batch_size, precision, loading):
-    """Make chunks. One loader serves all of them; a batch never crosses a chunk's end.
+def fill_store(store: ImportanceStore, chunks: list[int], network: OpenedNetwork, source: ImageSource) -> None:
+    """Make chunks of a store that has been begun. One loader serves all; a batch never crosses a chunk's end.
 
-    Parameters
-    ----------
-    store : ImportanceStore
-        Begun.
-    chunks : list of int
-    network : nn.Module
-        Frozen, on the device of ``loading``.
-    layer : Layer
-    images : ImageList
-    transform : Transform
-    batch_size : int
-    precision : str
-    loading : dict
-        Further arguments of ``ImageBatches``.
+    NaN and infinite values are looked for when a chunk is written, so that no batch waits for the device.
     """
-    plan = [(chunk, batch) for chunk in chunks for batch in batches_of(store.chunk_range(chunk), batch_size)]
-    loader = ImageBatches(images, transform, [batch for _, batch in plan], "importances", **loading)
+    images = source.images
+    plan = batches_by_group({chunk: store.chunk_range(chunk) for chunk in chunks}, source.batch_size)
+    loader = source.batches([planned.indices for planned in plan], "importances")
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
-    targets = outputs[torch.from_numpy(images.folder_of)].to(loader.device)
-    validation, kept, checked = store.meta["images"] == "val", [], False
-    with Recorder(network, layer) as recorder, ChunkWriter(store) as writer:
-        for (chunk, batch), (indices, pixels, contents) in zip(plan, loader, strict=True):
-            if len(indices):
-                own = targets[indices.to(loader.device, non_blocking=True)]
-                with network_arithmetic(precision, loader.device):
-                    record = recorder.forward_with_gradient(pixels, own)
-                if not checked:
-                    check_normal_form(layer, record)
-                    checked = True
-                labels = {"targets": own, "indices": indices, "content": torch.from_numpy(contents)}
-                kept.append({**importances_of(layer, record), **labels})
-                if validation:
-                    kept[-1] |= evaluation_of(record)
-            if batch[-1] == store.chunk_range(chunk)[-1]:
-                writer.write(chunk, kept)
+    targets = outputs[torch.from_numpy(images.folder_of)]
+    is_validation = store.meta["images"] == "val"
+    kept: list[dict[str, torch.Tensor]] = []
+    is_checked = False
+    with ChunkWriter(store) as writer:
+        records = network.records_in_step(loader, targets, check_finite=False)
+        for planned, (batch, record) in zip(plan, records, strict=True):
+            if record is not None:
+                if not is_checked:
+                    check_normal_form(network.layer, record)
+                    is_checked = True
+                kept.append(
+                    {
+                        **importances_of(network.layer, record),
+                        "targets": targets[batch.indices],
+                        "indices": batch.indices,
+                        "content": torch.from_numpy(batch.contents),
+                        **(evaluation_of(record) if is_validation else {}),
+                    }
+                )
+            if planned.is_last:
+                writer.write(planned.group, kept)
                 kept = []
 
 

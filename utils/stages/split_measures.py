@@ -9,12 +9,11 @@ import torch
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
-from utils.images.batches import ImageFiles
+from utils.images.batches import ImageBatches, ImageFiles
 from utils.method.disentangling import merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder, require_finite
+from utils.networks.opened_network import OpenedNetwork
 from utils.stages.validation import contents_digest
 
 
@@ -118,21 +117,18 @@ def evaluate(opened, known, source, results, pictures):
                 del measures[number]
 
 
-def measure_peaks(loader, network, layer, measures, precision):
+def measure_peaks(
+    loader: ImageBatches, network: OpenedNetwork, measures: list[SplitMeasures]
+) -> list[dict[str, np.ndarray]]:
     """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``evaluate`` has them, for each split.
 
     Only images among the most activating ones of any of a split's channels are kept, however many there are.
     """
-    with Recorder(network, layer) as recorder:
-        for indices, pixels, _ in loader:
-            if len(indices):
-                with network_arithmetic(precision, loader.device):
-                    record = recorder.forward(pixels)
-                require_finite(record, indices, loader.images)
-                for one in measures:
-                    one.keep(indices=indices, **one.peaks(record.input))
-                    one.kept = [strongest(one.kept)]
-    return [one.arrays() for one in measures]
+    for batch, record in network.records(loader):
+        for of_split in measures:
+            of_split.keep(indices=batch.indices, **of_split.peaks(record.input))
+            of_split.kept = [strongest(of_split.kept)]
+    return [of_split.arrays() for of_split in measures]
 
 
 def strongest(batches):
@@ -164,7 +160,8 @@ def describe_result(opened, run, tau, source):
         "split": opened.path.stem,
         "split_sha256": file.sha256,
         **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        **source.how,
+        "precision": source.precision,
+        "decoding": source.decoding,
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
         "concepts_from": file.source["name"],

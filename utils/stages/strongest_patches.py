@@ -1,17 +1,18 @@
 """The patches of val/ that activate channels most: one pass over the images for all of them, the strongest kept."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import batches_of, progress
+from utils.images.batches import ImageBatches, progress
+from utils.images.image_source import ImageSource
 from utils.method.patches import TOP_IMAGES, patch, peaks
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder, require_finite
+from utils.networks.opened_network import OpenedNetwork
 from utils.store.files import json_digest
 
 TILE = 80  # pixels: of a multiple of 16, JPEG mixes no colours of two tiles
@@ -31,11 +32,11 @@ class TopPatches(NamedTuple):
     centres: torch.Tensor
 
     @classmethod
-    def nothing(cls, num_units):
-        shape = num_units, TOP_IMAGES
+    def nothing(cls, num_units: int) -> "TopPatches":
+        shape = (num_units, TOP_IMAGES)
         return cls(torch.full(shape, -torch.inf), torch.full(shape, -1), torch.zeros(*shape, 2))
 
-    def with_batch(self, values, images, centres):
+    def with_batch(self, values: torch.Tensor, images: torch.Tensor, centres: torch.Tensor) -> "TopPatches":
         """The strongest of these and of new ones: [U, B], [B], [U, B, 2]; of equal values the earlier image."""
         values = torch.cat([self.values, values], 1)
         images = torch.cat([self.images, images.expand(len(values), -1)], 1)
@@ -45,8 +46,8 @@ class TopPatches(NamedTuple):
         return TopPatches(values.gather(1, order), images.gather(1, order), centres.gather(1, where))
 
 
-def unit_keys(origin, rows, biases):
-    """What tells units and the images that they are ranked on from others: uint8 array [U, 32].
+def unit_keys(origin: dict[str, Any], rows: torch.Tensor, biases: torch.Tensor | None) -> np.ndarray:
+    """A key for each unit and the images that it is ranked on, equal for equal ones alone: uint8 array [U, 32].
 
     Parameters
     ----------
@@ -56,82 +57,71 @@ def unit_keys(origin, rows, biases):
     biases : Tensor [U] or None
     """
     start = json_digest(origin).encode()
-    biases = [None] * len(rows) if biases is None else biases.double()
-    keys = [
-        hashlib.sha256(start + row.double().numpy().tobytes() + (b"" if bias is None else bias.numpy().tobytes()))
-        for row, bias in zip(rows, biases, strict=True)
-    ]
+    keys = [hashlib.sha256(start + row.double().numpy().tobytes()) for row in rows]
+    if biases is not None:
+        for key, bias in zip(keys, biases.double(), strict=True):
+            key.update(bias.numpy().tobytes())
     return np.array([list(key.digest()) for key in keys], dtype=np.uint8).reshape(-1, 32)
 
 
-def find_strongest(loader, network, layer, rows, biases, precision):
+def find_strongest(
+    loader: ImageBatches, network: OpenedNetwork, rows: torch.Tensor, biases: torch.Tensor | None
+) -> TopPatches:
     """One pass over images for any number of units: what is kept does not grow with the images.
 
     Parameters
     ----------
     loader : ImageBatches
-    network : nn.Module
-        Frozen, on its device.
-    layer : Layer
+    network : OpenedNetwork
+        The units are computed in fp32, whatever its precision.
     rows : Tensor [U, C_in, taps]
         Weights of the units, which see the layer's input.
     biases : Tensor [U] or None
-    precision : str
-        Of the network; the units are computed in fp32.
-
-    Returns
-    -------
-    TopPatches
     """
+    layer = network.layer
     largest = max(map(len, loader.batches)) * layer.num_positions
     size = max(1, MOST_VALUES // largest)
     blocks = [slice(start, start + size) for start in range(0, len(rows), size)]
     maps = [layer.maps(rows[block], None if biases is None else biases[block]) for block in blocks]
-    places, found = layer.places(loader.device), [TopPatches.nothing(len(rows[block])) for block in blocks]
-    with Recorder(network, layer) as recorder:
-        for indices, pixels, _ in loader:
-            if not len(indices):
-                continue
-            with network_arithmetic(precision, loader.device):
-                record = recorder.forward(pixels)
-            require_finite(record, indices, loader.images)
-            with torch.no_grad():
-                for number, of_block in enumerate(maps):
-                    values, centres = (part.float().cpu() for part in peaks(of_block(record.input), places))
-                    found[number] = found[number].with_batch(values.T, indices, centres.transpose(0, 1))
-    return TopPatches(*map(torch.cat, zip(*found, strict=True)))
+    places = layer.places(loader.device)
+    strongest = [TopPatches.nothing(len(rows[block])) for block in blocks]
+    for batch, record in network.records(loader):
+        with torch.no_grad():
+            for number, of_block in enumerate(maps):
+                values, centres = (part.float().cpu() for part in peaks(of_block(record.input), places))
+                strongest[number] = strongest[number].with_batch(values.T, batch.indices, centres.transpose(0, 1))
+    return TopPatches(*map(torch.cat, zip(*strongest, strict=True)))
 
 
-def tiles_of(load, found, size, batch_size):
+def tiles_of(source: ImageSource, patches: TopPatches, size: int) -> Iterator[np.ndarray]:
     """The patches, read again from their files, each image once for some hundreds of units.
 
     Parameters
     ----------
-    load : function of (batches, description) that returns ImageBatches
-    found : TopPatches
+    source : ImageSource
+    patches : TopPatches
     size : int
         Side of a patch in pixels of the transform.
-    batch_size : int
 
     Yields
     ------
     uint8 array [16, TILE, TILE, 3]
         Of each unit; grey where there are fewer patches.
     """
-    for start in range(0, len(found.images), MOST_UNITS):
-        yield from _tiles(load, TopPatches(*(part[start : start + MOST_UNITS] for part in found)), size, batch_size)
+    for start in range(0, len(patches.images), MOST_UNITS):
+        yield from _tiles(source, TopPatches(*(part[start : start + MOST_UNITS] for part in patches)), size)
 
 
-def _tiles(load, found, size, batch_size):
-    images = found.images.numpy()
+def _tiles(source: ImageSource, patches: TopPatches, size: int) -> np.ndarray:
+    images = patches.images.numpy()
     tiles = np.full((*images.shape, TILE, TILE, 3), 128, np.uint8)
-    loader = load(batches_of(np.unique(images[images >= 0]), batch_size), None)
+    loader = source.in_order(np.unique(images[images >= 0]), None)
     for batch in progress(loader.loader, "patches", unit=" batches", leave=False):
         if batch.unreadable:
             index, reason = batch.unreadable[0]
-            raise UserError(f"cannot read image {loader.images.path(index)} again ({reason})")
+            raise UserError(f"cannot read image {source.images.path(index)} again ({reason})")
         for index, crop in zip(batch.indices.tolist(), batch.crops.numpy(), strict=True):
             for unit, rank in np.argwhere(images == index):
-                picture = Image.fromarray(patch(crop, found.centres[unit, rank].tolist(), size))
+                picture = Image.fromarray(patch(crop, patches.centres[unit, rank].tolist(), size))
                 tiles[unit, rank] = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
     return tiles

@@ -1,6 +1,7 @@
 """Stage 4's images: from val/, by one pass of the network, or from a val store, without network and images."""
 
 import hashlib
+from collections.abc import Hashable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -9,12 +10,11 @@ import numpy as np
 import torch
 
 from utils.errors import printable
-from utils.images.batches import batches_of
-from utils.images.folders import class_folders, has_images, list_images
+from utils.images.folders import ClassMap, class_folders, has_images, list_images
+from utils.images.image_source import ImageSource, PlannedBatch, batches_by_group
 from utils.method.disentangling import in_order
 from utils.method.importance import attribution_shares
-from utils.networks.precision import network_arithmetic
-from utils.networks.recording import Recorder, require_finite
+from utils.networks.opened_network import OpenedNetwork
 
 STORED_CHUNKS = 8  # that stay in memory: an image set has images from all over the store
 
@@ -114,64 +114,67 @@ class ImagePass(ValidationImages):
 
     Parameters
     ----------
-    network : nn.Module
-        Frozen, on its device.
-    layer : Layer
-    images, classes, sets
+    network : OpenedNetwork
+    source : ImageSource
+        Of the validation images.
+    classes, sets
         As in ValidationImages.
-    load : function of (batches, description) that returns ImageBatches
-    batch_size : int
-    how : dict
-        ``precision`` and ``decoding``.
     """
 
-    has_input = True
-
-    def __init__(self, network, layer, images, classes, sets, load, batch_size, how):
-        super().__init__(images, classes, sets)
-        self.network, self.layer = network, layer
-        self.load, self.batch_size, self.how = load, batch_size, how
+    def __init__(
+        self, network: OpenedNetwork, source: ImageSource, classes: ClassMap, sets: dict[Hashable, np.ndarray]
+    ) -> None:
+        super().__init__(source.images, classes, sets)
+        self.network = network
+        self.layer = network.layer
+        self.image_source = source
+        self.precision = network.precision
+        self.decoding = source.loading.decoding
+        outputs = np.array([classes.outputs.get(folder, -1) for folder in self.images.folders])
+        self.targets = torch.from_numpy(outputs[self.images.folder_of])
 
     def __str__(self):
         return f"images of {self.images.root}"
 
-    def plan(self, keys):
-        """The batches of some groups, (key, indices) each: one is of one group, and so the same for whatever splits."""
-        return [(key, batch) for key in keys for batch in batches_of(self.indices(key), self.batch_size)]
+    def plan(self, keys: Iterable[Hashable]) -> list[PlannedBatch]:
+        """The batches of some groups: one is of one group, and so the same for whatever splits."""
+        return batches_by_group({key: self.indices(key) for key in keys}, self.image_source.batch_size)
 
-    def targets(self, indices):
-        """The network outputs that are the own classes of images: LongTensor [B]."""
-        outputs = np.array([self.classes.outputs.get(folder, -1) for folder in self.images.folders])
-        return torch.from_numpy(outputs[self.images.folder_of[np.asarray(indices)]])
-
-    def batches(self, keys):
+    def batches(self, keys: Iterable[Hashable]) -> Iterator[tuple[Hashable, MeasuredBatch | None]]:
         """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
         plan = self.plan(keys)
-        loader = self.load([batch for _, batch in plan], "validation images")
-        with Recorder(self.network, self.layer) as recorder:
-            for (key, _), (indices, pixels, contents) in zip(plan, loader, strict=True):
-                if not len(indices):
-                    yield key, None
-                    continue
-                targets = self.targets(indices)
-                with network_arithmetic(self.how["precision"], loader.device):
-                    record = recorder.forward_with_gradient(pixels, targets.to(loader.device))
-                require_finite(record, indices, self.images)
-                shares = attribution_shares(record.activation, record.gradient).half().cpu()
-                tap_sums = self.layer.tap_sums(record.input).double().cpu()
-                predictions = record.logits.argmax(1).cpu()
-                yield key, MeasuredBatch(indices, contents, targets, predictions, tap_sums, shares, record.input)
+        loader = self.image_source.batches([planned.indices for planned in plan], "validation images")
+        records = self.network.records_in_step(loader, self.targets)
+        for (key, *_), (batch, record) in zip(plan, records, strict=True):
+            if record is None:
+                yield key, None
+                continue
+            shares = attribution_shares(record.activation, record.gradient)
+            yield (
+                key,
+                MeasuredBatch(
+                    indices=batch.indices,
+                    contents=batch.contents,
+                    targets=self.targets[batch.indices],
+                    predictions=record.logits.argmax(1).cpu(),
+                    tap_sums=self.layer.tap_sums(record.input).double().cpu(),
+                    shares=shares.half().cpu(),
+                    input=record.input,
+                ),
+            )
 
 
 class StoredValidation(ValidationImages):
     """Validation images that stage 1 has measured (``--images val``): no network and no image is needed."""
 
-    has_input, network, layer = False, None, None
+    network = None
+    layer = None
 
     def __init__(self, store, root, classes, sets):
         super().__init__(store.read_images(root), classes, sets)
         self.store = store
-        self.how = {name: store.meta[name] for name in ("precision", "decoding")}
+        self.precision = store.meta["precision"]
+        self.decoding = store.meta["decoding"]
 
     def __str__(self):
         return f"measured by {self.store.folder}"

@@ -1,6 +1,11 @@
 """Stage 4's feature visualizations: images made to activate a channel and its parts, split by split."""
 
+from typing import Any
+
+from utils.images.transform import Transform
+from utils.method.disentangling import Split
 from utils.networks.feature_visualization import maximise_activation, reached_activation
+from utils.networks.opened_network import OpenedNetwork
 from utils.store.visualizations import packed
 
 SAME = (
@@ -9,28 +14,37 @@ SAME = (
 )
 
 
-def describe_visualization(result, steps, seeds):
-    """All of a visualization that is known before it is made; one that is there and equal need not be made again."""
+def describe_visualization(result: dict[str, Any], steps: int, seeds: int) -> dict[str, Any]:
+    """All fields of a visualization that are known before it is made; an equal one need not be made again."""
     return {**{name: result[name] for name in SAME}, "steps": steps, "seeds": seeds}
 
 
-def visualize(network, layer, split, rho, transform, known, device):
+def visualize(
+    network: OpenedNetwork, split: Split, rho: float | None, transform: Transform, described: dict[str, Any]
+) -> dict[str, Any]:
     """The visualization of the original channel and ``c'_1 .. c'_K``, as ``utils.store.visualizations`` stores it.
 
     Parameters
     ----------
-    network : nn.Module
-    layer : Layer
+    network : OpenedNetwork
     split : Split
     rho : float or None
     transform : Transform
-    known : dict
+    described : dict
         Of ``describe_visualization``.
-    device : torch.device
     """
     rows = split.shown_rows(rho)
     biases = None if split.bias is None else split.bias.expand(len(rows))
-    how = {name: known[name] for name in ("steps", "seeds")}
-    pictures = maximise_activation(network, layer, rows, biases, transform, device=device, **how)
-    reached = reached_activation(network, layer, rows, biases, pictures, transform, device=device)
-    return {**known, "pictures": packed(pictures.numpy()), "reached": reached.tolist()}
+    device = network.device
+    pictures = maximise_activation(
+        network.module,
+        network.layer,
+        rows,
+        biases,
+        transform,
+        device=device,
+        steps=described["steps"],
+        seeds=described["seeds"],
+    )
+    reached = reached_activation(network.module, network.layer, rows, biases, pictures, transform, device=device)
+    return {**described, "pictures": packed(pictures.numpy()), "reached": reached.tolist()}

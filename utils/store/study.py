@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from utils.images.batches import ImageBatches
+from utils.images.batches import Loading
 from utils.images.folders import ClassMap
+from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
+from utils.networks.opened_network import OpenedNetwork
 from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
 from utils.store.tap_sums import StoredTapSums
@@ -19,8 +21,8 @@ class Study:
 
     ``training`` is the complete ImportanceStore of training images, with its ``meta``; ``only_correct`` says whether
     correctly classified images alone count, ``background`` is the weight of everything else as one more concept, or
-    None. ``open_network`` returns the LoadedNetwork, frozen and on its device, and the Layer; ``open_loading`` further
-    arguments of ImageBatches, or raises UserError where the device lacks what ``decoding`` needs.
+    None. ``open_network`` returns the OpenedNetwork; ``open_loading`` the Loading, or raises UserError where the device
+    lacks what ``decoding`` needs.
     """
 
     run: str
@@ -30,8 +32,8 @@ class Study:
     only_correct: bool
     background: float | None
     transform: Transform
-    open_network: Callable
-    open_loading: Callable
+    open_network: Callable[[], OpenedNetwork]
+    open_loading: Callable[[], Loading]
     decoding: str
     batch_size: int
     precision: str
@@ -75,12 +77,11 @@ class Study:
         return StoredTapSums(self.training, lambda: self.labels, self.only_correct)
 
     @cached_property
-    def network_and_layer(self):
-        """The LoadedNetwork, frozen and on its device, and the Layer."""
+    def network(self) -> OpenedNetwork:
         return self.open_network()
 
     @cached_property
-    def loading(self):
+    def loading(self) -> Loading:
         return self.open_loading()
 
     def inputs_of(self, concepts, background):
@@ -100,6 +101,6 @@ class Study:
         """The ImageList of each store that was asked for, by its folder."""
         return {}
 
-    def load(self, store, plan, description):
-        """ImageBatches of images of a store; ``plan`` is a list of lists of indices."""
-        return ImageBatches(self.images(store), self.transform, plan, description, **self.loading)
+    def image_source(self, store: ImportanceStore) -> ImageSource:
+        """The images that a store has measured."""
+        return ImageSource(self.images(store), self.transform, self.batch_size, self.loading)

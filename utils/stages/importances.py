@@ -95,8 +95,10 @@ def fill_store(store: ImportanceStore, chunks: list[int], network: OpenedNetwork
     kept: list[dict[str, torch.Tensor]] = []
     is_checked = False
     with ChunkWriter(store) as writer:
-        records = network.records_in_step(loader, targets, check_finite=False)
-        for planned, (batch, record) in zip(plan, records, strict=True):
+        # no name for the records: they end, and the progress bar with them, where an error is raised here
+        for planned, (batch, record) in zip(
+            plan, network.records_in_step(loader, targets, check_finite=False), strict=True
+        ):
             if record is not None:
                 if not is_checked:
                     check_normal_form(network.layer, record)

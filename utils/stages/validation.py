@@ -144,8 +144,7 @@ class ImagePass(ValidationImages):
         """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
         plan = self.plan(keys)
         loader = self.image_source.batches([planned.indices for planned in plan], "validation images")
-        records = self.network.records_in_step(loader, self.targets)
-        for (key, *_), (batch, record) in zip(plan, records, strict=True):
+        for (key, *_), (batch, record) in zip(plan, self.network.records_in_step(loader, self.targets), strict=True):
             if record is None:
                 yield key, None
                 continue

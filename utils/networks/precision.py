@@ -1,38 +1,41 @@
 """Where networks run and in which precision: devices, TF32, autocast, compilation."""
 
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
+from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.networks.layers import Layer
 from utils.networks.recording import Recorder
+from utils.networks.user_code import user_code
 from utils.processes import this_process
 
 
-def choose_device(device):
-    """The device asked for; else ``cuda`` if there is one, else ``cpu``.
+def choose_device(device: str | None) -> torch.device:
+    """The device that is named; for None ``cuda`` if there is one, else ``cpu``.
 
-    ``cuda`` is this process's own: that of its local rank where there are as many, else the only one that it sees.
+    ``cuda`` is the device of this process: the one of its local rank where there are as many, else the first one.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         rank = this_process().local_rank
         device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
-    try:
+    chosen: torch.device | None = None
+    with suppress(RuntimeError):
         chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise UserError(f"--device {device}: must be cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)  # where memory is pinned, too
+        torch.cuda.set_device(chosen)  # pinned memory belongs to it, too
     return chosen
 
 
-def check_precision(precision, device):
+def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError where the device does not have the arithmetic, and make cuDNN deterministic.
 
     Everything outside of ``network_arithmetic`` is true fp32.
@@ -44,7 +47,7 @@ def check_precision(precision, device):
 
 
 @contextmanager
-def network_arithmetic(precision, device):
+def network_arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The context in which a network is called: ``fp32``, ``tf32`` (CUDA only) or ``bf16`` (autocast)."""
     _allow_tf32(precision == "tf32")
     try:
@@ -55,12 +58,12 @@ def network_arithmetic(precision, device):
 
 
 @contextmanager
-def full_precision(device):
-    """The context for what is computed in the type that it has: without autocast, and without TF32 on CUDA.
+def full_precision(device: torch.device) -> Iterator[None]:
+    """The context in which values are computed in the type that they have: without autocast, and without TF32 on CUDA.
 
-    Compiled code keeps its TF32: that is settled where it runs, outside of any context.
+    Compiled code keeps its TF32, which is decided where it runs, outside of any context.
     """
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # made at import
     settable = device.type == "cuda" and not torch.compiler.is_compiling()
     in_tf32 = [kind for kind in kinds if kind.fp32_precision == "tf32"] if settable else []
     try:
@@ -73,10 +76,10 @@ def full_precision(device):
             kind.fp32_precision = "tf32"
 
 
-def compile_network(network, layer, images, precision):
-    """Compile a network in place, and run it once on ``images``, so that what fails does so now.
+def compile_network(network: nn.Module, layer: Layer, images: Tensor, precision: str) -> None:
+    """Compile a network in place, and run it once on ``images``, so that a failure shows at once.
 
-    The layer of interest is left out: hooks on it run outside of the compiled code, as they are.
+    The layer of interest is left out: hooks on it run outside of the compiled code.
 
     Parameters
     ----------
@@ -84,30 +87,31 @@ def compile_network(network, layer, images, precision):
         On its device.
     layer : Layer
     images : Tensor [B, 3, H, W]
-        Of the shape and layout of most batches.
+        With the shape and layout of most batches.
     precision : str
 
     Raises
     ------
     UserError
-        No compiler that works, or a network that cannot be compiled.
+        There is no working compiler, or the network cannot be compiled.
     """
+
+    def refusal(error: BaseException) -> UserError:
+        reason = str(error).strip().split("\n")[0]
+        return UserError(
+            f"--compile: the network cannot be compiled ({reason}): is there a C++ compiler? Else leave out --compile"
+        )
+
     parent, _, child = layer.name.rpartition(".")
     setattr(network.get_submodule(parent), child, torch.compiler.disable(layer.module))
     network.compile(dynamic=False)  # each batch size its own code, so that results do not depend on which came first
-    try:
-        with network_arithmetic(precision, images.device), Recorder(network, layer) as recorder:
-            recorder.forward_with_gradient(images, torch.zeros_like(images[:, 0, 0, 0], dtype=torch.long))
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the many ways in which compilers can be missing or fail
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"--compile: the network cannot be compiled ({reason}): is there a C++ compiler? Else leave out --compile"
-        ) from error
+    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    # compilers can be missing or fail in many ways, in either direction of the pass
+    with network_arithmetic(precision, images.device), Recorder(network, layer) as recorder, user_code(refusal):
+        recorder.forward_with_gradient(images, targets)
 
 
-def _allow_tf32(allowed):
+def _allow_tf32(allowed: bool) -> None:
     # Torch has a newer pair of switches too; where they differ, reading these raises. These keep both in step.
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

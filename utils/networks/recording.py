@@ -1,62 +1,82 @@
 """Forward passes: what happens at the layer of interest."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.images.folders import ImageList
+
+if TYPE_CHECKING:
+    from utils.networks.layers import Layer  # which imports this module
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
-    """What a forward pass leaves of the layer of interest.
-
-    ``input`` is the layer's input as it is; ``activation`` [B, C, positions] its output, before anything later,
-    ``gradient`` of the images' own logits at the activation (same shape) or None, ``logits`` [B, outputs].
-    """
-
-    input: torch.Tensor
-    activation: torch.Tensor
-    gradient: torch.Tensor | None
-    logits: torch.Tensor
-
-
-class Recorder:
-    """Calls a network and gives a Record of each pass; its hook is on the layer while in the ``with`` block.
-
-    All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf that the hook keeps.
-    What goes on is a clone, so that an in-place operation behind the layer spoils neither the leaf nor its gradient.
+    """What a forward pass has shown at the layer of interest.
 
     Parameters
     ----------
-    network : nn.Module
+    input : Tensor
+        The layer's input as it is.
+    activation : Tensor [B, C, positions]
+        The layer's output, before anything later.
+    gradient : Tensor [B, C, positions] or None
+        Of the images' own logits at the activation.
+    logits : Tensor [B, outputs]
+    """
+
+    input: Tensor
+    activation: Tensor
+    gradient: Tensor | None
+    logits: Tensor
+
+
+class Recorder:
+    """Calls a network and returns a Record of each pass; its hook is on the layer while in the ``with`` block.
+
+    All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf that the hook keeps.
+    The network goes on with a clone, so that an in-place operation after the layer changes neither the leaf nor its
+    gradient.
+
+    Parameters
+    ----------
+    network : nn.Module, or function that calls it
         In evaluation mode, all parameters frozen.
     layer : Layer of ``network``
     """
 
-    def __init__(self, network, layer):
-        self.network, self.layer = network, layer
+    _input: Tensor | None
+    _leaf: Tensor | None
 
-    def __enter__(self):
-        self._input = self._leaf = None
+    def __init__(self, network: Callable[[Any], Tensor], layer: "Layer") -> None:
+        self.network = network
+        self.layer = layer
+
+    def __enter__(self) -> "Recorder":
+        self._input = None
+        self._leaf = None
         self._handle = self.layer.module.register_forward_hook(self._keep)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
-    def _keep(self, _, inputs, output):
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         self._input = inputs[0].detach().clone()  # the network may go on to change it in place
         self._leaf = output.detach().requires_grad_(torch.is_grad_enabled())
         return self._leaf.clone()
 
-    def forward(self, images):
+    def forward(self, images: Tensor | None) -> Record:
         """A pass without a graph: a Record without gradient. ``images`` [B, 3, H, W]."""
         with torch.no_grad():
             logits = self.network(images)
         return self._record(None, logits)
 
-    def forward_with_gradient(self, images, targets):
+    def forward_with_gradient(self, images: Tensor, targets: Tensor) -> Record:
         """A pass, and the gradient of each image's own logit at the layer's output.
 
         Parameters
@@ -65,10 +85,6 @@ class Recorder:
         targets : LongTensor [B]
             The network output that is each image's own class.
 
-        Returns
-        -------
-        Record
-
         Raises
         ------
         UserError
@@ -76,30 +92,31 @@ class Recorder:
         """
         with torch.enable_grad():
             logits = self.network(images)
-            own = logits.gather(1, targets[:, None]).sum()
-            if not own.requires_grad:
+            target_logits = logits.gather(1, targets[:, None]).sum()
+            if self._leaf is None or not target_logits.requires_grad:
                 raise UserError(
                     "the logits have no gradient at the layer of interest: does anything behind it reach them?"
                 )
-            (gradient,) = torch.autograd.grad(own, self._leaf)
+            (gradient,) = torch.autograd.grad(target_logits, self._leaf)
         return self._record(self.layer.by_position(gradient), logits.detach())
 
-    def _record(self, gradient, logits):
-        if self._leaf is None:
+    def _record(self, gradient: Tensor | None, logits: Tensor) -> Record:
+        if self._input is None or self._leaf is None:
             raise UserError(f"the network does not call layer {self.layer.name} by its name: it is kept elsewhere, too")
         record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
-        self._input = self._leaf = None  # or the last batch of a pass would stay in memory
+        self._input = None  # or the last batch of a pass would stay in memory
+        self._leaf = None
         return record
 
 
 class _Reached(Exception):
-    """The network has come to the layer; carries what enters it."""
+    """The network has come to the layer; carries the layer's input."""
 
 
-def layer_input(network, module, images):
-    """What enters ``module``, with its graph. The network is stopped there, before it can change it in place."""
+def layer_input(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
+    """The input of ``module``, with its graph. The network is stopped there, before it can change it in place."""
 
-    def stop(_, inputs):
+    def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise _Reached(inputs[0])
 
     handle = module.register_forward_pre_hook(stop)
@@ -112,14 +129,14 @@ def layer_input(network, module, images):
     raise UserError("the network does not execute the layer of interest")
 
 
-def require_finite(record, indices, images):
+def require_finite(record: Record, indices: Tensor, images: ImageList) -> None:
     """Raise a UserError that names an image for which the network gives NaN or infinite values."""
-    values = [record.input, record.activation, record.logits, *([] if record.gradient is None else [record.gradient])]
-    require_finite_values(values, indices, images)
+    values = (record.input, record.activation, record.logits, record.gradient)
+    require_finite_values([value for value in values if value is not None], indices, images)
 
 
-def require_finite_values(values, indices, images):
-    """The same, of tensors that have an equal part for each of the images at ``indices``."""
+def require_finite_values(values: Sequence[Tensor], indices: Tensor, images: ImageList) -> None:
+    """The same for tensors that have an equal part for each of the images at ``indices``."""
     finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
     if not finite.all():
         path = images.path(int(indices[~finite][0]))

@@ -53,6 +53,12 @@ def without_figures(monkeypatch):
 
 
 @pytest.fixture
+def with_full_figures(monkeypatch):
+    """For tests of the figures that scripts write: they are drawn as users get them, in twice the time."""
+    monkeypatch.setenv("FIGURES", "full")
+
+
+@pytest.fixture
 def copy(finished, tmp_path):
     """A copy of ``finished`` that a test may spoil."""
     shutil.copytree(finished, tmp_path / "copy")

@@ -62,7 +62,7 @@ def start_script(script, *arguments, cwd, **environment):
     return subprocess.Popen(
         [python(), ROOT / script, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={"FIGURES": "coarse", **os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -98,7 +98,8 @@ def start_and_hold(script, *arguments, after, cwd):
 def run_script(script, *arguments, cwd, **environment):
     """Run a script to its end: a CompletedProcess with stdout and stderr as text."""
     python()
-    environment, command = {**os.environ, "PYTHONPATH": str(ROOT), **environment}, [ROOT / script, *arguments]
+    environment = {"FIGURES": "coarse", **os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [ROOT / script, *arguments]
     with ExitStack() as files:
         outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
         descriptors = (files.enter_context(open(os.devnull)).fileno(), *(file.fileno() for file in outputs))

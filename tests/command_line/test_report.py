@@ -1,5 +1,6 @@
 """get_results.py --report: pages from what is there, whatever the class folders are called."""
 
+import csv
 import json
 import os
 import re
@@ -93,12 +94,12 @@ def pages(folder):
 def test_a_page_for_the_layer_and_one_for_each_polysemantic_channel(made):
     folder, result = made
     table = (folder / "results_get_cosine_similarities").glob("*0.5_channels.csv")
-    rows = [line.split(",") for line in next(table).read_text().splitlines()[1:]]
-    polysemantic = {int(row[0]) for row in rows if int(row[4])}
+    with next(table).open(newline="") as file:
+        polysemantic = {int(row["Channel"]) for row in csv.DictReader(file) if int(row["PairsUnderGamma"])}
     assert 9 in polysemantic
     found = pages(folder)
     assert set(found) == {"index.html", *(f"channel_{channel}.html" for channel in polysemantic)}
-    assert result.stdout.splitlines()[-1] == f"open {FOLDER}/index.html"
+    assert f"open {FOLDER}/index.html" in result.stdout.splitlines()
     data = json.loads((folder / FOLDER / "data.js").read_text().removeprefix("const CHANNELS = ").removesuffix(";"))
     assert {one["channel"] for one in data} == polysemantic
     nine = next(one for one in data if one["channel"] == 9)

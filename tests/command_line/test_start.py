@@ -28,12 +28,11 @@ def test_every_interpolation_of_the_flags_is_one_that_images_can_be_resized_by()
 
 def test_every_precision_is_an_arithmetic_of_its_own():
     """One of another name than the arithmetic has would be fp32 without a word."""
-    layer, x, found = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), []
+    layer, x, found = torch.nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), {}
     for precision in defaults.PRECISIONS:
         with network_arithmetic(precision, torch.device("cpu")):
-            found.append((layer(x).dtype, torch.backends.cudnn.allow_tf32))
-    assert found == [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)]
-    assert defaults.PRECISIONS == ("fp32", "tf32", "bf16")
+            found[precision] = (layer(x).dtype, torch.backends.cudnn.allow_tf32)
+    assert found == {"fp32": (torch.float32, False), "tf32": (torch.float32, True), "bf16": (torch.bfloat16, False)}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

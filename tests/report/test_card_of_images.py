@@ -86,11 +86,12 @@ def test_folders_without_an_output_are_called_as_they_are(tmp_path):
     assert names == ["b\\x01ee", "dog", "Egyptian cat"]
 
 
-def test_stage4_makes_a_card_and_nothing_that_was_not_asked_for(copy):
+def test_stage4_makes_a_card_and_nothing_that_was_not_asked_for(copy, with_full_figures):
     out = stage4("data", "store", *card_flags("--patch_size", "12"), cwd=copy)
     made = sorted(path.name for path in (copy / "plots").glob("*channel*"))
     assert [name.split("_rho")[1].split("_", 1)[1] for name in made] == ["card.pdf", "card.png"]
     assert f"{RUN}_channel9_1_3_rho" in made[0]
+    assert (copy / "plots" / made[0]).read_bytes().startswith(b"%PDF")
     assert "_card.png" in out
     assert not (copy / "results_quantitative").exists()
 
@@ -110,7 +111,7 @@ def grey(card):
     return (pixels[:, : pixels.shape[1] // 2] == [int(GREY[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum()
 
 
-def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alone(copy):
+def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alone(copy, with_full_figures):
     def card_and_summary(*more, what="card"):
         stage4("data", "store", *card_flags("--get_quantitative", *more), cwd=copy)
         (card,) = (path for path in (copy / "plots").iterdir() if re.fullmatch(rf".*_rho[.\d]+_{what}\.png", path.name))

@@ -74,9 +74,8 @@ VECTORS = [[5, 0, 1], [4, 1, 1], [0, 5, 1], [1, 0, 5], [1, 1, 1], [0, 0, 0]]
 def test_a_candidate_has_its_classes_cosines_and_groups(capsys):
     made = of_one([9, 7, 8, 4, 2, 0], [10, 10, 9, 4, 5, 3], VECTORS)
     lines = page(made, 0, capsys)
-    assert lines[1] == (
-        "channel 0 of m, layer l: tau 0.01, p 0.6, gamma 0.5, 0 <= cosine < 0.5, classes of at least 4 images"
-    )
+    settings = "channel 0 of m, layer l: tau 0.01, p 0.6, gamma 0.5, 0 <= cosine < 0.5, classes of at least 4 images"
+    assert settings in lines
 
     def cosine(a, b):
         (x, y) = (VECTORS[place] for place in (a, b))
@@ -85,15 +84,15 @@ def test_a_candidate_has_its_classes_cosines_and_groups(capsys):
     all_pairs = {(a, b): cosine(a, b) for a in range(4) for b in range(a)}
     lowest = min(all_pairs, key=all_pairs.get)
     under = sum(0 <= value < 0.5 for value in all_pairs.values())
-    assert lines[2] == "a candidate: relevant for 4 classes"
-    assert lines[3] == (
+    assert "a candidate: relevant for 4 classes" in lines
+    assert (
         f"pairs with 0 <= cosine < 0.5: {under} of 6; lowest cosine between classes {all_pairs[lowest]:.3f}, "
         f"{NAMES[lowest[1]]} {lowest[1]} / {NAMES[lowest[0]]} {lowest[0]}"
-    )
+    ) in lines
     means = [[4.5, 0.5, 1], VECTORS[2], VECTORS[3]]
     concepts = [sum(p * q for p, q in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)
                 for x, y in ((means[0], means[1]), (means[0], means[2]), (means[1], means[2]))]  # fmt: skip
-    assert lines[4] == f"groups at gamma 0.5: 3; lowest cosine between concepts {min(concepts):.3f}"
+    assert f"groups at gamma 0.5: 3; lowest cosine between concepts {min(concepts):.3f}" in lines
     assert rows_of(lines) == {
         "class a": (0.9, 9, 10, "concept 1"),
         "class b": (0.7, 7, 10, "concept 1"),
@@ -103,11 +102,12 @@ def test_a_candidate_has_its_classes_cosines_and_groups(capsys):
     }
     matrix = [line for line in lines if re.match(r" \d class ", line)]
     for row, line in enumerate(matrix):
-        numbers = [float(text) for text in line.split()[4:]]
+        numbers = [float(text) for text in re.findall(r"-?\d+\.\d+", line)]
         assert numbers == pytest.approx([all_pairs[row, column] for column in range(row)], abs=0.0051)
     assert len(matrix) == 4
-    assert lines[-5:-2] == ["cosine between concepts", "       1     2", " 1"]
-    assert lines[-2:] == [f" 2{concepts[0]:6.2f}", f" 3{concepts[1]:6.2f}{concepts[2]:6.2f}"]
+    table = ["cosine between concepts", "       1     2", " 1"]
+    table += [f" 2{concepts[0]:6.2f}", f" 3{concepts[1]:6.2f}{concepts[2]:6.2f}"]
+    assert "\n".join(table) in "\n".join(lines)
 
 
 def test_why_a_class_is_not_relevant(capsys):
@@ -183,7 +183,7 @@ ONE = "no candidate: relevant for 1 class, where two are needed"
 )
 def test_why_a_channel_is_a_candidate_or_not(counts, vectors, changes, expected, capsys):
     lines = page(of_one(counts, [10, 10, 10], vectors, **changes), 0, capsys)
-    assert lines[2 : lines.index("", 2) if "" in lines[2:] else -1] == expected
+    assert "\n".join(expected) in "\n".join(lines)
 
 
 def test_only_the_nearest_classes_are_shown_and_the_others_are_counted(capsys):
@@ -191,7 +191,7 @@ def test_only_the_nearest_classes_are_shown_and_the_others_are_counted(capsys):
     made = of_one(counts, [40] * 15 + [0], [[1.0, 0]] * 16)
     lines = page(made, 0, capsys)
     assert list(rows_of(lines)) == [NAMES[output] for output in range(13, 13 - NEAREST, -1)]
-    assert lines[-2:] == [
+    assert [line for line in lines if " more: " in line] == [
         "4 more: shares of at most 0.10",
         "1 more: in none of their images; 1 without images that count",
     ]

@@ -37,8 +37,8 @@ def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
     rows = rows_at_random()
     rows[3] |= {"ap_all_real_target": np.nan, "name": "a, b", "classes": [3, 14]}
     text = comma_separated([separation(rows=rows)])
-    assert text.split("\n")[0] == HEADER
     found = list(csv.DictReader(io.StringIO(text)))
+    assert list(found[0]) == HEADER.split(",")
     assert [(one["channel"], one["concept"]) for one in found] == [(str(c), k) for c in range(6) for k in "12"]
     assert {one["rho"] for one in found} == {"0.9"}
     assert found[3]["ap_all_real_target"] == "" and (found[3]["name"], found[3]["classes"]) == ("a, b", "3 14")

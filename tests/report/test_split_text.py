@@ -1,5 +1,6 @@
 """What stage 3 prints of the choice of rho: each objective's own choice, side by side."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -34,26 +35,40 @@ def searched(file, rho, objective="positive", **best):
     return Arv(division.owners, objectives(**best), objective, rho, division.num_concepts)
 
 
+ROW = r" *[01]\.\d\d "  # begins a row of the table of rho
+
+
+def table_of(text):
+    """The rows of the table of rho, {heading: cell}."""
+    (header,) = [line for line in text.splitlines() if line.split()[:1] == ["rho"]]
+    rows = [line.removesuffix(" <- chosen") for line in text.splitlines() if re.match(ROW, line)]
+    return [dict(zip(header.split(), row.split(), strict=True)) for row in rows]
+
+
 def test_the_table_of_rho_marks_what_each_objective_would_choose(file):
     file.split.division.objectives[0, 0] = 1e6
-    _, header, *rows, each, asked, _ = file.split.division.text().splitlines()
-    assert header.split() == ["rho", "positive", "absolute", "contrast", "|S_1|", "|S_2|", "shared"]
-    assert [row.split()[0] for row in rows] == [f"{rho:.2f}" for rho in RHOS]
-    starred = [[row.split()[0] for row in rows if row.split()[column].endswith("*")] for column in (1, 2, 3)]
-    assert starred == [["0.95"], ["0.30"], ["1.00"]]
-    assert rows[0].split()[1] == "25.00%" and rows[-2].split()[1] == "100.00%*"
-    assert [row.endswith(" <- chosen") for row in rows] == [rho == 0.95 for rho in RHOS]
-    assert each == "* rho by each objective: positive 0.95, absolute 0.30, contrast 1.00; positive was asked for"
-    assert asked.startswith("positive: in per cent of its largest value, 4e+06; ")
-    assert len({len(row.removesuffix(" <- chosen")) for row in rows}) == 1
+    text = file.split.division.text()
+    table = table_of(text)
+    assert [row["rho"] for row in table] == [f"{rho:.2f}" for rho in RHOS]
+    assert set(table[0]) == {"rho", "positive", "absolute", "contrast", "|S_1|", "|S_2|", "shared"}
+    for objective, rho in (("positive", "0.95"), ("absolute", "0.30"), ("contrast", "1.00")):
+        assert [row["rho"] for row in table if row[objective].endswith("*")] == [rho]
+    percent = {row["rho"]: row["positive"] for row in table}
+    assert percent["0.05"] == "25.00%" and percent["0.95"] == "100.00%*"
+    assert re.findall(r"^ *(\S+) .* <- chosen$", text, re.MULTILINE) == ["0.95"]
+    lines = text.splitlines()
+    assert "* rho by each objective: positive 0.95, absolute 0.30, contrast 1.00; positive was asked for" in lines
+    assert "\npositive: in per cent of its largest value, 4e+06; " in text
+    assert len({len(line.removesuffix(" <- chosen")) for line in lines if re.match(ROW, line)}) == 1
 
 
 def test_values_that_all_are_zero_can_be_shown(file):
     division = file.split.division
     zero = Arv(division.owners, division.objectives.zero_(), "positive", 0.05, division.num_concepts)
-    rows = zero.text().splitlines()[2:22]
-    assert {row.split()[1].rstrip("*") for row in rows} == {"0.00%"}
-    assert rows[0].count("*") == 3 and not any("*" in row for row in rows[1:])  # of equal ones, the smallest
+    first, *others = table_of(zero.text())
+    assert {row["positive"].rstrip("*") for row in (first, *others)} == {"0.00%"}
+    assert sum(cell.endswith("*") for cell in first.values()) == 3  # of equal ones, the smallest
+    assert not any(cell.endswith("*") for row in others for cell in row.values())
 
 
 def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):

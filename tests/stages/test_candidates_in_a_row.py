@@ -149,7 +149,7 @@ def test_a_stopped_run_keeps_what_is_made_and_the_next_one_makes_the_rest(begun,
         succeed("disentangle_channel.py", *HELD, "--candidates", "many.txt", cwd=begun)
     status, lines = stop(begun, script, flags, pattern, signal.SIGINT)
     assert status == 130
-    assert lines[-1] == f"{script}: {interrupted}"
+    assert f"{script}: {interrupted}" in lines
     (path,) = begun.glob(pattern)
     assert "_channel4_0_1" in path.name  # its classes come first
     path.unlink()

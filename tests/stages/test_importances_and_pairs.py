@@ -1,5 +1,6 @@
 """Stages 1 and 2 as processes: what they write and print, interrupted and shared runs."""
 
+import csv
 import itertools
 import os
 import shutil
@@ -151,17 +152,16 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
     ends = (".txt", ".json", "_channels.csv", "_groups.json", "_gamma.json")
     assert sorted(written) == sorted(f"{stem}{end}" for end in ends)
     path = written[f"{stem}.txt"]
-    header, *rows = path.read_text().splitlines()
-    assert header == "Channel,Class1,Class2,CosineSimilarity"
-    assert len(rows) == len(printed)
-    cosines = [float(row.split(",")[3]) for row in rows]
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cosines = [float(row["CosineSimilarity"]) for row in rows]
     assert cosines == sorted(cosines, reverse=True)
     for row, pair in zip(rows, printed, strict=True):
-        channel, class1, class2, cosine = row.split(",")
-        assert [int(channel), int(class1), int(class2)] == list(pair.values())[:3]
-        assert round(float(cosine), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
+        numbers = {name: int(row[name.capitalize()]) for name in ("channel", "class1", "class2")}
+        assert numbers == {name: pair[name] for name in numbers}
+        assert round(float(row["CosineSimilarity"]), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
     assert "bee" in out
-    channel = int(rows[-1].split(",")[0])
+    channel = rows[-1]["Channel"]
     assert f"--candidates {written[f'{stem}.json']} --channel_disentangle {channel}\n" in out
     (line,) = [line for line in out.splitlines() if line.startswith("or all channels of several groups: python ")]
     assert line.endswith(f"--candidates {written[f'{stem}_groups.json']}")

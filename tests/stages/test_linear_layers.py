@@ -1,5 +1,6 @@
 """The four stages on linear layers: over windows, against the convolution that computes the same, and over a vector."""
 
+import csv
 import json
 
 import numpy as np
@@ -48,8 +49,9 @@ def splits_of(folder, run):
 def pairs_of(folder, run):
     """Cosine by channel and classes, in stage 2's order."""
     (path,) = (folder / "results_get_cosine_similarities").glob(f"{run}_required*.txt")
-    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
-    return {tuple(row[:3]): float(row[3]) for row in rows}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["Channel"], row["Class1"], row["Class2"]): float(row["CosineSimilarity"]) for row in rows}
 
 
 def measured(folder, run):

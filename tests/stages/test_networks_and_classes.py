@@ -92,4 +92,4 @@ def test_a_validation_store_needs_the_training_store_and_its_class_map(finished,
     assert result.returncode == 2
     assert "a val store takes the class map of the training store" in result.stderr
     out = stage1(finished / "data", tmp_path / "s", "--images", "val", cwd=tmp_path)
-    assert "next: python get_results.py --model tests.factories:small" in out.splitlines()[-2]
+    assert "\nnext: python get_results.py --model tests.factories:small" in out

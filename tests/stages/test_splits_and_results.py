@@ -163,7 +163,7 @@ def test_several_runs_in_one_folder_get_their_names_in_front(copy):
     )
 
 
-def test_stage4_draws_a_density_plot_for_each_concept_with_its_coordinates(copy):
+def test_stage4_draws_a_density_plot_for_each_concept_with_its_coordinates(copy, with_full_figures):
     out = stage4("data", "store", "--get_qualitative", "--rho", "0.5", cwd=copy)
     assert not (copy / "results_quantitative").exists()
     for concept in (1, 2):

@@ -63,24 +63,21 @@ def test_chunks_are_written_in_their_order_and_all_of_them_by_the_end():
 
 
 def test_at_most_one_chunk_is_on_its_way():
-    store, returned = Store(hold=True), []
+    store, returned = Store(hold=True), [threading.Event() for _ in range(3)]
 
     def three_chunks():
         with ChunkWriter(store) as writer:
-            for chunk in range(3):
+            for chunk, event in enumerate(returned):
                 writer.write(chunk, [FINITE])
-                returned.append(chunk)
+                event.set()
 
     main = threading.Thread(target=three_chunks)
     main.start()
-    end = time.monotonic() + PATIENCE
-    while not returned and time.monotonic() < end:
-        time.sleep(0.001)
-    time.sleep(0.3)
-    assert returned == [0]  # the first write waits for no disk, the second one for the first chunk
+    assert returned[0].wait(PATIENCE)  # the first write waits for no disk, the second one for the first chunk
+    assert not returned[1].wait(0.3)
     store.go.set()
     main.join(PATIENCE)
-    assert returned == [0, 1, 2]
+    assert all(event.is_set() for event in returned)
     assert len(store.written) == 3
 
 
@@ -202,22 +199,27 @@ def test_nan_in_a_later_chunk_is_one_line_and_leaves_the_chunks_before(folder):
 
 HELD = """
 import os, time
-sync = os.fsync
+import utils.stages.importances as stage
+sync, write = os.fsync, stage.ChunkWriter.write
 def fsync(file):
     if "chunk_000002" in os.readlink(f"/proc/self/fd/{file}"):
         open("writing", "w").close()
         time.sleep(1200)  # returns only where nobody comes for it
     sync(file)
-os.fsync = fsync
+def write_chunk(writer, chunk, batches):
+    if chunk == 3:
+        open("fourth", "w").close()
+    write(writer, chunk, batches)
+os.fsync, stage.ChunkWriter.write = fsync, write_chunk
 """
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_a_process_killed_while_it_writes_leaves_no_half_chunk(folder):
     process, end = start(folder, "killed", HELD, start_new_session=True), time.monotonic() + PATIENCE
-    while not (folder / "writing").exists() and process.poll() is None and time.monotonic() < end:
+    marks = [folder / "writing", folder / "fourth"]  # the pass goes on, to the end of the next chunk
+    while not all(mark.exists() for mark in marks) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
-    time.sleep(0.3)  # the pass goes on, to the end of the next chunk
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     store = folder / "killed" / f"{RUN}_channel_importances"

@@ -18,7 +18,7 @@ SMALL_RUN = ("--device", "cpu", "--images", "32", "--photographs", "3", "--batch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_one_line():
-    result = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([python(), "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "benchmarks.gpu: error: there is no CUDA device here\n"

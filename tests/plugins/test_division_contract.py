@@ -16,7 +16,8 @@ from utils.divisions.nulls import NULLS
 from utils.errors import UserError
 from utils.method.disentangling import Candidate, Concept, merge
 from utils.networks.splitting import with_splits
-from utils.store.separations import KINDS
+from utils.store.scores import unit_of
+from utils.store.separations import SCORED_UNITS
 from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
 
 CHANNEL, NUM_INPUTS, NUM_CONCEPTS, UNITS = 9, 8, 3, 5
@@ -143,7 +144,7 @@ def test_nulls_have_as_many_concepts_and_columns_in_the_table(way, split):
     for null in way.nulls:
         rows = null.rows(rule, split.weight.double(), split.shares(), orders)
         assert rows.shape == (NUM_CONCEPTS, UNITS, NUM_INPUTS, 1)
-        assert f"_{null.column}" in KINDS and null.words and null.phrase
+        assert unit_of(null) in SCORED_UNITS and null.words and null.phrase
     assert way.primary_null.short and way.primary_null.draws_column
 
 

@@ -48,7 +48,7 @@ def precision_by_hand(found, channel, concepts, validation, permuted):
 
 def test_each_combination_is_what_a_single_run_finds(stores):
     store, class_store, validation = stores
-    rows = sensitivity(store, class_store, TAUS, PS, GAMMAS, COUNTED, validation)
+    rows = sensitivity(store, class_store, taus=TAUS, ps=PS, gammas=GAMMAS, counted=COUNTED, validation=validation)
     found = [(row["tau"], row["p"], row["gamma"]) for row in rows]
     assert found == [(tau, p, gamma) for tau in TAUS for p in PS for gamma in GAMMAS]
     assert any(row["split"] for row in rows)

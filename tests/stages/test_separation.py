@@ -20,7 +20,7 @@ from utils.method.rho import RHOS
 from utils.method.shares import least_squares_shares
 from utils.method.significance import p_value, permutation, q_values
 from utils.stages import separation
-from utils.stages.separation import DRAWS, TrainingUnits, ValidationInputs, describe_separation, separate
+from utils.stages.separation import DRAWS, Thresholds, TrainingUnits, ValidationInputs, describe_separation, separate
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SETTINGS, SplitFile
@@ -90,7 +90,7 @@ def opened_split(world, channel, concepts, *, by="arv", background=None, rho=0.8
 def measure(world, *opened, number=None):
     outputs = sorted({output for one in opened for output in one.outputs})
     validation = ValidationInputs(world[1], outputs)
-    return separate(opened, [(TAU, P)] * len(opened), validation, TrainingUnits(study_of(world[0])), number)
+    return separate(opened, [Thresholds(TAU, P)] * len(opened), validation, TrainingUnits(study_of(world[0])), number)
 
 
 def images_of(store):
@@ -148,6 +148,18 @@ def test_every_value_of_the_rule_equals_loops(world, concepts, background):
         assert row["ap_all_own_logit"] == pytest.approx(average_precision(largest, own[k].tolist()))
         assert np.isnan(row["ap_all_real_target"])
     np.testing.assert_allclose([row["q_irrelevant"] for row in rows], q_values([row["p_irrelevant"] for row in rows]))
+
+
+def test_a_row_has_its_columns_in_the_order_in_which_they_are_stored(world):
+    row, _ = measure(world, opened_split(world, 1, [[0], [1]]))
+    units = ["_weights_permuted", "_real_target", "_owners_permuted", "_irrelevant", "", "_original"]
+    assert list(row) == [
+        *("split", "split_by", "rho", "channel", "concept", "classes", "name", "images", "prevalence"),
+        *(f"auroc_all{unit}" for unit in units),
+        *(f"ap_all{unit}" for unit in units),
+        *("ap_all_own_logit", "auroc_others", "auroc_others_original", "irrelevant", "irrelevant_there"),
+        *("p_irrelevant", "auroc_draws", "ap_draws", "ap_draws_real_target", "q_irrelevant"),
+    ]
 
 
 def test_permuted_owners_keep_the_weights_and_the_number_of_inputs(world):
@@ -230,7 +242,9 @@ def test_what_is_known_before_tells_splits_stores_and_settings_apart(world):
     one = opened_split(world, 1, [[0], [1]])
 
     def known(opened=one, tau=TAU, number=None, store=validation):
-        return describe_separation("name", "m", [opened], [(tau, P)], store, training, number)
+        return describe_separation(
+            "name", "m", [opened], [Thresholds(tau, P)], validation=store, training=training, number=number
+        )
 
     assert known() == known()
     others = [known(opened_split(world, 0, [[0], [1]])), known(tau=0.2), known(number=3), known(store=training)]

@@ -26,11 +26,11 @@ def measure_sensitivity(
     rows = sensitivity(
         store,
         class_store,
-        sorted(set(settings.taus)),
-        sorted(set(settings.ps)),
-        sorted(set(map(gamma_from, settings.cos_sim_highs))),
-        criteria,
-        validation,
+        taus=sorted(set(settings.taus)),
+        ps=sorted(set(settings.ps)),
+        gammas=sorted(set(map(gamma_from, settings.cos_sim_highs))),
+        counted=criteria,
+        validation=validation,
     )
     stem = f"{run}_sensitivity" + "".join(f"_{name}" for name in ("only_correct", "only_above_mean") if criteria[name])
     stem += f"_min{settings.min_images}" if settings.min_images > 1 else ""

@@ -26,6 +26,7 @@ from utils.report.separation_tables import heading
 from utils.report.split_figures import patch_note_of, patch_size_of
 from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
 from utils.store.files import run_name
+from utils.store.scores import NEW
 from utils.store.strongest import read_strongest, stacked, write_strongest
 
 
@@ -81,7 +82,7 @@ def _separations(known, measured, pictures):
     every = {one.path.stem for splits in known.splits.values() for one in splits}
     drawn = []
     for number, one in enumerate(measured.separations):
-        own = {row["split"] for row in one["rows"] if not np.isnan(row["ap_all"])}
+        own = {row["split"] for row in one["rows"] if not np.isnan(row[NEW.ap])}
         if len(own & every) > 1:
             drawn.append((len(own & first), number, one))
     drawn.sort(key=lambda one: (-one[0], one[1]))

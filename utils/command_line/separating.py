@@ -10,7 +10,7 @@ from utils.defaults import P
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
-from utils.stages.separation import TrainingUnits, ValidationInputs, describe_separation, separate
+from utils.stages.separation import Thresholds, TrainingUnits, ValidationInputs, describe_separation, separate
 from utils.store.files import split_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.separations import Separations
@@ -53,7 +53,7 @@ def measure_separation(settings, run, opened, stage_two, transform, device):
     number = _number_drawn(settings, opened)
     thresholds = [_thresholds(settings, stage_two, one.file.settings) for one in opened]
     name = separation_name(settings, run, opened)
-    known = describe_separation(name, run, opened, thresholds, store, training, number)
+    known = describe_separation(name, run, opened, thresholds, validation=store, training=training, number=number)
     found = separations.find(known)
     if found is None:
         validation = ValidationInputs(store, sorted({output for one in opened for output in one.outputs}))
@@ -100,7 +100,7 @@ def separation_name(settings, run, opened):
 def _thresholds(settings, stage_two, of_split):
     """Tau and p, of stage 2: where they are not known, the defaults."""
     known = [source["p"] for source in (stage_two, of_split) if source.get("p") is not None]
-    return setting("tau", settings, stage_two, of_split), known[0] if known else P
+    return Thresholds(setting("tau", settings, stage_two, of_split), known[0] if known else P)
 
 
 def _number_drawn(settings, opened):

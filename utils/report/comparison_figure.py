@@ -9,8 +9,9 @@ from matplotlib.lines import Line2D
 from utils.report.comparison_tables import NULLS, summary_rows
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
+from utils.store.scores import NEW
 
-PANELS = {"ap_all": "AP against all other images", "auroc_all": "AUROC against all other images"}
+PANELS = {NEW.ap: "AP against all other images", NEW.auroc: "AUROC against all other images"}
 MARKERS = {
     "weights_permuted": ("D", DISENTANGLED[1][0]),
     "weights_permuted_same_sets": ("s", DISENTANGLED[2][0]),
@@ -22,7 +23,7 @@ MARKERS = {
 
 def write_comparison_figure(output_dir, comparison):
     """Write the figure of a comparison into ``plots/``: its path in a list, empty where nothing could be measured."""
-    if all(np.isnan(row["ap_all"]) for row in summary_rows(comparison)):
+    if all(np.isnan(row[NEW.ap]) for row in summary_rows(comparison)):
         return []
     stem = Path(output_dir) / "plots" / f"{comparison['name']}_comparison"
     return [write_figure(stem, comparison_figure(comparison))]
@@ -41,7 +42,7 @@ def comparison_figure(comparison):
     matplotlib.figure.Figure
     """
     rows = summary_rows(comparison)
-    methods = sorted((row for row in rows if not row["null"]), key=lambda row: np.nan_to_num(row["ap_all"]))
+    methods = sorted((row for row in rows if not row["null"]), key=lambda row: np.nan_to_num(row[NEW.ap]))
     place = {row["method"]: number for number, row in enumerate(methods)}
     figure = Figure(figsize=(10.4, 2.1 + 0.36 * len(methods)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)

@@ -14,6 +14,7 @@ from utils.method.significance import mean_with_interval
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.tables import Table, write_settled
 from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES, Comparisons
+from utils.store.scores import NEW
 
 NULLS = {
     "weights_permuted": "weights permuted",
@@ -24,7 +25,7 @@ NULLS = {
 }
 NEEDS = ("labels", "images", "changes_weights", "same_output")
 WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
-ABOVE_NULL = ("auroc_all", "ap_all")  # scores of which a method's difference from its null is shown
+ABOVE_NULL = (NEW.auroc, NEW.ap)  # scores of which a method's difference from its null is shown
 INTERVALS = tuple(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high"))
 DIFFERENCES = tuple(f"{name}_above{end}" for name in ABOVE_NULL for end in ("", "_low", "_high"))
 PATCH_COLUMNS = ("patch_intra", "patch_inter", "patch_any", "patch_gap")
@@ -43,10 +44,10 @@ COLUMNS = (
     "comparison",
 )
 HEADINGS = {
-    "auroc_all": "AUROC, all",
-    "ap_all": "AP, all",
-    "ap_all_above": "AP above the null",
-    "auroc_others": "AUROC, others",
+    NEW.auroc: "AUROC, all",
+    NEW.ap: "AP, all",
+    f"{NEW.ap}_above": "AP above the null",
+    NEW.auroc_others: "AUROC, others",
     "ari": "ARI",
     "monosemanticity": "monosemanticity",
     "monosemanticity_corrected": "corrected for chance",

@@ -18,6 +18,7 @@ from utils.report.separation_tables import draws_reached
 from utils.report.split_figures import densities, shown_channels, shown_concepts
 from utils.report.verdicts import is_beyond, primary_null
 from utils.store.files import number_text
+from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT, unit_of
 from utils.store.separations import newest_rows
 from utils.store.splits import SplitFile
 
@@ -185,15 +186,15 @@ def describe_split(known, output_dir, commands, pictures):
 
 def _separation_row(row, styles):
     null = primary_null(row)
-    reference = f"ap_all_{null.column}"
+    reference = unit_of(null).ap
     values = {name: row[name] for name in ("images", "name", "prevalence", "p_irrelevant", "q_irrelevant")}
-    values |= {"before": row["ap_all_original"], "after": row["ap_all"], "reference": row[reference]}
-    values |= {"auroc_before": row["auroc_all_original"], "auroc": row["auroc_all"], "logit": row["ap_all_own_logit"]}
+    values |= {"before": row[ORIGINAL.ap], "after": row[NEW.ap], "reference": row[reference]}
+    values |= {"auroc_before": row[ORIGINAL.auroc], "auroc": row[NEW.auroc], "logit": row[OWN_LOGIT.ap]}
     values |= {"reached": draws_reached(row)[null.draws_column], "beyond": is_beyond(row), "number": row["concept"]}
     values["null"] = null.short
     style = styles[row["concept"] - 1]
-    figure = None if np.isnan(row["ap_all"]) else page_svg.before_after(
-        row["ap_all_original"], row["ap_all"], row[reference], style)  # fmt: skip
+    figure = None if np.isnan(row[NEW.ap]) else page_svg.before_after(
+        row[ORIGINAL.ap], row[NEW.ap], row[reference], style)  # fmt: skip
     return {**values, "style": style, "figure": figure}
 
 

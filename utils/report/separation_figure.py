@@ -6,28 +6,31 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
+from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.separation_tables import divisions_of
 from utils.report.sheets import SCREEN
+from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, unit_of
+from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
 LINES = (  # what, values, colour and line; upwards from chance
-    ("owners permuted", "ap_all_owners_permuted", (GREY, ":")),
-    ("original channel", "ap_all_original", ORIGINAL),
-    ("irrelevant channels", "ap_all_irrelevant", DISENTANGLED[2]),
-    ("weights permuted", "ap_all_weights_permuted", PERMUTED),
-    ("permuted, real target", "ap_all_real_target", DISENTANGLED[3]),
-    ("new channel", "ap_all", AFTER),
-    ("class's own logit", "ap_all_own_logit", (SUBTLE, (0, (6, 2, 1, 2)))),
+    ("owners permuted", unit_of(SHARES).ap, (GREY, ":")),
+    ("original channel", ORIGINAL_CHANNEL.ap, ORIGINAL),
+    ("irrelevant channels", IRRELEVANT.ap, DISENTANGLED[2]),
+    ("weights permuted", unit_of(WEIGHTS).ap, PERMUTED),
+    ("permuted, real target", unit_of(FITTED).ap, DISENTANGLED[3]),
+    ("new channel", NEW.ap, AFTER),
+    ("class's own logit", OWN_LOGIT.ap, (SUBTLE, (0, (6, 2, 1, 2)))),
 )
 
 
 def write_separation_figure(output_dir, separation, sheet=SCREEN):
     """Write the figure of a separation into ``plots/``: its path in a list, empty where nothing could be measured."""
-    if all(np.isnan(row["ap_all"]) for row in separation["rows"]):
+    if all(np.isnan(row[NEW.ap]) for row in separation["rows"]):
         return []
     stem = Path(output_dir) / "plots" / f"{separation['name']}_separation"
     return [write_figure(stem, separation_figure(separation, sheet), sheet)]
@@ -49,7 +52,7 @@ def separation_figure(separation, sheet=SCREEN):
     -------
     matplotlib.figure.Figure
     """
-    rows = [row for row in separation["rows"] if not np.isnan(row["ap_all"])]
+    rows = [row for row in separation["rows"] if not np.isnan(row[NEW.ap])]
     width, title_size, label_size, size, small = sheet.wide(10.4), *map(sheet.type, (11, 10, 8.5, 8))
     title_lines, small_lines, panels = (4, 4, 1) if sheet.narrow else (2, 2, 2)
     left, right = 5.5 * label_size / 72, 1.5 * label_size / 72
@@ -81,14 +84,11 @@ def separation_figure(separation, sheet=SCREEN):
 
 def _title(rows):
     """The figure in a sentence."""
-    before, after = (np.mean([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
+    before, after = (np.mean([row[name] for row in rows]) for name in (ORIGINAL_CHANNEL.ap, NEW.ap))
     channels = [row["channel"] for row in rows]
     title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
-    for what, name in (
-        ("above permuted weights", "_weights_permuted"),
-        ("above those with the real target", "_real_target"),
-    ):
-        mean, low, high = mean_with_interval([row["ap_all"] - row[f"ap_all{name}"] for row in rows], channels)
+    for what, null in (("above permuted weights", WEIGHTS), ("above those with the real target", FITTED)):
+        mean, low, high = mean_with_interval([row[NEW.ap] - row[unit_of(null).ap] for row in rows], channels)
         if np.isfinite(mean):
             title += f"; {mean:+.2f} {what}"
             title += f" (95\xa0%\xa0{low:+.2f}\xa0to\xa0{high:+.2f})" if np.isfinite(low) else ""
@@ -101,9 +101,9 @@ def least_precision(prevalence):
 
 
 def _draw_cloud(axes, rows, size):
-    before, after = (np.array([row[name] for row in rows]) for name in ("ap_all_original", "ap_all"))
-    draws = [len(row["ap_draws"]) for row in rows]
-    cloud = np.concatenate([row["ap_draws"] for row in rows])
+    before, after = (np.array([row[name] for row in rows]) for name in (ORIGINAL_CHANNEL.ap, NEW.ap))
+    draws = [len(row[AP_DRAWS[WEIGHTS]]) for row in rows]
+    cloud = np.concatenate([row[AP_DRAWS[WEIGHTS]] for row in rows])
     plain = {"linestyle": "none", "markeredgewidth": 0, "rasterized": True}
     style = {"marker": "o", "markersize": 3, "alpha": min(0.35, 30 / len(rows) ** 0.8), **plain}
     axes.plot(np.repeat(before, draws), cloud, color=PERMUTED[0], zorder=1, **style)
@@ -133,7 +133,7 @@ def _draw_distributions(axes, rows, size, columns):
         values = values[~np.isnan(values)]
         if len(values):
             share = np.arange(len(values), 0, -1) / len(values)
-            style = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == "ap_all" else 1.6}
+            style = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == NEW.ap else 1.6}
             label = f"{what} {values.mean():.2f}"
             axes.step([0, *values, values[-1]], [1, *share, 0], where="pre", label=label, **style)
     axes.set_xlim(0, 1)

@@ -16,17 +16,18 @@ from utils.method.significance import mean_with_interval
 from utils.report.latex import BEFORE, comment, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.tables import Table, short_name, warn_of, write_settled
+from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
 from utils.store.separations import VALUES, Separations, newest_rows
 
 SHOWN = 40  # rows that are printed
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")
-VALUE_COLUMNS = tuple(name for name in VALUES if name not in ("auroc_all_irrelevant", "ap_all_irrelevant"))
+VALUE_COLUMNS = tuple(name for name in VALUES if name not in (IRRELEVANT.auroc, IRRELEVANT.ap))
 COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "split", "rho")
 CHANNELS = {
-    "original": "_original",
-    "new channel c'_k": "",
-    **{null.words: f"_{null.column}" for null in (SHARES, WEIGHTS, FITTED)},
-    "irrelevant channels": "_irrelevant",
+    "original": ORIGINAL,
+    "new channel c'_k": NEW,
+    **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
+    "irrelevant channels": IRRELEVANT,
 }
 HOW_TO_READ = (
     "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; what "
@@ -74,10 +75,10 @@ def summary(separation: dict[str, Any]) -> str:
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of a table with the mean scores of all kinds of channels that were measured."""
     lines = ["| | AUROC, all | AP, all | AUROC, others |", "|---|---|---|---|"]
-    for words, kind in CHANNELS.items():
-        cells = [_mean(rows, f"{name}{kind}") for name in ("auroc_all", "ap_all", "auroc_others")]
+    for words, unit in CHANNELS.items():
+        cells = [_mean(rows, column) for column in (unit.auroc, unit.ap, unit.auroc_others)]
         lines += [f"| {words} | {' | '.join(cells)} |"] if cells[:2] != [HYPHEN, HYPHEN] else []
-    return [*lines, f"| the class's own logit | {HYPHEN} | {_mean(rows, 'ap_all_own_logit')} | {HYPHEN} |"]
+    return [*lines, f"| the class's own logit | {HYPHEN} | {_mean(rows, OWN_LOGIT.ap)} | {HYPHEN} |"]
 
 
 def _differences(rows: list[dict[str, Any]]) -> list[str]:
@@ -87,8 +88,9 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     too_few = False
     for words in ("original", WEIGHTS.words, FITTED.words):
         texts = []
-        for name, column in (("AP", "ap_all"), ("AUROC", "auroc_all")):
-            differences = [row[column] - row[f"{column}{CHANNELS[words]}"] for row in rows]
+        unit = CHANNELS[words]
+        for name, column, reference in (("AP", NEW.ap, unit.ap), ("AUROC", NEW.auroc, unit.auroc)):
+            differences = [row[column] - row[reference] for row in rows]
             mean, low, high = mean_with_interval(differences, channels)
             if np.isfinite(mean):
                 texts.append(f"{name} {mean:+.3f}{interval_text(low, high)}")
@@ -154,27 +156,27 @@ def _names(rows: list[dict[str, Any]]) -> str:
 
 HEADINGS = {
     "prevalence": "prevalence",
-    "ap_all_own_logit": "AP logit",
+    OWN_LOGIT.ap: "AP logit",
     "p_irrelevant": "p",
     "q_irrelevant": "q",
-    "ap_all": "AP",
-    "auroc_all": "AUROC",
-    "auroc_others": "AUROC others",
-    "draws": "permuted >= AP",
-    "draws_real_target": "real >= AP",
+    NEW.ap: "AP",
+    NEW.auroc: "AUROC",
+    NEW.auroc_others: "AUROC others",
+    WEIGHTS.draws_column: "permuted >= AP",
+    FITTED.draws_column: "real >= AP",
 }
-REACHED = {WEIGHTS.draws_column: "ap_draws", FITTED.draws_column: "ap_draws_real_target"}
+REACHED = {null.draws_column: draws for null, draws in AP_DRAWS.items()}
 HEADLINE = (
     "prevalence",
-    "ap_all",
-    "ap_all_original",
-    "ap_all_weights_permuted",
-    "draws",
-    "ap_all_real_target",
-    "draws_real_target",
-    "auroc_all",
-    "auroc_all_original",
-    "auroc_all_weights_permuted",
+    NEW.ap,
+    ORIGINAL.ap,
+    unit_of(WEIGHTS).ap,
+    WEIGHTS.draws_column,
+    unit_of(FITTED).ap,
+    FITTED.draws_column,
+    NEW.auroc,
+    ORIGINAL.auroc,
+    unit_of(WEIGHTS).auroc,
     "p_irrelevant",
     "q_irrelevant",
 )
@@ -186,8 +188,8 @@ def draws_reached(row: dict[str, Any]) -> dict[str, float]:
     for name, column in REACHED.items():
         draws = np.array(row[column])
         draws = draws[~np.isnan(draws)]
-        is_measured = len(draws) and not np.isnan(row["ap_all"])
-        shares[name] = float((draws >= row["ap_all"]).mean()) if is_measured else np.nan
+        is_measured = len(draws) and not np.isnan(row[NEW.ap])
+        shares[name] = float((draws >= row[NEW.ap]).mean()) if is_measured else np.nan
     return shares
 
 
@@ -214,7 +216,7 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str] = (*VALUE_COLUMNS, 
 
 
 def _heading_of(column: str) -> str:
-    for name in ("ap_all", "auroc_all", "auroc_others"):
+    for name in (NEW.ap, NEW.auroc, NEW.auroc_others):
         if column.startswith(name) and column not in HEADINGS:
             return f"{HEADINGS[name]} {column.removeprefix(f'{name}_').replace('_', ' ')}"
     return HEADINGS[column]

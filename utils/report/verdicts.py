@@ -9,6 +9,7 @@ import numpy as np
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import Null
 from utils.report.separation_tables import draws_reached
+from utils.store.scores import NEW, ORIGINAL, unit_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def is_beyond(row: dict[str, Any]) -> bool:
 
 
 def _measured(rows: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    return [row for row in rows or () if not np.isnan(row["ap_all"])]
+    return [row for row in rows or () if not np.isnan(row[NEW.ap])]
 
 
 def mean_separation(rows: Sequence[dict[str, Any]] | None) -> MeanSeparation:
@@ -57,9 +58,9 @@ def mean_separation(rows: Sequence[dict[str, Any]] | None) -> MeanSeparation:
     if not measured:
         return MeanSeparation(np.nan, np.nan, np.nan)
     return MeanSeparation(
-        before=float(np.mean([row["ap_all_original"] for row in measured])),
-        after=float(np.mean([row["ap_all"] for row in measured])),
-        null=float(np.mean([row[f"ap_all_{primary_null(row).column}"] for row in measured])),
+        before=float(np.mean([row[ORIGINAL.ap] for row in measured])),
+        after=float(np.mean([row[NEW.ap] for row in measured])),
+        null=float(np.mean([row[unit_of(primary_null(row)).ap] for row in measured])),
     )
 
 

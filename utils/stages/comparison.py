@@ -21,6 +21,7 @@ from utils.method.matching import judge, match
 from utils.stages.separation import measured_digest
 from utils.store.files import json_digest
 from utils.store.importance_store import ImportanceStore, Labels
+from utils.store.scores import NEW
 
 if TYPE_CHECKING:
     from utils.stages.comparison_embedding import EmbeddingScores
@@ -53,7 +54,7 @@ def compare(
     Returns
     -------
     concepts : list of dict of plain values
-        For each method, null, channel and concept the means over draws of ``auroc_all``, ``ap_all``, ``auroc_others``.
+        For each method, null, channel and concept the means over draws of ``OF_CONCEPTS``.
     channels : list of dict of plain values
         For each method, null and channel: ``k``, ``draws``, ``ari`` and the scores.
     problems : list of str
@@ -90,9 +91,9 @@ def _concept_rows(
     """A row for each concept: means over draws; ``membership`` [K, N] tells the validation images of each concept."""
     judgements = [judge(units.validation[match(units.training, channel.membership)], membership) for units in draws]
     values = {
-        "auroc_all": [judgement.score.auroc for judgement in judgements],
-        "ap_all": [judgement.score.ap for judgement in judgements],
-        "auroc_others": [judgement.auroc_others for judgement in judgements],
+        NEW.auroc: [judgement.score.auroc for judgement in judgements],
+        NEW.ap: [judgement.score.ap for judgement in judgements],
+        NEW.auroc_others: [judgement.auroc_others for judgement in judgements],
     }
     means = {name: torch.stack(of_draws).nanmean(0).tolist() for name, of_draws in values.items()}
     return [{"concept": k + 1, **{name: means[name][k] for name in means}} for k in range(len(membership))]

@@ -1,35 +1,48 @@
-"""Stage 2: what tau, p and gamma change, from one pass over the chunks."""
+"""Stage 2: how the results depend on tau, p and gamma, from one pass over the chunks."""
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from utils.divisions.division_registry import DIVISIONS, USUAL
-from utils.method.grouping import concept_means
+from utils.method.grouping import ChannelGroups, concept_means
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.method.significance import permutation
 from utils.stages.gamma_diagnostics import clean_split
-from utils.stages.relevance import class_statistics, find_classes
-from utils.stages.separation import rank_rows
+from utils.stages.relevance import LayerClasses, class_statistics, find_classes
+from utils.stages.separation import ValidationInputs, rank_rows
+from utils.store.class_statistics import ClassStore
+from utils.store.importance_store import ImportanceStore
 
-MOST_CHANNELS = 60  # that clean splits and separation are measured on, for each combination
+MOST_CHANNELS = 60  # on which clean splits and separation are measured, for each combination
 
 
-def sensitivity(store, class_store, taus, ps, gammas, counted, validation=None):
-    """What each combination of thresholds finds in a layer, and how good what it finds is.
+def sensitivity(
+    store: ImportanceStore,
+    class_store: ClassStore,
+    *,
+    taus: list[float],
+    ps: list[float],
+    gammas: list[float],
+    counted: dict[str, Any],
+    validation: ValidationInputs | None = None,
+) -> list[dict[str, Any]]:
+    """What each combination of thresholds finds in a layer, and how good the results are.
 
     Parameters
     ----------
-    store : ImportanceStore
+    store
         Complete.
-    class_store : ClassStore
-    taus, ps, gammas : list of float
-    counted : dict
+    class_store
+    taus, ps, gammas
+    counted
         only_correct, min_images and only_above_mean of ``find_classes``.
-    validation : ValidationInputs, optional
+    validation
         For separation.
 
     Returns
@@ -45,45 +58,56 @@ def sensitivity(store, class_store, taus, ps, gammas, counted, validation=None):
     class_statistics(store, class_store, taus)
     rows = []
     for tau, p, gamma in tqdm(list(product(taus, ps, gammas)), "thresholds", unit=" combinations"):
-        found = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
-        under = found.pairs[gamma_polysemantic(found.pairs.cosine, gamma)]
-        split = [one for one in found.groups.values() if len(one.concepts) > 1]
-        sample = np.sort(np.random.default_rng(0).permutation(len(split))[:MOST_CHANNELS])
-        chosen = [split[place] for place in sample]
-        clean = [clean_split(found, one.channel, one.concepts) for one in chosen]
-        clean = [one for one in clean if one is not None]
-        ap, permuted = _precisions(found, chosen, validation) if validation else (np.nan, np.nan)
-        rows.append(
-            {
-                **{"tau": tau, "p": p, "gamma": gamma, "several": int((found.relevant.sum(0) > 1).sum())},
-                **{"polysemantic": len(under.channel.unique()), "pairs": len(under), "split": len(split)},
-                "concepts": sum(len(one.concepts) for one in split),
-                "clean": float(np.concatenate(clean).mean()) if clean else np.nan,
-                **{"ap": ap, "ap_permuted": permuted},
-            }
-        )
+        layer_classes = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
+        rows.append({"tau": tau, "p": p, "gamma": gamma, **_measured(layer_classes, gamma, validation)})
     return rows
+
+
+def _measured(layer_classes: LayerClasses, gamma: float, validation: ValidationInputs | None) -> dict[str, Any]:
+    """The measured values of a combination of thresholds."""
+    under_gamma = layer_classes.pairs[gamma_polysemantic(layer_classes.pairs.cosine, gamma)]
+    split = [groups for groups in layer_classes.groups.values() if len(groups.concepts) > 1]
+    sample = np.sort(np.random.default_rng(0).permutation(len(split))[:MOST_CHANNELS])
+    sampled = [split[number] for number in sample]
+    clean = [clean_split(layer_classes, groups.channel, groups.concepts) for groups in sampled]
+    clean = [of_channel for of_channel in clean if of_channel is not None]
+    ap, ap_permuted = _precisions(layer_classes, sampled, validation)
+    return {
+        "several": int((layer_classes.relevant.sum(0) > 1).sum()),
+        "polysemantic": len(under_gamma.channel.unique()),
+        "pairs": len(under_gamma),
+        "split": len(split),
+        "concepts": sum(len(groups.concepts) for groups in split),
+        "clean": float(np.concatenate(clean).mean()) if clean else np.nan,
+        "ap": ap,
+        "ap_permuted": ap_permuted,
+    }
 
 
 @dataclass
 class ConceptMeans:
-    """ConceptInputs of which the mean tap sums alone are known, [K, C_in, taps] float64."""
+    """ConceptInputs of which only the mean tap sums are known, [K, C_in, taps] float64."""
 
-    mean_inputs: torch.Tensor
+    mean_inputs: Tensor
 
-    def means(self):
+    def means(self) -> Tensor:
         return self.mean_inputs
 
 
-def _precisions(found, chosen, validation):
+def _precisions(
+    layer_classes: LayerClasses, sampled: list[ChannelGroups], validation: ValidationInputs | None
+) -> tuple[float, float]:
     """Mean average precision over the concepts of channels, and over those of the same with permuted weights."""
-    values = []
-    for one in chosen:
-        own = validation.images_of(one.concepts)
-        weight = found.weight[one.channel].double()
-        units = torch.stack([weight, weight[permutation(len(weight), "sensitivity", one.channel, one.concepts)]])
-        inputs = ConceptMeans(concept_means(found.mean_inputs[0], one.concepts))
-        division = DIVISIONS.get(USUAL)
-        rows = division.rule(division.settings_from({}), inputs, rho=1.0).rows(units)
-        values.append(rank_rows(rows, own, validation)[1])
-    return torch.cat(values).nanmean(0).tolist() if values else (np.nan, np.nan)
+    if validation is None or not sampled:
+        return np.nan, np.nan
+    division = DIVISIONS.get(USUAL)
+    precisions = []
+    for groups in sampled:
+        weight = layer_classes.weight[groups.channel].double()
+        order = permutation(len(weight), "sensitivity", groups.channel, groups.concepts)
+        inputs = ConceptMeans(concept_means(layer_classes.mean_inputs[0], groups.concepts))
+        rule = division.rule(division.settings_from({}), inputs, rho=1.0)
+        rows = rule.rows(torch.stack([weight, weight[order]]))
+        precisions.append(rank_rows(rows, validation.images_of(groups.concepts), validation).ap)
+    ap, ap_permuted = torch.cat(precisions).nanmean(0).tolist()
+    return ap, ap_permuted

@@ -1,28 +1,56 @@
 """Stage 4: how well the new channels separate their concepts from all other validation images, and against what.
 
-All of it follows from the stores: spatial sums are products of rows of weights and tap sums of the layer's input. The
-bias is left out, as it moves all images alike.
+All values follow from the stores: spatial sums are products of rows of weights and tap sums of the layer's input. The
+bias is left out, as it moves all images by the same amount.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from utils.concept_sources.concept_source import CandidateMaker
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
-from utils.divisions.nulls import NULLS
+from utils.divisions.division import Rule
+from utils.divisions.nulls import NULLS, WEIGHTS
 from utils.errors import UserError
+from utils.method.disentangling import Split
 from utils.method.importance import relevant_classes
-from utils.method.ranking import rank_images
+from utils.method.ranking import Score, rank_images, stack_scores
 from utils.method.significance import p_value, permutation, q_values
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
+from utils.store.importance_store import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
+from utils.store.scores import (
+    AP_DRAWS,
+    AUROC_DRAWS,
+    IRRELEVANT,
+    NEW,
+    ORIGINAL,
+    OWN_LOGIT,
+    ScoredUnit,
+    score_columns,
+    unit_of,
+)
+from utils.store.study import Study
+from utils.store.tap_sums import StoredTapSums
 
 MOST_SCORES = 2**24  # in memory at once
+
+
+class Thresholds(NamedTuple):
+    """Of Ineq. 2: which channels are relevant for a split's classes, and which are not."""
+
+    tau: float
+    p: float
 
 
 class ValidationInputs:
@@ -31,9 +59,10 @@ class ValidationInputs:
     ``logits`` {class: Tensor [N]} are those of ``outputs``.
     """
 
-    def __init__(self, store, outputs):
+    def __init__(self, store: ImportanceStore, outputs: list[int]) -> None:
         num_images, num_inputs, num_taps = (store.meta[key] for key in ("num_images", "num_inputs", "num_taps"))
-        self.input_sums, self.targets = torch.empty(num_images, num_inputs * num_taps), torch.empty(0).long()
+        self.input_sums = torch.empty(num_images, num_inputs * num_taps)
+        self.targets = torch.empty(0).long()
         logits = []
         for chunk in tqdm(range(store.num_chunks), "reading validation images", unit=" chunks", delay=2):
             images = store.read_chunk(chunk, ["input_sums", "targets", "logits"])
@@ -44,31 +73,42 @@ class ValidationInputs:
         self.input_sums = self.input_sums[: len(self.targets)]  # fewer where unreadable ones were left out
         self.logits = dict(zip(outputs, torch.cat(logits).T.contiguous(), strict=True))
 
-    def images_of(self, concepts):
+    def images_of(self, concepts: list[list[int]]) -> Tensor:
         """Which images are of each concept (lists of outputs): BoolTensor [K, N]."""
         return torch.stack([torch.isin(self.targets, torch.tensor(concept)) for concept in concepts])
 
-    def scores(self, rows):
+    def scores(self, rows: Tensor) -> Tensor:
         """Spatial sums of channels without bias, [..., C_in, taps] -> [..., N] float32."""
         return rows.flatten(-2).float() @ self.input_sums.T
 
 
+class IrrelevantChannels(NamedTuple):
+    """Channels that are relevant for no class of a split: ``weights`` [B, C_in, taps] of those that are used, and the
+    number of all that there are."""
+
+    weights: Tensor
+    available: int
+
+
 class TrainingUnits:
-    """What other units of the layer there are, and how a split's inputs would be divided for them.
+    """The other units of the layer, and how a split's inputs would be divided for them.
 
     Parameters
     ----------
     study : Study
-        Whatever its background, and whichever of its images count: every split says so itself.
+        Its background and ``only_correct`` do not count: each split has its own.
     """
 
-    def __init__(self, study):
+    def __init__(self, study: Study) -> None:
         self._study = study
-        self._tap_sums, self._maker, self._relevant = map(cache, (self._tap_sums, self._maker, self._relevant))
+        self._tap_sums = cache(self._make_tap_sums)
+        self._maker = cache(self._make_maker)
+        self._relevant = cache(self._make_relevant)
 
-    def rule(self, opened):
+    def rule(self, opened: OpenedSplit) -> Rule:
         """The Rule that has divided a split, at its rho, for any units."""
-        split, background = opened.file.split, opened.file.background
+        split = opened.file.split
+        background = opened.file.background
         only_correct = bool(opened.file.settings["only_correct"])
         maker = self._maker(opened.file.source["name"], only_correct, background)
         candidate = maker.make(split.channel, split.classes)
@@ -79,34 +119,35 @@ class TrainingUnits:
         inputs = self._tap_sums(only_correct).of_concepts(candidate.own_concepts, background, torch.stack(means))
         return split.division.rule(split.division.settings(), inputs, opened.rho)
 
-    def irrelevant(self, opened, tau, p, number):
-        """Weights [B, C_in, taps] of channels that are relevant for no class of a split, and how many there are.
+    def irrelevant(self, opened: OpenedSplit, thresholds: Thresholds, number: int | None) -> IrrelevantChannels:
+        """The channels that are relevant for no class of a split.
 
         ``number`` of them, drawn; all where there are no more, or where it is None.
         """
-        split, only_correct = opened.file.split, bool(opened.file.settings["only_correct"])
-        relevant = self._relevant(tau, p, only_correct)[opened.outputs].any(0)
+        split = opened.file.split
+        relevant = self._relevant(thresholds, bool(opened.file.settings["only_correct"]))[opened.outputs].any(0)
         relevant[split.channel] = True
-        found = torch.nonzero(~relevant).flatten()
-        there = len(found)
+        channels = torch.nonzero(~relevant).flatten()
+        available = len(channels)
         if number is not None:
-            chosen = permutation(len(found), "irrelevant", split.channel, split.classes)[:number]
-            found = found[chosen.sort().values]
-        return self._study.weight_and_bias[0][found], there
+            drawn = permutation(available, "irrelevant", split.channel, split.classes)[:number]
+            channels = channels[drawn.sort().values]
+        return IrrelevantChannels(self._study.weight_and_bias[0][channels], available)
 
-    def _tap_sums(self, only_correct):
+    def _make_tap_sums(self, only_correct: bool) -> StoredTapSums:
         return replace(self._study, only_correct=only_correct).tap_sums
 
-    def _maker(self, source, only_correct, background):
+    def _make_maker(self, source: str, only_correct: bool, background: float | None) -> CandidateMaker:
         study = replace(self._study, only_correct=only_correct, background=background)
         return SOURCES.get(source).from_given({}, study).maker(study, [])
 
-    def _relevant(self, tau, p, only_correct):
-        _, images, (counts,) = class_statistics(self._study.training, self._study.class_store, [tau])
-        return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], p)
+    def _make_relevant(self, thresholds: Thresholds, only_correct: bool) -> Tensor:
+        """Which channels are relevant for which classes, BoolTensor [T, C]."""
+        _, images, (counts,) = class_statistics(self._study.training, self._study.class_store, [thresholds.tau])
+        return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], thresholds.p)
 
 
-def measured_digest(store):
+def measured_digest(store: ImportanceStore) -> str:
     """SHA-256 of what a val store was made of: its settings, and the contents of all its images."""
     contents = hashlib.sha256(json_digest(store.meta).encode())
     for chunk in range(store.num_chunks):
@@ -114,135 +155,188 @@ def measured_digest(store):
     return contents.hexdigest()
 
 
-def describe_separation(name, run, opened, thresholds, store, training, number):
-    """All of a separation that is known before anything is measured; what is there and equal need not be made again.
+def describe_separation(
+    name: str,
+    run: str,
+    opened: list[OpenedSplit],
+    thresholds: list[Thresholds],
+    *,
+    validation: ImportanceStore,
+    training: ImportanceStore,
+    number: int | None,
+) -> dict[str, Any]:
+    """All of a separation that is known before it is measured; an equal one that is stored need not be made again.
 
     Parameters
     ----------
-    name : str
+    name
         Of its file.
-    run : str
-    opened : list of OpenedSplit
-    thresholds : list of (tau, p)
-        For which channels are relevant or not, one a split.
-    store, training : ImportanceStore
-        Of validation and of training images.
-    number : int or None
-        Of irrelevant channels to draw.
+    run
+    opened
+    thresholds
+        One a split.
+    validation, training
+        Stores of validation and of training images.
+    number
+        Of irrelevant channels to draw; None: all.
     """
     return {
-        **{"name": name, "run": run},
-        **{key: store.meta[key] for key in ("layer", "weights_sha256", "transform", "precision", "decoding")},
-        **{"validation_sha256": measured_digest(store), "training_sha256": json_digest(training.meta)},
-        **{"draws": DRAWS, "irrelevant": number},
+        "name": name,
+        "run": run,
+        **{key: validation.meta[key] for key in ("layer", "weights_sha256", "transform", "precision", "decoding")},
+        "validation_sha256": measured_digest(validation),
+        "training_sha256": json_digest(training.meta),
+        "draws": DRAWS,
+        "irrelevant": number,
         "splits": {
-            one.path.stem: [one.file.sha256, one.rho, *of_one] for one, of_one in zip(opened, thresholds, strict=True)
+            split.path.stem: [split.file.sha256, split.rho, *of_split]
+            for split, of_split in zip(opened, thresholds, strict=True)
         },
     }
 
 
-def separate(opened, thresholds, validation, units, number=None):
+def separate(
+    opened: list[OpenedSplit],
+    thresholds: list[Thresholds],
+    validation: ValidationInputs,
+    units: TrainingUnits,
+    number: int | None = None,
+) -> list[dict[str, Any]]:
     """Measure splits against all validation images: a row for each concept that has classes, as plain values.
 
     Parameters
     ----------
-    opened : list of OpenedSplit
-    thresholds : list of (tau, p)
+    opened
+    thresholds
         One a split.
-    validation : ValidationInputs
-    units : TrainingUnits
-    number : int, optional
+    validation
+    units
+    number
         Of irrelevant channels to draw; default: all. There are q values where all of every split's were used.
 
     Returns
     -------
     list of dict
-        What ``separation.csv`` has of a concept, NaN where a value cannot be; the means over irrelevant channels and
-        their number, of how many there are; ``auroc_draws`` and ``ap_draws`` (lists) of permuted weights, of which
-        figures show a cloud, and ``ap_draws_real_target``.
+        The columns of ``separation.csv`` for a concept, NaN where a value cannot be measured; the means over irrelevant
+        channels, the number of those that were used and of all; and the scores of each draw of permuted weights, as
+        lists (``utils.store.scores``).
     """
     rows = []
-    for one, (tau, p) in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
-        rows += _separate_one(one, validation, units, *units.irrelevant(one, tau, p, number))
+    for split, of_split in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
+        irrelevant = units.irrelevant(split, of_split, number)
+        rows += _separate_one(split, units.rule(split), irrelevant, validation)
     all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
     q = q_values([row["p_irrelevant"] for row in rows]) if all_used else [np.nan] * len(rows)
     return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
 
 
-def _separate_one(opened, validation, units, irrelevant, there):
-    split, rule = opened.file.split, units.rule(opened)
-    own, division = validation.images_of(split.classes), split.division
-    weight, shares = split.weight.double(), split.shares(opened.rho)
+def _separate_one(
+    opened: OpenedSplit, rule: Rule, irrelevant: IrrelevantChannels, validation: ValidationInputs
+) -> list[dict[str, Any]]:
+    """The rows of a split."""
+    split = opened.file.split
+    own = validation.images_of(split.classes)
+    weight = split.weight.double()
+    channels = {NEW: split.rows(opened.rho)[:-1, None], ORIGINAL: weight.expand(len(own), 1, -1, -1)}
+    scores = _scores_of_nulls(opened, rule, own, validation)
+    scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), own, validation, weight.numel())
+    scores |= {unit: rank_rows(rows, own, validation) for unit, rows in channels.items()}
+    others = {unit: _against_others(rows, own, validation) for unit, rows in channels.items()}
+    rows = []
+    for k, classes in enumerate(split.classes):
+        of_concept = {unit: score.of(k) for unit, score in scores.items()}
+        rows.append(
+            {
+                **_description(opened, k, own[k]),
+                **score_columns(of_concept),
+                OWN_LOGIT.ap: _own_logit(classes, own[k], validation),
+                **{unit.auroc_others: areas[k] for unit, areas in others.items()},
+                "irrelevant": len(irrelevant.weights),
+                "irrelevant_there": irrelevant.available,
+                "p_irrelevant": p_value(of_concept[NEW].ap.item(), of_concept[IRRELEVANT].ap),
+                AUROC_DRAWS: of_concept[unit_of(WEIGHTS)].auroc.tolist(),
+                **{column: of_concept[unit_of(null)].ap.tolist() for null, column in AP_DRAWS.items()},
+            }
+        )
+    return rows
 
-    def draws(what):
-        """A permutation of the inputs for each draw, of what is permuted: weights, or whose inputs are."""
-        orders = [permutation(len(weight), what, split.channel, split.classes, draw) for draw in range(DRAWS)]
-        return torch.stack(orders)
 
-    nothing = (torch.empty(len(own), 0, dtype=torch.float64),) * 2
-    ranked = dict.fromkeys((f"_{null.column}" for null in NULLS), nothing)  # a null may mean nothing to the division
-    for null in division.nulls:
+def _description(opened: OpenedSplit, k: int, own: Tensor) -> dict[str, Any]:
+    """What a row is of: the split, the concept (from 0), and its validation images ``own`` [N]."""
+    split = opened.file.split
+    return {
+        "split": opened.path.stem,
+        "split_by": split.division.name,
+        "rho": opened.rho,
+        "channel": split.channel,
+        "concept": k + 1,
+        "classes": split.classes[k],
+        "name": split.concepts[k].name,
+        "images": int(own.sum()),
+        "prevalence": own.double().mean().item(),
+    }
+
+
+def _scores_of_nulls(
+    opened: OpenedSplit, rule: Rule, own: Tensor, validation: ValidationInputs
+) -> dict[ScoredUnit, Score]:
+    """The Score [K, DRAWS] of every null; without draws where a null does not apply to the division."""
+    split = opened.file.split
+    weight = split.weight.double()
+    shares = split.shares(opened.rho)
+    scores = {unit_of(null): _no_scores(len(own)) for null in NULLS}
+    for null in split.division.nulls:
         rows_of = partial(null.rows, rule, weight, shares)
-        ranked[f"_{null.column}"] = rank_units(rows_of, draws(null.permuted), own, validation, weight.numel())
-    ranked["_irrelevant"] = rank_units(rule.rows, irrelevant.double(), own, validation, weight.numel())
-    parts = {"": split.rows(opened.rho)[:-1, None], "_original": weight.expand(len(own), 1, -1, -1)}
-    ranked |= {name: rank_rows(rows, own, validation) for name, rows in parts.items()}
-    others = {name: _against_others(rows, own, validation) for name, rows in parts.items()}
-    return [
-        {
-            **{"split": opened.path.stem, "split_by": division.name, "rho": opened.rho},
-            **{"channel": split.channel, "concept": k + 1, "classes": classes, "name": split.concepts[k].name},
-            **{"images": int(own[k].sum()), "prevalence": own[k].double().mean().item()},
-            **{f"auroc_all{name}": _mean(areas[k]) for name, (areas, _) in ranked.items()},
-            **{f"ap_all{name}": _mean(precisions[k]) for name, (_, precisions) in ranked.items()},
-            "ap_all_own_logit": _own_logit(classes, own[k], validation),
-            **{f"auroc_others{name}": areas[k] for name, areas in others.items()},
-            **{"irrelevant": len(irrelevant), "irrelevant_there": there},
-            "p_irrelevant": p_value(ranked[""][1][k].item(), ranked["_irrelevant"][1][k]),
-            "auroc_draws": ranked["_weights_permuted"][0][k].tolist(),
-            "ap_draws": ranked["_weights_permuted"][1][k].tolist(),
-            "ap_draws_real_target": ranked["_real_target"][1][k].tolist(),
-        }
-        for k, classes in enumerate(split.classes)
-    ]
+        scores[unit_of(null)] = rank_units(rows_of, _draws(split, null.permuted), own, validation, weight.numel())
+    return scores
 
 
-def rank_units(rows_of, units, own, validation, num_values):
+def _draws(split: Split, permuted: str) -> Tensor:
+    """A permutation of the inputs for each draw, LongTensor [DRAWS, C_in]; ``permuted`` names what is permuted."""
+    size = len(split.weight)
+    return torch.stack([permutation(size, permuted, split.channel, split.classes, draw) for draw in range(DRAWS)])
+
+
+def _no_scores(num_concepts: int) -> Score:
+    """The Score of no units: Tensors [K, 0]."""
+    nothing = torch.empty(num_concepts, 0, dtype=torch.float64)
+    return Score(nothing, nothing)
+
+
+def rank_units(
+    rows_of: Callable[[Tensor], Tensor], units: Tensor, own: Tensor, validation: ValidationInputs, num_values: int
+) -> Score:
     """``rank_rows`` of many units, in blocks that fit into memory.
 
     Parameters
     ----------
-    rows_of : function of some of ``units`` that returns their ``c'_1 .. c'_K``, [K, B, C_in, taps]
+    rows_of
+        Returns the ``c'_1 .. c'_K`` of some of ``units``, [K, B, C_in, taps].
     units : Tensor [B, ...]
         Weights, or permutations of them.
     own : BoolTensor [K, N]
-    validation : ValidationInputs
-    num_values : int
+    validation
+    num_values
         Of the weight of a unit.
     """
     size = max(1, MOST_SCORES // (len(own) * max(len(validation.targets), num_values)))
     blocks = [rank_rows(rows_of(block), own, validation) for block in units.split(size) if len(block)]
-    nothing = torch.empty(len(own), 0, dtype=torch.float64)
-    return tuple(torch.cat([nothing, *values], dim=1) for values in (zip(*blocks, strict=True) if blocks else ((), ())))
+    blocks = [_no_scores(len(own)), *blocks]
+    return Score(torch.cat([block.auroc for block in blocks], 1), torch.cat([block.ap for block in blocks], 1))
 
 
-def rank_rows(rows, own, validation):
-    """Areas and average precisions [K, B] of the channels [K or more, B, C_in, taps] of K concepts, ``own`` [K, N]."""
-    ranked = [rank_images(validation.scores(rows[k]), own[k]) for k in range(len(own))]
-    return tuple(map(torch.stack, zip(*ranked, strict=True)))
+def rank_rows(rows: Tensor, own: Tensor, validation: ValidationInputs) -> Score:
+    """The Score [K, B] of the channels [K or more, B, C_in, taps] of K concepts, ``own`` [K, N]."""
+    return stack_scores([rank_images(validation.scores(rows[k]), own[k]) for k in range(len(own))])
 
 
-def _against_others(rows, own, validation):
+def _against_others(rows: Tensor, own: Tensor, validation: ValidationInputs) -> list[float]:
     """Areas [K] against the images of the other concepts of the channel alone."""
     shown = own.any(0)
-    return [rank_images(validation.scores(rows[k])[:, shown], own[k, shown])[0].item() for k in range(len(own))]
+    return [rank_images(validation.scores(rows[k])[:, shown], own[k, shown]).auroc.item() for k in range(len(own))]
 
 
-def _own_logit(classes, own, validation):
+def _own_logit(classes: list[int], own: Tensor, validation: ValidationInputs) -> float:
     """Average precision of the network's own logit, the largest one of a concept's classes."""
     largest = torch.stack([validation.logits[output] for output in classes]).amax(0)
-    return rank_images(largest[None], own)[1].item()
-
-
-def _mean(values):
-    return values.nanmean().item()
+    return rank_images(largest[None], own).ap.item()

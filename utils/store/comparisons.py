@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.store.measurements import Measurements, without_nan
+from utils.store.scores import NEW
 
-OF_CONCEPTS = ("auroc_all", "ap_all", "auroc_others")
+OF_CONCEPTS = (NEW.auroc, NEW.ap, NEW.auroc_others)
 MONOSEMANTICITY = ("monosemanticity", "monosemanticity_corrected", "monosemanticity_strongest")
 PATCHES = ("patch_intra", "patch_inter", "patch_any")
 OF_CHANNELS = ("ari", *MONOSEMANTICITY, *PATCHES)

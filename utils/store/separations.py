@@ -7,14 +7,22 @@ from typing import Any
 from utils.divisions.nulls import NULLS
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
+from utils.store.scores import AP_DRAWS, AUROC_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
 
-KINDS = ("", "_original", *(f"_{null.column}" for null in NULLS))
-DRAWS = ("auroc_draws", "ap_draws", "ap_draws_real_target")
-# Values of a concept; NaN where they cannot be measured
+SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS))
+DRAWS = (AUROC_DRAWS, *AP_DRAWS.values())
+# Measured values of a concept; NaN where they cannot be measured
 VALUES = (
-    *("prevalence", *(f"auroc_all{kind}" for kind in KINDS), *(f"ap_all{kind}" for kind in KINDS), "ap_all_own_logit"),
-    *("auroc_others", "auroc_others_original", "p_irrelevant", "q_irrelevant"),
-    *("auroc_all_irrelevant", "ap_all_irrelevant"),
+    "prevalence",
+    *(unit.auroc for unit in SCORED_UNITS),
+    *(unit.ap for unit in SCORED_UNITS),
+    OWN_LOGIT.ap,
+    NEW.auroc_others,
+    ORIGINAL.auroc_others,
+    "p_irrelevant",
+    "q_irrelevant",
+    IRRELEVANT.auroc,
+    IRRELEVANT.ap,
 )
 
 

@@ -82,6 +82,7 @@ def main(settings: SimilaritySettings) -> None:
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
     from utils.report import layer_tables
+    from utils.report.channel_text import LayerFindings
     from utils.report.figure_files import write_figure
     from utils.report.overview_figure import overview_figure
     from utils.report.wordnet import class_synsets
@@ -137,7 +138,8 @@ def main(settings: SimilaritySettings) -> None:
     assert counts is not None  # find_classes has written them
     counts = counts[int(settings.only_correct)]
     files = LayerFiles(path, candidates, groups)
-    screen = LayerScreen(settings, store, stage_two, found, channels, kept, counts, classes, files)
+    findings = LayerFindings(stage_two, found, channels, kept, counts, classes)
+    screen = LayerScreen(settings, store, findings, files)
     screen.show(guide)
     if settings.plot_wordnet:
         written += plot_wordnet(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from tests.scripts import printed_pairs
 from utils.images.folders import ClassMap
 from utils.method.grouping import class_groups
-from utils.method.importance import relevant_classes, relevant_shares
+from utils.method.importance import relevant_classes
 from utils.method.polysemanticity import Levels, class_pairs, gamma_polysemantic
-from utils.report.channel_text import NEAREST, lowest_pairs, print_best, print_channel, smaller_p
+from utils.report.channel_text import NEAREST, LayerFindings, lowest_pairs, print_best, print_channel, smaller_p
 from utils.report.layer_tables import ChannelClasses
 
 NAMES = [f"class {letter}" for letter in "abcdefghijklmnop"]
@@ -42,11 +43,11 @@ def layer(counts, arvs, images, **changes):
     groups = class_groups(weight, means, relevant, asked["gamma"])
     low, high = asked["cosines"]
     kept = pairs[(pairs.cosine >= low) & gamma_polysemantic(pairs.cosine, high)]
-    return SimpleNamespace(
-        asked=asked,
-        found=SimpleNamespace(weight=weight, mean_inputs=means[None], images=images[None]),
+    return LayerFindings(
+        settings=asked,
+        layer=SimpleNamespace(weight=weight, mean_inputs=means[None], images=images[None]),
         channels=ChannelClasses(relevant, pairs, groups, levels),
-        kept=kept,
+        candidates=kept,
         counts=counts,
         classes=ClassMap({NAMES[output]: output for output in range(len(images))}),
     )
@@ -58,7 +59,7 @@ def of_one(counts, images, vectors, **changes):
 
 
 def page(made, channel, capsys):
-    print_channel(channel, made.asked, made.found, made.channels, made.kept, made.counts, made.classes)
+    print_channel(channel, made)
     return capsys.readouterr().out.splitlines()
 
 
@@ -201,7 +202,7 @@ def test_the_smaller_p_is_one_that_finds_two_classes():
     images = torch.tensor([30, 30, 3, 29])
     counts = torch.tensor([[14], [11], [3], [10]])
     made = of_one(counts[:, 0].tolist(), images.tolist(), [[1.0, 0]] * 4)
-    p = smaller_p(0, made.asked, made.channels, relevant_shares(counts, images)[:, 0], images)
+    p = smaller_p(0, made)
     assert p == 0.36
     assert relevant_classes(counts, images, p, 4).sum() == 2
     assert relevant_classes(counts, images, p + 0.01, 4).sum() == 1
@@ -221,11 +222,10 @@ def several():
 
 def test_the_best_channels_come_first_each_with_its_lowest_pair(capsys):
     made = several()
-    shares = relevant_shares(made.counts, made.found.images[0])
-    found = list(lowest_pairs(made.kept).rows())
+    found = list(lowest_pairs(made.candidates).rows())
     assert [row[:3] for row in found] == [(2, 0, 1), (0, 0, 2)]
     for number in (1, 2, 9):
-        print_best(made.kept, made.channels, made.classes, number, shares, made.found.images[0])
+        print_best(made, number)
         out = capsys.readouterr().out
         shown = found[:number]
         assert f"\n{len(shown)} of 2 channels with pairs, by the lowest cosine between two of their classes\n" in out
@@ -241,6 +241,6 @@ def test_the_best_channels_come_first_each_with_its_lowest_pair(capsys):
 
 def test_without_a_pair_there_is_no_best_channel(capsys):
     made = several()
-    print_best(made.kept[:0], made.channels, made.classes, 3, relevant_shares(made.counts, made.found.images[0]), None)
+    print_best(replace(made, candidates=made.candidates[:0]), 3)
     out = capsys.readouterr().out
     assert out == "\n0 of 0 channels with pairs, by the lowest cosine between two of their classes\n\n[]\n"

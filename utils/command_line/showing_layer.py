@@ -4,17 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.command_line import flags
 from utils.command_line.settings import SimilaritySettings
 from utils.divisions.division_registry import USUAL
-from utils.images.folders import ClassMap
-from utils.method.importance import relevant_shares
-from utils.method.polysemanticity import ClassPairs
 from utils.report import gamma_guide, layer_tables
-from utils.report.channel_text import print_best, print_channel, smaller_p
-from utils.stages.relevance import LayerClasses, pairs_at_taus
+from utils.report.channel_text import LayerFindings, print_best, print_channel, smaller_p
+from utils.stages.relevance import pairs_at_taus
 from utils.store.importance_store import ImportanceStore
 
 STAGE2 = "get_cosine_similarities.py"
@@ -39,57 +34,41 @@ class LayerFiles:
 
 @dataclass(frozen=True)
 class LayerScreen:
-    """The layer as stage 2 has found it, for people.
-
-    ``stage_two`` are all its settings, as its files have them. ``kept`` are the candidates. ``counts`` [T, C] are the
-    images of a class, of those that count, in which a channel is relevant.
-    """
+    """The layer as stage 2 has found it, for people."""
 
     settings: SimilaritySettings
     store: ImportanceStore
-    stage_two: dict[str, Any]
-    found: LayerClasses
-    channels: layer_tables.ChannelClasses
-    kept: ClassPairs
-    counts: torch.Tensor
-    classes: ClassMap
+    findings: LayerFindings
     files: LayerFiles
 
     def show(self, guide: dict[str, Any]) -> None:
         """Print what was asked for: all pairs and groups, the best channels, or one channel."""
+        findings = self.findings
         if self.settings.channel is not None:
-            print_channel(
-                self.settings.channel,
-                self.stage_two,
-                self.found,
-                self.channels,
-                self.kept,
-                self.counts,
-                self.classes,
-            )
+            print_channel(self.settings.channel, findings)
             return
-        images = self.found.images[0]
         if self.settings.top is None:
-            layer_tables.print_pairs(self.kept, self.channels, self.classes, self.files.table)
-            layer_tables.print_groups(self.channels, self.classes, self.files.groups)
+            layer_tables.print_pairs(findings.candidates, findings.channels, findings.classes, self.files.table)
+            layer_tables.print_groups(findings.channels, findings.classes, self.files.groups)
         else:
-            print_best(self.kept, self.channels, self.classes, self.settings.top, self._shares(), images)
-        cosines = self.stage_two["cosines"]
-        gamma = self.stage_two["gamma"]
-        layer_tables.print_layer(self.store.meta, self.channels, self.kept, cosines, gamma)
-        layer_tables.warn(cosines[0], self.found.pairs, self.kept, images)
+            print_best(findings, self.settings.top)
+        cosines = findings.settings["cosines"]
+        gamma = findings.settings["gamma"]
+        layer_tables.print_layer(self.store.meta, findings.channels, findings.candidates, cosines, gamma)
+        layer_tables.warn(cosines[0], findings.layer.pairs, findings.candidates, findings.images)
         gamma_guide.print_gamma(guide, gamma)
-        if not len(self.kept):
-            criteria = {name: self.stage_two[name] for name in ("p", "only_correct", "min_images", "only_above_mean")}
-            layer_tables.print_helpful_taus(pairs_at_taus(self.store, self.found, cosines, **criteria))
+        if not len(findings.candidates):
+            names = ("p", "only_correct", "min_images", "only_above_mean")
+            criteria = {name: findings.settings[name] for name in names}
+            layer_tables.print_helpful_taus(pairs_at_taus(self.store, findings.layer, cosines, **criteria))
 
     def commands(self) -> list[Command]:
         """What can be run next."""
         if self.settings.channel is not None:
             return self._commands_of_channel(self.settings.channel)
         commands = []
-        if self.files.candidates and len(self.kept):
-            lowest = int(self.kept.channel[-1])
+        if self.files.candidates and len(self.findings.candidates):
+            lowest = int(self.findings.candidates.channel[-1])
             candidates = ("--candidates", self.files.candidates, "--channel_disentangle", lowest)
             commands.append(("next", self._command(STAGE3, *candidates)))
         if self.files.groups:
@@ -102,8 +81,8 @@ class LayerScreen:
         Its classes are the pair of lowest cosine, or a class alone beside everything else.
         """
         commands = []
-        concepts = self.channels.classes(channel)
-        p = smaller_p(channel, self.stage_two, self.channels, self._shares()[:, channel], self.found.images[0])
+        concepts = self.findings.channels.classes(channel)
+        p = smaller_p(channel, self.findings)
         if len(concepts) < 2 and p:
             commands.append(("next", self._command(STAGE2, *self._thresholds(p), "--channel", channel)))
         elif len(concepts) > 1:
@@ -117,15 +96,16 @@ class LayerScreen:
             tau = ["--proportion_attribution_required", self.settings.tau]
             purpose = "or beside everything else" if len(concepts) == 1 and commands else "next"
             commands += self._both(purpose, words, channel, of_stage4=tau)
-        if len(self.channels.groups(channel)) > 1:
+        if len(self.findings.channels.groups(channel)) > 1:
             commands += self._both("or its groups", ["--candidates", self.files.groups], channel)
             commands += self._both(ALL_GROUPS, ["--candidates", self.files.groups])
         return commands
 
     def _pair_of(self, channel: int) -> list[int]:
         """The two classes of lowest cosine, of the candidates where the channel is one."""
-        kept = self.kept[self.kept.channel == channel]
-        pair = kept[len(kept) - 1 :] if len(kept) else self.channels.pairs_of(channel)[:1]
+        candidates = self.findings.candidates
+        kept = candidates[candidates.channel == channel]
+        pair = kept[len(kept) - 1 :] if len(kept) else self.findings.channels.pairs_of(channel)[:1]
         return [int(pair.class1), int(pair.class2)]
 
     def _both(
@@ -147,7 +127,3 @@ class LayerScreen:
 
     def _command(self, script: str, *words: object) -> str:
         return flags.next_command(script, *words, settings=self.settings)
-
-    def _shares(self) -> torch.Tensor:
-        """In which share of the images of each class each channel is relevant, [T, C]."""
-        return relevant_shares(self.counts, self.found.images[0])

@@ -1,30 +1,37 @@
-"""What stage 2 says about a layer: its pairs, and which classes each channel serves, as text and as tables."""
+"""What stage 2 prints and writes of a layer: its pairs, and the classes for which each channel is relevant."""
 
 import shutil
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.defaults import GAMMA
-from utils.method.polysemanticity import gamma_polysemantic
+from utils.images.folders import ClassMap
+from utils.method.grouping import ChannelGroups
+from utils.method.polysemanticity import ClassPairs, Levels, gamma_polysemantic
 from utils.report.numbers import formatted
 from utils.report.tables import Table
 
-FEW_IMAGES = 10
+FEW_IMAGES = 10  # of a class; a cosine that rests on fewer is warned of
 
 
-def gamma_from(cos_sim_high):
-    """Gamma: the upper bound of the cosine, or the paper's 0.5 where the bound lets all pairs through."""
+def gamma_from(cos_sim_high: float) -> float:
+    """Gamma: the upper bound of the cosine, or the default if the bound keeps all pairs."""
     return cos_sim_high if cos_sim_high < 1 else GAMMA
 
 
-def settings_text(*, tau, p, only_correct, min_images, only_above_mean):
-    """What chose the pairs, for the figures."""
+def settings_text(*, tau: float, p: float, only_correct: bool, min_images: int, only_above_mean: bool) -> str:
+    """The settings that chose the pairs, for figures."""
     return f"τ = {tau:g}, p = {p:g}" + counted_text(only_correct, min_images, only_above_mean)
 
 
-def counted_text(only_correct, min_images, only_above_mean):
-    """Which images and classes count, to end such a line."""
+def counted_text(only_correct: bool, min_images: int, only_above_mean: bool) -> str:
+    """Which images and classes count, to end a line of settings."""
     text = ", correctly classified images only" if only_correct else ""
     text += f", classes of at least {min_images} images" if min_images > 1 else ""
     return text + (", only classes above the channel's mean" if only_above_mean else "")
@@ -36,137 +43,156 @@ class ChannelClasses:
     Parameters
     ----------
     relevant : BoolTensor [T, C]
-    pairs : ClassPairs
+    pairs
         Of all channels, whatever their cosine.
-    groups : dict of channel -> ChannelGroups
-        Of every channel that is relevant for a class.
-    levels : Levels
+    groups
+        The groups of the classes of every channel that is relevant for a class.
+    levels
+        Of the channels in the classes.
     """
 
-    def __init__(self, relevant, pairs, groups, levels):
-        self.relevant, self.pairs, self._groups = relevant.numpy(), pairs, groups
-        self._below, self._sums = levels.below.numpy(), levels.sums.numpy()
+    def __init__(self, relevant: Tensor, pairs: ClassPairs, groups: dict[int, ChannelGroups], levels: Levels) -> None:
+        self.relevant = relevant.numpy()
+        self.pairs = pairs
         self.num_classes = self.relevant.sum(0)
-        channel, class1, class2, cosine = (values.numpy() for values in vars(pairs).values())
-        self._order = np.lexsort((class2, class1, cosine, channel))
+        self._groups = groups
+        self._below = levels.below.numpy()
+        self._sums = levels.sums.numpy()
+        channel = pairs.channel.numpy()
+        self._order = np.lexsort((pairs.class2.numpy(), pairs.class1.numpy(), pairs.cosine.numpy(), channel))
         self._starts = np.searchsorted(channel[self._order], np.arange(len(self.num_classes) + 1))
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Number of channels."""
         return len(self.num_classes)
 
-    def classes(self, channel):
+    def classes(self, channel: int) -> list[int]:
         """The classes of a channel, ascending."""
         return self.relevant[:, channel].nonzero()[0].tolist()
 
-    def pairs_of(self, channel):
-        """The ClassPairs of a channel, lowest cosine first."""
-        return self.pairs[self._order[self._starts[channel] : self._starts[channel + 1]]]
+    def pairs_of(self, channel: int) -> ClassPairs:
+        """The pairs of a channel, lowest cosine first."""
+        order = self._order[self._starts[channel] : self._starts[channel + 1]]
+        return self.pairs[torch.from_numpy(order)]
 
-    def lowest_cosines(self):
-        """The lowest cosine of each channel [C], NaN where it has no pair."""
+    def lowest_cosines(self) -> np.ndarray:
+        """The lowest cosine of each channel [C]; NaN for a channel without pairs."""
         lowest = np.full(len(self), np.nan)
         has_pairs = np.flatnonzero(np.diff(self._starts))
         lowest[has_pairs] = self.pairs.cosine.numpy()[self._order[self._starts[has_pairs]]]
         return lowest
 
-    def groups(self, channel):
-        """The groups of a channel's classes: lists of outputs."""
+    def groups(self, channel: int) -> list[list[int]]:
+        """The groups of a channel's classes, as lists of network outputs."""
         return self._groups[channel].concepts if channel in self._groups else []
 
-    def groups_of(self, channel):
-        """The ChannelGroups of a channel that is relevant for a class."""
+    def groups_of(self, channel: int) -> ChannelGroups:
+        """The ChannelGroups of a channel, which must be relevant for a class."""
         return self._groups[channel]
 
-    def several_groups(self):
-        """The ChannelGroups of the channels that have two or more, in order of their lowest cosine, highest first."""
-        several = [one for one in self._groups.values() if len(one.concepts) > 1]
-        return sorted(several, key=lambda one: -one.lowest_cosine())
+    def several_groups(self) -> list[ChannelGroups]:
+        """The ChannelGroups of the channels with two or more groups; the lowest cosine descends."""
+        several = [groups for groups in self._groups.values() if len(groups.concepts) > 1]
+        return sorted(several, key=lambda groups: -groups.lowest_cosine())
 
-    def low(self, channel, outputs):
-        """The classes, of those given, in which the channel lies below its mean, with the sign of its sum there."""
+    def low(self, channel: int, outputs: list[int]) -> str:
+        """The classes, of those given, in which the channel lies below its mean, with the sign of its sum, as text."""
         signs = {output: np.sign(self._sums[output, channel]) for output in outputs if self._below[output, channel]}
         return ", ".join(f"{output} ({'-' if sign < 0 else '+'})" for output, sign in signs.items())
 
-    def below(self, channel):
-        """In which classes a channel lies below its mean: bool [T]."""
+    def below(self, channel: int) -> np.ndarray:
+        """In which classes a channel lies below its mean, bool [T]."""
         return self._below[:, channel]
 
-    def num_low(self):
-        """How many relevant (channel, class) there are in which the channel lies below its mean."""
+    def num_low(self) -> int:
+        """The number of relevant (channel, class) in which the channel lies below its mean."""
         return int((self.relevant & self._below).sum())
 
-    def polysemantic(self, gamma):
+    def polysemantic(self, gamma: float) -> list[int]:
         """The gamma-polysemantic channels, lowest cosine first."""
         lowest = self.lowest_cosines()
-        found = np.flatnonzero(gamma_polysemantic(np.nan_to_num(lowest, nan=np.inf), gamma))
-        return found[np.argsort(lowest[found], kind="stable")].tolist()
+        channels = np.flatnonzero(gamma_polysemantic(np.nan_to_num(lowest, nan=np.inf), gamma))
+        return channels[np.argsort(lowest[channels], kind="stable")].tolist()
 
 
-def print_pairs(pairs, channels, classes, path):
-    """Print the pairs as a table with class names, and as the published code does.
+def print_pairs(pairs: ClassPairs, channels: ChannelClasses, classes: ClassMap, path: Path) -> None:
+    """Print the pairs as a table with class names, and in the format of the published code.
 
-    A terminal sees a page of them, those of lowest cosine, and a file all; ``path`` is where all are.
+    A terminal gets a page of them, those of lowest cosine, and a file all pairs. ``path`` has all pairs.
     """
     shown = pairs[max(len(pairs) - _page(), 0) :] if sys.stdout.isatty() else pairs
     if len(shown):
-        names = [(classes.name(class1), classes.name(class2)) for _, class1, class2, _ in shown.rows()]
-        widths = [max(map(len, column)) for column in zip(*names, strict=True)]
-        print(f"\nchannel  cosine  {'class 1':>{widths[0] + 5}}  class 2")
+        width1 = max(len(classes.name(output)) for output in shown.class1.tolist())
+        width2 = max(len(classes.name(output)) for output in shown.class2.tolist())
+        print(f"\nchannel  cosine  {'class 1':>{width1 + 5}}  class 2")
         if len(shown) < len(pairs):
             print(f"... {len(pairs) - len(shown)} more, of higher cosine, in {path}")
-        for (channel, class1, class2, cosine), (name1, name2) in zip(shown.rows(), names, strict=True):
-            low = channels.low(channel, (class1, class2))
-            line = f"{channel:7d}  {cosine:6.3f}  {name1:>{widths[0]}} {class1:4d}  {class2:4d} {name2:{widths[1]}}"
+        for channel, class1, class2, cosine in shown.rows():
+            low = channels.low(channel, [class1, class2])
+            name1 = f"{classes.name(class1):>{width1}}"
+            name2 = f"{classes.name(class2):{width2}}"
+            line = f"{channel:7d}  {cosine:6.3f}  {name1} {class1:4d}  {class2:4d} {name2}"
             print(f"{line}  low: {low}" if low else line.rstrip())
-    if not len(pairs):
+    else:
         print("\nno pairs")
     print_list(shown)
 
 
-def print_list(pairs):
-    """Print ClassPairs as the published code does: on a line of its own, to be read by a program."""
-    columns = ("channel", "class1", "class2", "cosine_similarity")
-    print(f"\n{[dict(zip(columns, (*pair[:3], round(pair[3], 4)), strict=True)) for pair in pairs.rows()]}")
+def print_list(pairs: ClassPairs) -> None:
+    """Print pairs in the format of the published code: one line, to be read by a program."""
+    rows = [
+        {"channel": channel, "class1": class1, "class2": class2, "cosine_similarity": round(cosine, 4)}
+        for channel, class1, class2, cosine in pairs.rows()
+    ]
+    print(f"\n{rows}")
 
 
-def print_groups(channels, classes, path):
-    """Print the channels of several groups of classes by name, lowest cosine last; a terminal sees a page of them.
+def print_groups(channels: ChannelClasses, classes: ClassMap, path: Path | None) -> None:
+    """Print the channels of several groups of classes by name; a terminal gets a page of them.
 
-    Sorted by the lowest cosine between the ARVs of two concepts, each the mean of its classes'.
+    Sorted by the lowest cosine between the ARVs of two concepts, lowest last; a concept's ARV is the mean of those of
+    its classes. ``path`` has all groups.
     """
-    groups = channels.several_groups()
-    if not groups:
+    several = channels.several_groups()
+    if not several:
         return
-    shown = groups[max(len(groups) - _page(), 0) :] if sys.stdout.isatty() else groups
+    shown = several[max(len(several) - _page(), 0) :] if sys.stdout.isatty() else several
     lowest = channels.lowest_cosines()
     print(f"\n{'lowest cosine between':>27}\nchannel  {'classes':>8}  {'concepts':>8}  groups of classes")
-    if len(shown) < len(groups):
-        print(f"... {len(groups) - len(shown)} more, of higher cosine between concepts, in {path}")
-    for one in shown:
-        cosines = f"{lowest[one.channel]:8.3f}  {one.lowest_cosine():8.3f}"
-        print(f"{one.channel:7d}  {cosines}  {groups_text(one, classes)}")
+    if len(shown) < len(several):
+        print(f"... {len(several) - len(shown)} more, of higher cosine between concepts, in {path}")
+    for groups in shown:
+        cosines = f"{lowest[groups.channel]:8.3f}  {groups.lowest_cosine():8.3f}"
+        print(f"{groups.channel:7d}  {cosines}  {groups_text(groups, classes)}")
 
 
-def groups_text(groups, classes):
-    """ChannelGroups by the names of their classes."""
+def groups_text(groups: ChannelGroups, classes: ClassMap) -> str:
+    """The groups of a channel by the names of their classes."""
     return ", ".join(f"{{{', '.join(map(classes.name, concept))}}}" for concept in groups.concepts)
 
 
-def _page():
+def _page() -> int:
+    """How many lines fit on a terminal with the text around them."""
     return max(shutil.get_terminal_size().lines - 12, 10)
 
 
-def print_layer(meta, channels, kept, cosines, gamma):
-    """Print how many channels are relevant for how many classes, and how many pairs and groups there are."""
-    counts, pairs = np.bincount(np.minimum(channels.num_classes, 3), minlength=4), channels.pairs
+def print_layer(
+    meta: dict[str, Any], channels: ChannelClasses, kept: ClassPairs, cosines: Sequence[float], gamma: float
+) -> None:
+    """Print how many channels are relevant for how many classes, and the numbers of pairs and groups.
+
+    ``meta`` is that of the store, ``kept`` are the pairs within the bounds ``cosines``.
+    """
+    pairs = channels.pairs
+    counts = np.bincount(np.minimum(channels.num_classes, 3), minlength=4)
     lowest = f" (lowest cosine between classes {pairs.cosine[-1]:.3f})" if len(pairs) else ""
     print(f"\n{meta['model']} with weights {meta['weights']}, layer {meta['layer']}:")
     print(f"channels relevant for 0 / 1 / 2 / 3 or more classes: {' / '.join(map(str, counts))}")
     print(f"{counts[2:].sum()} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
-    of = len(kept.channel.unique())
-    print(f"{len(kept)} pairs of {of} channels have {cosines[0]} <= cosine < {cosines[1]}")
-    several, polysemantic = len(channels.several_groups()), channels.polysemantic(gamma)
-    one_group = sum(len(channels.groups(channel)) == 1 for channel in polysemantic)
+    num_channels = len(kept.channel.unique())
+    print(f"{len(kept)} pairs of {num_channels} channels have {cosines[0]} <= cosine < {cosines[1]}")
+    several = len(channels.several_groups())
+    one_group = sum(len(channels.groups(channel)) == 1 for channel in channels.polysemantic(gamma))
     print(f"at gamma {gamma:g}, {several} channels have two or more groups; {one_group} are polysemantic, one group")
     if channels.num_low():
         print(
@@ -176,8 +202,11 @@ def print_layer(meta, channels, kept, cosines, gamma):
         )
 
 
-def warn(cos_sim_low, pairs, kept, num_images):
-    """Say what the reader of a list of pairs should know: what fell away, and what rests on little."""
+def warn(cos_sim_low: float, pairs: ClassPairs, kept: ClassPairs, num_images: Tensor) -> None:
+    """Warn of ``pairs`` that are left out, and of ``kept`` ones with classes of few images.
+
+    ``num_images`` [T] are the images of each class.
+    """
     dropped = int((pairs.cosine < min(0, cos_sim_low)).sum())
     if dropped:
         print(
@@ -193,8 +222,8 @@ def warn(cos_sim_low, pairs, kept, num_images):
         )
 
 
-def print_helpful_taus(pairs_at):
-    """Where tau finds nothing: print for which tau there would be 1, 10, 100 pairs, of {tau: number of pairs}."""
+def print_helpful_taus(pairs_at: dict[float, int]) -> None:
+    """Print for which tau there would be 1, 10, 100 pairs, if tau leaves none; ``pairs_at`` has their number by tau."""
     for wanted in (1, 10, 100):
         enough = [tau for tau, number in pairs_at.items() if number >= wanted]
         if enough:
@@ -204,32 +233,45 @@ def print_helpful_taus(pairs_at):
         print(f"no tau down to {min(pairs_at)} finds a pair: try a higher --cos_sim_high or a lower --p")
 
 
-def write_channels(pairs_path, channels, gamma, classes):
-    """Write a row for every channel: its classes, the lowest cosine between two of them, its pairs under gamma, ...
+CHANNEL_COLUMNS = (
+    "Channel",
+    "NumClasses",
+    "Classes",
+    "LowestClassCosine",
+    "PairsUnderGamma",
+    "Names",
+    "Groups",
+    "LowestConceptCosine",
+    "Low",
+)
 
-    ... the groups of its classes, the lowest cosine between two of these concepts, and the classes in which it is low,
-    with the sign of its sum. Cosines are empty where there are no two. Beside the table of pairs, and named like it;
-    returns the path.
+
+def write_channels(pairs_path: Path, channels: ChannelClasses, gamma: float, classes: ClassMap) -> Path:
+    """Write a table with a row for every channel, beside the table of pairs and named like it; return its path.
+
+    A row has the channel's classes, the lowest cosine between two of them, the number of its pairs below gamma, the
+    groups of its classes, the lowest cosine between two of these concepts, and the classes in which it is low, with the
+    sign of its sum. Cosines are empty where there is no pair.
     """
-    header = ("Channel", "NumClasses", "Classes", "LowestClassCosine", "PairsUnderGamma", "Names", "Groups")
-    header += ("LowestConceptCosine", "Low")
-    under = channels.pairs.channel[gamma_polysemantic(channels.pairs.cosine, gamma)].numpy()
-    under = np.bincount(under, minlength=len(channels))
-    rows = [
-        (
-            channel,
-            channels.num_classes[channel],
-            "; ".join(map(str, own)),
-            formatted(lowest, ".6f", missing=""),
-            under[channel],
-            "; ".join(map(classes.name, own)),
-            "; ".join("+".join(map(str, group)) for group in channels.groups(channel)),
-            f"{channels.groups_of(channel).lowest_cosine():.6f}" if len(channels.groups(channel)) > 1 else "",
-            channels.low(channel, own).replace(",", ";"),
+    under_gamma = channels.pairs.channel[gamma_polysemantic(channels.pairs.cosine, gamma)].numpy()
+    pairs_under_gamma = np.bincount(under_gamma, minlength=len(channels))
+    rows = []
+    for channel, lowest in enumerate(channels.lowest_cosines()):
+        own_classes = channels.classes(channel)
+        groups = channels.groups(channel)
+        rows.append(
+            [
+                channel,
+                channels.num_classes[channel],
+                "; ".join(map(str, own_classes)),
+                formatted(lowest, ".6f", missing=""),
+                pairs_under_gamma[channel],
+                "; ".join(map(classes.name, own_classes)),
+                "; ".join("+".join(map(str, group)) for group in groups),
+                f"{channels.groups_of(channel).lowest_cosine():.6f}" if len(groups) > 1 else "",
+                channels.low(channel, own_classes).replace(",", ";"),
+            ]
         )
-        for channel, lowest in enumerate(channels.lowest_cosines())
-        for own in [channels.classes(channel)]
-    ]
     path = pairs_path.with_name(f"{pairs_path.stem}_channels.csv")
-    Table(header, rows).write_csv(path)
+    Table(CHANNEL_COLUMNS, rows).write_csv(path)
     return path

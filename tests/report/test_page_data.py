@@ -67,7 +67,7 @@ def test_units_are_the_channel_and_the_new_channels_of_its_first_split():
     rows, biases, places = units_of(layer({1: [known_split()]}))
     assert rows.shape == (4, 2, 1) and biases is None and places == {0: range(1), 1: range(1, 4)}
     with_bias = layer()
-    with_bias.found.bias = torch.tensor([7.0, 8.0])
+    with_bias.layer_classes.bias = torch.tensor([7.0, 8.0])
     assert units_of(with_bias)[1].tolist() == [7]
     empty = layer()
     empty.settings = {**SETTINGS, "gamma": -1}

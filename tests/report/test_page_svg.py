@@ -65,7 +65,7 @@ def test_densities_are_curves_or_ticks_and_no_peak_hides_the_original():
     grid = np.linspace(-1, 3, 101)
     curves = {"original": np.exp(-((grid - 1) ** 2)), "c'1": 50 * np.exp(-(grid**2) * 100), "c'2": None}
     samples = {"original": np.array([1.0, 2]), "c'1": np.array([0.0]), "c'2": np.array([1.0, 1])}
-    drawing = densities(samples, grid, curves, ["original", "s1", "s2"], (-1, 3))
+    drawing = densities(samples, grid, curves, styles=["original", "s1", "s2"], limits=(-1, 3))
     lines = {one.get("class").split()[1]: one.get("d") for one in elements(drawing, "line")}
     assert set(lines) == {"original", "s1", "s2"} and lines["s2"].startswith("M300.0 136V160")
 

@@ -43,7 +43,7 @@ def open_layer(settings, run, stage_two):
         groups, pairs = known.channels.groups(channel), known.channels.pairs_of(channel)
         under = pairs[gamma_polysemantic(pairs.cosine, of_stage_two["gamma"])]
         under = {(class1, class2) for _, class1, class2, _ in under.rows()}
-        own = [measured.known(path, file, kind_of(file, groups, under)) for path, file in splits]
+        own = [measured.of_split(path, file, kind_of(file, groups, under)) for path, file in splits]
         known.splits[channel] = in_order(own, of_stage_two["only_correct"], settings.split_by)
     return known, measured
 

@@ -48,7 +48,11 @@ def make_report(settings):
     pictures, shown = Pictures(folder), []
     for channel, own in progress(places.items(), "describing", unit=" channels", delay=2):
         of_channel = [strips[place] for place in own]
-        shown.append(describe_channel(known, channel, of_channel, settings.output_dir, commands, pictures))
+        shown.append(
+            describe_channel(
+                known, channel, of_channel, output_dir=settings.output_dir, commands=commands, pictures=pictures
+            )
+        )
     channels = best_first(shown)
     layer = {
         **describe_layer(known),

@@ -1,6 +1,10 @@
-"""What to run for what a report has not found: the settings of stage 2 that it shows, and the commands with them."""
+"""The commands that a report shows where a result is missing, with the settings of stage 2 that it was made from."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import OUTPUT_DIR
@@ -8,18 +12,21 @@ from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.errors import UserError
 from utils.store.files import damage_is_one_line, number_text, read_json
 
+if TYPE_CHECKING:
+    from utils.report.page_splits import KnownSplit
+
 COUNTED = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # what chose the classes of a channel
 ORIGIN = ("model", "layer", "weights_sha256")
 AGAIN = "run get_cosine_similarities.py again"
 
 
 class StageTwo:
-    """What stage 2 was asked, and its files: those of ``candidates``, or the newest of RUN in ``output_dir``.
+    """The settings of stage 2, and its files: those of ``candidates``, or else the newest of a run in ``output_dir``.
 
     ``others`` are the files of other settings.
     """
 
-    def __init__(self, output_dir, run, candidates=None):
+    def __init__(self, output_dir: str | Path, run: str, candidates: str | None = None) -> None:
         folder = Path(output_dir) / "results_get_cosine_similarities"
         present = sorted(folder.glob(f"{run}_required*_groups.json"), key=lambda path: path.stat().st_mtime)
         if candidates is not None:
@@ -31,43 +38,47 @@ class StageTwo:
         else:
             raise UserError(f"there is no table of {run} in {folder}: run get_cosine_similarities.py first")
         self.stem = chosen.with_name(chosen.stem.removesuffix("_groups"))
-        self.groups, self.pairs, self.gamma = (
-            self.stem.with_name(f"{self.stem.name}{suffix}.json") for suffix in ("_groups", "", "_gamma")
-        )
+        self.groups = self.stem.with_name(f"{self.stem.name}_groups.json")
+        self.pairs = self.stem.with_name(f"{self.stem.name}.json")
+        self.gamma = self.stem.with_name(f"{self.stem.name}_gamma.json")
         self.others = [path for path in present if path.resolve() != self.groups.resolve()]
         content = read_json(chosen, f"--report reads a .json of stage 2: {AGAIN}")
         with damage_is_one_line(chosen, AGAIN):
             self.settings = {name: content["settings"][name] for name in (*ORIGIN, *COUNTED, "gamma", "cosines")}
 
-    def guide(self):
-        """What there is to go by in the choice of gamma, or None."""
+    def guide(self) -> dict | None:
+        """The diagnostics for choosing gamma, or None."""
         return read_json(self.gamma, AGAIN) if self.gamma.is_file() else None
 
 
 class Commands:
-    """The command lines that make what a report has not found, or make again what it has.
+    """The command lines that make a missing result, or make a result again.
 
     Parameters
     ----------
-    command : function of (script, *words) that returns a line
-        With the flags that the report was asked with.
-    stage_two : StageTwo
-    output_dir : str
+    command
+        A function of a script and of words that returns a line with the flags that the report was asked with.
+    stage_two
+    output_dir
     """
 
-    def __init__(self, command, stage_two, output_dir):
-        self._command, self._two, self._output_dir = command, stage_two, output_dir
+    def __init__(self, command: Callable[..., str], stage_two: StageTwo, output_dir: str) -> None:
+        self._command = command
+        self._stage_two = stage_two
+        self._output_dir = output_dir
 
-    def split(self, known):
-        """What makes a KnownSplit again."""
-        split, settings = known.split, known.file.settings
-        source, division = SOURCES.get(known.file.source["name"]), split.division
+    def split(self, known: KnownSplit) -> str:
+        """What makes a split again."""
+        split = known.split
+        division = split.division
+        settings = known.file.settings
+        source = SOURCES.get(known.file.source["name"])
         if not source.labelled:
             more = ["--concepts_from", source.name, "--channel_disentangle", split.channel]
             more += source.flag_words(known.file.source["state"])
             more += ["--only_correct"] if settings["only_correct"] else []
         elif known.kind != "own choice" and settings["tau"] is not None:
-            candidates = self._two.groups if known.kind == "groups" else self._two.pairs
+            candidates = self._stage_two.groups if known.kind == "groups" else self._stage_two.pairs
             more = ["--candidates", candidates, "--channel_disentangle", split.channel]
         else:
             more = ["--channel_disentangle", split.channel]
@@ -80,28 +91,31 @@ class Commands:
         more += ["--background", number_text(weight or 0)] if weight != source.background_with(division) else []
         return self._command("disentangle_channel.py", *more)
 
-    def split_channel(self, channel, several_groups):
+    def split_channel(self, channel: int, several_groups: bool) -> str:
         """What splits a channel into its groups, or, where they are one, into its pairs."""
-        more = ["--candidates", self._two.groups if several_groups else self._two.pairs]
+        more = ["--candidates", self._stage_two.groups if several_groups else self._stage_two.pairs]
         return self._command(
             "disentangle_channel.py", *more, "--channel_disentangle", channel, "--split_by", USUAL_OF_LAYERS
         )
 
-    def split_layer(self):
-        return self._command("disentangle_channel.py", "--candidates", self._two.groups, "--split_by", USUAL_OF_LAYERS)
+    def split_layer(self) -> str:
+        groups = self._stage_two.groups
+        return self._command("disentangle_channel.py", "--candidates", groups, "--split_by", USUAL_OF_LAYERS)
 
-    def evaluate(self, path, *wishes):
-        return self._command("get_results.py", "--splits", path, *wishes)
+    def evaluate(self, path: Path, *flags: str) -> str:
+        return self._command("get_results.py", "--splits", path, *flags)
 
-    def evaluate_layer(self, split_by, *wishes):
-        return self._command("get_results.py", "--candidates", self._two.groups, "--split_by", split_by, *wishes)
+    def evaluate_layer(self, split_by: str, *flags: str) -> str:
+        groups = self._stage_two.groups
+        return self._command("get_results.py", "--candidates", groups, "--split_by", split_by, *flags)
 
-    def validation_store(self):
+    def validation_store(self) -> str:
         return self._command("get_importances_for_classes.py", "--images", "val")
 
-    def guide(self):
+    def guide(self) -> str:
         """Stage 2 with the settings of this report."""
-        settings, (low, high) = self._two.settings, self._two.settings["cosines"]
+        settings = self._stage_two.settings
+        low, high = settings["cosines"]
         more = ["--proportion_attribution_required", settings["tau"], "--p", settings["p"], "--cos_sim_high", high]
         more += ["--cos_sim_low", low] if low else []
         more += ["--min_images", settings["min_images"]] if settings["min_images"] > 1 else []
@@ -109,6 +123,6 @@ class Commands:
         more += ["--output_dir", self._output_dir] if self._output_dir != OUTPUT_DIR else []
         return self._command("get_cosine_similarities.py", *more)
 
-    def others(self):
+    def others(self) -> list[str]:
         """The reports of other settings of stage 2."""
-        return [self._command("get_results.py", "--report", "--candidates", path) for path in self._two.others]
+        return [self._command("get_results.py", "--report", "--candidates", path) for path in self._stage_two.others]

@@ -1,4 +1,4 @@
-"""What the report says of each split of a channel: from the split file, and from what stage 4 has measured of it."""
+"""What the report shows of each split of a channel: from the split file, and from what stage 4 has measured of it."""
 
 import os
 from dataclasses import dataclass
@@ -8,66 +8,77 @@ import numpy as np
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import USUAL_OF_LAYERS
+from utils.method.disentangling import Split
 from utils.method.polysemanticity import cosine_similarities
 from utils.report import page_svg
 from utils.report.effect_tables import concept_rows
 from utils.report.figure_files import plot_path
+from utils.report.page_commands import Commands
+from utils.report.page_writer import Pictures
 from utils.report.plots import density_limits
 from utils.report.result_tables import result_rows
 from utils.report.separation_tables import draws_reached
 from utils.report.split_figures import densities, shown_channels, shown_concepts
 from utils.report.verdicts import is_beyond, primary_null
+from utils.store.effects import Effects
 from utils.store.files import number_text
+from utils.store.results import Results
 from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT, unit_of
-from utils.store.separations import newest_rows
+from utils.store.separations import Separations, newest_rows
 from utils.store.splits import SplitFile
 
+SHOWN = ("separation", "quantitative", "effect", "feature_visualization", "channel_card")  # each a flag --get_...
 GRID = 24  # points of a density; drawings are small
 EVALUATION = ("separation", "quantitative", "effect")  # the first where concepts have labels
-# A channel's groups first, then pairs, then what somebody chose, then concepts without labels
+# a channel's groups first, then pairs, then classes that a user chose, then concepts without labels
 ORDER = {"groups": 0, "pair": 1, "own choice": 2, "images": 3}
 
 
-@dataclass
+@dataclass(frozen=True)
 class KnownSplit:
-    """A split file; ``kind`` says what its concepts are. ``separation`` has its rows, ``result`` its fractions,
-    ``effects`` what it does behind the layer: None or empty where that was not measured."""
+    """A split file and what stage 4 has measured of it.
+
+    ``kind`` is one of ORDER: what its concepts are. ``separation`` are its rows of a separation, ``result`` its
+    fractions; both are None where they were not measured. ``effects`` are its effects on logits, perhaps none.
+    """
 
     path: Path
     file: SplitFile
     kind: str
-    separation: list | None
+    separation: list[dict] | None
     result: dict | None
-    effects: list
+    effects: list[dict]
 
     @property
-    def split(self):
+    def split(self) -> Split:
         return self.file.split
 
     @property
-    def how(self):
+    def how_divided(self) -> str:
         """How its inputs are divided, in words."""
-        how = self.split.division.report_words_at(self.rho)
+        words = self.split.division.report_words_at(self.rho)
+        if self.kind == "images":
+            words = f"by {SOURCES.get(self.file.source['name']).words}, {words}"
         weight = self.file.background
-        beside = "" if weight is None else ", beside everything else"
-        beside += "" if weight in (None, 1) else f" (weight {number_text(weight)})"
-        how = f"by {SOURCES.get(self.file.source['name']).words}, {how}" if self.kind == "images" else how
-        return f"{how}{beside}, {'only correctly classified' if self.file.settings['only_correct'] else 'all'} images"
+        if weight is not None:
+            words += ", beside everything else"
+            words += "" if weight == 1 else f" (weight {number_text(weight)})"
+        return f"{words}, {'only correctly classified' if self.file.settings['only_correct'] else 'all'} images"
 
     @property
-    def rho(self):
+    def rho(self) -> float | None:
         return self.split.rho if self.result is None else self.result["rho"]
 
-    def labels(self):
+    def labels(self) -> list[str]:
         """Names of ``c'_1 .. c'_K``, in the order of the split's rows."""
         return [f"c'{k}, for {concept.name}" for k, concept in enumerate(self.split.concepts, start=1)]
 
-    def styles(self):
+    def styles(self) -> list[str]:
         """Style classes of ``c'_1 .. c'_K``."""
-        own = [page_svg.style_of(k) for k in range(len(self.split.own_concepts))]
-        return [*own, "rest"] if self.split.has_background else own
+        styles = [page_svg.style_of(k) for k in range(len(self.split.own_concepts))]
+        return [*styles, "rest"] if self.split.has_background else styles
 
-    def concept_of(self):
+    def concept_of(self) -> dict[int, int]:
         """Which concept, from 0, a class is of: {output: k}."""
         return {output: k for k, concept in enumerate(self.split.classes) for output in concept}
 
@@ -84,34 +95,37 @@ class Measured:
         Of the fractions that are shown, where they were measured for several.
     """
 
-    def __init__(self, results, separations, effects, tau):
+    def __init__(self, results: Results, separations: Separations, effects: Effects, tau: float) -> None:
         self.separations = separations.read_all()
-        self._rows, self._results, self._effects = {}, {}, {}
+        self._rows: dict[str, list[dict]] = {}
+        self._results: dict[str, dict] = {}
+        self._effects: dict[str, list[dict]] = {}
         for _, row in newest_rows(self.separations):
             self._rows.setdefault(row["split"], []).append(row)
-        for result in sorted(results.read_all(), key=lambda one: (one["tau"] == tau, one["evaluation"])):
+        for result in sorted(results.read_all(), key=lambda result: (result["tau"] == tau, result["evaluation"])):
             self._results[result["split"]] = result
         for effect in effects.read_all():
             self._effects.setdefault(effect["split"], []).append(effect)
         self.stale = sorted({*results.stale, *separations.stale, *effects.stale})
 
-    def known(self, path, file, kind):
+    def of_split(self, path: Path, file: SplitFile, kind: str) -> KnownSplit:
         """A KnownSplit with what was measured of it."""
         name = path.stem
         rows = sorted(self._rows.get(name, ()), key=lambda row: row["concept"])
         return KnownSplit(path, file, kind, rows or None, self._results.get(name), self._effects.get(name, []))
 
 
-def kind_of(file, groups, pairs):
-    """What a split's concepts are: the groups of its channel, a pair of its classes, somebody's own choice, or sets of
+def kind_of(file: SplitFile, groups: list[list[int]], pairs: set[tuple[int, ...]]) -> str:
+    """What a split's concepts are: the groups of its channel, a pair of its classes, a user's own choice, or sets of
     images without labels.
 
     Parameters
     ----------
     file : SplitFile
-    groups : list of lists of outputs
-    pairs : set of (class1, class2)
-        Under gamma.
+    groups
+        Of the channel's classes, as lists of outputs.
+    pairs
+        Pairs (class1, class2) of the channel under gamma.
     """
     concepts = file.split.classes
     if not all(concepts):
@@ -122,102 +136,138 @@ def kind_of(file, groups, pairs):
     return "pair" if len(concepts) == 2 and single in pairs else "own choice"
 
 
-def in_order(splits, only_correct, split_by):
-    """The splits of a channel, the one first that its page shows.
+def in_order(splits: list[KnownSplit], only_correct: bool, split_by: str | None) -> list[KnownSplit]:
+    """The splits of a channel; the first one is the one that its page shows.
 
-    Those of its groups come first, made of the images that stage 2 has counted, and of these those divided as a report
-    asks for, or by ``split_by``.
+    Splits into the channel's groups come first, then those made of the images that stage 2 has counted, then those
+    divided by ``split_by``, or, if that is None, in the way that is usual for whole layers.
     """
 
-    def key(one):
-        asked = one.split.division.name != (split_by or USUAL_OF_LAYERS)
-        return ORDER[one.kind], one.file.settings["only_correct"] != only_correct, asked, one.path.name
+    def key(split: KnownSplit) -> tuple:
+        divided_otherwise = split.split.division.name != (split_by or USUAL_OF_LAYERS)
+        counts_others = split.file.settings["only_correct"] != only_correct
+        return ORDER[split.kind], counts_others, divided_otherwise, split.path.name
 
     return sorted(splits, key=key)
 
 
-def describe_split(known, output_dir, commands, pictures):
-    """What a page says of a KnownSplit, for its template.
+def describe_split(known: KnownSplit, output_dir: Path, commands: Commands, pictures: Pictures) -> dict:
+    """What a page shows of a KnownSplit, for its template.
 
     Parameters
     ----------
-    known : KnownSplit
-    output_dir : Path
-    commands : Commands
-    pictures : Pictures
+    known
+    output_dir
+        Where figures of splits are.
+    commands
+    pictures
         Copies figures into the report.
     """
-    split, path = known.split, known.path
-    cosines = cosine_similarities(split.arvs).tolist()
-    at = {"split": path.stem, "rho": known.rho}
-    visualization, card = (plot_path(output_dir, at, what) for what in ("visualization", "card"))
-    visualization, card = (stem.with_name(f"{stem.name}.png") for stem in (visualization, card))
+    visualization = _figure_path(output_dir, known, "visualization")
+    card = _figure_path(output_dir, known, "card")
     styles = known.styles()
     return {
-        "file": path.name,
+        "file": known.path.name,
         "kind": known.kind,
-        "how": known.how,
-        "concepts": [
-            {
-                "number": k + 1,
-                "name": concept.name,
-                "style": styles[k],
-                "closest": max((cosines[k][j] for j in range(len(cosines)) if j != k), default=np.nan),
-                "share": float(split.shares(known.rho)[k].sum()),
-            }
-            for k, concept in enumerate(split.concepts)
-        ],
-        "inputs": len(split.weight),
+        "how": known.how_divided,
+        "concepts": _concept_rows(known, styles),
+        "inputs": len(known.split.weight),
         "assignment": known.result["assignment"] if known.result else None,
         "separation": [_separation_row(row, styles) for row in known.separation or ()],
-        "fractions": _fractions(known) if known.result else None,
+        "fractions": _fractions(known, known.result) if known.result else None,
         "effects": [_effect(effect) for effect in known.effects],
-        "own_names": [concept.name for concept in split.own_concepts],
+        "own_names": [concept.name for concept in known.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
         "card": os.path.relpath(card, pictures.folder) if card.is_file() else None,
-        "commands": {
-            "split": commands.split(known),
-            "evaluate": commands.evaluate(path, *(f"--get_{wish}" for wish in EVALUATION[known.kind == "images" :])),
-            **{wish: commands.evaluate(path, f"--get_{wish}") for wish in
-               ("separation", "quantitative", "effect", "feature_visualization", "channel_card")},
-        },
-    }  # fmt: skip
+        "commands": _commands_of(known, commands),
+    }
 
 
-def _separation_row(row, styles):
+def _figure_path(output_dir: Path, known: KnownSplit, kind: str) -> Path:
+    """The picture that stage 4 draws of a split, whether it exists or not."""
+    stem = plot_path(output_dir, {"split": known.path.stem, "rho": known.rho}, kind)
+    return stem.with_name(f"{stem.name}.png")
+
+
+def _concept_rows(known: KnownSplit, styles: list[str]) -> list[dict]:
+    """A row for each concept: its name, the cosine of the closest other ARV, and how many inputs are its own."""
+    cosines = cosine_similarities(known.split.arvs).tolist()
+    shares = known.split.shares(known.rho)
+    return [
+        {
+            "number": k + 1,
+            "name": concept.name,
+            "style": styles[k],
+            "closest": max((cosines[k][j] for j in range(len(cosines)) if j != k), default=np.nan),
+            "share": float(shares[k].sum()),
+        }
+        for k, concept in enumerate(known.split.concepts)
+    ]
+
+
+def _commands_of(known: KnownSplit, commands: Commands) -> dict[str, str]:
+    """What makes a split again, and what measures or draws each thing that a page shows of it."""
+    measures = EVALUATION[known.kind == "images" :]
+    return {
+        "split": commands.split(known),
+        "evaluate": commands.evaluate(known.path, *(f"--get_{measure}" for measure in measures)),
+        **{shown: commands.evaluate(known.path, f"--get_{shown}") for shown in SHOWN},
+    }
+
+
+def _separation_row(row: dict, styles: list[str]) -> dict:
     null = primary_null(row)
-    reference = unit_of(null).ap
-    values = {name: row[name] for name in ("images", "name", "prevalence", "p_irrelevant", "q_irrelevant")}
-    values |= {"before": row[ORIGINAL.ap], "after": row[NEW.ap], "reference": row[reference]}
-    values |= {"auroc_before": row[ORIGINAL.auroc], "auroc": row[NEW.auroc], "logit": row[OWN_LOGIT.ap]}
-    values |= {"reached": draws_reached(row)[null.draws_column], "beyond": is_beyond(row), "number": row["concept"]}
-    values["null"] = null.short
+    before = row[ORIGINAL.ap]
+    after = row[NEW.ap]
+    reference = row[unit_of(null).ap]
     style = styles[row["concept"] - 1]
-    figure = None if np.isnan(row[NEW.ap]) else page_svg.before_after(
-        row[ORIGINAL.ap], row[NEW.ap], row[reference], style)  # fmt: skip
-    return {**values, "style": style, "figure": figure}
+    return {
+        **{name: row[name] for name in ("images", "name", "prevalence", "p_irrelevant", "q_irrelevant")},
+        "before": before,
+        "after": after,
+        "reference": reference,
+        "auroc_before": row[ORIGINAL.auroc],
+        "auroc": row[NEW.auroc],
+        "logit": row[OWN_LOGIT.ap],
+        "reached": draws_reached(row)[null.draws_column],
+        "beyond": is_beyond(row),
+        "number": row["concept"],
+        "null": null.short,
+        "style": style,
+        "figure": None if np.isnan(after) else page_svg.before_after(before, after, reference, style),
+    }
 
 
-def _fractions(known):
+def _fractions(known: KnownSplit, result: dict) -> dict:
     """For the images of each concept: bars, densities, and whether the split is clean; of many concepts the largest."""
-    result, own = known.result, known.styles()
-    rows, channels = result_rows(result), shown_channels(result)
+    all_styles = known.styles()
+    rows = result_rows(result)
+    channels = shown_channels(result)
     drawn = dict(zip(shown_concepts(result), densities(result, GRID), strict=True))
     limits, _ = density_limits(list(drawn.values()))
-    styles, labels = [own[k - 1] for k in channels], [f"c'{k}" for k in channels]
+    styles = [all_styles[k - 1] for k in channels]
+    labels = [f"c'{k}" for k in channels]
     parts = []
     for k, (samples, (grid, curves)) in drawn.items():
-        row, bars = rows[k], None
+        row = rows[k]
+        bars = None
         if row.summary.counted:
             summary = row.summary.of([*(number - 1 for number in channels), -1])
             bars = page_svg.fractions(summary, [*labels, "r"], [*styles, "residual"])
-        values = {"name": row.name, "number": k + 1, "style": own[k], "clean": row.clean, "bars": bars}
-        values |= {"counted": row.summary.counted, "images": row.summary.images}
-        values["densities"] = page_svg.densities(samples, grid, curves, ["original", *styles], limits)
-        parts.append(values)
+        parts.append(
+            {
+                "name": row.name,
+                "number": k + 1,
+                "style": all_styles[k],
+                "clean": row.clean,
+                "bars": bars,
+                "counted": row.summary.counted,
+                "images": row.summary.images,
+                "densities": page_svg.densities(samples, grid, curves, styles=["original", *styles], limits=limits),
+            }
+        )
     return {"tau": result["tau"], "parts": parts, "left_out": len(rows) - len(parts)}
 
 
-def _effect(effect):
-    rows = concept_rows(effect)
-    return {"to": effect["to"], "rows": rows, "background": effect["background"] is not None}
+def _effect(effect: dict) -> dict:
+    return {"to": effect["to"], "rows": concept_rows(effect), "background": effect["background"] is not None}

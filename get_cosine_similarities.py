@@ -85,6 +85,7 @@ def main(settings: SimilaritySettings) -> None:
     from utils.report.channel_text import LayerFindings
     from utils.report.figure_files import write_figure
     from utils.report.overview_figure import overview_figure
+    from utils.report.sheets import Titles
     from utils.report.wordnet import class_synsets
     from utils.report.wordnet_figure import plot_wordnet
     from utils.stages.gamma_diagnostics import gamma_guide
@@ -129,7 +130,7 @@ def main(settings: SimilaritySettings) -> None:
     groups = write_groups(path, channels.several_groups(), classes.concept_name, stage_two)
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two)]
-    titles = f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria)
+    titles = Titles(f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria))
     figure = overview_figure(channels, gamma, guide, classes.name, *titles, settings.figure_width)
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, settings.figure_width), class_store.folder]
@@ -143,7 +144,14 @@ def main(settings: SimilaritySettings) -> None:
     screen.show(guide)
     if settings.plot_wordnet:
         written += plot_wordnet(
-            path, settings.output_dir, found.pairs, synsets, classes, gamma, *titles, settings.figure_width
+            found.pairs,
+            synsets,
+            gamma,
+            name=classes.name,
+            titles=titles,
+            table=path,
+            output_dir=settings.output_dir,
+            sheet=settings.figure_width,
         )
     print_end([one for one in written if one], screen.commands())
 

@@ -14,6 +14,7 @@ from utils.method.polysemanticity import ClassPairs, Levels
 from utils.report.card import Card
 from utils.report.layer_tables import ChannelClasses
 from utils.report.plots import DISENTANGLED, ORIGINAL
+from utils.report.sheets import Titles
 from utils.stages.split_measures import Patch
 
 LONG = (
@@ -95,7 +96,7 @@ def texts(figure):
     return [(text.get_text(), text.get_window_extent()) for text in shown]
 
 
-TITLES = ("some network, layer last", "τ = 0.03, p = 0.75")
+TITLES = Titles("some network, layer last", "τ = 0.03, p = 0.75")
 GUIDE = {
     "noise_floor": {"quantile": 0.01, "cosine": 0.81, "images_per_half": 18.0, "measured": 505},
     "modes": {"quantiles": [0.05, 0.5, 0.95], "cosines": [0.56, 0.84, 0.93], "measured": 505, "of": 505},

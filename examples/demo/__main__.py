@@ -26,6 +26,7 @@ from utils.networks.recording import Recorder
 from utils.plugins import positive_int
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, pictures_figure
+from utils.report.sheets import Titles
 from utils.store.results import Results
 from utils.store.splits import read_split
 
@@ -68,7 +69,7 @@ def show(folder):
         title = f"Channel {split.channel}: what activates it most, and what activates its parts"
         count = sum(len(part["paths"]) for part in result["images"])
         subtitle = f"of {count} validation pictures of {' and '.join(names)}"
-        figure = pictures_figure(top_pictures(split, rho, names, validation), title, subtitle)
+        figure = pictures_figure(top_pictures(split, rho, names, validation), Titles(title, subtitle))
         write_figure(folder / "plots" / f"channel{split.channel}_{'_'.join(names)}_top_pictures", figure)
         means = [summarise(part["original"], part["sums"], part["included"]).mean for part in result["images"]]
         own = " / ".join(f"{means[k][k]:.2f}" for k in range(len(names)))

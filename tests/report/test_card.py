@@ -15,7 +15,7 @@ from utils.networks.layers import Linear
 from utils.report.card import card_figure
 from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
 from utils.report.plots import DISENTANGLED, GREY, pictures_figure
-from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet
+from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet, Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
 
 PRINTED = ("two", "three with visualizations", "eight", "long names", "wide letters, four", "nothing included")
@@ -180,7 +180,7 @@ def test_rows_of_pictures_have_frames_labels_and_captions(sheet):
         "original channel": [(picture, "#222222", "seed 0: 1.25"), (picture, "#222222", "")],
         f"c'_1, for {LONG[0]}": [(picture, "#0072b2", "")],
     }
-    figure = pictures_figure(rows, "Channel 9 and its parts", "resnet50, rho 1.0", sheet)
+    figure = pictures_figure(rows, Titles("Channel 9 and its parts", "resnet50, rho 1.0"), sheet)
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
     frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes[:3]]
     assert frames == ["#222222", "#222222", "#0072b2"]

@@ -189,7 +189,7 @@ def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
 def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channels, classes, names):
     _, pairs = made_up(channels, lambda channel: classes)
     similarities = lengths(pairs)
-    figure = wordnet_figure(pairs, similarities, 0.6, NAMES[names], *TITLES)
+    figure = wordnet_figure(pairs, similarities, 0.6, name=NAMES[names], titles=TITLES)
     assert_readable(figure)
     axes = figure.axes[0]
     _, size, cosines = point_places(axes)
@@ -213,7 +213,7 @@ def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channel
 @pytest.mark.parametrize("cosines", [[0.7], [0.5, 0.5], [0.3, 0.8, 0.8], [-1.0, 1.0]])
 def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
     pairs = class_pairs(*((0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)))
-    figure = wordnet_figure(pairs, [1 / 8] * len(pairs), 0.5, NAMES["short"], *TITLES)
+    figure = wordnet_figure(pairs, [1 / 8] * len(pairs), 0.5, name=NAMES["short"], titles=TITLES)
     assert_readable(figure)
     assert len(figure.axes) == 1
     assert len(point_places(figure.axes[0])[2]) == len(pairs)
@@ -222,7 +222,7 @@ def test_a_wordnet_figure_of_few_pairs_or_of_one_similarity(cosines):
 
 def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
     pairs = class_pairs(*((0, 0, i, cosine) for i, cosine in enumerate([0.9, 0.89, 0.88, 0.5, 0.12, 0.11, 0.1])))
-    figure = wordnet_figure(pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, NAMES["short"], *TITLES)
+    figure = wordnet_figure(pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, name=NAMES["short"], titles=TITLES)
     assert_readable(figure)
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == list("123456")
@@ -235,7 +235,7 @@ def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
 def test_tens_of_thousands_of_pairs_fit():
     random = np.random.default_rng(0)
     pairs = class_pairs(*((0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)))
-    figure, _ = drawn(wordnet_figure(pairs, lengths(pairs), 0.5, NAMES["short"], *TITLES))
+    figure, _ = drawn(wordnet_figure(pairs, lengths(pairs), 0.5, name=NAMES["short"], titles=TITLES))
     places, size, cosines = point_places(figure.axes[0])
     assert len(cosines) == 30000
     assert size < 1.5

@@ -39,12 +39,12 @@ from utils.report.plots import (
     text_width,
 )
 from utils.report.separation_figure import least_precision, separation_figure
-from utils.report.sheets import SCREEN, SMALLEST_TYPE, WIDTHS, Sheet
+from utils.report.sheets import SCREEN, SMALLEST_TYPE, WIDTHS, Sheet, Titles
 from utils.report.thresholds import sensitivity_figure
 from utils.report.wordnet_figure import wordnet_figure
 
 SHEETS = [Sheet(name) for name in WIDTHS]
-TITLES = "examples.efficientnet_lite0:efficientnet_lite0, layer blocks.6.conv_pwl", f"τ = 0.03, {LONG[0]}"
+TITLES = Titles("examples.efficientnet_lite0:efficientnet_lite0, layer blocks.6.conv_pwl", f"τ = 0.03, {LONG[0]}")
 
 
 def of_layer(sheet):
@@ -54,7 +54,7 @@ def of_layer(sheet):
 
 def of_wordnet(sheet):
     _, pairs = made_up(30, lambda channel: 4)
-    return wordnet_figure(pairs, lengths(pairs), 0.6, NAMES["long"], *TITLES, sheet)
+    return wordnet_figure(pairs, lengths(pairs), 0.6, name=NAMES["long"], titles=TITLES, sheet=sheet)
 
 
 def of_thresholds(sheet):
@@ -74,12 +74,13 @@ def of_densities(sheet):
     samples[labels[2]] = np.full(20, 3.0)
     grid, curves = density_curves(samples)
     colours = [ORIGINAL, *DISENTANGLED[:2]]
-    return density_figure(samples, grid, curves, colours, density_limits([(samples, (grid, curves))]), *TITLES, sheet)
+    limits = density_limits([(samples, (grid, curves))])
+    return density_figure(samples, grid, curves, colours=colours, limits=limits, titles=TITLES, sheet=sheet)
 
 
 def of_pictures(sheet):
     rows = {LONG[1]: [(np.zeros((4, 4, 3), np.uint8), "#222222", f"seed {seed}: 1.25") for seed in range(2)]}
-    return pictures_figure(rows, *TITLES, sheet)
+    return pictures_figure(rows, TITLES, sheet)
 
 
 FIGURES = {
@@ -195,7 +196,9 @@ def test_no_line_to_a_numbered_pair_goes_through_a_number():
     """Pairs whose numbers have to move far from their rows, close to the edge."""
     pairs = class_pairs(*((0, 0, i, cosine) for i, cosine in enumerate([0.99, 0.985, 0.98, 0.5, 0.12, 0.11, 0.1])))
     for sheet in (SCREEN, *SHEETS):
-        figure = wordnet_figure(pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, NAMES["short"], *TITLES, sheet)
+        figure = wordnet_figure(
+            pairs, [1 / 20] * 3 + [1 / 9] + [1 / 2] * 3, 0.5, name=NAMES["short"], titles=TITLES, sheet=sheet
+        )
         figure.draw_without_rendering()
         axes = figure.axes[0]
         leaders = [line.get_xydata() for line in axes.lines if line.get_linewidth() == 0.5]
@@ -210,7 +213,9 @@ def test_no_line_to_a_numbered_pair_goes_through_a_number():
 
 def test_far_and_close_in_wordnet_are_said_as_numbers():
     rows = [(7, 0, 1, 0.9), (7, 2, 3, 0.8), (7, 4, 5, 0.62), (9, 6, 7, 0.2), (9, 4, 5, 0.1)]
-    figure = wordnet_figure(class_pairs(*rows), [1 / 17, 1 / 3, 1 / 13, 1 / 14, 1 / 5], 0.5, str, "title", "subtitle")
+    figure = wordnet_figure(
+        class_pairs(*rows), [1 / 17, 1 / 3, 1 / 13, 1 / 14, 1 / 5], 0.5, name=str, titles=Titles("title", "subtitle")
+    )
     headings = [text.get_text() for text in figure.axes[1].texts if "median" in text.get_text()]
     assert headings == ["cosine > 0.62, WordNet < 1/13 (medians)", "cosine < 0.62, WordNet > 1/13 (medians)"]
 

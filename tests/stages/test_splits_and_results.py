@@ -32,6 +32,7 @@ from utils.method.importance import attribution_shares
 from utils.method.rho import RhoSearch
 from utils.networks.splitting import with_splits
 from utils.report.plots import DISENTANGLED, ORIGINAL, density_figure, density_limits
+from utils.report.sheets import Titles
 from utils.store.files import write_json
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
@@ -192,7 +193,8 @@ def test_a_single_image_is_drawn_as_a_tick(copy):
     assert np.isnan(rows[:, 1:]).all()
     samples = {"original channel": np.array([3.0]), "c'_1, for bee": np.array([2.0]), "c'_2, for dog": np.array([1, 5])}
     curves, colours = density_curves(samples), [ORIGINAL, *DISENTANGLED[:2]]
-    figure = density_figure(samples, *curves, colours, density_limits([(samples, curves)]), "title", "subtitle")
+    limits = density_limits([(samples, curves)])
+    figure = density_figure(samples, *curves, colours=colours, limits=limits, titles=Titles("title", "subtitle"))
     ticks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
     assert [line.get_xdata().tolist() for line in ticks] == [[3.0], [2.0]]
 

@@ -54,7 +54,7 @@ class Densities:
         each = (height - self.axis - self.legend) / len(panels)
         for k, (samples, curves) in enumerate(panels):
             axes = page.axes(left, top - (k + 1) * each, self.width, each - title)
-            density_axes(axes, samples, *curves, card.colours, limits)
+            density_axes(axes, samples, *curves, colours=card.colours, limits=limits)
             axes.set(yticks=[], ylabel="")
             last = k == len(panels) - 1
             axes.tick_params(labelsize=small, bottom=last, labelbottom=last)

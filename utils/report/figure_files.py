@@ -5,29 +5,31 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet
 from utils.report.tables import Table
 from utils.store.files import write_bytes
 from utils.store.measurements import split_at
 
-PDF_DOTS_PER_INCH = 300  # of what is no line or letter
+PDF_DOTS_PER_INCH = 300  # of pictures; lines and letters are vectors
 
 
-def plot_path(output_dir, result, what):
-    """Path of a figure of a split, without a suffix; ``result`` as in ``Results``, ``what`` is shown."""
-    return Path(output_dir) / "plots" / f"{split_at(result)}_{what}"
+def plot_path(output_dir: str | Path, result: dict, kind: str) -> Path:
+    """Path of a figure of a split, without a suffix; ``result`` as in ``Results``, ``kind`` of the figure."""
+    return Path(output_dir) / "plots" / f"{split_at(result)}_{kind}"
 
 
-def write_figure(stem, figure, sheet=SCREEN):
+def write_figure(stem: Path, figure: Figure, sheet: Sheet = SCREEN) -> Path:
     """Write a matplotlib figure as png and pdf beside each other; return the png's path.
 
     Text stays text in the pdf, in TrueType fonts, which journals ask for.
     """
-    for suffix, options in (
-        ("pdf", {"metadata": {"CreationDate": None}, "dpi": PDF_DOTS_PER_INCH}),
-        ("png", {"dpi": sheet.dots_per_inch}),
-    ):
+    options_of: dict[str, dict] = {
+        "pdf": {"metadata": {"CreationDate": None}, "dpi": PDF_DOTS_PER_INCH},
+        "png": {"dpi": sheet.dots_per_inch},
+    }
+    for suffix, options in options_of.items():
         buffer = io.BytesIO()
         with rc_context({"pdf.fonttype": 42}):
             figure.savefig(buffer, format=suffix, **options)
@@ -37,7 +39,7 @@ def write_figure(stem, figure, sheet=SCREEN):
     return path
 
 
-def write_curves(stem, grid, curves):
+def write_curves(stem: Path, grid: np.ndarray, curves: dict[str, np.ndarray | None]) -> None:
     """Write the coordinates of density curves as comma-separated text.
 
     ``curves`` maps a label to its densities at ``grid``, or to None (written as nan) where there is none.

@@ -1,21 +1,28 @@
 """Figures: one colour for one thing everywhere, told apart in grey print by their lines."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet, Titles
+
+Line = tuple[str, str | tuple]  # a colour, and matplotlib's style of a line
+AxesLimits = tuple[tuple[float, float], float]  # lowest and highest activation, and the top
+Panel = tuple[dict[str, np.ndarray], tuple[np.ndarray, dict[str, np.ndarray | None]]]  # samples, (grid, curves)
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 ORIGINAL = ("#222222", "-")
 EVERYTHING_ELSE = ("#6b6b6b", (0, (1, 2)))  # the channel of a background
-SUBTLE = "#555555"  # what is said in small print
+SUBTLE = "#555555"  # small print
 HANDLE = 22  # points of a line in a legend: a whole period of most dashes
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
-DISENTANGLED = (
+DISENTANGLED: tuple[Line, ...] = (
     ("#0072b2", "--"),
     ("#d55e00", "-."),
     ("#009e73", (0, (1, 1))),
@@ -27,106 +34,125 @@ DISENTANGLED = (
 )
 
 
-def density_figure(samples, grid, curves, colours, limits, title, subtitle, sheet=SCREEN):
+def density_figure(
+    samples: dict[str, np.ndarray],
+    grid: np.ndarray,
+    curves: dict[str, np.ndarray | None],
+    *,
+    colours: Sequence[Line],
+    limits: AxesLimits,
+    titles: Titles,
+    sheet: Sheet = SCREEN,
+) -> Figure:
     """Density of the spatial sums of the original channel and of each disentangled one.
 
     Parameters
     ----------
-    samples : dict of label -> array [n]
-        The original channel first, then ``c'_1 .. c'_K``.
+    samples
+        Arrays [n] by label: the original channel first, then ``c'_1 .. c'_K``.
     grid, curves
-        Of ``evaluation.density_curves``. A sample without a density is drawn as ticks, with a note.
-    colours : list of (colour, line)
-        Of each sample.
-    limits : (low, high), top
+        From ``evaluation.density_curves``. A sample without a density is drawn as ticks, with a note.
+    colours
+        The colour and the line of each sample.
+    limits
         Of the axes, from ``density_limits``.
-    title, subtitle : str
-    sheet : Sheet
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    titles
+    sheet
     """
     width = sheet.wide(6.4)
     figure = Figure(figsize=(width, 1.3 + 0.42 * width), layout="constrained")
-    axes, between = figure.subplots(), ":\n" if sheet.narrow else ": "
-    density_axes(axes, samples, grid, curves, colours, limits)
+    axes = figure.subplots()
+    density_axes(axes, samples, grid, curves, colours=colours, limits=limits)
     axes.set_xlabel("activation, summed over space", fontsize=sheet.type(10))
     axes.set_ylabel("density", fontsize=sheet.type(10))
     axes.tick_params(labelsize=sheet.type(10))
-    size, names = sheet.type(9), []
+    size = sheet.type(9)
+    names = []
+    between = ":\n" if sheet.narrow else ": "
     for label, sample in samples.items():
         constant = f"{between}{sample[0]:.3g} in every image, no density" if curves[label] is None else ""
         names.append(symbols(fitted(label, min(3.4, width - 0.6), size)) + constant)
     beside = not sheet.narrow and sum(text_width(name, size) + HANDLE + 3 * size for name in names) < 72 * width
-    how = {"frameon": False, "fontsize": size, "ncols": len(names) if beside else 1, "handlelength": HANDLE / size}
-    figure.legend(axes.lines, names, loc="outside lower center", **how)
-    plain = {"parse_math": False}  # a class may be called $
-    figure.suptitle(fitted(title, width - 0.2, sheet.type(11), lines=3), fontsize=sheet.type(11), **plain)
-    below = fitted(subtitle, width - 0.2, sheet.type(8), lines=4)
-    axes.set_title(below, fontsize=sheet.type(8), color=SUBTLE, **plain)
+    figure.legend(
+        axes.lines,
+        names,
+        loc="outside lower center",
+        frameon=False,
+        fontsize=size,
+        ncols=len(names) if beside else 1,
+        handlelength=HANDLE / size,
+    )
+    title = fitted(titles.title, width - 0.2, sheet.type(11), lines=3)
+    subtitle = fitted(titles.subtitle, width - 0.2, sheet.type(8), lines=4)
+    figure.suptitle(title, fontsize=sheet.type(11), parse_math=False)  # a class may be called $
+    axes.set_title(subtitle, fontsize=sheet.type(8), color=SUBTLE, parse_math=False)
     return figure
 
 
-def density_axes(axes, samples, grid, curves, colours, limits):
-    """Draw the densities of ``density_figure`` into axes: a line each, in their order."""
+def density_axes(
+    axes: Axes,
+    samples: dict[str, np.ndarray],
+    grid: np.ndarray,
+    curves: dict[str, np.ndarray | None],
+    *,
+    colours: Sequence[Line],
+    limits: AxesLimits,
+) -> None:
+    """Draw the densities of ``density_figure`` into axes: a line for each, in their order."""
     across, top = limits
     for position, ((label, sample), (colour, line)) in enumerate(zip(samples.items(), colours, strict=True)):
-        if curves[label] is None:
+        curve = curves[label]
+        if curve is None:
             size = 30 - 3 * position  # so that none hides another at the same place
             axes.plot(sample, [0] * len(sample), "|", color=colour, markersize=size, markeredgewidth=2)
         else:
-            axes.plot(grid, curves[label], color=colour, linestyle=line, linewidth=1.8)
-            axes.fill_between(grid, curves[label], color=colour, alpha=0.08, linewidth=0)
+            axes.plot(grid, curve, color=colour, linestyle=line, linewidth=1.8)
+            axes.fill_between(grid, curve, color=colour, alpha=0.08, linewidth=0)
     axes.set(xlim=across, ylim=(0, top))
     axes.yaxis.set_visible(any(curve is not None for curve in curves.values()))
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def density_limits(panels):
+def density_limits(panels: Sequence[Panel]) -> AxesLimits:
     """Limits that axes share, so that they can be compared: lowest and highest activation, and the top.
 
-    All places where any curve is above a hundredth of its height, or a tick stands.
+    They hold all positions where a curve is above a hundredth of its height, and all ticks.
 
     Parameters
     ----------
-    panels : list of (samples, (grid, curves))
-
-    Returns
-    -------
-    (low, high), top
+    panels
+        (samples, (grid, curves)) of each.
     """
-    shown, tops = [], []
+    shown = []
+    tops = []
     for samples, (grid, curves) in panels:
         drawn = [curve for curve in curves.values() if curve is not None]
         shown += [grid[curve > 0.01 * curve.max()] for curve in drawn]
         shown += [sample for label, sample in samples.items() if curves[label] is None]
         tops += [curve.max() for curve in drawn]
-    low, high = min(part.min() for part in shown), max(part.max() for part in shown)
+    low = min(part.min() for part in shown)
+    high = max(part.max() for part in shown)
     margin = 0.03 * (high - low) or 1.0
     return (low - margin, high + margin), 1.05 * max(tops, default=1.0)
 
 
-def pictures_figure(rows, title, subtitle, sheet=SCREEN):
-    """Rows of framed pictures, one a channel.
+def pictures_figure(rows: dict[str, list[tuple]], titles: Titles, sheet: Sheet = SCREEN) -> Figure:
+    """Rows of framed pictures, one for each channel.
 
     Parameters
     ----------
-    rows : dict of label -> list of (picture [H, W, 3], colour of its frame, what is written below)
-        The original channel first, then ``c'_1 .. c'_K``.
-    title, subtitle : str
-    sheet : Sheet
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    rows
+        By label, lists of (picture [H, W, 3], colour of its frame, what is written below): the original channel first,
+        then ``c'_1 .. c'_K``.
+    titles
+    sheet
     """
     columns = max(map(len, rows.values()))
-    room = max(columns, 6)  # or the title does not fit
-    width = sheet.wide(0.72 * room + 1.6)
+    width = sheet.wide(0.72 * max(columns, 6) + 1.6)  # six columns leave room for a title
     beside = min(1.35, 0.3 * width)
     side = (width - beside - 0.25) / columns
-    size, below = sheet.type(10), 0.15 * any(caption for row in rows.values() for _, _, caption in row)
+    size = sheet.type(10)
+    below = 0.15 * any(caption for row in rows.values() for _, _, caption in row)
     figure = Figure(figsize=(width, (side + 0.06 + below) * len(rows) + 0.95), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, (label, pictures) in zip(grid, rows.items(), strict=True):
@@ -137,42 +163,51 @@ def pictures_figure(rows, title, subtitle, sheet=SCREEN):
             axes.set_xlabel(caption, fontsize=sheet.type(8), labelpad=2)
         name = symbols(fitted(label, beside, size, lines=6))
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=size)
-    title_size, small = sheet.type(12), sheet.type(8)
-    figure.suptitle(fitted(title, width - 0.1, title_size, lines=3), fontsize=title_size, parse_math=False)
-    figure.supxlabel(fitted(subtitle, width - 0.1, small, lines=4), fontsize=small, color=SUBTLE, parse_math=False)
+    title_size = sheet.type(12)
+    small = sheet.type(8)
+    title = fitted(titles.title, width - 0.1, title_size, lines=3)
+    subtitle = fitted(titles.subtitle, width - 0.1, small, lines=4)
+    figure.suptitle(title, fontsize=title_size, parse_math=False)
+    figure.supxlabel(subtitle, fontsize=small, color=SUBTLE, parse_math=False)
     return figure
 
 
-def framed(axes, picture, colour):
+def framed(axes: Axes, picture: np.ndarray, colour: str) -> None:
     """Show a picture [H, W, 3] in a frame of a colour."""
     axes.imshow(picture)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=colour, linewidth=3)
 
 
-def fitted(text, width, size, lines=1):
-    """Text of a font size in points, in so many lines of ``width`` inches: broken between words, cut where longer."""
-    words, found = re.findall(r"[^ \t\r\n]+", text), []  # a no-break space holds words together
-    while words and len(found) < lines - 1:
+def fitted(text: str, width: float, size: float, lines: int = 1) -> str:
+    """Text of a font size in points, in at most ``lines`` lines of ``width`` inches.
+
+    It is broken between words; a line that is too long is cut.
+    """
+    words = re.findall(r"[^ \t\r\n]+", text)  # a no-break space holds words together
+    broken: list[str] = []
+    while words and len(broken) < lines - 1:
         count = next((n for n in range(len(words), 1, -1) if text_width(" ".join(words[:n]), size) <= 72 * width), 1)
-        found.append(" ".join(words[:count]))
+        broken.append(" ".join(words[:count]))
         words = words[count:]
-    return "\n".join(_cut(line, 72 * width, size) for line in [*found, *([" ".join(words)] if words else [])])
+    if words:
+        broken.append(" ".join(words))
+    return "\n".join(_cut(line, 72 * width, size) for line in broken)
 
 
-def _cut(text, room, size):
-    """As much of a text as fits, behind which three dots stand for the rest."""
+def _cut(text: str, room: float, size: float) -> str:
+    """As much of a text as fits; three dots stand for the rest."""
     if text_width(text, size) <= room:
         return text
     return next((cut for n in range(len(text), 1, -1) if text_width(cut := f"{text[:n]}…", size) <= room), text[:1])
 
 
 @lru_cache(10000)
-def text_width(text, size):
+def text_width(text: str, size: float) -> float:
     """Width in points of print; pixels can make a small text a little wider."""
     return 1.06 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
 
 
-def symbols(text):
+def symbols(text: str) -> str:
     """Typeset ``c'_1`` nearly as the paper does, in letters of full size; what remains is never taken for a formula."""
-    return re.sub(r"c'_(\d+)", lambda found: f"c′{found[1].translate(SUBSCRIPTS)}", text.replace("$", r"\$"))
+    return re.sub(r"c'_(\d+)", lambda match: f"c′{match[1].translate(SUBSCRIPTS)}", text.replace("$", r"\$"))

@@ -21,7 +21,7 @@ from utils.report.plots import (
     symbols,
 )
 from utils.report.result_tables import result_rows
-from utils.report.sheets import SCREEN, Sheet
+from utils.report.sheets import SCREEN, Sheet, Titles
 from utils.stages.split_measures import SplitMeasures, measure_peaks, names_of_folders, top_patches
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.visualizations import Visualizations
@@ -80,8 +80,15 @@ def densities_figures(output_dir, result, sheet=SCREEN):
         count = len(samples["original channel"])
         subtitle = f"{result['run']}, {result['layer']}, {division(result)}, n = {_images(result, count)}"
         stem = plot_path(output_dir, result, f"concept{k + 1}_density")
-        words = title, subtitle + left_out(result)
-        figure = density_figure(samples, grid, curves, colours_of(result), limits, *words, sheet)
+        figure = density_figure(
+            samples,
+            grid,
+            curves,
+            colours=colours_of(result),
+            limits=limits,
+            titles=Titles(title, subtitle + left_out(result)),
+            sheet=sheet,
+        )
         pictures.append(write_figure(stem, figure, sheet))
         write_curves(stem, grid, curves)
     return pictures
@@ -122,7 +129,7 @@ def visualization_figure(output_dir, result, entry, pictures, positions, sheet=S
     )
     what = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != VISUALIZATION_STEPS else "")
     what += f"_seeds{entry['seeds']}" if entry["seeds"] != VISUALIZATION_SEEDS else ""
-    figure = pictures_figure(rows, title, subtitle, sheet)
+    figure = pictures_figure(rows, Titles(title, subtitle), sheet)
     return [write_figure(plot_path(output_dir, result, what), figure, sheet)]
 
 

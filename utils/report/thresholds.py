@@ -1,12 +1,15 @@
 """How much the thresholds matter: a table of all combinations, and one figure with shared axes."""
 
+from pathlib import Path
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.report.layout import line_height
 from utils.report.numbers import csv_number, formatted
 from utils.report.plots import ORIGINAL, fitted, text_width
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet
 from utils.report.tables import Table
 from utils.store.files import write_bytes
 
@@ -27,12 +30,12 @@ rho = 1: clean, the share of concepts that are clean on held-out halves of the t
 validation images, and of units of permuted weights divided likewise (from a val store, where there is one)."""
 
 
-def comma_separated(rows):
+def comma_separated(rows: list[dict]) -> str:
     """The rows of ``stages.sensitivity.sensitivity`` as CSV; empty where there is no value."""
     return Table(COLUMNS, [[csv_number(row[name]) for name in COLUMNS] for row in rows]).as_csv()
 
 
-def table(rows):
+def table(rows: list[dict]) -> str:
     """The same as aligned Markdown."""
     header = [name.replace("_", " ") for name in COLUMNS]
     cells = [
@@ -41,48 +44,50 @@ def table(rows):
     return Table(header, cells).as_markdown(right_aligned=True)
 
 
-def sensitivity_figure(rows, title, sheet=SCREEN):
-    """A heat map of every quantity over tau and gamma, a column for each p; one scale for all that is alike.
+def sensitivity_figure(rows: list[dict], title: str, sheet: Sheet = SCREEN) -> Figure:
+    """A heat map of every quantity over tau and gamma, a column for each p; the panels of a quantity share one scale.
 
     Parameters
     ----------
-    rows : list of dict
-    title : str
-    sheet : Sheet
+    rows
+        Of ``stages.sensitivity.sensitivity``.
+    title
+    sheet
+        On a printed page without room for all p beside each other, the others stand below.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Without the panels for which nothing was measured. Where a paper has no room for all p beside each other, the
-        others stand below.
+        Without the quantities for which nothing was measured.
     """
     values = [{**row, "gain": row["ap"] - row["ap_permuted"]} for row in rows]
-    taus, ps, gammas = (sorted({row[name] for row in rows}) for name in ("tau", "p", "gamma"))
+    ps = sorted({row["p"] for row in rows})
     panels = {name: words for name, words in PANELS.items() if not all(np.isnan(row[name]) for row in values)}
-    width = sheet.wide(max(0.62 * len(gammas) * len(ps) + 2.4, 5.5))
-    room, small = width - 0.6, sheet.type(7.5)
-    beside = len(ps) if sheet.width is None else max(1, min(len(ps), int(room / (CELL * len(gammas) + 0.1))))
-    lines, each = -(-len(ps) // beside), room / beside - 0.1
-    words = {(name, p): fitted(f"{said}, p = {p:g}" if len(ps) > 1 else said, each, small, lines=3)
-             for name, said in panels.items() for p in ps}  # fmt: skip
-    titles = line_height(small, max(said.count("\n") for said in words.values()))
-    tall = titles + (0.32 * len(taus) + 0.62 if sheet.width is None else 0.2 * len(taus) + 0.3)
+    num_taus = len({row["tau"] for row in rows})
+    num_gammas = len({row["gamma"] for row in rows})
+
+    width = sheet.wide(max(0.62 * num_gammas * len(ps) + 2.4, 5.5))
+    room = width - 0.6
+    beside = len(ps) if sheet.width is None else max(1, min(len(ps), int(room / (CELL * num_gammas + 0.1))))
+    lines = -(-len(ps) // beside)
+    each = room / beside - 0.1
+    small = sheet.type(7.5)
+    headings = {
+        (name, p): fitted(f"{words}, p = {p:g}" if len(ps) > 1 else words, each, small, lines=3)
+        for name, words in panels.items()
+        for p in ps
+    }
+    titles = line_height(small, max(heading.count("\n") for heading in headings.values()))
+    tall = titles + (0.32 * num_taus + 0.62 if sheet.width is None else 0.2 * num_taus + 0.3)
     figure = Figure(figsize=(width, len(panels) * lines * tall + 0.9), layout="constrained")
     grid = figure.subplots(len(panels) * lines, beside, squeeze=False, sharex=True, sharey=True)
     for axes in grid.ravel():
         axes.set_axis_off()
     for number, name in enumerate(panels):
-        of_panel = {(row["p"], row["tau"], row["gamma"]): row[name] for row in values}
-        known = [value for value in of_panel.values() if not np.isnan(value)]
+        measured = [row[name] for row in values if not np.isnan(row[name])]
         for axes, p in zip(grid[number * lines : (number + 1) * lines].ravel(), ps, strict=False):
-            axes.set_axis_on()
-            picture = np.array([[of_panel[p, tau, gamma] for gamma in gammas] for tau in taus], dtype=float)
-            axes.imshow(picture, cmap="Blues", vmin=min(0, *known), vmax=max(known) or 1, aspect="auto", origin="lower")
-            _write_numbers(axes, picture, max(known) or 1, name in COUNTS, 72 * each / len(gammas), sheet.type(7))
-            axes.set_yticks(range(len(taus)), [f"{tau:g}" for tau in taus], fontsize=sheet.type(7))
-            axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas], fontsize=sheet.type(7))
-            axes.set_title(words[name, p], fontsize=small, pad=3)
-            axes.tick_params(length=0)
+            _heat_map(axes, [row for row in values if row["p"] == p], name, measured, each=each, sheet=sheet)
+            axes.set_title(headings[name, p], fontsize=small, pad=3)
     for column in grid.T:
         lowest = [axes for axes in column if axes.axison][-1]
         lowest.set_xlabel("γ", fontsize=sheet.type(8))
@@ -93,17 +98,28 @@ def sensitivity_figure(rows, title, sheet=SCREEN):
     return figure
 
 
-def _write_numbers(axes, picture, largest, are_counts, width, size):
-    """The value of each cell, upright where a cell, of so many points, is too narrow for it."""
-    texts = {place: formatted(value, ".0f" if are_counts else ".2f") for place, value in np.ndenumerate(picture)}
-    upright = max(text_width(text, size) for text in texts.values()) > width
+def _heat_map(axes: Axes, rows: list[dict], name: str, measured: list[float], *, each: float, sheet: Sheet) -> None:
+    """Draw one quantity over tau and gamma, on the scale of all values ``measured``, ``each`` inches wide."""
+    taus = sorted({row["tau"] for row in rows})
+    gammas = sorted({row["gamma"] for row in rows})
+    value_at = {(row["tau"], row["gamma"]): row[name] for row in rows}
+    picture = np.array([[value_at[tau, gamma] for gamma in gammas] for tau in taus], dtype=float)
+    largest = max(measured) or 1
+    size = sheet.type(7)
+    axes.set_axis_on()
+    axes.imshow(picture, cmap="Blues", vmin=min(0, *measured), vmax=largest, aspect="auto", origin="lower")
+    texts = {cell: formatted(value, ".0f" if name in COUNTS else ".2f") for cell, value in np.ndenumerate(picture)}
+    cell_width = 72 * each / len(gammas)
+    is_upright = max(text_width(text, size) for text in texts.values()) > cell_width
     for (row, column), text in texts.items():
         colour = "white" if picture[row, column] > 0.5 * largest else ORIGINAL[0]
-        how = {"ha": "center", "va": "center", "fontsize": size, "color": colour, "rotation": 90 * upright}
-        axes.text(column, row, text, **how)
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, rotation=90 * is_upright)
+    axes.set_yticks(range(len(taus)), [f"{tau:g}" for tau in taus], fontsize=size)
+    axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas], fontsize=size)
+    axes.tick_params(length=0)
 
 
-def write_sensitivity(path, rows):
+def write_sensitivity(path: Path, rows: list[dict]) -> Path:
     """Write the table as CSV: its path."""
     write_bytes(path, comma_separated(rows).encode())
     return path

@@ -1,36 +1,45 @@
 """WordNet path similarity of classes whose folders are WordNet ids (supplement, Fig. 4), read with nltk."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import rankdata
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata, spearmanr
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.method.polysemanticity import ClassPairs
 from utils.store.files import damage_is_one_line
+
+if TYPE_CHECKING:
+    from nltk.corpus.reader.wordnet import Synset  # nltk may be missing
 
 DOWNLOAD_SECONDS = 60
 HOW_TO_GET_IT = "python -m nltk.downloader wordnet (or set NLTK_DATA to the nltk_data folder that holds it)"
 AGAIN = f"delete it and get it again with {HOW_TO_GET_IT}"
 
 
-def class_synsets(classes):
+def class_synsets(classes: dict[str, int]) -> dict[int, Synset]:
     """The WordNet 3.0 noun that each class's folder is named by.
 
     The corpus is looked for where nltk looks, and downloaded by nltk where it is missing.
 
     Parameters
     ----------
-    classes : dict of folder -> output
-        Folders such as ``n02124075``: a noun and its offset.
+    classes
+        The output of each folder; folders such as ``n02124075``: a noun and its offset.
 
     Returns
     -------
-    dict of output -> nltk Synset
+    dict
+        The synset of each output.
 
     Raises
     ------
@@ -51,15 +60,15 @@ def class_synsets(classes):
             raise ValueError(f"it is WordNet {reader.get_version()}, not 3.0")
         synsets = {folder: reader.synset_from_pos_and_offset("n", int(folder[1:])) for folder in classes}
         for synset in filter(None, synsets.values()):
-            synset.max_depth()  # reads the whole way to the root, so that damage is found now
+            synset.max_depth()  # reads all synsets up to the root, so that damage is found now
     unknown = [folder for folder, synset in synsets.items() if synset is None]
     if unknown:
         raise UserError(f"--plot_wordnet: class folder {unknown[0]} is no noun of the WordNet 3.0 in {corpus}")
     return {classes[folder]: synset for folder, synset in synsets.items()}
 
 
-def _find_corpus():
-    """Where nltk finds WordNet, unpacked or as a zip file; None where it does not."""
+def _find_corpus() -> Any:
+    """The path of WordNet in nltk's data, unpacked or in a zip file; None if it is missing."""
     import nltk
 
     for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
@@ -68,10 +77,10 @@ def _find_corpus():
     return None
 
 
-def _download_corpus():
-    """Let nltk download WordNet to where it looks for it; UserError where that fails.
+def _download_corpus() -> Any:
+    """Let nltk download WordNet to where it looks for it; UserError if that fails.
 
-    In a process of its own: behind a firewall nltk waits for minutes, and it prints errors even when told not to.
+    In a separate process: nltk waits for minutes when a firewall blocks it, and it prints errors even when told not to.
     """
     print(f"nltk has no WordNet corpus: downloading it (10 MB, at most {DOWNLOAD_SECONDS} s)", file=sys.stderr)
     command = [sys.executable, "-m", "nltk.downloader", "-q", "wordnet"]
@@ -85,17 +94,14 @@ def _download_corpus():
     return corpus
 
 
-def path_similarities(pairs, synsets):
+def path_similarities(pairs: ClassPairs, synsets: dict[int, Synset]) -> list[float]:
     """Path similarity, 1 / (1 + length of the shortest path between two synsets), of the classes of each pair.
 
     Parameters
     ----------
-    pairs : ClassPairs
-    synsets : dict of output -> nltk Synset
-
-    Returns
-    -------
-    list of float
+    pairs
+    synsets
+        The synset of each class's output.
     """
     similarity = cache(lambda class1, class2: synsets[class1].path_similarity(synsets[class2]))
     return [
@@ -104,37 +110,40 @@ def path_similarities(pairs, synsets):
     ]
 
 
-def rank_correlation(first, second):
-    """Spearman's rank correlation; None for fewer than three points or where either is constant."""
-    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Spearman's rank correlation; None for fewer than three points, or if either is constant."""
+    if np.size(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return np.corrcoef(rankdata(first), rankdata(second))[0, 1]
+    return float(spearmanr(first, second).statistic)
 
 
-def most_surprising(pairs, similarities, count=3):
-    """Pairs of high cosine though far apart in WordNet, and of low cosine though close; each two classes once.
+def most_surprising(pairs: ClassPairs, similarities: list[float], count: int = 3) -> list[list[int]]:
+    """Pairs of high cosine that are far apart in WordNet, and of low cosine that are close; each two classes once.
 
-    High and low, far and close: above and below the medians of all pairs.
+    High and low, far and close mean above and below the medians of all pairs.
 
     Parameters
     ----------
-    pairs : ClassPairs
-    similarities : list of float
-    count : int
+    pairs
+    similarities
+    count
+        The number of pairs of either kind.
 
     Returns
     -------
     high, low : lists of int
         Positions in ``pairs``, the largest difference of the two ranks first; at most ``count`` each.
     """
-    cosines, similarities = pairs.cosine.numpy(), np.array(similarities)
-    difference = rankdata(cosines) - rankdata(similarities)
-    high = (cosines > np.median(cosines)) & (similarities < np.median(similarities))
-    low = (cosines < np.median(cosines)) & (similarities > np.median(similarities))
+    cosines = pairs.cosine.numpy()
+    similar = np.array(similarities)
+    difference = rankdata(cosines) - rankdata(similar)
+    high = (cosines > np.median(cosines)) & (similar < np.median(similar))
+    low = (cosines < np.median(cosines)) & (similar > np.median(similar))
     order = np.argsort(-difference, kind="stable")
-    classes, chosen = list(zip(pairs.class1.tolist(), pairs.class2.tolist(), strict=True)), []
+    classes = list(zip(pairs.class1.tolist(), pairs.class2.tolist(), strict=True))
+    chosen = []
     for positions in (order[high[order]], order[::-1][low[order[::-1]]]):
-        distinct = {}
+        distinct: dict[tuple[int, int], int] = {}
         for position in positions.tolist():
             distinct.setdefault(classes[position], position)
         chosen.append(list(distinct.values())[:count])

@@ -1,5 +1,6 @@
 """What the report says of channels and splits, from made-up layers."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def test_one_sees_how_near_a_class_came_and_why_it_did_not():
         ("dog", 0.6, False, "below the channel's mean"),
     ]
     assert [one["number"] for one in rows] == [1, 2, None, None]
-    known.settings = {**SETTINGS, "p": 0.7}
+    known = replace(known, settings={**SETTINGS, "p": 0.7})
     assert [one["why"] for one in class_rows(known, 0, {})][3] == "below p"
     assert class_rows(known, 1, {}) == []
 
@@ -70,7 +71,7 @@ def test_units_are_the_channel_and_the_new_channels_of_its_first_split():
     with_bias.layer_classes.bias = torch.tensor([7.0, 8.0])
     assert units_of(with_bias)[1].tolist() == [7]
     empty = layer()
-    empty.settings = {**SETTINGS, "gamma": -1}
+    empty = replace(empty, settings={**SETTINGS, "gamma": -1})
     assert len(units_of(empty)[0]) == 0
 
 

@@ -60,7 +60,7 @@ def remove_leftovers(folder: Path, before: float) -> None:
 
 
 @contextmanager
-def damage_is_one_line(path: Path, advice: str) -> Iterator[None]:
+def damage_is_one_line(path: Path | str, advice: str) -> Iterator[None]:
     """Turn every exception that reading a damaged file can raise into a UserError."""
     try:
         with warnings.catch_warnings():

@@ -1,11 +1,13 @@
-"""The store: paths and formats of everything that one stage leaves for the next.
+"""The store: paths and formats of all files that one stage writes for the next.
 
-``from utils.store import split_network, stored_transform`` is what a script of one's own needs.
+A script of your own needs ``from utils.store import split_network, stored_transform``.
 """
 
+from typing import Any
 
-def __getattr__(name):
-    if name in ("split_network", "stored_transform"):  # imported when asked for: they take torch along
+
+def __getattr__(name: str) -> Any:
+    if name in ("split_network", "stored_transform"):  # imported on first use, because they import torch
         from utils.store import networks
 
         return getattr(networks, name)

@@ -134,10 +134,10 @@ def read_candidates(path: Path | str) -> AskedCandidates:
     if not path.is_file():
         raise UserError(f"--candidates {path}: there is no such file")
     text = read_bytes(path).decode("utf-8-sig", errors="backslashreplace")
-    asked = _read_json(path) if text.lstrip().startswith("{") else AskedCandidates(_parse_lines(path, text))
-    if not asked.candidates:
+    candidates = _read_json(path) if text.lstrip().startswith("{") else AskedCandidates(_parse_lines(path, text))
+    if not candidates.candidates:
         raise UserError(f"--candidates {path}: there is no candidate in it")
-    return asked
+    return candidates
 
 
 def _read_json(path: Path) -> AskedCandidates:

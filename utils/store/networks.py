@@ -1,64 +1,57 @@
-"""For scripts of one's own: split networks, from a network and the files of its splits, and what images they take."""
+"""For your own scripts: a network with the splits of some files, and the transform of its images."""
 
-from utils.networks.layers import splittable
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from utils.images.transform import Transform
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import why_other_weights, with_splits
-from utils.store.splits import read_split, require_weight, splits_of, transform_from
+from utils.store.splits import read_split, splits_of, transform_from
 
 
-def split_network(network, *paths, rhos=None):
+def split_network(network: nn.Module, *paths: Path | str, rhos: Sequence[float | None] | None = None) -> nn.Module:
     """A copy of ``network`` with the channels of one or several split files disentangled, and equal outputs.
 
     Parameters
     ----------
-    network : nn.Module
-        With the weights that the splits were made from, as it was then: it can be converted or wrapped afterwards.
-    paths : str or Path
-        Split files of different channels, of one layer or several, or manifests of them: all that the network shall
-        have.
-    rhos : list of float, optional
-        One a split; default: the chosen ones.
+    network
+        With the weights that the splits were made from. It can be converted or wrapped after this call, not before.
+    paths
+        Split files of different channels, of one layer or several, or manifests of them. All splits of the network are
+        made in one call.
+    rhos
+        One for each split; default: the chosen ones.
 
     Raises
     ------
     UserError
-        A damaged file, or one with another weight than the network's.
+        A damaged file, or a layer that cannot be split.
     ValueError
-        A file of another network (one that is split, converted or wrapped is another), or of the same channel; a rho
-        that is not stored, or not as many as files; a network that cannot be copied.
+        A file of another network (a split, converted or wrapped network is another one), or of the same channel; a rho
+        that is not stored, or a number of rhos that is not that of the splits; a network that cannot be copied.
     """
     if not paths:
         raise ValueError("no split file was given")
-    paths, stored = zip(*(one for path in paths for one in splits_of(path)), strict=True)
-    files = [read_split(path) for path in paths]
     weights = fingerprint(network)
-    for path, file in zip(paths, files, strict=True):
+    files = []
+    chosen_rhos = []
+    for split_path, stored_rho in (split for path in paths for split in splits_of(path)):
+        file = read_split(split_path)
         if file.context["weights_sha256"] != weights:
-            raise ValueError(f"{path} was made for {file.context['model']}{why_other_weights(network)}")
+            raise ValueError(f"{split_path} was made for {file.context['model']}{why_other_weights(network)}")
+        files.append(file)
+        chosen_rhos.append(file.split.rho if stored_rho is None else stored_rho)
     layers = [file.context["layer"] for file in files]
-    for path, file in zip(paths, files, strict=True):
-        layer = splittable(file.context["layer"], network.get_submodule(file.context["layer"]))
-        require_weight(path, file.split, layer.weight, layer.bias)
-    return with_splits(network, layers, [file.split for file in files], rhos or _chosen(files, stored))
+    return with_splits(network, layers, [file.split for file in files], rhos or chosen_rhos)
 
 
-def _chosen(files, stored):
-    """The rho of each split: that of its manifest, else its own."""
-    return [file.split.rho if rho is None else rho for file, rho in zip(files, stored, strict=True)]
-
-
-def stored_transform(*paths):
+def stored_transform(*paths: Path | str) -> Transform:
     """The evaluation transform that splits were made with.
 
-    Parameters
-    ----------
-    paths : str or Path
-        Split files or manifests, as for ``split_network``.
-
-    Returns
-    -------
-    Transform
-        To be called with a PIL image: float32 Tensor [3, H, W], resized, cropped and normalised.
+    Calling it with a PIL image gives a float32 Tensor [3, H, W], resized, cropped and normalised. ``paths`` are split
+    files or manifests, as for ``split_network``.
 
     Raises
     ------

@@ -289,9 +289,9 @@ class SplitWriter:
         if not self._is_equal(file, candidate):
             return False
         print(f"there already: {self.path(candidate)}")
-        known = {key: value for key, value in self.settings.items() if value is not None}
-        if file.settings != {**file.settings, **known}:  # thresholds of stage 2, which change nothing else
-            file.settings |= known
+        settings = {key: value for key, value in self.settings.items() if value is not None}
+        if file.settings != {**file.settings, **settings}:  # thresholds of stage 2, which change nothing else
+            file.settings |= settings
             write_split(self.path(candidate), file)
         return True
 

@@ -12,9 +12,9 @@ from utils.command_line.opening import open_network, open_transform
 from utils.command_line.report_opening import open_layer
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
-from utils.images.batches import progress
 from utils.images.folders import class_folders, has_images, list_images
 from utils.images.image_source import ImageSource
+from utils.images.progress import progress
 from utils.networks.precision import check_precision, choose_device
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure

@@ -1,9 +1,9 @@
-"""Batches of images on a device, however they are decoded, and progress bars."""
+"""Batches of images on a device, for every way of decoding."""
 
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,20 +16,25 @@ from utils.errors import WORKER_DIED, UserError, printable
 from utils.images.decoding import (
     Batch,
     ContentChanged,
+    Crop,
     MachineFailure,
+    Picture,
     crop_with_pil,
     crop_with_torchvision,
     read_picture,
     require_decoder,
 )
 from utils.images.device_decoding import DeviceBatches
-from utils.processes import this_process
+from utils.images.folders import ImageList
+from utils.images.progress import progress
+from utils.images.transform import Transform
 
-MOST_PREFETCHED, PREFETCHED_BYTES = 4, 2**30
+MOST_PREFETCHED = 4  # batches a worker process
+PREFETCHED_BYTES = 2**30  # of all worker processes
 
 
 class ImageBatch(NamedTuple):
-    """The readable images of a batch, B of them, perhaps none.
+    """The readable images of a batch, B of them; B can be 0.
 
     ``indices`` LongTensor [B] in the ImageList; ``pixels`` float32 [B, 3, H, W], normalised, on the device;
     ``contents`` array of uint64 [B], the first 8 bytes of the SHA-256 of the files that were decoded.
@@ -43,38 +48,40 @@ class ImageBatch(NamedTuple):
 class ImageFiles(Dataset):
     """Pictures of an ImageList: their crops, or the reason why there is none."""
 
-    def __init__(self, images, transform, crop=crop_with_pil):
-        self.images, self.transform, self.crop = images, transform, crop
+    def __init__(self, images: ImageList, transform: Transform, crop: Crop = crop_with_pil) -> None:
+        self.images = images
+        self.transform = transform
+        self.crop = crop
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Picture:
         picture = read_picture(self.images, index)
         if picture.reason is None:
             picture.decode(self.crop, self.transform)
         return picture
 
 
-def _collate(pictures):
+def _collate(pictures: Sequence[Picture]) -> Batch:
     crops = [picture.crop for picture in pictures if picture.reason is None]
     # in a worker process default_collate stacks in memory that is shared with the main one
     return Batch.of(pictures, default_collate(crops) if crops else torch.empty(0, 1, 1, 3, dtype=torch.uint8))
 
 
-def _leave_interrupts_to_the_main_process(_):
+def _leave_interrupts_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # the thread that hands batches over reports through this hook that nobody is there any more to take them
+    # the thread that hands batches over would report through this hook that the main process is gone
     sys.excepthook = lambda *_: None
 
 
-def batches_of(indices, batch_size):
+def batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
     """Cut a sequence of image indices into batches."""
-    indices = [int(index) for index in indices]
-    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    numbers = [int(index) for index in indices]
+    return [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
 
 
-def prefetched(batches, transform, num_workers):
+def prefetched(batches: Sequence[Sequence[int]], transform: Transform, num_workers: int) -> int | None:
     """How many batches each worker process decodes ahead, so that all of them together fit a bound of bytes.
 
     They wait in shared memory: 32 processes with four batches of 254 images each would be 4.9 GB.
@@ -103,7 +110,7 @@ class Loading:
 class ImageBatches:
     """Iterate over an ``ImageBatch`` for each of ``batches``, with a progress bar in images per second.
 
-    Worker processes decode ahead of what is asked for; with the decoding ``gpu``, worker threads read ahead and the
+    Worker processes decode ahead; with the decoding ``gpu``, worker threads read ahead and the
     device decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it
     is left out, named on standard error and counted in ``skipped``. An image whose content is not the one that the
     ImageList has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each
@@ -112,14 +119,14 @@ class ImageBatches:
 
     def __init__(
         self,
-        images,
-        transform,
-        batches,
-        description,
-        loading,
+        images: ImageList,
+        transform: Transform,
+        batches: list[list[int]],
+        description: str | None,
+        loading: Loading,
         *,
-        files=ImageFiles,
-    ):
+        files: Callable[[ImageList, Transform, Crop], ImageFiles] = ImageFiles,
+    ) -> None:
         self.images = images
         self.transform = transform
         self.batches = batches
@@ -127,6 +134,7 @@ class ImageBatches:
         self.device = loading.device
         self.skip_unreadable = loading.skip_unreadable
         self.skipped = 0
+        self.loader: Iterable[Batch]
         if loading.decoding == "gpu":
             self.loader = DeviceBatches(images, transform, batches, loading.num_workers, loading.device)
         else:
@@ -142,10 +150,11 @@ class ImageBatches:
                 worker_init_fn=_leave_interrupts_to_the_main_process,
             )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[ImageBatch]:
         total = sum(map(len, self.batches))
         with progress(total=total, desc=self.description, unit=" images", hidden=self.description is None) as bar:
-            waited, begin = 0.0, time.perf_counter()
+            waited = 0.0
+            begin = time.perf_counter()
             for batch, seconds in self._loaded():
                 waited += seconds
                 bar.set_postfix_str(f"waiting for data {waited / (time.perf_counter() - begin):.0%}", refresh=False)
@@ -161,10 +170,10 @@ class ImageBatches:
         """The batches in which an image could be read."""
         return (batch for batch in self if len(batch.indices))
 
-    def _loaded(self):
+    def _loaded(self) -> Iterator[tuple[Batch, float]]:
         """The loader's batches, and for how many seconds each was waited for.
 
-        What is left of the connection to a killed process is one kind of error.
+        A worker process that was killed shows as an error of the connection to it.
         """
         try:
             begin = time.perf_counter()
@@ -174,7 +183,7 @@ class ImageBatches:
         except (ConnectionError, EOFError) as error:
             raise UserError(WORKER_DIED) from error
 
-    def _report(self, index, reason):
+    def _report(self, index: int, reason: str) -> None:
         path = printable(str(self.images.path(index)))
         if isinstance(reason, ContentChanged):
             raise UserError(f"{path} is not the image that stage 1 measured: {reason}")
@@ -187,12 +196,3 @@ class ImageBatches:
             )
         self.skipped += 1
         tqdm.write(f"left out unreadable image {path} ({printable(reason)})", file=sys.stderr)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Progress bars.
-
-
-def progress(*args, hidden=False, **kwargs):
-    """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
-    return tqdm(*args, disable=hidden or this_process().rank > 0, **kwargs)

@@ -1,7 +1,6 @@
-"""Reading and decoding: the way from an image file to its crop, by PIL, or for plain JPEG files by torchvision.
+"""Reading and decoding: from an image file to its crop, by PIL, or for plain JPEG files by torchvision.
 
-Only plain JPEG files are ever decoded by anything but PIL. All else is left to it, whichever decoder is asked for, and
-so is the verdict that an image cannot be read.
+Other files are decoded by PIL, whichever decoder is chosen. Only PIL decides that an image cannot be read.
 """
 
 import errno
@@ -12,34 +11,48 @@ import os
 import re
 import stat
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import center_crop
 
 from utils.errors import UserError
+from utils.images.folders import ImageList
 from utils.images.resizing import resized_sizes
+from utils.images.transform import Transform
 
-MOST_PIXELS = 2**26  # larger images are PIL's, which looks out for decompression bombs
-LONGEST_SIDE = 50  # of the shorter one; a row of pixels would become gigabytes when its shorter side is resized
+Crop = Callable[[bytearray, Transform], Tensor]  # from the bytes of an image file, uint8 [H, W, 3]
+Value = TypeVar("Value")
 
-# What PIL may take a file for, whatever its name: those of IMAGE_SUFFIXES (MPO, of many cameras, is JPEG to it). PIL
-# knows more, and runs Ghostscript for one of them
+MOST_PIXELS = 2**26  # PIL decodes larger images: it detects decompression bombs
+LONGEST_SIDE = 50  # times the shorter one; a row of pixels would become gigabytes when its shorter side is resized
+
+# The formats in which PIL may read a file, whatever its name: those of IMAGE_SUFFIXES (PIL takes MPO, written by many
+# cameras, for JPEG). PIL has more formats, and runs Ghostscript for one of them
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 
-# PIL warns of large images, which are read up to its limit, and of damaged EXIF data and the like, which are not used.
-# Not around each image: threads share the filters
+# PIL warns of large images, which are read up to its limit, and of damaged EXIF data and similar, which is not used.
+# The filter is not set around each image, because threads share the filters
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-# torchvision's decoders will go, which is no concern of users: jpeg_decoder knows their successors
+# torchvision's decoders are deprecated, which users need not know: jpeg_decoder falls back to their successors
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
-BASELINE, PROGRESSIVE, START_OF_SCAN, EXIF, ADOBE, NOBODYS = 0xC0, 0xC2, 0xDA, 0xE1, 0xEE, 0xEF
-HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, applications' own
+BASELINE = 0xC0
+PROGRESSIVE = 0xC2
+START_OF_SCAN = 0xDA
+EXIF = 0xE1
+ADOBE = 0xEE
+UNUSED = 0xEF  # an application's segment that no decoder reads
+HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, applications' segments
 
 
 @dataclass
@@ -49,13 +62,13 @@ class Batch:
     ``unreadable`` has (index, reason) of the rest.
     """
 
-    indices: torch.Tensor
-    crops: torch.Tensor
+    indices: Tensor
+    crops: Tensor
     contents: np.ndarray
-    unreadable: list
+    unreadable: list[tuple[int, str]]
 
     @classmethod
-    def of(cls, pictures, crops):
+    def of(cls, pictures: "Sequence[Picture]", crops: Tensor) -> "Batch":
         """The batch of some Pictures; ``crops`` are those of all that have no reason."""
         readable = [picture for picture in pictures if picture.reason is None]
         return cls(
@@ -65,12 +78,13 @@ class Batch:
             [(picture.index, picture.reason) for picture in pictures if picture.reason is not None],
         )
 
-    def pin_memory(self):
-        self.crops, self.indices = self.crops.pin_memory(), self.indices.pin_memory()
+    def pin_memory(self) -> "Batch":
+        self.crops = self.crops.pin_memory()
+        self.indices = self.indices.pin_memory()
         return self
 
 
-def crop_with_pil(data, transform):
+def crop_with_pil(data: bytearray, transform: Transform) -> Tensor:
     """Decode, resize and crop the bytes of an image file: uint8 Tensor [H, W, 3]."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -83,7 +97,7 @@ def crop_with_pil(data, transform):
         return transform.crop(image.convert("RGB"))
 
 
-def crop_with_torchvision(data, transform):
+def crop_with_torchvision(data: bytearray, transform: Transform) -> Tensor:
     """The same by torchvision's decoder and resizing, where the file is a plain JPEG file."""
     if plain_jpeg_size(data) is not None:
         (image,) = decode([data], torch.device("cpu"))
@@ -92,56 +106,56 @@ def crop_with_torchvision(data, transform):
     return crop_with_pil(data, transform)
 
 
-def decode(files, device):
+def decode(files: Sequence[bytearray], device: torch.device) -> list[Tensor | None]:
     """Decode plain JPEG files, bytearrays, together: a list of uint8 Tensor [3, height, width], or None if refused."""
     try:
         tensors = [torch.frombuffer(data, dtype=torch.uint8) for data in files]
-        return jpeg_decoder()(tensors, mode="RGB", device=device)
+        return list(jpeg_decoder()(tensors, mode="RGB", device=device))
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # of any of them, and there is no partial result
+    except RuntimeError:  # one file can fail all of them: there is no partial result
         return [None] if len(files) == 1 else [image for file in files for image in decode([file], device)]
 
 
-def jpeg_decoder():
-    """torchvision's ``decode_jpeg``, of files that are tensors; torchcodec's where torchvision has none any more.
+def jpeg_decoder() -> Callable[..., list[Tensor]]:
+    """torchvision's ``decode_jpeg``, which takes files as tensors; torchcodec's where torchvision has none any more.
 
-    Imported where it is used, as PIL does without. UserError where there is neither.
+    Imported where it is used, because decoding with PIL does not need it. UserError where there is neither.
     """
     try:
         from torchvision.io import decode_jpeg
     except ImportError:
         try:
             from torchcodec.decoders import decode_jpeg as successor
-        except (ImportError, OSError, RuntimeError) as error:  # the latter two where its libraries are missing
+        except (ImportError, OSError, RuntimeError) as error:  # the last two where its libraries are missing
             raise UserError(
                 "--decode fast and --decode gpu need torchcodec 0.16 or newer where torchvision decodes no images any "
                 "more: install it, or use --decode pil"
             ) from error
 
-        def decode_jpeg(files, mode, device):
+        def decode_jpeg(files: list[Tensor], mode: str, device: torch.device) -> list[Tensor]:
             files = [_without_exif(file) for file in files]
             images = successor(files, mode=mode, device=device)
-            if device.type == "cuda":  # it may read the files as long as it has not decoded them
+            if device.type == "cuda":  # it reads the files until it has decoded them
                 torch.cuda.current_stream(device).synchronize()
             return images
 
     return decode_jpeg
 
 
-def _without_exif(file):
-    """A copy of a JPEG file, a uint8 Tensor, without what would make torchcodec turn the image; PIL does not either."""
+def _without_exif(file: Tensor) -> Tensor:
+    """A copy of a JPEG file, a uint8 Tensor, without the data that make torchcodec turn an image, which PIL ignores."""
     data = bytearray(file.numpy())
     for marker, start, _ in _segments(data):
         if marker == START_OF_SCAN:
             break
         if marker == EXIF:
-            data[start + 1] = NOBODYS
+            data[start + 1] = UNUSED
     return torch.frombuffer(data, dtype=torch.uint8)
 
 
-def require_decoder(device, flag):
-    """Raise UserError where JPEG files cannot be decoded on a device, rather than leave every single one to PIL."""
+def require_decoder(device: torch.device, flag: str) -> None:
+    """Raise UserError where JPEG files cannot be decoded on a device, rather than let PIL decode every file."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
     try:
@@ -149,23 +163,23 @@ def require_decoder(device, flag):
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        other = "fast" if flag == "gpu" else "pil"
+        instead = "fast" if flag == "gpu" else "pil"
         raise UserError(
-            f"--decode {flag}: this torchvision cannot decode on {device} ({error}): use --decode {other}"
+            f"--decode {flag}: this torchvision cannot decode on {device} ({error}): use --decode {instead}"
         ) from error
 
 
-def is_sliver(size):
-    """Whether one side is so much longer than the other one that no photograph has such a shape."""
+def is_sliver(size: tuple[int, int]) -> bool:
+    """Whether one side is so much longer than the other that no photograph has such a shape."""
     return max(size) > LONGEST_SIDE * min(size)
 
 
-def _resize_and_crop(image, transform):
-    # directly on uint8 with colours innermost, as the decoder leaves them, in the way of torchvision's v2 transforms;
-    # functional.resize takes a detour over float32, and a plain image[None] hides the layout from interpolate
+def _resize_and_crop(image: Tensor, transform: Transform) -> Tensor:
+    # directly on uint8 with colours innermost, as the decoder returns them and torchvision's v2 transforms do it;
+    # functional.resize converts to float32, and with image[None] interpolate does not see the layout
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     nearest = transform.interpolation == "nearest"
-    (size,) = resized_sizes(torch.tensor([image.shape[1:]]), transform.resize_size).int().tolist()
+    size: list[int] = resized_sizes(torch.tensor([image.shape[1:]]), transform.resize_size)[0].int().tolist()
     mode = "nearest-exact" if nearest else transform.interpolation
     (resized,) = interpolate(batch, size, mode=mode, antialias=not nearest)
     return center_crop(resized, [transform.crop_size]).permute(1, 2, 0)
@@ -175,48 +189,49 @@ def _resize_and_crop(image, transform):
 # Which files are plain
 
 
-def plain_jpeg_size(data):
+def plain_jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
     """(height, width) of a JPEG file that all decoders understand alike, else None.
 
     Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, no sliver, nothing unusual before the first scan,
-    and with an end: decoders may fill what is missing of a truncated image with grey.
+    and with an end: decoders may fill the missing part of a truncated image with grey.
     """
     size = None
     if not data.startswith(START_OF_IMAGE):
         return None
-    for marker, at, end in _segments(data):
+    for marker, start, end in _segments(data):
         if marker == START_OF_SCAN:
             return size if data.rfind(END_OF_IMAGE, end) > 0 else None
         if marker in (BASELINE, PROGRESSIVE):
-            size = _frame_size(data[at + 4 : end])
-        elif marker not in HARMLESS or (marker == ADOBE and not _is_ycbcr(data[at + 4 : end])):
+            size = _frame_size(data[start + 4 : end])
+        elif marker not in HARMLESS or (marker == ADOBE and not _is_ycbcr(data[start + 4 : end])):
             return None
     return None
 
 
-def _segments(data):
-    """(marker, start, end) of the segments of a JPEG file, as far as they follow each other."""
-    at = len(START_OF_IMAGE)
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        yield data[at + 1], at, end
-        at = end
+def _segments(data: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of the segments of a JPEG file, as long as each follows the one before."""
+    start = len(START_OF_IMAGE)
+    while data[start : start + 1] == b"\xff" and start + 4 <= len(data):
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        yield data[start + 1], start, end
+        start = end
 
 
-def _frame_size(frame):
+def _frame_size(frame: bytes | bytearray) -> tuple[int, int] | None:
     """(height, width) that a frame header states, or None where it states anything unusual."""
     if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3) or frame[6::3] == b"RGB":
         return None
-    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    height = int.from_bytes(frame[1:3], "big")
+    width = int.from_bytes(frame[3:5], "big")
     return (height, width) if 0 < height * width <= MOST_PIXELS and not is_sliver((height, width)) else None
 
 
-def _is_ycbcr(segment):
+def _is_ycbcr(segment: bytes | bytearray) -> bool:
     return not segment.startswith(b"Adobe") or segment[11:12] == b"\1"
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Reading: an image file is read once, as a whole; its content is what stages compare, and is decoded from memory.
+# Reading: an image file is read once, as a whole. Stages compare its content; it is decoded from memory.
 
 
 LARGEST_FILE = 2**31  # bytes; far more than any image that PIL would decode
@@ -224,7 +239,7 @@ NO_MEMORY = re.compile("out of memory|can't allocate memory")  # what PIL and to
 
 
 class MachineFailure(str):
-    """Why an image could not be read, where that is not the image's fault; it is never left out for it."""
+    """Why an image could not be read, where the machine is the reason: the image is never left out then."""
 
 
 class ContentChanged(str):
@@ -233,31 +248,36 @@ class ContentChanged(str):
 
 @dataclass(eq=False)
 class Picture:
-    """An image on its way: the ``data`` of its file, then its ``crop`` or the ``reason`` why there is none.
+    """An image while it is read: the ``data`` of its file, then its ``crop`` or the ``reason`` why there is none.
 
-    ``content`` is the number made of the data; ``size`` (height, width) is set where a device is to decode them.
+    ``content`` is the number that ``content_of`` makes of the data; ``size`` (height, width) is set if a device is to
+    decode them. Both and the data are empty for an image that cannot be read.
     """
 
     index: int
-    data: bytearray = None
-    content: int = None
-    size: tuple = None
-    crop: torch.Tensor = None
-    reason: str = None
+    data: bytearray = field(default_factory=bytearray)
+    content: int = 0
+    size: tuple[int, int] | None = None
+    crop: Tensor | None = None
+    reason: str | None = None
 
-    def decode(self, crop, transform):
-        """Make the crop, uint8 Tensor [H, W, 3], with ``crop(data, transform)``; then nobody needs the data."""
+    @property
+    def num_pixels(self) -> int:
+        return 0 if self.size is None else self.size[0] * self.size[1]
+
+    def decode(self, crop: Crop, transform: Transform) -> None:
+        """Make the crop, uint8 Tensor [H, W, 3], with ``crop(data, transform)``, and drop the data."""
         self.crop, self.reason = attempt(crop, self.data, transform)
-        self.data = None
+        self.data = bytearray()
 
 
-def read_picture(images, index):
+def read_picture(images: ImageList, index: int) -> Picture:
     """Read the file of an image of an ImageList: a Picture with its data, or with the reason why there are none.
 
-    A file that is not the one whose content the list knows is not used.
+    A file whose content is not the one in the list is not used.
     """
     data, reason = attempt(read_file, images.path(index))
-    if reason is not None:
+    if data is None:
         return Picture(index, reason=reason)
     content = content_of(data)
     if images.content(index) not in (None, content):
@@ -265,10 +285,10 @@ def read_picture(images, index):
     return Picture(index, data, content)
 
 
-def read_file(path):
-    """The bytes of a regular file, as a bytearray, which torch can take for a tensor as it is.
+def read_file(path: str | Path) -> bytearray:
+    """The bytes of a regular file, as a bytearray, from which torch makes a tensor without copying.
 
-    A FIFO or a device of an image's name is an OSError instead of a process that waits for ever.
+    A FIFO or a device with the name of an image is an OSError instead of a process that waits for ever.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
@@ -279,21 +299,21 @@ def read_file(path):
         return bytearray(file.read())
 
 
-def _open_at_once(path, flags):
+def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def content_of(data):
+def content_of(data: bytes | bytearray) -> int:
     """The content of an image: the first 8 bytes of the SHA-256 of its file, as a little-endian number."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
 
-def attempt(function, *arguments):
-    """What ``function`` returns, and None; or None, and the reason why the image cannot be read."""
+def attempt(function: Callable[..., Value], *arguments: Any) -> tuple[Value, None] | tuple[None, str]:
+    """The result of ``function``, and None; or None, and the reason why the image cannot be read."""
     try:
         return function(*arguments), None
     except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        # damage has no errno; a file system that fails, and memory that is short, are not the image's fault
+        # a damaged image has no errno; a file system that fails, and memory that is short, are not the image's fault
         machine = isinstance(error, MemoryError) or getattr(error, "errno", None) or NO_MEMORY.search(reason)
         return None, MachineFailure(reason) if machine else reason

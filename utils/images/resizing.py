@@ -5,29 +5,35 @@ columns. So a whole batch, padded with zeros, is resized and cropped by two batc
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from utils.images.transform import Transform
 
 
-def _box(x):
+def _box(x: Tensor) -> Tensor:
     return (x.abs() < 0.5).to(x.dtype)
 
 
-def _triangle(x):
+def _triangle(x: Tensor) -> Tensor:
     return (1 - x.abs()).clamp(min=0)
 
 
-def _cubic(x):
+def _cubic(x: Tensor) -> Tensor:
     x = x.abs()
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0))
 
 
-# for each interpolation the filter, and how far from its centre it ends
+# for each interpolation the filter, and the distance from its centre at which it ends
 FILTERS = {"nearest": (_box, 0.5), "bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}
 
 
-def resized_sizes(sizes, resize_size):
+def resized_sizes(sizes: Tensor, resize_size: int) -> Tensor:
     """Sizes after the shorter side is resized to ``resize_size``, the longer one rounded down: float64 [B, 2]."""
     sizes = sizes.double()
     return (resize_size * sizes / sizes.amin(1, keepdim=True)).floor()
@@ -35,23 +41,29 @@ def resized_sizes(sizes, resize_size):
 
 @dataclass(frozen=True)
 class CropWindows:
-    """The parts of B images that their crops are made of. Axes: rows, columns; units: pixels of the image.
+    """The parts of B images from which their crops are computed. Axes: rows, columns; units: pixels of the image.
 
-    ``first`` [B, 2] and ``sizes`` [B, 2] say which part; ``centres`` [B, 2, crop] where in it each pixel of the crop
-    lies; ``stretch`` [B, 2] how much wider than a pixel the filter is there, which is what avoids aliasing.
+    Parameters
+    ----------
+    first, sizes : Tensor [B, 2]
+        First pixel and size of each part.
+    centres : Tensor [B, 2, crop]
+        Where in the part each pixel of the crop lies.
+    stretch : Tensor [B, 2]
+        How much wider than a pixel the filter is, which avoids aliasing.
     """
 
-    first: torch.Tensor
-    sizes: torch.Tensor
-    centres: torch.Tensor
-    stretch: torch.Tensor
+    first: Tensor
+    sizes: Tensor
+    centres: Tensor
+    stretch: Tensor
 
-    def to(self, device):
+    def to(self, device: torch.device) -> "CropWindows":
         return CropWindows(*(values.to(device) for values in vars(self).values()))
 
 
-def crop_windows(sizes, transform):
-    """Where the crops of an evaluation transform lie in images of the given sizes.
+def crop_windows(sizes: Tensor, transform: "Transform") -> CropWindows:
+    """Where the crops of an evaluation transform lie in images of the given sizes, on the CPU.
 
     Parameters
     ----------
@@ -59,11 +71,6 @@ def crop_windows(sizes, transform):
         Heights and widths in pixels.
     transform : Transform
         Its ``crop_size`` must not exceed its ``resize_size``.
-
-    Returns
-    -------
-    CropWindows
-        On the CPU.
     """
     resized = resized_sizes(sizes, transform.resize_size)
     scales = sizes / resized
@@ -71,7 +78,8 @@ def crop_windows(sizes, transform):
     centres = (offsets[..., None] + torch.arange(transform.crop_size) + 0.5) * scales[..., None]
     stretch = scales.clamp(min=1)
     if transform.interpolation == "nearest":  # the pixel that holds the centre
-        centres, stretch = centres.floor() + 0.5, torch.ones_like(scales)
+        centres = centres.floor() + 0.5
+        stretch = torch.ones_like(scales)
     reach = FILTERS[transform.interpolation][1] * stretch
     first = (centres[..., 0] - reach).floor().clamp(min=0)
     last = torch.minimum((centres[..., -1] + reach).ceil(), sizes)
@@ -79,7 +87,7 @@ def crop_windows(sizes, transform):
     return CropWindows(first.long(), (last - first).long(), (centres - first[..., None]).float(), stretch.float())
 
 
-def cut_and_pad(images, windows):
+def cut_and_pad(images: list[Tensor], windows: CropWindows) -> Tensor:
     """Copy the windows of B images into one batch.
 
     Parameters
@@ -96,14 +104,15 @@ def cut_and_pad(images, windows):
     """
     height, width = windows.sizes.amax(0).tolist()
     batch = torch.zeros(len(images), height, 3, width, dtype=torch.uint8, device=images[0].device)
-    places = zip(windows.first.tolist(), windows.sizes.tolist(), strict=True)
-    for part, image, ((top, left), (rows, columns)) in zip(batch, images, places, strict=True):
+    corners = windows.first.tolist()
+    sizes = windows.sizes.tolist()
+    for part, image, (top, left), (rows, columns) in zip(batch, images, corners, sizes, strict=True):
         part[:rows, :, :columns] = image[:, top : top + rows, left : left + columns].transpose(0, 1)
     return batch
 
 
-def interpolation_weights(windows, axis, length, interpolation):
-    """What each pixel of a window counts for each pixel of the crop, along one axis.
+def interpolation_weights(windows: CropWindows, axis: int, length: int, interpolation: str) -> Tensor:
+    """The weight of each pixel of a window in each pixel of the crop, along one axis.
 
     Parameters
     ----------
@@ -121,14 +130,16 @@ def interpolation_weights(windows, axis, length, interpolation):
     float32 Tensor [B, crop, length]
         Sums to 1 over the last dimension; 0 in the padding.
     """
-    centres, stretch, sizes = windows.centres[:, axis], windows.stretch[:, axis], windows.sizes[:, axis]
+    centres = windows.centres[:, axis, :, None]
+    stretch = windows.stretch[:, axis, None, None]
+    sizes = windows.sizes[:, axis, None, None]
     pixels = torch.arange(length, device=centres.device)
-    weights = FILTERS[interpolation][0]((pixels + 0.5 - centres[..., None]) / stretch[:, None, None])
-    weights = weights * (pixels < sizes[:, None, None])
+    filter_of, _ = FILTERS[interpolation]
+    weights = filter_of((pixels + 0.5 - centres) / stretch) * (pixels < sizes)
     return weights / weights.sum(2, keepdim=True)
 
 
-def resize_windows(batch, windows, interpolation):
+def resize_windows(batch: Tensor, windows: CropWindows, interpolation: str) -> Tensor:
     """The crops: windows resized, columns first and rounded to whole levels after each axis, as PIL does it.
 
     Parameters
@@ -151,5 +162,5 @@ def resize_windows(batch, windows, interpolation):
     return crops.view(count, -1, colours, columns.shape[1]).transpose(2, 3).to(torch.uint8)
 
 
-def _levels(values):
+def _levels(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, progress
+from utils.images.batches import ImageBatches
 from utils.images.image_source import ImageSource
+from utils.images.progress import progress
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.opened_network import OpenedNetwork
 from utils.store.files import json_digest

@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from contextlib import ExitStack, nullcontext
 
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.faults.rounds import (
     fill,
 )
 from benchmarks.faults.runs import PAIRS, Ended
+from tests.scripts import python
 
 FEW = {
     **{label: {SAME, LATE} for label in ("SIGKILL in stage 1", "SIGKILL in stage 3", "SIGKILL in stage 4")},
@@ -34,7 +36,10 @@ FEW = {
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     with ExitStack() as stack:
-        yield Campaign(tmp_path_factory.mktemp("faults"), 2, stack)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", python())  # the two servers of scripts need not import torch again
+            started = Campaign(tmp_path_factory.mktemp("faults"), 2, stack)
+        yield started
 
 
 def test_a_few_rounds_find_nothing(campaign, capsys):

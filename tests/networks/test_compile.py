@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch._dynamo.utils import counters
 from tests.factories import small
 from tests.helpers import forward_with_gradient
 from tests.oracles import load
-from tests.scripts import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, run_script
+from tests.scripts import COMPUTE, NETWORK, ROOT, SMALL_IMAGES, python, run_script
 from utils.networks.layers import layer_of
 from utils.networks.precision import compile_network
 
@@ -36,15 +35,13 @@ def test_a_compiled_network_records_the_same_of_every_batch(finished):
 
 
 def test_no_compiler_is_one_line(finished, tmp_path):
-    environment = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    flags = ("--data_dir", finished / "data", "--store_dir", "store")
-    result = subprocess.run(
-        [sys.executable, ROOT / "get_importances_for_classes.py", *FLAGS, *flags],  # torch reads $CXX when imported
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
+    code = "import runpy, sys, torch._inductor.config as config; config.cpp.cxx = ('no-compiler',); "  # as $CXX sets it
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    script = ROOT / "get_importances_for_classes.py"
+    flags = (*FLAGS, "--data_dir", finished / "data", "--store_dir", "store")
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [python(), "-c", code, script, *flags]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "--compile: the network cannot be compiled" in result.stderr
     assert len(result.stderr.strip().split("\n")) == 1

@@ -1,4 +1,6 @@
-"""Stage 2: what there is to go by in the choice of gamma. Held-out halves of the class means, and images one by one."""
+"""Stage 2: diagnostics for choosing gamma, from held-out halves of the class means and from single images."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -7,60 +9,74 @@ from tqdm import tqdm
 from utils.method.gamma import clean_concepts, cosine_of_modes, cosines_of_halves, held_out_fractions
 from utils.method.grouping import concept_means, cut, linkage_of
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
+from utils.stages.relevance import LayerClasses
+from utils.store.class_statistics import ClassStore
+from utils.store.importance_store import ImportanceStore
 
 GAMMAS = tuple(round(0.05 * step, 2) for step in range(2, 20))
 NOISE_QUANTILE = 0.01
 MODE_QUANTILES = (0.05, 0.5, 0.95)
-# What is looked at, of more a sample
-MOST_PAIRS, MOST_CHANNELS = 2000, 200
-MOST_MODES, MOST_IMAGES, MOST_IMAGES_OF_CLASS = 1000, 100_000, 300
+# Of more pairs, channels, (channel, class) and images a sample is measured
+MOST_PAIRS = 2000
+MOST_CHANNELS = 200
+MOST_MODES = 1000
+MOST_IMAGES = 100_000
+MOST_IMAGES_OF_CLASS = 300
 
 
-def gamma_guide(store, class_store, found, settings):
-    """What there is to go by in the choice of gamma, as ``STEM_gamma.json`` has it.
+def gamma_guide(
+    store: ImportanceStore, class_store: ClassStore, layer_classes: LayerClasses, criteria: dict[str, Any]
+) -> dict[str, Any]:
+    """Diagnostics for choosing gamma, as ``STEM_gamma.json`` has them.
 
     Parameters
     ----------
     store : ImportanceStore
     class_store : ClassStore
-        Keeps what needs images one by one.
-    found : LayerClasses
-    settings : dict
+        Keeps what is computed from single images.
+    layer_classes : LayerClasses
+    criteria : dict
         That chose the relevant classes: tau, p, only_correct, min_images, only_above_mean.
 
     Returns
     -------
     dict, None for what cannot be measured
         ``noise_floor``: the 1 % quantile of the ``cosine`` of the ARVs from two halves of a class's images.
-        ``modes``: quantiles of the cosine of the two k-means centroids of a class's images, ``measured`` of so many
-        (channel, class) ``of`` all. ``clean``: for each ``gamma``, of ``pairs`` under it and of channels whose
-        ``groups`` are cut there, the share of ``splits`` that are clean on held-out halves in all their concepts, the
-        share of their ``concepts``, and how many splits were ``measured``, ``of`` all: not those of a class in which
-        the channel's mean sum is not positive.
+        ``modes``: quantiles of the cosine of the two k-means centroids of a class's images, and the number of
+        (channel, class) that were ``measured``, ``of`` all. ``clean``: for each ``gamma``, of ``pairs`` under it and of
+        channels whose ``groups`` are cut there, the share of ``splits`` that are clean on held-out halves in all their
+        concepts, the share of their ``concepts``, and the number of splits that were ``measured``, ``of`` all: not
+        those of a class in which the channel's mean sum is not positive.
     """
-    halves = found.relevant & (found.images[1:] > 0).all(0)[:, None]
+    with_halves = layer_classes.relevant & (layer_classes.images[1:] > 0).all(0)[:, None]
     return {
-        "noise_floor": _noise_floor(found, halves),
-        "modes": _modes(store, class_store, found.relevant, settings),
-        "clean": {"gamma": list(GAMMAS), "pairs": _clean_pairs(found), "groups": _clean_groups(found, halves)},
+        "noise_floor": _noise_floor(layer_classes, with_halves),
+        "modes": _modes(store, class_store, layer_classes.relevant, criteria),
+        "clean": {
+            "gamma": list(GAMMAS),
+            "pairs": _clean_pairs(layer_classes),
+            "groups": _clean_groups(layer_classes, with_halves),
+        },
     }
 
 
-def _noise_floor(found, relevant):
+def _noise_floor(layer_classes: LayerClasses, relevant: torch.Tensor) -> dict[str, Any]:
     """The cosine that all but 1 % of the relevant (channel, class) have between the two halves."""
-    cosines, images = [], []
+    cosines = []
+    images = []
     for channel in torch.nonzero(relevant.any(0)).flatten().tolist():
-        own = relevant[:, channel]
-        cosines.append(cosines_of_halves(found.weight[channel], *found.mean_inputs[1:, own]))
-        images.append(found.images[1:, own].flatten())
+        classes = relevant[:, channel]
+        even, odd = layer_classes.mean_inputs[1:, classes]
+        cosines.append(cosines_of_halves(layer_classes.weight[channel], even, odd))
+        images.append(layer_classes.images[1:, classes].flatten())
     if not cosines:
         return {"quantile": NOISE_QUANTILE, "cosine": None, "images_per_half": None, "measured": 0}
-    cosines, images = torch.cat(cosines).numpy(), torch.cat(images).numpy()
+    all_cosines = torch.cat(cosines).numpy()
     return {
         "quantile": NOISE_QUANTILE,
-        "cosine": float(np.quantile(cosines, NOISE_QUANTILE)),
-        "images_per_half": float(np.median(images)),
-        "measured": len(cosines),
+        "cosine": float(np.quantile(all_cosines, NOISE_QUANTILE)),
+        "images_per_half": float(np.median(torch.cat(images).numpy())),
+        "measured": len(all_cosines),
     }
 
 
@@ -68,12 +84,14 @@ def _noise_floor(found, relevant):
 # Modes within a class
 
 
-def _modes(store, class_store, relevant, settings):
+def _modes(
+    store: ImportanceStore, class_store: ClassStore, relevant: torch.Tensor, criteria: dict[str, Any]
+) -> dict[str, Any]:
     channels, outputs = _sampled_modes(store.meta, relevant)
-    cosines = class_store.read_modes(settings, channels, outputs)
+    cosines = class_store.read_modes(criteria, channels, outputs)
     if cosines is None:
-        cosines = _cosines_of_modes(store, channels, outputs, settings["only_correct"])
-        class_store.write_modes(settings, channels, outputs, cosines)
+        cosines = _cosines_of_modes(store, channels, outputs, criteria["only_correct"])
+        class_store.write_modes(criteria, channels, outputs, cosines)
     measured = cosines[~np.isnan(cosines)]
     quantiles = np.quantile(measured, MODE_QUANTILES).tolist() if len(measured) else [None] * len(MODE_QUANTILES)
     return {
@@ -84,14 +102,17 @@ def _modes(store, class_store, relevant, settings):
     }
 
 
-def _sampled_modes(meta, relevant):
+def _sampled_modes(meta: dict[str, Any], relevant: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(channel, class) arrays by class in the order of the folders: all, or those of classes drawn at random.
 
-    The classes are drawn, so that the images of few are read.
+    Classes are drawn, not (channel, class), so that the images of few classes are read.
     """
-    random, num_channels = np.random.default_rng(0), relevant.sum(1).numpy()
+    random = np.random.default_rng(0)
+    num_channels = relevant.sum(1).numpy()
     folders = [folder for folder in meta["class_counts"] if num_channels[meta["classes"][folder]]]
-    drawn, modes, images = set(), 0, 0
+    drawn = set()
+    modes = 0
+    images = 0
     for folder in random.permutation(folders).tolist():
         drawn.add(folder)
         modes += num_channels[meta["classes"][folder]]
@@ -99,47 +120,57 @@ def _sampled_modes(meta, relevant):
         if modes >= MOST_MODES or images >= MOST_IMAGES:
             break
     outputs = [meta["classes"][folder] for folder in folders if folder in drawn]
-    found = [(channel, output) for output in outputs for channel in torch.nonzero(relevant[output]).flatten().tolist()]
-    kept = np.sort(random.permutation(len(found))[:MOST_MODES])
-    channels, outputs = np.array(found, dtype=np.int64).reshape(-1, 2)[kept].T
-    return channels, outputs
+    all_modes = [
+        (channel, output) for output in outputs for channel in torch.nonzero(relevant[output]).flatten().tolist()
+    ]
+    sample = np.sort(random.permutation(len(all_modes))[:MOST_MODES])
+    of_channels, of_outputs = np.array(all_modes, dtype=np.int64).reshape(-1, 2)[sample].T
+    return of_channels, of_outputs
 
 
-def _cosines_of_modes(store, channels, outputs, only_correct):
+def _cosines_of_modes(
+    store: ImportanceStore, channels: np.ndarray, outputs: np.ndarray, only_correct: bool
+) -> np.ndarray:
     """Cosine of the two modes of each (channel, class), arrays [n]; NaN where there are none."""
-    (weight, _), cosines = store.read_layer(), np.full(len(channels), np.nan)
+    weight, _ = store.read_layer()
+    cosines = np.full(len(channels), np.nan)
     counts = store.meta["class_counts"]
     starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
     folders = {output: folder for folder, output in store.meta["classes"].items()}
-    read = _Chunks(store)
+    chunks = _Chunks(store)
     for output in tqdm(dict.fromkeys(outputs.tolist()), "modes within classes", unit=" classes", delay=2):
         folder = folders[output]
-        inputs = read.inputs(starts[folder], starts[folder] + counts[folder], only_correct)
-        for i in np.flatnonzero(outputs == output) if len(inputs) > 1 else ():
-            circuits = averaged_relevance_vectors(weight[channels[i]], inputs)
-            cosines[i] = cosine_of_modes(circuits.numpy(), np.random.default_rng([channels[i], output]))
+        inputs = chunks.inputs(starts[folder], starts[folder] + counts[folder], only_correct)
+        if len(inputs) < 2:
+            continue
+        for mode in np.flatnonzero(outputs == output):
+            circuits = averaged_relevance_vectors(weight[channels[mode]], inputs)
+            cosines[mode] = cosine_of_modes(circuits.numpy(), np.random.default_rng([channels[mode], output]))
     return cosines
 
 
 class _Chunks:
-    """Tap sums of ranges of images, asked for in ascending order: each chunk is read once."""
+    """Tap sums of ranges of images, in ascending order: each chunk is read once."""
 
-    def __init__(self, store):
-        self._store, self._chunk, self._images = store, None, None
+    def __init__(self, store: ImportanceStore) -> None:
+        self._store = store
+        self._chunk: int | None = None
+        self._images: dict[str, torch.Tensor] = {}
 
-    def inputs(self, start, stop, only_correct):
+    def inputs(self, start: int, stop: int, only_correct: bool) -> torch.Tensor:
         """Tap sums [n, C_in, taps] of the images of a class; of very many, evenly spread ones."""
-        size, step = self._store.meta["chunk_size"], -(-(stop - start) // MOST_IMAGES_OF_CLASS)
+        size = self._store.meta["chunk_size"]
+        step = -(-(stop - start) // MOST_IMAGES_OF_CLASS)
         parts = []
         for chunk in range(start // size, (stop - 1) // size + 1):
             if chunk != self._chunk:
                 self._chunk = chunk
                 self._images = self._store.read_chunk(chunk, ["input_sums", "targets", "predictions"])
-            places = self._images["indices"] - start
-            own = (places >= 0) & (places < stop - start) & (places % step == 0)
+            in_class = self._images["indices"] - start
+            chosen = (in_class >= 0) & (in_class < stop - start) & (in_class % step == 0)
             if only_correct:
-                own &= self._images["predictions"] == self._images["targets"]
-            parts.append(self._images["input_sums"][own])
+                chosen &= self._images["predictions"] == self._images["targets"]
+            parts.append(self._images["input_sums"][chosen])
         return torch.cat(parts)
 
 
@@ -147,70 +178,86 @@ class _Chunks:
 # Clean splits on held-out halves
 
 
-def clean_split(found, channel, concepts):
+def clean_split(layer_classes: LayerClasses, channel: int, concepts: list[list[int]]) -> np.ndarray | None:
     """Of each of a channel's concepts, lists of classes, whether it is clean on the odd half, divided on the even one.
 
     None where the channel's mean sum is not positive for one of them.
     """
-    even, odd = (concept_means(half, concepts) for half in found.mean_inputs[1:])
-    bias = None if found.bias is None else found.bias[channel]
-    fractions = held_out_fractions(found.weight[channel], bias, found.positions, even, odd)
+    even, odd = (concept_means(half, concepts) for half in layer_classes.mean_inputs[1:])
+    bias = None if layer_classes.bias is None else layer_classes.bias[channel]
+    fractions = held_out_fractions(layer_classes.weight[channel], bias, layer_classes.positions, even, odd)
     return clean_concepts(fractions) if np.isfinite(fractions).all() else None
 
 
 class _Tally:
-    """Splits and concepts that are clean, all that were measured, and all splits that there are, for each gamma."""
+    """For each gamma, counts of splits and of concepts that are clean and that were measured, and of all splits."""
 
-    def __init__(self):
-        self._splits, self._concepts = np.zeros((2, 2, len(GAMMAS)))  # [clean, measured] x gamma
+    def __init__(self) -> None:
+        self._splits = np.zeros((2, len(GAMMAS)))  # [clean, measured]
+        self._concepts = np.zeros((2, len(GAMMAS)))  # [clean, measured]
         self._of = np.zeros(len(GAMMAS))
 
-    def add(self, place, clean, weight=1.0):
-        """Count a split, ``clean`` as ``clean_split`` returns it; it stands for ``weight`` many."""
-        self._of[place] += weight
+    def add(self, gamma: int, clean: np.ndarray | None, weight: float = 1.0) -> None:
+        """Count a split, ``clean`` as ``clean_split`` returns it, at a gamma of this number for ``weight`` splits."""
+        self._of[gamma] += weight
         if clean is not None:
-            self._splits[:, place] += weight * np.array([clean.all(), 1])
-            self._concepts[:, place] += weight * np.array([clean.sum(), len(clean)])
+            self._splits[:, gamma] += weight * np.array([clean.all(), 1])
+            self._concepts[:, gamma] += weight * np.array([clean.sum(), len(clean)])
 
-    def shares(self, cumulative=False):
-        """Shares by gamma, None without any that was measured; ``cumulative``: of all up to a gamma."""
-        tallies = [self._splits, self._concepts, self._of]
-        splits, concepts, of = (one.cumsum(-1) for one in tallies) if cumulative else tallies
-        shares = [[float(a / b) if b else None for a, b in zip(*one, strict=True)] for one in (splits, concepts)]
-        numbers = [np.rint(one).astype(int).tolist() for one in (splits[1], of)]
-        return dict(zip(("splits", "concepts", "measured", "of"), [*shares, *numbers], strict=True))
+    def up_to_each_gamma(self) -> "_Tally":
+        """The counts of all splits up to each gamma."""
+        sums = _Tally()
+        sums._splits = self._splits.cumsum(-1)
+        sums._concepts = self._concepts.cumsum(-1)
+        sums._of = self._of.cumsum(-1)
+        return sums
 
-
-def _clean_pairs(found):
-    """Of the pairs under each gamma, how many are clean; of many, as many are looked at in each range of cosines."""
-    with_halves = (found.images[1:] > 0).all(0)
-    pairs = found.pairs[with_halves[found.pairs.class1] & with_halves[found.pairs.class2]]
-    ranges, random, tally = (
-        np.searchsorted(GAMMAS, pairs.cosine.numpy(), side="right"),
-        np.random.default_rng(0),
-        _Tally(),
-    )
-    for place in range(len(GAMMAS)):
-        own = np.flatnonzero(ranges == place)
-        sample = np.sort(random.permutation(own)[: MOST_PAIRS // len(GAMMAS)])
-        for channel, one, other, _ in pairs[torch.from_numpy(sample)].rows():
-            tally.add(place, clean_split(found, channel, [[one], [other]]), len(own) / len(sample))
-    return tally.shares(cumulative=True)
+    def shares(self) -> dict[str, list]:
+        """Shares and numbers by gamma; a share is None where none was measured."""
+        return {
+            "splits": _shares(*self._splits),
+            "concepts": _shares(*self._concepts),
+            "measured": np.rint(self._splits[1]).astype(int).tolist(),
+            "of": np.rint(self._of).astype(int).tolist(),
+        }
 
 
-def _clean_groups(found, relevant):
-    """Of the channels of several groups at each gamma, how many are clean, and of their concepts."""
-    channels, tally = torch.nonzero(relevant.sum(0) > 1).flatten().numpy(), _Tally()
-    channels = np.sort(np.random.default_rng(0).permutation(channels)[:MOST_CHANNELS]).tolist()
-    for channel in tqdm(channels, "splits of groups", unit=" channels", delay=2):
-        classes, known = torch.nonzero(relevant[:, channel]).flatten(), {}
-        arvs = averaged_relevance_vectors(found.weight[channel], found.mean_inputs[0, classes])
+def _shares(clean: np.ndarray, measured: np.ndarray) -> list[float | None]:
+    return [float(a / b) if b else None for a, b in zip(clean, measured, strict=True)]
+
+
+def _clean_pairs(layer_classes: LayerClasses) -> dict[str, list]:
+    """The share of clean pairs under each gamma; of many, equally many are measured in each range of cosines."""
+    with_halves = (layer_classes.images[1:] > 0).all(0)
+    pairs = layer_classes.pairs
+    pairs = pairs[with_halves[pairs.class1] & with_halves[pairs.class2]]
+    gamma_of = np.searchsorted(GAMMAS, pairs.cosine.numpy(), side="right")
+    random = np.random.default_rng(0)
+    tally = _Tally()
+    for gamma in range(len(GAMMAS)):
+        in_range = np.flatnonzero(gamma_of == gamma)
+        sample = np.sort(random.permutation(in_range)[: MOST_PAIRS // len(GAMMAS)])
+        for channel, class1, class2, _ in pairs[torch.from_numpy(sample)].rows():
+            tally.add(gamma, clean_split(layer_classes, channel, [[class1], [class2]]), len(in_range) / len(sample))
+    return tally.up_to_each_gamma().shares()
+
+
+def _clean_groups(layer_classes: LayerClasses, relevant: torch.Tensor) -> dict[str, list]:
+    """The shares of channels of several groups at each gamma that are clean, and of their concepts."""
+    tally = _Tally()
+    channels = torch.nonzero(relevant.sum(0) > 1).flatten().numpy()
+    sample = np.sort(np.random.default_rng(0).permutation(channels)[:MOST_CHANNELS]).tolist()
+    for channel in tqdm(sample, "splits of groups", unit=" channels", delay=2):
+        classes = torch.nonzero(relevant[:, channel]).flatten()
+        arvs = averaged_relevance_vectors(layer_classes.weight[channel], layer_classes.mean_inputs[0, classes])
         merges = linkage_of(cosine_similarities(arvs))
-        for place, gamma in enumerate(GAMMAS):
-            merged = int((merges[:, 2] <= 1 - gamma).sum())  # which says what the groups are
-            if merged < len(merges):
-                if merged not in known:
-                    groups = [classes[group].tolist() for group in cut(merges, gamma)]
-                    known[merged] = clean_split(found, channel, groups)
-                tally.add(place, known[merged])
+        clean_after: dict[int, np.ndarray | None] = {}  # so many merges, which say what the groups are
+        for number, gamma in enumerate(GAMMAS):
+            merged = int((merges[:, 2] <= 1 - gamma).sum())
+            if merged == len(merges):
+                continue
+            if merged not in clean_after:
+                groups = [classes[group].tolist() for group in cut(merges, gamma)]
+                clean_after[merged] = clean_split(layer_classes, channel, groups)
+            tally.add(number, clean_after[merged])
     return tally.shares()

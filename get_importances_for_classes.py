@@ -86,7 +86,8 @@ def main(settings):
         skip_unreadable=settings.skip_unreadable,
         chunk_size=settings.chunk_size,
     )
-    store.begin(describe_store(described, network, layer, transform, images, classes), layer, images, process.rank)
+    meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
+    store.begin(meta, layer, images, process.rank)
     if process.rank == 0:
         print_plan(
             store,

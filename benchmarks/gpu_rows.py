@@ -150,7 +150,9 @@ class Machinery:
                 ImportanceStore(store_dir, "benchmark"),
                 map_folders(images.folders, self.layer.num_outputs),
             )
-            meta = describe_store(described, self.loaded, self.layer, self.transform, images, classes)
+            meta = describe_store(
+                described, self.loaded, self.layer, transform=self.transform, images=images, classes=classes
+            )
             store.begin(meta, self.layer, images)
             loading = batches.Loading(device=self.device, decoding=row.decode, num_workers=self.num_workers)
             source = ImageSource(images, self.transform, self.batch_size, loading)

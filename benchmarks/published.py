@@ -131,7 +131,8 @@ def our_importances(settings, network, layer, transform, images, device, precisi
         skip_unreadable=settings.skip_unreadable,
         chunk_size=settings.chunk_size,
     )
-    store.begin(describe_store(described, network, layer, transform, images, classes), layer, images)
+    meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
+    store.begin(meta, layer, images)
     opened = OpenedNetwork(network.module, layer, precision)
     source = ImageSource(images, transform, settings.batch_size, flags.loading(settings, device))
     fill_store(store, store.missing_chunks(), opened, source)

@@ -57,7 +57,8 @@ def begin(store, num_images):
         chunk_size=CHUNK_SIZE,
     )
     classes = {folder: output for output, folder in enumerate(folders)}
-    store.begin(describe_store(described, loaded, layer, Transform(), images, classes), layer, images)
+    meta = describe_store(described, loaded, layer, transform=Transform(), images=images, classes=classes)
+    store.begin(meta, layer, images)
 
 
 def make_store(store_dir, num_images):

@@ -25,6 +25,7 @@ from utils.report.plots import GREY
 from utils.report.split_figures import FigureMaker
 from utils.stages import visualization
 from utils.stages.split_measures import (
+    ConceptImages,
     SplitMeasures,
     describe_result,
     evaluate,
@@ -56,7 +57,8 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     (measured,) = measure_peaks(loader, OpenedNetwork(network, layer, "fp32"), measures)
     concepts = np.array([0] * 4 + [1] * 4)
     names = names_of_folders(images, ClassMap({"bee": 1, "dog": 3}))
-    shown = {rule: top_patches(images, transform, measured, concepts, names, 8, rule) for rule in ("ranked", "paper")}
+    concept_images = ConceptImages(images, transform, concepts, names)
+    shown = {rule: top_patches(concept_images, measured, 8, rule) for rule in ("ranked", "paper")}
     pixels, _ = load(copy, "val")
     pixels = pixels[4:8], pixels[12:16]
     crops = [transform.crop(Image.open(images.path(index)).convert("RGB")).numpy() for index in range(8)]

@@ -238,7 +238,7 @@ def references_by_draw(channels, num_draws, stored, study, circuit_layer=None):
     """The ``unit_references`` of draws 0 ... ``num_draws`` - 1 of channels: arrays [channel, draw, ...]."""
     references = unit_references(list(product(channels, range(num_draws))), stored, study, circuit_layer)
     shape = (len(channels), num_draws)
-    return reference_store.References(*(values.unflatten(0, shape) for values in vars(references).values()))
+    return reference_store.ReferenceImages(*(values.unflatten(0, shape) for values in vars(references).values()))
 
 
 def find_references(units, study, number):

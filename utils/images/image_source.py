@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 from utils.images.batches import ImageBatches, ImageFiles, Loading, batches_of
 from utils.images.folders import ImageList
 from utils.images.transform import Transform
+
+Group = TypeVar("Group", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class ImageSource:
         return self.batches(batches_of(indices, self.batch_size), description)
 
 
-class PlannedBatch(NamedTuple):
+@dataclass(frozen=True)
+class PlannedBatch(Generic[Group]):
     """A batch that is to be read: the group that its images are of, their indices, and whether it ends the group."""
 
-    group: Hashable
+    group: Group
     indices: list[int]
     is_last: bool
 
 
-def batches_by_group(groups: Mapping[Hashable, Iterable[int]], batch_size: int) -> list[PlannedBatch]:
+def batches_by_group(groups: Mapping[Group, Iterable[int]], batch_size: int) -> list[PlannedBatch[Group]]:
     """The batches of some groups of images, each of one group; an empty group has none."""
     return [
         PlannedBatch(group, batch, is_last=number == len(batches))

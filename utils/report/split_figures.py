@@ -22,7 +22,7 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN, Sheet, Titles
-from utils.stages.split_measures import SplitMeasures, measure_peaks, names_of_folders, top_patches
+from utils.stages.split_measures import ConceptImages, SplitMeasures, measure_peaks, names_of_folders, top_patches
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.visualizations import Visualizations
 
@@ -286,7 +286,8 @@ class FigureMaker:
         concepts = self.source.concepts_of(self.opened[number])
         shown = arrays if self.peaks is None else self.peaks[number]
         rule = wishes.patches
-        patches = top_patches(images, self.transform, shown, concepts, self.names, self.patch_size, rule)
+        concept_images = ConceptImages(images, self.transform, concepts, self.names)
+        patches = top_patches(concept_images, shown, self.patch_size, rule)
         whole = patch_note_of(self.source.layer)
         where = f"{len(shown['indices'])} validation images of the concepts"
         if wishes.all_classes:

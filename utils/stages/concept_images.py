@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -12,7 +12,7 @@ import torch
 
 from utils.divisions.division import Divider
 from utils.images.image_source import ImageSource, batches_by_group
-from utils.method.disentangling import Candidate, Split, in_order
+from utils.method.disentangling import Candidate, GroupKey, Split, in_order
 from utils.method.equality import EqualityCheck
 from utils.networks.layers import Layer
 from utils.networks.loading import copy_module
@@ -29,7 +29,7 @@ IN_FP64 = 4  # every fourth image
 MOST_BYTES = 2**29  # that are remembered of classes
 
 
-def members_of(candidates: list[Candidate], labels: Labels, only_correct: bool) -> dict[Hashable, torch.Tensor]:
+def members_of(candidates: list[Candidate], labels: Labels, only_correct: bool) -> dict[GroupKey, torch.Tensor]:
     """Training images of all groups of images, as used in stage 1: {key: LongTensor of indices}, in order.
 
     ``only_correct`` selects images of classes; image sets are used whole.
@@ -48,10 +48,10 @@ def members_of(candidates: list[Candidate], labels: Labels, only_correct: bool) 
 
 def images_in_turn(
     candidates: list[Candidate],
-    members: dict[Hashable, torch.Tensor],
+    members: dict[GroupKey, torch.Tensor],
     divider: Divider,
     source: ImageSource,
-) -> Iterator[tuple[Candidate, dict[Hashable, torch.Tensor]]]:
+) -> Iterator[tuple[Candidate, dict[GroupKey, torch.Tensor]]]:
     """One pass over all groups of images, in order; a candidate is ready when its last one has been read.
 
     A batch is of one group, a class or an image set, so that it is the same however many candidates there are.
@@ -72,7 +72,7 @@ def images_in_turn(
     images : dict of key -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its groups, on which to show equality.
     """
-    users: dict[Hashable, list[Candidate]] = {key: [] for key in members}
+    users: dict[GroupKey, list[Candidate]] = {key: [] for key in members}
     for candidate in candidates:
         for key in candidate.keys:
             users[key].append(candidate)
@@ -82,16 +82,17 @@ def images_in_turn(
     plan = batches_by_group(groups, source.batch_size)
     if not plan:
         return
-    proof: dict[Hashable, list[torch.Tensor]] = {key: [] for key in groups}
+    proof: dict[GroupKey, list[torch.Tensor]] = {key: [] for key in groups}
     not_ready = {key: len(users[key]) for key in groups}
     loader = source.batches([planned.indices for planned in plan], divider.progress)
     with divider:
-        for (key, _, is_last), batch in zip(plan, loader, strict=True):
+        for planned, batch in zip(plan, loader, strict=True):
+            key = planned.group
             if len(batch.indices):
                 shown = torch.isin(batch.indices, proof_images(members[key]))
                 proof[key].append(batch.pixels[shown.to(batch.pixels.device)].cpu())
                 divider.see(users[key], key, batch.pixels)
-            for candidate in users[key] if is_last else ():
+            for candidate in users[key] if planned.is_last else ():
                 if candidate.keys[-1] == key:
                     yield candidate, {group: torch.cat(proof[group]) for group in candidate.keys if proof[group]}
                     for group in candidate.keys:
@@ -100,7 +101,7 @@ def images_in_turn(
                             del proof[group]
 
 
-def some_of_all(members: dict[Hashable, torch.Tensor], source: ImageSource) -> dict[Hashable, torch.Tensor]:
+def some_of_all(members: dict[GroupKey, torch.Tensor], source: ImageSource) -> dict[GroupKey, torch.Tensor]:
     """An image of each group, or of some from all over, on which to show equality of all splits at once.
 
     {key: Tensor [1, 3, H, W]}
@@ -135,7 +136,7 @@ class EqualityProof:
         self._networks: dict[str, OpenedNetwork] = {}
         self._originals: dict[tuple, list[_Batch]] = {}
 
-    def check(self, splits: list[Split], images: dict[Hashable, torch.Tensor]) -> EqualityCheck:
+    def check(self, splits: list[Split], images: dict[GroupKey, torch.Tensor]) -> EqualityCheck:
         """An EqualityCheck of splits, all of them in the layer at once.
 
         Parameters
@@ -166,7 +167,7 @@ class EqualityProof:
             print(f"equality is shown in fp32 alone: {error}", file=sys.stderr)
         return networks
 
-    def _original(self, network: OpenedNetwork, output: Hashable, pixels: torch.Tensor) -> list[_Batch]:
+    def _original(self, network: OpenedNetwork, output: GroupKey, pixels: torch.Tensor) -> list[_Batch]:
         """The _Batches of a class's images, which many splits share; those used last stay longest."""
         key = (network.precision, output, len(pixels))
         if key not in self._originals:

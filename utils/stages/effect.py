@@ -1,6 +1,6 @@
 """Stage 4: what the new channels of a split do after the layer, to the logit of an image's own class."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from utils.concept_sources.source_registry import SOURCES
 from utils.images.batches import ImageBatch
 from utils.images.folders import ImageList
-from utils.method.disentangling import Split
+from utils.method.disentangling import GroupKey, Split
 from utils.method.shapley import coalitions, shapley_values
 from utils.method.significance import permutation
 from utils.networks.ablation import held
@@ -139,7 +139,8 @@ def measure_effects(opened: list[OpenedSplit], validation: ImagePass, to: str) -
     measuring: dict[int, SplitEffects] = {}
     plan = validation.plan(keys)
     loader = validation.image_source.batches([planned.indices for planned in plan], "effects")
-    for (key, _, is_last), batch in zip(plan, loader, strict=True):
+    for planned, batch in zip(plan, loader, strict=True):
+        key = planned.group
         for number in users[key]:
             if number not in measuring:
                 measuring[number] = SplitEffects(network, opened[number], to)
@@ -149,7 +150,7 @@ def measure_effects(opened: list[OpenedSplit], validation: ImagePass, to: str) -
                 replay = Replay(network.module, network.layer.module, batch.pixels)
                 for number in users[key]:
                     measuring[number].add(key, batch, replay, targets)
-        for number in users[key] if is_last else ():
+        for number in users[key] if planned.is_last else ():
             if last[number] == key:
                 yield number, measuring.pop(number).result(validation)
 
@@ -161,7 +162,7 @@ class EffectBatch(NamedTuple):
     ``effects_permuted`` [B, K + 1] float64.
     """
 
-    key: Hashable
+    key: GroupKey
     indices: np.ndarray
     contents: np.ndarray
     effects: torch.Tensor
@@ -185,7 +186,7 @@ class SplitEffects:
         self.permuted_parts = ChannelParts(network.layer, permuted, opened.rho, to)
         self.batches: list[EffectBatch] = []
 
-    def add(self, key: Hashable, batch: ImageBatch, replay: Replay, targets: torch.Tensor) -> None:
+    def add(self, key: GroupKey, batch: ImageBatch, replay: Replay, targets: torch.Tensor) -> None:
         """Measure a batch of a group; ``targets`` [B] are the outputs that are the images' own classes."""
         effects, margins = self.parts.effects(self.network, replay, targets)
         effects_permuted, _ = self.permuted_parts.effects(self.network, replay, targets)
@@ -198,7 +199,7 @@ class SplitEffects:
         digests = {validation.name(key): self._digest(images, key) for key in self.opened.keys}
         return {"validation": digests, "images": [self._of_concept(images, keys) for keys in self.opened.groups]}
 
-    def _of_concept(self, images: ImageList, keys: list[Hashable]) -> dict[str, list]:
+    def _of_concept(self, images: ImageList, keys: list[GroupKey]) -> dict[str, list]:
         batches = [batch for batch in self.batches if batch.key in keys]
         nothing = torch.empty(0, len(self.opened.file.split.concepts) + 1)
         return {
@@ -208,7 +209,7 @@ class SplitEffects:
             "effects_permuted": torch.cat([nothing, *(batch.effects_permuted for batch in batches)]).tolist(),
         }
 
-    def _digest(self, images: ImageList, key: Hashable) -> str:
+    def _digest(self, images: ImageList, key: GroupKey) -> str:
         """Of all images of a group that were measured."""
         batches = [batch for batch in self.batches if batch.key == key]
         contents = np.concatenate([np.empty(0, np.uint64), *(batch.contents for batch in batches)])

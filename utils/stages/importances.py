@@ -1,7 +1,8 @@
 """Stage 1: one forward pass over the images, chunk by chunk."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import PIL
@@ -9,11 +10,15 @@ import torch
 import torchvision
 
 from utils.errors import UserError
+from utils.images.folders import ImageList
 from utils.images.image_source import ImageSource, batches_by_group
+from utils.images.transform import Transform
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.independence import check_independence
-from utils.networks.layers import check_normal_form
+from utils.networks.layers import Layer, check_normal_form
+from utils.networks.loading import LoadedNetwork
 from utils.networks.opened_network import OpenedNetwork
+from utils.networks.recording import Record
 from utils.store.importance_store import STORE_FORMAT, ImportanceStore, identity
 
 FIRST_BATCH = 8  # images
@@ -21,7 +26,7 @@ FIRST_BATCH = 8  # images
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a store is to be made of, beside its network: which ``images`` (``train`` or ``val``), and how."""
+    """How a store is made, apart from its network: which ``images`` (``train`` or ``val``), and how they are read."""
 
     model: str
     images: str
@@ -32,7 +37,15 @@ class StoreSettings:
     chunk_size: int
 
 
-def describe_store(settings, network, layer, transform, images, classes):
+def describe_store(
+    settings: StoreSettings,
+    network: LoadedNetwork,
+    layer: Layer,
+    *,
+    transform: Transform,
+    images: ImageList,
+    classes: dict[str, int],
+) -> dict[str, Any]:
     """``meta.json``: what the store is made of. No time, host or number of processes.
 
     Parameters
@@ -54,7 +67,9 @@ def describe_store(settings, network, layer, transform, images, classes):
         "positions": layer.num_positions,
         "num_inputs": layer.num_inputs,
         "num_taps": layer.num_taps,
-        "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(transform).items()},
+        "transform": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()
+        },
         "precision": settings.precision,
         "decoding": settings.decoding,
         "compilation": "inductor" if settings.compiled else "none",
@@ -118,37 +133,40 @@ def fill_store(store: ImportanceStore, chunks: list[int], network: OpenedNetwork
 
 
 class ChunkWriter:
-    """Writes chunks in a thread of its own, one at a time, so that the device need not wait for a disk.
+    """Writes chunks in a separate thread, one at a time, so that the device need not wait for a disk.
 
     An error of the thread is raised by the next ``write``, or at the end of the ``with`` block.
     """
 
-    def __init__(self, store):
-        self.store, self._thread, self._writing = store, ThreadPoolExecutor(1, "write"), None
+    def __init__(self, store: ImportanceStore) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, "write")
+        self._writing: Future | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "ChunkWriter":
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown(wait=True)
         if kind is None:
             self._finish()
 
-    def _finish(self):
-        writing, self._writing = self._writing, None
+    def _finish(self) -> None:
+        writing = self._writing
+        self._writing = None
         if writing is not None:
             writing.result()
 
-    def write(self, chunk, batches):
+    def write(self, chunk: int, batches: list[dict[str, torch.Tensor]]) -> None:
         """Write what was kept of a chunk's batches, as soon as the chunk before is written."""
-        names = batches[0] if batches else ()
+        names = list(batches[0]) if batches else []
         arrays = {name: torch.cat([batch[name] for batch in batches]) for name in names}
         copied = {name: _to_host(values) for name, values in arrays.items()}
         event = torch.cuda.current_stream().record_event() if _on_cuda(arrays) else None
         self._finish()
         self._writing = self._thread.submit(self._write, chunk, copied, event)
 
-    def _write(self, chunk, arrays, event):
+    def _write(self, chunk: int, arrays: dict[str, torch.Tensor], event: torch.cuda.Event | None) -> None:
         if event is not None:
             event.synchronize()
         if not all(arrays[name].isfinite().all() for name in ("positive_sums", "input_sums") if name in arrays):
@@ -156,19 +174,20 @@ class ChunkWriter:
         self.store.write_chunk(chunk, [arrays] if arrays else [])
 
 
-def _on_cuda(arrays):
+def _on_cuda(arrays: dict[str, torch.Tensor]) -> bool:
     return any(values.is_cuda for values in arrays.values())
 
 
-def _to_host(values):
-    """Values on the CPU; from a GPU into pinned memory, which is ready once what was queued so far is done."""
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    """Values on the CPU; from a GPU into pinned memory, which is filled when the operations queued so far are done."""
     if not values.is_cuda:
         return values
     return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
-def importances_of(layer, record):
-    """What is kept of a batch of images."""
+def importances_of(layer: Layer, record: Record) -> dict[str, torch.Tensor]:
+    """What is kept of a batch of images. The record has a gradient."""
+    assert record.gradient is not None  # the pass had targets
     relative, positive_sums = relative_importances(channel_importances(record.activation, record.gradient))
     return {
         "relative_importances": relative,
@@ -178,7 +197,8 @@ def importances_of(layer, record):
     }
 
 
-def evaluation_of(record):
-    """What is kept of a batch of validation images on top: half precision is what inclusion is defined on."""
+def evaluation_of(record: Record) -> dict[str, torch.Tensor]:
+    """What is kept of a batch of validation images in addition. Inclusion is defined on shares in half precision."""
+    assert record.gradient is not None  # the pass had targets
     shares = attribution_shares(record.activation, record.gradient)
     return {"shares": shares.half(), "logits": record.logits.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()}

@@ -1,43 +1,51 @@
 """Stage 4: what is measured of each split on validation images, and its card's patches."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
 from utils.images.batches import ImageBatches, ImageFiles
-from utils.method.disentangling import merge, spatial_sums
+from utils.images.folders import ClassMap, ImageList
+from utils.images.transform import Transform
+from utils.method.disentangling import GroupKey, merge, spatial_sums
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
+from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
-from utils.stages.validation import contents_digest
+from utils.stages.validation import MeasuredBatch, ValidationImages, contents_digest
+from utils.store.opened_splits import OpenedSplit
+from utils.store.results import Results
 
 
 class SplitMeasures:
-    """What is measured of one split at one rho; everything that is the same for all batches is made once.
+    """The measurements of one split at one rho; everything that is the same for all batches is made once.
 
-    ``layer`` is None where the layer's input is not at hand: then there are no peaks.
+    Without ``layer`` the layer's input cannot be used: then there are no peaks.
     """
 
-    def __init__(self, opened, layer=None):
-        """``opened``: OpenedSplit."""
-        split, rho = opened.file.split, opened.rho
-        self.split, self.keys, self.kept = split, opened.keys, []
-        self._rows, self._biases = split.rows(rho), split.biases()
-        self._positions = split.positions
+    def __init__(self, opened: OpenedSplit, layer: Layer | None = None) -> None:
+        split = opened.file.split
+        self.split = split
+        self.keys = opened.keys
+        self.kept: list[dict[str, np.ndarray]] = []
+        self._rows = split.rows(opened.rho)
         self._maps = None
         if layer is not None:
             biases = None if split.bias is None else split.bias.expand(len(self._rows))
-            self._maps = layer.maps(split.shown_rows(rho), biases)
-            self._places = layer.places(layer.module.weight.device)
+            self._maps = layer.maps(split.shown_rows(opened.rho), biases)
+            self._places = layer.places(layer.weight.device)
 
-    def add(self, key, batch):
-        """Keep what a MeasuredBatch of a group of images says of the split."""
-        sums = spatial_sums(self._rows, self._biases, batch.tap_sums, self._positions)
+    def add(self, key: GroupKey, batch: MeasuredBatch) -> None:
+        """Keep what a MeasuredBatch of a group of images shows of the split."""
+        sums = spatial_sums(self._rows, self.split.biases(), batch.tap_sums, self.split.positions)
         self.keep(
             indices=batch.indices,
             contents=batch.contents,
@@ -47,28 +55,35 @@ class SplitMeasures:
             original=merge(sums, dim=1),
             sums=sums,
             shares=batch.shares[:, self.split.channel].float(),
-            **({} if self._maps is None else self.peaks(batch.input)),
+            **({} if batch.input is None or self._maps is None else self.peaks(batch.input)),
         )
 
-    def peaks(self, x):
+    def peaks(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Largest activations of the original channel and ``c'_1 .. c'_K`` [B, K + 1] and where [B, K + 1, 2] they are.
 
         From the layer's input.
         """
+        assert self._maps is not None  # there is a layer
         with torch.no_grad():
             values, centres = peaks(self._maps(x), self._places)
         return {"peaks": values.cpu(), "centres": centres.cpu()}
 
-    def keep(self, **batch):
+    def keep(self, **batch: ArrayLike) -> None:
         self.kept.append({name: np.asarray(values) for name, values in batch.items()})
 
-    def arrays(self):
+    def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept, as arrays by name; empty if no image could be read."""
-        names = self.kept[0] if self.kept else ()
+        names = list(self.kept[0]) if self.kept else []
         return {name: np.concatenate([batch[name] for batch in self.kept]) for name in names}
 
 
-def evaluate(opened, known, source, results, pictures):
+def evaluate(
+    opened: list[OpenedSplit],
+    described: list[dict[str, Any]],
+    validation: ValidationImages,
+    results: Results,
+    pictures: bool,
+) -> Iterator[tuple[int, dict[str, Any] | None, dict[str, np.ndarray] | None]]:
     """Measure splits on validation images that come group by group; a split is ready when its last one has come.
 
     All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
@@ -76,44 +91,43 @@ def evaluate(opened, known, source, results, pictures):
     Parameters
     ----------
     opened : list of OpenedSplit
-    known : list of dict
-        Of ``describe_result``, one each.
-    source : ImagePass or StoredValidation
+    described : list of dict
+        Of ``describe_result``, one for each split.
+    validation : ValidationImages
     results : Results
     pictures : bool
-        Whether pictures are wanted, which need the arrays of all.
+        Whether there will be pictures, which need the arrays of all splits.
 
     Yields
     ------
     number : int
         Which of ``opened``.
     result : dict or None
-        Where it is there already, and equal.
+        The stored result where there is an equal one.
     arrays : dict of arrays, or None
-        Else what was measured: ``groups`` (places in the split's ``keys``), ``indices``, ``contents``, ``targets``,
+        Else the measurements: ``groups`` (indices into the split's ``keys``), ``indices``, ``contents``, ``targets``,
         ``predictions`` [n]; spatial sums of the channel
         ``original`` [n] and of ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution ``shares``
-        [n]; where the layer's input is at hand, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and
+        [n]; where the layer's input can be used, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and
         ``c'_1 .. c'_K``.
     """
-    missing = []
-    for number, one in enumerate(known):
-        result = None if pictures else results.find(one)
+    measures: dict[int, SplitMeasures] = {}
+    for number, of_split in enumerate(described):
+        result = None if pictures else results.find(of_split)
         if result is None:
-            missing.append(number)
+            measures[number] = SplitMeasures(opened[number], validation.layer)
         else:
             yield number, result, None
-    measures = {number: SplitMeasures(opened[number], source.layer) for number in missing}
-    keys, last = source.with_images(list(measures.values()))
-    last = dict(zip(measures, last, strict=True))
-    for key, of_group in groupby(source.batches(keys), key=itemgetter(0)):
-        using = {number: one for number, one in measures.items() if key in one.keys}
+    keys, last = validation.with_images(list(measures.values()))
+    last_of = dict(zip(measures, last, strict=True))
+    for key, of_group in groupby(validation.batches(keys), key=itemgetter(0)):
+        users = {number: of_split for number, of_split in measures.items() if key in of_split.keys}
         for _, batch in of_group:
-            for one in using.values() if batch is not None else ():
-                one.add(key, batch)
-        for number, one in using.items():
-            if last[number] == key:
-                yield number, None, one.arrays()
+            for user in users.values() if batch is not None else ():
+                user.add(key, batch)
+        for number, user in users.items():
+            if last_of[number] == key:
+                yield number, None, user.arrays()
                 del measures[number]
 
 
@@ -122,7 +136,7 @@ def measure_peaks(
 ) -> list[dict[str, np.ndarray]]:
     """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``evaluate`` has them, for each split.
 
-    Only images among the most activating ones of any of a split's channels are kept, however many there are.
+    Only images among the most activating ones of any of a split's channels are kept.
     """
     for batch, record in network.records(loader):
         for of_split in measures:
@@ -131,7 +145,7 @@ def measure_peaks(
     return [of_split.arrays() for of_split in measures]
 
 
-def strongest(batches):
+def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of batches as ``measure_peaks`` has them, the images among the most activating ones of any channel, as one."""
     together = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = np.argsort(-together["peaks"], axis=0, kind="stable")[:TOP_IMAGES]
@@ -143,25 +157,18 @@ def strongest(batches):
 # Results
 
 
-def describe_result(opened, run, tau, source):
-    """All of a result that is known before anything is measured; what is there and equal need not be measured again.
-
-    Parameters
-    ----------
-    opened : OpenedSplit
-    run : str
-    tau : float
-    source : ImagePass or StoredValidation
-    """
-    split, file = opened.file.split, opened.file
-    own = len(split.own_concepts)
+def describe_result(opened: OpenedSplit, run: str, tau: float, validation: ValidationImages) -> dict[str, Any]:
+    """All fields of a result that are known before anything is measured; an equal one need not be measured again."""
+    file = opened.file
+    split = file.split
+    num_concepts = len(split.own_concepts)
     return {
         "run": run,
         "split": opened.path.stem,
         "split_sha256": file.sha256,
         **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        "precision": source.precision,
-        "decoding": source.decoding,
+        "precision": validation.precision,
+        "decoding": validation.decoding,
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
         "concepts_from": file.source["name"],
@@ -171,34 +178,39 @@ def describe_result(opened, run, tau, source):
         "concept_names": [concept.name for concept in split.own_concepts],
         "background": file.background,
         "split_by": split.division.name,
-        "cosines": cosine_similarities(split.arvs[:own]).tolist(),
+        "cosines": cosine_similarities(split.arvs[:num_concepts]).tolist(),
         "rho": opened.rho,
         "division": split.division.settings(),
         "tau": tau,
-        "files_sha256": source.files_digest(opened.keys),
+        "files_sha256": validation.files_digest(opened.keys),
     }
 
 
-def result_of(described, arrays, opened, source):
-    """A result: what is known of it, and what was measured, concept by concept, as lists for a JSON file.
+def result_of(
+    described: dict[str, Any], arrays: dict[str, np.ndarray], opened: OpenedSplit, validation: ValidationImages
+) -> dict[str, Any]:
+    """A result: what describes it, and the measurements of each concept, as lists for a JSON file.
 
     ``validation`` has a digest of the images of each group, so that results of different images are never summed up
-    together. An image set may be empty: of a class, images were asked for.
+    together. An image set may be empty; a class may not, as its images were asked for.
     """
     names = ("targets", "predictions", "original", "sums", "shares")
-    parts, validation, images = [], {}, source.images
+    parts: list[dict[str, list]] = []
+    digests = {}
+    images = validation.images
     for number, keys in enumerate(opened.groups, start=1):
-        own = np.isin(arrays.get("groups", []), [opened.keys.index(key) for key in keys])
-        if not own.any() and any(len(source.indices(key)) for key in keys):
+        of_concept = np.isin(arrays.get("groups", []), [opened.keys.index(key) for key in keys])
+        if not of_concept.any() and any(len(validation.indices(key)) for key in keys):
             raise UserError(f"concept {number} has no readable image in {images.root}")
-        paths = [str(images.path(index).relative_to(images.root)) for index in arrays["indices"][own]]
-        included = (arrays["shares"][own] >= described["tau"]).tolist()
-        parts.append({"paths": paths, **{name: arrays[name][own].tolist() for name in names}, "included": included})
+        paths = [str(images.path(index).relative_to(images.root)) for index in arrays["indices"][of_concept]]
+        included = (arrays["shares"][of_concept] >= described["tau"]).tolist()
+        measured = {name: arrays[name][of_concept].tolist() for name in names}
+        parts.append({"paths": paths, **measured, "included": included})
         for key in keys:
             of_group = arrays["groups"] == opened.keys.index(key)
-            measured = arrays["indices"][of_group], arrays["contents"][of_group]
-            validation[source.name(key)] = contents_digest(images, *measured)
-    return {**described, "validation": validation, "images": parts}
+            contents = arrays["contents"][of_group]
+            digests[validation.name(key)] = contents_digest(images, arrays["indices"][of_group], contents)
+    return {**described, "validation": digests, "images": parts}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -214,41 +226,53 @@ class Patch(NamedTuple):
     rank: int
 
 
-def names_of_folders(images, classes):
-    """The class name of each of the images' folders; that of a folder without an output is its own."""
-    return [classes.name(classes.outputs[name]) if name in classes.outputs else printable(name)
-            for name in images.folders]  # fmt: skip
+def names_of_folders(images: ImageList, classes: ClassMap) -> list[str]:
+    """The class name of each of the images' folders; a folder without an output is its own name."""
+    outputs = classes.outputs
+    return [classes.name(outputs[name]) if name in outputs else printable(name) for name in images.folders]
 
 
-def top_patches(images, transform, measured, concepts, names, size, rule="ranked"):
-    """The patches of ``size`` pixels that are shown for each channel, read again from their files.
+@dataclass(frozen=True)
+class ConceptImages:
+    """Images that patches are cut out of, and what is written beside them.
+
+    ``transform`` is that of the network; ``concepts`` [n] says which concept (from 0) each image is of, or -1;
+    ``names`` are the class names of the images' folders.
+    """
+
+    images: ImageList
+    transform: Transform
+    concepts: np.ndarray
+    names: list[str]
+
+
+def top_patches(
+    images: ConceptImages, measured: dict[str, np.ndarray], size: int, rule: str = "ranked"
+) -> list[list[Patch]]:
+    """The patches that are shown for each channel, K + 1 lists, read again from their files.
 
     Parameters
     ----------
-    images : ImageList
-    transform : Transform
+    images : ConceptImages
     measured : dict
         ``indices``, ``peaks`` and ``centres``, as ``evaluate`` has them.
-    concepts : array [len(images)]
-        Which concept (from 0) each image is of, or -1.
-    names : list
-        The class name of each of the images' folders.
     size : int
+        Side of a patch in pixels.
     rule : str
         ``ranked`` or ``paper``, of ``utils.method.patches``.
-
-    Returns
-    -------
-    list of K + 1 lists of Patch
     """
-    files, groups, shown = ImageFiles(images, transform), concepts[measured["indices"]], []
+    files = ImageFiles(images.images, images.transform)
+    groups = images.concepts[measured["indices"]]
+    shown = []
     for values, centres in zip(measured["peaks"].T, measured["centres"].swapaxes(0, 1), strict=True):
-        patches, rank = [], ranks(values)
+        rank = ranks(values)
+        patches = []
         for number in most_activating(values, groups if rule == "paper" else None):
             picture = files[measured["indices"][number]]
             if picture.reason is not None:
-                raise UserError(f"cannot read image {images.path(picture.index)} again ({picture.reason})")
-            cut, name = patch(picture.crop.numpy(), centres[number], size), names[images.folder_of[picture.index]]
+                raise UserError(f"cannot read image {images.images.path(picture.index)} again ({picture.reason})")
+            cut = patch(picture.crop.numpy(), centres[number], size)
+            name = images.names[images.images.folder_of[picture.index]]
             patches.append(Patch(cut, int(groups[number]), name, int(rank[number])))
         shown.append(patches)
     return shown

@@ -22,9 +22,9 @@ MOST_UNITS = 512  # whose tiles are in memory at once, 300 KB each
 
 
 class TopPatches(NamedTuple):
-    """The most activating patches of U units, strongest first, at most one an image.
+    """The most activating patches of U units, strongest first, at most one of each image.
 
-    ``values`` float32 [U, 16] are the largest activations at any position, ``centres`` float32 [U, 16, 2] say where,
+    ``values`` float32 [U, 16] are the largest activations at any position, ``centres`` float32 [U, 16, 2] their places,
     as fractions of the image's sides; ``images`` int64 [U, 16] are indices in an ImageList, -1 where there are fewer.
     """
 
@@ -123,6 +123,7 @@ def _tiles(source: ImageSource, patches: TopPatches, size: int) -> np.ndarray:
             raise UserError(f"cannot read image {source.images.path(index)} again ({reason})")
         for index, crop in zip(batch.indices.tolist(), batch.crops.numpy(), strict=True):
             for unit, rank in np.argwhere(images == index):
-                picture = Image.fromarray(patch(crop, patches.centres[unit, rank].tolist(), size))
+                row, column = patches.centres[unit, rank].tolist()
+                picture = Image.fromarray(patch(crop, (row, column), size))
                 tiles[unit, rank] = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
     return tiles

@@ -1,30 +1,37 @@
 """Stage 4's images: from val/, by one pass of the network, or from a val store, without network and images."""
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from utils.errors import printable
-from utils.images.folders import ClassMap, class_folders, has_images, list_images
+from utils.images.batches import ImageBatch
+from utils.images.folders import ClassMap, ImageList, class_folders, has_images, list_images
 from utils.images.image_source import ImageSource, PlannedBatch, batches_by_group
-from utils.method.disentangling import in_order
+from utils.method.disentangling import GroupKey, in_order
 from utils.method.importance import attribution_shares
+from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
+from utils.networks.recording import Record
+from utils.store.importance_store import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
 
-STORED_CHUNKS = 8  # that stay in memory: an image set has images from all over the store
+STORED_CHUNKS = 8  # in memory at once: an image set has images from all over the store
 
 
 class MeasuredBatch(NamedTuple):
-    """Images of one group, B of them: all that the evaluation of any split needs.
+    """B images of one group, with all that the evaluation of any split needs.
 
     ``indices`` LongTensor [B] in the ImageList, ``contents`` uint64 array [B], ``targets`` and ``predictions``
     LongTensor [B]; ``tap_sums`` [B, C_in, taps] float64, ``shares`` [B, C] float16, both on the CPU; ``input`` is the
-    layer's input, or None where it is not at hand.
+    layer's input, or None where the images come from a store.
     """
 
     indices: torch.Tensor
@@ -36,18 +43,18 @@ class MeasuredBatch(NamedTuple):
     input: torch.Tensor | None
 
 
-def list_validation(root, classes, outputs, all_classes=False):
-    """Images of classes, given as network outputs, and of all other classes if asked for: an ImageList of ``val/``."""
-    own = [classes.folder(output) for output in outputs]
-    if not all_classes:
-        return list_images(root, own)
-    others = [name for name in class_folders(root) if name not in own and has_images(root / name)]
-    return list_images(root, [*own, *others])
+def list_validation(root: Path, classes: ClassMap, outputs: Iterable[int], all_classes: bool = False) -> ImageList:
+    """Images of classes, given as network outputs, in ``val/``; with ``all_classes`` of all other classes, too."""
+    folders = [classes.folder(output) for output in outputs]
+    if all_classes:
+        folders += [name for name in class_folders(root) if name not in folders and has_images(root / name)]
+    return list_images(root, folders)
 
 
-def without_images(root, classes, outputs):
-    """Which classes, given as network outputs, have no image in ``val/``: {output: why}."""
-    present, missing = class_folders(root), {}
+def without_images(root: Path, classes: ClassMap, outputs: Iterable[int]) -> dict[int, str]:
+    """The classes, given as network outputs, that have no image in ``val/``: {output: why}."""
+    present = class_folders(root)
+    missing = {}
     for output in outputs:
         folder = classes.folder(output)
         if folder not in present:
@@ -57,51 +64,75 @@ def without_images(root, classes, outputs):
     return missing
 
 
-def without_measured_images(store, images, classes, outputs):
-    """Which classes have no image among those of a val store, its ImageList: {output: why}."""
+def without_measured_images(
+    store: ImportanceStore, images: ImageList, classes: ClassMap, outputs: Iterable[int]
+) -> dict[int, str]:
+    """The classes without an image among those of a val store, its ImageList: {output: why}."""
     missing = [output for output in outputs if classes.folder(output) not in images.folders]
     return {output: f"{store.folder} has no images of {printable(classes.folder(output))}" for output in missing}
 
 
-def contents_digest(images, indices, contents):
-    """SHA-256 of the relative paths and contents of images, that of one class folder say."""
+def contents_digest(images: ImageList, indices: np.ndarray, contents: np.ndarray) -> str:
+    """SHA-256 of the relative paths and contents of images, for example of one class folder."""
     names = b"\0".join(images.paths[indices].tolist())
     return hashlib.sha256(names + np.asarray(contents).tobytes()).hexdigest()
 
 
-class ValidationImages:
-    """Which validation images there are, in groups: a class, or an image set of a split without labels.
+class HasKeys(Protocol):
+    """A split, or what is measured of one: ``keys`` are the groups of images of its concepts, in order."""
+
+    @property
+    def keys(self) -> list[GroupKey]: ...
+
+
+class ValidationImages(ABC):
+    """The validation images, in groups: a class, or an image set of a split without labels.
 
     ``images`` is an ImageList, ``classes`` a ClassMap; ``sets`` has the indices of image sets, {key: array}, ascending.
+    ``precision`` and ``decoding`` are those of the pass that measures the images. ``network`` and its ``layer`` are
+    None where the images have been measured already.
     """
 
-    def __init__(self, images, classes, sets):
-        self.images, self.classes, self.sets = images, classes, sets
+    network: OpenedNetwork | None
+    layer: Layer | None
+    precision: str
+    decoding: str
 
-    def indices(self, key):
+    def __init__(self, images: ImageList, classes: ClassMap, sets: dict[GroupKey, np.ndarray]) -> None:
+        self.images = images
+        self.classes = classes
+        self.sets = sets
+
+    @abstractmethod
+    def batches(self, keys: Iterable[GroupKey]) -> Iterator[tuple[GroupKey, MeasuredBatch | None]]:
+        """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
+
+    def indices(self, key: GroupKey) -> np.ndarray:
         """Indices of the images of a group, ascending."""
         if key in self.sets:
             return self.sets[key]
         return np.flatnonzero(self.images.folder_of == self.images.folders.index(self.classes.folder(key)))
 
-    def name(self, key):
-        """What a group is called where results are compared: its folder, or its split and number."""
-        return " ".join(map(str, key)) if key in self.sets else self.classes.folder(key)
+    def name(self, key: GroupKey) -> str:
+        """The name of a group where results are compared: its folder, or its split and number."""
+        if isinstance(key, tuple):
+            return " ".join(map(str, key))
+        return self.classes.folder(key)
 
-    def with_images(self, opened):
+    def with_images(self, splits: Sequence[HasKeys]) -> tuple[list[GroupKey], list[GroupKey]]:
         """The groups of splits that have images, in order, and the last one of each split."""
-        keys = [key for key in in_order(chain.from_iterable(one.keys for one in opened)) if len(self.indices(key))]
-        return keys, [[key for key in keys if key in one.keys][-1] for one in opened]
+        keys = [key for key in in_order(chain.from_iterable(split.keys for split in splits)) if len(self.indices(key))]
+        return keys, [[key for key in keys if key in split.keys][-1] for split in splits]
 
-    def concepts_of(self, opened):
+    def concepts_of(self, opened: OpenedSplit) -> np.ndarray:
         """Which concept (from 0) of a split each image is of, or -1."""
-        found = np.full(len(self.images), -1)
+        concepts = np.full(len(self.images), -1)
         for k, keys in enumerate(opened.groups):
             for key in keys:
-                found[self.indices(key)] = k
-        return found
+                concepts[self.indices(key)] = k
+        return concepts
 
-    def files_digest(self, keys):
+    def files_digest(self, keys: Iterable[GroupKey]) -> str:
         """SHA-256 of the relative paths and sizes of the images of some groups."""
         digest = hashlib.sha256()
         for index in chain.from_iterable(map(self.indices, keys)):
@@ -121,8 +152,11 @@ class ImagePass(ValidationImages):
         As in ValidationImages.
     """
 
+    network: OpenedNetwork
+    layer: Layer
+
     def __init__(
-        self, network: OpenedNetwork, source: ImageSource, classes: ClassMap, sets: dict[Hashable, np.ndarray]
+        self, network: OpenedNetwork, source: ImageSource, classes: ClassMap, sets: dict[GroupKey, np.ndarray]
     ) -> None:
         super().__init__(source.images, classes, sets)
         self.network = network
@@ -130,64 +164,65 @@ class ImagePass(ValidationImages):
         self.image_source = source
         self.precision = network.precision
         self.decoding = source.loading.decoding
-        outputs = np.array([classes.outputs.get(folder, -1) for folder in self.images.folders])
+        outputs = np.array([classes.outputs.get(folder, -1) for folder in self.images.folders], dtype=np.int64)
         self.targets = torch.from_numpy(outputs[self.images.folder_of])
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"images of {self.images.root}"
 
-    def plan(self, keys: Iterable[Hashable]) -> list[PlannedBatch]:
+    def plan(self, keys: Iterable[GroupKey]) -> list[PlannedBatch[GroupKey]]:
         """The batches of some groups: one is of one group, and so the same for whatever splits."""
         return batches_by_group({key: self.indices(key) for key in keys}, self.image_source.batch_size)
 
-    def batches(self, keys: Iterable[Hashable]) -> Iterator[tuple[Hashable, MeasuredBatch | None]]:
-        """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
+    def batches(self, keys: Iterable[GroupKey]) -> Iterator[tuple[GroupKey, MeasuredBatch | None]]:
         plan = self.plan(keys)
         loader = self.image_source.batches([planned.indices for planned in plan], "validation images")
-        for (key, *_), (batch, record) in zip(plan, self.network.records_in_step(loader, self.targets), strict=True):
-            if record is None:
-                yield key, None
-                continue
-            shares = attribution_shares(record.activation, record.gradient)
-            yield (
-                key,
-                MeasuredBatch(
-                    indices=batch.indices,
-                    contents=batch.contents,
-                    targets=self.targets[batch.indices],
-                    predictions=record.logits.argmax(1).cpu(),
-                    tap_sums=self.layer.tap_sums(record.input).double().cpu(),
-                    shares=shares.half().cpu(),
-                    input=record.input,
-                ),
-            )
+        for planned, (batch, record) in zip(plan, self.network.records_in_step(loader, self.targets), strict=True):
+            yield planned.group, None if record is None else self._measured(batch, record)
+
+    def _measured(self, batch: ImageBatch, record: Record) -> MeasuredBatch:
+        assert record.gradient is not None  # the pass had targets
+        return MeasuredBatch(
+            indices=batch.indices,
+            contents=batch.contents,
+            targets=self.targets[batch.indices],
+            predictions=record.logits.argmax(1).cpu(),
+            tap_sums=self.layer.tap_sums(record.input).double().cpu(),
+            shares=attribution_shares(record.activation, record.gradient).half().cpu(),
+            input=record.input,
+        )
 
 
 class StoredValidation(ValidationImages):
     """Validation images that stage 1 has measured (``--images val``): no network and no image is needed."""
 
-    network = None
-    layer = None
-
-    def __init__(self, store, root, classes, sets):
+    def __init__(self, store: ImportanceStore, root: Path, classes: ClassMap, sets: dict[GroupKey, np.ndarray]) -> None:
         super().__init__(store.read_images(root), classes, sets)
         self.store = store
+        self.network = None
+        self.layer = None
         self.precision = store.meta["precision"]
         self.decoding = store.meta["decoding"]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"measured by {self.store.folder}"
 
-    def batches(self, keys):
-        """The same as ``ImagePass.batches``, without the layer's input."""
-        size, names = self.store.meta["chunk_size"], ("indices", "targets", "predictions", "input_sums", "shares")
-        read = lru_cache(STORED_CHUNKS)(lambda chunk: self.store.read_chunk(chunk, [*names, "content"]))
+    def batches(self, keys: Iterable[GroupKey]) -> Iterator[tuple[GroupKey, MeasuredBatch | None]]:
+        size = self.store.meta["chunk_size"]
+        names = ["indices", "targets", "predictions", "input_sums", "shares", "content"]
+        read = lru_cache(STORED_CHUNKS)(lambda chunk: self.store.read_chunk(chunk, names))
         for key in keys:
-            own = self.indices(key)
-            for chunk in np.unique(own // size).tolist():
-                found = read(chunk)
-                rows = torch.isin(found["indices"], torch.from_numpy(own))
-                indices, targets, predictions, tap_sums, shares = (found[name][rows] for name in names)
-                contents = found["content"][rows.numpy()]
-                batch = MeasuredBatch(indices, contents, targets, predictions, tap_sums.double(), shares, None)
-                yield key, batch if len(indices) else None
+            indices = self.indices(key)
+            for chunk in np.unique(indices // size).tolist():
+                measured = read(chunk)
+                rows = torch.isin(measured["indices"], torch.from_numpy(indices))
+                batch = MeasuredBatch(
+                    indices=measured["indices"][rows],
+                    contents=measured["content"][rows.numpy()],
+                    targets=measured["targets"][rows],
+                    predictions=measured["predictions"][rows],
+                    tap_sums=measured["input_sums"][rows].double(),
+                    shares=measured["shares"][rows],
+                    input=None,
+                )
+                yield key, batch if len(batch.indices) else None

@@ -122,8 +122,8 @@ def evaluate(
     last_of = dict(zip(measures, last, strict=True))
     for key, of_group in groupby(validation.batches(keys), key=itemgetter(0)):
         users = {number: of_split for number, of_split in measures.items() if key in of_split.keys}
-        for _, batch in of_group:
-            for user in users.values() if batch is not None else ():
+        for batch in (batch for _, batch in of_group if batch is not None):
+            for user in users.values():
                 user.add(key, batch)
         for number, user in users.items():
             if last_of[number] == key:

@@ -69,8 +69,8 @@ def _measured(layer_classes: LayerClasses, gamma: float, validation: ValidationI
     split = [groups for groups in layer_classes.groups.values() if len(groups.concepts) > 1]
     sample = np.sort(np.random.default_rng(0).permutation(len(split))[:MOST_CHANNELS])
     sampled = [split[number] for number in sample]
-    clean = [clean_split(layer_classes, groups.channel, groups.concepts) for groups in sampled]
-    clean = [of_channel for of_channel in clean if of_channel is not None]
+    of_channels = [clean_split(layer_classes, groups.channel, groups.concepts) for groups in sampled]
+    clean = [of_channel for of_channel in of_channels if of_channel is not None]
     ap, ap_permuted = _precisions(layer_classes, sampled, validation)
     return {
         "several": int((layer_classes.relevant.sum(0) > 1).sum()),

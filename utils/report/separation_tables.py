@@ -89,8 +89,8 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     for words in ("original", WEIGHTS.words, FITTED.words):
         texts = []
         unit = CHANNELS[words]
-        for name, column, reference in (("AP", NEW.ap, unit.ap), ("AUROC", NEW.auroc, unit.auroc)):
-            differences = [row[column] - row[reference] for row in rows]
+        for name, column, null_column in (("AP", NEW.ap, unit.ap), ("AUROC", NEW.auroc, unit.auroc)):
+            differences = [row[column] - row[null_column] for row in rows]
             mean, low, high = mean_with_interval(differences, channels)
             if np.isfinite(mean):
                 texts.append(f"{name} {mean:+.3f}{interval_text(low, high)}")

@@ -55,7 +55,7 @@ def test_classes_and_pairs_of_every_channel():
     assert channels.polysemantic(-0.2) == []
 
 
-def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, tmp_path):
+def test_the_table_has_a_row_for_every_channel_as_a_loop_finds_it(copy, with_full_figures, tmp_path):
     pairs = printed_pairs(stage2(copy / "store", "--cos_sim_low", "-1", cwd=tmp_path))
     flags = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "0.6")
     flags = (*NETWORK, "--store_dir", copy / "store", *flags, "--output_dir", tmp_path)

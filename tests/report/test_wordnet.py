@@ -209,7 +209,7 @@ def stage2_with_wordnet(folder, output, *more):
     return run_script("get_cosine_similarities.py", *flags, cwd=output, NLTK_DATA=str(folder / "nltk_data"))
 
 
-def test_stage2_draws_and_writes_the_similarity_of_every_pair(named_by_ids, tmp_path):
+def test_stage2_draws_and_writes_the_similarity_of_every_pair(named_by_ids, with_full_figures, tmp_path):
     result = stage2_with_wordnet(named_by_ids, tmp_path, "--cos_sim_low", "0.2", "--cos_sim_high", "0.5")
     assert result.returncode == 0, result.stderr
     name = f"{RUN}_required0.05_p0.5_cossim0.2to0.5_wordnet"

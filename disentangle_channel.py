@@ -104,9 +104,7 @@ def main(settings):
     print_how(division.describe(division_settings), study.only_correct, study.background)
     divider = division.divider(
         division_settings,
-        network=network.module,
-        layer=network.layer,
-        precision=study.precision,
+        network,
         inputs_of=study.inputs_of,
         background=study.background,
     )

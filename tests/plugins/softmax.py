@@ -61,7 +61,7 @@ class Softmax(Division):
         return f"shares by the softmax of ARVs, sharpness {settings['sharpness']:g}"
 
     @classmethod
-    def divider(cls, settings, *, network, layer, precision, inputs_of, background):
+    def divider(cls, settings, network, *, inputs_of, background):
         return SoftmaxDivider(settings["sharpness"])
 
     @classmethod

@@ -15,6 +15,7 @@ from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS,
 from utils.divisions.nulls import NULLS
 from utils.errors import UserError
 from utils.method.disentangling import Candidate, Concept, merge
+from utils.networks.opened_network import OpenedNetwork
 from utils.networks.splitting import with_splits
 from utils.store.scores import unit_of
 from utils.store.separations import SCORED_UNITS
@@ -60,8 +61,10 @@ def split(way, network):
     arvs = (weight.double() * Inputs().means()).sum(-1)
     concepts = [Concept(f"concept {k}", [k]) for k in range(NUM_CONCEPTS)]
     candidate = Candidate(CHANNEL, concepts, weight, None, 16, arvs, arvs.mean(0), [[0], [1], [2]], SOURCE)
-    study = {"network": network, "layer": layer, "precision": "fp32", "background": None}
-    divider = way.divider(way.settings_from({}), **study, inputs_of=lambda concepts, background: Inputs())
+    opened = OpenedNetwork(network, layer, "fp32")
+    divider = way.divider(
+        way.settings_from({}), opened, inputs_of=lambda concepts, background: Inputs(), background=None
+    )
     with divider:
         for key in candidate.keys:
             pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(key))

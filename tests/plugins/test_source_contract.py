@@ -96,8 +96,7 @@ def opened(candidate, study, tmp_path):
     """A split of the candidate, written and read again."""
     way = next(way for way in DIVISIONS.all() if way.name != USUAL_DIVISION)
     settings = way.settings_from({})
-    study_of = {"network": None, "layer": None, "precision": "fp32", "background": study.background}
-    divider = way.divider(settings, **study_of, inputs_of=study.inputs_of)
+    divider = way.divider(settings, None, inputs_of=study.inputs_of, background=study.background)
     split = candidate.split(divider.divide(candidate))
     context = {key: study.meta[key] for key in SPLIT_CONTEXT}
     of_stages = dict.fromkeys(SETTINGS) | {"only_correct": False, "precision": "fp32", "decoding": "pil"}

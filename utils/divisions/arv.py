@@ -15,14 +15,13 @@ from utils.errors import UserError
 from utils.plugins import Flag, later
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from utils.method.disentangling import Candidate
     from utils.method.rho import RhoSearch
-    from utils.networks.layers import Layer
+    from utils.networks.opened_network import OpenedNetwork
 
 torch = later("torch")
-arithmetic = later("utils.networks.precision")
 disentangling = later("utils.method.disentangling")
 rho_search = later("utils.method.rho")
 recording = later("utils.networks.recording")
@@ -94,14 +93,12 @@ class Arv(Division):
     def divider(
         cls,
         settings: dict[str, Any],
+        network: OpenedNetwork,
         *,
-        network: nn.Module,
-        layer: Layer,
-        precision: str,
         inputs_of: InputsOf,
         background: float | None,
     ) -> ArvDivider:
-        return ArvDivider(network, layer, settings["objective"], precision)
+        return ArvDivider(network, settings["objective"])
 
     @classmethod
     def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> ArvRule:
@@ -199,11 +196,10 @@ class ArvDivider(Divider):
     sees_images = True
     progress = "choosing rho"
 
-    def __init__(self, network: nn.Module, layer: Layer, objective: str, precision: str) -> None:
-        self.layer = layer
+    def __init__(self, network: OpenedNetwork, objective: str) -> None:
+        self.network = network
         self.objective = objective
-        self.precision = precision
-        self._recorder = recording.Recorder(network, layer)
+        self._recorder = recording.Recorder(network.module, network.layer)
         self._searches: dict[int, tuple[RhoSearch, Callable[[Tensor], Tensor]]] = {}
 
     def __enter__(self) -> ArvDivider:
@@ -214,7 +210,7 @@ class ArvDivider(Divider):
         self._recorder.__exit__(*error)
 
     def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
-        with arithmetic.network_arithmetic(self.precision, pixels.device):
+        with self.network.arithmetic():
             x = self._recorder.forward(pixels).input  # may have several rows an image
         for candidate in candidates:
             search, maps = self._search(candidate)
@@ -226,7 +222,7 @@ class ArvDivider(Divider):
         if id(candidate) not in self._searches:
             num_own = len(candidate.own_concepts)
             search = rho_search.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
-            self._searches[id(candidate)] = (search, self.layer.maps(search.rows, search.biases))
+            self._searches[id(candidate)] = (search, self.network.layer.maps(search.rows, search.biases))
         return self._searches[id(candidate)]
 
     def divide(self, candidate: Candidate) -> Arv:

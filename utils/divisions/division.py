@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from utils.plugins import Flag, later
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from utils.divisions.nulls import Null
     from utils.method.disentangling import Candidate, Concept
-    from utils.networks.layers import Layer
+    from utils.networks.opened_network import OpenedNetwork
 
 disentangling = later("utils.method.disentangling")
 
@@ -130,10 +130,8 @@ class Division(ABC):
     def divider(
         cls,
         settings: dict[str, Any],
+        network: OpenedNetwork,
         *,
-        network: nn.Module,
-        layer: Layer,
-        precision: str,
         inputs_of: InputsOf,
         background: float | None,
     ) -> Divider:
@@ -144,11 +142,7 @@ class Division(ABC):
         settings
             Of ``settings_from``.
         network
-            Frozen, on its device.
-        layer
-            Of the network.
-        precision
-            Of the network's arithmetic.
+            Its layer of interest has the channels that are divided.
         inputs_of
             Gives the ConceptInputs of Concepts and the weight of everything else (None: without it).
         background

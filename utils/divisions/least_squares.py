@@ -14,10 +14,10 @@ from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.plugins import later
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from utils.method.disentangling import Candidate
-    from utils.networks.layers import Layer
+    from utils.networks.opened_network import OpenedNetwork
 
 torch = later("torch")
 least_squares = later("utils.method.shares")
@@ -62,10 +62,8 @@ class LeastSquares(Division):
     def divider(
         cls,
         settings: dict[str, Any],
+        network: OpenedNetwork,
         *,
-        network: nn.Module,
-        layer: Layer,
-        precision: str,
         inputs_of: InputsOf,
         background: float | None,
     ) -> LeastSquaresDivider:

@@ -91,12 +91,14 @@ class MapReader:
     def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
         """Images as the network sees them, but for normalisation: uint8 arrays [H, W, 3]."""
         files = ImageFiles(self.source.images, self.source.transform)
-        pictures = [files[int(index)] for index in indices]
-        for picture in pictures:
-            if picture.reason is not None:
+        crops = []
+        for index in indices:
+            picture = files[int(index)]
+            if picture.crop is None:
                 path = printable(str(self.source.images.path(picture.index)))
                 raise UserError(f"cannot read image {path} ({printable(str(picture.reason))})")
-        return [picture.crop.numpy() for picture in pictures]
+            crops.append(picture.crop.numpy())
+        return crops
 
     def patches(self, channel: int, indices: Sequence[int]) -> list[np.ndarray]:
         """The patch around the place where a channel is strongest in each image [n]: arrays [h, w, 3]."""

@@ -173,7 +173,7 @@ class EqualityProof:
         if key not in self._originals:
             shown = pixels[:: IN_FP64 if network.precision == "fp64" else 1].to(network.layer.weight)
             self._originals[key] = [_Batch.of(network, batch) for batch in shown.split(BATCH)]
-            sizes = {own: sum(batch.num_bytes for batch in batches) for own, batches in self._originals.items()}
+            sizes = {each: sum(batch.num_bytes for batch in batches) for each, batches in self._originals.items()}
             while len(self._originals) > 1 and sum(sizes.values()) > MOST_BYTES:
                 oldest = next(iter(self._originals))
                 del self._originals[oldest], sizes[oldest]

@@ -141,7 +141,7 @@ class PatchFiles(ImageFiles):
 
     def __getitem__(self, number: int) -> Picture:
         picture = super().__getitem__(number)
-        if picture.reason is None:
+        if picture.crop is not None:
             cut = patch(picture.crop.numpy(), self.centres[number], self.size)
             picture.crop = self.whole.crop(Image.fromarray(np.ascontiguousarray(cut)))
         return picture

@@ -269,7 +269,7 @@ def top_patches(
         patches = []
         for number in most_activating(values, groups if rule == "paper" else None):
             picture = files[measured["indices"][number]]
-            if picture.reason is not None:
+            if picture.crop is None:
                 raise UserError(f"cannot read image {images.images.path(picture.index)} again ({picture.reason})")
             cut = patch(picture.crop.numpy(), centres[number], size)
             name = images.names[images.images.folder_of[picture.index]]

@@ -109,7 +109,7 @@ class ValidationImages(ABC):
 
     def indices(self, key: GroupKey) -> np.ndarray:
         """Indices of the images of a group, ascending."""
-        if key in self.sets:
+        if isinstance(key, tuple):
             return self.sets[key]
         return np.flatnonzero(self.images.folder_of == self.images.folders.index(self.classes.folder(key)))
 

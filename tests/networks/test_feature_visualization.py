@@ -20,6 +20,7 @@ from utils.networks.feature_visualization import (
     transformed,
 )
 from utils.networks.layers import layer_of
+from utils.networks.opened_network import OpenedNetwork
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -45,7 +46,8 @@ def all_channels(layer, scale=1):
 
 def maximise(network, layer, channels=None, transform=TRANSFORM, seeds=1, steps=30):
     channels = all_channels(layer) if channels is None else channels
-    return maximise_activation(network, as_layer(layer), *channels, transform, device=CPU, seeds=seeds, steps=steps)
+    opened = OpenedNetwork(network, as_layer(layer), "fp32")
+    return maximise_activation(opened, *channels, transform, seeds=seeds, steps=steps)
 
 
 def means(network, layer, images, transform=TRANSFORM):
@@ -268,8 +270,8 @@ def test_every_step_sees_other_views_and_the_result_is_none_of_them(colours, mon
 
 def test_every_step_has_its_place_on_the_progress_bar(colours, capsys, monkeypatch):
     monkeypatch.setattr(visualization, "BATCH_SIZE", 2)
-    channels, options = all_channels(colours.layer), dict(device=CPU, seeds=1, steps=7, description="seven")
-    maximise_activation(colours, as_layer(colours.layer), *channels, TRANSFORM, **options)
+    opened = OpenedNetwork(colours, as_layer(colours.layer), "fp32")
+    maximise_activation(opened, *all_channels(colours.layer), TRANSFORM, seeds=1, steps=7, description="seven")
     error = capsys.readouterr().err
     assert "seven" in error and "14/14" in error
 
@@ -277,7 +279,7 @@ def test_every_step_has_its_place_on_the_progress_bar(colours, capsys, monkeypat
 @pytest.mark.parametrize("make", [factories.small, factories.with_kernel, factories.tokens])
 def test_what_is_reached_is_the_mean_over_positions_of_the_channel_in_its_own_images(make):
     network, transform = make().requires_grad_(False), Transform(16, 16)
-    layer = layer_of("last", network.last)
+    opened = OpenedNetwork(network, layer_of("last", network.last), "fp32")
     pictures = torch.randint(0, 256, (12, 2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     outputs = []
     network.last.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -285,5 +287,5 @@ def test_what_is_reached_is_the_mean_over_positions_of_the_channel_in_its_own_im
     (output,) = outputs
     means = output.mean((2, 3)) if output.ndim == 4 else output.mean(1)  # [24, 12]
     expected = torch.stack([means[2 * channel : 2 * channel + 2, channel] for channel in range(12)])
-    found = reached_activation(network, layer, layer.weight, layer.bias, pictures, transform, device=CPU)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    reached = reached_activation(opened, opened.layer.weight, opened.layer.bias, pictures, transform)
+    torch.testing.assert_close(reached, expected, rtol=1e-4, atol=1e-5)

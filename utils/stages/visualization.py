@@ -35,16 +35,6 @@ def visualize(
     """
     rows = split.shown_rows(rho)
     biases = None if split.bias is None else split.bias.expand(len(rows))
-    device = network.device
-    pictures = maximise_activation(
-        network.module,
-        network.layer,
-        rows,
-        biases,
-        transform,
-        device=device,
-        steps=described["steps"],
-        seeds=described["seeds"],
-    )
-    reached = reached_activation(network.module, network.layer, rows, biases, pictures, transform, device=device)
+    pictures = maximise_activation(network, rows, biases, transform, steps=described["steps"], seeds=described["seeds"])
+    reached = reached_activation(network, rows, biases, pictures, transform)
     return {**described, "pictures": packed(pictures.numpy()), "reached": reached.tolist()}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from tests import factories
 from tests.oracles import contributions, load, pure_by_hand, stored_images
@@ -17,8 +18,6 @@ from utils.concept_sources import image_sets
 from utils.concept_sources.image_sets import strongest_images
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError
-from utils.method.clustering import k_means
-from utils.method.concept_directions import concept_clusters
 from utils.method.shares import least_squares_shares
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -37,12 +36,50 @@ def only_split(folder, method):
     return path, read_split(path)
 
 
+def clusters_by_search(points, number, starts=100):
+    """Labels [n] and means [K, F] of the least squared distances of many random starts, the largest cluster first."""
+    points = points.double().numpy()
+    random = np.random.default_rng(0)
+    best, least = None, np.inf
+    for _ in range(starts):
+        means = points[random.choice(len(points), number, replace=False)]
+        for _ in range(30):
+            labels = np.square(points[:, None] - means).sum(-1).argmin(1)
+            if len(np.unique(labels)) < number:
+                break
+            means = np.stack([points[labels == k].mean(0) for k in range(number)])
+        else:
+            distances = np.square(points - means[labels]).sum()
+            if distances < least:
+                best, least = labels, distances
+    members = [np.flatnonzero(best == k) for k in range(number)]
+    members.sort(key=lambda images: (-len(images), images[0]))
+    labels = np.empty(len(points), dtype=int)
+    for k, images in enumerate(members):
+        labels[images] = k
+    return torch.from_numpy(labels), torch.stack([torch.from_numpy(points[images].mean(0)) for images in members])
+
+
 def circuit_sets(given, number=3, references=12):
     """The image sets that circuits must make, each ascending, and their centroids."""
     order = sorted(range(len(given)), key=lambda image: (-float(given[image].sum()), image))[:references]
-    circuits = given[order] / given[order].abs().sum(1, keepdim=True)
-    labels, centroids = k_means(circuits, number)
-    return [sorted(order[place] for place in np.flatnonzero(labels == one)) for one in range(number)], centroids
+    labels, centroids = clusters_by_search(given[order] / given[order].abs().sum(1, keepdim=True), number)
+    return [sorted(order[row] for row in np.flatnonzero(labels == k)) for k in range(number)], centroids
+
+
+def vector_sets(means, scale):
+    """The rows of reference images [n, C] that concept vectors must make a set of each, and the sets' means.
+
+    As many clusters as merges at 3.5 times the root of the scale leave; images at a squared distance of the scale or
+    more are dropped, then sets of fewer than five.
+    """
+    means = means.double()
+    number = fcluster(linkage(means.numpy(), "ward"), np.nextafter(3.5 * scale**0.5, 0), "distance").max()
+    labels, centroids = clusters_by_search(means, number)
+    near = (means - centroids[labels]).square().sum(1) < scale
+    sets = [torch.nonzero((labels == k) & near).flatten() for k in range(number)]
+    sets = sorted((rows for rows in sets if len(rows) >= 5), key=lambda rows: (-len(rows), rows[0]))
+    return sets, torch.stack([means[rows].mean(0) for rows in sets])
 
 
 def folders(images):
@@ -108,9 +145,10 @@ def test_concept_vectors_are_those_of_all_channels(copy):
     order = given.sum(1).argsort(descending=True, stable=True)[:20]
     means = torch.stack([contributions(copy, channel=channel).sum(1) for channel in range(12)], 1) / positions
     scale = float((means - means.mean(0)).square().sum(1).mean())
-    labels, centroids = concept_clusters(means[order], scale)
-    for k, concept in enumerate(file.split.own_concepts):
-        assert concept.images == order[labels == k].sort().values.tolist()
+    sets, centroids = vector_sets(means[order], scale)
+    assert [concept.images for concept in file.split.own_concepts] == [
+        order[rows].sort().values.tolist() for rows in sets
+    ]
     torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-4, atol=1e-5)
     assert file.source["state"]["restarts"] == 5
 
@@ -121,7 +159,7 @@ def test_pure_is_that_of_the_images(copy):
     _, file = only_split(copy, "pure")
     values, circuits = pure_by_hand(copy, "train")
     order = values.argsort(descending=True, stable=True)[:10]
-    labels, centroids = k_means(circuits[order], 2)
+    labels, centroids = clusters_by_search(circuits[order], 2)
     for k, concept in enumerate(file.split.own_concepts):
         assert concept.images == order[labels == k].sort().values.tolist()
     torch.testing.assert_close(file.source["state"]["centroids"], centroids, rtol=1e-3, atol=1e-5)

@@ -20,7 +20,7 @@ from utils.report.result_tables import (
     result_groups,
     where_from,
 )
-from utils.report.tables import warn_of
+from utils.report.tables import settled, warn_of
 from utils.store.files import image_sets_name, number_text, write_bytes
 from utils.store.results import Results
 
@@ -29,26 +29,22 @@ USUAL = {"precision": PRECISION, "decoding": DECODER}  # other values are part o
 
 
 def write_tables(results: Results) -> tuple[list[ResultGroup], list[Path]]:
-    """Write the rows of images and the summaries of all results: their ResultGroups, and the paths of the files.
+    """Write the rows of images and the summaries of all results: their ResultGroups, and the paths of the files."""
+    return settled(results, lambda entries: _write_tables_of(entries, results))
 
-    Other processes may write results at the same time: everything is written again until nothing has changed
-    meanwhile, so that the last process has seen all results. (A lock would need a file system that has locks.)
-    """
-    state = None
-    while state != results.state():
-        state = results.state()
-        entries = results.read_all()
-        if not entries and results.stale:
-            raise UserError(
-                f"{results.folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})"
-            )
-        if not entries:
-            raise UserError(f"there are no results in {results.folder}: run get_results.py --get_quantitative first")
-        groups = result_groups(entries)
-        paths = _write_rows(results.folder, entries)
-        for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
-            write_bytes(results.folder / f"summary.{kind}", text(groups).encode())
-            paths.append(results.folder / f"summary.{kind}")
+
+def _write_tables_of(entries: list[dict[str, Any]], results: Results) -> tuple[list[ResultGroup], list[Path]]:
+    folder = results.folder
+    if not entries and results.stale:
+        raise UserError(f"{folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})")
+    if not entries:
+        raise UserError(f"there are no results in {folder}: run get_results.py --get_quantitative first")
+    groups = result_groups(entries)
+    paths = _write_rows(folder, entries)
+    for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
+        path = folder / f"summary.{kind}"
+        write_bytes(path, text(groups).encode())
+        paths.append(path)
     return groups, paths
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.errors import listed
 from utils.report.latex import escaped, floating, tabular
@@ -14,6 +14,7 @@ from utils.store.files import write_bytes
 from utils.store.measurements import Measurements
 
 LONGEST_NAME = 40  # characters of a name in a table
+Written = TypeVar("Written")
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,31 @@ def grouped(
     return [group for of_settings in candidates.values() for _, group in of_settings]
 
 
-def write_settled(measurements: Measurements, texts: Mapping[str, Callable[[list[dict[str, Any]]], str]]) -> list[Path]:
-    """Write the files that are made of all entries of Measurements: their paths.
+def settled(measurements: Measurements, write: Callable[[list[dict[str, Any]]], Written]) -> Written:
+    """What ``write`` returns, which writes the files that are made of all entries of Measurements.
 
-    Other processes may write entries at the same time: everything is made again until nothing has changed meanwhile.
+    Other processes may write entries at the same time: the files are written again until nothing has changed meanwhile,
+    so that the last process has seen all entries. (A lock would need a file system that has locks.)
+    """
+    while True:
+        state = measurements.state()
+        written = write(measurements.read_all())
+        if state == measurements.state():
+            return written
+
+
+def write_settled(measurements: Measurements, texts: Mapping[str, Callable[[list[dict[str, Any]]], str]]) -> list[Path]:
+    """Write files that are made of all entries of Measurements; return their paths.
 
     ``texts`` has, for each file name, the function that makes the file's text of the entries.
     """
-    state = None
-    while state != measurements.state():
-        state = measurements.state()
-        entries = measurements.read_all()
+
+    def write(entries: list[dict[str, Any]]) -> list[Path]:
         for name, text in texts.items():
             write_bytes(measurements.folder / name, text(entries).encode())
-    return [measurements.folder / name for name in texts]
+        return [measurements.folder / name for name in texts]
+
+    return settled(measurements, write)
 
 
 def warn_of(names: list[str], text: str) -> None:

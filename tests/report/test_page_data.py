@@ -10,8 +10,8 @@ import torch
 
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import Levels, class_pairs
-from utils.report.page_data import KnownLayer, best_first, class_rows, table_data, units_of
-from utils.report.page_splits import KnownSplit, in_order, kind_of
+from utils.report.page_data import ReportedLayer, best_first, class_rows, table_data, units_of
+from utils.report.page_splits import MeasuredSplit, in_order, kind_of
 from utils.report.verdicts import MeanSeparation, Verdict
 from utils.stages.relevance import LayerClasses
 
@@ -30,14 +30,14 @@ def layer(splits=None):
     pairs = class_pairs(weight, inputs, relevant)
     found = LayerClasses(weight, None, 4, inputs[None], images, levels, relevant, pairs, {})
     found.groups[0] = SimpleNamespace(concepts=[[0], [1]], cosines=torch.eye(2), channel=0, lowest_cosine=lambda: 0)
-    return KnownLayer({}, SETTINGS, CLASSES, found, counts, None, splits or {})
+    return ReportedLayer({}, SETTINGS, CLASSES, found, counts, None, splits or {})
 
 
 def known_split(kind="groups", split_by="arv", only_correct=False, name="a"):
     division, rows = SimpleNamespace(name=split_by), torch.zeros(3, 2, 1)
     split = SimpleNamespace(division=division, shown_rows=lambda _: rows, classes=[[0], [1]], rho=1.0)
     file = SimpleNamespace(split=split, settings={"only_correct": only_correct})
-    return KnownSplit(Path(f"{name}.pt"), file, kind, None, None, [])
+    return MeasuredSplit(Path(f"{name}.pt"), file, kind, None, None, [])
 
 
 def test_one_sees_how_near_a_class_came_and_why_it_did_not():

@@ -9,8 +9,8 @@ from utils.errors import UserError
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.report.page_commands import COUNTED, ORIGIN
-from utils.report.page_data import KnownLayer
-from utils.report.page_splits import Measured, in_order, kind_of
+from utils.report.page_data import ReportedLayer
+from utils.report.page_splits import MeasuredSplits, in_order, kind_of
 from utils.stages.relevance import find_classes
 from utils.store.class_statistics import ClassStore
 from utils.store.effects import Effects
@@ -22,7 +22,7 @@ from utils.store.splits import read_split
 
 
 def open_layer(settings, run, stage_two):
-    """Everything that is there of a layer: a KnownLayer and the Measured results of its splits."""
+    """Everything that is there of a layer: a ReportedLayer and the Measured results of its splits."""
     store, of_stage_two = ImportanceStore(settings.store_dir, run), stage_two.settings
     meta = store.load_meta()
     check_asked_network(settings, meta, store.folder)
@@ -37,8 +37,8 @@ def open_layer(settings, run, stage_two):
     measurements = Results(*where), Separations(*where), Effects(*where)
     for one in measurements:
         one.check(run, meta["weights_sha256"])
-    measured = Measured(*measurements, of_stage_two["tau"])
-    known = KnownLayer(meta, of_stage_two, ClassMap(meta["classes"]), found, counts, stage_two.guide(), {})
+    measured = MeasuredSplits(*measurements, of_stage_two["tau"])
+    known = ReportedLayer(meta, of_stage_two, ClassMap(meta["classes"]), found, counts, stage_two.guide(), {})
     for channel, splits in _splits(settings, run, meta).items():
         groups, pairs = known.channels.groups(channel), known.channels.pairs_of(channel)
         under = pairs[gamma_polysemantic(pairs.cosine, of_stage_two["gamma"])]

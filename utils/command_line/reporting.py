@@ -121,7 +121,7 @@ class PatchMaker:
     Parameters
     ----------
     settings : ResultSettings
-    known : KnownLayer
+    known : ReportedLayer
     device : torch.device
     folder : Path
         Of the report.

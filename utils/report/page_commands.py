@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.store.files import damage_is_one_line, number_text, read_json
 
 if TYPE_CHECKING:
-    from utils.report.page_splits import KnownSplit
+    from utils.report.page_splits import MeasuredSplit
 
 COUNTED = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # what chose the classes of a channel
 ORIGIN = ("model", "layer", "weights_sha256")
@@ -67,18 +67,18 @@ class Commands:
         self._stage_two = stage_two
         self._output_dir = output_dir
 
-    def split(self, known: KnownSplit) -> str:
+    def split(self, measured: MeasuredSplit) -> str:
         """What makes a split again."""
-        split = known.split
+        split = measured.split
         division = split.division
-        settings = known.file.settings
-        source = SOURCES.get(known.file.source["name"])
+        settings = measured.file.settings
+        source = SOURCES.get(measured.file.source["name"])
         if not source.labelled:
             more = ["--concepts_from", source.name, "--channel_disentangle", split.channel]
-            more += source.flag_words(known.file.source["state"])
+            more += source.flag_words(measured.file.source["state"])
             more += ["--only_correct"] if settings["only_correct"] else []
-        elif known.kind != "own choice" and settings["tau"] is not None:
-            candidates = self._stage_two.groups if known.kind == "groups" else self._stage_two.pairs
+        elif measured.kind != "own choice" and settings["tau"] is not None:
+            candidates = self._stage_two.groups if measured.kind == "groups" else self._stage_two.pairs
             more = ["--candidates", candidates, "--channel_disentangle", split.channel]
         else:
             more = ["--channel_disentangle", split.channel]
@@ -87,7 +87,7 @@ class Commands:
             more += ["--only_correct"] if settings["only_correct"] else []
         more += ["--split_by", division.name]
         more += division.flag_words(division.settings()) if division.settings() != division.settings_from({}) else []
-        weight = known.file.background
+        weight = measured.file.background
         more += ["--background", number_text(weight or 0)] if weight != source.background_with(division) else []
         return self._command("disentangle_channel.py", *more)
 

@@ -15,7 +15,7 @@ from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of
 from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
-from utils.report.page_splits import KnownSplit, describe_split
+from utils.report.page_splits import MeasuredSplit, describe_split
 from utils.report.page_writer import Pictures, Strip
 from utils.report.verdicts import mean_separation, verdict
 from utils.stages.relevance import LayerClasses
@@ -25,7 +25,7 @@ MOST_IN_MATRIX = 60
 
 
 @dataclass(frozen=True)
-class KnownLayer:
+class ReportedLayer:
     """The stored results of stages 1 to 4 for a layer.
 
     ``settings`` are those of stage 2, which gave ``layer_classes``. ``counts`` [T, C] is the number of images, of those
@@ -39,7 +39,7 @@ class KnownLayer:
     layer_classes: LayerClasses
     counts: torch.Tensor
     guide: dict | None
-    splits: dict[int, list[KnownSplit]]
+    splits: dict[int, list[MeasuredSplit]]
 
     @cached_property
     def channels(self) -> ChannelClasses:
@@ -57,7 +57,7 @@ class KnownLayer:
         others = {channel for channel in self.splits if self.first_split(channel)} - set(self.polysemantic)
         return [*self.polysemantic, *sorted(others)]
 
-    def first_split(self, channel: int) -> KnownSplit | None:
+    def first_split(self, channel: int) -> MeasuredSplit | None:
         """The split of a channel whose new channels are shown, or None: splits without labels are only listed."""
         return next((split for split in self.splits.get(channel, ()) if split.kind in ("groups", "pair")), None)
 
@@ -79,7 +79,7 @@ class KnownLayer:
         return f"{settings_text(**{name: self.settings[name] for name in names})}, γ = {self.settings['gamma']:g}"
 
 
-def units_of(known: KnownLayer) -> tuple[torch.Tensor, torch.Tensor | None, dict[int, range]]:
+def units_of(layer: ReportedLayer) -> tuple[torch.Tensor, torch.Tensor | None, dict[int, range]]:
     """The units whose patches are shown: the original channel first, then ``c'_1 .. c'_K`` of its first split.
 
     Returns
@@ -91,14 +91,14 @@ def units_of(known: KnownLayer) -> tuple[torch.Tensor, torch.Tensor | None, dict
     """
     rows: list[torch.Tensor] = []
     units = {}
-    for channel in known.shown:
-        first = known.first_split(channel)
-        of_channel = known.layer_classes.weight[channel][None] if first is None else first.split.shown_rows(first.rho)
+    for channel in layer.shown:
+        first = layer.first_split(channel)
+        of_channel = layer.layer_classes.weight[channel][None] if first is None else first.split.shown_rows(first.rho)
         units[channel] = range(len(rows), len(rows) + len(of_channel))
         rows += of_channel.float()
     if not rows:
         return torch.empty(0), None, units
-    bias = known.layer_classes.bias
+    bias = layer.layer_classes.bias
     biases = None
     if bias is not None:
         biases = torch.cat([bias[channel].expand(len(numbers)) for channel, numbers in units.items()])
@@ -110,34 +110,34 @@ def units_of(known: KnownLayer) -> tuple[torch.Tensor, torch.Tensor | None, dict
 
 
 def describe_channel(
-    known: KnownLayer, channel: int, strips: list[Strip], *, output_dir: Path, commands: Commands, pictures: Pictures
+    layer: ReportedLayer, channel: int, strips: list[Strip], *, output_dir: Path, commands: Commands, pictures: Pictures
 ) -> dict:
     """What the table and the page of a channel show.
 
     Parameters
     ----------
-    known
+    layer
     channel
     strips
         Of the original channel, and of the new ones of its first split.
     output_dir, commands, pictures
         As in ``describe_split``.
     """
-    groups = known.channels.groups(channel)
-    classes = known.channels.classes(channel)
-    shares = [float(known.shares[output, channel]) for output in classes]
-    pairs = known.channels.pairs_of(channel)
+    groups = layer.channels.groups(channel)
+    classes = layer.channels.classes(channel)
+    shares = [float(layer.shares[output, channel]) for output in classes]
+    pairs = layer.channels.pairs_of(channel)
     lowest = float(pairs.cosine.min()) if len(pairs) else np.nan
-    is_polysemantic = bool(gamma_polysemantic(np.nan_to_num(lowest, nan=np.inf), known.settings["gamma"]))
-    first = known.first_split(channel)
+    is_polysemantic = bool(gamma_polysemantic(np.nan_to_num(lowest, nan=np.inf), layer.settings["gamma"]))
+    first = layer.first_split(channel)
     rows = None if first is None else first.separation
     mean = mean_separation(rows)
-    concept_of = known.concept_of(channel)
+    concept_of = layer.concept_of(channel)
     return {
         "channel": channel,
         "file": f"channel_{channel}.html",
         "groups": [
-            {"number": k + 1, "style": page_svg.style_of(k), "names": [known.classes.name(output) for output in group]}
+            {"number": k + 1, "style": page_svg.style_of(k), "names": [layer.classes.name(output) for output in group]}
             for k, group in enumerate(groups)
         ],
         "num_classes": len(classes),
@@ -146,20 +146,20 @@ def describe_channel(
         "verdict": verdict(len(groups), is_polysemantic, first is not None, rows),
         "separation": mean,
         "bar": None if np.isnan(mean.after) else page_svg.before_after(mean.before, mean.after, mean.null),
-        "low": known.channels.low(channel, classes),
+        "low": layer.channels.low(channel, classes),
         "units": [
-            {**unit, "src": strip.src, "patches": _patches(strip, concept_of, known.classes)}
+            {**unit, "src": strip.src, "patches": _patches(strip, concept_of, layer.classes)}
             for unit, strip in zip(_units(first), strips, strict=True)
         ],
         "shown_split": None if first is None else first.how_divided,
-        "classes": class_rows(known, channel, concept_of),
-        "matrix": _matrix(known, channel),
-        "splits": [describe_split(split, output_dir, commands, pictures) for split in known.splits.get(channel, [])],
+        "classes": class_rows(layer, channel, concept_of),
+        "matrix": _matrix(layer, channel),
+        "splits": [describe_split(split, output_dir, commands, pictures) for split in layer.splits.get(channel, [])],
         "split_command": commands.split_channel(channel, len(groups) > 1),
     }
 
 
-def _units(first: KnownSplit | None) -> list[dict[str, str]]:
+def _units(first: MeasuredSplit | None) -> list[dict[str, str]]:
     """The label, style and symbol of a channel, and of the new channels of its first split."""
     units = [{"label": "original channel", "style": "original", "symbol": "c"}]
     if first is not None:
@@ -188,13 +188,13 @@ def _patches(strip: Strip, concept_of: dict[int, int], classes: ClassMap) -> lis
     return patches
 
 
-def class_rows(known: KnownLayer, channel: int, concept_of: dict[int, int]) -> list[dict]:
+def class_rows(layer: ReportedLayer, channel: int, concept_of: dict[int, int]) -> list[dict]:
     """A row for each class that a channel is relevant for, then for those that come nearest: highest share first."""
-    shares = known.shares[:, channel]
-    relevant = set(known.channels.classes(channel))
+    shares = layer.shares[:, channel]
+    relevant = set(layer.channels.classes(channel))
     order = torch.argsort(torch.nan_to_num(shares, nan=-1), descending=True, stable=True).tolist()
     nearest = [output for output in order if output not in relevant and shares[output] > 0][:NEAREST]
-    low = {int(output) for output in torch.nonzero(known.layer_classes.levels.below[:, channel]).flatten()}
+    low = {int(output) for output in torch.nonzero(layer.layer_classes.levels.below[:, channel]).flatten()}
     rows = []
     for output in [*(output for output in order if output in relevant), *nearest]:
         k = concept_of.get(output)
@@ -203,42 +203,42 @@ def class_rows(known: KnownLayer, channel: int, concept_of: dict[int, int]) -> l
         rows.append(
             {
                 "output": output,
-                "folder": printable(known.classes.folder(output)),
-                "name": known.classes.name(output),
+                "folder": printable(layer.classes.folder(output)),
+                "name": layer.classes.name(output),
                 "number": None if k is None else k + 1,
                 "style": style,
                 "relevant": output in relevant,
-                "why": _why_not(known, output, share, output in low) if output not in relevant else "",
+                "why": _why_not(layer, output, share, output in low) if output not in relevant else "",
                 "low": output in low,
                 "share": share,
-                "images": int(known.layer_classes.images[0][output]),
-                "bar": page_svg.share_bar(share, known.settings["p"], style if output in relevant else "faint"),
+                "images": int(layer.layer_classes.images[0][output]),
+                "bar": page_svg.share_bar(share, layer.settings["p"], style if output in relevant else "faint"),
             }
         )
     return rows
 
 
-def _why_not(known: KnownLayer, output: int, share: float, is_low: bool) -> str:
-    if known.layer_classes.images[0, output] < known.settings["min_images"]:
-        return f"fewer than {known.settings['min_images']} images"
-    if share < known.settings["p"]:
+def _why_not(layer: ReportedLayer, output: int, share: float, is_low: bool) -> str:
+    if layer.layer_classes.images[0, output] < layer.settings["min_images"]:
+        return f"fewer than {layer.settings['min_images']} images"
+    if share < layer.settings["p"]:
         return "below p"
-    return "below the channel's mean" if is_low and known.settings["only_above_mean"] else ""
+    return "below the channel's mean" if is_low and layer.settings["only_above_mean"] else ""
 
 
-def _matrix(known: KnownLayer, channel: int) -> Markup | None:
+def _matrix(layer: ReportedLayer, channel: int) -> Markup | None:
     """The drawing of the cosines of a channel's classes; None with fewer than two; of many those of highest share."""
-    classes = known.channels.classes(channel)
+    classes = layer.channels.classes(channel)
     if len(classes) < 2:
         return None
     if len(classes) > MOST_IN_MATRIX:
-        by_share = sorted(classes, key=lambda output: -known.shares[output, channel])
+        by_share = sorted(classes, key=lambda output: -layer.shares[output, channel])
         classes = sorted(by_share[:MOST_IN_MATRIX])
-    arvs = averaged_relevance_vectors(known.layer_classes.weight[channel], known.layer_classes.mean_inputs[0][classes])
-    group_of = {output: k for k, group in enumerate(known.channels.groups(channel)) for output in group}
-    names = [known.classes.name(output) for output in classes]
+    arvs = averaged_relevance_vectors(layer.layer_classes.weight[channel], layer.layer_classes.mean_inputs[0][classes])
+    group_of = {output: k for k, group in enumerate(layer.channels.groups(channel)) for output in group}
+    names = [layer.classes.name(output) for output in classes]
     groups = [group_of[output] for output in classes]
-    return page_svg.cosine_matrix(cosine_similarities(arvs), groups, names, known.settings["gamma"])
+    return page_svg.cosine_matrix(cosine_similarities(arvs), groups, names, layer.settings["gamma"])
 
 
 def best_first(channels: list[dict]) -> list[dict]:
@@ -283,30 +283,30 @@ def table_data(channels: list[dict]) -> list[dict]:
 # The layer
 
 
-def describe_layer(known: KnownLayer) -> dict:
+def describe_layer(layer: ReportedLayer) -> dict:
     """Counts of the layer at a glance, and diagnostics for choosing gamma."""
-    channels = known.channels
+    channels = layer.channels
     counts = np.bincount(np.minimum(channels.num_classes, 3), minlength=4)
-    pairs = known.layer_classes.pairs
-    under = gamma_polysemantic(pairs.cosine, known.settings["gamma"])
-    one_group = sum(len(channels.groups(channel)) == 1 for channel in known.polysemantic)
+    pairs = layer.layer_classes.pairs
+    under = gamma_polysemantic(pairs.cosine, layer.settings["gamma"])
+    one_group = sum(len(channels.groups(channel)) == 1 for channel in layer.polysemantic)
     return {
         "counts": counts.tolist(),
         "total": len(channels),
         "pairs": len(pairs),
         "pairs_under": int(under.sum()),
-        "polysemantic": len(known.polysemantic),
+        "polysemantic": len(layer.polysemantic),
         "several": len(channels.several_groups()),
         "one_group": one_group,
-        "split": sum(known.first_split(channel) is not None for channel in known.polysemantic),
+        "split": sum(layer.first_split(channel) is not None for channel in layer.polysemantic),
         "low": channels.num_low(),
         "relevant": int(channels.relevant.sum()),
-        "gamma": _gamma(known),
+        "gamma": _gamma(layer),
     }
 
 
-def _gamma(known: KnownLayer) -> dict | None:
-    guide = known.guide
+def _gamma(layer: ReportedLayer) -> dict | None:
+    guide = layer.guide
     if guide is None or not has_anything(guide):
         return None
     printed = [guide["clean"]["gamma"].index(gamma) for gamma in PRINTED]

@@ -35,7 +35,7 @@ ORDER = {"groups": 0, "pair": 1, "own choice": 2, "images": 3}
 
 
 @dataclass(frozen=True)
-class KnownSplit:
+class MeasuredSplit:
     """A split file and what stage 4 has measured of it.
 
     ``kind`` is one of ORDER: what its concepts are. ``separation`` are its rows of a separation, ``result`` its
@@ -83,7 +83,7 @@ class KnownSplit:
         return {output: k for k, concept in enumerate(self.split.classes) for output in concept}
 
 
-class Measured:
+class MeasuredSplits:
     """All that stage 4 has measured, by split.
 
     Parameters
@@ -108,11 +108,11 @@ class Measured:
             self._effects.setdefault(effect["split"], []).append(effect)
         self.stale = sorted({*results.stale, *separations.stale, *effects.stale})
 
-    def of_split(self, path: Path, file: SplitFile, kind: str) -> KnownSplit:
-        """A KnownSplit with what was measured of it."""
+    def of_split(self, path: Path, file: SplitFile, kind: str) -> MeasuredSplit:
+        """A MeasuredSplit with what was measured of it."""
         name = path.stem
         rows = sorted(self._rows.get(name, ()), key=lambda row: row["concept"])
-        return KnownSplit(path, file, kind, rows or None, self._results.get(name), self._effects.get(name, []))
+        return MeasuredSplit(path, file, kind, rows or None, self._results.get(name), self._effects.get(name, []))
 
 
 def kind_of(file: SplitFile, groups: list[list[int]], pairs: set[tuple[int, ...]]) -> str:
@@ -136,14 +136,14 @@ def kind_of(file: SplitFile, groups: list[list[int]], pairs: set[tuple[int, ...]
     return "pair" if len(concepts) == 2 and single in pairs else "own choice"
 
 
-def in_order(splits: list[KnownSplit], only_correct: bool, split_by: str | None) -> list[KnownSplit]:
+def in_order(splits: list[MeasuredSplit], only_correct: bool, split_by: str | None) -> list[MeasuredSplit]:
     """The splits of a channel; the first one is the one that its page shows.
 
     Splits into the channel's groups come first, then those made of the images that stage 2 has counted, then those
     divided by ``split_by``, or, if that is None, in the way that is usual for whole layers.
     """
 
-    def key(split: KnownSplit) -> tuple:
+    def key(split: MeasuredSplit) -> tuple:
         divided_otherwise = split.split.division.name != (split_by or USUAL_OF_LAYERS)
         counts_others = split.file.settings["only_correct"] != only_correct
         return ORDER[split.kind], counts_others, divided_otherwise, split.path.name
@@ -151,48 +151,48 @@ def in_order(splits: list[KnownSplit], only_correct: bool, split_by: str | None)
     return sorted(splits, key=key)
 
 
-def describe_split(known: KnownSplit, output_dir: Path, commands: Commands, pictures: Pictures) -> dict:
-    """What a page shows of a KnownSplit, for its template.
+def describe_split(measured: MeasuredSplit, output_dir: Path, commands: Commands, pictures: Pictures) -> dict:
+    """What a page shows of a MeasuredSplit, for its template.
 
     Parameters
     ----------
-    known
+    measured
     output_dir
         Where figures of splits are.
     commands
     pictures
         Copies figures into the report.
     """
-    visualization = _figure_path(output_dir, known, "visualization")
-    card = _figure_path(output_dir, known, "card")
-    styles = known.styles()
+    visualization = _figure_path(output_dir, measured, "visualization")
+    card = _figure_path(output_dir, measured, "card")
+    styles = measured.styles()
     return {
-        "file": known.path.name,
-        "kind": known.kind,
-        "how": known.how_divided,
-        "concepts": _concept_rows(known, styles),
-        "inputs": len(known.split.weight),
-        "assignment": known.result["assignment"] if known.result else None,
-        "separation": [_separation_row(row, styles) for row in known.separation or ()],
-        "fractions": _fractions(known, known.result) if known.result else None,
-        "effects": [_effect(effect) for effect in known.effects],
-        "own_names": [concept.name for concept in known.split.own_concepts],
+        "file": measured.path.name,
+        "kind": measured.kind,
+        "how": measured.how_divided,
+        "concepts": _concept_rows(measured, styles),
+        "inputs": len(measured.split.weight),
+        "assignment": measured.result["assignment"] if measured.result else None,
+        "separation": [_separation_row(row, styles) for row in measured.separation or ()],
+        "fractions": _fractions(measured, measured.result) if measured.result else None,
+        "effects": [_effect(effect) for effect in measured.effects],
+        "own_names": [concept.name for concept in measured.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
         "card": os.path.relpath(card, pictures.folder) if card.is_file() else None,
-        "commands": _commands_of(known, commands),
+        "commands": _commands_of(measured, commands),
     }
 
 
-def _figure_path(output_dir: Path, known: KnownSplit, kind: str) -> Path:
+def _figure_path(output_dir: Path, measured: MeasuredSplit, kind: str) -> Path:
     """The picture that stage 4 draws of a split, whether it exists or not."""
-    stem = plot_path(output_dir, {"split": known.path.stem, "rho": known.rho}, kind)
+    stem = plot_path(output_dir, {"split": measured.path.stem, "rho": measured.rho}, kind)
     return stem.with_name(f"{stem.name}.png")
 
 
-def _concept_rows(known: KnownSplit, styles: list[str]) -> list[dict]:
+def _concept_rows(measured: MeasuredSplit, styles: list[str]) -> list[dict]:
     """A row for each concept: its name, the cosine of the closest other ARV, and how many inputs are its own."""
-    cosines = cosine_similarities(known.split.arvs).tolist()
-    shares = known.split.shares(known.rho)
+    cosines = cosine_similarities(measured.split.arvs).tolist()
+    shares = measured.split.shares(measured.rho)
     return [
         {
             "number": k + 1,
@@ -201,17 +201,17 @@ def _concept_rows(known: KnownSplit, styles: list[str]) -> list[dict]:
             "closest": max((cosines[k][j] for j in range(len(cosines)) if j != k), default=np.nan),
             "share": float(shares[k].sum()),
         }
-        for k, concept in enumerate(known.split.concepts)
+        for k, concept in enumerate(measured.split.concepts)
     ]
 
 
-def _commands_of(known: KnownSplit, commands: Commands) -> dict[str, str]:
+def _commands_of(measured: MeasuredSplit, commands: Commands) -> dict[str, str]:
     """What makes a split again, and what measures or draws each thing that a page shows of it."""
-    measures = EVALUATION[known.kind == "images" :]
+    measures = EVALUATION[measured.kind == "images" :]
     return {
-        "split": commands.split(known),
-        "evaluate": commands.evaluate(known.path, *(f"--get_{measure}" for measure in measures)),
-        **{shown: commands.evaluate(known.path, f"--get_{shown}") for shown in SHOWN},
+        "split": commands.split(measured),
+        "evaluate": commands.evaluate(measured.path, *(f"--get_{measure}" for measure in measures)),
+        **{shown: commands.evaluate(measured.path, f"--get_{shown}") for shown in SHOWN},
     }
 
 
@@ -238,9 +238,9 @@ def _separation_row(row: dict, styles: list[str]) -> dict:
     }
 
 
-def _fractions(known: KnownSplit, result: dict) -> dict:
+def _fractions(measured: MeasuredSplit, result: dict) -> dict:
     """For the images of each concept: bars, densities, and whether the split is clean; of many concepts the largest."""
-    all_styles = known.styles()
+    all_styles = measured.styles()
     rows = result_rows(result)
     channels = shown_channels(result)
     drawn = dict(zip(shown_concepts(result), densities(result, GRID), strict=True))

@@ -1,14 +1,17 @@
-"""What a report begins with: what is known of the layer, and what has been measured of its splits."""
+"""What a report begins with: what is known of the layer, and the results that were measured of its splits."""
 
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 from utils.command_line.opening import check_asked_network, check_channel_count
+from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import model_dir_of
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic
-from utils.report.page_commands import COUNTED, ORIGIN
+from utils.report.page_commands import COUNTED, ORIGIN, StageTwo
 from utils.report.page_data import ReportedLayer
 from utils.report.page_splits import MeasuredSplits, in_order, kind_of
 from utils.stages.relevance import find_classes
@@ -18,39 +21,49 @@ from utils.store.files import refuse_differences
 from utils.store.importance_store import ImportanceStore
 from utils.store.results import Results
 from utils.store.separations import Separations
-from utils.store.splits import read_split
+from utils.store.splits import SplitFile, read_split
 
 
-def open_layer(settings, run, stage_two):
-    """Everything that is there of a layer: a ReportedLayer and the Measured results of its splits."""
-    store, of_stage_two = ImportanceStore(settings.store_dir, run), stage_two.settings
+def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple[ReportedLayer, MeasuredSplits]:
+    """What is known of a layer, and the measured results of its splits."""
+    store = ImportanceStore(settings.store_dir, run)
     meta = store.load_meta()
     check_asked_network(settings, meta, store.folder)
     check_channel_count(settings, meta)
-    refuse_differences(meta, of_stage_two, ORIGIN, stage_two.groups)
+    refuse_differences(meta, stage_two.settings, ORIGIN, stage_two.groups)
     store.require_complete()
     class_store = ClassStore(settings.store_dir, run, meta)
-    counted = {name: of_stage_two[name] for name in COUNTED}
-    found = find_classes(store, class_store, of_stage_two["gamma"], **counted)
-    counts = class_store.read_relevant(of_stage_two["tau"])[int(of_stage_two["only_correct"])]
-    where = settings.output_dir, model_dir_of(settings)
-    measurements = Results(*where), Separations(*where), Effects(*where)
-    for one in measurements:
-        one.check(run, meta["weights_sha256"])
-    measured = MeasuredSplits(*measurements, of_stage_two["tau"])
-    known = ReportedLayer(meta, of_stage_two, ClassMap(meta["classes"]), found, counts, stage_two.guide(), {})
+    criteria = {name: stage_two.settings[name] for name in COUNTED}
+    found = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
+    counts = class_store.read_relevant(criteria["tau"])
+    assert counts is not None  # find_classes has written them
+    counts = counts[int(criteria["only_correct"])]
+    layer = ReportedLayer(meta, stage_two.settings, ClassMap(meta["classes"]), found, counts, stage_two.guide(), {})
+    measured = _open_measured(settings, run, meta, criteria["tau"])
     for channel, splits in _splits(settings, run, meta).items():
-        groups, pairs = known.channels.groups(channel), known.channels.pairs_of(channel)
-        under = pairs[gamma_polysemantic(pairs.cosine, of_stage_two["gamma"])]
-        under = {(class1, class2) for _, class1, class2, _ in under.rows()}
-        own = [measured.of_split(path, file, kind_of(file, groups, under)) for path, file in splits]
-        known.splits[channel] = in_order(own, of_stage_two["only_correct"], settings.split_by)
-    return known, measured
+        groups = layer.channels.groups(channel)
+        pairs = layer.channels.pairs_of(channel)
+        under = pairs[gamma_polysemantic(pairs.cosine, stage_two.settings["gamma"])]
+        pairs_under: set[tuple[int, ...]] = {(class1, class2) for _, class1, class2, _ in under.rows()}
+        reported_splits = [measured.of_split(path, file, kind_of(file, groups, pairs_under)) for path, file in splits]
+        layer.splits[channel] = in_order(reported_splits, criteria["only_correct"], settings.split_by)
+    return layer, measured
 
 
-def _splits(settings, run, meta):
-    """The split files of a network and layer, as {channel: [(path, SplitFile)]}; others are named and left out."""
-    found, left_out = {}, []
+def _open_measured(settings: ResultSettings, run: str, meta: dict[str, Any], tau: float) -> MeasuredSplits:
+    model_dir = model_dir_of(settings)
+    results = Results(settings.output_dir, model_dir)
+    separations = Separations(settings.output_dir, model_dir)
+    effects = Effects(settings.output_dir, model_dir)
+    for measurements in (results, separations, effects):
+        measurements.check(run, meta["weights_sha256"])
+    return MeasuredSplits(results, separations, effects, tau)
+
+
+def _splits(settings: ResultSettings, run: str, meta: dict[str, Any]) -> dict[int, list[tuple[Path, SplitFile]]]:
+    """The split files of each channel of a network and layer; files of others are named and left out."""
+    of_channels: dict[int, list[tuple[Path, SplitFile]]] = {}
+    left_out = []
     for path in sorted(model_dir_of(settings).glob(f"{run}_channel*.pt")):
         if not re.match(r"_channel\d+_", path.name.removeprefix(run)):
             continue
@@ -58,11 +71,9 @@ def _splits(settings, run, meta):
             file = read_split(path)
             refuse_differences(meta, file.context, ("layer", "weights_sha256", "transform", "classes"), path)
         except UserError as error:
-            left_out.append(str(error))
+            left_out.append(f"warning: left out: {error}")
             continue
-        found.setdefault(file.split.channel, []).append((path, file))
-    for reason in left_out[:5]:
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    if len(left_out) > 5:
-        print(f"warning: {len(left_out) - 5} more splits are left out", file=sys.stderr)
-    return found
+        of_channels.setdefault(file.split.channel, []).append((path, file))
+    if left_out:
+        print(listed(left_out, separator="\n", more="\nwarning: {} more splits are left out"), file=sys.stderr)
+    return of_channels

@@ -21,10 +21,11 @@ separate their concepts from all other validation images, beside the same rule o
 
 from utils.command_line import flags, result_flags, split_flags
 from utils.command_line.run import run
+from utils.command_line.settings import ResultSettings
 from utils.plugins import fraction
 
 
-def get_args_parser():
+def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
@@ -52,8 +53,8 @@ def get_args_parser():
     return parser
 
 
-def main(settings):
-    from utils.command_line import opening, split_opening
+def main(settings: ResultSettings) -> None:
+    from utils.command_line import split_opening
     from utils.command_line.closing import print_end
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
@@ -63,41 +64,43 @@ def main(settings):
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
     from utils.report.result_files import print_summary
-    from utils.store.files import run_name
     from utils.store.results import Results
 
+    # Tables and pages of what is there
     results = Results(settings.output_dir, split_opening.model_dir_of(settings))
     if settings.is_summary_alone:
-        return print_end(print_summary(results), [])
+        print_end(print_summary(results), [])
+        return
     if settings.report:
-        return make_report(settings)
+        make_report(settings)
+        return
+
+    # What needs the stores, and some of it the network and images
     device = choose_device(settings.device)
     check_precision(settings.precision, device)
-    run = run_name(settings.model, settings.layer_of_interest)
     if settings.compare:
-        return measure_comparison(settings, run, device)
-
-    opened, stage_two, problems = split_opening.open_splits(settings, run)
-    context = opened[0].file.context
-    opening.check_channel_count(settings, context)
-    transform = opening.open_transform(settings, context, opened[0].path)
-    results.check(run, context["weights_sha256"])
+        measure_comparison(settings, device)
+        return
+    opened = split_opening.open_splits(settings, device)
+    results.check(opened.run, opened.context["weights_sha256"])
     written = []
     if settings.get_separation:
-        written += measure_separation(settings, run, opened, stage_two, transform, device)
+        written += measure_separation(opened)
     if settings.get_map:
-        written += draw_maps(settings, run, opened, transform, device, problems)
+        written += draw_maps(opened)
     if settings.get_effect or settings.wants_each_split:
-        source, opened = split_opening.open_validation(settings, run, opened, transform, device, problems)
-        print(f"{settings.model} with weights {context['weights']}, layer {context['layer']}; {source}")
-        written += measure_effect(settings, run, opened, source) if settings.get_effect else []
-    if settings.wants_each_split:
-        written += evaluate_each(settings, opened, stage_two, problems, source, transform, results)
+        opened, validation = split_opening.open_validation(opened)
+        network = f"{settings.model} with weights {opened.context['weights']}"
+        print(f"{network}, layer {opened.context['layer']}; {validation}")
+        if settings.get_effect:
+            written += measure_effect(opened, validation)
+        if settings.wants_each_split:
+            written += evaluate_each(opened, validation, results)
     if settings.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
     command = flags.next_command("disentangle_channel.py", settings=settings)
     print_end(written, [("next", f"{command} ... for another channel or other concepts")])
-    problems.finish("evaluated")
+    opened.problems.finish("evaluated")
 
 
 if __name__ == "__main__":

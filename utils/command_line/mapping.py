@@ -1,9 +1,8 @@
-"""Stage 4's maps: the training images that splits came from, where they lie, and what of them a channel sees."""
+"""Stage 4's maps: the training images that splits came from on a plane, and what of them a channel sees."""
 
 from pathlib import Path
 
-from utils.command_line.opening import open_network, open_study
-from utils.command_line.split_opening import check_weights
+from utils.command_line.split_opening import SHARED_CONTEXT, OpenedSplits
 from utils.report.figure_files import write_figure
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
@@ -11,36 +10,27 @@ from utils.report.split_figures import MOST_CONCEPTS, patch_note_of, patch_size_
 from utils.stages.circuit_map import MapReader, make_map, map_image_finders
 from utils.store.files import refuse_differences
 from utils.store.importance_store import ImportanceStore
-from utils.store.splits import SPLIT_CONTEXT
 
 
-def draw_maps(settings, run, opened, transform, device, problems):
-    """Draw the map of each split: paths of what was written.
-
-    Parameters
-    ----------
-    settings : ResultSettings
-    run : str
-    opened : list of OpenedSplit
-    transform : Transform
-    device : torch.device
-    problems : Problems
-    """
-    training, context = ImportanceStore(settings.store_dir, run), opened[0].file.context
+def draw_maps(opened: OpenedSplits) -> list[Path]:
+    """Draw the map of each split: paths of what was written."""
+    settings = opened.settings
+    training = ImportanceStore(settings.store_dir, opened.run)
     meta = training.load_meta()
     training.require_complete()
-    shared = [key for key in SPLIT_CONTEXT if key != "weights"]
-    refuse_differences(context, meta, shared, training.folder)
-    network = open_network(settings, context, opened[0].path, device)
-    check_weights(opened, network.layer.weight, network.layer.bias)
-    size = patch_size_of(settings.patch_size, transform.crop_size, network.layer)
-    note = patch_note_of(network.layer)
-    study = open_study(settings, training, transform, device, open_network=lambda: network, only_correct=False)
-    images_of = map_image_finders(opened, study)
-    reader, written = MapReader(study.image_source(training), network, size), []
-    for one in opened:
-        with problems.noted(one.path.name):
-            found = make_map(images_of[one.path](one), PICTURE_SIDE, MOST_CONCEPTS)
-            page = map_page(one, run, found, reader, note)
-            written.append(write_figure(Path(settings.output_dir) / "plots" / f"{one.path.stem}_map", map_figure(page)))
+    refuse_differences(opened.context, meta, SHARED_CONTEXT, training.folder)
+    network = opened.open_network()
+    opened.check_weights(network.layer.weight, network.layer.bias)
+    patch_size = patch_size_of(settings.patch_size, opened.transform.crop_size, network.layer)
+    patch_note = patch_note_of(network.layer)
+    study = opened.open_study(training, lambda: network)
+    images_of = map_image_finders(opened.splits, study)
+    reader = MapReader(study.image_source(training), network, patch_size)
+    written = []
+    for split in opened.splits:
+        with opened.problems.noted(split.path.name):
+            circuit_map = make_map(images_of[split.path](split), PICTURE_SIDE, MOST_CONCEPTS)
+            page = map_page(split, opened.run, circuit_map, reader, patch_note)
+            path = Path(settings.output_dir) / "plots" / f"{split.path.stem}_map"
+            written.append(write_figure(path, map_figure(page)))
     return written

@@ -1,35 +1,37 @@
-"""Stage 4's effects: what the parts of splits do behind the layer, with the network and images of the concepts."""
+"""Stage 4's effects: what the parts of splits do after the layer, with the network and images of the concepts."""
+
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from utils.command_line.split_opening import model_dir_of
+from utils.command_line.split_opening import OpenedSplits, model_dir_of
 from utils.report.effect_tables import print_effects, write_effect_tables
 from utils.stages.effect import describe_effect, measure_effects
+from utils.stages.validation import ImagePass, StoredValidation
 from utils.store.effects import Effects
 
 
-def measure_effect(settings, run, opened, source):
-    """Measure, store and print the effects of splits; paths of what was written.
-
-    Parameters
-    ----------
-    settings : ResultSettings
-    run : str
-    opened : list of OpenedSplit
-    source : ImagePass
-    """
-    effects, to = Effects(settings.output_dir, model_dir_of(settings)), settings.effect_to
-    effects.check(run, opened[0].file.context["weights_sha256"])
-    known = [describe_effect(one, run, source, to) for one in opened]
-    measured = [effects.find(one) for one in known]
-    for one in filter(None, measured):
-        effects.make_newest(one)
-    missing = [number for number, one in enumerate(measured) if one is None]
-    for place, found in measure_effects([opened[number] for number in missing], source, to):
-        number = missing[place]
-        measured[number] = {**known[number], **found}
+def measure_effect(opened: OpenedSplits, validation: ImagePass | StoredValidation) -> list[Path]:
+    """Measure, store and print the effects of splits: paths of what was written."""
+    assert isinstance(validation, ImagePass)  # settings.wants_network
+    settings = opened.settings
+    effects = Effects(settings.output_dir, model_dir_of(settings))
+    effects.check(opened.run, opened.context["weights_sha256"])
+    described = [describe_effect(split, opened.run, validation, settings.effect_to) for split in opened.splits]
+    measured: dict[int, dict[str, Any]] = {}
+    for number, fields in enumerate(described):
+        effect = effects.find(fields)
+        if effect is not None:
+            effects.make_newest(effect)
+            measured[number] = effect
+    missing = [number for number in range(len(described)) if number not in measured]
+    missing_splits = [opened.splits[number] for number in missing]
+    for position, values in measure_effects(missing_splits, validation, settings.effect_to):
+        effect = {**described[missing[position]], **values}
+        measured[missing[position]] = effect
         with tqdm.external_write_mode():
-            effects.write(measured[number])
+            effects.write(effect)
     paths = write_effect_tables(effects)
-    print_effects(measured, effects)
+    print_effects([measured[number] for number in range(len(described))], effects)
     return [*paths, effects.path(measured[0]).parent]

@@ -1,24 +1,36 @@
 """What stage 4 begins with: the splits asked for, and where its validation images come from."""
 
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from utils.command_line import flags
 from utils.command_line.opening import (
     Problems,
     asked_candidates,
+    check_channel_count,
     naming,
     open_network,
     open_study,
+    open_transform,
     require_stored_network,
     resolve,
+    setting,
 )
+from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.folders import ClassMap
 from utils.images.image_source import ImageSource
+from utils.images.transform import Transform
 from utils.method.rho import RHOS
+from utils.networks.opened_network import OpenedNetwork
 from utils.plugins import flags_of
 from utils.stages.validation import (
     ImagePass,
@@ -27,59 +39,127 @@ from utils.stages.validation import (
     without_images,
     without_measured_images,
 )
-from utils.store.files import refuse_differences
+from utils.store.candidates import AskedCandidate
+from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
-from utils.store.splits import SPLIT_CONTEXT, find_splits, read_split, require_weight, splits_of
+from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight, splits_of
+from utils.store.study import Study
 
 NO_VAL_STORE = (
     "{} has no complete val store of this network, layer and transform (in {}, decoded by {}): run "
     "get_importances_for_classes.py --images val"
 )
+SHARED_CONTEXT = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal weights may come from several places
+
+ReadSplit = tuple[Path, SplitFile, float | None]  # with the rho of a manifest
 
 
-def open_splits(settings, run):
-    """The splits asked for, each once, whether by their files, a manifest, or channels and concepts.
+@dataclass(frozen=True)
+class OpenedSplits:
+    """The splits that stage 4 was asked for, each once, and how it works on them.
 
-    Returns
-    -------
-    opened : list of OpenedSplit
-    stage_two : dict
-        Settings of stage 2, where the candidates say them.
-    problems : Problems
-        What of the candidates could not be opened.
+    ``run`` is the network and layer as names of files have them. ``stage_two`` are settings of stage 2, where the
+    candidates say them. ``problems`` are candidates that could not be opened or evaluated.
     """
+
+    settings: ResultSettings
+    run: str
+    device: torch.device
+    transform: Transform
+    splits: list[OpenedSplit]
+    stage_two: dict[str, Any]
+    problems: Problems
+
+    @property
+    def path(self) -> Path:
+        """The file that ``context`` is read from."""
+        return self.splits[0].path
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What all splits share: the network, its layer, the transform and the classes."""
+        return self.splits[0].file.context
+
+    @property
+    def outputs(self) -> list[int]:
+        """The classes of all concepts, ascending."""
+        return sorted({output for split in self.splits for output in split.outputs})
+
+    @property
+    def taus(self) -> list[float]:
+        """The tau of each split."""
+        return [setting("tau", self.settings, self.stage_two, split.file.settings) for split in self.splits]
+
+    def check_weights(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        for split in self.splits:
+            require_weight(split.path, split.file.split, weight, bias)
+
+    def matching_val_store(self) -> ImportanceStore | None:
+        return matching_val_store(self.settings, self.run, self.context)
+
+    def open_network(self) -> OpenedNetwork:
+        return open_network(self.settings, self.context, self.path, self.device)
+
+    def open_study(self, training: ImportanceStore, open_network: Callable[[], OpenedNetwork] | None = None) -> Study:
+        """The Study of the layer, of all training images; the network is opened when it is needed."""
+        return open_study(
+            self.settings,
+            training,
+            self.transform,
+            self.device,
+            open_network=open_network or self.open_network,
+            only_correct=False,
+        )
+
+
+def open_splits(settings: ResultSettings, device: torch.device) -> OpenedSplits:
+    """The splits asked for, each once, whether by their files, a manifest, or channels and concepts."""
     if settings.rho is not None and settings.rho not in RHOS:
         raise UserError(f"--rho {settings.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
+    run = run_name(settings.model, settings.layer_of_interest)
+    stage_two: dict[str, Any] = {}
+    readers: list[tuple[str, Callable[[], ReadSplit]]]
     if settings.splits:
-        named = [(path, rho) for path in settings.splits for path, rho in splits_of(path)]
-        problems, stage_two = Problems(len(named)), {}
-        found = [(path, lambda path=path, rho=rho: (path, read_split(path), rho)) for path, rho in named]
+        named = [(path, rho) for splits in settings.splits for path, rho in splits_of(splits)]
+        readers = [(str(path), partial(_read_named, path, rho)) for path, rho in named]
     else:
-        asked = asked_candidates(settings)
-        problems, stage_two = Problems(len(asked.candidates)), asked.settings
-        found = [
-            (f"channel {one.channel}", lambda one=one: _find_split(settings, run, one, stage_two))
-            for one in asked.candidates
+        candidates = asked_candidates(settings)
+        stage_two = candidates.settings
+        readers = [
+            (f"channel {candidate.channel}", partial(_find_split, settings, run, candidate, stage_two))
+            for candidate in candidates.candidates
         ]
-    opened, first = {}, None
-    for what, read in found:
-        with problems.noted(what):
+    problems = Problems(len(readers))
+    splits = _open_each(settings, readers, problems)
+    if not splits:
+        problems.finish("opened")
+    context = splits[0].file.context
+    check_channel_count(settings, context)
+    transform = open_transform(settings, context, splits[0].path)
+    return OpenedSplits(settings, run, device, transform, splits, stage_two, problems)
+
+
+def _open_each(
+    settings: ResultSettings, readers: list[tuple[str, Callable[[], ReadSplit]]], problems: Problems
+) -> list[OpenedSplit]:
+    """The splits that can be read and are of the same network, layer and images as the first one."""
+    opened: dict[Path, OpenedSplit] = {}
+    context = None
+    for name, read in readers:
+        with problems.noted(name):
             path, file, rho = read()
             SOURCES.require(file.source["name"], path)
-            first = first or file
-            shared = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal ones may come from several places
-            refuse_differences(first.context, file.context, shared, path)
+            context = context or file.context
+            refuse_differences(context, file.context, SHARED_CONTEXT, path)
             division = file.split.division
             if settings.rho is not None and not division.rhos:
                 raise UserError(f"{path} was split by {division.words}, which has no rho: leave out --rho")
             opened[path] = OpenedSplit(path, file, settings.rho or rho or file.split.rho)
-    if not opened:
-        problems.finish("opened")
-    return list(opened.values()), stage_two, problems
+    return list(opened.values())
 
 
-def model_dir_of(settings):
+def model_dir_of(settings: ResultSettings) -> Path:
     """The folder of the splits: by --model_dir, or that of the files of --splits, or the store's.
 
     Results are compared with the split of their name there: files of --splits that lie elsewhere are refused.
@@ -90,55 +170,59 @@ def model_dir_of(settings):
     model_dir = Path(settings.model_dir) if settings.model_dir is not None else next(iter(folders.values()))
     elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
     if elsewhere:
-        what = (
-            "--splits names files of several folders"
-            if settings.model_dir is None
-            else "--splits is not in --model_dir"
-        )
-        raise UserError(f"{what}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
+        several = "--splits names files of several folders"
+        problem = several if settings.model_dir is None else "--splits is not in --model_dir"
+        raise UserError(f"{problem}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
     return model_dir
 
 
-def _find_split(settings, run, candidate, stage_two):
-    """The one split of a candidate: its path, content and no rho; names are resolved by the splits' own class map."""
+def _read_named(path: Path, rho: float | None) -> ReadSplit:
+    return path, read_split(path), rho
+
+
+def _find_split(settings: ResultSettings, run: str, candidate: AskedCandidate, stage_two: dict[str, Any]) -> ReadSplit:
+    """The one split of a candidate; names are resolved by the splits' own class map."""
     with naming(candidate):
-        return *_find_one(settings, model_dir_of(settings), run, candidate, stage_two), None
+        model_dir = model_dir_of(settings)
+        present = find_splits(model_dir, run, candidate.channel)
+        if not present:
+            raise UserError(
+                f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
+            )
+        context = _first_readable(present).context
+        concepts = resolve(candidate, settings.channel_flag, context, ClassMap(context["classes"]))
+        of_concepts = find_splits(model_dir, run, candidate.channel, concepts)
+        if not of_concepts:
+            names = ", ".join(path.name for path in present[:20])
+            wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
+            raise UserError(
+                f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
+                "run disentangle_channel.py for these concepts"
+            )
+        path, file = _only_wanted(settings, of_concepts, stage_two)
+        expected = {"channel": candidate.channel, "classes": concepts}
+        actual = {"channel": file.split.channel, "classes": file.split.classes}
+        refuse_differences(expected, actual, expected, path)
+        return path, file, None
 
 
-def _find_one(settings, model_dir, run, candidate, stage_two):
-    present = find_splits(model_dir, run, candidate.channel)
-    if not present:
-        raise UserError(
-            f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
-        )
-    context = _first_readable(present).context
-    concepts = resolve(candidate, settings.channel_flag, context, ClassMap(context["classes"]))
-    found = find_splits(model_dir, run, candidate.channel, concepts)
-    if not found:
-        names = ", ".join(other.name for other in present[:20])
-        wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
-        raise UserError(
-            f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
-            "run disentangle_channel.py for these concepts"
-        )
-    files = {path: read_split(path) for path in found}
-    chosen = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in chosen or found)
-        which = "several splits match" if chosen else "no split matches"
+def _only_wanted(settings: ResultSettings, paths: list[Path], stage_two: dict[str, Any]) -> tuple[Path, SplitFile]:
+    """The one of several splits of the same concepts that was made as the flags say; UserError unless it is one."""
+    files = {path: read_split(path) for path in paths}
+    wanted = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
+    if len(wanted) != 1:
+        names = ", ".join(path.name for path in wanted or paths)
+        which = "several splits match" if wanted else "no split matches"
         selectors = ", ".join(f"--{name}" for name in flags_of(DIVISIONS.all()))
-        how = f"--only_correct or --no-only_correct, {selectors}, --split_by and --background"
-        raise UserError(f"{which} ({names}): choose one with {how}")
-    ((path, file),) = chosen.items()
-    asked = {"channel": candidate.channel, "classes": concepts}
-    refuse_differences(asked, {"channel": file.split.channel, "classes": file.split.classes}, asked, path)
-    return path, file
+        all_selectors = f"--only_correct or --no-only_correct, {selectors}, --split_by and --background"
+        raise UserError(f"{which} ({names}): choose one with {all_selectors}")
+    return next(iter(wanted.items()))
 
 
-def _is_wanted(file, settings, stage_two):
-    """Whether a split was made as the flags, or else the candidates' settings, say."""
-    given, division = settings.only_correct, file.split.division
-    only_correct = stage_two.get("only_correct") if given is None else given
+def _is_wanted(file: SplitFile, settings: ResultSettings, stage_two: dict[str, Any]) -> bool:
+    """Whether a split was made as the flags say, or else the settings of the candidates."""
+    division = file.split.division
+    only_correct = stage_two.get("only_correct") if settings.only_correct is None else settings.only_correct
     return (
         only_correct in (None, file.settings["only_correct"])
         and all(division.settings().get(name) == value for name, value in settings.division_given.items())
@@ -147,7 +231,7 @@ def _is_wanted(file, settings, stage_two):
     )
 
 
-def _first_readable(paths):
+def _first_readable(paths: list[Path]) -> SplitFile:
     """The first of several split files that is not damaged."""
     for path in paths[:-1]:
         try:
@@ -161,88 +245,84 @@ def _first_readable(paths):
 # Validation images
 
 
-def open_validation(settings, run, opened, transform, device, problems):
-    """Where stage 4's images come from: a complete val store that matches, unless pictures need the images; else val/.
+def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | StoredValidation]:
+    """Stage 4's images: of a complete val store that matches, unless the network is needed; else of val/.
 
-    Returns
-    -------
-    source : StoredValidation or ImagePass
-    opened : list of OpenedSplit
-        Those whose classes all have images; the others are among the problems.
+    Returns the splits whose classes all have images, too; the others are among the problems.
     """
-    context, first = opened[0].file.context, opened[0].path
-    classes = ClassMap(context["classes"])
-    root, outputs = Path(settings.data_dir) / "val", sorted({output for one in opened for output in one.outputs})
-    store = matching_val_store(settings, run, context)
-    sets = _image_sets(settings, run, opened, store, transform, device)
+    settings = opened.settings
+    classes = ClassMap(opened.context["classes"])
+    root = Path(settings.data_dir) / "val"
+    store = opened.matching_val_store()
+    sets = _image_sets(opened, store)
     if store is not None and not settings.wants_network:
         if settings.weights is not None:
-            require_stored_network(settings, context, first)
-        check_weights(opened, *store.read_layer())
+            require_stored_network(settings, opened.context, opened.path)
+        opened.check_weights(*store.read_layer())
         source = StoredValidation(store, root, classes, sets)
-        missing = without_measured_images(store, source.images, classes, outputs)
-        return source, _with_images(opened, missing, sets, problems)
-    opened = _with_images(opened, without_images(root, classes, outputs), sets, problems)
-    outputs = sorted({output for one in opened for output in one.outputs})
-    if sets:
+        missing = without_measured_images(store, source.images, classes, opened.outputs)
+        return _with_images(opened, missing, sets), source
+    opened = _with_images(opened, without_images(root, classes, opened.outputs), sets)
+    if store is not None and sets:
         images, _ = store.measured_images(root)
     else:
-        images = list_validation(root, classes, outputs, settings.all_classes)
-    network = open_network(settings, context, first, device)
-    check_weights(opened, network.layer.weight, network.layer.bias)
-    images_with_transform = ImageSource(images, transform, settings.batch_size, flags.loading(settings, device))
-    return ImagePass(network, images_with_transform, classes, sets), opened
+        images = list_validation(root, classes, opened.outputs, settings.all_classes)
+    network = opened.open_network()
+    opened.check_weights(network.layer.weight, network.layer.bias)
+    loading = flags.loading(settings, opened.device)
+    image_source = ImageSource(images, opened.transform, settings.batch_size, loading)
+    return opened, ImagePass(network, image_source, classes, sets)
 
 
-def _image_sets(settings, run, opened, store, transform, device):
-    """The validation images of concepts without labels, {key: array of indices}; UserError without a val store."""
-    unlabelled = [one for one in opened if not SOURCES.get(one.file.source["name"]).labelled]
-    if unlabelled and store is None:
+def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[Hashable, np.ndarray]:
+    """The validation images of concepts without labels, {key: indices}; UserError without a val store."""
+    unlabelled = [split for split in opened.splits if not SOURCES.get(split.file.source["name"]).labelled]
+    if not unlabelled:
+        return {}
+    if store is None:
+        settings = opened.settings
         raise UserError(
             f"{unlabelled[0].path} has concepts without labels, whose validation images a val store tells: "
             f"{NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)}"
         )
-
-    training, found = ImportanceStore(settings.store_dir, run), {}
-    opener = partial(open_network, settings, opened[0].file.context, opened[0].path, device)
-    study = open_study(settings, training, transform, device, open_network=opener, only_correct=False)
+    study = opened.open_study(ImportanceStore(opened.settings.store_dir, opened.run))
+    sets: dict[Hashable, torch.Tensor] = {}
     for name in SOURCES:
-        by_source = [one for one in unlabelled if one.file.source["name"] == name]
-        found |= SOURCES.get(name).assigned(by_source, store, study) if by_source else {}
-    return {key: indices.numpy() for key, indices in found.items()}
+        by_source = [split for split in unlabelled if split.file.source["name"] == name]
+        if by_source:
+            sets |= SOURCES.get(name).assigned(by_source, store, study)
+    return {key: indices.numpy() for key, indices in sets.items()}
 
 
-def _with_images(opened, missing, sets, problems):
-    """The splits of which no class is in ``missing`` {output: why}, and whose image ``sets`` are not all empty; the
-    others become problems."""
-    whole = []
-    for one in opened:
-        with problems.noted(one.path.name):
-            if lacking := [output for output in one.outputs if output in missing]:
+def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Hashable, np.ndarray]) -> OpenedSplits:
+    """Without the splits that have a class in ``missing`` {output: reason}, or only empty image ``sets``.
+
+    These become problems.
+    """
+    splits = []
+    for split in opened.splits:
+        with opened.problems.noted(split.path.name):
+            lacking = [output for output in split.outputs if output in missing]
+            if lacking:
                 raise UserError(missing[lacking[0]])
-            if not any(key not in sets or len(sets[key]) for key in one.keys):
-                raise UserError(f"channel {one.file.split.channel} is active in no validation image")
-            whole.append(one)
-    if not whole:
-        problems.finish("evaluated")
-    return whole
+            if not any(key not in sets or len(sets[key]) for key in split.keys):
+                raise UserError(f"channel {split.file.split.channel} is active in no validation image")
+            splits.append(split)
+    if not splits:
+        opened.problems.finish("evaluated")
+    return replace(opened, splits=splits)
 
 
-def check_weights(opened, weight, bias):
-    for one in opened:
-        require_weight(one.path, one.file.split, weight, bias)
-
-
-def matching_val_store(settings, run, context):
+def matching_val_store(settings: ResultSettings, run: str, context: dict[str, Any]) -> ImportanceStore | None:
     """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
     store = ImportanceStore(settings.store_dir, run, "val")
     if not store.meta_path.is_file():
         return None
     meta = store.load_meta()
     keys = ("weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
-    how = {"precision": settings.precision, "decoding": settings.decode}
-    asked = {**{key: context[key] for key in keys}, **how}
-    if any(meta[key] != asked[key] for key in asked):
+    expected = {key: context[key] for key in keys}
+    expected |= {"precision": settings.precision, "decoding": settings.decode}
+    if any(meta[key] != expected[key] for key in expected):
         return None
     try:
         store.require_complete()

@@ -1,8 +1,8 @@
 """PURE (Dreyer et al., CVPR workshops 2024): clusters of circuits that start from ``max(a, 0)`` at every position.
 
 These circuits are not linear in the tap sums, so only passes over images make them: over all training images for the
-references of a channel, and over ``val/`` for new images. What a pass has found is kept in the store. Circuits stand in
-``utils.networks.unit_circuits``, virtual neurons in ``utils.method.virtual_neurons``.
+reference images of a channel, and over ``val/`` for new images. The results of a pass are kept in the store. Circuits
+are in ``utils.networks.unit_circuits``, virtual neurons in ``utils.method.virtual_neurons``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.compared_channels import (
     DRAWS,
@@ -40,11 +40,17 @@ from utils.errors import UserError
 from utils.plugins import Flag, later
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from torch import Tensor
 
     from utils.concept_sources.compared_channels import Comparison
-    from utils.networks.unit_circuits import UnitCircuits
+    from utils.networks.layers import Layer
+    from utils.networks.unit_circuits import CircuitLayer, UnitCircuits
     from utils.store.importance_store import ImportanceStore, Labels
+    from utils.store.opened_splits import OpenedSplit
+    from utils.store.reference_images import ReferenceImages, ReferenceImageStore, Unit
     from utils.store.study import Study
     from utils.store.virtual_neuron_files import VirtualNeurons
 
@@ -52,16 +58,19 @@ torch = later("torch")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 network_circuits = later("utils.networks.unit_circuits")
-nulls = later("utils.method.significance")
 recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
+significance = later("utils.method.significance")
 virtual_neuron_store = later("utils.store.virtual_neuron_files")
 
 NUMBER = 2
 REFERENCES = 100
-USUAL = {  # settings of references whose file has no suffix
-    **{"number": REFERENCES, "circuit_layer": None},
-    **{"precision": PRECISION, "decoding": DECODER, "only_correct": False},
+USUAL = {  # settings of reference images whose file has no suffix
+    "number": REFERENCES,
+    "circuit_layer": None,
+    "precision": PRECISION,
+    "decoding": DECODER,
+    "only_correct": False,
 }
 MOST_VALUES = 2**27  # of circuits in memory at once
 MOST_CLUSTERS = 128  # of a unit: their numbers are kept as int8
@@ -94,26 +103,31 @@ class Pure(ImageSets):
     map_words = "training images of largest maximum over space, by PURE's circuits"
 
     @classmethod
-    def from_given(cls, given, study):
+    def from_given(cls, given: dict[str, Any], study: Study) -> Pure:
         references = cls.references_from(given, study)
         return cls(given.get("number") or NUMBER, references, given.get("circuit_layer"))
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any]:
         return {"number": NUMBER, "references": REFERENCES, "circuit_layer": None}
 
-    def clusters(self, features):
+    def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return clustering.k_means(features, self.number)
 
-    def stored_references(self, study):
+    def stored_references(self, study: Study) -> tuple[ReferenceImageStore, CircuitLayer | None]:
         """The ReferenceImageStore of these settings, and the CircuitLayer that they name, or None."""
         circuit_layer = _circuit_layer(study, self.circuit_layer)
         num_features = study.network.layer.num_inputs if circuit_layer is None else circuit_layer.num_features
-        settings = {"number": self.references, "circuit_layer": self.circuit_layer}
-        settings |= {"precision": study.precision, "decoding": study.decoding, "only_correct": study.only_correct}
+        settings = {
+            "number": self.references,
+            "circuit_layer": self.circuit_layer,
+            "precision": study.precision,
+            "decoding": study.decoding,
+            "only_correct": study.only_correct,
+        }
         return _reference_store(study.model_dir, study, num_features, settings), circuit_layer
 
-    def maker(self, study, channels):
+    def maker(self, study: Study, channels: Sequence[int]) -> ImageSetCandidates:
         stored, circuit_layer = self.stored_references(study)
         references = references_by_draw(channels, 1, stored, study, circuit_layer)
         print(f"reference images: {stored.path}")
@@ -128,67 +142,72 @@ class Pure(ImageSets):
         return ImageSetCandidates(study, self, clusters_of)
 
     @classmethod
-    def assigned(cls, opened, store, study):
-        """Of each channel the images of largest maximum, each given to the nearest training centroid.
+    def assigned(cls, opened: list[OpenedSplit], store: ImportanceStore, study: Study) -> dict[Any, Tensor]:
+        """The images of largest maximum of each channel, each assigned to the nearest training centroid.
 
-        From a pass over the images of the val store, or from what one has left.
+        From a pass over the images of the val store, or from the stored results of one.
         """
-        found = {}
-        for name in {one.file.source["state"]["circuit_layer"]: None for one in opened}:
-            of_layer = [one for one in opened if one.file.source["state"]["circuit_layer"] == name]
-            circuit_layer = _circuit_layer(study, name)
-            channels = [one.file.split.channel for one in of_layer]
-            units = _unit_circuits(study, [(channel, 0) for channel in channels], circuit_layer)
-            centroids = [one.file.source["state"]["centroids"][None] for one in of_layer]
+        assigned = {}
+        by_layer: dict[str | None, list[OpenedSplit]] = {}
+        for split in opened:
+            by_layer.setdefault(split.file.source["state"]["circuit_layer"], []).append(split)
+        for name, splits in by_layer.items():
+            units = _unit_circuits(
+                study, [(split.file.split.channel, 0) for split in splits], _circuit_layer(study, name)
+            )
+            centroids = [split.file.source["state"]["centroids"][None] for split in splits]
             neurons = stored_virtual_neurons(store, study, store.read_labels(), units, centroids)
-            for unit, one in enumerate(of_layer):
+            for unit, split in enumerate(splits):
                 rows, labels = neurons.strongest(unit, ASSIGNED_IMAGES)
-                found |= {key: neurons.indices[rows[labels == k]].sort().values for k, (key,) in enumerate(one.groups)}
-        return found
+                for k, (key,) in enumerate(split.groups):
+                    assigned[key] = neurons.indices[rows[labels == k]].sort().values
+        return assigned
 
     @classmethod
-    def map_images(cls, opened, study):
-        """References and circuits, which stage 3 has kept beside the split."""
-
-        def of(one):
-            file, channel = one.file, one.file.split.channel
-            sets = image_sets_of(one)
-            require_images(one, study, sets)
-            state = file.source["state"]
-            settings = {"number": state["nr_reference_images"], "circuit_layer": state["circuit_layer"]}
-            settings |= {name: file.settings[name] for name in ("precision", "decoding", "only_correct")}
-            stored = _reference_store(one.path.parent, study, state["centroids"].shape[1], settings)
-            if stored.missing([(channel, 0)]):
-                raise UserError(f"{stored.path} has no references of channel {channel}: {AGAIN}")
-            references = stored.read([(channel, 0)])
-            indices = references.indices[0]
-            require_images(one, study, sets, among=indices)
-            return MapImages(indices, concepts_of(indices, sets), references.features[0])
-
-        return of
+    def map_images(cls, opened: list[OpenedSplit], study: Study) -> Callable[[OpenedSplit], MapImages]:
+        """Reference images and circuits, from the file that stage 3 writes beside the split."""
+        return lambda split: _map_images(split, study)
 
     @classmethod
-    def finder(cls, comparison):
+    def finder(cls, comparison: Comparison) -> PureFinder:
         return PureFinder(cls.from_given(comparison.given, comparison.study), comparison)
 
     @classmethod
-    def own_units(cls):
+    def own_units(cls) -> dict[str, tuple[str, Callable[[PureFinder], UnitMaker]]]:
         return {"virtual_neurons": ("PURE's virtual neurons", Neurons)}
 
 
-def _circuit_layer(study, name):
+def _map_images(opened: OpenedSplit, study: Study) -> MapImages:
+    """The stored reference images of a split's channel, by their circuits."""
+    channel = opened.file.split.channel
+    sets = image_sets_of(opened)
+    require_images(opened, study, sets)
+    state = opened.file.source["state"]
+    settings = {"number": state["nr_reference_images"], "circuit_layer": state["circuit_layer"]}
+    settings |= {name: opened.file.settings[name] for name in ("precision", "decoding", "only_correct")}
+    stored = _reference_store(opened.path.parent, study, state["centroids"].shape[1], settings)
+    if stored.missing([(channel, 0)]):
+        raise UserError(f"{stored.path} has no references of channel {channel}: {AGAIN}")
+    references = stored.read([(channel, 0)])
+    indices = references.indices[0]
+    require_images(opened, study, sets, among=indices)
+    return MapImages(indices, concepts_of(indices, sets), references.features[0])
+
+
+def _circuit_layer(study: Study, name: str | None) -> CircuitLayer | None:
     if name is None:
         return None
     network = study.network
     return network_circuits.find_circuit_layer(network.module, network.layer, name, study.transform.crop_size)
 
 
-def _reference_store(model_dir, study, num_features, settings):
-    files = model_dir, study.run, Pure.name, study.meta, num_features
-    return reference_store.ReferenceImageStore(*files, settings=settings, usual=USUAL)
+def _reference_store(model_dir: Path, study: Study, num_features: int, settings: dict[str, Any]) -> ReferenceImageStore:
+    return reference_store.ReferenceImageStore(
+        model_dir, study.run, Pure.name, study.meta, num_features, settings=settings, usual=USUAL
+    )
 
 
-def _unit_circuits(study, units, circuit_layer=None):
+def _unit_circuits(study: Study, units: list[Unit], circuit_layer: CircuitLayer | None = None) -> UnitCircuits:
     """The UnitCircuits of units (channel, draw)."""
     network = study.network
     rows, biases = unit_rows(network.layer, units)
@@ -201,7 +220,7 @@ def _unit_circuits(study, units, circuit_layer=None):
 # References: the training images in which units are largest, and their circuits, from two passes over images
 
 
-def unit_rows(layer, units):
+def unit_rows(layer: Layer, units: list[Unit]) -> tuple[Tensor, Tensor | None]:
     """Weights [R, C_in, taps] and biases [R] or None of units (channel, draw).
 
     Draw 0 is the channel itself, any other the channel with its weights permuted over the inputs.
@@ -209,54 +228,53 @@ def unit_rows(layer, units):
     rows = layer.weight[[channel for channel, _ in units]].clone()
     for row, (channel, draw) in zip(rows, units, strict=True):
         if draw:
-            row.copy_(row[nulls.permutation(layer.num_inputs, "weights", channel, draw).to(row.device)])
+            row.copy_(row[significance.permutation(layer.num_inputs, "weights", channel, draw).to(row.device)])
     return rows, None if layer.bias is None else layer.bias[[channel for channel, _ in units]]
 
 
-def unit_references(units, stored, study, circuit_layer=None):
-    """The ReferenceImages of units: from the store where they are there; what is missing is added to it, by one pass.
-
-    Parameters
-    ----------
-    units : list of (channel, draw)
-        As in ``unit_rows``.
-    stored : ReferenceImageStore
-        Its settings say what is measured.
-    study : Study
-    circuit_layer : CircuitLayer, optional
-    """
+def unit_references(
+    units: list[Unit], stored: ReferenceImageStore, study: Study, circuit_layer: CircuitLayer | None = None
+) -> ReferenceImages:
+    """The ReferenceImages of units (channel, draw) from their store; one pass measures and adds the missing ones."""
     missing = stored.missing(units)
     if missing:
-        measured = _unit_circuits(study, missing, circuit_layer)
-        found = find_references(measured, study, stored.settings["number"])
+        measured = find_references(_unit_circuits(study, missing, circuit_layer), study, stored.settings["number"])
         while stored.missing(missing):  # repeat: another run may have replaced the file meanwhile
-            stored.write(missing, found)
+            stored.write(missing, measured)
     return stored.read(units)
 
 
-def references_by_draw(channels, num_draws, stored, study, circuit_layer=None):
+def references_by_draw(
+    channels: Sequence[int],
+    num_draws: int,
+    stored: ReferenceImageStore,
+    study: Study,
+    circuit_layer: CircuitLayer | None = None,
+) -> ReferenceImages:
     """The ``unit_references`` of draws 0 ... ``num_draws`` - 1 of channels: arrays [channel, draw, ...]."""
     references = unit_references(list(product(channels, range(num_draws))), stored, study, circuit_layer)
     shape = (len(channels), num_draws)
-    return reference_store.ReferenceImages(*(values.unflatten(0, shape) for values in vars(references).values()))
+    return reference_store.ReferenceImages(
+        references.indices.unflatten(0, shape),
+        references.values.unflatten(0, shape),
+        references.features.unflatten(0, shape),
+    )
 
 
-def find_references(units, study, number):
-    """The images of largest activation of each unit, and the circuits of these.
+def find_references(units: UnitCircuits, study: Study, number: int) -> ReferenceImages:
+    """The n images of largest activation of each of R units, and the circuits of these.
 
-    All images are read once for the former, and the references alone once more. Memory depends on R x n alone.
+    All images are read once for the former, and the reference images once more for the latter. Memory depends only on
+    R x n.
 
     Parameters
     ----------
-    units : UnitCircuits
-    study : Study
-        Its ``usable`` training images, N of them, may be references.
-    number : int
+    units
+        R of them.
+    study
+        Its ``usable`` training images, N of them, may be reference images.
+    number
         n; at most N.
-
-    Returns
-    -------
-    ReferenceImages
 
     Raises
     ------
@@ -276,52 +294,53 @@ def find_references(units, study, number):
     return reference_store.ReferenceImages(strongest.indices, strongest.values, features)
 
 
-def _require_enough(there, number):
-    if there < number:
-        raise UserError(f"there are {there} usable training images, fewer than {number} references: ask for fewer")
+def _require_enough(num_images: int, number: int) -> None:
+    if num_images < number:
+        raise UserError(f"there are {num_images} usable training images, fewer than {number} references: ask for fewer")
 
 
-def _reference_circuits(units, references, study):
-    """Circuits [R, n, F] of the references [R, n] of units."""
+def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study) -> Tensor:
+    """Circuits [R, n, F] of the reference images [R, n] of units."""
     images, times = references.unique(return_counts=True)
-    # equally often wanted ones together: beyond the layer, a backward pass serves one unit of each image of a batch
+    # images of equally many units together: beyond the layer, a backward pass serves one unit of each image of a batch
     images = images[times.argsort(descending=True, stable=True)]
     features = torch.empty(*references.shape, units.num_features)
     loader = study.image_source(study.training).in_order(images, "circuits of references")
     for batch in loader.readable():
         wanted = torch.stack([(references == image).any(1) for image in batch.indices])
         _, circuits_of = units.measure(batch.pixels)
-        for rows, of, found in circuits_of(wanted.to(batch.pixels.device)):
-            shown, of = batch.indices[rows.cpu()], of.cpu()
-            recording.require_finite_values([found], shown, loader.images)
-            places = (references[of] == shown[:, None]).int().argmax(1)
-            features[of, places] = found.cpu()
+        for image_rows, unit_numbers, values in circuits_of(wanted.to(batch.pixels.device)):
+            shown = batch.indices[image_rows.cpu()]
+            recording.require_finite_values([values], shown, loader.images)
+            of_units = unit_numbers.cpu()
+            ranks = (references[of_units] == shown[:, None]).int().argmax(1)
+            features[of_units, ranks] = values.cpu()
     if loader.skipped:
         raise UserError(f"{loader.skipped} reference images cannot be read any more")
     return features
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Virtual neurons on images of a store, from one pass over them: they are not linear in what stores have
+# Virtual neurons on images of a store, from one pass over them: they are not linear in the stored tap sums
 
 
-def stored_virtual_neurons(store, study, labels, units, centroids):
-    """The VirtualNeurons of units on images of a store: from their file where it is there, else from a pass.
+def stored_virtual_neurons(
+    store: ImportanceStore, study: Study, labels: Labels, units: UnitCircuits, centroids: list[Tensor]
+) -> VirtualNeurons:
+    """The VirtualNeurons of units on images of a store: from their file if it exists, else from a pass.
 
     Parameters
     ----------
-    store : ImportanceStore
+    store
         Complete.
-    study : Study
-    labels : Labels
-        Of its images, all or some.
-    units : UnitCircuits
+    study
+        How images are read.
+    labels
+        Of the store's images, all or some.
+    units
+        R of them.
     centroids : list of R Tensors [D, K, F]
         D sets of centroids for each unit; K, the number of clusters, may differ from unit to unit.
-
-    Returns
-    -------
-    VirtualNeurons
 
     Raises
     ------
@@ -333,14 +352,18 @@ def stored_virtual_neurons(store, study, labels, units, centroids):
         raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
     file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, centroids, decoding=study.decoding)
     if file.read() is None:
-        file.write(*measure_virtual_neurons(store, study, labels.indices, units, centroids))
+        maxima, nearest = measure_virtual_neurons(store, study, labels.indices, units, centroids)
+        file.write(maxima, nearest)
     return file.read()
 
 
-def measure_virtual_neurons(store, study, indices, units, centroids):
+def measure_virtual_neurons(
+    store: ImportanceStore, study: Study, indices: Tensor, units: UnitCircuits, centroids: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Largest ``max(a, 0)`` [N, R] of units in images, and the nearest centroids [N, R, D] int8 of their circuits."""
-    num_units, num_sets = len(centroids), len(centroids[0])
-    maxima, clusters = torch.empty(len(indices), num_units), torch.empty(len(indices), num_units, num_sets).char()
+    num_units = len(centroids)
+    maxima = torch.empty(len(indices), num_units)
+    clusters = torch.empty(len(indices), num_units, len(centroids[0])).char()
     size = max(1, min(study.batch_size, MOST_VALUES // (num_units * units.num_features)))
     loader = replace(study.image_source(store), batch_size=size).in_order(indices, "virtual neurons")
     first = 0
@@ -348,7 +371,10 @@ def measure_virtual_neurons(store, study, indices, units, centroids):
         rows = slice(first, first + len(shown))
         first = rows.stop
         largest, circuits_of = units.measure(pixels)
-        features = _all_circuits(circuits_of, len(shown), num_units, units.num_features, pixels.device)
+        features = torch.empty(len(shown), num_units, units.num_features, device=pixels.device)
+        everything = torch.ones(len(shown), num_units, dtype=torch.bool, device=pixels.device)
+        for image_rows, unit_numbers, values in circuits_of(everything):
+            features[image_rows, unit_numbers] = values
         recording.require_finite_values([largest, features], shown, loader.images)
         maxima[rows] = largest.clamp(min=0).cpu()
         for unit, of_unit in enumerate(centroids):
@@ -357,14 +383,6 @@ def measure_virtual_neurons(store, study, indices, units, centroids):
     if loader.skipped:
         raise UserError(f"{loader.skipped} images cannot be read any more")
     return maxima, clusters
-
-
-def _all_circuits(circuits_of, num_images, num_units, num_features, device):
-    """Circuits [B, R, F] of all units in all images of a batch."""
-    features = torch.empty(num_images, num_units, num_features, device=device)
-    for rows, of, found in circuits_of(torch.ones(num_images, num_units, dtype=torch.bool, device=device)):
-        features[rows, of] = found
-    return features
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_images_are_listed_sorted_with_sub_folders_and_without_hidden_ones(train
 
 
 def test_images_at_some_indices_are_in_their_order_and_as_often(train):
-    images = list_images(train).with_contents([1, 2], np.array([5, 6], np.uint64))
+    images = list_images(train).with_contents(np.array([1, 2]), np.array([5, 6], np.uint64))
     some = images.at([2, 0, 2])
     assert [os.fsdecode(path) for path in some.paths] == ["b/1.jpg", "a/sub/y.png", "b/1.jpg"]
     assert [some.content(number) for number in range(3)] == [6, None, 6]

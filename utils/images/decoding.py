@@ -45,7 +45,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # torchvision's decoders are deprecated, which users need not know: jpeg_decoder falls back to their successors
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 
-START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+START_OF_IMAGE = b"\xff\xd8"
+END_OF_IMAGE = b"\xff\xd9"
 BASELINE = 0xC0
 PROGRESSIVE = 0xC2
 START_OF_SCAN = 0xDA
@@ -190,7 +191,7 @@ def _resize_and_crop(image: Tensor, transform: Transform) -> Tensor:
 
 
 def plain_jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
-    """(height, width) of a JPEG file that all decoders understand alike, else None.
+    """(height, width) of a JPEG file that all decoders read in the same way, else None.
 
     Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, no sliver, nothing unusual before the first scan,
     and with an end: decoders may fill the missing part of a truncated image with grey.

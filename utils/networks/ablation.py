@@ -28,8 +28,8 @@ def ablated(
     concept : int or str
         Number of the concept, from 1, or its name, as ``network_concepts`` lists them.
     to : "mean", "zero" or float
-        The mean of ``c'_k - r`` over all positions of the training images (default), 0, or any value, before whatever
-        follows the layer (if a BatchNorm follows, 0 has no special meaning).
+        The mean of ``c'_k - r`` over all positions of the training images (default), 0, or any value, of the layer's
+        output (if a BatchNorm follows, 0 has no special meaning).
     layer : str, optional
         Name of the layer, where a channel of this number is split in several layers.
 

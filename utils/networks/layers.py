@@ -225,7 +225,9 @@ class Convolution(Layer):
     def tap_sums(self, x: Tensor) -> Tensor:
         layer = self.module
         x = F.pad(x.float(), _padding(layer))
-        (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = layer.kernel_size, layer.stride, layer.dilation
+        kernel_h, kernel_w = layer.kernel_size
+        step_h, step_w = layer.stride
+        gap_h, gap_w = layer.dilation
         reach_h = (x.shape[2] - gap_h * (kernel_h - 1) - 1) // step_h * step_h + 1
         reach_w = (x.shape[3] - gap_w * (kernel_w - 1) - 1) // step_w * step_w + 1
         sums = [

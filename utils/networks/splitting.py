@@ -85,7 +85,8 @@ class DisentangledLayer(nn.Module):
             parts = self._compute_parts(input, output.dtype)
             dim = self.channel_dim % parts.ndim
             for size in self._num_rows:
-                rows, channels = getattr(self, f"_rows_{size}"), getattr(self, f"_channels_{size}")
+                rows = getattr(self, f"_rows_{size}")
+                channels = getattr(self, f"_channels_{size}")
                 merged = merge(parts.index_select(dim, rows).unflatten(dim, (-1, size)), dim + 1)
                 output = output.index_copy(dim, channels, merged.to(output.dtype))
         return output

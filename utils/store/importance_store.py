@@ -252,7 +252,7 @@ class ImportanceStore:
         ``labels`` are the store's Labels if they have been read already.
         """
         labels = self.read_labels() if labels is None else labels
-        return self.read_images(root).with_contents(labels.indices, labels.contents), labels.indices
+        return self.read_images(root).with_contents(labels.indices.numpy(), labels.contents), labels.indices
 
 
 def _as_array(values: torch.Tensor | np.ndarray) -> np.ndarray:

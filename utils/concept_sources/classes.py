@@ -24,6 +24,7 @@ circuits = later("utils.method.contributions")
 compared_channels = later("utils.concept_sources.compared_channels")
 disentangling = later("utils.method.disentangling")
 image_sets = later("utils.concept_sources.image_sets")
+ordering = later("utils.method.order")
 polysemanticity = later("utils.method.polysemanticity")
 
 MOST_ON_MAP = 300  # images, equally many of each concept
@@ -107,6 +108,6 @@ def _map_images(opened: OpenedSplit, study: Study) -> MapImages:
     for concept in split.own_concepts:
         images = labels.indices[usable & torch.isin(labels.targets, torch.tensor(concept.classes))]
         sums = circuits.circuits(split.weight, study.tap_sums.of_images(images)).sum(1)
-        largest = sums.argsort(descending=True, stable=True)[: MOST_ON_MAP // len(split.own_concepts)]
+        largest = ordering.largest_first(sums, MOST_ON_MAP // len(split.own_concepts))
         sets.append(images[largest].sort().values)
     return image_sets.map_images(opened, study, sets, features=image_sets.circuit_features)

@@ -34,6 +34,7 @@ clustering = later("utils.method.clustering")
 compared_channels = later("utils.concept_sources.compared_channels")
 disentangling = later("utils.method.disentangling")
 files = later("utils.store.files")
+ordering = later("utils.method.order")
 stored_sums = later("utils.store.tap_sums")
 
 SHOWN_FOLDERS = 3  # in the name of a concept
@@ -203,7 +204,7 @@ class ImageSetCandidates(CandidateMaker):
     def _folders(self, rows: Tensor) -> str:
         """The names of the frequent classes of images; where no class is frequent, the number of classes."""
         outputs, counts = self.study.labels.targets[rows].unique(return_counts=True)
-        order = counts.argsort(descending=True, stable=True)[:SHOWN_FOLDERS]
+        order = ordering.largest_first(counts, SHOWN_FOLDERS)
         frequent = [rank for rank in order.tolist() if counts[rank] >= LEAST_SHARE * len(rows)]
         names = [self.study.classes.name(int(outputs[rank])) for rank in frequent]
         return ", ".join(names) or f"{len(outputs)} classes"
@@ -382,7 +383,7 @@ def map_images(
     weight = opened.file.split.weight
     indices = torch.cat(sets if dropped is None else [*sets, dropped]).sort().values
     tap_sums = study.tap_sums.of_images(indices)
-    order = circuits.circuits(weight, tap_sums).sum(1).argsort(descending=True, stable=True)
+    order = ordering.largest_first(circuits.circuits(weight, tap_sums).sum(1))
     return MapImages(indices[order], concepts_of(indices[order], sets), features(weight, tap_sums[order]))
 
 
@@ -470,7 +471,7 @@ class ImageSetFinder(ConceptFinder, ABC):
         """
         weight = channel.weights[draw].float()
         scores = channel.validation.scores(weight[None])[0]
-        strongest = scores.argsort(descending=True, stable=True)[:ASSIGNED_IMAGES]
+        strongest = ordering.largest_first(scores, ASSIGNED_IMAGES)
         tap_sums = channel.validation.input_sums[strongest].view(-1, *weight.shape)
         return strongest, clustering.nearest(self.source.features(weight, tap_sums), clusters.centroids)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from utils.concept_sources.compared_channels import Comparison
 
 torch = later("torch")
+ordering = later("utils.method.order")
 
 MOST_CLASSES = 8
 
@@ -54,7 +55,7 @@ class PredictionFinder(ImageSetFinder):
         references = self._circuits.stored.references[index, draw]
         predicted = self._labels.predictions[torch.searchsorted(self._labels.indices, references)]
         outputs, counts = predicted.unique(return_counts=True)
-        chosen = outputs[counts.argsort(descending=True, stable=True)][: number or MOST_CLASSES]
+        chosen = outputs[ordering.largest_first(counts)][: number or MOST_CLASSES]
         if len(chosen) < (number or 2):
             raise UserError("its images are predicted to be of too few classes")
         labels = torch.full_like(references, -1)

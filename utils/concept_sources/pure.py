@@ -58,6 +58,7 @@ torch = later("torch")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 network_circuits = later("utils.networks.unit_circuits")
+ordering = later("utils.method.order")
 recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
 significance = later("utils.method.significance")
@@ -303,7 +304,7 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study) -
     """Circuits [R, n, F] of the reference images [R, n] of units."""
     images, times = references.unique(return_counts=True)
     # images of equally many units together: beyond the layer, a backward pass serves one unit of each image of a batch
-    images = images[times.argsort(descending=True, stable=True)]
+    images = images[ordering.largest_first(times)]
     features = torch.empty(*references.shape, units.num_features)
     loader = study.image_source(study.training).in_order(images, "circuits of references")
     for batch in loader.readable():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.method.order import strongest
+from utils.method.order import largest_first
 
 
 def circuits(weight: Tensor, tap_sums: Tensor) -> Tensor:
@@ -49,6 +49,6 @@ class Strongest:
         if self.indices.numel():
             values = torch.cat([self.values, values], 1)
             indices = torch.cat([self.indices, indices], 1)
-        order = strongest(values, self._number, dim=1)
+        order = largest_first(values, self._number, dim=1)
         self.values = values.gather(1, order)
         self.indices = indices.gather(1, order)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def strongest(values: Tensor, number: int | None = None, dim: int = -1) -> Tensor:
+def largest_first(values: Tensor, number: int | None = None, dim: int = -1) -> Tensor:
     """Indices of the ``number`` (default: all) largest values along ``dim``, the largest first.
 
     Of equal values the earlier one is first, whatever the device, so that a result never depends on the machine.

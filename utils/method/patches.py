@@ -7,7 +7,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from utils.method.order import strongest
+from utils.method.order import largest_first
 
 TOP_IMAGES = 16
 SHOWN = 6
@@ -69,7 +69,7 @@ def most_activating(values: np.ndarray, groups: np.ndarray | None = None) -> lis
     -------
     list of at most six image numbers, most activating first; of equal ones the first
     """
-    top = strongest(torch.from_numpy(values.copy()), TOP_IMAGES).tolist()
+    top = largest_first(torch.from_numpy(values.copy()), TOP_IMAGES).tolist()
     if groups is None:
         return top[:SHOWN]
     waiting = {group: [image for image in top if groups[image] == group] for group in dict.fromkeys(groups[top])}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.method.order import strongest
+from utils.method.order import largest_first
 
 
 def virtual_neurons(maxima: Tensor, nearest: Tensor, number: int) -> Tensor:
@@ -34,6 +34,6 @@ def strongest_images(maxima: Tensor, nearest: Tensor, number: int) -> tuple[Tens
         ``number`` of 0 ... N-1, the largest first, of equal ones the smaller; of images in which the unit is active.
     clusters : LongTensor [n]
     """
-    images = strongest(maxima, number)
+    images = largest_first(maxima, number)
     images = images[maxima[images] > 0]
     return images, nearest[images].long()

@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.images.folders import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.importance import relevant_shares
+from utils.method.order import largest_first
 from utils.method.polysemanticity import (
     ClassPairs,
     averaged_relevance_vectors,
@@ -160,7 +161,7 @@ def _print_classes(channel: int, findings: LayerFindings) -> None:
     groups = findings.channels.groups(channel)
     concept_of = {output: k for k, group in enumerate(groups, start=1) for output in group}
     relevant = sorted(concept_of, key=lambda output: (concept_of[output], -shares[output]))
-    by_share = shares.argsort(descending=True, stable=True).tolist()
+    by_share = largest_first(shares).tolist()
     others = [output for output in by_share if output not in concept_of and shares[output] > 0]
     shown = relevant + others[:NEAREST]
     width = max((len(findings.classes.name(output)) for output in shown), default=0)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from utils.errors import printable
 from utils.images.folders import ClassMap
+from utils.method.order import largest_first
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities, gamma_polysemantic
 from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of
@@ -192,7 +193,7 @@ def class_rows(layer: ReportedLayer, channel: int, concept_of: dict[int, int]) -
     """A row for each class that a channel is relevant for, then for those that come nearest: highest share first."""
     shares = layer.shares[:, channel]
     relevant = set(layer.channels.classes(channel))
-    order = torch.argsort(torch.nan_to_num(shares, nan=-1), descending=True, stable=True).tolist()
+    order = largest_first(torch.nan_to_num(shares, nan=-1)).tolist()
     nearest = [output for output in order if output not in relevant and shares[output] > 0][:NEAREST]
     low = {int(output) for output in torch.nonzero(layer.layer_classes.levels.below[:, channel]).flatten()}
     rows = []

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.method.evaluation import density_curves, fractions_of_original
+from utils.method.order import largest_first
 from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.report.card import Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
@@ -37,7 +39,7 @@ def shown_concepts(result):
     sizes = [len(part["paths"]) for part in result["images"]]
     if result["assignment"]:
         return [k for k, size in enumerate(sizes[:MOST_CONCEPTS]) if size]
-    order = np.argsort([-size for size in sizes], kind="stable")[:MOST_CONCEPTS]
+    order = largest_first(torch.tensor(sizes), MOST_CONCEPTS)
     return sorted(k for k in order.tolist() if sizes[k])
 
 

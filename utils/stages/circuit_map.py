@@ -12,6 +12,7 @@ from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
 from utils.images.batches import ImageFiles
 from utils.images.image_source import ImageSource
+from utils.method.order import largest_first
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room
 from utils.networks.opened_network import OpenedNetwork
@@ -69,7 +70,7 @@ def make_map(images: MapImages, side: float, most_concepts: int) -> CircuitMap:
     """
     scores, shares = principal_components(images.features)
     sizes = images.concepts[images.concepts >= 0].bincount()
-    shown = sorted(k for k in sizes.argsort(descending=True, stable=True)[:most_concepts].tolist() if sizes[k])
+    shown = sorted(k for k in largest_first(sizes, most_concepts).tolist() if sizes[k])
     of_concept = {k: (images.concepts == k).nonzero().flatten().tolist() for k in (*range(len(sizes)), -1)}
     # the strongest image of each concept, then the second one of each, and so on; the dropped images come last
     ranks = {image: (k < 0, rank, k) for k, members in of_concept.items() for rank, image in enumerate(members)}

@@ -16,6 +16,7 @@ from utils.images.batches import ImageBatches, ImageFiles
 from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey, merge, spatial_sums
+from utils.method.order import largest_first
 from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.layers import Layer
@@ -148,7 +149,7 @@ def measure_peaks(
 def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of batches as ``measure_peaks`` has them, the images among the most activating ones of any channel, as one."""
     together = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    order = np.argsort(-together["peaks"], axis=0, kind="stable")[:TOP_IMAGES]
+    order = largest_first(torch.from_numpy(together["peaks"]), TOP_IMAGES, dim=0)
     images = np.unique(order)
     return {name: values[images] for name, values in together.items()}
 

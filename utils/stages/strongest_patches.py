@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.images.batches import ImageBatches
 from utils.images.image_source import ImageSource
 from utils.images.progress import progress
+from utils.method.order import largest_first
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.opened_network import OpenedNetwork
 from utils.store.files import json_digest
@@ -42,7 +43,7 @@ class TopPatches(NamedTuple):
         values = torch.cat([self.values, values], 1)
         images = torch.cat([self.images, images.expand(len(values), -1)], 1)
         centres = torch.cat([self.centres, centres], 1)
-        order = values.sort(dim=1, descending=True, stable=True).indices[:, :TOP_IMAGES]
+        order = largest_first(values, TOP_IMAGES, dim=1)
         where = order[..., None].expand(-1, -1, 2)
         return TopPatches(values.gather(1, order), images.gather(1, order), centres.gather(1, where))
 

@@ -87,7 +87,8 @@ CARDS = {
 
 def texts(figure):
     """Every text that is drawn, with its box in pixels."""
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # all is at its place, in half the time
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
     ticks = [(tick, *sorted(axis.get_view_interval())) for axis in axes for tick in axis.get_major_ticks()]
     hidden = {tick.label1 for tick, low, high in ticks if not low <= tick.get_loc() <= high}
@@ -158,7 +159,7 @@ def channel_classes(relevant, pairs, groups=None, below=()):
 def drawn(figure):
     """The figure with everything at its place, and a renderer."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    figure.draw_without_rendering()
     return figure, canvas.get_renderer()
 
 

@@ -14,7 +14,8 @@ from utils.store.separations import VALUES, Separations
 from utils.store.splits import write_split
 
 
-def images(seed, n, num_concepts=2, own=0):
+def measured_images(seed, n, num_concepts=2, own=0):
+    """Made-up measurements of a concept's images: the parts of ``own`` are the largest."""
     random = np.random.default_rng(seed)
     sums = random.normal(0, 1, (n, num_concepts + 1))
     sums[:, own] += 4
@@ -30,7 +31,8 @@ def images(seed, n, num_concepts=2, own=0):
     }
 
 
-def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **changes):
+def pair_result(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **changes):
+    """A result of a channel's split, of as many concepts as given."""
     k, words = len(concepts), "_".join("-".join(map(str, concept)) for concept in concepts)
     return {
         **{"split": f"net_channel{channel}_{words}", "split_sha256": "00", "evaluation": 1},
@@ -42,17 +44,18 @@ def pair(channel, concepts=((1,), (2,)), cosines=((1.0, 0.25), (0.25, 1.0)), **c
         **{"split_by": "arv", "background": None, "concepts_from": "classes", "assignment": None},
         "found_by": {"from": "classes"},
         **{"cosines": [list(row) for row in cosines], "rho": 0.95, "division": {"objective": "positive"}, "tau": 0.03},
-        "images": [images(10 * channel + c + 1, 6 + c, k, c) for c in range(k)],
+        "images": [measured_images(10 * channel + c + 1, 6 + c, k, c) for c in range(k)],
         **changes,
     }
 
 
-def three(channel):
+def result_of_three(channel):
     cosines = ((1.0, 0.1, 0.3), (0.1, 1.0, 0.2), (0.3, 0.2, 1.0))
-    return pair(channel, ((1,), (2,), (3, 4)), cosines)
+    return pair_result(channel, ((1,), (2,), (3, 4)), cosines)
 
 
-def row(split="net_channel3_1_2", concept=1, **values):
+def separation_row(split="net_channel3_1_2", concept=1, **values):
+    """A concept's row of a separation; each value is another one."""
     measured = {name: round(0.1 * number % 1, 3) for number, name in enumerate(VALUES)}
     return {
         **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
@@ -62,7 +65,8 @@ def row(split="net_channel3_1_2", concept=1, **values):
 
 
 def separation(name="net_pairs", rows=None, **changes):
-    rows = rows or [row(), row(concept=2, ap_all=nan)]
+    """A separation of these rows, or of two concepts of channel 3."""
+    rows = rows or [separation_row(), separation_row(concept=2, ap_all=nan)]
     return {
         **{"name": name, "run": "net", "layer": "last", "weights_sha256": "00", "transform": {}, "precision": "fp32"},
         **{"decoding": "pil", "validation_sha256": "0", "training_sha256": "1", "draws": 2, "irrelevant": None},
@@ -88,10 +92,12 @@ def separations_of(folder, *given):
     return separations
 
 
-def rows_at_random(channels=6, **values):
+def random_separation_rows(channels=6, **values):
     random = np.random.default_rng(0)
     return [
-        row(f"net_channel{channel}_1_2", k, **{**dict(zip(VALUES, random.random(len(VALUES)), strict=True)), **values})
+        separation_row(
+            f"net_channel{channel}_1_2", k, **{**dict(zip(VALUES, random.random(len(VALUES)), strict=True)), **values}
+        )
         for channel in range(channels)
         for k in (1, 2)
     ]
@@ -115,7 +121,7 @@ def effect(channel=3, **changes):
     }
 
 
-def with_split(folder, given, seed=0):
+def with_split_of_effect(folder, given, seed=0):
     """Write the split that an effect is of; the effect with its digest."""
     torch.manual_seed(seed)
     file = split_file(nn.Conv2d(2, 20, 1), given["channel"], num_channels=20)
@@ -130,7 +136,7 @@ def effects_of(folder, *given):
     return effects
 
 
-KNOWN = {
+COMPARED = {
     **{"name": "net_groups", "run": "net", "layer": "l", "weights_sha256": "00", "precision": "fp32"},
     **{"decoding": "pil", "validation_sha256": "11", "training_sha256": "22", "asked": [[3, [[0], [1]]]]},
     "settings": {"rho": 1.0, "only_correct": False, "draws": 3, "concepts": None, "references": None},
@@ -138,14 +144,14 @@ KNOWN = {
 }
 
 
-def method(words="split by circuits", labels=False):
+def compared_method(words="split by circuits", labels=False):
     needs = {"labels": labels, "images": False, "changes_weights": True, "same_output": True}
     return {"words": words, **needs}
 
 
 def comparison(channels=6, **changes):
     """A made-up comparison of two methods, the first with a null; the values tell method, null and concept."""
-    methods = {"circuits": method(), "classes": method("split by classes", True)}
+    methods = {"circuits": compared_method(), "classes": compared_method("split by classes", True)}
     kinds = {("circuits", ""): 0.6, ("circuits", "weights_permuted"): 0.2, ("classes", ""): 0.9}
     concepts = [
         {"method": name, "null": null, "channel": channel, "concept": k, "auroc_all": value, "auroc_others": 0.5}
@@ -160,8 +166,8 @@ def comparison(channels=6, **changes):
         for name, null in kinds
         for channel in range(channels)
     ]
-    entry = {**KNOWN, "asked": [[channel, [[0], [1]]] for channel in range(channels)], "images": 20}
-    entry["settings"] = {**KNOWN["settings"], "embedding": None, "embedder": []}
+    entry = {**COMPARED, "asked": [[channel, [[0], [1]]] for channel in range(channels)], "images": 20}
+    entry["settings"] = {**COMPARED["settings"], "embedding": None, "embedder": []}
     return {**entry, "methods": methods, "concepts": concepts, "channels": rows, "problems": [], **changes}
 
 

@@ -131,7 +131,7 @@ def class_pairs(*rows):
     return ClassPairs(*map(torch.LongTensor, columns[:3]), torch.tensor(columns[3], dtype=torch.float64))
 
 
-def made_up(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.normal(0.65, 0.3))):
+def made_up_pairs(channels, classes_of, seed=0, cosines=lambda random: np.tanh(random.normal(0.65, 0.3))):
     """Pairs of ``classes_of(channel)`` classes, highest cosine first, and which channels are relevant for which."""
     random, pairs = np.random.default_rng(seed), []
     relevant = torch.zeros(60, channels, dtype=torch.bool)
@@ -188,7 +188,7 @@ def assert_readable(figure):
         assert across <= 0.5 or down <= 2, (text1, text2)  # descenders that no letter has may touch
 
 
-def lengths(pairs, seed=1):
+def made_up_similarities(pairs, seed=1):
     """Made-up path similarities, the higher the cosine the higher."""
     random = np.random.default_rng(seed)
     return [1 / int(np.clip(random.normal(14 - 8 * cosine, 4), 2, 24)) for cosine in pairs.cosine.tolist()]

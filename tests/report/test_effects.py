@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.entries import effect, effects_of, with_split
+from tests.entries import effect, effects_of, with_split_of_effect
 from utils.report import effect_tables
 from utils.report.effect_tables import (
     comma_separated,
@@ -79,9 +79,9 @@ def test_the_tables_are_made_again_where_another_run_has_written_meanwhile(tmp_p
 
 
 def test_what_is_printed_says_how_to_read_it_and_names_what_is_stale_or_unchecked(tmp_path, capsys):
-    measured = with_split(tmp_path, effect())
-    effects = effects_of(tmp_path, measured, effect(4), with_split(tmp_path, effect(5)))
-    with_split(tmp_path, effect(5), seed=1)
+    measured = with_split_of_effect(tmp_path, effect())
+    effects = effects_of(tmp_path, measured, effect(4), with_split_of_effect(tmp_path, effect(5)))
+    with_split_of_effect(tmp_path, effect(5), seed=1)
     effects.read_all()
     print_effects([measured], effects)
     printed = capsys.readouterr()

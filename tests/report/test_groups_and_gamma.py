@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.figures import GUIDE, TITLES, assert_readable, channel_classes, class_pairs, made_up
+from tests.figures import GUIDE, TITLES, assert_readable, channel_classes, class_pairs, made_up_pairs
 from utils.images.folders import ClassMap
 from utils.report import layer_tables
 from utils.report.gamma_guide import print_gamma, write_gamma
@@ -111,7 +111,7 @@ def test_of_many_groups_the_overview_shows_the_eight_largest_and_says_so():
 
 @pytest.mark.parametrize(("gamma", "guide"), [(-0.5, GUIDE), (0.5, GUIDE), (0.95, GUIDE), (0.5, NOTHING)])
 def test_the_panel_of_gamma_shows_what_could_be_measured_and_can_be_read(gamma, guide):
-    relevant, pairs = made_up(12, lambda channel: 4)
+    relevant, pairs = made_up_pairs(12, lambda channel: 4)
     figure = overview_figure(channel_classes(relevant, pairs), gamma, guide, "class {}".format, *TITLES)
     assert_readable(figure)
     panels = [axes for axes in figure.axes if axes.get_xlabel() == "γ, or cosine of ARVs"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.entries import pair, rows_at_random, separation, three
+from tests.entries import pair_result, random_separation_rows, result_of_three, separation
 from utils.report import result_tables, separation_tables
 from utils.report.latex import ACCENTS, CHARACTERS, escaped, floating, stacked, tabular
 
@@ -62,8 +62,10 @@ def test_a_table_has_rules_of_booktabs_between_its_blocks_and_true_minus_signs()
 def documents():
     """Both files, of results with terrible names."""
     name = [TERRIBLE, TERRIBLE[::-1]]
-    tables = result_tables.result_groups([pair(3, concept_names=name), pair(4, run="a_b%"), three(5)])
-    rows = rows_at_random()
+    tables = result_tables.result_groups(
+        [pair_result(3, concept_names=name), pair_result(4, run="a_b%"), result_of_three(5)]
+    )
+    rows = random_separation_rows()
     rows[0]["name"] = TERRIBLE
     return result_tables.latex(tables), separation_tables.latex([separation(rows=rows, run="a_b%")])
 
@@ -88,7 +90,7 @@ def test_every_row_of_the_files_has_a_cell_for_each_column():
         *("channel", "concept", "cosine", "rho", "included", "$c'_{1}$", "$c'_{2}$", "residual", "clean"),
         *("AUROC $c'_{k}$ / c", "top-1"),
     ]
-    expected = result_tables.result_rows(pair(4))[0].summary
+    expected = result_tables.result_rows(pair_result(4))[0].summary
     assert of_pair[1][5] == rf"{expected.mean[0]:.2f} $\pm$ {expected.std[0]:.2f}"
     assert text_outside(summary) == text_outside(separations) == ""
 

@@ -8,7 +8,17 @@ import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 
-from tests.figures import GUIDE, NAMES, TITLES, assert_readable, channel_classes, class_pairs, drawn, lengths, made_up
+from tests.figures import (
+    GUIDE,
+    NAMES,
+    TITLES,
+    assert_readable,
+    channel_classes,
+    class_pairs,
+    drawn,
+    made_up_pairs,
+    made_up_similarities,
+)
 from tests.scripts import NETWORK, RUN, printed_pairs, stage2, succeed
 from utils.images.folders import ClassMap
 from utils.report.layer_figure_parts import LARGEST_POINT, OTHER, SMALLEST_POINT, UNDER_GAMMA
@@ -103,7 +113,7 @@ def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_tabl
 
 @pytest.mark.parametrize("names", NAMES)
 def test_an_overview_can_be_read_whatever_the_names(names):
-    relevant, pairs = made_up(25, lambda channel: 40 if channel == 3 else channel % 5)
+    relevant, pairs = made_up_pairs(25, lambda channel: 40 if channel == 3 else channel % 5)
     figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES[names], *TITLES)
     assert_readable(figure)
     bars, histogram, _, rows, text = figure.axes
@@ -129,7 +139,7 @@ def shown_channels(axes):
 
 
 def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
-    relevant, pairs = made_up(50, lambda channel: 3)
+    relevant, pairs = made_up_pairs(50, lambda channel: 3)
     channels = channel_classes(relevant, pairs)
     figure = overview_figure(channels, 0.7, GUIDE, str, *TITLES)
     found = channels.polysemantic(0.7)
@@ -153,7 +163,7 @@ def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     ],
 )
 def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
-    relevant, pairs = made_up(2, lambda channel: classes, cosines=lambda random: cosine)
+    relevant, pairs = made_up_pairs(2, lambda channel: classes, cosines=lambda random: cosine)
     figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES["long"], *TITLES)
     assert_readable(figure)
     assert len(figure.axes) == panels
@@ -177,7 +187,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
 
 def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
     for idle, scale in ((500, "log"), (20, "linear")):
-        relevant, pairs = made_up(idle + 10, lambda channel, idle=idle: 0 if channel < idle else 3)
+        relevant, pairs = made_up_pairs(idle + 10, lambda channel, idle=idle: 0 if channel < idle else 3)
         axes = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, *TITLES).axes[0]
         assert axes.get_yscale() == scale
         assert ("log scale" in axes.get_ylabel()) == (scale == "log")
@@ -187,8 +197,8 @@ def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
     ("channels", "classes", "names"), [(3, 2, "short"), (30, 4, "long"), (30, 3, "wide"), (20, 15, "two lines")]
 )
 def test_a_wordnet_figure_shows_every_pair_and_names_the_surprising_ones(channels, classes, names):
-    _, pairs = made_up(channels, lambda channel: classes)
-    similarities = lengths(pairs)
+    _, pairs = made_up_pairs(channels, lambda channel: classes)
+    similarities = made_up_similarities(pairs)
     figure = wordnet_figure(pairs, similarities, 0.6, name=NAMES[names], titles=TITLES)
     assert_readable(figure)
     axes = figure.axes[0]
@@ -235,7 +245,7 @@ def test_numbers_of_points_in_the_outermost_rows_stay_inside_the_axes():
 def test_tens_of_thousands_of_pairs_fit():
     random = np.random.default_rng(0)
     pairs = class_pairs(*((0, 0, i, float(np.tanh(random.normal(0.6, 0.3)))) for i in range(30000)))
-    figure, _ = drawn(wordnet_figure(pairs, lengths(pairs), 0.5, name=NAMES["short"], titles=TITLES))
+    figure, _ = drawn(wordnet_figure(pairs, made_up_similarities(pairs), 0.5, name=NAMES["short"], titles=TITLES))
     places, size, cosines = point_places(figure.axes[0])
     assert len(cosines) == 30000
     assert size < 1.5

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 
-from tests.entries import rows_at_random, separation
+from tests.entries import random_separation_rows, separation
 from tests.figures import (
     CARDS,
     GUIDE,
@@ -20,8 +20,8 @@ from tests.figures import (
     assert_readable,
     channel_classes,
     class_pairs,
-    lengths,
-    made_up,
+    made_up_pairs,
+    made_up_similarities,
     texts,
 )
 from utils.method.evaluation import density_curves
@@ -48,13 +48,13 @@ TITLES = Titles("examples.efficientnet_lite0:efficientnet_lite0, layer blocks.6.
 
 
 def of_layer(sheet):
-    relevant, pairs = made_up(25, lambda channel: 40 if channel == 3 else channel % 5)
+    relevant, pairs = made_up_pairs(25, lambda channel: 40 if channel == 3 else channel % 5)
     return overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES["long"], *TITLES, sheet)
 
 
 def of_wordnet(sheet):
-    _, pairs = made_up(30, lambda channel: 4)
-    return wordnet_figure(pairs, lengths(pairs), 0.6, name=NAMES["long"], titles=TITLES, sheet=sheet)
+    _, pairs = made_up_pairs(30, lambda channel: 4)
+    return wordnet_figure(pairs, made_up_similarities(pairs), 0.6, name=NAMES["long"], titles=TITLES, sheet=sheet)
 
 
 def of_thresholds(sheet):
@@ -90,7 +90,7 @@ FIGURES = {
     "densities": of_densities,
     "pictures": of_pictures,
     "card": lambda sheet: card_figure(CARDS["long names"], sheet),
-    "separation": lambda sheet: separation_figure(separation(rows=rows_at_random()), sheet),
+    "separation": lambda sheet: separation_figure(separation(rows=random_separation_rows()), sheet),
 }
 
 
@@ -178,7 +178,7 @@ def test_what_a_no_break_space_holds_together_is_in_one_line():
 
 @pytest.mark.parametrize(("idle", "scale"), [(30, "log"), (1, "linear"), (4000, "log")])
 def test_counts_have_whole_ticks_in_plain_digits(idle, scale):
-    relevant, pairs = made_up(idle + 3, lambda channel: 0 if channel < idle else 2)
+    relevant, pairs = made_up_pairs(idle + 3, lambda channel: 0 if channel < idle else 2)
     figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, "title", "subtitle")
     figure.draw_without_rendering()
     bars, histogram = figure.axes[:2]
@@ -224,7 +224,7 @@ def test_far_and_close_in_wordnet_are_said_as_numbers():
 
 def test_the_axes_of_separations_depend_on_concepts_and_images_alone():
     """Rule and least squares: other values, and one more reference."""
-    rule = rows_at_random(auroc_all_real_target=np.nan, ap_all_real_target=np.nan, prevalence=0.02)
+    rule = random_separation_rows(auroc_all_real_target=np.nan, ap_all_real_target=np.nan, prevalence=0.02)
     other = {"ap_all_real_target": 0.3, "ap_all_original": 0.03, "split_by": "least_squares"}
     shares = [{**row, **other} for row in rule]
     for sheet in (SCREEN, *SHEETS):

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.entries import row, rows_at_random, separation, separations_of, with_splits
+from tests.entries import random_separation_rows, separation, separation_row, separations_of, with_splits
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
@@ -34,7 +34,7 @@ def markdown(rows, *columns):
 
 
 def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
-    rows = rows_at_random()
+    rows = random_separation_rows()
     rows[3] |= {"ap_all_real_target": np.nan, "name": "a, b", "classes": [3, 14]}
     text = comma_separated([separation(rows=rows)])
     found = list(csv.DictReader(io.StringIO(text)))
@@ -48,7 +48,7 @@ def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
 
 
 def test_the_summary_has_means_intervals_and_counts():
-    rows = rows_at_random(p_irrelevant=0.03, q_irrelevant=0.06)
+    rows = random_separation_rows(p_irrelevant=0.03, q_irrelevant=0.06)
     rows[0]["p_irrelevant"] = 0.2
     text, channels = summary(separation(rows=rows)), [one["channel"] for one in rows]
     mean, low, high = mean_with_interval([one["ap_all"] - one["ap_all_original"] for one in rows], channels)
@@ -61,7 +61,9 @@ def test_the_summary_has_means_intervals_and_counts():
 
 
 def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
-    rows = rows_at_random(channels=2, auroc_all_real_target=np.nan, ap_all_real_target=np.nan, q_irrelevant=np.nan)
+    rows = random_separation_rows(
+        channels=2, auroc_all_real_target=np.nan, ap_all_real_target=np.nan, q_irrelevant=np.nan
+    )
     rows[1] |= {**dict.fromkeys(VALUES, np.nan), "images": 0}
     for number, one in enumerate(rows):
         one["irrelevant_there"] = 12 + number
@@ -73,7 +75,9 @@ def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
 
 
 def test_the_markdown_says_what_the_headline_is_above_all_rows():
-    text = document([separation(rows=rows_at_random()), separation("other", rows=[row("net_channel9_1_2")])])
+    text = document(
+        [separation(rows=random_separation_rows()), separation("other", rows=[separation_row("net_channel9_1_2")])]
+    )
     assert (
         text.index("The headline is")
         < text.index("### net_pairs")
@@ -85,13 +89,13 @@ def test_the_markdown_says_what_the_headline_is_above_all_rows():
 
 
 def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path, capsys):
-    one, other = separation(), separation("other", rows=[row("net_channel9_1_2")])
+    one, other = separation(), separation("other", rows=[separation_row("net_channel9_1_2")])
     separations = separations_of(tmp_path, with_splits(tmp_path, one), with_splits(tmp_path, other))
     paths = write_separation_tables(separations)
     assert [path.name for path in paths] == ["separation.csv", "separation.md", "separation.tex"]
     assert rows_of(paths[2].read_text()) == [["3", "1 name 1"], ["3", "2 name 2"], ["9", "1 name 1"]]
     assert len(paths[0].read_text().splitlines()) == 4
-    with_splits(tmp_path, separation("other", rows=[row("net_channel9_1_2")]), seed=1)
+    with_splits(tmp_path, separation("other", rows=[separation_row("net_channel9_1_2")]), seed=1)
     write_separation_tables(separations)
     assert len(paths[0].read_text().splitlines()) == 3
     print_separation(one, separations)
@@ -110,7 +114,7 @@ def rows_of(text):
 
 
 def test_many_rows_are_printed_in_part(tmp_path, capsys):
-    print_separation(separation(rows=rows_at_random(channels=21)), separations_of(tmp_path))
+    print_separation(separation(rows=random_separation_rows(channels=21)), separations_of(tmp_path))
     out = capsys.readouterr().out
     assert "... 2 more in " in out and out.count("| 1 name 1") == 20
     assert "AUROC, others: against the images of the channel's other concepts alone" in out
@@ -118,19 +122,19 @@ def test_many_rows_are_printed_in_part(tmp_path, capsys):
 
 def test_a_column_has_the_share_of_draws_that_reach_the_new_channel(tmp_path, capsys):
     draws = {"ap_draws": [0.3, 0.5, np.nan, 0.7, 0.1], "ap_draws_real_target": [0.6, 0.4]}
-    assert draws_reached(row(ap_all=0.5, **draws)) == {"draws": 0.5, "draws_real_target": 0.5}
-    assert all(np.isnan(list(draws_reached(row(ap_all=np.nan, **draws)).values())))
-    assert np.isnan(draws_reached(row(ap_all=0.5))["draws_real_target"])
-    head, _, first = markdown([row(ap_all=0.5, **draws)], HEADLINE).split("\n")
+    assert draws_reached(separation_row(ap_all=0.5, **draws)) == {"draws": 0.5, "draws_real_target": 0.5}
+    assert all(np.isnan(list(draws_reached(separation_row(ap_all=np.nan, **draws)).values())))
+    assert np.isnan(draws_reached(separation_row(ap_all=0.5))["draws_real_target"])
+    head, _, first = markdown([separation_row(ap_all=0.5, **draws)], HEADLINE).split("\n")
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, first)), strict=True))
     assert cells["permuted >= AP"] == cells["real >= AP"] == "0.500"
-    assert "real >=" not in markdown([row()]) and "permuted >= AP" in markdown([row()])
+    assert "real >=" not in markdown([separation_row()]) and "permuted >= AP" in markdown([separation_row()])
     print_separation(separation(), separations_of(tmp_path))
     assert "share of draws of permuted weights that reach" in capsys.readouterr().out
 
 
 def test_splits_made_in_several_ways_are_told_apart_in_a_table():
-    rows = [row(), row("net_channel3_1_2_least_squares", split_by="least_squares")]
+    rows = [separation_row(), separation_row("net_channel3_1_2_least_squares", split_by="least_squares")]
     head, _, *lines = markdown(rows).split("\n")
     assert head.startswith("| channel | concept  | split by      | images |")
     assert [line.split("|")[3].strip() for line in lines] == ["arv", "least squares"]
@@ -138,7 +142,7 @@ def test_splits_made_in_several_ways_are_told_apart_in_a_table():
 
 
 def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_reference(tmp_path):
-    rows = rows_at_random(auroc_all_real_target=np.nan, ap_all_real_target=np.nan)
+    rows = random_separation_rows(auroc_all_real_target=np.nan, ap_all_real_target=np.nan)
     rows[0] |= dict.fromkeys(VALUES, np.nan)
     figure = separation_figure(separation(rows=rows))
     cloud, lines = figure.axes
@@ -151,7 +155,7 @@ def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_refe
 
 
 def test_no_figure_where_nothing_could_be_measured(tmp_path):
-    rows = rows_at_random(channels=1)
+    rows = random_separation_rows(channels=1)
     for one in rows:
         one |= dict.fromkeys(VALUES, np.nan)
     assert write_separation_figure(tmp_path, separation(rows=rows)) == []

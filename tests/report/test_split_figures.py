@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.entries import images, pair
+from tests.entries import measured_images, pair_result
 from utils.report import split_figures
 from utils.report.plots import DISENTANGLED, EVERYTHING_ELSE, ORIGINAL
 from utils.report.sheets import Sheet
@@ -23,10 +23,10 @@ from utils.stages.split_measures import Patch
 
 def many(count, background=None):
     """A result of ``count`` concepts, concept k with k + 3 images, and perhaps everything else."""
-    result = pair(1, tuple((k,) for k in range(count)), np.eye(count).tolist())
+    result = pair_result(1, tuple((k,) for k in range(count)), np.eye(count).tolist())
     channels = count + (background is not None)
     result |= {"background": background, "concept_names": [f"name {k}" for k in range(count)]}
-    result["images"] = [images(10 + k, k + 3, channels, k) for k in range(count)]
+    result["images"] = [measured_images(10 + k, k + 3, channels, k) for k in range(count)]
     return result
 
 
@@ -74,7 +74,7 @@ def written(monkeypatch):
 
 
 def test_densities_of_all_concepts_have_the_same_axes_and_say_how_many_images(tmp_path, written):
-    result = pair(3)
+    result = pair_result(3)
     result["images"][1]["original"] = [value * 5 for value in result["images"][1]["original"]]
     densities_figures(tmp_path, result, Sheet("text"))
     assert list(written) == [f"net_channel3_1_2_rho0.95_concept{k}_density_text" for k in (1, 2)]
@@ -102,9 +102,9 @@ def with_residual(result, values):
 @pytest.mark.parametrize(
     ("result", "residual", "shown", "note"),
     [
-        (pair(3), np.arange(100.0), True, "in every image c′₁ + c′₂ − r = 1: one bar follows from the others"),
-        (pair(3), 0.5, True, "c′₁ + c′₂ − r = 1 (r is the bias alone): one bar follows from"),
-        (pair(3), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: one bar mirrors the other"),
+        (pair_result(3), np.arange(100.0), True, "in every image c′₁ + c′₂ − r = 1: one bar follows from the others"),
+        (pair_result(3), 0.5, True, "c′₁ + c′₂ − r = 1 (r is the bias alone): one bar follows from"),
+        (pair_result(3), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: one bar mirrors the other"),
         (many(1, 1.0), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: one bar mirrors the other"),
         (many(3), 1, True, "c′₁ + … + c′₃ − 2 r = 1 (r is the bias"),
         (many(2, 1.0), np.arange(100.0), True, "in every image c′₁ + … + c′₃ − 2 r = 1: one bar follows"),
@@ -124,7 +124,7 @@ def test_it_is_said_which_fractions_follow_from_the_others(result, residual, sho
 
 
 def test_a_visualization_says_steps_seeds_and_what_is_reached_beside_the_largest_of_real_images(tmp_path, written):
-    result = pair(3)
+    result = pair_result(3)
     pictures = np.zeros((3, 4, 8, 8, 3), np.uint8)
     entry = {"steps": 50, "seeds": 4, "reached": [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [-1.0, 0.5, 0.0, 1234.5]]}
     visualization_figure(tmp_path, result, entry, pictures, positions=10)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import factories
-from tests.entries import images, pair, three
+from tests.entries import measured_images, pair_result, result_of_three
 from tests.oracles import load
 from tests.scripts import (
     CHANNEL,
@@ -51,7 +51,7 @@ def table(text):
 
 
 def test_the_table_of_a_pair_equals_a_computation_by_hand():
-    one = pair(3)
+    one = pair_result(3)
     header, *rows = table(markdown(one))
     assert header[:5] == ["channel", "concept", "cosine", "rho", "included"]
     assert len(rows) == 4
@@ -80,7 +80,7 @@ def test_results_that_a_way_keeps_apart_have_files_and_headings_of_their_own(tmp
     for channel, sharpness in ((3, 3.0), (4, 5.0)):
         way = {"split_by": "softmax", "division": {"sharpness": sharpness}, "rho": None}
         found_by = {"from": "classes", "sharpness": sharpness}
-        results.write(pair(channel, **way, found_by=found_by))
+        results.write(pair_result(channel, **way, found_by=found_by))
     with registered():
         tables, paths = write_tables(results)
         assert len({summary.heading(one) for one in tables}) == 2
@@ -88,13 +88,13 @@ def test_results_that_a_way_keeps_apart_have_files_and_headings_of_their_own(tmp
 
 
 def test_images_without_positive_activation_are_named_and_not_counted():
-    one = pair(3)
+    one = pair_result(3)
     one["images"][0] |= {"included": [True] * 6, "original": [-1.0, 2.0, 0.0, 2.0, 2.0, 2.0]}
     assert table(markdown(one))[1][4] == "6 of 6, 2 not counted"
 
 
 def test_a_concept_without_a_measured_image_and_one_with_a_single_image_have_a_row():
-    one = pair(3)
+    one = pair_result(3)
     one["images"][0]["included"] = [False] * 6
     one["images"][1] |= {"included": [True] + [False] * 6, "original": [2.0] * 7}
     _, first, second, *_ = table(markdown(one))
@@ -109,7 +109,7 @@ def test_the_original_channels_area_is_of_its_better_direction():
 
 
 def test_three_concepts_are_told_from_the_two_others_together():
-    one = three(4)
+    one = result_of_three(4)
     sums = [np.array(part["sums"]) for part in one["images"]]
     areas = separation([np.array(part["original"]) for part in one["images"]], sums)
     for k in range(3):
@@ -125,7 +125,7 @@ def test_three_concepts_are_told_from_the_two_others_together():
 
 
 def test_all_pairs_pool_images_and_average_areas():
-    pairs = [pair(3), pair(5, cosines=((1, 0.5), (0.5, 1)))]
+    pairs = [pair_result(3), pair_result(5, cosines=((1, 0.5), (0.5, 1)))]
     overall = table(markdown(*pairs))[-2:]
     rows = [summary.result_rows(one) for one in pairs]
     for k in (0, 1):
@@ -144,7 +144,14 @@ def test_all_pairs_pool_images_and_average_areas():
 
 
 def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_and_k():
-    pairs = [pair(12), pair(3), three(3), pair(3, run="other"), pair(3, tau=0.1), pair(3, ((1,), (7,)))]
+    pairs = [
+        pair_result(12),
+        pair_result(3),
+        result_of_three(3),
+        pair_result(3, run="other"),
+        pair_result(3, tau=0.1),
+        pair_result(3, ((1,), (7,))),
+    ]
     tables = summary.result_groups(pairs)
     document, comma_separated = summary.document(tables), summary.comma_separated(tables)
     for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]):
@@ -169,7 +176,7 @@ def test_pairs_in_any_order_make_one_document_with_a_table_for_each_network_tau_
     ids=str,
 )
 def test_what_was_measured_otherwise_or_on_other_images_is_never_in_one_table(changes):
-    one, alike, other = pair(3), pair(4), pair(5, **changes)
+    one, alike, other = pair_result(3), pair_result(4), pair_result(5, **changes)
     for order in itertools.permutations([one, alike, other]):
         tables = summary.result_groups(order)
         assert sorted([result["channel"] for result in one.results] for one in tables) == [[3, 4], [5]]
@@ -182,30 +189,30 @@ def test_what_was_measured_otherwise_or_on_other_images_is_never_in_one_table(ch
 def test_all_results_of_one_table_agree_in_every_class_folder():
     """The second agrees with the first, which has none of its folders, but the third with only one of them."""
     folders = [{"a": "1"}, {"b": "1"}, {"a": "1", "b": "2"}, {"a": "2", "b": "1"}, {"a": "1", "b": "1"}]
-    results = [pair(channel, validation=validation) for channel, validation in enumerate(folders)]
+    results = [pair_result(channel, validation=validation) for channel, validation in enumerate(folders)]
     tables = summary.result_groups(results)
     assert [[result["channel"] for result in one.results] for one in tables] == [[0, 1, 4], [2], [3]]
 
 
 def test_an_image_of_several_results_counts_once_in_the_top_1_of_all():
-    shared, own = images(1, 6), images(2, 4)
+    shared, own = measured_images(1, 6), measured_images(2, 4)
     shared["predictions"], own["predictions"] = [1] * 6, [0] * 4
-    one = pair(3, images=[shared, own])
-    other = pair(4, images=[shared, images(5, 10) | {"predictions": [5] * 10}])
+    one = pair_result(3, images=[shared, own])
+    other = pair_result(4, images=[shared, measured_images(5, 10) | {"predictions": [5] * 10}])
     assert [row.top1 for row in overall_rows([one, other])] == [16 / 20] * 2
     assert [row.top1 for row in overall_rows([one])] == [6 / 10] * 2
     assert table(markdown(one, other))[-1][10] == "0.800"
 
 
 def test_only_the_results_that_are_asked_for_have_rows_of_their_own():
-    results = [pair(3), pair(4), pair(5)]
+    results = [pair_result(3), pair_result(4), pair_result(5)]
     (one,) = summary.result_groups(results)
     rows = table(summary.markdown(one, {(results[1]["split"], 0.95), (results[2]["split"], 0.5)}))
     assert [row[0] for row in rows[1:]] == ["4", "4", "all 3", "all 3"]
 
 
 def test_the_csv_has_all_numbers_of_the_table():
-    pairs = [pair(3), three(4)]
+    pairs = [pair_result(3), result_of_three(4)]
     text = summary.comma_separated(summary.result_groups(pairs))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == (2 + 2) + (3 + 3)
@@ -226,7 +233,7 @@ def test_the_csv_has_all_numbers_of_the_table():
 
 
 def test_a_name_cannot_break_the_table():
-    one = pair(3, concept_names=["a|b", "n" * 60])
+    one = pair_result(3, concept_names=["a|b", "n" * 60])
     header, first, second, *_ = [line.replace("\\|", "") for line in markdown(one).split("\n") if "--" not in line]
     assert header.count("|") == first.count("|") == second.count("|")
     assert "n" * 41 not in second
@@ -309,7 +316,7 @@ def test_only_parts_of_the_pair_may_be_missing_when_all_of_it_is(tmp_path):
 
 def test_a_concept_without_images_is_a_row_without_values(tmp_path):
     # of sets of training images some have no validation image
-    whole, empty = pair(3), pair(4)
+    whole, empty = pair_result(3), pair_result(4)
     empty["images"][1] = {name: [] for name in empty["images"][1]}
     both = summary.result_groups([whole, empty])[0]
     header, *rows = table(summary.markdown(both))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.entries import row
+from tests.entries import separation_row
 from utils.report.verdicts import is_beyond, mean_separation, verdict
 
 
@@ -11,7 +11,10 @@ def measured(*after, **values):
     """Rows of concepts with these average precisions after, on 20 draws of permuted weights that reach 0.5 at most."""
     draws = np.linspace(0.1, 0.5, 20).tolist()
     common = {"ap_all_original": 0.1, "ap_all_weights_permuted": 0.3, "ap_all_real_target": np.nan, "ap_draws": draws}
-    return [row(concept=k + 1, ap_all=one, name=f"name {k}", **{**common, **values}) for k, one in enumerate(after)]
+    return [
+        separation_row(concept=k + 1, ap_all=one, name=f"name {k}", **{**common, **values})
+        for k, one in enumerate(after)
+    ]
 
 
 @pytest.mark.parametrize(

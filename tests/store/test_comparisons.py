@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.entries import KNOWN, comparison, comparisons_of
+from tests.entries import COMPARED, comparison, comparisons_of
 from utils.errors import UserError
 from utils.store.comparisons import OF_CHANNELS, OF_CONCEPTS
 
@@ -20,7 +20,7 @@ def test_values_that_are_not_there_are_nan(tmp_path):
 def test_an_equal_one_is_reused_and_another_is_not(tmp_path):
     entry = comparison()
     found = comparisons_of(tmp_path, entry)
-    known = {name: entry[name] for name in KNOWN}
+    known = {name: entry[name] for name in COMPARED}
     assert found.find(known)["concepts"] == found.read_all()[0]["concepts"]
     assert found.find({**known, "settings": {**known["settings"], "rho": 0.5}}) is None
     with pytest.raises(UserError, match="other weights"):
@@ -29,7 +29,7 @@ def test_an_equal_one_is_reused_and_another_is_not(tmp_path):
 
 def test_damage_is_one_line(tmp_path):
     found = comparisons_of(tmp_path, comparison())
-    path = found.path(KNOWN)
+    path = found.path(COMPARED)
     path.write_text(path.read_text().replace("0.25", "0.26", 1))
     with pytest.raises(UserError, match=r"net_groups\.json"):
         found.read_all()

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from tests.entries import effect, effects_of, with_split
+from tests.entries import effect, effects_of, with_split_of_effect
 from utils.errors import UserError
 from utils.store.effects import Effects
 
 
 def test_an_effect_is_read_as_it_was_and_named_after_split_rho_and_replacement(tmp_path):
-    given = with_split(tmp_path, effect())
+    given = with_split_of_effect(tmp_path, effect())
     effects = effects_of(tmp_path, given)
     assert effects.path(given).name == "net_channel3_0_1_rho0.9_mean.json"
     (found,) = effects.read_all()
@@ -34,8 +34,8 @@ def test_the_newest_rho_of_a_split_and_replacement_counts_and_one_asked_for_agai
 
 
 def test_effects_whose_split_has_changed_are_left_out_and_those_without_are_named(tmp_path):
-    effects = effects_of(tmp_path, *(with_split(tmp_path, effect(channel)) for channel in (3, 4)))
-    with_split(tmp_path, effect(4), seed=1)
+    effects = effects_of(tmp_path, *(with_split_of_effect(tmp_path, effect(channel)) for channel in (3, 4)))
+    with_split_of_effect(tmp_path, effect(4), seed=1)
     (tmp_path / "models/net_channel3_0_1.pt").unlink()
     assert [one["channel"] for one in effects.read_all()] == [3]
     assert effects.unchecked == ["net_channel3_0_1_rho0.9_mean.json"]

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from tests.entries import pair, three
+from tests.entries import pair_result, result_of_three
 from tests.scripts import messages, run_script
 from tests.stores import split_file
 from utils.errors import UserError
@@ -36,7 +36,7 @@ def without_time(result):
 
 
 def test_results_are_read_as_they_were_and_named_after_split_rho_and_tau(tmp_path):
-    given = [with_split(tmp_path, pair(3)), with_split(tmp_path, three(4))]
+    given = [with_split(tmp_path, pair_result(3)), with_split(tmp_path, result_of_three(4))]
     results = write(tmp_path, *given)
     assert sorted(path.name for path in (tmp_path / "out/results_quantitative/pairs").iterdir()) == [
         *("net_channel3_1_2_rho0.95_required0.03.json", "net_channel4_1_2_3-4_rho0.95_required0.03.json")
@@ -46,7 +46,7 @@ def test_results_are_read_as_they_were_and_named_after_split_rho_and_tau(tmp_pat
 
 
 def test_the_newest_of_several_rho_counts_and_each_tau_for_itself(tmp_path):
-    one = with_split(tmp_path, pair(3))
+    one = with_split(tmp_path, pair_result(3))
     results = write(tmp_path, {**one, "rho": 0.5}, {**one, "rho": 0.9}, {**one, "tau": 0.1}, {**one, "rho": 0.7})
     assert [(result["tau"], result["rho"]) for result in results.read_all()] == [(0.03, 0.7), (0.1, 0.95)]
 
@@ -55,8 +55,8 @@ def test_the_newest_of_several_rho_counts_and_each_tau_for_itself(tmp_path):
     "renamed", ["net_channel3_1_2_rho0.95_required0.1", "net_channel3_1_2_rho0.5_required0.03", "x"]
 )
 def test_a_result_whose_name_and_content_disagree_is_refused(tmp_path, renamed):
-    results = write(tmp_path, with_split(tmp_path, pair(3)))
-    path = results.path(pair(3))
+    results = write(tmp_path, with_split(tmp_path, pair_result(3)))
+    path = results.path(pair_result(3))
     path.rename(path.with_stem(renamed))
     with pytest.raises(
         UserError, match=rf"{renamed}.json is damaged .it is the result of net_channel3_1_2_rho0.95_req"
@@ -65,8 +65,8 @@ def test_a_result_whose_name_and_content_disagree_is_refused(tmp_path, renamed):
 
 
 def test_a_result_whose_split_has_changed_is_left_out_and_named(tmp_path, capsys):
-    results = write(tmp_path, *(with_split(tmp_path, pair(channel)) for channel in (3, 4)))
-    with_split(tmp_path, pair(4))  # other ARVs over all training images: another split
+    results = write(tmp_path, *(with_split(tmp_path, pair_result(channel)) for channel in (3, 4)))
+    with_split(tmp_path, pair_result(4))  # other ARVs over all training images: another split
     assert [result["channel"] for result in results.read_all()] == [3]
     assert results.stale == ["net_channel4_1_2_rho0.95_required0.03.json"] and results.unchecked == []
     result_files.print_summary(results)
@@ -78,7 +78,12 @@ def test_a_result_whose_split_has_changed_is_left_out_and_named(tmp_path, capsys
 
 
 def test_results_whose_splits_are_missing_or_damaged_are_named_and_stay(tmp_path, capsys):
-    results = write(tmp_path, with_split(tmp_path, pair(3)), pair(5), *(pair(channel) for channel in range(6, 12)))
+    results = write(
+        tmp_path,
+        with_split(tmp_path, pair_result(3)),
+        pair_result(5),
+        *(pair_result(channel) for channel in range(6, 12)),
+    )
     (tmp_path / "models" / "net_channel5_1_2.pt").write_bytes(b"damaged")
     assert len(results.read_all()) == 8
     assert len(results.unchecked) == 7 and "net_channel5_1_2_rho0.95_required0.03.json" in results.unchecked
@@ -89,7 +94,7 @@ def test_results_whose_splits_are_missing_or_damaged_are_named_and_stay(tmp_path
 
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path):
-    results = write(tmp_path, with_split(tmp_path, pair(3)))
+    results = write(tmp_path, with_split(tmp_path, pair_result(3)))
     results.check("net", "0")
     results.check("other", "1")
     with pytest.raises(UserError, match="holds results of net with other weights: use another --output_dir"):
@@ -97,7 +102,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path):
 
 
 def test_what_is_there_and_equal_is_found_and_everything_else_is_not(tmp_path):
-    known = without_time(with_split(tmp_path, pair(3)))
+    known = without_time(with_split(tmp_path, pair_result(3)))
     results = write(tmp_path, known)
     assert without_time(results.find(known)) == known
     for name, value in (("split_sha256", "1"), ("precision", "bf16"), ("transform", {}), ("rho", 0.5), ("tau", 0.1)):
@@ -108,8 +113,8 @@ def test_what_is_there_and_equal_is_found_and_everything_else_is_not(tmp_path):
 
 @pytest.mark.parametrize("version", [None, 2, Results.version + 1])
 def test_results_of_another_version_are_one_line(tmp_path, version):
-    path = results_of(tmp_path).path(pair(3))
-    write_json(path, {**pair(3), "format": version})
+    path = results_of(tmp_path).path(pair_result(3))
+    write_json(path, {**pair_result(3), "format": version})
     result = run_script("get_results.py", "--summary", "--output_dir", tmp_path / "out", cwd=tmp_path)
     assert result.returncode == 2
     (line,) = messages(result.stderr)
@@ -135,8 +140,8 @@ def write_meanwhile(monkeypatch, *given):
 
 
 def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monkeypatch):
-    results = write(tmp_path, pair(3))
-    waiting = write_meanwhile(monkeypatch, pair(4), pair(4, tau=0.1), pair(5))
+    results = write(tmp_path, pair_result(3))
+    waiting = write_meanwhile(monkeypatch, pair_result(4), pair_result(4, tau=0.1), pair_result(5))
     tables, paths = result_files.write_tables(results)
     assert not waiting
     assert [len(table.results) for table in tables] == [3, 1]
@@ -147,7 +152,9 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
             (tmp_path / f"out/results_quantitative/quantitative_concept{k}_required0.03.txt").read_text().splitlines()
         )
         assert (
-            len(rows) == sum(sum(pair(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5)) <= 3 * per_pair
+            len(rows)
+            == sum(sum(pair_result(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5))
+            <= 3 * per_pair
         )
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md", "summary.tex"),
@@ -156,14 +163,14 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
 
 
 def test_a_result_that_is_measured_again_meanwhile_counts(tmp_path, monkeypatch):
-    results = write(tmp_path, pair(3))
-    write_meanwhile(monkeypatch, pair(3, concept_names=["new", "newer"]))
+    results = write(tmp_path, pair_result(3))
+    write_meanwhile(monkeypatch, pair_result(3, concept_names=["new", "newer"]))
     result_files.write_tables(results)
     assert "new" in (tmp_path / "out/results_quantitative/summary.csv").read_text()
 
 
 def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
-    results, other = write(tmp_path, pair(3)), pair(3, run="other", split="other_channel3_1_2")
+    results, other = write(tmp_path, pair_result(3)), pair_result(3, run="other", split="other_channel3_1_2")
     result_files.write_tables(results)
     results.write(other)
     _, paths = result_files.write_tables(results)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.entries import row, separation, separations_of, with_splits
+from tests.entries import separation, separation_row, separations_of, with_splits
 from utils.errors import UserError
 from utils.store.files import write_json
 from utils.store.separations import Separations, newest_rows
@@ -38,7 +38,7 @@ def test_what_is_there_and_equal_is_found(tmp_path):
 
 
 def test_rows_of_a_split_that_has_changed_are_left_out_and_named(tmp_path):
-    rows = [row("net_channel3_1_2"), row("net_channel4_1_2")]
+    rows = [separation_row("net_channel3_1_2"), separation_row("net_channel4_1_2")]
     separations = separations_of(tmp_path, with_splits(tmp_path, separation(rows=rows)))
     with_splits(tmp_path, separation(rows=rows[1:]), seed=1)
     assert [one["split"] for one in separations.read_all()[0]["rows"]] == ["net_channel3_1_2"]
@@ -51,7 +51,7 @@ def test_rows_of_a_split_that_has_changed_are_left_out_and_named(tmp_path):
 
 
 def test_a_split_of_several_separations_counts_where_most_others_are_then_where_it_is_newest(tmp_path):
-    three, four = row("net_channel3_1_2"), row("net_channel4_1_2")
+    three, four = separation_row("net_channel3_1_2"), separation_row("net_channel4_1_2")
     separations = separations_of(
         tmp_path, separation("all", [three, four]), separation("single", [three]), separation("newer", [four, three])
     )
@@ -62,7 +62,7 @@ def test_a_split_of_several_separations_counts_where_most_others_are_then_where_
 
 
 def test_size_decides_among_equal_settings_alone_and_else_the_newest_counts(tmp_path):
-    three, four = row("net_channel3_1_2"), row("net_channel4_1_2")
+    three, four = separation_row("net_channel3_1_2"), separation_row("net_channel4_1_2")
 
     def counts(**changes):
         other = separation("single", [three], **changes)
@@ -79,7 +79,7 @@ def test_size_decides_among_equal_settings_alone_and_else_the_newest_counts(tmp_
 
 
 def test_what_is_asked_for_again_counts_again_where_another_rho_was_newer(tmp_path):
-    separations = separations_of(tmp_path, separation("first"), separation("other_rho", [row(rho=0.5)]))
+    separations = separations_of(tmp_path, separation("first"), separation("other_rho", [separation_row(rho=0.5)]))
     first = next(one for one in separations.read_all() if one["name"] == "first")
 
     def rhos():
@@ -90,7 +90,7 @@ def test_what_is_asked_for_again_counts_again_where_another_rho_was_newer(tmp_pa
     assert rhos() == {"first"}
     before = separations.state()
     separations.make_newest(first)
-    separations.write(separation("same", [row(), row(concept=2)]))
+    separations.write(separation("same", [separation_row(), separation_row(concept=2)]))
     separations.make_newest(first)  # the newer one has the same rho and setting
     assert [one for one in separations.state() if one[0] == "first.json"] == before[:1]
 

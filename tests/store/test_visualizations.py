@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.entries import with_split
+from tests.entries import with_split_of_effect
 from utils.errors import UserError
 from utils.store.visualizations import Visualizations, packed
 
@@ -24,7 +24,7 @@ def visualizations(tmp_path):
 
 
 def test_what_is_written_is_found_again_with_equal_pictures(tmp_path, visualizations):
-    given = with_split(tmp_path, visualization())
+    given = with_split_of_effect(tmp_path, visualization())
     visualizations.write(given)
     known = {name: given[name] for name in ("split", "split_sha256", "rho", "steps", "seeds", "transform")}
     found = visualizations.find(known)
@@ -44,8 +44,8 @@ def test_what_was_made_otherwise_is_not_found(visualizations, change):
 
 
 def test_those_of_a_split_that_has_changed_are_left_out(tmp_path, visualizations):
-    visualizations.write(with_split(tmp_path, visualization()))
-    with_split(tmp_path, visualization(), seed=1)
+    visualizations.write(with_split_of_effect(tmp_path, visualization()))
+    with_split_of_effect(tmp_path, visualization(), seed=1)
     assert visualizations.read_all() == [] and len(visualizations.stale) == 1
 
 

@@ -67,7 +67,7 @@ def test_each_combination_is_what_a_single_run_finds(stores):
             assert row[name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_stage_2_writes_one_table_and_one_figure_and_no_candidates(copy):
+def test_stage_2_writes_one_table_and_one_figure_and_no_candidates(copy, with_full_figures):
     flags = ("--store_dir", "store", "--proportion_attribution_required", *TAUS, "--p", *PS, "--cos_sim_high", *GAMMAS)
     result = run_script("get_cosine_similarities.py", *NETWORK, *flags, cwd=copy)
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,7 @@ from utils.command_line.run import run
 from utils.command_line.settings import DisentanglingSettings
 
 
-def get_args_parser():
+def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
@@ -55,7 +55,7 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Disen
     )
 
 
-def main(settings):
+def main(settings: DisentanglingSettings) -> None:
     from tqdm import tqdm
 
     from utils.command_line import opening

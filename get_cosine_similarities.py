@@ -142,7 +142,7 @@ def main(settings: SimilaritySettings) -> None:
     findings = LayerFindings(stage_two, found, channels, kept, counts, classes)
     screen = LayerScreen(settings, store, findings, files)
     screen.show(guide)
-    if settings.plot_wordnet:
+    if synsets is not None:
         written += plot_wordnet(
             found.pairs,
             synsets,

@@ -10,6 +10,7 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
         --model resnet50 --batch_size 254 --store_dir /store_dir/
 """
 
+import argparse
 import time
 
 from utils import defaults
@@ -19,7 +20,7 @@ from utils.command_line.settings import ImportanceSettings
 from utils.plugins import positive_int
 
 
-def get_args_parser():
+def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
@@ -45,12 +46,12 @@ def get_args_parser():
     return parser
 
 
-def settings_from(args, _):
+def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> ImportanceSettings:
     flags.require(args, "model")
     return flags.settings_of(ImportanceSettings, args)
 
 
-def main(settings):
+def main(settings: ImportanceSettings) -> None:
     import torch
 
     from utils.command_line.closing import print_end

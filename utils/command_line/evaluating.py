@@ -29,6 +29,7 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         split = opened.splits[number]
         with opened.problems.noted(split.path.name), tqdm.external_write_mode():
             if result is None:
+                assert arrays is not None
                 result = result_of(described[number], arrays, split, validation)
                 if settings.get_quantitative:
                     results.write(result)

@@ -1,6 +1,6 @@
 """What stage 4 begins with: the splits asked for, and where its validation images come from."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from utils.errors import UserError
 from utils.images.folders import ClassMap
 from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
+from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS
 from utils.networks.opened_network import OpenedNetwork
 from utils.plugins import flags_of
@@ -274,7 +275,7 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     return opened, ImagePass(network, image_source, classes, sets)
 
 
-def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[Hashable, np.ndarray]:
+def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[GroupKey, np.ndarray]:
     """The validation images of concepts without labels, {key: indices}; UserError without a val store."""
     unlabelled = [split for split in opened.splits if not SOURCES.get(split.file.source["name"]).labelled]
     if not unlabelled:
@@ -286,7 +287,7 @@ def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[Has
             f"{NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)}"
         )
     study = opened.open_study(ImportanceStore(opened.settings.store_dir, opened.run))
-    sets: dict[Hashable, torch.Tensor] = {}
+    sets: dict[GroupKey, torch.Tensor] = {}
     for name in SOURCES:
         by_source = [split for split in unlabelled if split.file.source["name"] == name]
         if by_source:
@@ -294,7 +295,7 @@ def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[Has
     return {key: indices.numpy() for key, indices in sets.items()}
 
 
-def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Hashable, np.ndarray]) -> OpenedSplits:
+def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[GroupKey, np.ndarray]) -> OpenedSplits:
     """Without the splits that have a class in ``missing`` {output: reason}, or only empty image ``sets``.
 
     These become problems.

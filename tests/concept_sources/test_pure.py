@@ -58,7 +58,7 @@ class WatchedSource(ImageSource):
         return super().batches(plan, None)
 
 
-class World:
+class FinishedStore:
     """A finished store, its network and images, and how they are read."""
 
     def __init__(self, data, folder):
@@ -83,19 +83,21 @@ class World:
 
 
 @pytest.fixture
-def world(finished):
-    return World(finished / "data", finished)
+def finished_store(finished):
+    return FinishedStore(finished / "data", finished)
 
 
-def units_of(world, channels, **how):
-    return UnitCircuits(world.network, world.layer, world.layer.weight[channels], None, **how)
+def units_of(finished_store, channels, **how):
+    return UnitCircuits(
+        finished_store.network, finished_store.layer, finished_store.layer.weight[channels], None, **how
+    )
 
 
-def by_hand(world, channels, usable, start=None):
+def by_hand(finished_store, channels, usable, start=None):
     """Indices, values and features, image by image; ``start`` makes the leaf of an image's pixels."""
-    start, pixels = start or world.network.stem, world.pixels(world.training)
-    rest = world.network.stem[1] if start is world.network.stem[0] else torch.nn.Identity()
-    maps = world.network.last(world.network.stem(pixels)).flatten(2)
+    start, pixels = start or finished_store.network.stem, finished_store.pixels(finished_store.training)
+    rest = finished_store.network.stem[1] if start is finished_store.network.stem[0] else torch.nn.Identity()
+    maps = finished_store.network.last(finished_store.network.stem(pixels)).flatten(2)
     found = []
     for channel in channels:
         maxima = maps[:, channel].amax(1)
@@ -103,7 +105,7 @@ def by_hand(world, channels, usable, start=None):
         features = []
         for image in order:
             leaf = start(pixels[[image]]).detach().clone().requires_grad_()
-            a = world.network.last(rest(leaf))[0, channel]
+            a = finished_store.network.last(rest(leaf))[0, channel]
             a.backward(a.detach().clamp(min=0))
             circuit = (leaf * leaf.grad).detach().sum((0, 2, 3))
             features.append(circuit / (circuit.abs().sum() + 1e-10))
@@ -120,54 +122,58 @@ def check(references, expected):
 
 @pytest.mark.parametrize("only_correct", [False, True])
 @pytest.mark.parametrize("circuit_layer", [None, "stem.0"])
-def test_references_and_their_circuits_are_those_of_a_loop(world, only_correct, circuit_layer):
-    channels, study = [0, 3, 9], world.study(only_correct=only_correct, batch_size=7)
+def test_references_and_their_circuits_are_those_of_a_loop(finished_store, only_correct, circuit_layer):
+    channels, study = [0, 3, 9], finished_store.study(only_correct=only_correct, batch_size=7)
     usable = study.usable
     assert (len(usable) < 24) == only_correct
-    start = None if circuit_layer is None else find_circuit_layer(world.network, world.layer, circuit_layer, 24)
-    units = units_of(world, channels, circuit_layer=start)
+    start = (
+        None
+        if circuit_layer is None
+        else find_circuit_layer(finished_store.network, finished_store.layer, circuit_layer, 24)
+    )
+    units = units_of(finished_store, channels, circuit_layer=start)
     references = find_references(units, study, NUMBER)
-    first, again = world.read
+    first, again = finished_store.read
     assert first == usable.tolist() and sorted(again) == references.indices.unique().tolist()
-    lower = None if start is None else world.network.stem[0]
-    check(references, by_hand(world, channels, usable.tolist(), lower))
+    lower = None if start is None else finished_store.network.stem[0]
+    check(references, by_hand(finished_store, channels, usable.tolist(), lower))
     assert references.features.dtype == torch.float32 and references.indices.dtype == torch.int64
 
 
-def test_of_equal_images_the_smaller_index_counts(world):
+def test_of_equal_images_the_smaller_index_counts(finished_store):
     """A unit without weights is as large in all images, whatever the batches."""
-    units = UnitCircuits(world.network, world.layer, torch.zeros(1, 8, 1), torch.ones(1))
+    units = UnitCircuits(finished_store.network, finished_store.layer, torch.zeros(1, 8, 1), torch.ones(1))
     for batch_size in (2, 24):
-        references = find_references(units, world.study(batch_size=batch_size), NUMBER)
+        references = find_references(units, finished_store.study(batch_size=batch_size), NUMBER)
         assert references.indices.tolist() == [list(range(NUMBER))] and (references.values == 1).all()
         assert not references.features.any()
 
 
-def stored_in(folder, world, **changes):
+def stored_in(folder, finished_store, **changes):
     settings = {"number": NUMBER, "circuit_layer": None, "precision": "fp32", "decoding": "pil", "only_correct": False}
     how = {"settings": {**settings, **changes}, "usual": pure.USUAL}
-    return ReferenceImageStore(folder, RUN, Pure.name, world.meta, world.layer.num_inputs, **how)
+    return ReferenceImageStore(folder, RUN, Pure.name, finished_store.meta, finished_store.layer.num_inputs, **how)
 
 
-def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(world, tmp_path):
+def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(finished_store, tmp_path):
     everything = list(range(24))
 
     def ask(*channels, passes):
-        world.read, stored = [], stored_in(tmp_path, world)
-        references = unit_references([(channel, 0) for channel in channels], stored, world.study(batch_size=8))
-        assert len(world.read) == 2 * passes and world.read[:1] == [everything] * passes
-        check(references, by_hand(world, channels, everything))
+        finished_store.read, stored = [], stored_in(tmp_path, finished_store)
+        references = unit_references([(channel, 0) for channel in channels], stored, finished_store.study(batch_size=8))
+        assert len(finished_store.read) == 2 * passes and finished_store.read[:1] == [everything] * passes
+        check(references, by_hand(finished_store, channels, everything))
 
     ask(9, 2, passes=1)
-    before = stored_in(tmp_path, world).read([(9, 0)]).features
+    before = stored_in(tmp_path, finished_store).read([(9, 0)]).features
     ask(2, 9, passes=0)
     ask(11, 9, 0, passes=1)
-    assert torch.equal(stored_in(tmp_path, world).read([(9, 0)]).features, before)
-    assert stored_in(tmp_path, world, only_correct=True).missing([(9, 0)]) == [(9, 0)]
+    assert torch.equal(stored_in(tmp_path, finished_store).read([(9, 0)]).features, before)
+    assert stored_in(tmp_path, finished_store, only_correct=True).missing([(9, 0)]) == [(9, 0)]
 
 
-def test_runs_side_by_side_lose_nothing(world, tmp_path, monkeypatch):
-    stored, write, written = stored_in(tmp_path, world), ReferenceImageStore.write, []
+def test_runs_side_by_side_lose_nothing(finished_store, tmp_path, monkeypatch):
+    stored, write, written = stored_in(tmp_path, finished_store), ReferenceImageStore.write, []
 
     def overwritten_once(self, units, references):
         before = self.path.read_bytes() if self.path.is_file() else None
@@ -178,50 +184,53 @@ def test_runs_side_by_side_lose_nothing(world, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ReferenceImageStore, "write", overwritten_once)
     for channels in ([9], [4, 1]):
-        found = unit_references([(channel, 0) for channel in channels], stored, world.study(batch_size=8))
-        check(found, by_hand(world, channels, range(24)))
+        found = unit_references([(channel, 0) for channel in channels], stored, finished_store.study(batch_size=8))
+        check(found, by_hand(finished_store, channels, range(24)))
     assert written == [[(9, 0)], [(1, 0), (4, 0)], [(1, 0), (4, 0)]]
 
 
-def test_units_of_permuted_weights_have_references_of_their_own(world, tmp_path):
+def test_units_of_permuted_weights_have_references_of_their_own(finished_store, tmp_path):
     units = [(9, 0), (9, 1), (9, 2), (3, 1)]
-    rows, biases = unit_rows(world.layer, units)
-    weight = world.layer.weight
+    rows, biases = unit_rows(finished_store.layer, units)
+    weight = finished_store.layer.weight
     assert biases is None and torch.equal(rows[0], weight[9])
-    assert torch.equal(unit_rows(world.layer, units[3:])[0][0], rows[3])
+    assert torch.equal(unit_rows(finished_store.layer, units[3:])[0][0], rows[3])
     for row, (channel, _) in zip(rows[1:], units[1:], strict=True):
         assert not torch.equal(row, weight[channel])
         assert torch.equal(row.flatten().sort().values, weight[channel].flatten().sort().values)
     assert not torch.equal(rows[1], rows[2])
-    stored = stored_in(tmp_path, world)
-    references = unit_references(units, stored, world.study(batch_size=8))
-    world.network.last.weight[:4] = rows[..., None]
-    check(references, by_hand(world, range(4), range(24)))
+    stored = stored_in(tmp_path, finished_store)
+    references = unit_references(units, stored, finished_store.study(batch_size=8))
+    finished_store.network.last.weight[:4] = rows[..., None]
+    check(references, by_hand(finished_store, range(4), range(24)))
 
 
-def test_too_few_images_are_refused_before_any_is_read(world):
+def test_too_few_images_are_refused_before_any_is_read(finished_store):
     with pytest.raises(UserError, match="there are 24 usable training images, fewer than 25 references: ask for fewer"):
-        find_references(units_of(world, [1]), world.study(), 25)
-    assert not world.read
+        find_references(units_of(finished_store, [1]), finished_store.study(), 25)
+    assert not finished_store.read
 
 
 def test_images_that_the_network_cannot_measure_or_that_have_changed_are_named(copy):
-    world = World(copy / "data", copy)
+    finished_store = FinishedStore(copy / "data", copy)
     with pytest.raises(UserError, match=r"NaN or infinite values for .*ant/0.png"):
-        units = UnitCircuits(world.network, world.layer, torch.full((1, 8, 1), np.nan), None)
-        find_references(units, world.study(), NUMBER)
+        units = UnitCircuits(finished_store.network, finished_store.layer, torch.full((1, 8, 1), np.nan), None)
+        find_references(units, finished_store.study(), NUMBER)
     write_image(copy / "data" / "train" / "bee" / "2.png", 0, 5)
     with pytest.raises(UserError, match=r"bee/2.png is not the image that stage 1 measured"):
-        find_references(units_of(world, [1]), world.study(), NUMBER)
+        find_references(units_of(finished_store, [1]), finished_store.study(), NUMBER)
 
 
 def test_an_image_that_is_left_out_is_no_reference(copy):
     """One that another decoder cannot read, say."""
-    world = World(copy / "data", copy)
-    loading = replace(world.study().loading, skip_unreadable=True)
-    study, units = world.study(open_loading=lambda: loading, contents_count=False), units_of(world, [9])
+    finished_store = FinishedStore(copy / "data", copy)
+    loading = replace(finished_store.study().loading, skip_unreadable=True)
+    study, units = (
+        finished_store.study(open_loading=lambda: loading, contents_count=False),
+        units_of(finished_store, [9]),
+    )
     (first, *_), *_ = find_references(units, study, NUMBER).indices
-    study.images(world.training).path(first).write_bytes(b"no image")
+    study.images(finished_store.training).path(first).write_bytes(b"no image")
     references = find_references(units, study, NUMBER)
     assert first not in references.indices and len(references.indices[0]) == NUMBER
     with pytest.raises(UserError, match="there are 23 usable training images, fewer than 24 references"):
@@ -241,7 +250,7 @@ def val(finished, tmp_path_factory):
     return folder
 
 
-class ValWorld(World):
+class FinishedStores(FinishedStore):
     """The same with a val store, and centroids at random for three units."""
 
     def __init__(self, data, folder):
@@ -268,61 +277,69 @@ class ValWorld(World):
 
 
 @pytest.fixture
-def val_world(finished, val, tmp_path):
+def finished_stores(finished, val, tmp_path):
     (tmp_path / "store").mkdir()
     for folder in (val / "store").iterdir():
         (tmp_path / "store" / folder.name).symlink_to(folder)
-    return ValWorld(finished / "data", tmp_path)
+    return FinishedStores(finished / "data", tmp_path)
 
 
 @pytest.mark.parametrize("circuit_layer", [None, "stem"])
-def test_each_image_is_at_the_nearest_centroid_of_its_circuit(val_world, circuit_layer):
-    start = None if circuit_layer is None else find_circuit_layer(val_world.network, val_world.layer, circuit_layer, 24)
-    found = val_world.find(val_world.units(start))
-    assert torch.equal(found.indices, val_world.labels.indices) and found.nearest.dtype == torch.int8
+def test_each_image_is_at_the_nearest_centroid_of_its_circuit(finished_stores, circuit_layer):
+    start = (
+        None
+        if circuit_layer is None
+        else find_circuit_layer(finished_stores.network, finished_stores.layer, circuit_layer, 24)
+    )
+    found = finished_stores.find(finished_stores.units(start))
+    assert torch.equal(found.indices, finished_stores.labels.indices) and found.nearest.dtype == torch.int8
     assert found.nearest.shape == (16, 3, SETS) and len(found.nearest.unique()) == 3
-    pixels = val_world.pixels(val_world.store)
+    pixels = finished_stores.pixels(finished_stores.store)
     for image, unit in torch.cartesian_prod(torch.arange(16), torch.arange(3)).tolist():
-        x = val_world.network.stem(pixels[[image]]).requires_grad_()
-        a = val_world.network.last(x)[0, CHANNELS[unit]] + [0, 0.5, -0.5][unit]
+        x = finished_stores.network.stem(pixels[[image]]).requires_grad_()
+        a = finished_stores.network.last(x)[0, CHANNELS[unit]] + [0, 0.5, -0.5][unit]
         a.backward(a.detach().clamp(min=0))
         circuit = (x * x.grad).detach().sum((0, 2, 3))
         circuit = circuit / (circuit.abs().sum() + 1e-10)
         torch.testing.assert_close(found.maxima[image, unit], a.detach().max().clamp(min=0))
-        for of_set, centroids in enumerate(val_world.centroids[unit]):
+        for of_set, centroids in enumerate(finished_stores.centroids[unit]):
             distances = [(circuit - centroid).square().sum().item() for centroid in centroids]
             assert found.nearest[image, unit, of_set] == distances.index(min(distances))
 
 
-def test_a_second_call_needs_no_pass_and_anything_else_another_one(val_world):
-    first = val_world.find()
-    again = val_world.find()
-    assert len(val_world.read) == 1 and all(torch.equal(one, vars(again)[name]) for name, one in vars(first).items())
-    other = [one + 0.5 for one in val_world.centroids]
-    val_world.find(centroids=other)
-    val_world.find(decoding="fast")
-    val_world.find(val_world.units(find_circuit_layer(val_world.network, val_world.layer, "stem", 24)))
-    assert len(val_world.read) == 4
-    assert len(list(val_world.store.folder.parent.glob(f"{RUN}_pure_virtual_neurons_val_*.npz"))) == 4
-    val_world.find(centroids=other)
-    assert len(val_world.read) == 4
+def test_a_second_call_needs_no_pass_and_anything_else_another_one(finished_stores):
+    first = finished_stores.find()
+    again = finished_stores.find()
+    assert len(finished_stores.read) == 1 and all(
+        torch.equal(one, vars(again)[name]) for name, one in vars(first).items()
+    )
+    other = [one + 0.5 for one in finished_stores.centroids]
+    finished_stores.find(centroids=other)
+    finished_stores.find(decoding="fast")
+    finished_stores.find(
+        finished_stores.units(find_circuit_layer(finished_stores.network, finished_stores.layer, "stem", 24))
+    )
+    assert len(finished_stores.read) == 4
+    assert len(list(finished_stores.store.folder.parent.glob(f"{RUN}_pure_virtual_neurons_val_*.npz"))) == 4
+    finished_stores.find(centroids=other)
+    assert len(finished_stores.read) == 4
 
 
-def test_batches_are_small_enough_for_all_circuits_to_fit_into_memory(val_world, monkeypatch):
-    found = val_world.find()
+def test_batches_are_small_enough_for_all_circuits_to_fit_into_memory(finished_stores, monkeypatch):
+    found = finished_stores.find()
     sizes = []
     monkeypatch.setattr(pure, "MOST_VALUES", 3 * 8 * 2)
     one_by_one = lambda indices, size: sizes.append(size) or [[int(index)] for index in indices]  # noqa: E731
     monkeypatch.setattr(image_source, "batches_of", one_by_one)
-    what = val_world.labels.indices, val_world.units(), val_world.centroids
-    maxima, clusters = measure_virtual_neurons(val_world.store, val_world.study(batch_size=6), *what)
+    what = finished_stores.labels.indices, finished_stores.units(), finished_stores.centroids
+    maxima, clusters = measure_virtual_neurons(finished_stores.store, finished_stores.study(batch_size=6), *what)
     assert sizes == [2] and torch.equal(clusters, found.nearest)
     torch.testing.assert_close(maxima, found.maxima)
 
 
-def test_values_of_virtual_neurons_add_up_to_the_unit(val_world):
-    found = val_world.find()
-    for unit, number in enumerate(val_world.numbers):
+def test_values_of_virtual_neurons_add_up_to_the_unit(finished_stores):
+    found = finished_stores.find()
+    for unit, number in enumerate(finished_stores.numbers):
         values = found.values(unit, number, of_set=1)
         assert torch.equal(values.sum(0), found.maxima[:, unit]) and ((values > 0).sum(0) <= 1).all()
         images, clusters = found.strongest(unit, 5, of_set=1)
@@ -330,16 +347,16 @@ def test_values_of_virtual_neurons_add_up_to_the_unit(val_world):
         assert torch.equal(values[clusters, images], found.maxima[images, unit])
 
 
-def test_a_file_under_another_name_is_refused(val_world):
-    val_world.find()
-    (path,) = val_world.store.folder.parent.glob("*.npz")
-    file = val_world.file("fast")
+def test_a_file_under_another_name_is_refused(finished_stores):
+    finished_stores.find()
+    (path,) = finished_stores.store.folder.parent.glob("*.npz")
+    file = finished_stores.file("fast")
     path.rename(file.path)
     with pytest.raises(UserError, match=r"is damaged .it is of something else"):
         file.read()
 
 
-def test_more_clusters_than_their_numbers_can_tell_are_refused_before_any_pass(val_world):
+def test_more_clusters_than_their_numbers_can_tell_are_refused_before_any_pass(finished_stores):
     with pytest.raises(UserError, match="a unit has 129 clusters by PURE, more than 128 virtual neurons"):
-        val_world.find(centroids=[torch.zeros(SETS, number, 8) for number in (2, 129, 2)])
-    assert not val_world.read
+        finished_stores.find(centroids=[torch.zeros(SETS, number, 8) for number in (2, 129, 2)])
+    assert not finished_stores.read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -72,10 +72,7 @@ def images_in_turn(
     images : dict of key -> Tensor [n, 3, H, W], on the CPU
         Some images of each of its groups, on which to show equality.
     """
-    users: dict[GroupKey, list[Candidate]] = {key: [] for key in members}
-    for candidate in candidates:
-        for key in candidate.keys:
-            users[key].append(candidate)
+    users = _users_of(candidates, members)
     groups = {key: indices for key, indices in members.items() if users[key]}
     if not divider.sees_images:
         groups = {key: proof_images(indices) for key, indices in groups.items()}
@@ -99,6 +96,15 @@ def images_in_turn(
                         not_ready[group] -= 1
                         if not not_ready[group]:
                             del proof[group]
+
+
+def _users_of(candidates: list[Candidate], keys: Iterable[GroupKey]) -> dict[GroupKey, list[Candidate]]:
+    """The candidates that have each group of images."""
+    users: dict[GroupKey, list[Candidate]] = {key: [] for key in keys}
+    for candidate in candidates:
+        for key in candidate.keys:
+            users[key].append(candidate)
+    return users
 
 
 def some_of_all(members: dict[GroupKey, torch.Tensor], source: ImageSource) -> dict[GroupKey, torch.Tensor]:

@@ -84,7 +84,7 @@ def evaluate(
     validation: ValidationImages,
     results: Results,
     pictures: bool,
-) -> Iterator[tuple[int, dict[str, Any] | None, dict[str, np.ndarray] | None]]:
+) -> Iterator[tuple[int, dict[str, Any] | None, dict[str, np.ndarray]]]:
     """Measure splits on validation images that come group by group; a split is ready when its last one has come.
 
     All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
@@ -105,12 +105,11 @@ def evaluate(
         Which of ``opened``.
     result : dict or None
         The stored result where there is an equal one.
-    arrays : dict of arrays, or None
-        Else the measurements: ``groups`` (indices into the split's ``keys``), ``indices``, ``contents``, ``targets``,
-        ``predictions`` [n]; spatial sums of the channel
-        ``original`` [n] and of ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution ``shares``
-        [n]; where the layer's input can be used, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and
-        ``c'_1 .. c'_K``.
+    arrays : dict of arrays
+        Empty where there is a stored result. Else the measurements: ``groups`` (indices into the split's ``keys``),
+        ``indices``, ``contents``, ``targets``, ``predictions`` [n]; spatial sums of the channel ``original`` [n] and of
+        ``c'_1 .. c'_K, r`` ``sums`` [n, K + 1]; the channel's relative attribution ``shares`` [n]; where the layer's
+        input can be used, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and ``c'_1 .. c'_K``.
     """
     measures: dict[int, SplitMeasures] = {}
     for number, of_split in enumerate(described):
@@ -118,7 +117,7 @@ def evaluate(
         if result is None:
             measures[number] = SplitMeasures(opened[number], validation.layer)
         else:
-            yield number, result, None
+            yield number, result, {}
     keys, last = validation.with_images(list(measures.values()))
     last_of = dict(zip(measures, last, strict=True))
     for key, of_group in groupby(validation.batches(keys), key=itemgetter(0)):

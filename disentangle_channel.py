@@ -77,10 +77,10 @@ def main(settings: DisentanglingSettings) -> None:
     meta = store.load_meta()
     store.require_complete()
     opening.check_channel_count(settings, meta)
-    asked = opening.asked_candidates(settings, meta["num_channels"])
-    opening.check_origin(asked, settings, meta)
-    problems = opening.Problems(len(asked.candidates))
-    channels = opening.resolve_all(asked, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)
+    requested = opening.asked_candidates(settings, meta["num_channels"])
+    opening.check_origin(requested, settings, meta)
+    problems = opening.Problems(len(requested.candidates))
+    channels = opening.resolve_all(requested, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)
     transform = opening.open_transform(settings, meta, store.folder)
     network = opening.open_network(settings, meta, store.folder, device)
     study = opening.open_study(
@@ -89,7 +89,7 @@ def main(settings: DisentanglingSettings) -> None:
         transform,
         device,
         open_network=lambda: network,
-        only_correct=opening.setting("only_correct", settings, asked.settings),
+        only_correct=opening.setting("only_correct", settings, requested.settings),
         background=settings.background,
     )
 
@@ -98,7 +98,7 @@ def main(settings: DisentanglingSettings) -> None:
     maker = source.maker(study, [channel for channel, _ in channels])
     candidates = problems.collect(maker.make, channels)
 
-    # Whose is which input? Divided where that is not there yet, on the images of the concepts
+    # Which input belongs to which concept: divided on the images of the concepts, where no equal split is there
     division = DIVISIONS.get(settings.split_by)
     division_settings = division.settings_from(settings.division_given)
     print_how(division.describe(division_settings), study.only_correct, study.background)
@@ -108,15 +108,17 @@ def main(settings: DisentanglingSettings) -> None:
         inputs_of=study.inputs_of,
         background=study.background,
     )
-    splits = SplitWriter(study, asked.settings, division, division_settings)
+    splits = SplitWriter(study, requested.settings, division, division_settings)
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, study.labels, study.only_correct)
-    images_of_store, proof, written = study.image_source(store), EqualityProof(network), []
-    for candidate, images in images_in_turn(missing, members, divider, images_of_store):
+    training_images = study.image_source(store)
+    proof = EqualityProof(network)
+    written = []
+    for candidate, images in images_in_turn(missing, members, divider, training_images):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = candidate.split(divider.divide(candidate))
             print_split(split, members, network)
-            warn_above_gamma(split, maker.closeness(candidate), asked.settings.get("gamma"))
+            warn_above_gamma(split, maker.closeness(candidate), requested.settings.get("gamma"))
             check = proof.check([split], images)
             print_equality(check)
             path, file = splits.write(candidate, split, check)
@@ -126,10 +128,12 @@ def main(settings: DisentanglingSettings) -> None:
         print_closing_table(written)
 
     # All of them at once, where they are a layer
-    stem, manifest, tables = source.manifest_stem(settings.candidates, settings.channels or ()), None, []
+    stem = source.manifest_stem(settings.candidates, settings.channels or ())
+    manifest = None
+    tables = []
     if stem and splits.make_a_layer(candidates) and not problems.found:
         manifest = splits.manifest_path(stem)
-        tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, images_of_store))
+        tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, training_images))
     problems.finish("split")
     commands = opening.commands_after_splitting(settings, source, splits, candidates, manifest)
     if manifest is None:

@@ -22,7 +22,6 @@ from utils.command_line import flags, threshold_flags
 from utils.command_line.run import run
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
-from utils.plugins import positive_int
 
 
 def get_args_parser() -> flags.Parser:
@@ -37,18 +36,7 @@ def get_args_parser() -> flags.Parser:
         "--cos_sim_low", type=flags.cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
     )
     flags.add_figure_flag(parser)
-    parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
-    parser.add_argument(
-        "--only_above_mean",
-        action="store_true",
-        help="leave out classes for which a channel counts by being low: below its mean over all training images",
-    )
-    parser.add_argument(
-        "--min_images",
-        type=positive_int,
-        default=defaults.MIN_IMAGES,
-        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (%(default)s)",
-    )
+    threshold_flags.add_counting_flags(parser)
     threshold_flags.add_shown_flags(parser)
     parser.add_argument(
         "--plot_wordnet",
@@ -69,14 +57,9 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Simil
 
 
 def main(settings: SimilaritySettings) -> None:
+    from utils.command_line import opening
     from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
-    from utils.command_line.opening import (
-        check_asked_network,
-        check_channel,
-        check_channel_count,
-        require_stored_network,
-    )
     from utils.command_line.showing_layer import LayerFiles, LayerScreen
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
@@ -100,12 +83,12 @@ def main(settings: SimilaritySettings) -> None:
     meta = store.load_meta()
     store.require_complete()
     synsets = class_synsets(meta["classes"]) if settings.plot_wordnet else None
-    check_asked_network(settings, meta, store.folder)
-    check_channel_count(settings, meta)
+    opening.check_asked_network(settings, meta, store.folder)
+    opening.check_channel_count(settings, meta)
     if settings.channel is not None:
-        check_channel(settings.channel, "channel", meta)
+        opening.check_channel(settings.channel, "channel", meta)
     if settings.weights is not None:
-        require_stored_network(settings, meta, store.folder)
+        opening.require_stored_network(settings, meta, store.folder)
     class_store = ClassStore(settings.store_dir, run, meta)
     classes = ClassMap(meta["classes"])
 
@@ -153,7 +136,7 @@ def main(settings: SimilaritySettings) -> None:
             output_dir=settings.output_dir,
             sheet=settings.figure_width,
         )
-    print_end([one for one in written if one], screen.commands())
+    print_end([path for path in written if path], screen.commands())
 
 
 if __name__ == "__main__":

@@ -103,20 +103,20 @@ def main(settings: ImportanceSettings) -> None:
 
     opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
     source = ImageSource(images, transform, settings.batch_size, loading)
-    own = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
-    if own:
+    chunks = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
+    if chunks:
         check_on_images(opened, source)
-    if settings.compile and own:
-        size = min(settings.batch_size, len(store.chunk_range(own[0])))
+    if settings.compile and chunks:
+        size = min(settings.batch_size, len(store.chunk_range(chunks[0])))
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
         compile_network(network.module, layer, transform.normalise(black, device), settings.precision)
-    fill_store(store, own, opened, source)
+    fill_store(store, chunks, opened, source)
 
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():
         time.sleep(0.5)  # to report once
     if store.missing_chunks():
-        print(f"process {process.rank} has made its {len(own)} chunks; other processes are not ready yet")
-    elif process.rank == 0 or (own and not process.ends_with_others):
+        print(f"process {process.rank} has made its {len(chunks)} chunks; other processes are not ready yet")
+    elif process.rank == 0 or (chunks and not process.ends_with_others):
         print_store_summary(store)
         command = flags.next_command("get_cosine_similarities.py", settings=settings)
         if settings.images == "val":

@@ -26,6 +26,22 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, nargs="+", default=[default], metavar="VALUE", help=help)
 
 
+def add_counting_flags(parser: argparse.ArgumentParser) -> None:
+    """Which images and classes count."""
+    parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
+    parser.add_argument(
+        "--only_above_mean",
+        action="store_true",
+        help="leave out classes for which a channel counts by being low: below its mean over all training images",
+    )
+    parser.add_argument(
+        "--min_images",
+        type=positive_int,
+        default=defaults.MIN_IMAGES,
+        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (%(default)s)",
+    )
+
+
 def thresholds_from(args: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     """The values of each threshold, by the name of its field of SimilaritySettings.
 

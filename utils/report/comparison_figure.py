@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -21,42 +22,28 @@ MARKERS = {
 }
 
 
-def write_comparison_figure(output_dir, comparison):
-    """Write the figure of a comparison into ``plots/``: its path in a list, empty where nothing could be measured."""
+def write_comparison_figure(output_dir: str | Path, comparison: dict) -> list[Path]:
+    """Write the figure of a comparison into ``plots/``; returns its path in a list, which is empty without results."""
     if all(np.isnan(row[NEW.ap]) for row in summary_rows(comparison)):
         return []
     stem = Path(output_dir) / "plots" / f"{comparison['name']}_comparison"
     return [write_figure(stem, comparison_figure(comparison))]
 
 
-def comparison_figure(comparison):
-    """A dot a method with its 95 % interval, and its nulls as open markers on the same row; sorted by AP.
+def comparison_figure(comparison: dict) -> Figure:
+    """A dot for each method with its 95 % interval, and its nulls as open markers on the same row; sorted by AP.
 
-    Parameters
-    ----------
-    comparison : dict
-        As ``utils.store.comparisons.Comparisons`` stores it.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    ``comparison`` is as ``utils.store.comparisons.Comparisons`` stores it.
     """
     rows = summary_rows(comparison)
     methods = sorted((row for row in rows if not row["null"]), key=lambda row: np.nan_to_num(row[NEW.ap]))
-    place = {row["method"]: number for number, row in enumerate(methods)}
+    height_of = {row["method"]: number for number, row in enumerate(methods)}
     figure = Figure(figsize=(10.4, 2.1 + 0.36 * len(methods)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, (name, what) in zip(panels, PANELS.items(), strict=True):
+    for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
         for row in rows:
-            at = place[row["method"]]
-            if row["null"]:
-                marker, colour = MARKERS[row["null"]]
-                style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6, "zorder": 4}
-                axes.plot(row[name], at, marker, **style)
-            else:
-                axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [at, at], color=DISENTANGLED[0][0], linewidth=2.2)
-                axes.plot(row[name], at, "o", color=DISENTANGLED[0][0], markersize=7.5, zorder=3)
-        axes.set_xlabel(what)
+            _draw_row(axes, row, name, height_of[row["method"]])
+        axes.set_xlabel(label)
         axes.grid(axis="both", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -66,20 +53,40 @@ def comparison_figure(comparison):
     handles = [Line2D([], [], color=DISENTANGLED[0][0], marker="o", linewidth=2.2, label="method, 95 % interval")]
     for null in present:
         marker, colour = MARKERS[null]
-        style = {"markerfacecolor": "none", "markeredgecolor": colour, "linestyle": "none"}
-        handles.append(Line2D([], [], marker=marker, label=NULLS[null], **style))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                marker=marker,
+                markerfacecolor="none",
+                markeredgecolor=colour,
+                linestyle="none",
+                label=NULLS[null],
+            )
+        )
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     figure.suptitle(fitted(_title(comparison), 10.0, 11, lines=2), fontsize=11, parse_math=False)
     return figure
 
 
-def _label(comparison, row):
+def _draw_row(axes: Axes, row: dict, name: str, height: int) -> None:
+    """A method's value with its interval, or the value of one of its nulls."""
+    if row["null"]:
+        marker, colour = MARKERS[row["null"]]
+        axes.plot(row[name], height, marker, markerfacecolor="none", markeredgecolor=colour, markersize=6, zorder=4)
+    else:
+        colour = DISENTANGLED[0][0]
+        axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [height, height], color=colour, linewidth=2.2)
+        axes.plot(row[name], height, "o", color=colour, markersize=7.5, zorder=3)
+
+
+def _label(comparison: dict, row: dict) -> str:
     return fitted(f"{comparison['methods'][row['method']]['words']}, k\u00a0{row['k']:.3g}", 2.4, 9, lines=2)
 
 
-def _title(comparison):
-    concepts = sum(len(one) for _, one in comparison["asked"])
+def _title(comparison: dict) -> str:
+    num_concepts = sum(len(concepts) for _, concepts in comparison["asked"])
     return (
-        f"{concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them "
+        f"{num_concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them "
         f"in {comparison['images']} validation images, beside its nulls"
     )

@@ -1,30 +1,38 @@
-"""What stage 2 shows of what there is to go by in the choice of gamma: text, a panel of the overview, and a file."""
+"""Diagnostics for choosing gamma, as stage 2 shows them: text, a panel of the overview, and a file."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
 
 from utils.report.layer_figure_parts import label_axes
+from utils.report.numbers import HYPHEN, formatted
 from utils.report.plots import DISENTANGLED, ORIGINAL, SUBTLE
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet
 from utils.store.files import write_json
 
 GAMMA_FORMAT = 1
-BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 PRINTED = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
-def write_gamma(pairs_path, guide, settings):
-    """Write the guide, as ``stages.gamma.gamma_guide`` returns it, beside the table of pairs; returns the path."""
+def write_gamma(pairs_path: Path, guide: dict, settings: dict) -> Path:
+    """Write a guide of ``stages.gamma_diagnostics.gamma_guide`` beside the table of pairs; returns the path."""
     path = pairs_path.with_name(f"{pairs_path.stem}_gamma.json")
     write_json(path, {"format": GAMMA_FORMAT, "settings": settings, **guide})
     return path
 
 
-def has_anything(guide):
+def has_anything(guide: dict) -> bool:
     """Whether anything could be measured."""
-    shares = (share for shares in lines_of(guide).values() for share in shares)
-    return bool(guide["noise_floor"]["measured"] or guide["modes"]["measured"] or any(s is not None for s in shares))
+    return bool(guide["noise_floor"]["measured"] or guide["modes"]["measured"] or _has_shares(guide))
 
 
-def lines_of(guide):
-    """Names and shares by gamma of clean splits."""
+def _has_shares(guide: dict) -> bool:
+    """Whether the share of clean splits could be measured at any gamma."""
+    return any(share is not None for shares in lines_of(guide).values() for share in shares)
+
+
+def lines_of(guide: dict) -> dict[str, list[float | None]]:
+    """The shares of clean splits, one for each gamma, by what is split."""
     clean = guide["clean"]
     return {
         "pairs under gamma": clean["pairs"]["splits"],
@@ -33,9 +41,10 @@ def lines_of(guide):
     }
 
 
-def print_gamma(guide, gamma):
-    """Print what there is to go by; nothing where nothing could be measured."""
-    noise, modes = guide["noise_floor"], guide["modes"]
+def print_gamma(guide: dict, gamma: float) -> None:
+    """Print the diagnostics; nothing where nothing could be measured."""
+    noise = guide["noise_floor"]
+    modes = guide["modes"]
     if has_anything(guide):
         print(f"\nto go by in the choice of gamma ({gamma:g} here):")
     if noise["measured"]:
@@ -51,24 +60,21 @@ def print_gamma(guide, gamma):
             f"two k-means modes within one class: median cosine {middle:.2f}, 5 % to 95 % {low:.2f} to {high:.2f} "
             f"({sample} (channel, class)); a higher gamma takes apart what one class has in it"
         )
-    lines, clean = lines_of(guide), guide["clean"]
-    if any(share is not None for shares in lines.values() for share in shares):
-        places = [clean["gamma"].index(one) for one in PRINTED]
-        pairs, channels = (f"{clean[what]['measured'][-1]} of {clean[what]['of'][-1]}" for what in ("pairs", "groups"))
+    if _has_shares(guide):
+        clean = guide["clean"]
+        printed = [clean["gamma"].index(printed_gamma) for printed_gamma in PRINTED]
+        pairs = f"{clean['pairs']['measured'][-1]} of {clean['pairs']['of'][-1]}"
+        channels = f"{clean['groups']['measured'][-1]} of {clean['groups']['of'][-1]}"
         print(
             "share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum, "
             f"where that is positive: at gamma {clean['gamma'][-1]} in {pairs} pairs and {channels} channels):"
         )
-        for name, values in {"gamma": clean["gamma"], **lines}.items():
-            print(f"{name:>23}" + "".join(f"{_cell(values[place]):>6}" for place in places))
+        for name, values in {"gamma": clean["gamma"], **lines_of(guide)}.items():
+            print(f"{name:>23}" + "".join(f"{formatted(values[number], missing=HYPHEN):>6}" for number in printed))
 
 
-def _cell(value):
-    return "-" if value is None else f"{value:.2f}"
-
-
-def draw_gamma(axes, guide, gamma, sheet=SCREEN):
-    """Shares of clean splits by gamma, with the noise floor and the modes within a class as marks on gamma's axis."""
+def draw_gamma(axes: Axes, guide: dict, gamma: float, sheet: Sheet = SCREEN) -> None:
+    """Shares of clean splits by gamma; the noise floor and the modes within a class are marks on gamma's axis."""
     styles = (ORIGINAL, *DISENTANGLED)
     for (name, values), (colour, line) in zip(lines_of(guide).items(), styles, strict=False):
         shown = [(x, y) for x, y in zip(guide["clean"]["gamma"], values, strict=True) if y is not None]
@@ -85,8 +91,10 @@ def draw_gamma(axes, guide, gamma, sheet=SCREEN):
         label = f"noise floor ({noise['images_per_half']:g} images a half)"
         axes.axvline(noise["cosine"], color="#cc79a7", linewidth=1.5, linestyle=":", label=label)
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--", label=f"γ = {gamma:g}")
-    marks = [gamma, *(one for one in (low, noise["cosine"]) if one is not None)]
+    marks = [gamma, *(mark for mark in (low, noise["cosine"]) if mark is not None)]
     axes.set(xlim=(min(0, *marks) - 0.03, 1.03), ylim=(0, 1.05))
     label_axes(axes, "γ, or cosine of ARVs", "share of clean splits", sheet)
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3)} if sheet.narrow else BESIDE
-    axes.legend(fontsize=sheet.type(7), frameon=False, **place)
+    if sheet.narrow:
+        axes.legend(fontsize=sheet.type(7), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    else:
+        axes.legend(fontsize=sheet.type(7), frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -25,6 +25,6 @@ class Page:
         self.figure.text(left / self.width, bottom / self.height, text, fontsize=size, **options)
 
 
-def line_height(size: float, lines: int = 1) -> float:
+def line_height(size: float, lines: float = 1) -> float:
     """The height in inches of lines of text whose size is in points."""
     return 1.3 * size * lines / 72

@@ -2,8 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
@@ -12,12 +15,12 @@ from utils.report.figure_files import write_figure
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
 from utils.report.separation_tables import divisions_of
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet
 from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, unit_of
 from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
 
 AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
-LINES = (  # what, values, colour and line; upwards from chance
+LINES = (  # name, key of the values, colour and line; upwards from chance
     ("owners permuted", unit_of(SHARES).ap, (GREY, ":")),
     ("original channel", ORIGINAL_CHANNEL.ap, ORIGINAL),
     ("irrelevant channels", IRRELEVANT.ap, DISENTANGLED[2]),
@@ -28,44 +31,54 @@ LINES = (  # what, values, colour and line; upwards from chance
 )
 
 
-def write_separation_figure(output_dir, separation, sheet=SCREEN):
-    """Write the figure of a separation into ``plots/``: its path in a list, empty where nothing could be measured."""
+def write_separation_figure(output_dir: str | Path, separation: dict, sheet: Sheet = SCREEN) -> list[Path]:
+    """Write the figure of a separation into ``plots/``; returns its path in a list, which is empty without results."""
     if all(np.isnan(row[NEW.ap]) for row in separation["rows"]):
         return []
     stem = Path(output_dir) / "plots" / f"{separation['name']}_separation"
     return [write_figure(stem, separation_figure(separation, sheet), sheet)]
 
 
-def separation_figure(separation, sheet=SCREEN):
+def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     """Average precision of each concept before and after, with the cloud of permuted weights, and all as distributions.
 
-    The axes, and where they stand, depend on the concepts and images alone, so that the figures of several ways to
-    split the same channels can be laid beside each other.
+    The axes and their positions depend on the concepts and images alone, so that the figures of several divisions of
+    the same channels can be laid beside each other.
 
     Parameters
     ----------
-    separation : dict
+    separation
         As ``utils.store.separations.Separations`` stores it.
-    sheet : Sheet
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    sheet
     """
     rows = [row for row in separation["rows"] if not np.isnan(row[NEW.ap])]
-    width, title_size, label_size, size, small = sheet.wide(10.4), *map(sheet.type, (11, 10, 8.5, 8))
-    title_lines, small_lines, panels = (4, 4, 1) if sheet.narrow else (2, 2, 2)
-    left, right = 5.5 * label_size / 72, 1.5 * label_size / 72
+    width = sheet.wide(10.4)
+    title_size = sheet.type(11)
+    label_size = sheet.type(10)
+    size = sheet.type(8.5)
+    small = sheet.type(8)
+    text_lines = 4 if sheet.narrow else 2  # of the title, and of the small print
+    panels = 1 if sheet.narrow else 2  # beside each other
+
+    # Lengths in inches: a panel has its axis labels at the left and below, and its legend above
+    left = 5.5 * label_size / 72
+    right = 1.5 * label_size / 72
     across = (width - right) / panels - left
-    tall, below = 0.86 * across, line_height(label_size, 3.2)
+    tall = 0.86 * across
+    below = line_height(label_size, 3.2)
     columns = _legend_columns(72 * across, size)
-    dots, curves = (line_height(1.15 * size, count) + 0.12 for count in (3, 1 + math.ceil(len(LINES) / columns)))
-    top, foot = line_height(title_size, title_lines), line_height(small, small_lines)
-    lower = foot + below
-    upper, height = (lower + tall + curves + below, dots) if sheet.narrow else (lower, max(dots, curves))
-    page = Page(width, upper + tall + height + 0.1 + top)
-    places = [(left, upper), (left + (left + across) * (panels - 1), lower)]
-    cloud, lines = (page.axes(*place, across, tall) for place in places)
+    legend_of_cloud = line_height(1.15 * size, 3) + 0.12
+    legend_of_lines = line_height(1.15 * size, 1 + math.ceil(len(LINES) / columns)) + 0.12
+    lower = line_height(small, text_lines) + below
+    if sheet.narrow:
+        upper = lower + tall + legend_of_lines + below
+        highest_legend = legend_of_cloud
+    else:
+        upper = lower
+        highest_legend = max(legend_of_cloud, legend_of_lines)
+    page = Page(width, upper + tall + highest_legend + 0.1 + line_height(title_size, text_lines))
+    cloud = page.axes(left, upper, across, tall)
+    lines = page.axes(left + (left + across) * (panels - 1), lower, across, tall)
     _draw_cloud(cloud, rows, size)
     _draw_distributions(lines, rows, size, columns)
     for axes in (cloud, lines):
@@ -73,40 +86,51 @@ def separation_figure(separation, sheet=SCREEN):
         axes.xaxis.label.set_fontsize(label_size)
         axes.yaxis.label.set_fontsize(label_size)
         axes.spines[["top", "right"]].set_visible(False)
-    title = fitted(_title(rows), width - 0.3, title_size, title_lines)
+    title = fitted(_title(rows), width - 0.3, title_size, text_lines)
     page.text(width / 2, page.height - 0.06, title, title_size, va="top")
     text = f"{separation['run']}, layer {separation['layer']}, {divisions_of(rows)}; "
     text += f"{separation['images']} validation images, "
     text += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
-    page.text(width / 2, 0.04, fitted(text, width - 0.2, small, small_lines), small, color=SUBTLE, va="bottom")
+    page.text(width / 2, 0.04, fitted(text, width - 0.2, small, text_lines), small, color=SUBTLE, va="bottom")
     return page.figure
 
 
-def _title(rows):
+def _title(rows: list[dict]) -> str:
     """The figure in a sentence."""
-    before, after = (np.mean([row[name] for row in rows]) for name in (ORIGINAL_CHANNEL.ap, NEW.ap))
+    before = np.mean([row[ORIGINAL_CHANNEL.ap] for row in rows])
+    after = np.mean([row[NEW.ap] for row in rows])
     channels = [row["channel"] for row in rows]
     title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
-    for what, null in (("above permuted weights", WEIGHTS), ("above those with the real target", FITTED)):
+    for words, null in (("above permuted weights", WEIGHTS), ("above those with the real target", FITTED)):
         mean, low, high = mean_with_interval([row[NEW.ap] - row[unit_of(null).ap] for row in rows], channels)
         if np.isfinite(mean):
-            title += f"; {mean:+.2f} {what}"
+            title += f"; {mean:+.2f} {words}"
             title += f" (95\xa0%\xa0{low:+.2f}\xa0to\xa0{high:+.2f})" if np.isfinite(low) else ""
     return title
 
 
-def least_precision(prevalence):
-    """What axes of AP begin at: no AP is below about half of the prevalence, whatever the ranking."""
+def least_precision(prevalence: list[float]) -> float:
+    """The lower end of axes of AP: no ranking has an AP below about half of the prevalence."""
     return np.nanmin(prevalence) / 2
 
 
-def _draw_cloud(axes, rows, size):
-    before, after = (np.array([row[name] for row in rows]) for name in (ORIGINAL_CHANNEL.ap, NEW.ap))
+def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
+    before = np.array([row[ORIGINAL_CHANNEL.ap] for row in rows])
+    after = np.array([row[NEW.ap] for row in rows])
     draws = [len(row[AP_DRAWS[WEIGHTS]]) for row in rows]
     cloud = np.concatenate([row[AP_DRAWS[WEIGHTS]] for row in rows])
-    plain = {"linestyle": "none", "markeredgewidth": 0, "rasterized": True}
-    style = {"marker": "o", "markersize": 3, "alpha": min(0.35, 30 / len(rows) ** 0.8), **plain}
-    axes.plot(np.repeat(before, draws), cloud, color=PERMUTED[0], zorder=1, **style)
+    axes.plot(
+        np.repeat(before, draws),
+        cloud,
+        color=PERMUTED[0],
+        zorder=1,
+        marker="o",
+        markersize=3,
+        alpha=min(0.35, 30 / len(rows) ** 0.8),
+        linestyle="none",
+        markeredgewidth=0,
+        rasterized=True,
+    )
     axes.plot(
         before, after, "o", color=AFTER[0], markersize=4.5, markeredgecolor="white", markeredgewidth=0.4, zorder=3
     )
@@ -118,7 +142,7 @@ def _draw_cloud(axes, rows, size):
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("AP of the original channel")
     axes.set_ylabel("AP of the new channel")
-    dot = {"marker": "o", "linestyle": "none", "markersize": 5}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     handles = [
         Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot),
         Line2D([], [], color=PERMUTED[0], alpha=0.6, label="the same rule on permuted weights: a dot a draw", **dot),
@@ -127,15 +151,21 @@ def _draw_cloud(axes, rows, size):
     _legend(axes, size, handles=handles)
 
 
-def _draw_distributions(axes, rows, size, columns):
-    for what, name, (colour, line) in LINES:
+def _draw_distributions(axes: Axes, rows: list[dict], size: float, columns: int) -> None:
+    for words, name, (colour, line) in LINES:
         values = np.sort([row[name] for row in rows])
         values = values[~np.isnan(values)]
         if len(values):
             share = np.arange(len(values), 0, -1) / len(values)
-            style = {"color": colour, "linestyle": line, "linewidth": 2.4 if name == NEW.ap else 1.6}
-            label = f"{what} {values.mean():.2f}"
-            axes.step([0, *values, values[-1]], [1, *share, 0], where="pre", label=label, **style)
+            axes.step(
+                [0, *values, values[-1]],
+                [1, *share, 0],
+                where="pre",
+                label=f"{words} {values.mean():.2f}",
+                color=colour,
+                linestyle=line,
+                linewidth=2.4 if name == NEW.ap else 1.6,
+            )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("AP")
@@ -143,13 +173,20 @@ def _draw_distributions(axes, rows, size, columns):
     _legend(axes, size, ncols=columns, title="mean AP", title_fontsize=size)
 
 
-def _legend(axes, size, **how):
+def _legend(axes: Axes, size: float, **options: Any) -> None:
     """Above the axes, where it hides nothing."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
-    axes.legend(fontsize=size, columnspacing=1.2, handlelength=HANDLE / size, **place, **how)
+    axes.legend(
+        fontsize=size,
+        columnspacing=1.2,
+        handlelength=HANDLE / size,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        frameon=False,
+        **options,
+    )
 
 
-def _legend_columns(points, size):
-    """How many columns of the lines' names stand beside each other in so many points of print."""
-    widest = max(text_width(f"{what} 0.00", size) for what, *_ in LINES) + HANDLE + 1.5 * size
+def _legend_columns(points: float, size: float) -> int:
+    """The number of columns of the lines' names that fit into a width in points of print."""
+    widest = max(text_width(f"{words} 0.00", size) for words, *_ in LINES) + HANDLE + 1.5 * size
     return 2 if 2 * widest <= points else 1

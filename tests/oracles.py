@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 
 from tests import factories
 from tests.scripts import CHANNEL, RUN
@@ -106,3 +107,36 @@ def area(scores, own):
         for low, other in zip(scores, own, strict=True) if not other
     ]  # fmt: skip
     return sum(pairs) / len(pairs)
+
+
+def least_squares_by_scipy(weight, groups, importance, target=None, ridge=0.01):
+    """Shares of the inputs of one unit, arrays [C_in, taps], by scipy's solver: [K, C_in]."""
+    target = weight if target is None else target
+    inputs = [(weight * np.asarray(images, dtype=float)).sum(2) for images in groups]
+    wanted = [(target * np.asarray(images, dtype=float)).sum((1, 2)) for images in groups]
+    shape = len(groups), len(weight)
+    factor = ridge * sum(w * (x**2).mean(0) for w, x in zip(importance, inputs, strict=True)).mean()
+
+    def value_and_gradient(flat):
+        shares = flat.reshape(shape)
+        value = factor * ((shares - 1 / shape[0]) ** 2).sum()
+        gradient = 2 * factor * (shares - 1 / shape[0])
+        for g, (x, w) in enumerate(zip(inputs, importance, strict=True)):
+            errors = x @ shares.T
+            errors[:, g] -= wanted[g]
+            value += w * (errors**2).sum(1).mean()
+            gradient += 2 * w * errors.T @ x / len(x)
+        return value, gradient.ravel()
+
+    scale = value_and_gradient(np.zeros(shape).ravel())[0]
+    found = minimize(
+        lambda flat: tuple(part / scale for part in value_and_gradient(flat)),
+        np.full(shape, 1 / shape[0]).ravel(),
+        jac=True,
+        bounds=[(0, 1)] * (shape[0] * shape[1]),
+        constraints=[{"type": "eq", "fun": lambda flat: flat.reshape(shape).sum(0) - 1}],
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-13},
+    )
+    assert found.success
+    return found.x.reshape(shape)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.oracles import average_precision
 from tests.scripts import NETWORK, RUN, run_script, stage1
-from utils.method.ranking import rank_images
 from utils.method.significance import permutation
 from utils.report.thresholds import sensitivity_figure, table
 from utils.stages.gamma_diagnostics import clean_split
@@ -42,7 +42,7 @@ def precision_by_hand(found, channel, concepts, validation, permuted):
         taken = torch.stack([(arvs[j] > torch.cat([arvs[:j], arvs[j + 1 :]])).all(0) for j in others]).any(0)
         scores = validation.input_sums @ (weight * ~taken).float()
         own = torch.tensor([target in concept for target in validation.targets.tolist()])
-        values.append(float(rank_images(scores[None], own)[1]))
+        values.append(average_precision(scores.tolist(), own.tolist()))
     return values
 
 

@@ -14,9 +14,9 @@ from tests import factories
 from tests.oracles import contributions, load, pure_by_hand, stored_images
 from tests.pictures import write_image
 from tests.scripts import COMPUTE, NETWORK, RUN, run_script, stage1, stage3, stage4
-from utils.concept_sources import image_sets
-from utils.concept_sources.image_sets import strongest_images
+from utils.concept_sources import stored_image_sets
 from utils.concept_sources.source_registry import SOURCES
+from utils.concept_sources.stored_image_sets import strongest_images
 from utils.errors import UserError
 from utils.method.shares import least_squares_shares
 from utils.store.importance_store import ImportanceStore
@@ -203,7 +203,7 @@ def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, w
 
 
 def test_of_many_images_the_strongest_are_taken(copy, monkeypatch):
-    monkeypatch.setattr(image_sets, "ASSIGNED_IMAGES", 5)
+    monkeypatch.setattr(stored_image_sets, "ASSIGNED_IMAGES", 5)
     stage1("data", "store", "--images", "val", cwd=copy)
     stage3("data", "store", *SETS, pair=(), cwd=copy)
     path, file = only_split(copy, "circuits")

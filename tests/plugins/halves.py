@@ -5,7 +5,8 @@ A channel's reference images are divided by how strong it is in them: the strong
 
 from dataclasses import dataclass
 
-from utils.concept_sources.image_sets import StoredImageSets, number_flag, references_flag
+from utils.concept_sources.image_sets import number_flag, references_flag
+from utils.concept_sources.stored_image_sets import StoredImageSets
 from utils.plugins import later
 
 torch = later("torch")

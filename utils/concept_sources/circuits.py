@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.concept_sources.image_sets import StoredImageSets, circuit_features, number_flag, references_flag
+from utils.concept_sources.image_sets import circuit_features, number_flag, references_flag
+from utils.concept_sources.stored_image_sets import StoredImageSets
 from utils.plugins import later
 
 if TYPE_CHECKING:

@@ -17,15 +17,8 @@ from utils.concept_sources.compared_channels import (
     UnitsByNull,
     permuted_draws,
 )
-from utils.concept_sources.image_sets import (
-    Clusters,
-    StoredFinder,
-    StoredImageSets,
-    image_sets_of,
-    number_flag,
-    references_flag,
-    strongest_images,
-)
+from utils.concept_sources.image_sets import Clusters, image_sets_of, number_flag, references_flag
+from utils.concept_sources.stored_image_sets import StoredFinder, StoredImageSets, strongest_images
 from utils.plugins import Flag, later, positive
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.concept_source import ComparedSource
-from utils.concept_sources.image_sets import Clusters, ImageSetFinder, StoredFinder
+from utils.concept_sources.image_sets import Clusters, ImageSetFinder
+from utils.concept_sources.stored_image_sets import StoredFinder
 from utils.errors import UserError
 from utils.plugins import later
 

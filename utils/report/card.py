@@ -1,51 +1,72 @@
-"""The channel card: one figure of what a channel was and of what it has become."""
+"""The channel card: one figure of a channel and of the new channels that it is split into."""
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from utils.report.card_panels import Densities, Fractions
 from utils.report.layout import Page, line_height
-from utils.report.plots import DISENTANGLED, GREY, SUBTLE, fitted, framed, symbols
-from utils.report.sheets import SCREEN
+from utils.report.plots import DISENTANGLED, GREY, SUBTLE, Line, Panel, fitted, framed, symbols
+from utils.method.evaluation import Summary
+from utils.report.sheets import SCREEN, Sheet
+from utils.stages.split_measures import Patch
 
-# In inches: everything is placed by hand, so that nothing overlaps whatever the names and the number of concepts
-MARGIN, PANEL_GAP, PRINTED_GAP, PICTURE, MOST_BESIDE = 0.15, 0.45, 0.15, 0.8, 5
-DENSITY_WIDTH, DENSITY_HEIGHT, PRINTED_DENSITY_HEIGHT = 3.0, 0.9, 0.68
+# In inches: every part is placed explicitly, so that nothing overlaps for any names and any number of concepts
+MARGIN = 0.15
+PANEL_GAP = 0.45
+PRINTED_GAP = 0.15
+BLOCK_GAP = 0.3
+PRINTED_BLOCK_GAP = 0.2
+PICTURE = 0.8
+DENSITY_WIDTH = 3.0
+DENSITY_HEIGHT = 0.9
+PRINTED_DENSITY_HEIGHT = 0.68
+
+MOST_BESIDE = 5  # blocks of pictures in a row on a screen
+
+Captioned = tuple[np.ndarray, str]  # a picture, and the text below it
+Box = tuple[float, float, float]  # left, top, height
 
 
 @dataclass
 class Card:
-    """What a channel card shows; K concepts, R channels: the original one, those of the concepts, perhaps one more.
+    """The content of a channel card: K concepts, R channels (the original, the concepts', that of the background).
 
     ``names`` [K] are the concepts', ``labels`` and ``colours`` [R] the channels'. ``patches`` [R] has lists of Patch,
-    ``patch_note`` says which they are. ``visualizations`` [R] has lists of (picture, what is written below), or is
-    None. ``samples`` [K] has of each concept's images the spatial sums by label, ``curves`` [K] their (grid,
-    densities), as ``plots.density_axes`` takes them. ``summaries`` [K] are Summaries of the fractions of the R - 1 new
-    channels, and of the residual where ``residual``; ``fractions`` [K] those of the single images, [n, R - 1 or R];
-    ``fractions_note`` says which of them follow from others.
+    ``patch_note`` says which patches these are. ``visualizations`` [R] has lists of captioned pictures, or is None.
+    ``densities`` [K] has, for each concept's images, the spatial sums by label and their (grid, curves), as
+    ``plots.density_axes`` takes them. ``summaries`` [K] are Summaries of the fractions of the R - 1 new channels, and
+    of the residual if ``residual``; ``fractions`` [K] those of the single images, [n, R - 1 or R]; ``fractions_note``
+    says which of them follow from others.
     """
 
     channel: int
     subtitle: str
-    names: list
-    labels: list
-    colours: list
-    patches: list
+    names: list[str]
+    labels: list[str]
+    colours: list[Line]
+    patches: list[list[Patch]]
     patch_note: str
-    visualizations: list | None
-    samples: list
-    curves: list
-    summaries: list
-    fractions: list
+    visualizations: list[list[Captioned]] | None
+    densities: list[Panel]
+    summaries: list[Summary]
+    fractions: list[np.ndarray]
     fractions_note: str
     residual: bool = True
 
 
 @dataclass
 class Blocks:
-    """How the pictures of the channels are laid out: a block each, so many of them beside each other."""
+    """Layout of the pictures: a block of ``rows`` x ``columns`` for each channel, ``beside`` blocks in a line.
 
-    sheet: object
+    ``picture`` is the side of a picture and ``gap`` the space between two, in inches; ``name_lines`` and ``label_lines``
+    are the lines of text below a picture and above a block.
+    """
+
+    sheet: Sheet
     columns: int
     rows: int
     beside: int
@@ -55,132 +76,171 @@ class Blocks:
     label_lines: int
 
     @property
-    def width(self):
+    def width(self) -> float:
         return self.columns * (self.picture + self.gap) - self.gap
 
     @property
-    def label_height(self):
+    def between(self) -> float:
+        """The space between two blocks."""
+        return BLOCK_GAP if self.sheet.width is None else PRINTED_BLOCK_GAP
+
+    @property
+    def label_height(self) -> float:
         return line_height(self.sheet.type(9), self.label_lines) + 0.05
 
     @property
-    def row_height(self):
-        """A row of patches, with the names of their classes below them."""
+    def row_height(self) -> float:
+        """The height of a row of patches, with the names of their classes below them."""
         return self.picture + line_height(self.sheet.type(6.5), self.name_lines) + self.gap
 
-    def height(self, card):
-        """Of one block."""
+    def height(self, card: Card) -> float:
+        """The height of one block."""
         below = 0 if card.visualizations is None else line_height(self.sheet.type(7)) + self.row_height + 0.05
         return self.label_height + self.rows * self.row_height + below
 
-    def lines(self, card):
-        """How many lines of blocks there are."""
+    def lines(self, card: Card) -> int:
+        """The number of lines of blocks."""
         return math.ceil(len(card.labels) / self.beside)
 
 
-def _blocks(card, sheet):
-    """Blocks of six patches: two or three beside each other, or all of them in a column of a paper."""
+def _blocks(card: Card, sheet: Sheet) -> Blocks:
+    """Blocks of six patches: two or three patches beside each other, or all six in a column of a paper."""
+    if sheet.width is None:
+        lines = math.ceil(len(card.labels) / MOST_BESIDE)
+        beside = math.ceil(len(card.labels) / lines)
+        return Blocks(sheet, columns=2, rows=3, beside=beside, picture=PICTURE, gap=0.07, name_lines=1, label_lines=2)
     if sheet.narrow:
         gap = 0.04
         picture = (sheet.width - 2 * MARGIN + gap) / 6 - gap
         names = {patch.name for patches in card.patches for patch in patches}
         lines = max(len(fitted(name, picture, sheet.type(6.5), 2).split("\n")) for name in names)
-        return Blocks(sheet, 6, 1, 1, picture, gap, lines, 1)
-    if sheet.width:
-        gap, block = 0.05, (sheet.width - 2 * MARGIN - 2 * 0.2) / 3
-        return Blocks(sheet, 3, 2, 3, (block + gap) / 3 - gap, gap, 1, 2)
-    lines = math.ceil(len(card.labels) / MOST_BESIDE)
-    return Blocks(sheet, 2, 3, math.ceil(len(card.labels) / lines), PICTURE, 0.07, 1, 2)
+        return Blocks(sheet, columns=6, rows=1, beside=1, picture=picture, gap=gap, name_lines=lines, label_lines=1)
+    gap = 0.05
+    picture = ((sheet.width - 2 * MARGIN - 2 * PRINTED_BLOCK_GAP) / 3 + gap) / 3 - gap
+    return Blocks(sheet, columns=3, rows=2, beside=3, picture=picture, gap=gap, name_lines=1, label_lines=2)
 
 
-def card_figure(card, sheet=SCREEN):
-    """Draw a Card: patches of each channel, then densities and fractions in the images of each concept.
+class _Layout:
+    """Where the parts of a card are, in inches from the lower left corner of the figure.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
+    On a screen the pictures and the two panels are side by side. On paper the panels are below the pictures: beside
+    each other, or one below the other in a column.
     """
-    blocks, small = _blocks(card, sheet), sheet.type(8)
-    between = 0.3 if sheet.width is None else 0.2
-    pictures_width = sheet.wide(blocks.beside * (blocks.width + between) - between + 2 * MARGIN) - 2 * MARGIN
-    note = fitted(card.patch_note, pictures_width, small, lines=4)
-    lines = blocks.lines(card)
-    pictures = lines * (blocks.height(card) + 0.1) + line_height(small, note.count("\n") + 1)
-    if sheet.width is None:
-        panels = Densities(card, sheet, DENSITY_WIDTH, DENSITY_HEIGHT), Fractions(card, sheet)
-        width = MARGIN + pictures_width + sum(PANEL_GAP + panel.width for panel in panels) + MARGIN
-        height = max(pictures, *(panel.height() for panel in panels))
-    else:
-        room, width = sheet.width - 2 * MARGIN, sheet.width
-        room = room if sheet.narrow else (room - PANEL_GAP) / 2
-        panels = Densities(card, sheet, room, PRINTED_DENSITY_HEIGHT), Fractions(card, sheet, room)
-        heights = [panel.height() for panel in panels]
-        height = pictures + PRINTED_GAP + (sum(heights) + PRINTED_GAP if sheet.narrow else max(heights))
-    title, subtitle, title_size = *_titles(card, sheet, width), sheet.type(12)
-    top = MARGIN + line_height(title_size, title.count("\n") + 1) + line_height(small, subtitle.count("\n") + 1) + 0.1
-    page = Page(width, height + top + 0.08)
-    page.text(width / 2, page.height - 0.1, title, title_size, va="top")
-    page.text(width / 2, page.height - top + 0.1, subtitle, small, color=SUBTLE, va="bottom")
-    upper = page.height - top
+
+    def __init__(self, card: Card, sheet: Sheet) -> None:
+        self.blocks = _blocks(card, sheet)
+        pictures_width = self.blocks.beside * (self.blocks.width + self.blocks.between) - self.blocks.between
+        self.pictures_width = sheet.wide(pictures_width + 2 * MARGIN) - 2 * MARGIN
+        self.note = fitted(card.patch_note, self.pictures_width, sheet.type(8), lines=4)
+        self.line_height = self.blocks.height(card) + 0.1
+        self.blocks_height = self.blocks.lines(card) * self.line_height
+        pictures_height = self.blocks_height + line_height(sheet.type(8), self.note.count("\n") + 1)
+        self.panels: tuple[Densities, Fractions]
+        if sheet.width is None:
+            self.panels = (Densities(card, sheet, DENSITY_WIDTH, DENSITY_HEIGHT), Fractions(card, sheet))
+            self.width = MARGIN + self.pictures_width + sum(PANEL_GAP + panel.width for panel in self.panels) + MARGIN
+            height = max(pictures_height, *(panel.height() for panel in self.panels))
+        else:
+            self.width = sheet.width
+            room = self.width - 2 * MARGIN if sheet.narrow else (self.width - 2 * MARGIN - PANEL_GAP) / 2
+            self.panels = (Densities(card, sheet, room, PRINTED_DENSITY_HEIGHT), Fractions(card, sheet, room))
+            heights = [panel.height() for panel in self.panels]
+            panels_height = sum(heights) + PRINTED_GAP if sheet.narrow else max(heights)
+            height = pictures_height + PRINTED_GAP + panels_height
+        self.title, self.subtitle = _titles(card, sheet, self.width)
+        title_height = line_height(sheet.type(12), self.title.count("\n") + 1)
+        self.above = MARGIN + title_height + line_height(sheet.type(8), self.subtitle.count("\n") + 1) + 0.1
+        self.height = height + self.above + 0.08
+        self.upper = self.height - self.above
+        self.boxes = self._panel_boxes(sheet, height, self.upper - pictures_height - PRINTED_GAP)
+
+    def _panel_boxes(self, sheet: Sheet, height: float, lower: float) -> list[Box]:
+        """The boxes of the two panels; ``lower`` is the top of panels below the pictures."""
+        first, second = (panel.height() for panel in self.panels)
+        if sheet.width is None:
+            left = MARGIN + self.pictures_width + PANEL_GAP
+            return [(left, self.upper, height), (left + DENSITY_WIDTH + PANEL_GAP, self.upper, height)]
+        if sheet.narrow:
+            return [(MARGIN, lower, first), (MARGIN, lower - first - PRINTED_GAP, second)]
+        right = self.width - MARGIN - self.panels[1].width
+        return [(left, lower, max(first, second)) for left in (MARGIN, right)]
+
+
+def card_figure(card: Card, sheet: Sheet = SCREEN) -> Figure:
+    """Draw a Card: patches of each channel, then densities and fractions in the images of each concept."""
+    layout = _Layout(card, sheet)
+    blocks = layout.blocks
+    page = Page(layout.width, layout.height)
+    page.text(page.width / 2, page.height - 0.1, layout.title, sheet.type(12), va="top")
+    page.text(page.width / 2, layout.upper + 0.1, layout.subtitle, sheet.type(8), color=SUBTLE, va="bottom")
     for channel in range(len(card.labels)):
-        line, place = divmod(channel, blocks.beside)
-        left = MARGIN + place * (blocks.width + between)
-        _pictures(page, card, blocks, channel, left, upper - line * (blocks.height(card) + 0.1))
-    middle, below = MARGIN + pictures_width / 2, upper - lines * (blocks.height(card) + 0.1)
-    page.text(middle, below, note, small, color=SUBTLE, va="top")
-    lower = upper - pictures - PRINTED_GAP
-    if sheet.width is None:
-        left = MARGIN + pictures_width + PANEL_GAP
-        places = [(left, upper, height), (left + DENSITY_WIDTH + PANEL_GAP, upper, height)]
-    elif sheet.narrow:
-        places = [(MARGIN, lower, heights[0]), (MARGIN, lower - heights[0] - PRINTED_GAP, heights[1])]
-    else:
-        places = [(left, lower, max(heights)) for left in (MARGIN, width - MARGIN - room)]
-    for panel, place in zip(panels, places, strict=True):
-        panel.draw(page, *place)
+        line, column = divmod(channel, blocks.beside)
+        left = MARGIN + column * (blocks.width + blocks.between)
+        _draw_pictures(page, card, blocks, channel, corner=(left, layout.upper - line * layout.line_height))
+    below = layout.upper - layout.blocks_height
+    page.text(MARGIN + layout.pictures_width / 2, below, layout.note, sheet.type(8), color=SUBTLE, va="top")
+    for panel, (left, top, height) in zip(layout.panels, layout.boxes, strict=True):
+        panel.draw(page, left, top, height)
     return page.figure
 
 
-def _titles(card, sheet, width):
-    """The title, with the concepts' names as long as fit, and what is in small print below it."""
-    size, lines, num_concepts = sheet.type(12), 1 if sheet.width is None else 2, len(card.names)
-    each = lines * (width - 1.8 * size / 12) / num_concepts - 0.5
-    names = (" and " if num_concepts == 2 else ", ").join(fitted(name, each, size) for name in card.names)
+def _titles(card: Card, sheet: Sheet, width: float) -> tuple[str, str]:
+    """The title, with the concepts' names as long as fit, and the small print below it."""
+    size = sheet.type(12)
+    lines = 1 if sheet.width is None else 2
+    num_concepts = len(card.names)
+    name_width = lines * (width - 1.8 * size / 12) / num_concepts - 0.5
+    names = (" and " if num_concepts == 2 else ", ").join(fitted(name, name_width, size) for name in card.names)
     title = fitted(f"Channel {card.channel}: {names}", width - 0.2, size, lines)
     return title, fitted(card.subtitle, width - 0.3, sheet.type(8), 1 if sheet.width is None else 4)
 
 
-def _pictures(page, card, blocks, channel, left, top):
-    """The patches of one channel, in rows from the upper left, under its name; visualizations below them."""
-    (colour, _), label, sheet = card.colours[channel], card.labels[channel], blocks.sheet
-    size, middle = sheet.type(9), left + blocks.width / 2
-    name = symbols(fitted(label, blocks.width + 0.1, size, blocks.label_lines))
-    page.text(middle, top - blocks.label_height + 0.05, name, size, color=colour, parse_math=True, va="bottom")
+def _draw_pictures(page: Page, card: Card, blocks: Blocks, channel: int, corner: tuple[float, float]) -> None:
+    """The patches of one channel in rows from the upper left ``corner``, below its name; then visualizations."""
+    left, top = corner
+    sheet = blocks.sheet
+    colour, _ = card.colours[channel]
+    name = symbols(fitted(card.labels[channel], blocks.width + 0.1, sheet.type(9), blocks.label_lines))
     upper = top - blocks.label_height
-    for place, patch in enumerate(card.patches[channel]):
-        row, column = divmod(place, blocks.columns)
+    middle = left + blocks.width / 2
+    page.text(middle, upper + 0.05, name, sheet.type(9), color=colour, parse_math=True, va="bottom")
+    for number, patch in enumerate(card.patches[channel]):
+        row, column = divmod(number, blocks.columns)
         frame = DISENTANGLED[patch.concept][0] if patch.concept >= 0 else GREY
-        corner = left + column * (blocks.picture + blocks.gap), upper - row * blocks.row_height - blocks.picture
-        axes = _picture(page, blocks, corner, patch.picture, frame, patch.name)
-        _rank(axes, sheet, patch.rank, frame)
+        lower_left = (left + column * (blocks.picture + blocks.gap), upper - row * blocks.row_height - blocks.picture)
+        axes = _draw_picture(page, blocks, lower_left, (patch.picture, patch.name), frame)
+        _draw_rank(axes, sheet, patch.rank, frame)
     if card.visualizations is not None:
         upper -= blocks.rows * blocks.row_height + line_height(sheet.type(7)) + 0.05
         page.text(left, upper + 0.04, "activation maximised", sheet.type(7), color=SUBTLE, ha="left")
-        for column, (picture, caption) in enumerate(card.visualizations[channel][: blocks.columns]):
-            corner = left + column * (blocks.picture + blocks.gap), upper - blocks.picture
-            _picture(page, blocks, corner, picture, colour, caption)
+        for column, captioned in enumerate(card.visualizations[channel][: blocks.columns]):
+            lower_left = (left + column * (blocks.picture + blocks.gap), upper - blocks.picture)
+            _draw_picture(page, blocks, lower_left, captioned, colour)
 
 
-def _picture(page, blocks, corner, picture, colour, caption):
-    """A framed picture and what is written below it: its axes."""
-    axes, size = page.axes(*corner, blocks.picture, blocks.picture), blocks.sheet.type(6.5)
+def _draw_picture(page: Page, blocks: Blocks, corner: tuple[float, float], captioned: Captioned, colour: str) -> Axes:
+    """Draw a framed picture at its lower left ``corner``, and its caption; returns its axes."""
+    left, bottom = corner
+    picture, caption = captioned
+    axes = page.axes(left, bottom, blocks.picture, blocks.picture)
     framed(axes, picture, colour)
+    size = blocks.sheet.type(6.5)
     text = fitted(caption, blocks.picture + 0.5 * blocks.gap, size, blocks.name_lines)
-    page.text(corner[0] + blocks.picture / 2, corner[1] - 0.03, text, size, color=SUBTLE, va="top", linespacing=1.0)
+    middle = left + blocks.picture / 2
+    page.text(middle, bottom - 0.03, text, size, color=SUBTLE, va="top", linespacing=1.0)
     return axes
 
 
-def _rank(axes, sheet, rank, colour):
-    """How many images activate the channel at least as much, in the corner of a patch."""
-    box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.15"}
-    place = {"transform": axes.transAxes, "ha": "left", "va": "top"}
-    axes.text(0.03, 0.97, f"{rank}", fontsize=sheet.type(6.5), color="white", bbox=box, **place)
+def _draw_rank(axes: Axes, sheet: Sheet, rank: int, colour: str) -> None:
+    """Draw, in the corner of a patch, its rank among the images by their activation."""
+    axes.text(
+        0.03,
+        0.97,
+        f"{rank}",
+        fontsize=sheet.type(6.5),
+        color="white",
+        bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.15"},
+        transform=axes.transAxes,
+        ha="left",
+        va="top",
+    )

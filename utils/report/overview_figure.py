@@ -1,8 +1,14 @@
-"""Overview of a layer: how many classes its channels serve, and which ones the polysemantic ones do."""
+"""Overview of a layer: how many classes its channels are relevant for, and the classes of the polysemantic ones."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import NullFormatter
 
+from utils.report.layer_tables import ChannelClasses
 from utils.report.gamma_guide import draw_gamma, has_anything
 from utils.report.layer_figure_parts import (
     OTHER,
@@ -19,7 +25,7 @@ from utils.report.layer_figure_parts import (
     write_text,
 )
 from utils.report.plots import SUBTLE, fitted
-from utils.report.sheets import SCREEN
+from utils.report.sheets import SCREEN, Sheet, Titles
 
 MOST_CLASSES = 10
 MOST_CHANNELS = 20
@@ -27,32 +33,42 @@ MOST_GROUPS = 8
 BIN = 0.05
 
 
-def overview_figure(channels, gamma, guide, name, title, subtitle, sheet=SCREEN):
-    """How many classes the channels serve, the cosines of all pairs, what gamma can go by, and polysemantic channels.
+def overview_figure(
+    channels: ChannelClasses,
+    gamma: float,
+    guide: dict[str, Any],
+    *,
+    name: Callable[[int], str],
+    titles: Titles,
+    sheet: Sheet = SCREEN,
+) -> Figure:
+    """Numbers of classes, cosines of all pairs, diagnostics for choosing gamma, and the polysemantic channels.
+
+    Panels that would be empty are left out.
 
     Parameters
     ----------
-    channels : ChannelClasses
-    gamma : float
-    guide : dict
-        Of ``stages.gamma.gamma_guide``.
-    name : function of a class's output
-    title, subtitle : str
-    sheet : Sheet
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Panels that would be empty are left out.
+    channels
+    gamma
+    guide
+        From ``stages.gamma_diagnostics.gamma_guide``.
+    name
+        The name of a class's output.
+    titles
+    sheet
     """
-    cosines, found = channels.pairs.cosine.numpy(), channels.polysemantic(gamma)
-    shown, guided = found[:MOST_CHANNELS], len(cosines) and has_anything(guide)
-    counted = (3.6 if len(cosines) else 1.8) if sheet.narrow else 2.3
-    rows = (0.27 if sheet.width is None else 0.23) * len(shown) + 0.85
-    heights = [counted, *([2.5 if sheet.narrow else 1.9] if guided else []), *([rows] if shown else [])]
+    cosines = channels.pairs.cosine.numpy()
+    polysemantic = channels.polysemantic(gamma)
+    shown = polysemantic[:MOST_CHANNELS]
+    guided = bool(len(cosines)) and has_anything(guide)
+    first_height = (3.6 if len(cosines) else 1.8) if sheet.narrow else 2.3
+    rows_height = (0.27 if sheet.width is None else 0.23) * len(shown) + 0.85
+    heights = [first_height, *([2.5 if sheet.narrow else 1.9] if guided else []), *([rows_height] if shown else [])]
+    subtitle = titles.subtitle
     if not shown:
         subtitle += f"; no pair is under γ = {gamma:g}" if len(cosines) else "; no channel is relevant for two classes"
-    figure, parts = titled_parts(7.0 if len(cosines) else 4.2, heights, title, subtitle, sheet)
+    width = 7.0 if len(cosines) else 4.2
+    figure, parts = titled_parts(width, heights, Titles(titles.title, subtitle), sheet)
     number = 2 if len(cosines) else 1
     panels = parts[0].subplots(*((number, 1) if sheet.narrow else (1, number)), squeeze=False).ravel()
     _draw_class_counts(panels[0], channels.num_classes, sheet)
@@ -61,12 +77,13 @@ def overview_figure(channels, gamma, guide, name, title, subtitle, sheet=SCREEN)
     if guided:
         draw_gamma(parts[1].subplots(), guide, gamma, sheet)
     if shown:
-        _draw_channels(parts[-1], channels, shown, len(found), gamma, name, sheet)
+        parts[-1].suptitle(_channels_title(len(shown), len(polysemantic), sheet), fontsize=sheet.type(9))
+        _draw_channels(parts[-1], channels, shown, gamma, name=name, sheet=sheet)
     return figure
 
 
-def _draw_class_counts(axes, num_classes, sheet):
-    """A bar for every number of classes, the large ones gathered in the last."""
+def _draw_class_counts(axes: Axes, num_classes: Sequence[int], sheet: Sheet) -> None:
+    """A bar for every number of classes; the last one is for all large numbers."""
     counts = np.bincount(np.minimum(num_classes, MOST_CLASSES), minlength=3)
     labels = [str(number) for number in range(len(counts))]
     if max(num_classes) > MOST_CLASSES:
@@ -80,12 +97,12 @@ def _draw_class_counts(axes, num_classes, sheet):
     label_axes(axes, "classes that a channel is relevant for", "channels (log scale)" if log else "channels", sheet)
 
 
-def _draw_cosines(axes, cosines, gamma, sheet):
+def _draw_cosines(axes: Axes, cosines: np.ndarray, gamma: float, sheet: Sheet) -> None:
     """Histogram with gamma at the edge of a bin, so that each bar is on one side of it."""
     edges = gamma + BIN * np.arange(np.floor((-1 - gamma) / BIN) - 1, np.ceil((1 - gamma) / BIN) + 2)
-    for colour, _, part, which in sides(cosines, gamma):
-        label = f"{which} γ = {gamma:g}: {part.sum()}"
-        axes.hist(cosines[part], edges, color=colour, edgecolor="white", linewidth=0.5, label=label)
+    for side in sides(cosines, gamma):
+        label = f"{side.name} γ = {gamma:g}: {side.members.sum()}"
+        axes.hist(cosines[side.members], edges, color=side.colour, edgecolor="white", linewidth=0.5, label=label)
     axes.set_xlim(min(cosines.min(), gamma, 0) - BIN, 1 + BIN)
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--")
     count_on(axes.yaxis)
@@ -93,13 +110,26 @@ def _draw_cosines(axes, cosines, gamma, sheet):
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=sheet.type(7), frameon=False)
 
 
-def _draw_channels(figure, channels, shown, total, gamma, name, sheet):
-    """A row a channel: the cosines of its pairs, the names of the two that differ most, and below them the others."""
+def _channels_title(shown: int, total: int, sheet: Sheet) -> str:
+    more = f" (the first {shown} of {total}, all are in the table)" if total > shown else ""
+    title = f"polysemantic channels, lowest cosine first{more}"
+    return fitted(title, sheet.wide(7.0) - 0.2, sheet.type(9), lines=2)
+
+
+def _draw_channels(
+    figure: SubFigure,
+    channels: ChannelClasses,
+    shown: list[int],
+    gamma: float,
+    *,
+    name: Callable[[int], str],
+    sheet: Sheet,
+) -> None:
+    """A row for each channel: the cosines of its pairs, the two classes that differ most, and the others below."""
     axes, text = figure.subplots(1, 2, width_ratios=(2, 3))
     text.set_axis_off()
-    more = f" (the first {len(shown)} of {total}, all are in the table)" if total > len(shown) else ""
-    title, size, small = f"polysemantic channels, lowest cosine first{more}", sheet.type(8), sheet.type(6.5)
-    figure.suptitle(fitted(title, sheet.wide(7.0) - 0.2, sheet.type(9), lines=2), fontsize=sheet.type(9))
+    size = sheet.type(8)
+    small = sheet.type(6.5)
     pairs = [channels.pairs_of(channel) for channel in shown]
     x = np.concatenate([of_channel.cosine.numpy() for of_channel in pairs])
     rows = np.repeat(np.arange(len(shown)), list(map(len, pairs)))
@@ -115,16 +145,24 @@ def _draw_channels(figure, channels, shown, total, gamma, name, sheet):
     width = size_in_points(text)[0]
     for row, channel in enumerate(shown):
         _, first, second, _ = next(pairs[row][:1].rows())
-        below = _groups_text(channels, channel, (first, second), name, width, small)
+        below = _groups_text(channels, channel, (first, second), name=name, width=width, size=small)
         both = " / ".join(fit(name(output), width / 2 - size, size) for output in (first, second))
         write_text(text, 0, row - 0.02, both, size, va="bottom" if below else "center")
         write_text(text, 0, row + 0.02, below, small, va="top", color=SUBTLE)
 
 
-def _groups_text(channels, channel, extremes, name, width, size):
-    """What a line in small print says of a channel: how its classes are grouped, beyond the two that differ most."""
+def _groups_text(
+    channels: ChannelClasses,
+    channel: int,
+    extremes: tuple[int, int],
+    *,
+    name: Callable[[int], str],
+    width: float,
+    size: float,
+) -> str:
+    """A line in small print on a channel: the groups of its classes, or its classes besides the two ``extremes``."""
     groups = channels.groups(channel)
-    others = [fit(name(other), 0.7 * width, size) for other in channels.classes(channel) if other not in extremes]
+    others = [fit(name(output), 0.7 * width, size) for output in channels.classes(channel) if output not in extremes]
     if len(groups) < 2:
         return fit_list(others, width, size, "one group, also " if others else "one group")
     if not others:

@@ -1,6 +1,9 @@
 """The figures of a split, from its result as ``utils.store.results.Results`` stores it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,15 +11,19 @@ import torch
 from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
+from utils.images.transform import Transform
 from utils.method.evaluation import density_curves, fractions_of_original
 from utils.method.order import largest_first
 from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
-from utils.report.card import Card, card_figure
+from utils.networks.layers import Layer
+from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
     ORIGINAL,
+    Line,
+    Panel,
     density_figure,
     density_limits,
     pictures_figure,
@@ -24,17 +31,26 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN, Sheet, Titles
-from utils.stages.split_measures import ConceptImages, SplitMeasures, measure_peaks, names_of_folders, top_patches
+from utils.stages.split_measures import (
+    ConceptImages,
+    Patch,
+    SplitMeasures,
+    measure_peaks,
+    names_of_folders,
+    top_patches,
+)
+from utils.stages.validation import ImagePass, StoredValidation
 from utils.stages.visualization import describe_visualization, visualize
+from utils.store.opened_splits import OpenedSplit
 from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
 
 
-def shown_concepts(result):
-    """The concepts (from 0) that figures show: all, or those of most images.
+def shown_concepts(result: dict[str, Any]) -> list[int]:
+    """The concepts (from 0) that figures show: all, or those with the most images.
 
-    Image sets are in the order of their training images: the first ones, as on the map.
+    Image sets are ordered by their numbers of training images: the first ones are shown, as on the map.
     """
     sizes = [len(part["paths"]) for part in result["images"]]
     if result["assignment"]:
@@ -43,29 +59,30 @@ def shown_concepts(result):
     return sorted(k for k in order.tolist() if sizes[k])
 
 
-def shown_channels(result):
-    """The new channels that figures show, as {number of c'_k, from 1: label}; everything else comes last."""
+def shown_channels(result: dict[str, Any]) -> dict[int, str]:
+    """The new channels that figures show, as {number of c'_k, from 1: label}; that of the background is the last."""
     names = result["concept_names"]
     labels = {k + 1: f"c'_{k + 1}, for {names[k]}" for k in shown_concepts(result)}
     return {**labels, len(names) + 1: f"c'_{len(names) + 1}, everything else"} if result["background"] else labels
 
 
-def colours_of(result):
-    """The colour and line of each shown channel, the original one first: whatever is shown, alike on all figures."""
-    own = DISENTANGLED[: len(shown_concepts(result))]
-    return [ORIGINAL, *own, *([EVERYTHING_ELSE] if result["background"] else [])]
+def colours_of(result: dict[str, Any]) -> list[Line]:
+    """The colour and line of each shown channel, the original one first; the same on all figures of a split."""
+    of_concepts = DISENTANGLED[: len(shown_concepts(result))]
+    return [ORIGINAL, *of_concepts, *([EVERYTHING_ELSE] if result["background"] else [])]
 
 
-def left_out(result):
-    """What a figure says of concepts that it does not show."""
-    total, shown = len(result["concept_names"]), len(shown_concepts(result))
+def left_out(result: dict[str, Any]) -> str:
+    """A note on concepts that a figure does not show, to be appended; empty if it shows all."""
+    total = len(result["concept_names"])
+    shown = len(shown_concepts(result))
     return f"; the {shown} largest of {total} concepts" if total > shown else ""
 
 
-def densities(result, points=256):
+def densities(result: dict[str, Any], points: int = 256) -> Iterator[Panel]:
     """For the images of each concept, samples by label (the original channel and every disentangled one) and curves.
 
-    ``points`` of the grid, as ``density_curves`` takes them.
+    The grid of the curves has so many ``points``.
     """
     for part in (result["images"][k] for k in shown_concepts(result)):
         samples = {"original channel": np.array(part["original"])}
@@ -73,9 +90,10 @@ def densities(result, points=256):
         yield samples, density_curves(samples, points)
 
 
-def densities_figures(output_dir, result, sheet=SCREEN):
-    """Draw and store one density plot a concept, on the same axes."""
-    pictures, panels = [], list(densities(result))
+def densities_figures(output_dir: Path | str, result: dict[str, Any], sheet: Sheet = SCREEN) -> list[Path]:
+    """Draw and store one density plot for each concept, with the same limits of the axes."""
+    written = []
+    panels = list(densities(result))
     limits = density_limits(panels)
     for k, (samples, (grid, curves)) in zip(shown_concepts(result), panels, strict=True):
         title = f"Images of {result['concept_names'][k]}: channel {result['channel']} and its parts"
@@ -91,109 +109,137 @@ def densities_figures(output_dir, result, sheet=SCREEN):
             titles=Titles(title, subtitle + left_out(result)),
             sheet=sheet,
         )
-        pictures.append(write_figure(stem, figure, sheet))
+        written.append(write_figure(stem, figure, sheet))
         write_curves(stem, grid, curves)
-    return pictures
+    return written
 
 
-def _images(result, count):
-    """How many validation images there are, and of concepts without labels which."""
+def _images(result: dict[str, Any], count: int) -> str:
+    """A number of validation images in words; for concepts without labels, how they were assigned."""
     if not result["assignment"]:
         return f"{count} validation images"
-    all_of_them = sum(len(part["paths"]) for part in result["images"])
-    return result["assignment"] if count == all_of_them else f"{count} of {result['assignment']}"
+    total = sum(len(part["paths"]) for part in result["images"])
+    return result["assignment"] if count == total else f"{count} of {result['assignment']}"
 
 
-def division(result):
-    """How a split's inputs are divided, in words; the paper's way is told by its rho alone."""
-    way = DIVISIONS.get(result["split_by"])
-    words = [way.words] if way.usual_suffix() or result["rho"] is None else []
+def division(result: dict[str, Any]) -> str:
+    """How a split's inputs are divided, in words; for the paper's rule only the rho."""
+    rule = DIVISIONS.get(result["split_by"])
+    words = [rule.words] if rule.usual_suffix() or result["rho"] is None else []
     return ", ".join([*words, *([] if result["rho"] is None else [f"rho {result['rho']}"])])
 
 
-def visualization_figure(output_dir, result, entry, pictures, positions, sheet=SCREEN):
-    """Draw and store a visualization: its pictures, and what mean activation each reaches.
+def visualization_figure(
+    output_dir: Path | str,
+    result: dict[str, Any],
+    entry: dict[str, Any],
+    pictures: np.ndarray,
+    *,
+    positions: int,
+    sheet: Sheet = SCREEN,
+) -> list[Path]:
+    """Draw and store a visualization: its pictures [K + 1, seeds, H, W, 3], and the mean activation of each.
 
-    Beside them stands the largest mean of the concepts' validation images, for a layer of so many ``positions``.
+    Beside them is the largest mean activation of the concepts' validation images; the layer has so many ``positions``.
     """
-    channels, rows = {0: "original channel", **shown_channels(result)}, {}
+    channels = {0: "original channel", **shown_channels(result)}
+    rows = {}
     parts = [part for part in result["images"] if part["paths"]]
     count = sum(len(part["paths"]) for part in parts)
     sums = np.concatenate([np.column_stack([part["original"], part["sums"]]) for part in parts])
     for (k, label), (colour, _) in zip(channels.items(), colours_of(result), strict=True):
         label += f" (validation images: at most {sums[:, k].max() / positions:.3g})"
         captions = [f"seed {seed}: {value:.3g}" for seed, value in enumerate(entry["reached"][k])]
-        rows[label] = [(one, colour, said) for one, said in zip(pictures[k], captions, strict=True)]
+        rows[label] = [(picture, colour, caption) for picture, caption in zip(pictures[k], captions, strict=True)]
     title = f"Channel {result['channel']} and its parts: images made to activate them"
     subtitle = (
         f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}; {entry['steps']} steps; "
         f"below each image the mean activation it reaches, beside them the largest of {count} validation images"
     )
-    what = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != VISUALIZATION_STEPS else "")
-    what += f"_seeds{entry['seeds']}" if entry["seeds"] != VISUALIZATION_SEEDS else ""
+    name = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != VISUALIZATION_STEPS else "")
+    name += f"_seeds{entry['seeds']}" if entry["seeds"] != VISUALIZATION_SEEDS else ""
     figure = pictures_figure(rows, Titles(title, subtitle), sheet)
-    return [write_figure(plot_path(output_dir, result, what), figure, sheet)]
+    return [write_figure(plot_path(output_dir, result, name), figure, sheet)]
 
 
-def channel_card(output_dir, result, patches, patch_note, visualizations, what="card", sheet=SCREEN):
+def channel_card(
+    output_dir: Path | str,
+    result: dict[str, Any],
+    patches: list[list[Patch]],
+    *,
+    patch_note: str,
+    visualizations: list[list[Captioned]] | None = None,
+    name: str = "card",
+    sheet: Sheet = SCREEN,
+) -> list[Path]:
     """Draw and store the channel card.
 
     Parameters
     ----------
-    output_dir : Path or str
-    result : dict
-    patches : list of K + 1 lists of Patch
-    patch_note : str
+    output_dir
+    result
+    patches
+        K + 1 lists: of the original channel and of each new one.
+    patch_note
         Which patches are shown.
-    visualizations : list of K + 1 lists of (picture, what is written below), or None
-    what : str
+    visualizations
+        K + 1 lists of captioned pictures.
+    name
         The end of the file's name.
-    sheet : Sheet
+    sheet
     """
-    samples, curves = zip(*densities(result), strict=True)
-    above_diagonal = np.array(result["cosines"])[np.triu_indices(len(result["cosines"]), 1)]
-    cosines = ""
-    if len(above_diagonal):
-        ends = dict.fromkeys(f"{value:.2f}" for value in (above_diagonal.min(), above_diagonal.max()))
-        cosines = f"cosine of the ARVs {' to '.join(ends)},  "
-    shown, channels, rows = shown_concepts(result), shown_channels(result), result_rows(result)
-    place = {k: number for number, k in enumerate(shown)}
+    shown = shown_concepts(result)
+    channels = shown_channels(result)
+    rows = result_rows(result)
+    number_of = {k: number for number, k in enumerate(shown)}
     residual, note = residual_and_note(result)
     columns = [*(k - 1 for k in channels), *([-1] if residual else [])]
     card = Card(
         channel=result["channel"],
-        subtitle=f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
-        f"{_images(result, sum(len(part['paths']) for part in result['images']))}, fractions at τ = {result['tau']}"
-        f"{left_out(result)}",
+        subtitle=_card_subtitle(result),
         names=[result["concept_names"][k] for k in shown],
         labels=["original channel", *channels.values()],
         colours=colours_of(result),
-        patches=[[one._replace(concept=place.get(one.concept, -1)) for one in patches[k]] for k in (0, *channels)],
+        patches=[
+            [patch._replace(concept=number_of.get(patch.concept, -1)) for patch in patches[k]] for k in (0, *channels)
+        ],
         patch_note=patch_note,
         visualizations=None if visualizations is None else [visualizations[k] for k in (0, *channels)],
-        samples=samples,
-        curves=curves,
+        densities=list(densities(result)),
         summaries=[rows[k].summary.of(columns) for k in shown],
         fractions=[_counted_fractions(result["images"][k])[:, columns] for k in shown],
         fractions_note=note,
         residual=residual,
     )
-    return [write_figure(plot_path(output_dir, result, what), card_figure(card, sheet), sheet)]
+    return [write_figure(plot_path(output_dir, result, name), card_figure(card, sheet), sheet)]
 
 
-def _counted_fractions(images):
+def _card_subtitle(result: dict[str, Any]) -> str:
+    above_diagonal = np.array(result["cosines"])[np.triu_indices(len(result["cosines"]), 1)]
+    cosines = ""
+    if len(above_diagonal):
+        ends = dict.fromkeys(f"{value:.2f}" for value in (above_diagonal.min(), above_diagonal.max()))
+        cosines = f"cosine of the ARVs {' to '.join(ends)},  "
+    num_images = sum(len(part["paths"]) for part in result["images"])
+    return (
+        f"{result['run']}, layer {result['layer']};  {cosines}{division(result).replace('rho', 'ρ =')};  "
+        f"{_images(result, num_images)}, fractions at τ = {result['tau']}{left_out(result)}"
+    )
+
+
+def _counted_fractions(images: dict[str, Any]) -> np.ndarray:
     """The fractions of the images that a Summary counts, [n, K + 1]."""
     original = np.array(images["original"])
     counted = np.array(images["included"], dtype=bool) & (original > 0)
     return fractions_of_original(original[counted], np.array(images["sums"])[counted])
 
 
-def residual_and_note(result):
-    """Whether the residual has a bar, and which bars of the fractions follow from the others.
+def residual_and_note(result: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the residual has a bar, and a note on which bars of the fractions follow from the others.
 
-    ``c = sum_k c'_k - (K-1) r`` holds in every image. Where no input that is ever active is shared, the residual is the
-    bias alone, nothing or a number; of two channels the fractions are then each other's mirror image. Where not all are
-    drawn nothing is said.
+    ``c = sum_k c'_k - (K-1) r`` holds in every image. If no active input is shared, the residual is the bias alone,
+    that is 0 or a constant; with two channels and r = 0 the fractions mirror each other. There is no note if a channel
+    is not drawn.
     """
     residual = np.concatenate([np.array(result["images"][k]["sums"])[:, -1] for k in shown_concepts(result)])
     number = len(result["concept_names"]) + (1 if result["background"] else 0)
@@ -214,10 +260,10 @@ def residual_and_note(result):
 
 @dataclass(frozen=True)
 class FigureWishes:
-    """Which figures of each split are wanted, how, and where: what stage 4's flags of these names say.
+    """Which figures of each split are drawn, how, and where: the values of stage 4's flags of these names.
 
-    ``patches`` is the rule by which patches are chosen, ``patch_size`` their side in pixels or None; ``all_classes``
-    takes them from all of ``val/``. ``steps`` and ``seeds`` are those of feature visualizations.
+    ``patches`` is the rule that selects patches, ``patch_size`` their side in pixels or None; with ``all_classes`` they
+    are from all of ``val/``. ``steps`` and ``seeds`` are those of feature visualizations.
     """
 
     output_dir: str
@@ -233,7 +279,7 @@ class FigureWishes:
 
 
 class FigureMaker:
-    """Draws what was asked for of each split.
+    """Draws the requested figures of each split.
 
     Parameters
     ----------
@@ -243,81 +289,113 @@ class FigureMaker:
     transform : Transform
     """
 
-    def __init__(self, wishes, source, opened, transform):
-        self.wishes, self.source, self.opened = wishes, source, opened
-        self.transform, self.peaks = transform, None
+    def __init__(
+        self,
+        wishes: FigureWishes,
+        source: ImagePass | StoredValidation,
+        opened: list[OpenedSplit],
+        transform: Transform,
+    ) -> None:
+        self.wishes = wishes
+        self.source = source
+        self.opened = opened
+        self.transform = transform
+        self.peaks: list[dict[str, Any]] | None = None
         self.visualizations = Visualizations(wishes.output_dir, None)
         if wishes.channel_card:
             self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, source.layer)
             self.names = names_of_folders(source.images, source.classes)
         if wishes.all_classes:
             loader = source.image_source.in_order(range(len(source.images)), "images of all classes")
-            measures = [SplitMeasures(one, source.layer) for one in opened]
+            measures = [SplitMeasures(split, source.layer) for split in opened]
             self.peaks = measure_peaks(loader, source.network, measures)
             self.ranked = len(source.images) - loader.skipped
 
-    def draw(self, number, result, arrays):
-        """Draw the figures of split ``number``, from its result and what was measured (or None): their paths."""
-        wishes, where = self.wishes, self.wishes.output_dir
-        written = densities_figures(where, result, wishes.sheet) if wishes.qualitative else []
+    def draw(self, number: int, result: dict[str, Any], arrays: dict[str, Any] | None) -> list[Path]:
+        """Draw the figures of split ``number`` from its result and measured arrays (or None): their paths."""
+        wishes = self.wishes
+        written = densities_figures(wishes.output_dir, result, wishes.sheet) if wishes.qualitative else []
         captioned = None
         if wishes.feature_visualization:
             entry = self._visualization(number, result)
-            pictures, positions = self.visualizations.pictures(entry), self.opened[number].file.split.positions
-            written += visualization_figure(where, result, entry, pictures, positions, wishes.sheet)
+            pictures = self.visualizations.pictures(entry)
+            positions = self.opened[number].file.split.positions
+            written += visualization_figure(
+                wishes.output_dir, result, entry, pictures, positions=positions, sheet=wishes.sheet
+            )
             captioned = [
-                [(one, f"{value:.3g}") for one, value in zip(*row, strict=True)]
-                for row in zip(pictures, entry["reached"], strict=True)
+                [(picture, f"{value:.3g}") for picture, value in zip(of_channel, reached, strict=True)]
+                for of_channel, reached in zip(pictures, entry["reached"], strict=True)
             ]
         if wishes.channel_card:
-            written += self._card(number, result, arrays, captioned)
+            written += self._draw_card(number, result, arrays, captioned)
         return written
 
-    def _visualization(self, number, result):
-        """The visualization of a split: the one that is there, if it is equal."""
-        one = self.opened[number]
-        known = describe_visualization(result, self.wishes.steps, self.wishes.seeds)
-        found = self.visualizations.find(known)
-        if found is None:
-            found = visualize(self.source.network, one.file.split, one.rho, self.transform, known)
-            self.visualizations.write(found)
-        return found
+    def _visualization(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
+        """The visualization of a split: the stored one if it is equal, else a new one."""
+        opened = self.opened[number]
+        description = describe_visualization(result, self.wishes.steps, self.wishes.seeds)
+        visualization = self.visualizations.find(description)
+        if visualization is None:
+            visualization = visualize(
+                self.source.network, opened.file.split, opened.rho, self.transform, description
+            )
+            self.visualizations.write(visualization)
+        return visualization
 
-    def _card(self, number, result, arrays, captioned):
-        wishes, images = self.wishes, self.source.images
+    def _draw_card(
+        self,
+        number: int,
+        result: dict[str, Any],
+        arrays: dict[str, Any] | None,
+        visualizations: list[list[Captioned]] | None,
+    ) -> list[Path]:
+        wishes = self.wishes
+        measured = arrays if self.peaks is None else self.peaks[number]
         concepts = self.source.concepts_of(self.opened[number])
-        shown = arrays if self.peaks is None else self.peaks[number]
-        rule = wishes.patches
-        concept_images = ConceptImages(images, self.transform, concepts, self.names)
-        patches = top_patches(concept_images, shown, self.patch_size, rule)
-        whole = patch_note_of(self.source.layer)
-        where = f"{len(shown['indices'])} validation images of the concepts"
+        concept_images = ConceptImages(self.source.images, self.transform, concepts, self.names)
+        patches = top_patches(concept_images, measured, self.patch_size, wishes.patches)
+        searched = f"{len(measured['indices'])} validation images of the concepts"
         if wishes.all_classes:
-            where = f"all {self.ranked} validation images, {len(images.folders)} classes"
-        notes = [f"{_rule_in_words(rule)} {where}", "numbers are ranks among these", *([whole] if whole else [])]
-        notes += ["below: images made to activate each channel, and the mean that each reaches"] if captioned else []
-        what = f"{'paper_patches_' * (rule == 'paper')}{'all_classes_' * wishes.all_classes}card"
-        return channel_card(wishes.output_dir, result, patches, "; ".join(notes), captioned, what, wishes.sheet)
+            searched = f"all {self.ranked} validation images, {len(self.source.images.folders)} classes"
+        notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these"]
+        notes += [note] if (note := patch_note_of(self.source.layer)) else []
+        notes += ["below: images made to activate each channel, and the mean that each reaches"] if visualizations else []
+        return channel_card(
+            wishes.output_dir,
+            result,
+            patches,
+            patch_note="; ".join(notes),
+            visualizations=visualizations,
+            name=f"{'paper_patches_' * (wishes.patches == 'paper')}{'all_classes_' * wishes.all_classes}card",
+            sheet=wishes.sheet,
+        )
 
 
-def _rule_in_words(rule):
+def _rule_in_words(rule: str) -> str:
     if rule == "ranked":
         return "most activating first, of"
     return f"by the paper's rule, {SHOWN} of the {TOP_IMAGES} most activating, concepts as equally as they occur, of"
 
 
-def patch_size_of(asked, crop_size, layer):
-    """The side of a patch, in pixels: the image's where positions lie nowhere. UserError where it cannot be."""
-    if layer.map_size is None and asked not in (None, crop_size):
-        raise UserError(f"--patch_size {asked}: {patch_note_of(layer)}: leave it out")
-    size = asked or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
+def patch_size_of(requested: int | None, crop_size: int, layer: Layer) -> int:
+    """The side of a patch, in pixels; that of the image if the layer's positions are not places in the image.
+
+    Raises
+    ------
+    UserError
+        A requested size that is impossible.
+    """
+    if layer.map_size is None and requested not in (None, crop_size):
+        raise UserError(f"--patch_size {requested}: {patch_note_of(layer)}: leave it out")
+    size = requested or (crop_size if layer.map_size is None else default_patch_size(crop_size, min(layer.map_size)))
     if size > crop_size:
         raise UserError(f"--patch_size {size} is larger than the image, {crop_size} pixels")
     return size
 
 
-def patch_note_of(layer):
-    """What is shown in place of patches, and why; None where there are patches."""
+def patch_note_of(layer: Layer) -> str | None:
+    """What is shown instead of patches, and why; None if patches are shown."""
     if layer.map_size is not None:
         return None
     if layer.num_positions == 1:

@@ -114,7 +114,7 @@ def main(settings: SimilaritySettings) -> None:
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two)]
     titles = Titles(f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria))
-    figure = overview_figure(channels, gamma, guide, classes.name, *titles, settings.figure_width)
+    figure = overview_figure(channels, gamma, guide, name=classes.name, titles=titles, sheet=settings.figure_width)
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, settings.figure_width), class_store.folder]
 

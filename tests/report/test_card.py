@@ -78,7 +78,7 @@ def test_a_card_draws_densities_on_one_scale_and_says_how_many_images():
     card = CARDS["two"]
     first, second = card_figure(card).axes[-3:-1]
     assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
-    for axes, (_, curves) in zip((first, second), card.curves, strict=True):
+    for axes, (_, (_, curves)) in zip((first, second), card.densities, strict=True):
         drawn = {line.get_color(): line.get_ydata() for line in axes.lines if len(line.get_ydata())}
         for (colour, _), curve in zip((("#222222", ""), *DISENTANGLED), curves.values(), strict=False):
             assert np.array_equal(drawn[colour], curve)

@@ -94,7 +94,7 @@ def test_classes_in_which_a_channel_is_low_are_marked_with_the_sign_of_its_sum(c
 
 
 def test_the_overview_names_groups_beside_the_two_classes_that_differ_most(channels):
-    figure = overview_figure(channels, 0.5, GUIDE, CLASSES.name, *TITLES)
+    figure = overview_figure(channels, 0.5, GUIDE, name=CLASSES.name, titles=TITLES)
     assert_readable(figure)
     texts = [text.get_text() for text in figure.axes[-1].texts]
     assert texts == ["ant / bee", "{ant, dog}, {bee}", "ant / cat", "one group, also bee"]
@@ -104,7 +104,7 @@ def test_of_many_groups_the_overview_shows_the_eight_largest_and_says_so():
     relevant = torch.ones(20, 1, dtype=torch.bool)
     groups = [[0], [1], *([2 + 2 * place, 3 + 2 * place] for place in range(7)), *([place] for place in range(16, 20))]
     channels = channel_classes(relevant, class_pairs((0, 0, 1, 0.2)), {0: groups})
-    figure = overview_figure(channels, 0.5, GUIDE, str, *TITLES)
+    figure = overview_figure(channels, 0.5, GUIDE, name=str, titles=TITLES)
     text = figure.axes[-1].texts[1].get_text()
     assert text.startswith("the 8 largest of 13 groups: {0}, {2, +1}, {4, +1}") and "{1}" not in text
 
@@ -112,7 +112,7 @@ def test_of_many_groups_the_overview_shows_the_eight_largest_and_says_so():
 @pytest.mark.parametrize(("gamma", "guide"), [(-0.5, GUIDE), (0.5, GUIDE), (0.95, GUIDE), (0.5, NOTHING)])
 def test_the_panel_of_gamma_shows_what_could_be_measured_and_can_be_read(gamma, guide):
     relevant, pairs = made_up_pairs(12, lambda channel: 4)
-    figure = overview_figure(channel_classes(relevant, pairs), gamma, guide, "class {}".format, *TITLES)
+    figure = overview_figure(channel_classes(relevant, pairs), gamma, guide, name="class {}".format, titles=TITLES)
     assert_readable(figure)
     panels = [axes for axes in figure.axes if axes.get_xlabel() == "γ, or cosine of ARVs"]
     assert len(panels) == (guide is GUIDE)

@@ -114,7 +114,7 @@ def test_names_with_separators_and_of_no_encoding_can_be_read_back_from_the_tabl
 @pytest.mark.parametrize("names", NAMES)
 def test_an_overview_can_be_read_whatever_the_names(names):
     relevant, pairs = made_up_pairs(25, lambda channel: 40 if channel == 3 else channel % 5)
-    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES[names], *TITLES)
+    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, name=NAMES[names], titles=TITLES)
     assert_readable(figure)
     bars, histogram, _, rows, text = figure.axes
     counts = np.bincount([10 if channel == 3 else channel % 5 for channel in range(25)])
@@ -141,7 +141,7 @@ def shown_channels(axes):
 def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
     relevant, pairs = made_up_pairs(50, lambda channel: 3)
     channels = channel_classes(relevant, pairs)
-    figure = overview_figure(channels, 0.7, GUIDE, str, *TITLES)
+    figure = overview_figure(channels, 0.7, GUIDE, name=str, titles=TITLES)
     found = channels.polysemantic(0.7)
     labels = [int(label.get_text()) for label in figure.axes[3].get_yticklabels()]
     assert labels == found[:20]
@@ -164,7 +164,7 @@ def test_the_rows_are_the_channels_of_lowest_cosine_and_the_rest_is_counted():
 )
 def test_a_panel_that_would_be_empty_is_left_out(classes, cosine, panels, note):
     relevant, pairs = made_up_pairs(2, lambda channel: classes, cosines=lambda random: cosine)
-    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES["long"], *TITLES)
+    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, name=NAMES["long"], titles=TITLES)
     assert_readable(figure)
     assert len(figure.axes) == panels
     assert (note or TITLES[1]) in figure.subfigs[0].get_suptitle().replace("\n", " ")
@@ -175,7 +175,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
     cosines = [-1.0, -0.95, -0.2, 0.1, 0.3, gamma - 1e-9, gamma, 0.53, 1.0]
     relevant = torch.ones(len(cosines) + 1, 1, dtype=torch.bool)
     pairs = class_pairs(*((0, 0, i + 1, cosine) for i, cosine in enumerate(cosines)))
-    axes = overview_figure(channel_classes(relevant, pairs), gamma, GUIDE, str, *TITLES).axes[1]
+    axes = overview_figure(channel_classes(relevant, pairs), gamma, GUIDE, name=str, titles=TITLES).axes[1]
     bars, (low, high) = axes.patches, axes.get_xlim()
     assert low < -1 < 1 < high
     for colour, number in (
@@ -188,7 +188,7 @@ def test_the_histogram_counts_every_pair_on_its_side_of_gamma(gamma):
 def test_bars_are_on_a_log_scale_where_the_first_dwarfs_the_others():
     for idle, scale in ((500, "log"), (20, "linear")):
         relevant, pairs = made_up_pairs(idle + 10, lambda channel, idle=idle: 0 if channel < idle else 3)
-        axes = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, *TITLES).axes[0]
+        axes = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, name=str, titles=TITLES).axes[0]
         assert axes.get_yscale() == scale
         assert ("log scale" in axes.get_ylabel()) == (scale == "log")
 

@@ -49,7 +49,7 @@ TITLES = Titles("examples.efficientnet_lite0:efficientnet_lite0, layer blocks.6.
 
 def of_layer(sheet):
     relevant, pairs = made_up_pairs(25, lambda channel: 40 if channel == 3 else channel % 5)
-    return overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, NAMES["long"], *TITLES, sheet)
+    return overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, name=NAMES["long"], titles=TITLES, sheet=sheet)
 
 
 def of_wordnet(sheet):
@@ -179,7 +179,7 @@ def test_what_a_no_break_space_holds_together_is_in_one_line():
 @pytest.mark.parametrize(("idle", "scale"), [(30, "log"), (1, "linear"), (4000, "log")])
 def test_counts_have_whole_ticks_in_plain_digits(idle, scale):
     relevant, pairs = made_up_pairs(idle + 3, lambda channel: 0 if channel < idle else 2)
-    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, str, "title", "subtitle")
+    figure = overview_figure(channel_classes(relevant, pairs), 0.5, GUIDE, name=str, titles=Titles("title", "subtitle"))
     figure.draw_without_rendering()
     bars, histogram = figure.axes[:2]
     assert bars.get_yscale() == scale

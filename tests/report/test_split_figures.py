@@ -56,7 +56,7 @@ def test_a_card_of_any_number_of_concepts_is_drawn(tmp_path, result):
     patches = [
         [Patch(np.zeros((4, 4, 3), np.uint8), k % count, "ant", k + 1) for k in range(6)] for _ in range(count + 1)
     ]
-    (path,) = channel_card(tmp_path, result, patches, "most activating first", None)
+    (path,) = channel_card(tmp_path, result, patches, patch_note="most activating first")
     assert path.stat().st_size > 1000 and path.name.endswith("_rho0.95_card.png")
 
 

@@ -27,6 +27,7 @@ from utils.report.page_splits import MeasuredSplits
 from utils.report.page_writer import Pictures, Strip, report_folder, strip_name, write_pages, write_strip
 from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
+from utils.report.sheets import Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
 from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
 from utils.store.files import run_name
@@ -85,9 +86,8 @@ def make_report(settings: ResultSettings) -> None:
 
 def _overview(layer: ReportedLayer) -> Figure:
     names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
-    title = f"layer {layer.meta['layer']}"
-    subtitle = settings_text(**{name: layer.settings[name] for name in names})
-    return overview_figure(layer.channels, layer.settings["gamma"], layer.guide, layer.classes.name, title, subtitle)
+    titles = Titles(f"layer {layer.meta['layer']}", settings_text(**{name: layer.settings[name] for name in names}))
+    return overview_figure(layer.channels, layer.settings["gamma"], layer.guide, name=layer.classes.name, titles=titles)
 
 
 def _separations(layer: ReportedLayer, measured: MeasuredSplits, pictures: Pictures) -> list[dict[str, Any]]:

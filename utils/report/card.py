@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.method.evaluation import Summary
 from utils.report.card_panels import Densities, Fractions
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, SUBTLE, Line, Panel, fitted, framed, symbols
-from utils.method.evaluation import Summary
 from utils.report.sheets import SCREEN, Sheet
 from utils.stages.split_measures import Patch
 
@@ -62,8 +62,8 @@ class Card:
 class Blocks:
     """Layout of the pictures: a block of ``rows`` x ``columns`` for each channel, ``beside`` blocks in a line.
 
-    ``picture`` is the side of a picture and ``gap`` the space between two, in inches; ``name_lines`` and ``label_lines``
-    are the lines of text below a picture and above a block.
+    ``picture`` is the side of a picture and ``gap`` the space between two, in inches; ``name_lines`` is the number of
+    lines of text below a picture, ``label_lines`` that above a block.
     """
 
     sheet: Sheet
@@ -135,15 +135,15 @@ class _Layout:
         self.line_height = self.blocks.height(card) + 0.1
         self.blocks_height = self.blocks.lines(card) * self.line_height
         pictures_height = self.blocks_height + line_height(sheet.type(8), self.note.count("\n") + 1)
-        self.panels: tuple[Densities, Fractions]
+        self.panels: list[Densities | Fractions]
         if sheet.width is None:
-            self.panels = (Densities(card, sheet, DENSITY_WIDTH, DENSITY_HEIGHT), Fractions(card, sheet))
+            self.panels = [Densities(card, sheet, DENSITY_WIDTH, DENSITY_HEIGHT), Fractions(card, sheet)]
             self.width = MARGIN + self.pictures_width + sum(PANEL_GAP + panel.width for panel in self.panels) + MARGIN
             height = max(pictures_height, *(panel.height() for panel in self.panels))
         else:
             self.width = sheet.width
             room = self.width - 2 * MARGIN if sheet.narrow else (self.width - 2 * MARGIN - PANEL_GAP) / 2
-            self.panels = (Densities(card, sheet, room, PRINTED_DENSITY_HEIGHT), Fractions(card, sheet, room))
+            self.panels = [Densities(card, sheet, room, PRINTED_DENSITY_HEIGHT), Fractions(card, sheet, room)]
             heights = [panel.height() for panel in self.panels]
             panels_height = sum(heights) + PRINTED_GAP if sheet.narrow else max(heights)
             height = pictures_height + PRINTED_GAP + panels_height

@@ -7,11 +7,12 @@ in inches.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from utils.method.evaluation import Summary
 from utils.report.layout import Page, line_height
 from utils.report.plots import (
     DISENTANGLED,
@@ -24,7 +25,6 @@ from utils.report.plots import (
     symbols,
     text_width,
 )
-from utils.method.evaluation import Summary
 from utils.report.sheets import Sheet
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _draw_bars(
     axes.bar(x, summary.mean, color=colours, width=0.8, alpha=0.4, zorder=1)
     low, high = limits
     strip = 0.6 * ((np.arange(len(fractions)) * (math.sqrt(5) - 1) / 2) % 1 - 0.5)  # evenly spread, without chance
-    dot = {"linestyle": "none", "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.7, "zorder": 2}
+    dot: dict[str, Any] = {"linestyle": "none", "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.7, "zorder": 2}
     for bar_x, values, colour in zip(x, fractions.T, colours, strict=True):
         across = bar_x + strip[np.argsort(np.argsort(values, kind="stable"), kind="stable")]
         inside = (values >= low) & (values <= high)

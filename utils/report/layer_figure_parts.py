@@ -110,7 +110,7 @@ def lay_out(figure: Figure | SubFigure) -> None:
 
 def size_in_points(axes: Axes) -> np.ndarray:
     """Width and height of axes in points of print."""
-    return axes.bbox.size * 72 / axes.figure.dpi
+    return np.asarray(axes.bbox.size) * 72 / axes.figure.dpi
 
 
 def label_axes(axes: Axes, x_label: str, y_label: str, sheet: Sheet = SCREEN) -> None:

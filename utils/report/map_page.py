@@ -19,11 +19,11 @@ def map_page(opened: OpenedSplit, run: str, circuit_map: CircuitMap, reader: Map
     groups[concepts < 0] = LEFT_OUT
     indices = circuit_map.images.indices
     flat = [image for row in circuit_map.rows for image in row]
-    patches = iter(reader.patches(split.channel, indices[flat]))
+    patches = iter(reader.patches(split.channel, indices[flat].tolist()))
     return MapPage(
         title=f"Channel {split.channel}: {len(indices)} {source.map_words}",
-        subtitle=f"{run}, layer {opened.file.context['layer']}; dots and pictures are images in the colour of their concept, "
-        "beside them the patches in which the channel is strongest",
+        subtitle=f"{run}, layer {opened.file.context['layer']}; dots and pictures are images in the colour of their "
+        "concept, beside them the patches in which the channel is strongest",
         scores=circuit_map.scores.numpy(),
         shares=circuit_map.shares.numpy(),
         concepts=groups,

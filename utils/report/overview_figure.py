@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import NullFormatter
 
-from utils.report.layer_tables import ChannelClasses
 from utils.report.gamma_guide import draw_gamma, has_anything
 from utils.report.layer_figure_parts import (
     OTHER,
@@ -24,6 +23,7 @@ from utils.report.layer_figure_parts import (
     titled_parts,
     write_text,
 )
+from utils.report.layer_tables import ChannelClasses
 from utils.report.plots import SUBTLE, fitted
 from utils.report.sheets import SCREEN, Sheet, Titles
 
@@ -102,7 +102,9 @@ def _draw_cosines(axes: Axes, cosines: np.ndarray, gamma: float, sheet: Sheet) -
     edges = gamma + BIN * np.arange(np.floor((-1 - gamma) / BIN) - 1, np.ceil((1 - gamma) / BIN) + 2)
     for side in sides(cosines, gamma):
         label = f"{side.name} γ = {gamma:g}: {side.members.sum()}"
-        axes.hist(cosines[side.members], edges, color=side.colour, edgecolor="white", linewidth=0.5, label=label)
+        axes.hist(
+            cosines[side.members], edges.tolist(), color=side.colour, edgecolor="white", linewidth=0.5, label=label
+        )
     axes.set_xlim(min(cosines.min(), gamma, 0) - BIN, 1 + BIN)
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--")
     count_on(axes.yaxis)

@@ -303,13 +303,19 @@ class FigureMaker:
         self.peaks: list[dict[str, Any]] | None = None
         self.visualizations = Visualizations(wishes.output_dir, None)
         if wishes.channel_card:
-            self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, source.layer)
+            self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, self.image_pass.layer)
             self.names = names_of_folders(source.images, source.classes)
         if wishes.all_classes:
-            loader = source.image_source.in_order(range(len(source.images)), "images of all classes")
-            measures = [SplitMeasures(split, source.layer) for split in opened]
-            self.peaks = measure_peaks(loader, source.network, measures)
+            loader = self.image_pass.image_source.in_order(range(len(source.images)), "images of all classes")
+            measures = [SplitMeasures(split, self.image_pass.layer) for split in opened]
+            self.peaks = measure_peaks(loader, self.image_pass.network, measures)
             self.ranked = len(source.images) - loader.skipped
+
+    @property
+    def image_pass(self) -> ImagePass:
+        """The source as a pass of the network, which all figures except density plots need."""
+        assert isinstance(self.source, ImagePass)
+        return self.source
 
     def draw(self, number: int, result: dict[str, Any], arrays: dict[str, Any] | None) -> list[Path]:
         """Draw the figures of split ``number`` from its result and measured arrays (or None): their paths."""
@@ -338,7 +344,7 @@ class FigureMaker:
         visualization = self.visualizations.find(description)
         if visualization is None:
             visualization = visualize(
-                self.source.network, opened.file.split, opened.rho, self.transform, description
+                self.image_pass.network, opened.file.split, opened.rho, self.transform, description
             )
             self.visualizations.write(visualization)
         return visualization
@@ -352,6 +358,7 @@ class FigureMaker:
     ) -> list[Path]:
         wishes = self.wishes
         measured = arrays if self.peaks is None else self.peaks[number]
+        assert measured is not None  # a split whose card is drawn is measured again
         concepts = self.source.concepts_of(self.opened[number])
         concept_images = ConceptImages(self.source.images, self.transform, concepts, self.names)
         patches = top_patches(concept_images, measured, self.patch_size, wishes.patches)
@@ -359,8 +366,10 @@ class FigureMaker:
         if wishes.all_classes:
             searched = f"all {self.ranked} validation images, {len(self.source.images.folders)} classes"
         notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these"]
-        notes += [note] if (note := patch_note_of(self.source.layer)) else []
-        notes += ["below: images made to activate each channel, and the mean that each reaches"] if visualizations else []
+        notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
+        notes += (
+            ["below: images made to activate each channel, and the mean that each reaches"] if visualizations else []
+        )
         return channel_card(
             wishes.output_dir,
             result,

@@ -133,7 +133,7 @@ def wordnet_figure(
     lines = sum(len(part) + 1 for part in surprising if part)
     pitch = 0.18 + 0.12 * min(len(pairs) / 10000, 1)  # a page for the most
     heights = [max(2.4, 0.8 + pitch * (np.ptp(rows) + 1)), *([0.17 * lines + 0.1] if lines else [])]
-    figure, parts = titled_parts(6.4, heights, *titles, sheet)
+    figure, parts = titled_parts(6.4, heights, titles, sheet)
     axes = parts[0].subplots()
     _prepare_wordnet(axes, cosines, rows, gamma, sheet)
     columns = 1 if sheet.narrow else 3

@@ -59,7 +59,7 @@ def main(settings: DisentanglingSettings) -> None:
     from tqdm import tqdm
 
     from utils.command_line import opening
-    from utils.command_line.closing import print_end
+    from utils.command_line.run import print_end
     from utils.concept_sources.source_registry import SOURCES
     from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap

@@ -58,8 +58,8 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Simil
 
 def main(settings: SimilaritySettings) -> None:
     from utils.command_line import opening
-    from utils.command_line.closing import print_end
     from utils.command_line.measuring_sensitivity import measure_sensitivity
+    from utils.command_line.run import print_end
     from utils.command_line.showing_layer import LayerFiles, LayerScreen
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic

@@ -54,9 +54,9 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Impor
 def main(settings: ImportanceSettings) -> None:
     import torch
 
-    from utils.command_line.closing import print_end
     from utils.command_line.opening import open_images
-    from utils.images.image_source import ImageSource
+    from utils.command_line.run import print_end
+    from utils.images.batches import ImageSource
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.networks.opened_network import OpenedNetwork

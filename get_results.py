@@ -55,12 +55,12 @@ def get_args_parser() -> flags.Parser:
 
 def main(settings: ResultSettings) -> None:
     from utils.command_line import split_opening
-    from utils.command_line.closing import print_end
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.reporting import make_report
+    from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
     from utils.report.result_files import print_summary

@@ -121,8 +121,8 @@ def main(settings):
 
     from utils.command_line import opening
     from utils.errors import UserError
+    from utils.images.batches import ImageSource
     from utils.images.folders import ClassMap, list_images
-    from utils.images.image_source import ImageSource
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.networks.opened_network import OpenedNetwork

@@ -17,10 +17,10 @@ from torchvision.transforms import functional as TF
 from benchmarks.decoding import seconds_to_decode
 from benchmarks.published import Published
 from utils.images import batches
+from utils.images.batches import ImageSource
 from utils.images.decoding import crop_with_pil, decode
 from utils.images.device_decoding import DeviceBatches
 from utils.images.folders import list_images, map_folders
-from utils.images.image_source import ImageSource
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.networks.opened_network import OpenedNetwork

@@ -32,8 +32,8 @@ from benchmarks.report import link_images, print_table, run
 from utils.command_line import flags
 from utils.command_line.settings import ImportanceSettings
 from utils.defaults import TAU, P
+from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap, class_folders, list_images, map_folders
-from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.importance import relative_importances, relevant_classes
 from utils.networks.layers import find_layer

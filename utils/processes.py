@@ -1,8 +1,10 @@
-"""Which of the processes that share the work of stage 1 this is, from the environment variables of torchrun or srun."""
+"""The processes that share the work of stage 1: which one this is, as torchrun or srun says, and its progress bars."""
 
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 
 class Process(NamedTuple):
@@ -35,6 +37,11 @@ def this_process() -> Process:
     tasks = _tasks_of_nodes(os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
     local_size = tasks[min(_number("SLURM_NODEID"), len(tasks) - 1)]
     return Process(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), local_size)
+
+
+def progress(*args: Any, hidden: bool = False, **kwargs: Any) -> tqdm:
+    """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
+    return tqdm(*args, disable=hidden or this_process().rank > 0, **kwargs)
 
 
 def _number(name: str) -> int:

@@ -20,8 +20,8 @@ from utils.concept_sources.pure import (
     unit_rows,
 )
 from utils.errors import UserError
-from utils.images import image_source
-from utils.images.image_source import ImageSource
+from utils.images import batches
+from utils.images.batches import ImageSource
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
@@ -330,7 +330,7 @@ def test_batches_are_small_enough_for_all_circuits_to_fit_into_memory(finished_s
     sizes = []
     monkeypatch.setattr(pure, "MOST_VALUES", 3 * 8 * 2)
     one_by_one = lambda indices, size: sizes.append(size) or [[int(index)] for index in indices]  # noqa: E731
-    monkeypatch.setattr(image_source, "batches_of", one_by_one)
+    monkeypatch.setattr(batches, "batches_of", one_by_one)
     what = finished_stores.labels.indices, finished_stores.units(), finished_stores.centroids
     maxima, clusters = measure_virtual_neurons(finished_stores.store, finished_stores.study(batch_size=6), *what)
     assert sizes == [2] and torch.equal(clusters, found.nearest)

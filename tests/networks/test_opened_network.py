@@ -7,9 +7,8 @@ from tests import factories
 from tests.helpers import forward, forward_with_gradient
 from tests.pictures import CPU, write_images
 from utils.errors import UserError
-from utils.images.batches import Loading
+from utils.images.batches import ImageSource, Loading, batches_by_group
 from utils.images.folders import list_images
-from utils.images.image_source import ImageSource, batches_by_group
 from utils.images.transform import Transform
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork

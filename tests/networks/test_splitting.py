@@ -18,8 +18,7 @@ from utils.method.disentangling import merge
 from utils.networks.layers import layer_of
 from utils.networks.precision import full_precision
 from utils.networks.recording import Recorder
-from utils.networks.rounding import stored_together
-from utils.networks.splitting import DisentangledLayer, in_place_of, with_splits
+from utils.networks.splitting import DisentangledLayer, in_place_of, stored_together, with_splits
 
 NARROW = ("half", "bfloat16", "autocast")
 

@@ -15,9 +15,8 @@ from tests.pictures import write_image
 from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage3, stage4
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
-from utils.images.batches import ImageBatches, Loading
+from utils.images.batches import ImageBatches, ImageSource, Loading
 from utils.images.folders import ClassMap, list_images
-from utils.images.image_source import ImageSource
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.report import split_figures

@@ -15,8 +15,7 @@ from tests.stores import study_of
 from utils.concept_sources import classes
 from utils.concept_sources.image_sets import MapImages
 from utils.errors import UserError
-from utils.images.batches import Loading
-from utils.images.image_source import ImageSource
+from utils.images.batches import ImageSource, Loading
 from utils.method.planar_map import in_unit_square
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork

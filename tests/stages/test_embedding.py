@@ -17,8 +17,7 @@ from tests.pictures import FOLDERS
 from tests.scripts import RUN
 from tests.stores import study_of
 from utils.errors import UserError
-from utils.images.batches import Loading
-from utils.images.image_source import ImageSource
+from utils.images.batches import ImageSource, Loading
 from utils.images.transform import Transform
 from utils.method.embedding_scores import mean_cosine
 from utils.networks.embedder import Embedder

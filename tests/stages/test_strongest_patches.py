@@ -10,9 +10,8 @@ from torch import nn
 
 from tests.factories import Small, Tokens
 from tests.pictures import write_images
-from utils.images.batches import Loading
+from utils.images.batches import ImageSource, Loading
 from utils.images.folders import list_images
-from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.patches import TOP_IMAGES, patch
 from utils.networks.layers import find_layer

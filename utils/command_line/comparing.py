@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from utils.command_line import flags, opening
-from utils.command_line.closing import print_end
+from utils.command_line.run import print_end
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.concept_sources.compared_channels import Comparison

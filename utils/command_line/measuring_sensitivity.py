@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from utils.command_line.closing import print_end
+from utils.command_line.run import print_end
 from utils.command_line.settings import SimilaritySettings
 from utils.report.figure_files import write_figure
 from utils.report.layer_tables import counted_text, gamma_from

@@ -15,10 +15,10 @@ from utils.command_line.report_opening import open_layer
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import matching_val_store
 from utils.errors import UserError
+from utils.images.batches import ImageSource
 from utils.images.folders import class_folders, has_images, list_images
-from utils.images.image_source import ImageSource
-from utils.images.progress import progress
 from utils.networks.precision import check_precision, choose_device
+from utils.processes import progress
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo

@@ -1,4 +1,4 @@
-"""Running a script: arguments first, then the work; errors that the user can fix are one line."""
+"""Running a script: arguments first, then the work, then its last lines; errors that the user can fix are one line."""
 
 import argparse
 import io
@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import WORKER_DIED, UserError, printable, shortened
@@ -14,6 +15,7 @@ from utils.errors import WORKER_DIED, UserError, printable, shortened
 INTERRUPTED = "finished files are whole, the same command goes on from them"
 INTERRUPTED_STATUS = 130
 LONGEST_MESSAGE = 4000  # characters
+OPEN_FIRST = ("index.html", "_card.png", ".md", "_concepts.csv", ".png")  # ends of names, the best one first
 
 
 def run(
@@ -74,3 +76,45 @@ def _end_quietly() -> None:
     """While Python shuts down, an interrupt ends it without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED_STATUS))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The last lines: what was written, what can be run next, and the file to open first.
+
+
+def print_end(
+    written: Sequence[Path | str],
+    commands: Sequence[tuple[str, str]],
+    *,
+    open_first: Path | str | None = None,
+    opened_by: str | None = None,
+) -> None:
+    """Print the last lines of a stage.
+
+    Parameters
+    ----------
+    written
+        Files that the stage has not named yet.
+    commands
+        (purpose, command) pairs; the purpose of the first is ``next``.
+    open_first
+        The file to open first. Default: the one of ``written`` that tells people most.
+    opened_by
+        How it is opened, where it is not for people to look at.
+    """
+    if written:
+        print("\nwrote " + "\n      ".join(map(str, written)))
+    for purpose, command in commands:
+        print(f"{purpose}: {command}")
+    open_first = open_first or best_to_open(written)
+    if open_first:
+        print(f"open first{f' ({opened_by})' if opened_by else ''}: {open_first}")
+
+
+def best_to_open(paths: Sequence[Path | str]) -> Path | str | None:
+    """The file that tells people most; None where none of them is for people."""
+    for ending in OPEN_FIRST:
+        for path in paths:
+            if str(path).endswith(ending):
+                return path
+    return None

@@ -26,8 +26,8 @@ from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
+from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap
-from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError, printable, quoted, shortened
-from utils.images.progress import progress
+from utils.processes import progress
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

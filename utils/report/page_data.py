@@ -111,7 +111,13 @@ def units_of(layer: ReportedLayer) -> tuple[torch.Tensor, torch.Tensor | None, d
 
 
 def describe_channel(
-    layer: ReportedLayer, channel: int, strips: list[Strip], *, output_dir: Path, commands: Commands, pictures: Pictures
+    layer: ReportedLayer,
+    channel: int,
+    strips: list[Strip],
+    *,
+    output_dir: Path | str,
+    commands: Commands,
+    pictures: Pictures,
 ) -> dict:
     """What the table and the page of a channel show.
 

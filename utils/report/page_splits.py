@@ -151,7 +151,7 @@ def in_order(splits: list[MeasuredSplit], only_correct: bool, split_by: str | No
     return sorted(splits, key=key)
 
 
-def describe_split(measured: MeasuredSplit, output_dir: Path, commands: Commands, pictures: Pictures) -> dict:
+def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Commands, pictures: Pictures) -> dict:
     """What a page shows of a MeasuredSplit, for its template.
 
     Parameters
@@ -183,7 +183,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path, commands: Commands
     }
 
 
-def _figure_path(output_dir: Path, measured: MeasuredSplit, kind: str) -> Path:
+def _figure_path(output_dir: Path | str, measured: MeasuredSplit, kind: str) -> Path:
     """The picture that stage 4 draws of a split, whether it exists or not."""
     stem = plot_path(output_dir, {"split": measured.path.stem, "rho": measured.rho}, kind)
     return stem.with_name(f"{stem.name}.png")

@@ -6,7 +6,7 @@ import torch
 
 from utils.defaults import GAMMA
 from utils.divisions.division_registry import DIVISIONS
-from utils.method.disentangling import Concept, Split
+from utils.method.disentangling import Concept, GroupKey, Split
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.opened_network import OpenedNetwork
@@ -22,7 +22,7 @@ def print_how(divided: str, only_correct: bool, background: float | None) -> Non
     print(f"{'only correctly classified' if only_correct else 'all'} images; {divided}{note}")
 
 
-def print_split(split: Split, members: dict[int, list[int]], network: OpenedNetwork) -> None:
+def print_split(split: Split, members: dict[GroupKey, torch.Tensor], network: OpenedNetwork) -> None:
     """Print the concepts of a split, and how its inputs are divided.
 
     ``members`` has the indices of the training images of each network output.
@@ -34,7 +34,7 @@ def print_split(split: Split, members: dict[int, list[int]], network: OpenedNetw
     print(split.division.text())
 
 
-def _images_text(concept: Concept, members: dict[int, list[int]], background_note: str) -> str:
+def _images_text(concept: Concept, members: dict[GroupKey, torch.Tensor], background_note: str) -> str:
     """How many training images a concept has, to follow its name."""
     if concept.kind == "images":
         return f", {len(concept.images or ())} training images"

@@ -10,8 +10,7 @@ import torch
 from utils.concept_sources.image_sets import MapImages
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
-from utils.images.batches import ImageFiles
-from utils.images.image_source import ImageSource
+from utils.images.batches import ImageFiles, ImageSource
 from utils.method.order import largest_first
 from utils.method.patches import patch, peaks
 from utils.method.planar_map import in_unit_square, principal_components, with_room

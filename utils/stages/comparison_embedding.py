@@ -19,7 +19,7 @@ from utils.concept_sources.compared_channels import (
 from utils.concept_sources.image_sets import ImageSetFinder
 from utils.defaults import ASSIGNED_IMAGES
 from utils.errors import UserError
-from utils.images.image_source import ImageSource
+from utils.images.batches import ImageSource
 from utils.method.embedding_scores import (
     corrected_for_chance,
     mean_cosine,

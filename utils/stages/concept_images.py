@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from utils.divisions.division import Divider
-from utils.images.image_source import ImageSource, batches_by_group
+from utils.images.batches import ImageSource, batches_by_group
 from utils.method.disentangling import Candidate, GroupKey, Split, in_order
 from utils.method.equality import EqualityCheck
 from utils.networks.layers import Layer

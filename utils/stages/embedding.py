@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageFiles
+from utils.images.batches import ImageFiles, ImageSource
 from utils.images.decoding import Picture, crop_with_pil
 from utils.images.folders import ImageList
-from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.embedding_scores import Monosemanticity
 from utils.method.patches import patch

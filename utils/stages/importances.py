@@ -10,8 +10,8 @@ import torch
 import torchvision
 
 from utils.errors import UserError
+from utils.images.batches import ImageSource, batches_by_group
 from utils.images.folders import ImageList
-from utils.images.image_source import ImageSource, batches_by_group
 from utils.images.transform import Transform
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
 from utils.networks.independence import check_independence

@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageBatches
-from utils.images.image_source import ImageSource
-from utils.images.progress import progress
+from utils.images.batches import ImageBatches, ImageSource
 from utils.method.order import largest_first
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.opened_network import OpenedNetwork
+from utils.processes import progress
 from utils.store.files import json_digest
 
 TILE = 80  # pixels: of a multiple of 16, JPEG mixes no colours of two tiles

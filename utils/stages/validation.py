@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from utils.errors import printable
-from utils.images.batches import ImageBatch
+from utils.images.batches import ImageBatch, ImageSource, PlannedBatch, batches_by_group
 from utils.images.folders import ClassMap, ImageList, class_folders, has_images, list_images
-from utils.images.image_source import ImageSource, PlannedBatch, batches_by_group
 from utils.method.disentangling import GroupKey, in_order
 from utils.method.importance import attribution_shares
 from utils.networks.layers import Layer

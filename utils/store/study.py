@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from utils.images.batches import Loading
+from utils.images.batches import ImageSource, Loading
 from utils.images.folders import ClassMap, ImageList
-from utils.images.image_source import ImageSource
 from utils.images.transform import Transform
 from utils.method.disentangling import Concept
 from utils.networks.opened_network import OpenedNetwork

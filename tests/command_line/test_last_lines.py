@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.command_line.closing import best_to_open, print_end
+from utils.command_line.run import best_to_open, print_end
 
 
 @pytest.mark.parametrize(

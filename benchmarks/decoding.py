@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def link_images(source, folder, count):
     return f"{count} links to {len(found)} files of {np.mean([path.stat().st_size for path in found]) / 1e3:.0f} KB"
 
 
-def seconds_to_decode(images, count, decode, num_workers, batch_size, device):
+def seconds_to_decode(images, count, *, decode, num_workers, batch_size, device):
     """How long it takes to make crops of the first images, with the start of processes or threads."""
     loading = Loading(device=device, decoding=decode, num_workers=num_workers, skip_unreadable=True)
     start = time.perf_counter()
@@ -59,10 +60,10 @@ def seconds_to_decode(images, count, decode, num_workers, batch_size, device):
     return time.perf_counter() - start
 
 
-def decode_all(images, *how):
+def decode_all(images, **options):
     """Images per second from files to crops, without the start: the time for a tenth of them is subtracted."""
     count, tenth = len(images), -(-len(images) // 10)
-    return (count - tenth) / (seconds_to_decode(images, count, *how) - seconds_to_decode(images, tenth, *how))
+    return (count - tenth) / (seconds_to_decode(images, count, **options) - seconds_to_decode(images, tenth, **options))
 
 
 def run_stage1(data, count, flags):
@@ -101,7 +102,9 @@ def print_table(title, results):
 def benchmark_decoding(images, args, device):
     decoders = ("pil", "fast", "gpu") if device.type == "cuda" else ("pil", "fast")
     runs = {
-        (f"{workers} workers", decode): lambda d=decode, w=workers: decode_all(images, d, w, args.batch_size, device)
+        (f"{workers} workers", decode): partial(
+            decode_all, images, decode=decode, num_workers=workers, batch_size=args.batch_size, device=device
+        )
         for workers in args.num_workers
         for decode in decoders
     }

@@ -107,7 +107,7 @@ def median_and_maximum(changes):
     return f"{known.median():.1e} / {known.max():.1e}" if len(known) else "–"
 
 
-def table_row(name, results, reference, rates, weight, args):
+def table_row(name, results, reference, *, rates, weight, args):
     importances = importance_changes(reference, results, args.proportion_attribution_required / 10)
     pairs, expected = (one.candidates(weight, args.cos_sim_high) for one in (results, reference))
     both, either = len(pairs & expected), len(pairs | expected)
@@ -163,7 +163,10 @@ def main():
         network = load_network(args.model, args.weights).module
         reference = results.pop(REFERENCE)
         weight = layer_of("", network.get_submodule(reference.store.meta["layer"])).weight
-        rows = [table_row(name, result, reference, rates, weight, args) for name, result in results.items()]
+        rows = [
+            table_row(name, result, reference, rates=rates, weight=weight, args=args)
+            for name, result in results.items()
+        ]
     changes = ("importances: median / max", "ARVs: median / max", "candidates: both / either")
     print_table((f"against {REFERENCE}, {num_images} images", *changes, "images/s", "ratio"), rows)
     print(f"\n{REFERENCE}: {statistics.median(rates[REFERENCE]):.1f} images/s")

@@ -118,7 +118,7 @@ class Published:
         return total / count
 
 
-def our_importances(settings, network, layer, transform, images, device, precision, store_dir):
+def our_importances(precision, store_dir, *, settings, network, layer, transform, images, device):
     """Stage 1 into a new store, as the script does it once everything is loaded."""
     store = ImportanceStore(store_dir, run_name(settings.model, settings.layer_of_interest))
     classes = map_folders(images.folders, layer.num_outputs)
@@ -187,7 +187,7 @@ def run_stage2(settings, store_dir, output_dir):
     return seconds, relevant.T.nonzero().tolist()
 
 
-def compare_stage2(published, settings, classes, folder, store_dir, options):
+def compare_stage2(published, settings, *, classes, folder, store_dir, options):
     """Rows of stage 2: a few passes of the published procedure, what all would take, and ours."""
     seconds, relevant = run_stage2(settings, store_dir, folder / "results")
     if not relevant:
@@ -238,7 +238,15 @@ def main():
         images = list_images(folder / "train")
         classes = ClassMap(map_folders(images.folders, layer.num_outputs))
         outputs = torch.tensor(list(classes.outputs.values()))
-        ours = partial(our_importances, settings, network, layer, transform, images, device)
+        ours = partial(
+            our_importances,
+            settings=settings,
+            network=network,
+            layer=layer,
+            transform=transform,
+            images=images,
+            device=device,
+        )
         ways = {
             PUBLISHED: partial(published.importances, folder / "train", outputs),
             "ours, fp32": partial(ours, "fp32"),
@@ -252,7 +260,9 @@ def main():
         store.load_meta()
         difference = largest_difference(folder / "stage1" / PUBLISHED, store)
         print(f"\nlargest difference of a relative importance, fp32: {difference:.1e}")
-        rows = compare_stage2(published, settings, classes, folder, store.folder.parent, options)
+        rows = compare_stage2(
+            published, settings, classes=classes, folder=folder, store_dir=store.folder.parent, options=options
+        )
         print_table(("stage 2", "time", "ratio"), rows)
 
 

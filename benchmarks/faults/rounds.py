@@ -223,7 +223,7 @@ class Worker:
                 words = [Path(name).name]
                 if way == "swap":  # a whole meta.json of another network: everything else is of another one than it
                     words += [Path(name).parent.name, *([f"{PAIRS}.json"] if kind == "meta.json" else [])]
-                return self._mended(reader, folder, state, name, words, ended, what)
+                return self._mended(reader, folder, state, name=name, words=words, ended=ended, what=what)
             wrong = differing(contents(folder), self.reference.after[reader])
             require(set(wrong) <= {name}, f"{what}: not noticed, and other files differ: {wrong}", ended)
             if not wrong:
@@ -232,7 +232,7 @@ class Worker:
             state = {**self.reference.after[reader], name: bad}
         return SAME
 
-    def _mended(self, stage, folder, state, name, words, ended, what):
+    def _mended(self, stage, folder, state, *, name, words, ended, what):
         try:
             check_line(ended, *words)
             self.unharmed(stage, folder, state, {name})

@@ -14,8 +14,8 @@ def disc(u, v, x=0.0, y=0.0, radius=1.0):
     return np.hypot(u - x, v - y) - radius
 
 
-def box(u, v, x, y, width, height):
-    return np.maximum(np.abs(u - x) - width, np.abs(v - y) - height)
+def box(u, v, centre, width, height):
+    return np.maximum(np.abs(u - centre[0]) - width, np.abs(v - centre[1]) - height)
 
 
 def line(u, v, start, end, width):
@@ -105,7 +105,7 @@ def heart(u, v):
 
 
 def house(u, v):
-    walls = both(box(u, v, 0, 0.4, 0.65, 0.5), -box(u, v, 0, 0.6, 0.17, 0.32))
+    walls = both(box(u, v, (0, 0.4), 0.65, 0.5), -box(u, v, (0, 0.6), 0.17, 0.32))
     return either(walls, polygon(u, v, (-0.95, -0.12), (0, -0.95), (0.95, -0.12)))
 
 
@@ -113,7 +113,7 @@ def tree(u, v):
     crown = [
         polygon(u, v, (0, top), (-w, top + 0.75), (w, top + 0.75)) for top, w in ((-1, 0.5), (-0.65, 0.65), (-0.3, 0.8))
     ]
-    return either(*crown, box(u, v, 0, 0.7, 0.13, 0.28))
+    return either(*crown, box(u, v, (0, 0.7), 0.13, 0.28))
 
 
 def fish(u, v):
@@ -129,8 +129,8 @@ def smiley(u, v):
 
 
 def ladder(u, v):
-    rungs = [box(u, v, 0, y, 0.45, 0.07) for y in (-0.66, -0.22, 0.22, 0.66)]
-    return either(box(u, v, -0.48, 0, 0.09, 1), box(u, v, 0.48, 0, 0.09, 1), *rungs)
+    rungs = [box(u, v, (0, y), 0.45, 0.07) for y in (-0.66, -0.22, 0.22, 0.66)]
+    return either(box(u, v, (-0.48, 0), 0.09, 1), box(u, v, (0.48, 0), 0.09, 1), *rungs)
 
 
 def eye(u, v):
@@ -141,13 +141,13 @@ def eye(u, v):
 def umbrella(u, v):
     canopy = both(disc(u, v, 0, 0.05, 1.0), v - 0.05, *(-disc(u, v, x, 0.12, 0.25) for x in (-0.75, -0.25, 0.25, 0.75)))
     handle = both(outline(disc(u, v, -0.2, 0.75, 0.2), 0.07), 0.75 - v)
-    return either(canopy, box(u, v, 0, 0.35, 0.07, 0.4), handle)
+    return either(canopy, box(u, v, (0, 0.35), 0.07, 0.4), handle)
 
 
 def mushroom(u, v):
     cap = both(np.hypot(u, (v - 0.05) * 1.1) - 0.98, v - 0.05)
     spots = [disc(u, v, x, y, 0.15) for x, y in ((-0.5, -0.3), (0.05, -0.55), (0.5, -0.25))]
-    return either(both(cap, *(-spot for spot in spots)), box(u, v, 0, 0.5, 0.26, 0.48))
+    return either(both(cap, *(-spot for spot in spots)), box(u, v, (0, 0.5), 0.26, 0.48))
 
 
 TEXTURES = {
@@ -163,11 +163,11 @@ TEXTURES = {
 }
 SHAPES = {
     "star": lambda u, v: polygon(u, v, *regular(10, 0.42)),
-    "cross": lambda u, v: either(box(u, v, 0, 0, 0.95, 0.25), box(u, v, 0, 0, 0.25, 0.95)),
+    "cross": lambda u, v: either(box(u, v, (0, 0), 0.95, 0.25), box(u, v, (0, 0), 0.25, 0.95)),
     "triangle": lambda u, v: polygon(u, v, *regular(3)),
     "heart": heart,
     "moon": lambda u, v: both(disc(u, v), -disc(u, v, 0.5, -0.1, 0.8)),
-    "arrow": lambda u, v: either(box(u, v, -0.4, 0, 0.6, 0.18), polygon(u, v, (0.1, -0.65), (1, 0), (0.1, 0.65))),
+    "arrow": lambda u, v: either(box(u, v, (-0.4, 0), 0.6, 0.18), polygon(u, v, (0.1, -0.65), (1, 0), (0.1, 0.65))),
     "flower": flower,
     "house": house,
     "tree": tree,
@@ -181,7 +181,7 @@ SHAPES = {
     "hourglass": lambda u, v: polygon(u, v, (-0.7, -0.95), (0.7, -0.95), (-0.7, 0.95), (0.7, 0.95)),
     "eye": eye,
     "donut": lambda u, v: outline(disc(u, v, radius=0.72), 0.25),
-    "frame": lambda u, v: outline(box(u, v, 0, 0, 0.72, 0.72), 0.17),
+    "frame": lambda u, v: outline(box(u, v, (0, 0), 0.72, 0.72), 0.17),
     "umbrella": umbrella,
     "mushroom": mushroom,
     "disc": disc,

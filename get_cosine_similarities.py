@@ -98,11 +98,13 @@ def main(settings: SimilaritySettings) -> None:
     # The relevant classes of each channel, and the pairs of them that are gamma-polysemantic
     criteria = {name: getattr(settings, name) for name in ("tau", "p", "only_correct", "min_images", "only_above_mean")}
     gamma = layer_tables.gamma_from(settings.cos_sim_high)
-    found = find_classes(store, class_store, gamma, **criteria)
-    cosines = found.pairs.cosine
-    kept = found.pairs[(cosines >= settings.cos_sim_low) & gamma_polysemantic(cosines, settings.cos_sim_high)]
-    channels = layer_tables.ChannelClasses(found.relevant, found.pairs, found.groups, found.levels)
-    guide = gamma_guide(store, class_store, found, criteria)
+    layer_classes = find_classes(store, class_store, gamma, **criteria)
+    cosines = layer_classes.pairs.cosine
+    kept = layer_classes.pairs[(cosines >= settings.cos_sim_low) & gamma_polysemantic(cosines, settings.cos_sim_high)]
+    channels = layer_tables.ChannelClasses(
+        layer_classes.relevant, layer_classes.pairs, layer_classes.groups, layer_classes.levels
+    )
+    guide = gamma_guide(store, class_store, layer_classes, criteria)
 
     # Tables and figures
     bounds = (settings.cos_sim_low, settings.cos_sim_high)
@@ -122,12 +124,12 @@ def main(settings: SimilaritySettings) -> None:
     assert counts is not None  # find_classes has written them
     counts = counts[int(settings.only_correct)]
     files = LayerFiles(path, candidates, groups)
-    findings = LayerFindings(stage_two, found, channels, kept, counts, classes)
+    findings = LayerFindings(stage_two, layer_classes, channels, kept, counts, classes)
     screen = LayerScreen(settings, store, findings, files)
     screen.show(guide)
     if synsets is not None:
         written += plot_wordnet(
-            found.pairs,
+            layer_classes.pairs,
             synsets,
             gamma,
             name=classes.name,

@@ -7,5 +7,5 @@ requirements=requirements-test.txt
 . ./make_venv.sh
 .venv/bin/python -m ruff check
 .venv/bin/python -m ruff format --check
-.venv/bin/python -m mypy
 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"
+.venv/bin/python -m mypy

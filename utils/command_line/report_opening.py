@@ -34,11 +34,13 @@ def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple
     store.require_complete()
     class_store = ClassStore(settings.store_dir, run, meta)
     criteria = {name: stage_two.settings[name] for name in COUNTED}
-    found = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
+    layer_classes = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
     counts = class_store.read_relevant(criteria["tau"])
     assert counts is not None  # find_classes has written them
     counts = counts[int(criteria["only_correct"])]
-    layer = ReportedLayer(meta, stage_two.settings, ClassMap(meta["classes"]), found, counts, stage_two.guide(), {})
+    layer = ReportedLayer(
+        meta, stage_two.settings, ClassMap(meta["classes"]), layer_classes, counts, stage_two.guide(), {}
+    )
     measured = _open_measured(settings, run, meta, criteria["tau"])
     for channel, splits in _splits(settings, run, meta).items():
         groups = layer.channels.groups(channel)

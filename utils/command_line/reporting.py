@@ -73,7 +73,9 @@ def make_report(settings: ResultSettings) -> None:
         **{name: reported.settings[name] for name in ("p", "tau", "only_correct")},
         "gamma_value": reported.settings["gamma"],
         "patches": patches.description(),
-        "overview": None if reported.guide is None else pictures.drawn("overview.png", _overview(reported)),
+        "overview": None
+        if reported.guide is None
+        else pictures.drawn("overview.png", _overview(reported, reported.guide)),
         "separations": _separations(reported, measured, pictures),
         "stale": measured.stale,
         "commands": _layer_commands(settings, run, reported, commands),
@@ -84,10 +86,10 @@ def make_report(settings: ResultSettings) -> None:
     print(f"open {index}")
 
 
-def _overview(layer: ReportedLayer) -> Figure:
+def _overview(layer: ReportedLayer, guide: dict[str, Any]) -> Figure:
     names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
     titles = Titles(f"layer {layer.meta['layer']}", settings_text(**{name: layer.settings[name] for name in names}))
-    return overview_figure(layer.channels, layer.settings["gamma"], layer.guide, name=layer.classes.name, titles=titles)
+    return overview_figure(layer.channels, layer.settings["gamma"], guide, name=layer.classes.name, titles=titles)
 
 
 def _separations(layer: ReportedLayer, measured: MeasuredSplits, pictures: Pictures) -> list[dict[str, Any]]:

@@ -144,8 +144,12 @@ def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False)
     usual = f" ({USUAL}; {USUAL_WITHOUT_LABELS} where concepts have no labels)"
     help = "what divides the inputs: " + ", or ".join(division.summary for division in divisions)
     parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help + (usual if stage3 else chooses))
-    weights = [f"{one.name}: none" for one in divisions if one.usual_background is None]
-    weights += [f"{one.name}: {one.usual_background:g}" for one in divisions if one.usual_background is not None]
+    weights = [f"{division.name}: none" for division in divisions if division.usual_background is None]
+    weights += [
+        f"{division.name}: {division.usual_background:g}"
+        for division in divisions
+        if division.usual_background is not None
+    ]
     usual = f" ({'; '.join(weights)}; concepts without labels: {defaults.BACKGROUND_WEIGHT:g})"
     parser.add_argument(
         "--background",

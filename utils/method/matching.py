@@ -16,7 +16,7 @@ class Judgement(NamedTuple):
     auroc_others: Tensor
 
 
-def match(scores: Tensor, own: Tensor) -> Tensor:
+def match(scores: Tensor, is_own: Tensor) -> Tensor:
     """For each concept the unit that ranks its images best above those of the other concepts (area under the ROC
     curve); of equally good ones the first. One unit may serve several concepts.
 
@@ -24,17 +24,17 @@ def match(scores: Tensor, own: Tensor) -> Tensor:
     ----------
     scores : Tensor [k, n]
         Of k units, in images of the concepts alone.
-    own : BoolTensor [K, n]
+    is_own : BoolTensor [K, n]
         Which images are of which concept.
 
     Returns
     -------
     LongTensor [K]
     """
-    return torch.stack([rank_images(scores, of_concept).auroc.nan_to_num(0.5).argmax() for of_concept in own])
+    return torch.stack([rank_images(scores, of_concept).auroc.nan_to_num(0.5).argmax() for of_concept in is_own])
 
 
-def judge(scores: Tensor, own: Tensor) -> Judgement:
+def judge(scores: Tensor, is_own: Tensor) -> Judgement:
     """How well units that were matched with K concepts rank these, in images that did not decide on it.
 
     A unit that is the same for all images is as good as chance. NaN without images of a concept, or without others.
@@ -43,19 +43,19 @@ def judge(scores: Tensor, own: Tensor) -> Judgement:
     ----------
     scores : Tensor [K, N]
         Of the unit of each concept, in all images.
-    own : BoolTensor [K, N]
+    is_own : BoolTensor [K, N]
         Which images are of which concept.
     """
-    of_concepts = own.any(0)
+    of_concepts = is_own.any(0)
     all_scores, others = [], []
-    for unit, of_concept in zip(scores, own, strict=True):
+    for unit, of_concept in zip(scores, is_own, strict=True):
         all_scores.append(_ranked(unit[None], of_concept))
         others.append(_ranked(unit[None, of_concepts], of_concept[of_concepts]).auroc)
     return Judgement(stack_scores(all_scores), torch.stack(others))
 
 
-def _ranked(scores: Tensor, own: Tensor) -> Score:
+def _ranked(scores: Tensor, is_own: Tensor) -> Score:
     """The Score [] of one unit [1, N]; that of chance where it ranks nothing."""
-    if 0 < own.sum() < len(own) and scores.min() == scores.max():
-        return Score(torch.tensor(0.5).double(), own.double().mean())
-    return rank_images(scores, own).of(0)
+    if 0 < is_own.sum() < len(is_own) and scores.min() == scores.max():
+        return Score(torch.tensor(0.5).double(), is_own.double().mean())
+    return rank_images(scores, is_own).of(0)

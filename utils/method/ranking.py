@@ -29,14 +29,14 @@ def stack_scores(scores: list[Score]) -> Score:
     return Score(torch.stack([score.auroc for score in scores]), torch.stack([score.ap for score in scores]))
 
 
-def rank_images(scores: Tensor, own: Tensor) -> Score:
+def rank_images(scores: Tensor, is_own: Tensor) -> Score:
     """The Score [B] of each row of scores, which are signed: higher is meant.
 
     Parameters
     ----------
     scores : Tensor [B, N]
         Of N images by B channels.
-    own : BoolTensor [N]
+    is_own : BoolTensor [N]
         Which of them are the concept's.
 
     Returns
@@ -44,17 +44,17 @@ def rank_images(scores: Tensor, own: Tensor) -> Score:
     Score of Tensors [B], float64, in 0..1
         NaN where all scores are equal, or where there is no image of the concept, or no other one.
     """
-    if not own.any() or own.all():
+    if not is_own.any() or is_own.all():
         unknown = torch.full((len(scores),), torch.nan, dtype=torch.float64)
         return Score(unknown, unknown)
     everything = torch.from_numpy(np.sort(scores.numpy(), axis=1))  # numpy's is 20 times as fast as torch's here
-    positives = torch.from_numpy(np.sort(scores[:, own].numpy(), axis=1))
+    positives = torch.from_numpy(np.sort(scores[:, is_own].numpy(), axis=1))
     at_least = _numbers(everything, positives, right=False)
     own_at_least = _numbers(positives, positives, right=False)
     above = _numbers(everything, positives, right=True)
     own_above = _numbers(positives, positives, right=True)
     others = (at_least - own_at_least + above - own_above) / 2
-    areas = 1 - others.mean(1) / (~own).sum()
+    areas = 1 - others.mean(1) / (~is_own).sum()
     precisions = (own_at_least / at_least).mean(1)
     ranks = everything[:, 0] < everything[:, -1]
     return Score(areas.where(ranks, torch.nan), precisions.where(ranks, torch.nan))

@@ -30,17 +30,17 @@ def objective_terms(maps: Tensor, concepts: Tensor) -> Tensor:
     own_mask = torch.nn.functional.one_hot(concepts, maps.shape[2]).to(maps)[:, None]
 
     def own_and_others(activations: Tensor) -> tuple[Tensor, Tensor]:
-        own = (activations * own_mask).sum(-1)
-        return own, (activations * (1 - own_mask)).sum(-1) / (maps.shape[2] - 1)
+        own_sums = (activations * own_mask).sum(-1)
+        return own_sums, (activations * (1 - own_mask)).sum(-1) / (maps.shape[2] - 1)
 
-    own, others = own_and_others(maps.clamp(min=0).sum(-1))
+    own_sums, other_sums = own_and_others(maps.clamp(min=0).sum(-1))
     own_absolute, others_absolute = own_and_others(maps.abs().sum(-1))
-    both = own + others
+    both = own_sums + other_sums
     return torch.stack(
         [
-            own / (others + DENOMINATOR_OFFSET),
+            own_sums / (other_sums + DENOMINATOR_OFFSET),
             own_absolute / (others_absolute + DENOMINATOR_OFFSET),
-            (own - others) / both.where(both > 0, torch.inf),
+            (own_sums - other_sums) / both.where(both > 0, torch.inf),
         ],
         dim=-1,
     )

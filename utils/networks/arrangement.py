@@ -44,10 +44,11 @@ class Arrangement:
 def arrangement_of(network: nn.Module, name: str, traced: Trace) -> Arrangement:
     """The Arrangement of the input of a layer over tokens, ``[B, ..., C_in]`` or ``[B * windows, ..., C_in]``.
 
-    One token an image is a vector and lies nowhere. As many tokens as a map has places are a grid, row by row, unless a
-    module has put tokens in another order; if there are more, those that are equal for all images where the network
-    first makes so many lie nowhere (class tokens, registers). Other tokens, and inputs with two dimensions of tokens,
-    are searched for: a token lies where the last map that the network has made before has an equal one, bit for bit.
+    A single token an image is a vector and lies nowhere. As many tokens as a map has positions are a grid, row by row,
+    unless a module has put tokens in another order. If there are more, some lie nowhere (class tokens, registers):
+    those that are equal for all images where the network first makes that number of tokens. Other tokens, and inputs
+    with two dimensions of tokens, are searched for: a token lies where the last map made before it has an equal one,
+    bit for bit.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ def left_out(result: dict[str, Any]) -> str:
 def densities(result: dict[str, Any], points: int = 256) -> Iterator[Panel]:
     """For the images of each concept, samples by label (the original channel and every disentangled one) and curves.
 
-    The grid of the curves has so many ``points``.
+    ``points`` is the number of points of the curves' grid.
     """
     for part in (result["images"][k] for k in shown_concepts(result)):
         samples = {"original channel": np.array(part["original"])}
@@ -140,7 +140,8 @@ def visualization_figure(
 ) -> list[Path]:
     """Draw and store a visualization: its pictures [K + 1, seeds, H, W, 3], and the mean activation of each.
 
-    Beside them is the largest mean activation of the concepts' validation images; the layer has so many ``positions``.
+    Beside them is the largest mean activation of the concepts' validation images; ``positions`` is the
+    layer's number of positions.
     """
     channels = {0: "original channel", **shown_channels(result)}
     rows = {}

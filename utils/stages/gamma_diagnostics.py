@@ -251,7 +251,7 @@ def _clean_groups(layer_classes: LayerClasses, relevant: torch.Tensor) -> dict[s
         classes = torch.nonzero(relevant[:, channel]).flatten()
         arvs = averaged_relevance_vectors(layer_classes.weight[channel], layer_classes.mean_inputs[0, classes])
         merges = linkage_of(cosine_similarities(arvs))
-        clean_after: dict[int, np.ndarray | None] = {}  # so many merges, which say what the groups are
+        clean_after: dict[int, np.ndarray | None] = {}  # by the number of merges, which determines the groups
         for number, gamma in enumerate(GAMMAS):
             merged = int((merges[:, 2] <= 1 - gamma).sum())
             if merged == len(merges):

@@ -235,21 +235,21 @@ def _separate_one(
 ) -> list[dict[str, Any]]:
     """The rows of a split."""
     split = opened.file.split
-    own = validation.images_of(split.classes)
+    is_own = validation.images_of(split.classes)
     weight = split.weight.double()
-    channels = {NEW: split.rows(opened.rho)[:-1, None], ORIGINAL: weight.expand(len(own), 1, -1, -1)}
-    scores = _scores_of_nulls(opened, rule, own, validation)
-    scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), own, validation, weight.numel())
-    scores |= {unit: rank_rows(rows, own, validation) for unit, rows in channels.items()}
-    others = {unit: _against_others(rows, own, validation) for unit, rows in channels.items()}
+    channels = {NEW: split.rows(opened.rho)[:-1, None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
+    scores = _scores_of_nulls(opened, rule, is_own, validation)
+    scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
+    scores |= {unit: rank_rows(rows, is_own, validation) for unit, rows in channels.items()}
+    others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
     rows = []
     for k, classes in enumerate(split.classes):
         of_concept = {unit: score.of(k) for unit, score in scores.items()}
         rows.append(
             {
-                **_description(opened, k, own[k]),
+                **_description(opened, k, is_own[k]),
                 **score_columns(of_concept),
-                OWN_LOGIT.ap: _own_logit(classes, own[k], validation),
+                OWN_LOGIT.ap: _own_logit(classes, is_own[k], validation),
                 **{unit.auroc_others: areas[k] for unit, areas in others.items()},
                 "irrelevant": len(irrelevant.weights),
                 "irrelevant_there": irrelevant.available,
@@ -261,8 +261,8 @@ def _separate_one(
     return rows
 
 
-def _description(opened: OpenedSplit, k: int, own: Tensor) -> dict[str, Any]:
-    """What a row is of: the split, the concept (from 0), and its validation images ``own`` [N]."""
+def _description(opened: OpenedSplit, k: int, is_own: Tensor) -> dict[str, Any]:
+    """What a row is of: the split, the concept (from 0), and its validation images ``is_own`` [N]."""
     split = opened.file.split
     return {
         "split": opened.path.stem,
@@ -272,22 +272,22 @@ def _description(opened: OpenedSplit, k: int, own: Tensor) -> dict[str, Any]:
         "concept": k + 1,
         "classes": split.classes[k],
         "name": split.concepts[k].name,
-        "images": int(own.sum()),
-        "prevalence": own.double().mean().item(),
+        "images": int(is_own.sum()),
+        "prevalence": is_own.double().mean().item(),
     }
 
 
 def _scores_of_nulls(
-    opened: OpenedSplit, rule: Rule, own: Tensor, validation: ValidationInputs
+    opened: OpenedSplit, rule: Rule, is_own: Tensor, validation: ValidationInputs
 ) -> dict[ScoredUnit, Score]:
     """The Score [K, DRAWS] of every null; without draws where a null does not apply to the division."""
     split = opened.file.split
     weight = split.weight.double()
     shares = split.shares(opened.rho)
-    scores = {unit_of(null): _no_scores(len(own)) for null in NULLS}
+    scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
     for null in split.division.nulls:
         rows_of = partial(null.rows, rule, weight, shares)
-        scores[unit_of(null)] = rank_units(rows_of, _draws(split, null.permuted), own, validation, weight.numel())
+        scores[unit_of(null)] = rank_units(rows_of, _draws(split, null.permuted), is_own, validation, weight.numel())
     return scores
 
 
@@ -304,7 +304,7 @@ def _no_scores(num_concepts: int) -> Score:
 
 
 def rank_units(
-    rows_of: Callable[[Tensor], Tensor], units: Tensor, own: Tensor, validation: ValidationInputs, num_values: int
+    rows_of: Callable[[Tensor], Tensor], units: Tensor, is_own: Tensor, validation: ValidationInputs, num_values: int
 ) -> Score:
     """``rank_rows`` of many units, in blocks that fit into memory.
 
@@ -314,29 +314,31 @@ def rank_units(
         Returns the ``c'_1 .. c'_K`` of some of ``units``, [K, B, C_in, taps].
     units : Tensor [B, ...]
         Weights, or permutations of them.
-    own : BoolTensor [K, N]
+    is_own : BoolTensor [K, N]
     validation
     num_values
         Of the weight of a unit.
     """
-    size = max(1, MOST_SCORES // (len(own) * max(len(validation.targets), num_values)))
-    blocks = [rank_rows(rows_of(block), own, validation) for block in units.split(size) if len(block)]
-    blocks = [_no_scores(len(own)), *blocks]
+    size = max(1, MOST_SCORES // (len(is_own) * max(len(validation.targets), num_values)))
+    blocks = [rank_rows(rows_of(block), is_own, validation) for block in units.split(size) if len(block)]
+    blocks = [_no_scores(len(is_own)), *blocks]
     return Score(torch.cat([block.auroc for block in blocks], 1), torch.cat([block.ap for block in blocks], 1))
 
 
-def rank_rows(rows: Tensor, own: Tensor, validation: ValidationInputs) -> Score:
-    """The Score [K, B] of the channels [K or more, B, C_in, taps] of K concepts, ``own`` [K, N]."""
-    return stack_scores([rank_images(validation.scores(rows[k]), own[k]) for k in range(len(own))])
+def rank_rows(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> Score:
+    """The Score [K, B] of the channels [K or more, B, C_in, taps] of K concepts, ``is_own`` [K, N]."""
+    return stack_scores([rank_images(validation.scores(rows[k]), is_own[k]) for k in range(len(is_own))])
 
 
-def _against_others(rows: Tensor, own: Tensor, validation: ValidationInputs) -> list[float]:
+def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> list[float]:
     """Areas [K] against the images of the other concepts of the channel alone."""
-    shown = own.any(0)
-    return [rank_images(validation.scores(rows[k])[:, shown], own[k, shown]).auroc.item() for k in range(len(own))]
+    shown = is_own.any(0)
+    return [
+        rank_images(validation.scores(rows[k])[:, shown], is_own[k, shown]).auroc.item() for k in range(len(is_own))
+    ]
 
 
-def _own_logit(classes: list[int], own: Tensor, validation: ValidationInputs) -> float:
+def _own_logit(classes: list[int], is_own: Tensor, validation: ValidationInputs) -> float:
     """Average precision of the network's own logit, the largest one of a concept's classes."""
     largest = torch.stack([validation.logits[output] for output in classes]).amax(0)
-    return rank_images(largest[None], own).ap.item()
+    return rank_images(largest[None], is_own).ap.item()

@@ -284,9 +284,10 @@ def always_eleven():
 
 
 class Mortal(Small):
-    """The process whose number $VICTIM names is killed at its ninth pass, unless torchrun has started it again.
+    """The process whose number $VICTIM names is killed at its tenth pass, unless torchrun has started it again.
 
-    Four passes come before its first chunk: one finds the layer, three compare the logits of the first images.
+    Five passes come before its first chunk: two find the layer, three compare the logits of the first images. It waits
+    for a file that matches $VICTIM_AFTER, which another thread writes.
     """
 
     passes = 0
@@ -294,7 +295,10 @@ class Mortal(Small):
     def forward(self, x):
         self.passes += 1
         names = ("RANK", "TORCHELASTIC_RESTART_COUNT")
-        if self.passes == 9 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
+        if self.passes == 10 and [os.environ.get(name) for name in names] == [os.environ.get("VICTIM"), "0"]:
+            deadline = time.monotonic() + 60
+            while not any(Path().glob(os.environ["VICTIM_AFTER"])) and time.monotonic() < deadline:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 

@@ -100,9 +100,10 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
     end_of(process)
     folder = tmp_path / "killed" / HELD_IMPORTANCES
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk_*.npz")}
-    assert sorted(done) == ["chunk_000000.npz", "chunk_000001.npz"]
+    # the network stops when the second chunk is there; by then the third one may be on its way to the disk
+    assert sorted(done) == [f"chunk_{number:06d}.npz" for number in range(len(done))] and len(done) in (2, 3)
     # what a writer that is killed between writing and renaming leaves, under its dead process id
-    leftover = folder / f".chunk_000002.npz.{os.uname().nodename}.{process.pid}.tmp"
+    leftover = folder / f".chunk_000004.npz.{os.uname().nodename}.{process.pid}.tmp"
     leftover.write_bytes(b"half a chunk")
     os.utime(leftover, (0, 0))  # long ago: what is younger than an hour may be somebody else's
     for script, more in (
@@ -111,9 +112,9 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
     ):
         result = run_script(script, *HELD[:2], "--store_dir", tmp_path / "killed", *more, cwd=tmp_path)
         assert result.returncode == 2
-        assert "24 of 40 images are missing" in result.stderr
+        assert f"{40 - 8 * len(done)} of 40 images are missing" in result.stderr
     out = succeed(*held("killed"), "--num_workers", "0", cwd=tmp_path)
-    assert "going on: 2 of 5 chunks are there" in out
+    assert f"going on: {len(done)} of 5 chunks are there" in out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
 

@@ -87,7 +87,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
         leftovers.append(leftover)
         os.utime(leftover, (0, 0))  # what is younger than an hour may be somebody else's
     options = ("--standalone", "--nproc_per_node=2", "--max_restarts=3")
-    status, stdout, stderr = torchrun(folder, "two", *options, VICTIM="1")
+    status, stdout, stderr = torchrun(folder, "two", *options, VICTIM="1", VICTIM_AFTER="two/*/chunk_000001.npz")
     assert status == 0, stderr
     present = re.findall(r"going on: (\d+) of 16 chunks are there", stdout)
     assert present, stderr
@@ -99,7 +99,8 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
 
 
 def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder):
-    status, stdout, _ = torchrun(folder, "three", "--standalone", "--nproc_per_node=3", VICTIM="2")
+    after = "three/*/chunk_000002.npz"
+    status, stdout, _ = torchrun(folder, "three", "--standalone", "--nproc_per_node=3", VICTIM="2", VICTIM_AFTER=after)
     assert status != 0
     assert "128 images; " not in stdout
     left = {path.name: path.stat().st_mtime_ns for path in (folder / "three" / RUN).glob("chunk_*.npz")}

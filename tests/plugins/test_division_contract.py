@@ -126,11 +126,6 @@ def test_a_division_goes_through_a_file(split, tmp_path):
     assert read.text() == split.division.text()
 
 
-def test_what_cannot_have_been_stored_is_refused(way, split):
-    with pytest.raises(ValueError, match=r"impossible|follow"):
-        way.from_state(split.division.state(), split.arvs[:-1])
-
-
 def test_another_order_of_the_inputs_has_as_many_for_each_concept(split):
     order = torch.randperm(NUM_INPUTS, generator=torch.Generator().manual_seed(1))
     permuted = split.division.permuted(order)

@@ -18,7 +18,7 @@ from utils.networks.loading import fingerprint
 from utils.store import splits
 from utils.store.files import split_suffix
 from utils.store.networks import split_network
-from utils.store.splits import find_splits, read_split, require_weight, split_path, write_split
+from utils.store.splits import find_splits, read_split, split_path, write_split
 
 MODULE = nn.Conv2d(2, 3, 1)
 
@@ -209,22 +209,6 @@ def test_exactly_the_splits_of_a_channel_and_its_concepts_are_found(tmp_path):
     assert [path.stem for path in find_splits(tmp_path, "m", 1)] == sorted([*names, *channel])
     assert [path.stem for path in find_splits(tmp_path, "m", 1, [[2, 3], [4]])] == ["m_channel1_2-3_4"]
     assert find_splits(tmp_path, "m", 1, [[5], [6]]) == find_splits(tmp_path / "none", "m", 1) == []
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_split_needs_the_weight_and_bias_of_the_network(bias):
-    torch.manual_seed(0)
-    weight, own_bias = torch.randn(3, 2, 4), torch.randn(3) if bias else None
-    split = split_file(nn.Conv2d(2, 3, 2, bias=bias), 1).split
-    split.weight, split.bias = weight[1].clone(), own_bias[1].clone() if bias else None
-    require_weight("x", split, weight, own_bias)
-    require_weight("x", split, weight.double(), None if own_bias is None else own_bias.double())
-    wrong = [(weight + 1e-6, own_bias), (weight, None if bias else torch.zeros(3)), (weight.flip(0), own_bias)]
-    wrong += [(weight, own_bias + 1e-6)] if bias else []
-    wrong[2][0][1] = weight[0]
-    for other, other_bias in wrong:
-        with pytest.raises(UserError, match="x has another weight than channel 1 of the network: run disentangle"):
-            require_weight("x", split, other, other_bias)
 
 
 def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):

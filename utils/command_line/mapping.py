@@ -20,7 +20,6 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     training.require_complete()
     refuse_differences(opened.context, meta, SHARED_CONTEXT, training.folder)
     network = opened.open_network()
-    opened.check_weights(network.layer.weight, network.layer.bias)
     patch_size = patch_size_of(settings.patch_size, opened.transform.crop_size, network.layer)
     patch_note = patch_note_of(network.layer)
     study = opened.open_study(training, lambda: network)

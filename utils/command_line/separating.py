@@ -34,7 +34,6 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     if store is None:
         missing = NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)
         raise UserError(f"--get_separation: {missing}")
-    opened.check_weights(*store.read_layer())
     training = ImportanceStore(settings.store_dir, opened.run)
     training.load_meta()
     training.require_complete()

@@ -44,7 +44,7 @@ from utils.store.candidates import AskedCandidate
 from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
-from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, require_weight, splits_of
+from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, splits_of
 from utils.store.study import Study
 
 NO_VAL_STORE = (
@@ -91,10 +91,6 @@ class OpenedSplits:
     def taus(self) -> list[float]:
         """The tau of each split."""
         return [setting("tau", self.settings, self.stage_two, split.file.settings) for split in self.splits]
-
-    def check_weights(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        for split in self.splits:
-            require_weight(split.path, split.file.split, weight, bias)
 
     def matching_val_store(self) -> ImportanceStore | None:
         return matching_val_store(self.settings, self.run, self.context)
@@ -259,7 +255,6 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     if store is not None and not settings.wants_network:
         if settings.weights is not None:
             require_stored_network(settings, opened.context, opened.path)
-        opened.check_weights(*store.read_layer())
         source = StoredValidation(store, root, classes, sets)
         missing = without_measured_images(store, source.images, classes, opened.outputs)
         return _with_images(opened, missing, sets), source
@@ -269,7 +264,6 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     else:
         images = list_validation(root, classes, opened.outputs, settings.all_classes)
     network = opened.open_network()
-    opened.check_weights(network.layer.weight, network.layer.bias)
     loading = flags.loading(settings, opened.device)
     image_source = ImageSource(images, opened.transform, settings.batch_size, loading)
     return opened, ImagePass(network, image_source, classes, sets)

@@ -194,7 +194,8 @@ class Division(ABC):
     @classmethod
     @abstractmethod
     def from_state(cls, state: dict[str, Any], arvs: Tensor) -> Division:
-        """The Division of a ``state``, for concepts of these ARVs [K, C_in]; ValueError where it cannot be one."""
+        """The Division of a ``state``, for concepts of these ARVs [K, C_in]; ValueError where this
+        program cannot use it."""
 
     # ------------------------------------------------------------------------------------------------- what is said
 

@@ -154,17 +154,6 @@ def digest_of(content: Any) -> str:
     return json_digest(plain(content))
 
 
-def require_weight(path: Path | str, split: Split, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Raise UserError unless the split's weight and bias are the layer's: ``weight`` [C, C_in, taps], ``bias`` [C]."""
-    equal = torch.equal(split.weight, weight[split.channel].float().cpu())
-    if split.bias is None or bias is None:
-        equal &= split.bias is None and bias is None
-    else:
-        equal &= torch.equal(split.bias, bias[split.channel].float().cpu())
-    if not equal:
-        raise UserError(f"{path} has another weight than channel {split.channel} of the network: {AGAIN}")
-
-
 def transform_from(stored: dict[str, Any]) -> Transform:
     """The Transform that ``meta.json`` or a split file holds as a dictionary."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}

@@ -1,10 +1,13 @@
 """The processes that share the work of stage 1: which one this is, as torchrun or srun says, and its progress bars."""
 
+from __future__ import annotations
+
 import os
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Process(NamedTuple):
@@ -41,6 +44,8 @@ def this_process() -> Process:
 
 def progress(*args: Any, hidden: bool = False, **kwargs: Any) -> tqdm:
     """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
+    from tqdm import tqdm  # not above: --help would wait for it
+
     return tqdm(*args, disable=hidden or this_process().rank > 0, **kwargs)
 
 

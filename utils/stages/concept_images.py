@@ -20,6 +20,7 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Recorder
 from utils.networks.replay import Replay
 from utils.networks.splitting import DisentangledLayer, in_place_of
+from utils.networks.user_code import in_one_line, user_code
 from utils.store.importance_store import Labels
 
 PROOF_IMAGES = 4  # of each class or image set
@@ -197,16 +198,12 @@ def _in_fp64(network: OpenedNetwork, image: torch.Tensor) -> OpenedNetwork:
         module = copy_module(network.module)
     except ValueError as error:
         raise NotInFp64(str(error)) from error
-    try:
-        # contiguous is twice as fast
-        module = module.double().to(memory_format=torch.contiguous_format)
-        with torch.no_grad():
-            module(image.to(network.device).double())
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever the user-supplied network raises
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise NotInFp64(f"the network does not run in fp64 ({reason})") from error
+    with (
+        user_code(lambda error: NotInFp64(f"the network does not run in fp64 ({in_one_line(error)})")),
+        torch.no_grad(),
+    ):
+        module = module.double().to(memory_format=torch.contiguous_format)  # twice as fast as channels last
+        module(image.to(network.device).double())
     layer = replace(network.layer, module=module.get_submodule(network.layer.name))
     return replace(network, module=module, layer=layer, precision="fp64")
 

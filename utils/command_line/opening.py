@@ -1,4 +1,4 @@
-"""What stages 2 to 4 begin with: candidates, settings and network, checked against what is stored."""
+"""Opens candidates, settings and the network for stages 2 to 4, and checks them against what is stored."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct
 def open_network(
     settings: ImageSettings, stored: dict[str, Any], path: Path | str, device: torch.device
 ) -> OpenedNetwork:
-    """The network and its layer of interest, on a device; refuse where they are not those of ``stored``."""
+    """The network and its layer of interest, on a device; UserError if they differ from those in ``stored``."""
     network, layer = require_stored_network(settings, stored, path)
     return OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
 
@@ -48,9 +48,9 @@ def open_network(
 def require_stored_network(
     settings: StageSettings, stored: dict[str, Any], path: Path | str
 ) -> tuple[LoadedNetwork, Layer]:
-    """Load the network and find its layer of interest; refuse where they are not those of ``stored``.
+    """Load the network and find its layer of interest; UserError if they differ from those in ``stored``.
 
-    ``stored`` comes from the ``meta.json`` of a store or from a split file; ``path`` names that in messages.
+    ``stored`` comes from the ``meta.json`` of a store or from a split file; ``path`` is its name in messages.
     """
     check_asked_network(settings, stored, path)
     network = load_network(settings.model, settings.weights)
@@ -65,7 +65,8 @@ def open_images(
 ) -> tuple[ImageList, dict[str, int]]:
     """Stage 1's images, and the map of their class folders to network outputs.
 
-    A val store takes the map of the training store; folders of ``val/`` that it does not know are named and left out.
+    A val store takes the map of the training store; folders of ``val/`` that are not in this map are printed and left
+    out.
     """
     root = Path(settings.data_dir) / settings.images
     if settings.images == "train":
@@ -116,7 +117,7 @@ def open_study(
 
 
 def check_asked_network(settings: StageSettings, stored: dict[str, Any], path: Path | str) -> None:
-    """Refuse a model, weights or layer that the flags alone tell from those of ``stored``; no network is loaded."""
+    """Raise UserError if the flags alone show that network or layer differ from ``stored``; loads no network."""
     if settings.model != stored["model"]:
         refuse_differences({"model": settings.model}, stored, ["model"], path)
     if settings.weights is None and stored["weights"] != default_weights(settings.model):
@@ -126,7 +127,7 @@ def check_asked_network(settings: StageSettings, stored: dict[str, Any], path: P
 
 
 def check_channel_count(settings: StageSettings, stored: dict[str, Any]) -> None:
-    """Refuse a number of channels that is not the layer's."""
+    """Raise UserError if the given number of channels is not that of the layer."""
     given = settings.nr_channels_in_layer_of_interest
     if given not in (None, stored["num_channels"]):
         raise UserError(
@@ -135,7 +136,7 @@ def check_channel_count(settings: StageSettings, stored: dict[str, Any]) -> None
 
 
 def open_transform(settings: ImageSettings, stored: dict[str, Any], path: Path | str) -> Transform:
-    """The stored transform; refuse where the flags ask for a different one."""
+    """The stored transform; UserError if the flags ask for a different one."""
     transform = transform_from(stored["transform"])
     given = flags.transform_from_flags(settings, transform)
     refuse_differences(asdict(given), asdict(transform), asdict(given), path)
@@ -147,9 +148,11 @@ def open_transform(settings: ImageSettings, stored: dict[str, Any], path: Path |
 
 
 def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> AskedCandidates:
-    """The candidates that are asked for: one by flags; a file's, of all channels or of those given beside it.
+    """The requested candidates: the one that flags name, or those of a file.
 
-    Where concepts have no labels, channels alone: those given, or a file's, or all ``num_channels`` of the layer.
+    If channels are given with a file, only the candidates of these channels are kept. If the source finds the concepts,
+    candidates are channels without concepts: the given ones, else those of the file, else all ``num_channels`` of the
+    layer.
     """
     channels = settings.channels
     if settings.candidates is None and settings.finds_concepts:
@@ -176,7 +179,7 @@ def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> Aske
 
 
 def setting(name: str, settings: CandidateSettings, *sources: dict[str, Any]) -> Any:
-    """A setting of an earlier stage: as the flag says, else as the first source that has it, else the default.
+    """The value of an earlier stage's setting: from the flag, else from the first source that has it, else the default.
 
     ``sources`` are settings of candidates and of splits.
     """
@@ -193,7 +196,7 @@ def setting(name: str, settings: CandidateSettings, *sources: dict[str, Any]) ->
 
 @cache
 def _print_default_tau() -> None:
-    """Once: a list of candidates made by hand does not say which tau its channels were found with."""
+    """Print once that the default tau is used, because candidates written by hand do not state the tau of stage 2."""
     print(
         f"tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits say it: after another one in stage 2 "
         "give --proportion_attribution_required"
@@ -201,9 +204,9 @@ def _print_default_tau() -> None:
 
 
 class Problems:
-    """Candidates that cannot be processed: the others are, and all problems are named at the end.
+    """Collects the errors of candidates that cannot be processed, while the others are; ``finish`` lists them all.
 
-    Where a single candidate was asked for, the error itself ends the run.
+    If only one candidate was requested, its error is raised at once.
     """
 
     def __init__(self, total: int) -> None:
@@ -212,7 +215,7 @@ class Problems:
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Note a UserError in the block, as one of ``name``."""
+        """Record a UserError that is raised in the block, under ``name``."""
         try:
             yield
         except UserError as error:
@@ -223,7 +226,7 @@ class Problems:
     def collect(
         self, make: Callable[[int, list[list[int]]], Candidate], channels: list[tuple[int, list[list[int]]]]
     ) -> list[Candidate]:
-        """The Candidates that ``make`` makes of channels and their concepts."""
+        """The Candidates that ``make`` returns for channels and their concepts; those that fail are left out."""
         made = []
         for channel, concepts in channels:
             with self.noted(f"channel {channel}"):
@@ -231,7 +234,7 @@ class Problems:
         return made
 
     def finish(self, verb: str) -> None:
-        """Raise a UserError that names the problems, if there are any."""
+        """Raise a UserError that lists the problems, if there are any."""
         if self.found:
             shown = listed(self.found, most=20, separator="; ", more="; and {} more")
             raise UserError(f"{len(self.found)} of {self.total} candidates could not be {verb}: {shown}")
@@ -239,7 +242,7 @@ class Problems:
 
 @contextmanager
 def naming(candidate: AskedCandidate) -> Iterator[None]:
-    """Name the line of the file in errors of a candidate."""
+    """Put the candidate's line in its file before the message of a UserError that is raised in the block."""
     try:
         yield
     except UserError as error:
@@ -258,7 +261,7 @@ def resolve(
 
 
 def check_channel(channel: int, flag: str, context: dict[str, Any]) -> None:
-    """Refuse a channel that the layer does not have."""
+    """Raise UserError for a channel that the layer does not have."""
     if channel >= context["num_channels"]:
         last = context["num_channels"] - 1
         raise UserError(f"--{flag} {channel} is out of range, the layer has channels 0 to {last}")
@@ -267,7 +270,7 @@ def check_channel(channel: int, flag: str, context: dict[str, Any]) -> None:
 def resolve_all(
     candidates: AskedCandidates, channel_flag: str, meta: dict[str, Any], classes: ClassMap, problems: Problems
 ) -> list[tuple[int, list[list[int]]]]:
-    """The candidates asked for, each once: channels, and their concepts as lists of outputs."""
+    """The distinct candidates as (channel, concepts); concepts are lists of network outputs."""
     resolved = {}
     for candidate in candidates.candidates:
         with problems.noted(f"channel {candidate.channel}"):
@@ -277,7 +280,7 @@ def resolve_all(
 
 
 def check_origin(candidates: AskedCandidates, settings: CandidateSettings, meta: dict[str, Any]) -> None:
-    """Refuse candidates that stage 2 found in a network of other weights or another layer."""
+    """Raise UserError if stage 2 found the candidates in a network with other weights, or in another layer."""
     origin: dict[str, Any] = {
         key: candidates.settings[key] for key in ("weights_sha256", "layer") if key in candidates.settings
     }
@@ -285,7 +288,7 @@ def check_origin(candidates: AskedCandidates, settings: CandidateSettings, meta:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What stage 3 ends with
+# The end of stage 3
 
 
 def write_layer(
@@ -298,7 +301,7 @@ def write_layer(
     """Prove that a network with all splits at once is equal, and write their manifest and table of concepts.
 
     The splits of all ``candidates`` are written. ``open_images`` returns images of each group, on which to prove it; it
-    is not called where an equal manifest is there. Returns the paths.
+    is not called if an equal manifest is stored already. Returns the paths.
     """
     files = splits.read_all(candidates)
     all_splits = [file.split for file in files.values()]
@@ -319,7 +322,7 @@ def commands_after_splitting(
     candidates: list[Candidate],
     manifest: Path | None,
 ) -> list[tuple[str, str]]:
-    """What to run next: (purpose, command) pairs. ``manifest`` is that of all splits."""
+    """Commands to run next, as (purpose, command) pairs. ``manifest`` lists all splits of the run, or is None."""
     stage4 = partial(flags.next_command, "get_results.py", settings=settings)
     if not source.labelled:
         paths = map(splits.path, candidates) if manifest is None else [manifest]

@@ -1,4 +1,4 @@
-"""Concept vectors (O'Mahony et al., CVPR workshops 2023): references clustered by the spatial means of all channels.
+"""Concept vectors (O'Mahony et al., CVPR workshops 2023): reference images clustered by spatial means.
 
 The clustering and the vectors themselves are in ``utils.method.concept_directions``.
 """
@@ -49,19 +49,19 @@ class ConceptVectors(StoredImageSets):
     Parameters
     ----------
     weight : Tensor [C, C_in, taps]
-        Of the layer: spatial means are linear maps of the tap sums.
+        Weight of the layer: spatial means are linear maps of the tap sums.
     bias : Tensor [C] or None
-        Of the layer.
+        Bias of the layer.
     positions : int
-        Of the layer's output.
+        Number of positions of the layer's output.
     number : int, optional
-        Of clusters; default: as Ward's clustering says.
+        Number of clusters; default: determined by Ward's clustering.
     references : int
         Number of reference images.
     threshold : float, optional
-        The published rule for distances.
+        Threshold of the published rule for distances; default: limits relative to ``scale``, see ``concept_clusters``.
     scale : float, optional
-        The spread of the training images, which only ``clusters`` needs.
+        ``spread`` of the training images; only ``clusters`` needs it.
     """
 
     weight: Tensor
@@ -121,9 +121,10 @@ class ConceptVectors(StoredImageSets):
 
     @classmethod
     def dropped(cls, opened: list[OpenedSplit], study: Study) -> dict[Path, Tensor]:
-        """The reference images that clustering has dropped, as many as it dropped.
+        """The reference images that clustering dropped: {path of the split: indices}.
 
-        Where values are almost equal, the last reference image may differ from that of stage 3.
+        The reference images are determined again from the store. Where values are almost equal, the last one may differ
+        from that of stage 3, so the result is cut to the number of images that were dropped.
         """
         by_settings: dict[tuple[int, bool], list[OpenedSplit]] = {}
         for split in opened:
@@ -144,7 +145,7 @@ class ConceptVectors(StoredImageSets):
 
 
 class Directions(UnitMaker):
-    """Concept vectors themselves: units that are directions of the layer's channels, clustered by ``finder``."""
+    """Concept vectors themselves as units: directions of the layer's channels; ``finder`` has the clusters."""
 
     def __init__(self, finder: StoredFinder) -> None:
         self.finder = finder

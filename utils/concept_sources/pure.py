@@ -1,8 +1,9 @@
 """PURE (Dreyer et al., CVPR workshops 2024): clusters of circuits that start from ``max(a, 0)`` at every position.
 
-These circuits are not linear in the tap sums, so only passes over images make them: over all training images for the
-reference images of a channel, and over ``val/`` for new images. The results of a pass are kept in the store. Circuits
-are in ``utils.networks.unit_circuits``, virtual neurons in ``utils.method.virtual_neurons``.
+These circuits are not linear in the tap sums, so they cannot be computed from the store. They need passes over images:
+over all training images for the reference images of a channel, and over ``val/`` for new images. The results of a pass
+are kept in the store. Circuits are in ``utils.networks.unit_circuits``, virtual neurons in
+``utils.method.virtual_neurons``.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ virtual_neuron_store = later("utils.store.virtual_neuron_files")
 
 NUMBER = 2
 REFERENCES = 100
-USUAL = {  # settings of reference images whose file has no suffix
+USUAL = {  # the settings of reference images that are stored in a file without suffix
     "number": REFERENCES,
     "circuit_layer": None,
     "precision": PRECISION,
     "decoding": DECODER,
     "only_correct": False,
 }
-MOST_VALUES = 2**27  # of circuits in memory at once
-MOST_CLUSTERS = 128  # of a unit: their numbers are kept as int8
+MOST_VALUES = 2**27  # entries of circuits in memory at once
+MOST_CLUSTERS = 128  # of one unit: cluster indices are stored as int8
 CIRCUIT_LAYER = (
     "pure: an earlier module whose output the circuits are of, by plain autograd (default: the layer's input)"
 )
@@ -144,9 +145,10 @@ class Pure(ImageSets):
 
     @classmethod
     def assigned(cls, opened: list[OpenedSplit], store: ImportanceStore, study: Study) -> dict[Any, Tensor]:
-        """The images of largest maximum of each channel, each assigned to the nearest training centroid.
+        """The validation images with the largest maximum of each channel, assigned to the nearest training centroid.
 
-        From a pass over the images of the val store, or from the stored results of one.
+        Maxima and nearest centroids come from a pass over the images of the val store, or from the stored results of an
+        earlier pass.
         """
         assigned = {}
         by_layer: dict[str | None, list[OpenedSplit]] = {}
@@ -179,7 +181,7 @@ class Pure(ImageSets):
 
 
 def _map_images(opened: OpenedSplit, study: Study) -> MapImages:
-    """The stored reference images of a split's channel, by their circuits."""
+    """The MapImages of a split: the stored reference images of its channel, with their circuits as features."""
     channel = opened.file.split.channel
     sets = image_sets_of(opened)
     require_images(opened, study, sets)
@@ -263,24 +265,25 @@ def references_by_draw(
 
 
 def find_references(units: UnitCircuits, study: Study, number: int) -> ReferenceImages:
-    """The n images of largest activation of each of R units, and the circuits of these.
+    """The n images with the largest activation of each of R units, and their circuits.
 
-    All images are read once for the former, and the reference images once more for the latter. Memory depends only on
-    R x n.
+    All images are read once to find the largest activations. The reference images are read again to compute circuits.
+    Memory depends only on R x n.
 
     Parameters
     ----------
     units
         R of them.
     study
-        Its ``usable`` training images, N of them, may be reference images.
+        Reference images are chosen among its N ``usable`` training images.
     number
-        n; at most N.
+        n, the number of reference images of a unit; at most N.
 
     Raises
     ------
     UserError
-        Fewer images than references, one that cannot be read, or for which the network gives no finite values.
+        There are fewer images than reference images, an image cannot be read, or the network gives values for an image
+        that are not finite.
     """
     usable = study.usable
     _require_enough(len(usable), number)
@@ -303,7 +306,8 @@ def _require_enough(num_images: int, number: int) -> None:
 def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study) -> Tensor:
     """Circuits [R, n, F] of the reference images [R, n] of units."""
     images, times = references.unique(return_counts=True)
-    # images of equally many units together: beyond the layer, a backward pass serves one unit of each image of a batch
+    # Batches hold images of similar numbers of units: at an earlier circuit layer, a backward pass serves one unit of
+    # each image of a batch
     images = images[ordering.largest_first(times)]
     features = torch.empty(*references.shape, units.num_features)
     loader = study.image_source(study.training).in_order(images, "circuits of references")
@@ -335,9 +339,9 @@ def stored_virtual_neurons(
     store
         Complete.
     study
-        How images are read.
+        Determines how images are read.
     labels
-        Of the store's images, all or some.
+        Labels of the images to measure: all images of the store, or some of them.
     units
         R of them.
     centroids : list of R Tensors [D, K, F]
@@ -346,7 +350,8 @@ def stored_virtual_neurons(
     Raises
     ------
     UserError
-        An image that cannot be read any more, or for which the network gives no finite values; too many centroids.
+        An image cannot be read any more, the network gives values for an image that are not finite, or there are too
+        many centroids.
     """
     most = max(len(of_unit[0]) for of_unit in centroids)
     if most > MOST_CLUSTERS:
@@ -361,7 +366,7 @@ def stored_virtual_neurons(
 def measure_virtual_neurons(
     store: ImportanceStore, study: Study, indices: Tensor, units: UnitCircuits, centroids: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Largest ``max(a, 0)`` [N, R] of units in images, and the nearest centroids [N, R, D] int8 of their circuits."""
+    """Largest ``max(a, 0)`` [N, R] of units in images, and the centroid [N, R, D] int8 nearest to each circuit."""
     num_units = len(centroids)
     maxima = torch.empty(len(indices), num_units)
     clusters = torch.empty(len(indices), num_units, len(centroids[0])).char()
@@ -420,8 +425,8 @@ class PureFinder(ImageSetFinder):
     def centroids(self) -> Tensor:
         """Centroids of all channels and draws: [channel, draw, 1 + DRAWS, K, F], float64.
 
-        The third axis has the clusters found, and after them the random partitions of a channel itself (draw 0). All
-        zero where a unit has no clusters.
+        Entry 0 of the third axis has the clusters that were found. The other entries have the random partitions of the
+        channel itself (draw 0), and are 0 for the other draws. All entries are 0 for a unit without clusters.
         """
         num_channels, num_draws, _, num_features = self.references.features.shape
         shape = (num_channels, num_draws, 1 + DRAWS, self.source.number, num_features)
@@ -443,9 +448,10 @@ class PureFinder(ImageSetFinder):
 def virtual_neurons_by_draw(
     store: ImportanceStore, study: Study, labels: Labels, units: UnitCircuits, centroids: Tensor
 ) -> list[VirtualNeurons]:
-    """The VirtualNeurons of each channel, whose units are its draws; ``centroids`` [channel, draw, D, K, F].
+    """The VirtualNeurons of each channel; their units are the draws of the channel.
 
-    ``units`` are those of all channels and draws, channel by channel; otherwise as ``stored_virtual_neurons``.
+    ``centroids`` has the shape [channel, draw, D, K, F]; ``units`` are those of all channels and draws, channel by
+    channel. The other arguments are as in ``stored_virtual_neurons``.
     """
     neurons = stored_virtual_neurons(store, study, labels, units, list(centroids.flatten(0, 1)))
     maxima = neurons.maxima.unflatten(1, centroids.shape[:2])

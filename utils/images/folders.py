@@ -1,4 +1,4 @@
-"""Class folders: the images in them, and which output of the network each of them is."""
+"""Class folders: their images, and the network output that each folder stands for."""
 
 import csv
 import difflib
@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of some class folders, in arrays: a million Python strings would be copied into every worker process.
+    """The images of some class folders, in arrays: a list of strings would be copied into every worker process.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _scan(folder: str | Path, prefix: str) -> Iterator[tuple[str, int]]:
         if entry.is_dir():
             yield from _scan(entry.path, f"{prefix}/{entry.name}")
         elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            status = entry.stat()  # an error for a broken link: its image is missing
+            status = entry.stat()  # raises for a broken link, whose image is missing
             if stat.S_ISREG(status.st_mode):
                 yield f"{prefix}/{entry.name}", status.st_size
 
@@ -163,12 +163,12 @@ def _scan(folder: str | Path, prefix: str) -> Iterator[tuple[str, int]]:
 # Classes: folders of images, outputs of the network, and names for people.
 
 
-INTEGER = re.compile(r"-?[0-9]+")  # not \d: "٣" is the name of a folder
-MOST_DIGITS = 18  # of an integer that could be an output; int() refuses thousands of them
+INTEGER = re.compile(r"-?[0-9]+")  # not \d, which also matches "٣": that is the name of a folder
+MOST_DIGITS = 18  # of an integer that can be a network output; int() refuses thousands of digits
 
-# Suggestions of names for a text that is no name
+# Suggestions for a text that is not the name of a class
 MOST_NEAR = 5  # names
-NEAR = 0.7  # least similarity, as difflib's ratio
+NEAR = 0.7  # lowest similarity of a suggestion, by difflib's ratio
 LONGEST_NAME = 100  # characters of the text that are compared
 
 HOW_TO_SAY_IT = "say which folder is which output with --class_map FILE"
@@ -198,8 +198,8 @@ def map_folders(
     2. Folders named by integers in 0 ... ``num_outputs`` - 1, not necessarily all of these: each names its output.
        (Their order cannot be used: "10" comes before "2". The meaning of integers that begin with 1 is unknown.)
     3. Folders named by WordNet ids with a 1000-way network, ImageNet or a subset: each id has its output.
-    4. As many folders as outputs: their order is the outputs' order. Not with named weights, whose outputs are
-       ImageNet's and not in the order of any other names.
+    4. As many folders as outputs: their order is the outputs' order. Not with named weights: their outputs are the
+       classes of ImageNet, whatever the folders are called.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def map_folders(
     Raises
     ------
     UserError
-        No rule applies, or a class map or integers do not fit.
+        No rule applies, or the class map or the integers do not fit the outputs.
     """
     if class_map is not None:
         return _by_class_map(folders, num_outputs, class_map)
@@ -267,7 +267,7 @@ def _by_number(folders: list[str], num_outputs: int) -> dict[str, int]:
 
 
 def read_class_map(path: str | Path) -> dict[str, int]:
-    """Read which class folder is which network output.
+    """Read a class map: which class folder stands for which network output.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def read_class_map(path: str | Path) -> dict[str, int]:
     Raises
     ------
     UserError
-        The file cannot be read, has another header, an output that is no number, or a folder or an output twice.
+        The file cannot be read, its header is wrong, an output is not a number, or a folder or an output occurs twice.
     """
     try:
         # bytes that are not UTF-8 become the same text as in the names of folders
@@ -318,7 +318,7 @@ def read_class_map(path: str | Path) -> dict[str, int]:
 
 @dataclass
 class ClassMap:
-    """Which class folder is which network output: ``outputs`` {folder: output}, determined once in stage 1."""
+    """Which class folder stands for which network output: ``outputs`` {folder: output}, determined once in stage 1."""
 
     outputs: dict[str, int]
 
@@ -329,7 +329,7 @@ class ClassMap:
         return self._folders[output]
 
     def name(self, output: int) -> str:
-        """The class's name, printable: ImageNet's for a WordNet id, else the folder's."""
+        """The printable name of the class: ImageNet's name if the folder is a WordNet id, else the folder's name."""
         folder = self._folders[output]
         return imagenet_classes().get(folder) or printable(folder)
 
@@ -344,15 +344,16 @@ class ClassMap:
         ----------
         concepts : list of lists of str or int
             The classes of each concept. An integer, as text or not, is a network output. Other text is the name of a
-            class folder, and so is an integer followed by a slash, ``5/``. Text that is no folder is the name of a
-            class, if only one class has it: as it is printed, else in any case and with ``_`` or ``-`` for a blank.
+            class folder, and so is an integer followed by a slash, ``5/``. Text that is not a folder is the name of a
+            class, if only one class has it. It is compared first as it is printed, then ignoring case and with ``_`` or
+            ``-`` for a space.
         num_outputs : int
 
         Raises
         ------
         UserError
-            A class that is out of range, without images, unknown, given twice, or given by a name of several classes;
-            or an integer as text that is an output and also the name of another output's folder.
+            A class is out of range, has no images, is unknown, is given twice, or is given by a name that several
+            classes have; or an integer given as text is an output and also the name of another output's folder.
         """
         resolved: list[list[int]] = []
         seen: dict[int, str] = {}
@@ -402,7 +403,7 @@ class ClassMap:
         raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name{hint}")
 
     def _named(self, text: str) -> list[int]:
-        """The outputs of the classes with this name: spelled as it is printed, else in another way."""
+        """The outputs of the classes with this name: spelled as it is printed, else by ``_spelling``."""
         for spelling in (str, _spelling):
             matches = [output for output in self._folders if spelling(self.name(output)) == spelling(text)]
             if matches:
@@ -410,7 +411,7 @@ class ClassMap:
         return []
 
     def _near(self, text: str) -> list[int]:
-        """The outputs of the classes with a name, or a word of it, that is similar to a text, most similar first."""
+        """The outputs of the classes whose name, or a word of it, is similar to a text; most similar first."""
         matcher = difflib.SequenceMatcher(b=_spelling(text[:LONGEST_NAME]))
         similarities: dict[int, tuple[float, float]] = {}  # of the most similar part, and of the whole name
         for output in sorted(self._folders):
@@ -434,5 +435,5 @@ class ClassMap:
 
 
 def _spelling(name: str) -> str:
-    """A name in lower case, with blanks in place of ``_`` and ``-``."""
+    """A name in lower case, with spaces in place of ``_`` and ``-``."""
     return " ".join(re.split(r"[\s_-]+", name.casefold()))

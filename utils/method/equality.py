@@ -1,16 +1,17 @@
-"""How near a split network is to the original."""
+"""How close the outputs of a split network are to those of the original."""
 
 import torch
 from torch import Tensor
 
-# The limit of a correct split's differences, as shares of the original's values. Networks can enlarge a rounding ten
-# thousandfold on its way to the logits: correct splits with 3e-4 in fp32 and 5e-13 in fp64 were seen, so in fp32 the
-# limit refuses some. In fp64 it is far above roundings, and far below the effect of a mistake in a row or in the merge.
+# Upper limits of the errors of a correct split, relative to the original's values. A network can amplify rounding ten
+# thousandfold on the way to the logits. Correct splits had errors of up to 3e-4 in fp32 and 5e-13 in fp64, so the fp32
+# limit refuses some correct splits. The fp64 limit is far above rounding, and far below the effect of a mistake in a
+# row or in the merge.
 LARGEST_ERRORS = {"fp64": 1e-9, "fp32": 1e-4}
 
 
 class EqualityCheck:
-    """How far a split network is from the original, over batches of real images, in fp32 and where possible in fp64."""
+    """Compares a split network with the original on batches of real images, in fp32 and if possible in fp64."""
 
     def __init__(self) -> None:
         self._measured = {"fp64": _Measured(), "fp32": _Measured()}
@@ -25,9 +26,9 @@ class EqualityCheck:
         channels, merged : Tensor [B, n, positions]
             The original channels that are split, and the merged ones.
         logits, split_logits : Tensor [B, outputs]
-            Of the original and of the split network.
+            Logits of the original and of the split network.
         precision : str
-            In which both networks ran: ``fp32`` or ``fp64``.
+            Precision in which both networks ran: ``fp32`` or ``fp64``.
         """
         measured = self._measured[precision]
         measured.images += len(logits)
@@ -47,10 +48,10 @@ class EqualityCheck:
 
     @property
     def precision(self) -> str:
-        """The precision that decides: ``fp64``, or ``fp32`` where the network does not compute in fp64.
+        """The precision that decides: ``fp64``, or ``fp32`` if the network does not compute in fp64.
 
-        That is so where it fails in fp64, and where equal channels give unequal logits: then something after the layer
-        computes in a lower precision.
+        The network counts as not computing in fp64 if it fails in fp64, or if equal channels give different logits:
+        then something after the layer computes in a lower precision.
         """
         limit = LARGEST_ERRORS["fp64"]
         channels, logits = self._measured["fp64"].errors()
@@ -58,11 +59,11 @@ class EqualityCheck:
         return "fp64" if in_fp64 else "fp32"
 
     def errors(self) -> tuple[float, float]:
-        """Largest difference of a channel over its largest magnitude, and of the logits over the original's range."""
+        """Largest error of a channel relative to its largest magnitude, and of the logits relative to their range."""
         return self._measured[self.precision].errors()
 
     def fp32_errors(self) -> tuple[float, float]:
-        """The same in fp32, whatever precision decides."""
+        """As ``errors``, but always in fp32."""
         return self._measured["fp32"].errors()
 
     def is_equal(self) -> bool:
@@ -87,8 +88,10 @@ class _Measured:
 
 
 class _Difference:
-    """The largest difference of values [B, n, m] from the original ones so far, and the originals' range, of each of n;
-    NaN where a value was NaN."""
+    """For each of n channels, the largest difference of values from the original, and the original's range.
+
+    Values have the shape [B, n, m]. Results are NaN if a value was NaN.
+    """
 
     def __init__(self) -> None:
         self.largest = torch.zeros(1, dtype=torch.float64)
@@ -104,5 +107,5 @@ class _Difference:
         self.highest = torch.maximum(self.highest, original.amax((0, 2)).cpu())
 
     def over(self, scale: Tensor) -> float:
-        """The largest difference as a share of a scale [n]."""
+        """The largest ratio of a channel's difference to its scale [n]."""
         return float(torch.where(self.largest == 0, 0, self.largest / scale).max())

@@ -15,8 +15,9 @@ from utils.method.polysemanticity import averaged_relevance_vectors, cosine_simi
 class ChannelGroups:
     """The groups of a channel's relevant classes.
 
-    ``concepts`` are lists of network outputs: ascending in a group, the groups by their smallest. ``cosines`` [K, K]
-    are those of the concepts' ARVs, each the mean of its classes'.
+    ``concepts`` has a list of network outputs for each group, in ascending order; groups are sorted by their first
+    output. ``cosines`` [K, K] are the cosines between the concepts' ARVs. The ARV of a concept is the mean of the ARVs
+    of its classes.
     """
 
     channel: int
@@ -24,17 +25,17 @@ class ChannelGroups:
     cosines: Tensor
 
     def lowest_cosine(self) -> float:
-        """Of two concepts; 1 where there is only one."""
+        """The lowest cosine between two concepts; 1 if there is only one concept."""
         return self.cosines.min().item()
 
 
 def linkage_of(cosines: Tensor) -> np.ndarray:
-    """Average linkage of classes on ``1 - cosine``: [n, n] -> scipy's merges [n - 1, 4], of two classes or more."""
+    """Average linkage of at least two classes on ``1 - cosine``: [n, n] -> scipy's merges [n - 1, 4]."""
     return linkage(squareform(1 - cosines.double().numpy(), checks=False), "average")
 
 
 def cut(merges: np.ndarray, gamma: float) -> list[list[int]]:
-    """The groups of a linkage at ``1 - gamma``: ascending numbers of classes, the groups by their smallest.
+    """The groups of a linkage at ``1 - gamma``: lists of ascending class indices, sorted by their first index.
 
     Two groups stay apart where the mean cosine between their classes is below gamma.
     """
@@ -46,17 +47,17 @@ def cut(merges: np.ndarray, gamma: float) -> list[list[int]]:
 def group_classes(cosines: Tensor, gamma: float) -> list[list[int]]:
     """Groups of classes: average linkage on ``1 - cosine``, cut at ``1 - gamma``.
 
-    Of equally close groups scipy's order decides which are merged first, the same at every call.
+    If several groups are equally close, scipy's order decides which are merged first; it is the same at every call.
 
     Parameters
     ----------
     cosines : Tensor [n, n]
-        Of the classes' ARVs; 0 where one is zero.
+        Cosines between the ARVs of the classes; 0 where an ARV is zero.
     gamma : float
 
     Returns
     -------
-    list of lists of numbers of classes, 0 ... n - 1
+    list of lists of class indices, 0 ... n - 1
     """
     return cut(linkage_of(cosines), gamma) if len(cosines) > 1 else [[0]] * len(cosines)
 
@@ -67,7 +68,7 @@ def concept_means(values: Tensor, groups: list[list[int]]) -> Tensor:
 
 
 def class_groups(weight: Tensor, mean_inputs: Tensor, relevant: Tensor, gamma: float) -> dict[int, ChannelGroups]:
-    """The groups of every channel that is relevant for a class, by channel.
+    """The groups of relevant classes of each channel that has any: {channel: ChannelGroups}.
 
     Parameters
     ----------

@@ -1,10 +1,11 @@
-"""Repeated passes over the same images in which only the layer and what follows it are computed anew.
+"""Repeated passes over the same images that recompute only the layer and what follows it.
 
 Stage 4's ``--get_effect`` runs the same images 16 times for each split into two concepts, with other constants in the
 layer's place each time. Stage 3 runs the images of a class once for every split. What the network does before the layer
-is the same each time. For ResNet-50 with layer4.2.conv3 that is nearly everything. Measured on a CPU, against running
-the whole network each time: effects are 13 times faster, the proof of equality of 20 splits 17 times (that of a single
-split 1.7 times); with the demonstration's small network 3.7 and 1.6 times. The results are equal.
+is the same each time. For ResNet-50 with layer4.2.conv3, that is nearly all of the computation. Measured on a CPU,
+compared with running the whole network each time: effects are 13 times faster, the proof of equality of 20 splits 17
+times (that of a single split 1.7 times); with the demonstration's small network 3.7 and 1.6 times. The results are
+equal.
 
 How it works, in three steps:
 
@@ -30,27 +31,27 @@ Forward = Callable[..., Any]  # of a module
 
 
 class Replay:
-    """Gives the logits of some images again and again, and computes anew only what begins at a module.
+    """Computes the logits of the same images repeatedly, running the network only from a given module on.
 
         replay = Replay(network, layer.module, images)
         logits = replay()
 
-    Made by one pass over the images. The modules that end before ``module`` begins, and are not part of each other,
-    return what they returned then, call by call. ``module`` and everything after it is computed anew. So hooks on it,
-    or a module that is put in its place, do what they do in the network. Operations between modules and hooks of the
-    recorded modules run again, too. A tensor that only recorded modules received is not kept: of a chain of modules
-    only the last output is.
+    The constructor runs one pass over the images. It records the outputs of the outermost modules that end before
+    ``module`` begins. In later passes these modules return the recorded outputs, call by call, while ``module`` and
+    everything after it is recomputed. So hooks on ``module``, or a module in its place, work as in the full network.
+    Operations between modules and hooks of the recorded modules also run again. A tensor that only recorded modules
+    received is not kept: of a chain of modules, only the last output is.
 
-    The whole network is run each time where the recorded outputs do not give the logits of the first pass bit for bit
-    (a user-supplied network may pass on more than its modules return), and where ``module`` is the first one, or is
-    never called.
+    The whole network is run each time if the recorded outputs do not give the logits of the first pass bit for bit (a
+    user-supplied network may pass on more than its modules return), or if ``module`` is the first module or is never
+    called.
 
     Parameters
     ----------
     network : nn.Module
-        In evaluation mode, all parameters frozen, not compiled. Between the calls it is as it was.
+        In evaluation mode, all parameters frozen, not compiled. It is unchanged between calls.
     module : nn.Module
-        One of the network's, called once in a pass.
+        A module of the network, called once in a pass.
     images : Tensor [B, 3, H, W]
         On the network's device.
     """
@@ -70,7 +71,8 @@ class Replay:
     def __call__(self) -> Tensor:
         """The logits [B, outputs].
 
-        Call it in the arithmetic (autocast, TF32) in which it was made; gradients are the caller's choice.
+        Call it with the arithmetic (autocast, TF32) that the constructor ran with. Gradients are recorded unless the
+        caller disables them.
         """
         with _forwards({module: _returning(module, outputs) for module, outputs in self._outputs.items()}):
             return self._network(_tensors(self._images))
@@ -87,12 +89,12 @@ class Replay:
             return torch.equal(self(), logits)
         except OUT_OF_MEMORY:
             raise
-        except Exception:  # of the user-supplied network, where it looks at a tensor whose values were not kept
+        except Exception:  # of a user-supplied network that reads a tensor whose values were not kept
             return False
 
 
 class _Recorded:
-    """A tensor of the first pass: its values when an operation outside of the recorded modules first read it."""
+    """A tensor of the first pass, with its values when an operation outside of the recorded modules first read it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = ref(tensor)
@@ -102,7 +104,7 @@ class _Recorded:
         self._device = tensor.device
 
     def again(self) -> Tensor:
-        """The tensor, for the network to change as it likes; NaN in place of values that no operation reads."""
+        """The tensor, which the network may change in place; NaN in place of values that no operation reads."""
         if self.value is not None:
             return self.value.clone()
         fill = torch.nan if self._dtype.is_floating_point else 0
@@ -110,11 +112,11 @@ class _Recorded:
 
 
 class _Recording(TorchDispatchMode):
-    """A pass in which the outputs of modules that end before a module begins are recorded, as far as they are read.
+    """A pass that records the outputs of modules that end before a given module begins, as far as they are read.
 
     A dispatch mode sees every operation with the tensors that it reads. So the values of an output are only kept once
-    an operation outside of the recorded modules reads them. Modules inside of recorded ones, and what these read, do
-    not matter: neither runs in a replay.
+    an operation outside of the recorded modules reads them. Modules inside of recorded modules, and the tensors that
+    they read, are ignored, because they do not run in a replay.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -122,12 +124,12 @@ class _Recording(TorchDispatchMode):
         self._tensors: list[_Recorded] = []
         self._calls: list[tuple[nn.Module, Any]] = []
         self._inside = False  # a recorded module is running
-        self._begun = False  # the module from which on everything is computed anew has been called
+        self._begun = False  # the module from which on the network is recomputed has been called
         self._given = images
         self.images = self._record(images)
 
     def run(self, network: nn.Module, module: nn.Module) -> Tensor:
-        """One pass: the logits."""
+        """Run the pass; returns the logits."""
         parts = set(module.modules())
         outside = [
             candidate
@@ -153,7 +155,7 @@ class _Recording(TorchDispatchMode):
         return tree_map_only(Tensor, recorded, output)
 
     def _recording(self, module: nn.Module) -> Forward:
-        """The module's forward, whose output is recorded unless the call is inside of a recorded module's."""
+        """The module's forward; its output is recorded unless it is called inside of a recorded module."""
         forward = module.forward
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -169,11 +171,11 @@ class _Recording(TorchDispatchMode):
         return call
 
     def _beginning(self, module: nn.Module) -> Forward:
-        """The forward of the module from which on everything is computed anew."""
+        """The forward of the module from which on the network is recomputed; its call ends the recording."""
         forward = module.forward
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._inside:  # a module calls it that it is no part of: no recorded output can be returned
+            if self._inside:  # called by a module that does not contain it: its output cannot be replayed
                 self._calls.clear()
             self._begun = True
             self._inside = False
@@ -198,7 +200,7 @@ def _tensors(output: Any) -> Any:
 
 
 def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
-    """A forward that returns these outputs, one a call, and computes further calls."""
+    """A forward that returns these outputs, one for each call; further calls are computed."""
     forward = module.forward
     remaining = iter(outputs)
 
@@ -212,7 +214,7 @@ def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
 
 @contextmanager
 def _forwards(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
-    """While in the block, the modules {module: forward} have these in place of their own; their hooks stay."""
+    """While in the block, replace the forward methods of modules, {module: forward}; hooks stay."""
     replaced = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:
         for module, forward in forwards.items():

@@ -1,7 +1,6 @@
 """The two panels of a channel card: densities of the activation, and fractions of the original channel.
 
-Both leave room for the text above and below their axes. They are placed by their upper left corner and their height,
-in inches.
+Each panel includes the text above and below its axes. It is placed by its upper left corner and its height, in inches.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def _symbol(label: str) -> str:
 
 
 class Densities:
-    """The densities in the images of each concept, one above the other, on one scale.
+    """The panel of densities: the axes of all concepts' images, below each other, on one scale.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ class Densities:
     width : float
         Of the panel, in inches.
     each : float
-        Least height of the densities of one concept.
+        Least height of the axes of one concept with their title, in inches.
     """
 
     def __init__(self, card: Card, sheet: Sheet, width: float, each: float) -> None:
@@ -100,7 +99,7 @@ class Densities:
         axes.set_title(name + count, fontsize=size, color=DISENTANGLED[k][0], pad=3, parse_math=False)
 
     def _draw_legend(self, axes: Axes, axes_height: float) -> None:
-        """The legend of the channels, below the last axes."""
+        """Draw the legend of the channels below the last axes."""
         size = self.sheet.type(7)
         axes.legend(
             [axes.plot([], [], color=colour, linestyle=line)[0] for colour, line in self.card.colours],
@@ -136,16 +135,17 @@ def fraction_limits(summaries: list[Summary]) -> tuple[float, float]:
 
 
 class Fractions:
-    """Mean, standard deviation and single images' fractions, a group of bars for the images of each concept.
+    """The panel of fractions: a group of bars for the images of each concept.
 
-    As many groups as fit into the width are beside each other, the others in lines below.
+    A bar shows the mean, with the standard deviation and a dot for each image. As many groups as fit into the width are
+    side by side; the others follow in lines below.
 
     Parameters
     ----------
     card : Card
     sheet : Sheet
     width : float, optional
-        Of the panel, in inches; default: so wide that all groups are in one line.
+        Of the panel, in inches; default: wide enough for all groups in one line.
     """
 
     def __init__(self, card: Card, sheet: Sheet, width: float | None = None) -> None:
@@ -208,7 +208,7 @@ class Fractions:
         axes.spines[["top", "right", "bottom"]].set_visible(False)
 
     def _draw_group(self, axes: Axes, k: int, x: np.ndarray) -> None:
-        """The bars of a concept at ``x``, and their caption."""
+        """Draw the bars of a concept at ``x``, and their caption."""
         card = self.card
         size = self.sheet.type(7)
         if card.summaries[k].counted:
@@ -239,10 +239,10 @@ def _draw_bars(
     colours: list[str],
     limits: tuple[float, float],
 ) -> None:
-    """A bar for the mean of each channel; over it a dot for each image, in a strip; over these mean and deviation."""
+    """Draw a bar for the mean of each channel, over it a dot for each image, and over these mean and deviation."""
     axes.bar(x, summary.mean, color=colours, width=0.8, alpha=0.4, zorder=1)
     low, high = limits
-    strip = 0.6 * ((np.arange(len(fractions)) * (math.sqrt(5) - 1) / 2) % 1 - 0.5)  # evenly spread, without chance
+    strip = 0.6 * ((np.arange(len(fractions)) * (math.sqrt(5) - 1) / 2) % 1 - 0.5)  # evenly spread, not random
     dot: dict[str, Any] = {"linestyle": "none", "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.7, "zorder": 2}
     for bar_x, values, colour in zip(x, fractions.T, colours, strict=True):
         across = bar_x + strip[np.argsort(np.argsort(values, kind="stable"), kind="stable")]

@@ -1,4 +1,4 @@
-"""Stage 4's images: from val/, by one pass of the network, or from a val store, without network and images."""
+"""Stage 4's validation images: measured by one pass of the network over val/, or read from a val store."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -22,15 +22,15 @@ from utils.networks.recording import Record
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 
-STORED_CHUNKS = 8  # in memory at once: an image set has images from all over the store
+STORED_CHUNKS = 8  # in memory at once: the images of an image set are spread over the store
 
 
 class MeasuredBatch(NamedTuple):
-    """B images of one group, with all that the evaluation of any split needs.
+    """B images of one group, with everything that the evaluation of any split needs.
 
     ``indices`` LongTensor [B] in the ImageList, ``contents`` uint64 array [B], ``targets`` and ``predictions``
     LongTensor [B]; ``tap_sums`` [B, C_in, taps] float64, ``shares`` [B, C] float16, both on the CPU; ``input`` is the
-    layer's input, or None where the images come from a store.
+    layer's input, or None if the images come from a store.
     """
 
     indices: torch.Tensor
@@ -43,7 +43,7 @@ class MeasuredBatch(NamedTuple):
 
 
 def list_validation(root: Path, classes: ClassMap, outputs: Iterable[int], all_classes: bool = False) -> ImageList:
-    """Images of classes, given as network outputs, in ``val/``; with ``all_classes`` of all other classes, too."""
+    """Images in ``val/`` of classes, given as network outputs; with ``all_classes`` also of all other classes."""
     folders = [classes.folder(output) for output in outputs]
     if all_classes:
         folders += [name for name in class_folders(root) if name not in folders and has_images(root / name)]
@@ -66,7 +66,7 @@ def without_images(root: Path, classes: ClassMap, outputs: Iterable[int]) -> dic
 def without_measured_images(
     store: ImportanceStore, images: ImageList, classes: ClassMap, outputs: Iterable[int]
 ) -> dict[int, str]:
-    """The classes without an image among those of a val store, its ImageList: {output: why}."""
+    """The classes, given as network outputs, without an image among the ``images`` of a val store: {output: why}."""
     missing = [output for output in outputs if classes.folder(output) not in images.folders]
     return {output: f"{store.folder} has no images of {printable(classes.folder(output))}" for output in missing}
 
@@ -78,7 +78,7 @@ def contents_digest(images: ImageList, indices: np.ndarray, contents: np.ndarray
 
 
 class HasKeys(Protocol):
-    """A split, or what is measured of one: ``keys`` are the groups of images of its concepts, in order."""
+    """A split, or the measurements of one: ``keys`` are the groups of images of its concepts, in reading order."""
 
     @property
     def keys(self) -> list[GroupKey]: ...
@@ -89,7 +89,7 @@ class ValidationImages(ABC):
 
     ``images`` is an ImageList, ``classes`` a ClassMap; ``sets`` has the indices of image sets, {key: array}, ascending.
     ``precision`` and ``decoding`` are those of the pass that measures the images. ``network`` and its ``layer`` are
-    None where the images have been measured already.
+    None if the images have been measured already.
     """
 
     network: OpenedNetwork | None
@@ -104,7 +104,7 @@ class ValidationImages(ABC):
 
     @abstractmethod
     def batches(self, keys: Iterable[GroupKey]) -> Iterator[tuple[GroupKey, MeasuredBatch | None]]:
-        """Yields (key, MeasuredBatch), or None for the latter where no image of a batch could be read."""
+        """Yield (key, MeasuredBatch), or (key, None) if no image of a batch could be read."""
 
     def indices(self, key: GroupKey) -> np.ndarray:
         """Indices of the images of a group, ascending."""
@@ -119,12 +119,12 @@ class ValidationImages(ABC):
         return self.classes.folder(key)
 
     def with_images(self, splits: Sequence[HasKeys]) -> tuple[list[GroupKey], list[GroupKey]]:
-        """The groups of splits that have images, in order, and the last one of each split."""
+        """The groups of the splits that have images, in reading order, and the last of these groups for each split."""
         keys = [key for key in in_order(chain.from_iterable(split.keys for split in splits)) if len(self.indices(key))]
         return keys, [[key for key in keys if key in split.keys][-1] for split in splits]
 
     def concepts_of(self, opened: OpenedSplit) -> np.ndarray:
-        """Which concept (from 0) of a split each image is of, or -1."""
+        """The concept (from 0) of a split to which each image belongs, or -1."""
         concepts = np.full(len(self.images), -1)
         for k, keys in enumerate(opened.groups):
             for key in keys:
@@ -170,7 +170,7 @@ class ImagePass(ValidationImages):
         return f"images of {self.images.root}"
 
     def plan(self, keys: Iterable[GroupKey]) -> list[PlannedBatch[GroupKey]]:
-        """The batches of some groups: one is of one group, and so the same for whatever splits."""
+        """The batches of some groups. A batch is of one group, so it does not depend on which splits are evaluated."""
         return batches_by_group({key: self.indices(key) for key in keys}, self.image_source.batch_size)
 
     def batches(self, keys: Iterable[GroupKey]) -> Iterator[tuple[GroupKey, MeasuredBatch | None]]:
@@ -193,7 +193,7 @@ class ImagePass(ValidationImages):
 
 
 class StoredValidation(ValidationImages):
-    """Validation images that stage 1 has measured (``--images val``): no network and no image is needed."""
+    """Validation images that stage 1 has measured (``--images val``), without network and images."""
 
     def __init__(self, store: ImportanceStore, root: Path, classes: ClassMap, sets: dict[GroupKey, np.ndarray]) -> None:
         super().__init__(store.read_images(root), classes, sets)

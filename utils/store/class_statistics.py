@@ -22,9 +22,9 @@ AGAIN = "delete it and run get_cosine_similarities.py again"
 
 
 class ClassStore:
-    """``results_get_cosine_similarities/`` of the store: what stage 2 computes from a complete stage 1.
+    """``results_get_cosine_similarities/`` of the store: what stage 2 computes from a complete training store.
 
-    The first dimension of all tensors is [all images, correctly classified ones]; T classes.
+    The first axis of all tensors is [all images, correctly classified images]. T is the number of classes.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ClassStore:
         write_arrays(self.means_path(), {**arrays, "origin": self._origin})
 
     def write_relevant(self, tau: float, counts: torch.Tensor) -> None:
-        """Write counts of relevant images [2, T, C]; the file contains tau, so that a renamed one is recognised."""
+        """Write counts of relevant images [2, T, C]; the file contains tau, so that a renamed file is detected."""
         arrays = {"tau": np.array([tau]), "relevant": counts.numpy(), "origin": self._origin}
         write_arrays(self.relevant_path(tau), arrays)
 
@@ -95,7 +95,10 @@ class ClassStore:
     def write_modes(
         self, settings: dict[str, Any], channels: np.ndarray, classes: np.ndarray, cosines: np.ndarray
     ) -> None:
-        """Write the cosine of two modes of a channel within a class, arrays [n]; ``settings`` chose the classes."""
+        """Write the cosines between the two modes of n (channel, class), see ``utils.method.gamma.cosine_of_modes``.
+
+        ``settings`` are the settings that chose the relevant classes.
+        """
         arrays = {"channels": channels, "classes": classes, "cosines": cosines}
         arrays |= {"settings": digest_array(settings), "origin": self._origin}
         write_arrays(self.modes_path(**settings), arrays)
@@ -103,7 +106,7 @@ class ClassStore:
     def read_modes(self, settings: dict[str, Any], channels: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
         """Cosines [n] as in ``write_modes``, NaN for a class without two modes.
 
-        None where they have not been computed, or for other channels and classes.
+        None if they have not been computed, or were computed for other channels and classes.
         """
         path = self.modes_path(**settings)
         layout: Layout = {

@@ -131,7 +131,7 @@ def main(settings: DisentanglingSettings) -> None:
     stem = source.manifest_stem(settings.candidates, settings.channels or ())
     manifest = None
     tables = []
-    if stem and splits.make_a_layer(candidates) and not problems.found:
+    if stem and splits.make_a_layer(candidates) and not problems.messages:
         manifest = splits.manifest_path(stem)
         tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, training_images))
     problems.finish("split")

@@ -82,7 +82,7 @@ def comparison_name(settings: ResultSettings, run: str) -> str:
 
 
 class OpenedComparison:
-    """What a comparison begins with: the study, the val store, channels and their concepts, and another network."""
+    """The inputs of a comparison: the study, the val store, the channels with their concepts, and the embedder."""
 
     def __init__(self, settings: ResultSettings, run: str, device: torch.device) -> None:
         self.settings = settings
@@ -120,7 +120,7 @@ class OpenedComparison:
 
     @cached_property
     def embedder(self) -> Embedder | None:
-        """The other network, by whose embeddings images are scored."""
+        """The network of ``--embedding``, whose embeddings score the units; None without the flag."""
         settings = self.settings
         if settings.embedding is None:
             return None
@@ -130,7 +130,7 @@ class OpenedComparison:
         )
 
     def described(self) -> dict[str, Any]:
-        """All that the methods depend on, as plain values."""
+        """Everything that the methods depend on, as plain values."""
         settings = self.settings
         embedder = self.embedder
         given = [] if embedder is None else [embedder.fingerprint, embedder.features, asdict(embedder.transform)]
@@ -170,11 +170,11 @@ class OpenedComparison:
             "images": len(validation.targets),
             "concepts": concepts,
             "channels": channels,
-            "problems": [*self.problems.found, *problems],
+            "problems": [*self.problems.messages, *problems],
         }
 
     def _open_scores(self) -> EmbeddingScores | None:
-        """Scores from embeddings of the validation images, which are made once; None where they are not asked for."""
+        """Scores from embeddings of the validation images, which are made once; None if they are not requested."""
         if self.embedder is None:
             return None
         study = self.study

@@ -18,7 +18,7 @@ OF_COMPARISON = (
     "embedding_mean",
     "embedding_std",
 )
-# What else stage 4 can be asked for, none of which goes with a comparison
+# Other results of stage 4, which cannot be combined with a comparison
 NOT_WITH_COMPARISON = (
     *("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization"),
     *("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background"),
@@ -69,7 +69,7 @@ def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_comparison(args: argparse.Namespace) -> None:
-    """Refuse what does not go with the comparison, or means nothing without it."""
+    """Raise UserError for flags that cannot be combined with the comparison, or have no meaning without it."""
     if not args.compare:
         given = [name for name in OF_COMPARISON if getattr(args, name) is not None]
         if given:

@@ -14,7 +14,7 @@ from utils.store.results import Results
 
 
 def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation, results: Results) -> list[Path]:
-    """Fractions and figures of each split: paths of what was written."""
+    """Measure fractions and draw figures of each split; returns the paths of the files written."""
     settings = opened.settings
     described = []
     for split, tau in zip(opened.splits, opened.taus, strict=True):

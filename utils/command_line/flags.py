@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SECOND_STAGE = "get_cosine_similarities.py"
 LAST_STAGE = "get_results.py"
-NOT_SAID = {"precision": defaults.PRECISION, "decode": defaults.DECODER}  # values that a command leaves out
+NOT_SAID = {"precision": defaults.PRECISION, "decode": defaults.DECODER}  # default values, which commands leave out
 
 Settings = TypeVar("Settings", bound=StageSettings)
 
@@ -210,7 +210,7 @@ def loading(settings: ImageSettings, device: torch.device) -> Loading:
 
 
 def candidate_flags(settings: CandidateSettings, channel_flag: str) -> list[Any]:
-    """The flags that name the same candidates to another stage, which has this flag for its channels."""
+    """The flags that name the same candidates to another stage; ``channel_flag`` is that stage's flag for channels."""
     words: list[Any] = ["--candidates", settings.candidates] if settings.candidates else []
     words += [f"--{channel_flag}", *settings.channels] if settings.channels else []
     for number, classes in enumerate(settings.concepts, start=1):
@@ -219,7 +219,7 @@ def candidate_flags(settings: CandidateSettings, channel_flag: str) -> list[Any]
 
 
 def transform_from_flags(settings: ImageSettings, default: Transform) -> Transform:
-    """``default`` with what the flags give."""
+    """``default`` with the values that are given by flags."""
     given: dict[str, Any] = {}
     for name in asdict(default):
         value = getattr(settings, name)
@@ -235,7 +235,7 @@ def transform_from_flags(settings: ImageSettings, default: Transform) -> Transfo
 
 
 def next_command(script: str, *more: object, settings: StageSettings) -> str:
-    """A command that goes on with ``script``, with the flags of ``settings`` that it shares, ready to be pasted."""
+    """A command line that runs ``script`` next, with the flags of ``settings`` that it shares, ready to be pasted."""
     words = ["--model", settings.model]
     for name in ("weights", "device", "precision", "decode"):
         given = getattr(settings, name, None)

@@ -1,4 +1,4 @@
-"""Stage 4's maps: the training images that splits came from on a plane, and what of them a channel sees."""
+"""Stage 4's maps: the training images that splits were made from, on a plane, and patches of each concept."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from utils.store.importance_store import ImportanceStore
 
 
 def draw_maps(opened: OpenedSplits) -> list[Path]:
-    """Draw the map of each split: paths of what was written."""
+    """Draw the map of each split; returns the paths of the files written."""
     settings = opened.settings
     training = ImportanceStore(settings.store_dir, opened.run)
     meta = training.load_meta()

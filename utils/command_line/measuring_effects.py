@@ -1,4 +1,4 @@
-"""Stage 4's effects: what the parts of splits do after the layer, with the network and images of the concepts."""
+"""Stage 4's effects: how much the parts of splits add to the logits, for images of the concepts."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from utils.store.effects import Effects
 
 
 def measure_effect(opened: OpenedSplits, validation: ImagePass | StoredValidation) -> list[Path]:
-    """Measure, store and print the effects of splits: paths of what was written."""
+    """Measure, store and print the effects of splits; returns the paths of the files written."""
     assert isinstance(validation, ImagePass)  # settings.wants_network
     settings = opened.settings
     effects = Effects(settings.output_dir, model_dir_of(settings))

@@ -30,7 +30,7 @@ from utils.store.importance_store import ImportanceStore, identity
 from utils.store.splits import SplitWriter, transform_from
 from utils.store.study import Study
 
-ALONE = (
+HOW_TO_NAME_CONCEPTS = (
     f"write 'channel: class, class', or let stage 3 find them (--concepts_from {SUGGESTED}) and give stage 4 --splits"
 )
 DEFAULTS = {"tau": defaults.TAU, "only_correct": defaults.ONLY_CORRECT}
@@ -174,7 +174,7 @@ def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> Aske
         alone = {candidate.channel: AskedCandidate(candidate.channel, [], candidate.line) for candidate in candidates}
         candidates = list(alone.values())
     elif without := [candidate for candidate in candidates if not candidate.concepts]:
-        raise UserError(f"{without[0].line} names no concepts of channel {without[0].channel}: {ALONE}")
+        raise UserError(f"{without[0].line} names no concepts of channel {without[0].channel}: {HOW_TO_NAME_CONCEPTS}")
     return AskedCandidates(candidates, of_file.settings)
 
 
@@ -211,7 +211,7 @@ class Problems:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
@@ -221,7 +221,7 @@ class Problems:
         except UserError as error:
             if self.total == 1:
                 raise
-            self.found.append(f"{name}: {error}")
+            self.messages.append(f"{name}: {error}")
 
     def collect(
         self, make: Callable[[int, list[list[int]]], Candidate], channels: list[tuple[int, list[list[int]]]]
@@ -235,9 +235,9 @@ class Problems:
 
     def finish(self, verb: str) -> None:
         """Raise a UserError that lists the problems, if there are any."""
-        if self.found:
-            shown = listed(self.found, most=20, separator="; ", more="; and {} more")
-            raise UserError(f"{len(self.found)} of {self.total} candidates could not be {verb}: {shown}")
+        if self.messages:
+            shown = listed(self.messages, most=20, separator="; ", more="; and {} more")
+            raise UserError(f"{len(self.messages)} of {self.total} candidates could not be {verb}: {shown}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a report begins with: what is known of the layer, and the results that were measured of its splits."""
+"""Opens what a report shows: the stored results of a layer, and the measured results of its splits."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ from utils.store.splits import SplitFile, read_split
 
 
 def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple[ReportedLayer, MeasuredSplits]:
-    """What is known of a layer, and the measured results of its splits."""
+    """The stored results of a layer, and the measured results of its splits."""
     store = ImportanceStore(settings.store_dir, run)
     meta = store.load_meta()
     check_asked_network(settings, meta, store.folder)
@@ -63,7 +63,7 @@ def _open_measured(settings: ResultSettings, run: str, meta: dict[str, Any], tau
 
 
 def _splits(settings: ResultSettings, run: str, meta: dict[str, Any]) -> dict[int, list[tuple[Path, SplitFile]]]:
-    """The split files of each channel of a network and layer; files of others are named and left out."""
+    """The split files of each channel of a network and layer; files of others are left out, with a message."""
     of_channels: dict[int, list[tuple[Path, SplitFile]]] = {}
     left_out = []
     for path in sorted(model_dir_of(settings).glob(f"{run}_channel*.pt")):

@@ -1,4 +1,4 @@
-"""Stage 4's report: a folder of pages to browse, from the stores, the splits and the results that are there."""
+"""Stage 4's report: a folder of pages to browse, from the stores, the split files and the stored results."""
 
 import os
 from functools import cached_property, partial
@@ -93,7 +93,7 @@ def _overview(layer: ReportedLayer, guide: dict[str, Any]) -> Figure:
 
 
 def _separations(layer: ReportedLayer, measured: MeasuredSplits, pictures: Pictures) -> list[dict[str, Any]]:
-    """The figures of the separations of many splits of the channels shown, those first whose splits are shown first."""
+    """Figures of the separations of several splits; those with most of the splits that pages show first come first."""
     first_splits = [layer.first_split(channel) for channel in layer.shown]
     first = {split.path.stem for split in first_splits if split}
     every = {split.path.stem for splits in layer.splits.values() for split in splits}
@@ -110,7 +110,7 @@ def _separations(layer: ReportedLayer, measured: MeasuredSplits, pictures: Pictu
 
 
 def _layer_commands(settings: ResultSettings, run: str, layer: ReportedLayer, commands: Commands) -> dict[str, Any]:
-    """The commands that make what the layer lacks, each None where nothing is missing; and how much is missing."""
+    """The commands that compute missing results of the layer, None if nothing is missing, and how many are missing."""
     several = [groups.channel for groups in layer.channels.several_groups()]
     firsts = [layer.first_split(channel) for channel in several]
     unsplit = sum(first is None for first in firsts)
@@ -129,7 +129,7 @@ def _layer_commands(settings: ResultSettings, run: str, layer: ReportedLayer, co
 
 
 class PatchMaker:
-    """The strips of patches of all units that a report shows; those of an earlier report are used again.
+    """The strips of patches of all units that a report shows; those of an earlier report are reused.
 
     ``folder`` is that of the report.
     """
@@ -149,7 +149,7 @@ class PatchMaker:
         self.images = list_images(root, folders)
 
     def description(self) -> dict[str, Any]:
-        """What the patches are."""
+        """The images that patches are from, their size, and a note, for the pages."""
         ranked = f"{len(self.images)} validation images of {len(self.images.folders)} classes"
         return {"ranked": ranked, "size": self.size, "note": patch_note_of(self.network.layer)}
 
@@ -177,7 +177,7 @@ class PatchMaker:
         return Strip(src, shown)
 
     def _strongest(self, rows: torch.Tensor, biases: torch.Tensor | None) -> tuple[np.ndarray, TopPatches]:
-        """The keys of units, and their patches, from an earlier report as far as it has them."""
+        """The keys of units, and their patches: those of an earlier report are read, the others are searched for."""
         path = self.folder / "patches.npz"
         origin = {key: self.layer.meta[key] for key in ("weights_sha256", "layer", "transform")}
         origin |= {

@@ -1,4 +1,4 @@
-"""Flags of what stage 4 can be asked for, which of them go together, and its settings. Nothing here imports torch."""
+"""Flags that select stage 4's results, checks of their combinations, and its settings. Imports no torch."""
 
 import argparse
 from dataclasses import replace
@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.plugins import flags_of, fraction, positive_int
 
 CHANNEL_FLAG = ResultSettings.channel_flag
-# Flags that mean nothing unless one of some others is given
+# Flags that have no meaning unless one of some others is given
 ONLY_FOR = {
     "all_classes": ("get_channel_card",),
     "patches": ("get_channel_card",),
@@ -22,7 +22,7 @@ ONLY_FOR = {
     "irrelevant_channels": ("get_separation",),
     "effect_to": ("get_effect",),
 }
-# What a report is made of and how; all other flags would be ignored
+# The flags that a report uses; all other flags would be ignored
 OF_REPORT = (
     *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
     *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
@@ -130,9 +130,9 @@ def _add_effect_flags(group: argparse._ActionsContainer) -> None:
 
 
 def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:
-    """Stage 4's settings; UserError where flags would be ignored.
+    """Stage 4's settings; UserError if flags would be ignored.
 
-    Without a flag that says what to make, the two kinds of results of the paper are made.
+    Without a flag that selects results, the two kinds of results of the paper are made.
     """
     check_comparison(args)
     for name in ("compare", "get_map"):
@@ -180,7 +180,7 @@ def _concepts_from(args: argparse.Namespace) -> tuple[list[str], ...]:
 
 
 def refuse_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser, flag: str, *read: str) -> None:
-    """Where ``flag`` is all that is asked for, refuse flags besides it and those ``read``: they would be ignored."""
+    """Raise UserError for flags other than ``flag`` and those that it ``read``: they would be ignored."""
     for name, value in vars(args).items():
         if name not in (flag, *read) and value != parser.get_default(name):
             advice = "leave it out" if flag == "report" else "name a channel or --candidates, or leave it out"

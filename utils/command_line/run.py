@@ -1,4 +1,4 @@
-"""Running a script: arguments first, then the work, then its last lines; errors that the user can fix are one line."""
+"""Runs a script: parses arguments, calls ``main``, prints the last lines. Errors that users can fix are one line."""
 
 import argparse
 import io
@@ -34,10 +34,10 @@ def run(
     main, parser
         ``main`` imports what takes seconds, so that ``--help`` and wrong arguments do not wait for it.
     settings : function, optional
-        Makes the settings from what was parsed, and raises UserError where arguments do not go together. Default:
-        ``main`` gets what was parsed.
+        Makes the settings from the parsed arguments, and raises UserError if these cannot be combined. Default:
+        ``main`` gets the parsed arguments.
     interrupted : str
-        What an interrupt leaves behind, for the user.
+        Text that is printed after an interrupt: what it leaves behind.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
@@ -79,7 +79,7 @@ def _end_quietly() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The last lines: what was written, what can be run next, and the file to open first.
+# The last lines: the files written, the commands to run next, and the file to open first.
 
 
 def print_end(
@@ -94,13 +94,13 @@ def print_end(
     Parameters
     ----------
     written
-        Files that the stage has not named yet.
+        Files that the stage has not printed yet.
     commands
         (purpose, command) pairs; the purpose of the first is ``next``.
     open_first
-        The file to open first. Default: the one of ``written`` that tells people most.
+        The file to open first. Default: the most informative one of ``written``.
     opened_by
-        How it is opened, where it is not for people to look at.
+        How to open it, if it is not a file for people to look at.
     """
     if written:
         print("\nwrote " + "\n      ".join(map(str, written)))
@@ -112,7 +112,7 @@ def print_end(
 
 
 def best_to_open(paths: Sequence[Path | str]) -> Path | str | None:
-    """The file that tells people most; None where none of them is for people."""
+    """The most informative file; None if none of them is for people."""
     for ending in OPEN_FIRST:
         for path in paths:
             if str(path).endswith(ending):

@@ -21,7 +21,7 @@ LONGEST_NAME = 150
 
 
 def measure_separation(opened: OpenedSplits) -> list[Path]:
-    """Measure, store and print the separation of splits: paths of what was written."""
+    """Measure, store and print the separation of splits; returns the paths of the files written."""
     settings = opened.settings
     for split in opened.splits:
         if not all(split.file.split.classes):
@@ -65,7 +65,7 @@ def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit
     """The name of a separation: that of its candidates file, its manifest or its splits.
 
     A candidates file has RUN in front, once, and after it the ends of the names of its splits. Channels given beside
-    it, and a rho that is asked for, are part of the name.
+    it, and a requested rho, are part of the name.
     """
     stems = [split.path.stem for split in splits]
     if settings.candidates is not None:

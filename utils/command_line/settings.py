@@ -1,4 +1,4 @@
-"""Settings of each stage, made once from its flags. Only this floor reads what argparse has parsed.
+"""Settings of each stage, made once from its flags. Only ``command_line/`` reads argparse's namespace.
 
 A field is named after its flag. ``flags.settings_of`` fills it in.
 """
@@ -25,7 +25,7 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(StageSettings):
-    """How images are read and how the network runs. Parts of the transform are None where no flag gives them."""
+    """How images are read and how the network runs. Parts of the transform are None if no flag gives them."""
 
     resize_size: int | None = None
     crop_size: int | None = None
@@ -87,8 +87,8 @@ class CandidateSettings(ImageSettings):
     """Settings of stages 3 and 4: which channels and concepts.
 
     ``channels`` are those of ``channel_flag``, or None. ``concepts`` are the classes of each concept that flags name,
-    as text. With ``finds_concepts`` the source finds the concepts of a channel. ``only_correct`` is None where no flag
-    says it.
+    as text. With ``finds_concepts`` the source finds the concepts of a channel. ``only_correct`` is None if no flag
+    gives it.
     """
 
     channel_flag: ClassVar[str]
@@ -155,7 +155,7 @@ class ResultSettings(CandidateSettings):
 
     @property
     def is_summary_alone(self) -> bool:
-        """Whether stage 4 only summarises the results that are there."""
+        """Whether stage 4 only summarises stored results."""
         return self.summary and self.channels is None and self.candidates is None and not self.splits
 
     @property
@@ -170,5 +170,5 @@ class ResultSettings(CandidateSettings):
 
     @property
     def wants_network(self) -> bool:
-        """Whether stage 4 makes what needs the network and images, whatever a val store has of them."""
+        """Whether stage 4 makes results that need the network and images even if there is a val store."""
         return self.wants_pictures or self.get_effect

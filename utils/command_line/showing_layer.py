@@ -1,4 +1,4 @@
-"""What stage 2 prints of a layer: its tables, the best channels, or one channel; and what can be run next."""
+"""What stage 2 prints of a layer: its tables, the best channels, or one channel; and the commands to run next."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ Command = tuple[str, str]  # purpose and command
 
 @dataclass(frozen=True)
 class LayerFiles:
-    """Files that stage 2 has written: ``table`` has the kept pairs, which are in ``candidates``, too.
+    """Files that stage 2 has written: ``table`` and ``candidates`` have the kept pairs.
 
-    ``groups`` has the channels of several groups. These two are None where there are none.
+    ``groups`` has the channels with several groups. ``candidates`` and ``groups`` are None if there are none.
     """
 
     table: Path
@@ -34,7 +34,7 @@ class LayerFiles:
 
 @dataclass(frozen=True)
 class LayerScreen:
-    """The layer as stage 2 has found it, for people."""
+    """Prints the results of stage 2 for a layer."""
 
     settings: SimilaritySettings
     store: ImportanceStore
@@ -42,7 +42,7 @@ class LayerScreen:
     files: LayerFiles
 
     def show(self, guide: dict[str, Any]) -> None:
-        """Print what was asked for: all pairs and groups, the best channels, or one channel."""
+        """Print all pairs and groups, the best channels, or one channel, as the flags request."""
         findings = self.findings
         if self.settings.channel is not None:
             print_channel(self.settings.channel, findings)
@@ -63,7 +63,7 @@ class LayerScreen:
             layer_tables.print_helpful_taus(pairs_at_taus(self.store, findings.layer, cosines, **criteria))
 
     def commands(self) -> list[Command]:
-        """What can be run next."""
+        """The commands to run next."""
         if self.settings.channel is not None:
             return self._commands_of_channel(self.settings.channel)
         commands = []
@@ -78,7 +78,7 @@ class LayerScreen:
     def _commands_of_channel(self, channel: int) -> list[Command]:
         """Stage 2 with a smaller p, or stages 3 and 4 of the channel's classes; then those of its groups.
 
-        Its classes are the pair of lowest cosine, or a class alone beside everything else.
+        The classes are the pair of lowest cosine; a single class is split from the background.
         """
         commands = []
         concepts = self.findings.channels.classes(channel)
@@ -102,7 +102,7 @@ class LayerScreen:
         return commands
 
     def _pair_of(self, channel: int) -> list[int]:
-        """The two classes of lowest cosine, of the candidates where the channel is one."""
+        """The pair of lowest cosine: among the candidates if the channel has any there, else among all of its pairs."""
         candidates = self.findings.candidates
         kept = candidates[candidates.channel == channel]
         pair = kept[len(kept) - 1 :] if len(kept) else self.findings.channels.pairs_of(channel)[:1]

@@ -51,7 +51,7 @@ def add_candidates_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_only_correct_flag(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add a flag of three states: where it is not given, the candidates or the split decide."""
+    """Add a flag with three states: if it is not given, the candidates or the split decide."""
     parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
 
 
@@ -66,8 +66,8 @@ def concepts_from(
 ) -> tuple[list[str], ...]:
     """The classes of each concept that flags name, as text; none with --candidates.
 
-    UserError unless either --candidates is given, or a channel and its concepts. Where the source ``finds_concepts``,
-    neither is needed, and there are none.
+    UserError unless either --candidates is given, or a channel and its concepts. If the source ``finds_concepts``,
+    neither is needed, and the result is empty.
     """
     if finds_concepts:
         return ()
@@ -81,7 +81,7 @@ def concepts_from(
 
 
 def given_concepts(args: argparse.Namespace) -> tuple[list[str], ...]:
-    """The classes of concepts 1 to K as text, without gaps. K may be 1 only where there may be a background."""
+    """The classes of concepts 1 to K as text, without gaps. K may be 1 only if a background is possible."""
     given = _classes_for_concepts(args)
     concepts = [classes for classes in given if classes is not None]
     require(args, "classes_for_concept1", *([] if _may_stand_alone(args) else ["classes_for_concept2"]))
@@ -164,7 +164,7 @@ def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False)
 
 
 def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
-    """Stage 3's way of dividing inputs; UserError where a flag is given that it does not have."""
+    """Stage 3's way of dividing inputs; UserError if a flag is given that it does not have."""
     division = _division_asked_for(args, source)
     declared = flags_of(DIVISIONS.all())
     for name in _division_flags_given(args):
@@ -175,7 +175,7 @@ def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[D
 
 
 def background_of(args: argparse.Namespace, source: type[ConceptSource], division: type[Division]) -> float | None:
-    """The weight of everything else as one more concept in stage 3, or None; UserError where it cannot have that."""
+    """The weight of stage 3's background concept, or None without one; UserError for a weight that it cannot have."""
     background = source.background_with(division) if args.background is None else args.background
     background = background or 0
     if not division.weighs_background and background not in (0, 1):
@@ -219,7 +219,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(args: argparse.Namespace) -> type[ConceptSource]:
-    """Stage 3's source of concepts; UserError where a flag is given that means nothing to it."""
+    """Stage 3's source of concepts; UserError if a flag is given that it does not have."""
     source = SOURCES.get(args.concepts_from)
     for name, declared in flags_of(SOURCES.all()).items():
         if getattr(args, name) is not None and name not in flags_of([source]):

@@ -1,4 +1,4 @@
-"""What stage 4 begins with: the splits asked for, and where its validation images come from."""
+"""Opens the splits that stage 4 was asked for, and its validation images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,9 +36,9 @@ from utils.plugins import flags_of
 from utils.stages.validation import (
     ImagePass,
     StoredValidation,
+    classes_without_images,
+    classes_without_measured_images,
     list_validation,
-    without_images,
-    without_measured_images,
 )
 from utils.store.candidates import AskedCandidate
 from utils.store.files import refuse_differences, run_name
@@ -60,8 +60,8 @@ ReadSplit = tuple[Path, SplitFile, float | None]  # with the rho of a manifest
 class OpenedSplits:
     """The splits that stage 4 was asked for, each once, and how it works on them.
 
-    ``run`` is the network and layer as names of files have them. ``stage_two`` are settings of stage 2, where the
-    candidates say them. ``problems`` are candidates that could not be opened or evaluated.
+    ``run`` is the network and layer as names of files have them. ``stage_two`` are settings of stage 2, if the
+    candidates contain them. ``problems`` are candidates that could not be opened or evaluated.
     """
 
     settings: ResultSettings
@@ -204,7 +204,7 @@ def _find_split(settings: ResultSettings, run: str, candidate: AskedCandidate, s
 
 
 def _only_wanted(settings: ResultSettings, paths: list[Path], stage_two: dict[str, Any]) -> tuple[Path, SplitFile]:
-    """The one of several splits of the same concepts that was made as the flags say; UserError unless it is one."""
+    """The only one of several splits of the same concepts that has the settings of the flags; else UserError."""
     files = {path: read_split(path) for path in paths}
     wanted = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
     if len(wanted) != 1:
@@ -217,7 +217,7 @@ def _only_wanted(settings: ResultSettings, paths: list[Path], stage_two: dict[st
 
 
 def _is_wanted(file: SplitFile, settings: ResultSettings, stage_two: dict[str, Any]) -> bool:
-    """Whether a split was made as the flags say, or else the settings of the candidates."""
+    """Whether a split was made with the settings that flags give, or else with those of the candidates."""
     division = file.split.division
     only_correct = stage_two.get("only_correct") if settings.only_correct is None else settings.only_correct
     return (
@@ -245,7 +245,7 @@ def _first_readable(paths: list[Path]) -> SplitFile:
 def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | StoredValidation]:
     """Stage 4's images: of a complete val store that matches, unless the network is needed; else of val/.
 
-    Returns the splits whose classes all have images, too; the others are among the problems.
+    Also returns the splits whose classes all have images; the others are among the problems.
     """
     settings = opened.settings
     classes = ClassMap(opened.context["classes"])
@@ -256,9 +256,9 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
         if settings.weights is not None:
             require_stored_network(settings, opened.context, opened.path)
         source = StoredValidation(store, root, classes, sets)
-        missing = without_measured_images(store, source.images, classes, opened.outputs)
+        missing = classes_without_measured_images(store, source.images, classes, opened.outputs)
         return _with_images(opened, missing, sets), source
-    opened = _with_images(opened, without_images(root, classes, opened.outputs), sets)
+    opened = _with_images(opened, classes_without_images(root, classes, opened.outputs), sets)
     if store is not None and sets:
         images, _ = store.measured_images(root)
     else:

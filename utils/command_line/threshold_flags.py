@@ -9,12 +9,12 @@ from utils.errors import UserError
 from utils.plugins import fraction, positive_int
 
 THRESHOLDS = {"proportion_attribution_required": "taus", "p": "ps", "cos_sim_high": "cos_sim_highs"}
-# Flags that mean nothing where a threshold has several values, and their defaults
+# Flags that have no meaning if a threshold has several values, and their defaults
 ONLY_FOR_SINGLE_VALUES = {"cos_sim_low": defaults.COS_SIM_LOW, "plot_wordnet": False, "channel": None, "top": None}
 
 
 def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
-    """Stage 2's thresholds, each a list of one or more values."""
+    """Add the flags of stage 2's thresholds, each a list of one or more values."""
     tau = f"tau: share of an image's positive importance that makes a channel relevant for it ({defaults.TAU})"
     share = f"share of a class's images that must agree ({defaults.P})"
     gamma = f"keep cosine < high: gamma ({defaults.COS_SIM_HIGH}; the paper {defaults.GAMMA})"
@@ -27,7 +27,7 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_counting_flags(parser: argparse.ArgumentParser) -> None:
-    """Which images and classes count."""
+    """Add the flags that select which images and classes count."""
     parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
     parser.add_argument(
         "--only_above_mean",
@@ -45,7 +45,7 @@ def add_counting_flags(parser: argparse.ArgumentParser) -> None:
 def thresholds_from(args: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     """The values of each threshold, by the name of its field of SimilaritySettings.
 
-    UserError where a threshold has several values and a flag is given that means nothing to them.
+    UserError if a threshold has several values and a flag is given that has no meaning then.
     """
     values = {field: tuple(getattr(args, name)) for name, field in THRESHOLDS.items()}
     if any(len(of_threshold) > 1 for of_threshold in values.values()):
@@ -61,7 +61,7 @@ def several_thresholds(settings: SimilaritySettings) -> bool:
 
 
 def add_shown_flags(parser: argparse.ArgumentParser) -> None:
-    """What stage 2 prints. The files have everything in any case."""
+    """Add the flags that select what stage 2 prints. They do not change what the files contain."""
     group = parser.add_argument_group("what is printed", "default: all pairs and groups; the files always have all")
     exclusive = group.add_mutually_exclusive_group()
     help = "everything about one channel, whether it is a candidate or not, and why"

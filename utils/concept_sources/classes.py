@@ -27,7 +27,7 @@ image_sets = later("utils.concept_sources.image_sets")
 ordering = later("utils.method.order")
 polysemanticity = later("utils.method.polysemanticity")
 
-MOST_ON_MAP = 300  # images, equally many of each concept
+MOST_ON_MAP = 300  # images in all, the same number for each concept
 
 
 class Classes(ConceptSource):

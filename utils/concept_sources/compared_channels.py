@@ -90,11 +90,11 @@ class ComparedChannel:
     Parameters
     ----------
     index : int
-        Of the channel in ``Comparison.channels``.
+        Index of the channel in ``Comparison.channels``.
     channel : int
-        Of the layer.
+        Number of the channel in the layer.
     concepts : list of Concept
-        K of them.
+        K concepts.
     weights : Tensor [1 + DRAWS, C_in, taps], float64
         Its weights at each draw.
     bias : Tensor [] or None
@@ -153,7 +153,7 @@ class ConceptSets:
         return self.mean_inputs
 
     def groups(self) -> tuple[list[Tensor], list[float]]:
-        """With everything else as one more concept."""
+        """As in ConceptInputs, with everything else as one more concept."""
         return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).groups()
 
 
@@ -166,7 +166,7 @@ class UnitMaker(ABC):
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
         """The units of each null, one entry a draw; "" is the method itself. UserError where it has no units.
 
-        Draws that cannot be made, for example because too few images differ for as many clusters, are left out.
+        Draws that cannot be made, for example because there are fewer distinct images than clusters, are left out.
         """
 
 
@@ -267,7 +267,7 @@ def permuted_weights(weight: Tensor, channel: int) -> Tensor:
 
 
 def permuted_draws(make_units: Callable[[int], ComparedUnits]) -> list[ComparedUnits]:
-    """The units that ``make_units`` makes of each draw of the permuted weights, without draws where it cannot."""
+    """The units that ``make_units`` makes for each draw of the permuted weights; draws that fail are left out."""
     units = []
     for draw in range(1, 1 + DRAWS):
         with suppress(UserError):

@@ -40,7 +40,7 @@ class ConceptFinder(ABC):
     def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
         """The ConceptSets of a channel's weights at a draw, exactly ``number`` of them where it is given.
 
-        UserError where there are none. Where the sets have clusters, the finder is an ``ImageSetFinder``.
+        UserError if there are none. If the sets have clusters, the finder is an ``ImageSetFinder``.
         """
 
 
@@ -81,7 +81,7 @@ class ComparedSource(ABC):
 
     @classmethod
     def defaults(cls) -> dict[str, Any] | None:
-        """Its default settings as plain values, which a comparison depends on; None where there are none."""
+        """Its default settings as plain values, which a comparison depends on; None if there are none."""
         return None
 
     @classmethod
@@ -91,12 +91,12 @@ class ComparedSource(ABC):
 
 
 class ConceptSource(ComparedSource):
-    """A source of concepts of stage 3. An instance has the settings with which it looks for them.
+    """A source of concepts of stage 3. An instance has the settings with which it finds concepts.
 
     Class attributes
     ----------------
     usual_background
-        Default weight of everything else as one more concept; None: the division's.
+        Default weight of the background (everything else as one more concept); None: the division's default.
     map_words, map_note
         Which images a channel's map shows, for its title and below it.
     """
@@ -121,7 +121,7 @@ class ConceptSource(ComparedSource):
 
     @classmethod
     def background_with(cls, division: type[Division]) -> float | None:
-        """The default weight of everything else with a way of dividing inputs; None: there is no such concept."""
+        """The default weight of the background with a way of dividing inputs; None: there is no background."""
         return division.usual_background if cls.usual_background is None else cls.usual_background
 
     def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
@@ -132,7 +132,7 @@ class ConceptSource(ComparedSource):
         candidates
             The file of ``--candidates``.
         channels
-            That were named with it or instead of it.
+            Channels that were given with this file or instead of it.
         """
         return Path(candidates).stem if candidates and not channels else None
 
@@ -145,11 +145,11 @@ class ConceptSource(ComparedSource):
         Parameters
         ----------
         opened
-            By this source.
+            Splits by this source.
         store
-            Of validation images, complete.
+            A complete store of validation images.
         study
-            Of the training images that the splits were made from.
+            Has the training images that the splits were made from.
         """
         return {}
 
@@ -208,7 +208,7 @@ class CandidateMaker(ABC):
     def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
         """The Candidate of a channel; ``concepts`` are lists of classes, none where the source finds them.
 
-        UserError where there is none.
+        UserError if there is none.
         """
 
     def closeness(self, candidate: Candidate) -> float:

@@ -1,4 +1,4 @@
-"""Base classes of sources whose concepts are sets of a channel's reference images: those in which it is largest.
+"""Base classes of sources whose concepts are sets of a channel's reference images: those that activate it most.
 
 Reference images are clustered by some features. A cluster is a concept, and a new image belongs to the concept whose
 centroid is nearest.
@@ -34,7 +34,7 @@ files = later("utils.store.files")
 ordering = later("utils.method.order")
 
 SHOWN_FOLDERS = 3  # in the name of a concept
-LEAST_SHARE = 0.1  # of a concept's images, of a class that its name shows
+LEAST_SHARE = 0.1  # of a concept's images that a class must have to appear in its name
 LONGEST_STEM = 100
 TOLERANCE = 1e-3  # of an ARV, relative to its largest entry
 AGAIN = "run disentangle_channel.py again"
@@ -84,7 +84,7 @@ class MapImages:
     concepts : LongTensor [n]
         The concept (from 0) of each image, or -1: it was left out.
     features : Tensor [n, F]
-        What images are compared by.
+        Features by which images are compared.
     """
 
     indices: Tensor
@@ -105,7 +105,7 @@ class ImageSets(ConceptSource):
     largest
         The value that a channel's images are ranked by, in words.
     usual_references
-        Default number of reference images; of few images a quarter.
+        Default number of reference images; at most a quarter of the images.
     """
 
     number: int | None
@@ -117,7 +117,7 @@ class ImageSets(ConceptSource):
 
     @property
     def restarts(self) -> int:
-        """Of k-means."""
+        """Number of restarts of k-means."""
         return clustering.RESTARTS
 
     @classmethod
@@ -131,12 +131,12 @@ class ImageSets(ConceptSource):
 
     @abstractmethod
     def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Clusters of references by their features [n, F], the same for the same features.
+        """Clusters of reference images by their features [n, F], deterministic for given features.
 
         Returns
         -------
         labels : LongTensor [n]
-            In the order of size, the largest cluster first; -1 for images that are left out.
+            Cluster of each image, numbered by size, the largest first; -1 for images that are left out.
         centroids : Tensor [K, F]
         """
 
@@ -156,7 +156,7 @@ class ImageSets(ConceptSource):
 
 
 class ImageSetCandidates(CandidateMaker):
-    """Makes Candidates of channels without labels: the concepts are sets of the images in which a channel is largest.
+    """Makes Candidates of channels without labels: the concepts are sets of reference images.
 
     A concept's ARV is the mean circuit of its images; its name shows the class folders that are most frequent in it.
 
@@ -176,7 +176,7 @@ class ImageSetCandidates(CandidateMaker):
     def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
         """The Candidate of a channel.
 
-        UserError where its images make no two concepts, or one and there is no background.
+        UserError if its images form a single concept and there is no background.
         """
         source = self.source
         clusters = self.clusters_of(channel)
@@ -211,7 +211,7 @@ class ImageSetCandidates(CandidateMaker):
 
 
 def circuit_features(weight: Tensor, tap_sums: Tensor) -> Tensor:
-    """Circuits over their L1 norm: images are compared by them however strong the unit is."""
+    """Circuits divided by their L1 norm, so that images are compared independently of how strong the unit is."""
     return circuits.per_norm(circuits.circuits(weight, tap_sums))
 
 
@@ -234,7 +234,7 @@ def map_images(
     sets : list of K LongTensors
         The images of each concept.
     features
-        What images are compared by, of (weight, tap sums).
+        A function of (weight, tap sums) that returns the features by which images are compared.
     dropped : LongTensor, optional
         Images of no concept.
     """
@@ -252,7 +252,7 @@ def image_sets_of(opened: OpenedSplit) -> list[Tensor]:
 
 
 def concepts_of(indices: Tensor, sets: list[Tensor]) -> Tensor:
-    """Which of some sets (from 0) each image is in, or -1."""
+    """The index of the set that contains each image, or -1."""
     concepts = torch.full_like(indices, -1)
     for k, images in enumerate(sets):
         concepts[torch.isin(indices, images)] = k
@@ -275,7 +275,7 @@ def check_arvs(opened: OpenedSplit, study: Study, sets: list[Tensor]) -> None:
 
 
 def _mean_circuit(weight: Tensor, study: Study, images: Tensor) -> Tensor:
-    """The mean circuit of images: the ARV [C_in] of the concept that they are, float64."""
+    """The mean circuit of images, which is the ARV [C_in] of the concept that they form, float64."""
     return circuits.circuits(weight.double(), study.tap_sums.of_images(images).double()).mean(0)
 
 
@@ -307,7 +307,7 @@ class ImageSetFinder(ConceptFinder, ABC):
 
     @abstractmethod
     def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
-        """Clusters of a channel's draw, exactly ``number`` where it is given; UserError where there are none."""
+        """Clusters of a channel's draw, exactly ``number`` where it is given; UserError if there are none."""
 
     @abstractmethod
     def features(self, index: int, draw: int) -> Tensor:

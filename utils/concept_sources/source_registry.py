@@ -1,4 +1,4 @@
-"""The sources of concepts that there are. A new one is a line here, and a file that holds all of it."""
+"""The registered sources of concepts. A new source is a line here and a file of its own."""
 
 from utils.plugins import Registry
 
@@ -13,4 +13,4 @@ SOURCES = Registry(
     },
 )
 USUAL = "classes"
-SUGGESTED = "circuits"  # in the lines that say what to run next: it needs nothing but the store
+SUGGESTED = "circuits"  # in the commands to run next: it needs nothing but the store

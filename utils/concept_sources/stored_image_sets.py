@@ -49,11 +49,11 @@ def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_
     store
         Complete.
     weights : Tensor [..., C_in, taps]
-        Of the units.
+        Weights of the units.
     number
-        Of images of each unit.
+        Number of images for each unit.
     only_correct
-        Whether only correctly classified images count; UserError where there is none.
+        Whether only correctly classified images count; UserError if there are none.
 
     Returns
     -------
@@ -88,7 +88,7 @@ class StoredImageSets(ImageSets):
     @classmethod
     @abstractmethod
     def of_layer(cls, store: ImportanceStore) -> StoredImageSets:
-        """The source for the layer of a store, as far as features of images need it."""
+        """A source with the layer's values that ``features`` needs, and default settings."""
 
     def maker(self, study: Study, channels: Sequence[int]) -> ImageSetCandidates:
         clusters = StoredClusters(self, study, study.weight_and_bias[0][channels][:, None])
@@ -189,7 +189,7 @@ class StoredFinder(ImageSetFinder):
         return Clusters(self.stored.references[index, draw], labels, centroids)
 
     def _of_number(self, features: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Labels and centroids of exactly ``number`` clusters; k-means where the source leaves fewer."""
+        """Labels and centroids of exactly ``number`` clusters, by k-means if the source leaves fewer."""
         with suppress(UserError):
             labels, centroids = replace(self.source, number=number).clusters(features)
             if len(centroids) == number:

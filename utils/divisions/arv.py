@@ -40,9 +40,9 @@ class Arv(Division):
     objectives : Tensor [20, 3], float64
         The values that choose rho, in the order of ``OBJECTIVES``.
     objective : str
-        The one of them that was asked for.
+        Name of the requested objective.
     rho : float
-        The rho that it chose.
+        The rho that this objective chose.
     num_concepts : int
         K.
     """
@@ -142,7 +142,7 @@ class Arv(Division):
         return cls(state["owners"], state["objectives"], state["objective"], state["rho"], len(arvs))
 
     def kept_apart(self) -> dict[str, Any]:
-        """Nothing: tables sum up splits by several objectives."""
+        """Empty: tables summarise splits by different objectives together."""
         return {}
 
     def report_words_at(self, rho: float) -> str:
@@ -202,7 +202,7 @@ class ArvDivider(Divider):
 
     def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
         with self.network.arithmetic():
-            x = self._recorder.forward(pixels).input  # may have several rows an image
+            x = self._recorder.forward(pixels).input  # may have several rows for an image
         for candidate in candidates:
             search, maps = self._search(candidate)
             with torch.no_grad():
@@ -242,7 +242,7 @@ class ArvRule(Rule):
         self.rho = rho
 
     def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
-        """BoolTensor [K + 1, B, C_in]; Ineq. 5 cannot be asked for ``targets``."""
+        """BoolTensor [K + 1, B, C_in]; Ineq. 5 does not support ``targets``."""
         if targets is not None:
             raise ValueError("Ineq. 5 divides a unit by its own ARVs: it has no targets")
         arvs = torch.einsum("bit,kit->kbi", weights, self.mean_inputs)

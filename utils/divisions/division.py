@@ -31,7 +31,7 @@ class ConceptInputs(Protocol):
     """
 
     def means(self) -> Tensor:
-        """Mean tap sums of each concept: [K, C_in, taps], float64. The weights of the groups do not count."""
+        """Mean tap sums of each concept: [K, C_in, taps], float64. The weights of the groups are not used."""
 
     def groups(self) -> tuple[list[Tensor], list[float]]:
         """Tap sums of single images, [n, C_in, taps] for each concept, and the weight of each concept."""
@@ -41,7 +41,7 @@ InputsOf = Callable[["list[Concept]", "float | None"], ConceptInputs]
 
 
 class Division(ABC):
-    """How the inputs of one channel are divided among its K concepts, at every rho where there are several.
+    """How the inputs of one channel are divided among its K concepts, for every rho if there are several.
 
     Class attributes
     ----------------
@@ -63,15 +63,15 @@ class Division(ABC):
         Its own, for stage 3; stage 4 chooses among splits by them. Two plug-ins that declare a flag of one name must
         mean the same by it.
     usual_background
-        Default weight of everything else as one more concept; None: there is no such concept.
+        Default weight of the background (everything else as one more concept); None: no background.
     weighs_background
-        Whether weights other than 0 and 1 are allowed.
+        Whether weights of the background other than 0 and 1 are allowed.
     usual_irrelevant
         Default number of irrelevant channels that a separation draws; None: all of them.
     background_note
         Text after "all training images" where a background is described.
     objective_names
-        Names of the objectives that rho can be chosen by; empty where there is no rho.
+        Names of the objectives by which rho can be chosen; empty if there is no rho.
     """
 
     name: str
@@ -144,9 +144,9 @@ class Division(ABC):
         network
             Its layer of interest has the channels that are divided.
         inputs_of
-            Gives the ConceptInputs of Concepts and the weight of everything else (None: without it).
+            A function of Concepts and the background's weight (None: no background) that returns their ConceptInputs.
         background
-            The weight of everything else as one more concept; None: there is no such concept.
+            The weight of the background; None: no background.
         """
 
     @classmethod
@@ -154,14 +154,14 @@ class Division(ABC):
     def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> Rule:
         """The Rule that divides any unit among the concepts of ``inputs`` (ConceptInputs).
 
-        ``rho`` is one of ``rhos``; without meaning where there are none.
+        ``rho`` is one of ``rhos``; ignored if there are none.
         """
 
     # ---------------------------------------------------------------------------------------------- as a split has it
 
     @property
     def rhos(self) -> tuple[float, ...]:
-        """The values of rho with a division each, ``RHOS`` of the method; empty: there is one division."""
+        """The values of rho, with a division for each: ``RHOS`` of the method; empty: there is a single division."""
         return ()
 
     @property
@@ -171,7 +171,7 @@ class Division(ABC):
 
     @abstractmethod
     def shares(self, rho: float | None = None) -> Tensor:
-        """What share of each input is a concept's alone, and last the residual's: Tensor [K + 1, C_in], float64.
+        """Each concept's share of each input, and last the residual's: Tensor [K + 1, C_in], float64.
 
         Columns sum to 1. ``rho``: default the chosen one.
         """
@@ -189,7 +189,7 @@ class Division(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """All of it as plain values and tensors, for a split file."""
+        """The Division as plain values and tensors, for a split file."""
 
     @classmethod
     @abstractmethod
@@ -212,7 +212,7 @@ class Division(ABC):
         """How the inputs are divided, for the screen of stage 3."""
 
     def rhos_by_objective(self) -> tuple[dict[str, float], str | None]:
-        """{objective: the rho that it chooses}, and the objective that was used; {} and None where there is no rho.
+        """{objective: the rho that it chooses}, and the objective that was used; {} and None if there is no rho.
 
         For the closing table of stage 3.
         """
@@ -244,27 +244,27 @@ class Divider(ABC):
         return None
 
     def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
-        """Take in a batch of images of a group, [B, 3, H, W], for the candidates that have it."""
+        """Process a batch of images of a group, [B, 3, H, W], for the candidates that contain the group."""
         return None
 
     @abstractmethod
     def divide(self, candidate: Candidate) -> Division:
-        """The Division of a Candidate all images of which have been seen; UserError where there is none."""
+        """The Division of a Candidate, after all of its images have been seen; UserError if there is none."""
 
 
 class Rule(ABC):
-    """Divides any units of a layer, each by itself, among the concepts of one channel."""
+    """Divides any units of a layer, each independently, among the concepts of one channel."""
 
     @abstractmethod
     def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
-        """What share of each input is whose: Tensor [K + 1, B, C_in], the residual last.
+        """Each concept's share of each input: Tensor [K + 1, B, C_in], the residual's last.
 
         Parameters
         ----------
         weights : Tensor [B, C_in, taps], float64
             Of the units.
         targets : Tensor [B, C_in, taps], optional
-            What the new channels of each unit are to add up to, for rules that can be asked for it; default: the unit.
+            What the new channels of each unit should sum to, for rules that support it; default: the unit.
         """
 
     def rows(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The registered ways of dividing inputs. A new one is a line here and a file that holds all of it."""
+"""The registered ways of dividing inputs. A new way is a line here and a file of its own."""
 
 from utils.plugins import Registry
 
@@ -10,5 +10,5 @@ DIVISIONS = Registry(
     },
 )
 USUAL = "arv"  # the paper's
-USUAL_WITHOUT_LABELS = "least_squares"  # where concepts are sets of images
+USUAL_WITHOUT_LABELS = "least_squares"  # if concepts are sets of images
 USUAL_OF_LAYERS = "least_squares"  # which a report asks for and shows first: it finds little in permuted weights

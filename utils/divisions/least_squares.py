@@ -122,7 +122,7 @@ class LeastSquaresRule(Rule):
         self.ridge = ridge
 
     def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Tensor [K + 1, B, C_in], float32; the residual has nothing.
+        """Tensor [K + 1, B, C_in], float32; the residual has no inputs.
 
         Uses float32 and a ten times larger tolerance, which changes average precisions by about 1e-4.
         """

@@ -34,7 +34,7 @@ class Null(ABC):
     permuted
         The seed of its permutations: nulls with the same name share them.
     draws_column
-        The column with the fraction of its draws that reach the new channel; empty where that is not counted.
+        The column with the fraction of its draws that reach the new channel; empty if that is not counted.
     short
         A heading.
     """

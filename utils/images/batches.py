@@ -113,9 +113,9 @@ class ImageBatches:
 
     Worker processes decode ahead; with the decoding ``gpu``, worker threads read ahead and the
     device decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it
-    is left out, named on standard error and counted in ``skipped``. An image whose content is not the one that the
-    ImageList has of it is always an error. With None for ``description`` there is no bar. ``loader`` gives each
-    ``Batch`` before it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
+    is left out, named on standard error and counted in ``skipped``. An image whose content differs from that in the
+    ImageList is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
+    it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
     """
 
     def __init__(

@@ -119,7 +119,7 @@ def decode(files: Sequence[bytearray], device: torch.device) -> list[Tensor | No
 
 
 def jpeg_decoder() -> Callable[..., list[Tensor]]:
-    """torchvision's ``decode_jpeg``, which takes files as tensors; torchcodec's where torchvision has none any more.
+    """torchvision's ``decode_jpeg``, which takes files as tensors; torchcodec's if torchvision has none any more.
 
     Imported where it is used, because decoding with PIL does not need it. UserError where there is neither.
     """
@@ -236,7 +236,7 @@ def _is_ycbcr(segment: bytes | bytearray) -> bool:
 
 
 LARGEST_FILE = 2**31  # bytes; far more than any image that PIL would decode
-NO_MEMORY = re.compile("out of memory|can't allocate memory")  # what PIL and torch say
+NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in messages of PIL and torch
 
 
 class MachineFailure(str):

@@ -171,7 +171,7 @@ MOST_NEAR = 5  # names
 NEAR = 0.7  # lowest similarity of a suggestion, by difflib's ratio
 LONGEST_NAME = 100  # characters of the text that are compared
 
-HOW_TO_SAY_IT = "say which folder is which output with --class_map FILE"
+HOW_TO_MAP_FOLDERS = "say which folder is which output with --class_map FILE"
 
 
 @cache
@@ -237,9 +237,9 @@ def map_folders(
     if num_outputs == len(outputs):
         raise UserError(
             f"{reason}, and {printable(unknown[0])} is no WordNet id of ImageNet that would give its output: "
-            f"{HOW_TO_SAY_IT}"
+            f"{HOW_TO_MAP_FOLDERS}"
         )
-    raise UserError(f"{reason}: which folder is which output cannot be told; {HOW_TO_SAY_IT}")
+    raise UserError(f"{reason}: which folder is which output cannot be told; {HOW_TO_MAP_FOLDERS}")
 
 
 def _by_class_map(folders: list[str], num_outputs: int, class_map: dict[str, int]) -> dict[str, int]:
@@ -261,7 +261,7 @@ def _by_number(folders: list[str], num_outputs: int) -> dict[str, int]:
     if unknown:
         raise UserError(
             f"class folders that are named by integers must be named 0 to {num_outputs - 1}, as the network's outputs, "
-            f"and {quoted(unknown[0])} is not: {HOW_TO_SAY_IT}"
+            f"and {quoted(unknown[0])} is not: {HOW_TO_MAP_FOLDERS}"
         )
     return {folder: outputs[folder] for folder in folders}
 

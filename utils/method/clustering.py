@@ -1,4 +1,4 @@
-"""Clusters of images: k-means with seeded restarts, their number by Ward's method, and how two divisions agree."""
+"""Clusters of images: k-means with seeded restarts, their number by Ward's method, and agreement of clusterings."""
 
 from typing import NamedTuple
 
@@ -25,25 +25,25 @@ class _Clustering(NamedTuple):
 
 
 def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> tuple[Tensor, Tensor]:
-    """k-means: of several seeded restarts that of least squared distances; the same for the same features.
+    """The k-means clustering of least squared distances among several seeded restarts; deterministic.
 
     Parameters
     ----------
     features : Tensor [n, F]
     number : int
-        Of clusters.
+        Number of clusters.
     restarts : int
 
     Returns
     -------
     labels : LongTensor [n]
-        Clusters by size, the largest first; of equal size that of the smallest image.
+        Clusters are numbered by size, the largest first; of equal ones, that of the smallest image index is first.
     centroids : Tensor [number, F], float64
 
     Raises
     ------
     UserError
-        Fewer different features than clusters.
+        There are fewer distinct features than clusters.
     """
     points = features.double().numpy()
     different = len(np.unique(points, axis=0))
@@ -57,7 +57,7 @@ def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> tuple[Te
 
 
 def _one_k_means(points: np.ndarray, number: int, seed: int) -> _Clustering:
-    """k-means from one seed; a start in which a cluster runs empty is repeated.
+    """k-means from one seed; a start in which a cluster becomes empty is repeated.
 
     scipy's k-means takes a fixed number of iterations: it is called with a few at a time, until nothing changes.
     """
@@ -79,7 +79,7 @@ def _one_k_means(points: np.ndarray, number: int, seed: int) -> _Clustering:
 
 
 def by_size(labels: Tensor, number: int) -> Tensor:
-    """Clusters in the order that decides Ineq. 5: the largest first, of equal size that of the smallest image."""
+    """Clusters in the order used by Ineq. 5: largest first; of equal ones, that of the smallest image index."""
     images = torch.arange(len(labels))
     sizes = labels.bincount(minlength=number)
     firsts = torch.full((number,), len(labels)).scatter_reduce(0, labels, images, "amin")
@@ -92,7 +92,7 @@ def ward(features: Tensor) -> np.ndarray:
 
 
 def number_below(merges: np.ndarray, distance: float) -> int:
-    """The number of clusters where merges at a ``distance`` or more are undone."""
+    """The number of clusters after undoing merges at a ``distance`` or more."""
     return 1 + int((merges[:, 2] >= distance).sum())
 
 
@@ -102,10 +102,10 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
 
 
 def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
-    """Agreement of two divisions of the same images beyond chance (Hubert and Arabie 1985): 1 the same, 0 chance.
+    """Agreement of two clusterings beyond chance (Hubert and Arabie 1985): 1 if they are equal, 0 by chance.
 
     ``(sum_ij C(n_ij, 2) - E) / ((A + B) / 2 - E)`` with ``A = sum_i C(n_i., 2)``, ``B = sum_j C(n_.j, 2)`` and
-    ``E = A B / C(n, 2)``. NaN where both have one cluster, or each image its own.
+    ``E = A B / C(n, 2)``. NaN if both have a single cluster, or a cluster for each image.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from utils.method.clustering import by_size, k_means, number_below, ward
 
 RESTARTS = 5
 FEWEST = 5  # images of a concept
-CUT = 3.5  # times the root of the scale: as many clusters as published, of units of EfficientNet-Lite0
+CUT = 3.5  # times the root of the scale: gives as many clusters as published for EfficientNet-Lite0
 
 
 def spatial_means(weight: Tensor, bias: Tensor | None, positions: int, tap_sums: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def concept_clusters(
 ) -> tuple[Tensor, Tensor]:
     """Clusters of a unit's reference images by the spatial means of all channels.
 
-    Ward's merges, cut at a distance, give the number of clusters, k-means the clusters. Images whose squared distance
+    Ward's merges, cut at a distance, give the number of clusters; k-means finds them. Images whose squared distance
     from their centroid reaches a limit are dropped, then clusters of fewer than five images.
 
     Parameters
@@ -37,7 +37,7 @@ def concept_clusters(
     scale : float
         ``spread`` of all training images, R^2: the unit of distances where there is no ``threshold``.
     number : int, optional
-        Of clusters, in place of Ward's.
+        Number of clusters, in place of Ward's.
     threshold : float, optional
         The published rule: both the distance of the cut and the limit, 15 for InceptionV3's Mixed_7b. Both depend on
         the network's scale. The default does not: the cut is at 3.5 R, and the limit is R^2.
@@ -47,7 +47,7 @@ def concept_clusters(
     labels : LongTensor [n]
         -1 for images that were dropped.
     centroids : Tensor [K, C]
-        The means of the images that are left; over their norms they are the concept vectors.
+        The means of the images that are left; divided by their norms, they are the concept vectors.
 
     Raises
     ------

@@ -15,7 +15,7 @@ def circuits(weight: Tensor, tap_sums: Tensor) -> Tensor:
     Parameters
     ----------
     weight : Tensor [..., C_in, taps]
-        Of one unit; or of each image's own.
+        Weight of one unit, or of a different unit for each image.
     tap_sums : Tensor [n, C_in, taps]
 
     Returns
@@ -26,15 +26,15 @@ def circuits(weight: Tensor, tap_sums: Tensor) -> Tensor:
 
 
 def per_norm(features: Tensor) -> Tensor:
-    """Features over their L1 norm, [..., F]: the composition of an image's circuit, whatever the unit's activation."""
+    """Features divided by their L1 norm, [..., F]: an image's circuit, independent of the unit's activation."""
     return features / (features.abs().sum(-1, keepdim=True) + 1e-10)
 
 
 class Strongest:
     """The n images in which each of R units is largest, from batches of any number of images.
 
-    Of equal values those of smaller index count. ``indices`` and ``values`` [R, n], the largest first; fewer columns
-    while fewer images were added.
+    Of equal values, those of smaller indices are kept. ``indices`` and ``values`` [R, n], the largest first; fewer
+    columns while fewer images were added.
     """
 
     def __init__(self, number: int) -> None:
@@ -43,7 +43,7 @@ class Strongest:
         self.values = torch.empty(0, 0)
 
     def add(self, values: Tensor, indices: Tensor) -> None:
-        """Add images: ``values`` [B, R], and their ``indices`` [B], above all those before."""
+        """Add images: ``values`` [B, R], and their ``indices`` [B], which are larger than all earlier indices."""
         values = values.T
         indices = indices.expand(len(values), -1)
         if self.indices.numel():

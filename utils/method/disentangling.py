@@ -111,7 +111,7 @@ class Split(ChannelConcepts):
 
     @property
     def rho(self) -> float | None:
-        """The chosen rho; None where there is none to choose."""
+        """The chosen rho; None if there is none to choose."""
         return self.division.rho
 
     @property
@@ -125,9 +125,9 @@ class Split(ChannelConcepts):
         return [concept.classes for concept in self.own_concepts]
 
     def shares(self, rho: float | None = None) -> Tensor:
-        """The share of each input that is a concept's alone, and last the residual's, [K + 1, C_in] float64.
+        """Each concept's share of each input, and last the residual's, [K + 1, C_in] float64.
 
-        Columns sum to 1. ``rho``: default the chosen one; without meaning where there is none to choose.
+        Columns sum to 1. ``rho``: default the chosen one; ignored if there is none to choose.
         """
         return self.division.shares(rho)
 

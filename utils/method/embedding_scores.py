@@ -1,4 +1,4 @@
-"""Scores of units without labels, from embeddings of another network: similarity of the images that activate one."""
+"""Scores of units without labels: similarity of the images that activate a unit, by another network's embeddings."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -33,9 +33,9 @@ def corrected_for_chance(scores: Values, mean_cosine: float) -> Values:
 
 
 def strongest_alone(activations: Tensor, number: int) -> Tensor:
-    """Activations [N, R] with all images but each unit's ``number`` largest set to 0; of equal values all are kept.
+    """Activations [N, R], where all but each unit's ``number`` largest are set to 0; equal values are all kept.
 
-    Where a unit is active in most images, these outweigh by far the few in which it is strong.
+    If a unit is active in most images, its many weak activations would outweigh the few strong ones.
     """
     least = activations.topk(min(number, len(activations)), dim=0).values[-1]
     return activations.where(activations >= least, 0)
@@ -132,7 +132,7 @@ class PatchDistances(NamedTuple):
     def gap(self) -> float:
         """``(inter - intra) / any``: 0 where the clusters are independent of the embeddings.
 
-        Of a unit, or of averages over units, as published (5.85, 6.40 and 6.08: 0.090); not an average of gaps.
+        For a unit, or for averages over units, as published (5.85, 6.40 and 6.08: 0.090); not an average of gaps.
         """
         return (self.inter - self.intra) / self.any
 

@@ -14,7 +14,7 @@ class EqualityCheck:
     """Compares a split network with the original on batches of real images, in fp32 and if possible in fp64."""
 
     def __init__(self) -> None:
-        self._measured = {"fp64": _Measured(), "fp32": _Measured()}
+        self._measured = {"fp64": _Measurements(), "fp32": _Measurements()}
 
     def add(
         self, channels: Tensor, merged: Tensor, logits: Tensor, split_logits: Tensor, precision: str = "fp32"
@@ -71,7 +71,7 @@ class EqualityCheck:
         return self.images > 0 and all(error < LARGEST_ERRORS[self.precision] for error in self.errors())
 
 
-class _Measured:
+class _Measurements:
     """Measurements in one precision."""
 
     def __init__(self) -> None:
@@ -82,8 +82,8 @@ class _Measured:
 
     def errors(self) -> tuple[float, float]:
         """As in ``EqualityCheck.errors``."""
-        channel_error = self.channels.over(torch.maximum(self.channels.highest, -self.channels.lowest))
-        logit_error = self.logits.over(self.logits.highest - self.logits.lowest)
+        channel_error = self.channels.relative_to(torch.maximum(self.channels.highest, -self.channels.lowest))
+        logit_error = self.logits.relative_to(self.logits.highest - self.logits.lowest)
         return channel_error, logit_error
 
 
@@ -106,6 +106,6 @@ class _Difference:
         self.lowest = torch.minimum(self.lowest, original.amin((0, 2)).cpu())
         self.highest = torch.maximum(self.highest, original.amax((0, 2)).cpu())
 
-    def over(self, scale: Tensor) -> float:
+    def relative_to(self, scale: Tensor) -> float:
         """The largest ratio of a channel's difference to its scale [n]."""
         return float(torch.where(self.largest == 0, 0, self.largest / scale).max())

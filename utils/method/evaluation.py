@@ -38,7 +38,7 @@ class Summary:
     images: int
 
     def of(self, channels: list[int]) -> "Summary":
-        """The same of some of the channels."""
+        """The Summary of some of the channels."""
         return Summary(
             mean=self.mean[channels],
             std=self.std[channels],
@@ -102,7 +102,7 @@ def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
 
 class ConceptAreas(NamedTuple):
     """Areas under the ROC curve, one concept against the others: of its new channel, and of the original channel in its
-    better direction, ``max(A, 1 - A)``. NaN where there is one concept alone, or no image of it or of the others."""
+    better direction, ``max(A, 1 - A)``. NaN if there is only one concept, or no image of it or of the others."""
 
     new: float
     original: float

@@ -10,11 +10,11 @@ from utils.method.disentangling import disentangled_rows, merge, shares_of_owner
 from utils.method.evaluation import CLEAN_OTHER, CLEAN_OWN, fractions_of_original
 from utils.method.polysemanticity import averaged_relevance_vectors
 
-STEPS = 10  # of k-means, all of which it takes
+STEPS = 10  # of k-means, without stopping earlier
 
 
 def cosines_of_halves(weight: Tensor, even: Tensor, odd: Tensor) -> Tensor:
-    """Cosine of a channel's ARVs from two halves of each class's images: how far chance alone takes them apart.
+    """Cosine of a channel's ARVs from two halves of each class's images: how low it is by chance alone.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def in_unit_square(scores: Tensor) -> Tensor:
 
 
 def with_room(places: Tensor, order: list[int], side: float, most: int) -> list[int]:
-    """Which points have room for a square picture around them: each that hides none of those before it.
+    """Points with room for a square picture: each is chosen if its picture overlaps none of those chosen before.
 
     Parameters
     ----------

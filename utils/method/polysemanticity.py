@@ -76,7 +76,7 @@ def _with_all(halves: Tensor) -> Tensor:
 class Levels:
     """Levels of the channels: class means of their spatial sums, ``sums`` [T, C], and ``mean`` [C] over all images.
 
-    Importance is input x gradient, which counts a channel that is lower than usual for a class like one that is high.
+    Importance is input x gradient, so a channel can be relevant for a class because it is lower than usual.
     """
 
     sums: Tensor

@@ -30,7 +30,7 @@ def stack_scores(scores: list[Score]) -> Score:
 
 
 def rank_images(scores: Tensor, is_own: Tensor) -> Score:
-    """The Score [B] of each row of scores, which are signed: higher is meant.
+    """The Score [B] of each row of scores, which are signed: higher scores rank first.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ DENOMINATOR_OFFSET = 1e-5
 
 
 def objective_terms(maps: Tensor, concepts: Tensor) -> Tensor:
-    """Eq. 6: what each image adds to its three readings, the image's own channel over the mean of the other ones.
+    """Eq. 6: each image's three objective terms, which compare its own channel with the mean of the others.
 
     ``positive``: s = sum max(c', 0), ``absolute``: s = sum |c'|, both s_own / (s_others + 1e-5);
     ``contrast``: (s_own - s_others) / (s_own + s_others) with the s of ``positive``, 0/0 counting as 0.
@@ -47,7 +47,7 @@ def objective_terms(maps: Tensor, concepts: Tensor) -> Tensor:
 
 
 def best_rhos(objectives: Tensor) -> list[float]:
-    """Eq. 6: the rho of the largest value of each of n objectives, [20, n]; of equal values the smallest rho."""
+    """Eq. 6: the rho with the largest value of each of n objectives, [20, n]; of equal values, the smallest rho."""
     largest = (objectives == objectives.max(0).values).T
     return [RHOS[int(at_largest.nonzero()[0])] for at_largest in largest]
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 EXACT = 5  # players at most: 32 coalitions
-ORDERS = 8  # that are drawn where there are more, each with its reverse
+ORDERS = 8  # that are drawn if there are more players, each with its reverse
 
 
 def coalitions(num_players: int, seed: int = 0) -> list[frozenset[int]]:
     """The coalitions whose values ``shapley_values`` needs: sets of the players that are present.
 
     All of them for up to EXACT players; for more, those that arise while the players leave one by one in ORDERS random
-    orders and their reverses. The first is all players, the last one nobody.
+    orders and their reverses. The first has all players, the last one none.
     """
     if num_players <= EXACT:
         sizes = range(num_players, -1, -1)
@@ -25,7 +25,7 @@ def coalitions(num_players: int, seed: int = 0) -> list[frozenset[int]]:
 
 
 def shapley_values(values: dict[frozenset[int], Tensor], num_players: int, seed: int = 0) -> Tensor:
-    """Each player's share of what all add to nobody's value: the mean of what it adds, over the orders of coming.
+    """Shapley values: the mean, over the orders in which players join, of what each player adds.
 
     ``phi_k = sum_S |S|! (n - |S| - 1)! / n! * (v(S + k) - v(S))`` over the coalitions S without k; over the drawn
     orders alone where there are more than EXACT players. They sum to ``v(all) - v(nobody)``.
@@ -53,7 +53,7 @@ def shapley_values(values: dict[frozenset[int], Tensor], num_players: int, seed:
 
 
 def _exact(values: dict[frozenset[int], Tensor], player: int, num_players: int) -> Tensor:
-    """The value of one player by all coalitions."""
+    """The Shapley value of one player, from all coalitions."""
     others = [index for index in range(num_players) if index != player]
     value = torch.zeros_like(next(iter(values.values())))
     for size in range(num_players):

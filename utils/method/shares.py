@@ -33,7 +33,7 @@ def least_squares_shares(
     Parameters
     ----------
     weights : Tensor [B, C_in, taps]
-        The rows W of B units, each of which is divided for itself.
+        The rows W of B units, each divided independently.
     groups : list of K Tensors [n_g, C_in, taps]
         The tap sums S of the images of each concept (a background is one).
     importance : list of K floats
@@ -86,7 +86,7 @@ class _Problem:
         return form - self.linear + self.ridge[:, None, None] * (shares - 1 / shares.shape[1])
 
     def of(self, chosen: Tensor) -> "_Problem":
-        """The same of some of the units."""
+        """The problem of some of the units."""
         return replace(
             self,
             weights=self.weights[chosen],
@@ -136,7 +136,7 @@ def _solve(problem: _Problem, tolerance: float) -> Tensor:
     for step in range(1, MOST_STEPS + 1):
         following = on_simplex(ahead - problem.half_gradient(ahead) / problem.steepness)
         moved = following - shares
-        # momentum that leads uphill is reset
+        # momentum that points uphill is reset
         uphill = ((ahead - following) * problem.steepness * moved).sum((1, 2), keepdim=True) > 0
         grown = (1 + (1 + 4 * momentum.where(~uphill, 1).square()).sqrt()) / 2
         ahead = following + ((momentum - 1) / grown).where(~uphill, 0) * moved
@@ -156,6 +156,6 @@ def _solve(problem: _Problem, tolerance: float) -> Tensor:
 
 
 def _duality_gap(problem: _Problem, shares: Tensor) -> Tensor:
-    """What a linear function can still gain, [B]: no less than the distance from the best value."""
+    """Frank-Wolfe's duality gap, [B]: an upper bound of the distance from the optimal value."""
     gradient = 2 * problem.half_gradient(shares)
     return (gradient * shares).sum((1, 2)) - gradient.min(1).values.sum(1)

@@ -31,7 +31,8 @@ def strongest_images(maxima: Tensor, nearest: Tensor, number: int) -> tuple[Tens
     Returns
     -------
     images : LongTensor [n]
-        ``number`` of 0 ... N-1, the largest first, of equal ones the smaller; of images in which the unit is active.
+        At most ``number`` of 0 ... N-1, among the images in which the unit is active; the largest activation first, for
+        equal ones the smaller index.
     clusters : LongTensor [n]
     """
     images = largest_first(maxima, number)

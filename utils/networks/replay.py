@@ -11,7 +11,8 @@ How it works, in three steps:
 
 1. A first pass records the outputs of the modules that end before the layer begins (``_Recording``).
 2. In each later pass the ``forward`` of these modules is replaced by one that returns what was recorded; the network's
-   own code runs as always, so shortcuts, concatenations and hooks need no special care (``_returning``, ``_forwards``).
+   own code runs as always, so shortcuts, concatenations and hooks need no special care (``_returning``,
+   ``_replaced_forwards``).
 3. Once, it is checked that such a pass gives the logits of the first pass bit for bit. Otherwise nothing is replaced.
 """
 
@@ -64,7 +65,7 @@ class Replay:
             logits = recording.run(network, module)
             self._images: Any = recording.images
             self._outputs = recording.outputs()
-            if not (self._outputs and self._gives(logits)):
+            if not (self._outputs and self._reproduces(logits)):
                 self._images = images
                 self._outputs = {}
 
@@ -74,7 +75,7 @@ class Replay:
         Call it with the arithmetic (autocast, TF32) that the constructor ran with. Gradients are recorded unless the
         caller disables them.
         """
-        with _forwards({module: _returning(module, outputs) for module, outputs in self._outputs.items()}):
+        with _replaced_forwards({module: _returning(module, outputs) for module, outputs in self._outputs.items()}):
             return self._network(_tensors(self._images))
 
     @property
@@ -84,7 +85,7 @@ class Replay:
         tensors = [leaf.value if isinstance(leaf, _Recorded) else leaf for leaf in recorded]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
-    def _gives(self, logits: Tensor) -> bool:
+    def _reproduces(self, logits: Tensor) -> bool:
         try:
             return torch.equal(self(), logits)
         except OUT_OF_MEMORY:
@@ -103,7 +104,7 @@ class _Recorded:
         self._dtype = tensor.dtype
         self._device = tensor.device
 
-    def again(self) -> Tensor:
+    def restored(self) -> Tensor:
         """The tensor, which the network may change in place; NaN in place of values that no operation reads."""
         if self.value is not None:
             return self.value.clone()
@@ -137,7 +138,7 @@ class _Recording(TorchDispatchMode):
             if candidate not in parts and module not in set(candidate.modules())
         ]
         forwards = {candidate: self._recording(candidate) for candidate in outside}
-        with _forwards({**forwards, module: self._beginning(module)}), self:
+        with _replaced_forwards({**forwards, module: self._beginning(module)}), self:
             return network(self._given)
 
     def outputs(self) -> dict[nn.Module, list[Any]]:
@@ -196,7 +197,7 @@ class _Recording(TorchDispatchMode):
 
 def _tensors(output: Any) -> Any:
     """An output of the first pass, with tensors in place of _Recorded."""
-    return tree_map_only(_Recorded, _Recorded.again, output)
+    return tree_map_only(_Recorded, _Recorded.restored, output)
 
 
 def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
@@ -213,7 +214,7 @@ def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
 
 
 @contextmanager
-def _forwards(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
+def _replaced_forwards(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
     """While in the block, replace the forward methods of modules, {module: forward}; hooks stay."""
     replaced = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:

@@ -153,43 +153,45 @@ class Fractions:
         self.sheet = sheet
         self.limits = fraction_limits(card.summaries)
         self.num_bars = len(card.labels) - 1 + card.residual
-        group_width = (BAR if sheet.width is None else PRINTED_BAR) * (self.num_bars + 1)
+        least_group_width = (BAR if sheet.width is None else PRINTED_BAR) * (self.num_bars + 1)
         num_groups = len(card.names)
-        self.width = width or AXIS + max(2.7, group_width * num_groups)
-        num_lines = math.ceil(num_groups / max(1, int((self.width - AXIS) / group_width + 1e-6)))
-        beside = math.ceil(num_groups / num_lines)
-        self.lines = [range(num_groups)[start : start + beside] for start in range(0, num_groups, beside)]
-        self.each = (self.width - AXIS) / beside
+        self.width = width or AXIS + max(2.7, least_group_width * num_groups)
+        num_lines = math.ceil(num_groups / max(1, int((self.width - AXIS) / least_group_width + 1e-6)))
+        groups_per_line = math.ceil(num_groups / num_lines)
+        self.lines = [
+            range(num_groups)[start : start + groups_per_line] for start in range(0, num_groups, groups_per_line)
+        ]
+        self.group_width = (self.width - AXIS) / groups_per_line
         self.title = fitted(
             "fraction of the original channel: mean ± s.d., a dot an image", self.width, sheet.type(8), 3
         )
         self.note = fitted(card.fractions_note, self.width, sheet.type(7), 5)
         self.title_height = line_height(sheet.type(8), self.title.count("\n") + 1.2)
-        self.above = self.title_height + line_height(sheet.type(7), self.note.count("\n") + 1.2)
+        self.height_above = self.title_height + line_height(sheet.type(7), self.note.count("\n") + 1.2)
         text_lines = [[self._caption(k).count("\n") + 2.6 for k in line] for line in self.lines]
-        self.below = [line_height(sheet.type(7), max(counts)) for counts in text_lines]
+        self.heights_below = [line_height(sheet.type(7), max(counts)) for counts in text_lines]
 
     def _caption(self, k: int) -> str:
         """The text below the bars of a concept."""
         low, high = self.limits
         outside = int(((self.card.fractions[k] < low) | (self.card.fractions[k] > high)).sum())
-        name = fitted(f"images of {self.card.names[k]}", self.each - 0.05, self.sheet.type(7), lines=3)
+        name = fitted(f"images of {self.card.names[k]}", self.group_width - 0.05, self.sheet.type(7), lines=3)
         return f"{name}\nn = {self.card.summaries[k].counted}" + (f"\n{outside} dots outside" if outside else "")
 
     def height(self) -> float:
         """The least height of the panel."""
-        return self.above + sum(self.below) + len(self.lines) * LEAST_AXES
+        return self.height_above + sum(self.heights_below) + len(self.lines) * LEAST_AXES
 
     def draw(self, page: Page, left: float, top: float, height: float) -> None:
         middle = left + self.width / 2
         page.text(middle, top, self.title, self.sheet.type(8), va="top")
         page.text(middle, top - self.title_height, self.note, self.sheet.type(7), va="top", color=SUBTLE)
-        axes_height = (height - self.above - sum(self.below)) / len(self.lines)
-        upper = top - self.above
-        for line, below in zip(self.lines, self.below, strict=True):
-            axes = page.axes(left + AXIS, upper - axes_height, self.each * len(line), axes_height)
+        axes_height = (height - self.height_above - sum(self.heights_below)) / len(self.lines)
+        upper = top - self.height_above
+        for line, height_below in zip(self.lines, self.heights_below, strict=True):
+            axes = page.axes(left + AXIS, upper - axes_height, self.group_width * len(line), axes_height)
             self._draw_groups(axes, line)
-            upper -= axes_height + below
+            upper -= axes_height + height_below
 
     def _draw_groups(self, axes: Axes, line: range) -> None:
         ticks: list[float] = []

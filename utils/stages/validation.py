@@ -50,7 +50,7 @@ def list_validation(root: Path, classes: ClassMap, outputs: Iterable[int], all_c
     return list_images(root, folders)
 
 
-def without_images(root: Path, classes: ClassMap, outputs: Iterable[int]) -> dict[int, str]:
+def classes_without_images(root: Path, classes: ClassMap, outputs: Iterable[int]) -> dict[int, str]:
     """The classes, given as network outputs, that have no image in ``val/``: {output: why}."""
     present = class_folders(root)
     missing = {}
@@ -63,7 +63,7 @@ def without_images(root: Path, classes: ClassMap, outputs: Iterable[int]) -> dic
     return missing
 
 
-def without_measured_images(
+def classes_without_measured_images(
     store: ImportanceStore, images: ImageList, classes: ClassMap, outputs: Iterable[int]
 ) -> dict[int, str]:
     """The classes, given as network outputs, without an image among the ``images`` of a val store: {output: why}."""

@@ -1,4 +1,4 @@
-"""The processes that share the work of stage 1: which one this is, as torchrun or srun says, and its progress bars."""
+"""The processes that share the work of stage 1: which one this is, by torchrun's or srun's variables; progress bars."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _refusal(name: str, shape: Size, images: int) -> UserError:
 
 
 class _Reached(Exception):
-    """The network has come to the layer."""
+    """Raised when the network reaches the layer."""
 
 
 class _Search:

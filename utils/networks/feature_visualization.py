@@ -2,7 +2,7 @@
 
 After Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017 (https://distill.pub/2017/feature-visualization).
 An image is optimised as the Fourier spectrum of decorrelated colours, seen through small random transformations.
-Without these it turns into fine noise to which only the network responds.
+Without these transformations it becomes fine noise to which only the network responds.
 """
 
 import math

@@ -77,11 +77,11 @@ class Layer(ABC):
 
     @abstractmethod
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether the module's input may have a shape."""
+        """Whether the module accepts an input of this shape."""
 
     @abstractmethod
     def locate(self, network: nn.Module, traced: Trace) -> None:
-        """Find where the layer's positions lie; UserError where the positions of an image cannot be told apart."""
+        """Find where the layer's positions lie; UserError if it is unknown which positions belong to which image."""
 
     @property
     @abstractmethod

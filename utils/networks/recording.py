@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """What a forward pass has shown at the layer of interest.
+    """Values recorded at the layer of interest in a forward pass.
 
     Parameters
     ----------
     input : Tensor
-        The layer's input as it is.
+        The layer's input, unchanged.
     activation : Tensor [B, C, positions]
-        The layer's output, before anything later.
+        The layer's output, before any later operation.
     gradient : Tensor [B, C, positions] or None
-        Of the images' own logits at the activation.
+        Gradient of each image's own logit at the activation.
     logits : Tensor [B, outputs]
     """
 
@@ -39,7 +39,7 @@ class Recorder:
     """Calls a network and returns a Record of each pass; its hook is on the layer while in the ``with`` block.
 
     All parameters are frozen, so nothing before the layer needs a graph: it begins at the leaf that the hook keeps.
-    The network goes on with a clone, so that an in-place operation after the layer changes neither the leaf nor its
+    The network continues with a clone, so that an in-place operation after the layer changes neither the leaf nor its
     gradient.
 
     Parameters
@@ -66,7 +66,7 @@ class Recorder:
         self._handle.remove()
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self._input = inputs[0].detach().clone()  # the network may go on to change it in place
+        self._input = inputs[0].detach().clone()  # the network may change it in place later
         self._leaf = output.detach().requires_grad_(torch.is_grad_enabled())
         return self._leaf.clone()
 
@@ -104,13 +104,13 @@ class Recorder:
         if self._input is None or self._leaf is None:
             raise UserError(f"the network does not call layer {self.layer.name} by its name: it is kept elsewhere, too")
         record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
-        self._input = None  # or the last batch of a pass would stay in memory
+        self._input = None  # otherwise the last batch of a pass would stay in memory
         self._leaf = None
         return record
 
 
 class _Reached(Exception):
-    """The network has come to the layer; carries the layer's input."""
+    """Raised when the network reaches the layer; carries the layer's input."""
 
 
 def layer_input(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:

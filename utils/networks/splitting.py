@@ -23,7 +23,8 @@ class DisentangledLayer(nn.Module):
     ``c'_1 .. c'_K, r`` of every split in turn; ``rows_of[n]`` lists the channels of split ``n`` in its output,
     ``concepts_of[n]`` its Concepts and ``means_of[n]`` the means of ``c'_k - r`` over the training images. Merged, the
     parts take the place of the original channels. So a forward hook on ``parts`` sees the disentangled channels, and
-    what it changes reaches the network. Hooks of the layer see the merged output. Other attributes are the layer's.
+    what it changes reaches the network. Hooks of the layer see the merged output. All other attributes are those of the
+    layer.
 
     The parts are computed and merged in fp32 (fp64 where the layer's output is), from weights and input rounded as the
     layer rounds its own, to the type of its output. So the merged channel is rounded once, as the original is.
@@ -70,7 +71,7 @@ class DisentangledLayer(nn.Module):
         self.parts = layer.with_rows(torch.cat(rows), torch.cat(biases) if layer.bias is not None else None)
 
     def _register_indices(self, device: torch.device) -> None:
-        """Buffers of the rows and channels of the splits with equally many concepts, which are merged together."""
+        """Register buffers of the rows and channels of splits with equally many concepts, which are merged together."""
         for size in self._num_rows:
             splits = [n for n, rows in enumerate(self.rows_of) if len(rows) == size]
             rows = torch.tensor([self.rows_of[n] for n in splits], device=device).flatten()
@@ -180,7 +181,7 @@ def parts_table(module: DisentangledLayer) -> list[dict[str, Any]]:
 
 
 def network_concepts(network: nn.Module) -> list[dict[str, Any]]:
-    """What each channel of the ``parts`` of a split network is: a table to address channels by meaning.
+    """A table of the channels of the ``parts`` of a split network, by which they can be found by name.
 
     Returns
     -------
@@ -197,7 +198,7 @@ def is_split(network: nn.Module) -> bool:
 
 
 def why_other_weights(network: nn.Module) -> str:
-    """How the network that a split was made for differs from this one, as far as is known: the end of a sentence."""
+    """How this network differs from the one that a split was made for, if it is known: the end of a sentence."""
     types = {value.dtype for value in network.parameters()}
     if is_split(network):
         return f", which is split already: {ALL_IN_ONE_CALL}"

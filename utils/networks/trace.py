@@ -1,4 +1,4 @@
-"""What a network does with images, module by module: in which order, and with inputs of which shapes."""
+"""Traces a network: the order in which its modules are called, and the shapes of their inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class ConvolutionMap(NamedTuple):
 
 @dataclass
 class Trace:
-    """What a pass over a noisy and a black image has shown.
+    """What a pass over a noisy and a black image recorded.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ class Trace:
         return [call.name for call in self.calls].index(name)
 
     def before(self, name: str, inputs: tuple[Any, ...]) -> None:
-        """Take in what a module is called with."""
+        """Record the input of a call of a module."""
         x = inputs[0] if inputs else None
         self.calls.append(Call(name, tuple(getattr(x, "shape", ()))))
         self._see(x)
 
     def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Take in what a module has made."""
+        """Record the output of a call of a module."""
         if isinstance(module, nn.Conv2d) and isinstance(output, Tensor):
             self.maps.append(ConvolutionMap(len(self.calls), tuple(output.shape[2:])))
         self._see(output)

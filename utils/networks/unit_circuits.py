@@ -89,7 +89,7 @@ def _channel_dim(shape: tuple[int, ...]) -> int | None:
 def _outputs_as_leaves(module: nn.Module) -> Iterator[list[Any]]:
     """While in the block, a graph begins at each output of a module; a list of these leaves, None for no tensor.
 
-    The network goes on with a clone, so that an in-place operation after the module does not change the leaf.
+    The network continues with a clone, so that an in-place operation after the module does not change the leaf.
     """
     leaves: list[Any] = []
 

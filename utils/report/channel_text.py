@@ -29,7 +29,7 @@ MOST_IN_MATRIX = 40  # classes
 
 @dataclass(frozen=True)
 class LayerFindings:
-    """What stage 2 has found of a layer.
+    """The results of stage 2 for a layer.
 
     ``settings`` are all that it was run with, ``layer`` and ``channels`` the classes that channels are relevant for,
     and ``candidates`` the pairs that are kept. ``counts`` [T, C] are the images of a class, of those that count, in

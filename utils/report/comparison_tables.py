@@ -173,7 +173,7 @@ def needs_table(comparison: dict[str, Any]) -> str:
 
 
 def heading(comparison: dict[str, Any]) -> str:
-    """What a comparison is of, and how it was measured, in a line."""
+    """The heading of a comparison, with how it was measured, in one line."""
     number = sum(len(concepts) for _, concepts in comparison["asked"])
     settings = [
         name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"

@@ -16,7 +16,7 @@ from utils.report.result_tables import where_from
 from utils.report.tables import Table, grouped, short_name, warn_of, write_settled
 from utils.store.effects import Effects
 
-LEAST_TOTAL = 0.1  # logits: below, what share of it a part has says nothing
+LEAST_TOTAL = 0.1  # logits; the share that a part has of a smaller total is meaningless
 SHOWN = 10  # splits that are printed
 LOGITS = ("total", "own", "others", "background", "residual", "own_permuted", "others_permuted")
 LOGIT_COLUMNS = tuple(f"logit_{name}" for name in LOGITS)
@@ -133,7 +133,7 @@ def groups(effects: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]
 
 
 def _settings_of(effect: dict[str, Any]) -> str:
-    """What effects that are averaged together have in common."""
+    """The values that must agree between effects that are averaged together."""
     names = ("run", "layer", "weights_sha256", "transform", "split_by", "background", "to", "precision", "decoding")
     return json.dumps([effect[name] for name in (*names, "found_by")], sort_keys=True)
 

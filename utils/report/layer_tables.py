@@ -17,7 +17,7 @@ from utils.method.polysemanticity import ClassPairs, Levels, gamma_polysemantic
 from utils.report.numbers import formatted
 from utils.report.tables import Table
 
-FEW_IMAGES = 10  # of a class; a cosine that rests on fewer is warned of
+FEW_IMAGES = 10  # of a class; cosines of classes with fewer cause a warning
 
 
 def gamma_from(cos_sim_high: float) -> float:

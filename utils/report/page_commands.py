@@ -57,7 +57,7 @@ class Commands:
     Parameters
     ----------
     command
-        A function of a script and of words that returns a line with the flags that the report was asked with.
+        A function of a script and further words that returns a command line with the flags of the report.
     stage_two
     output_dir
     """
@@ -68,7 +68,7 @@ class Commands:
         self._output_dir = output_dir
 
     def split(self, measured: MeasuredSplit) -> str:
-        """What makes a split again."""
+        """The command that makes a split again."""
         split = measured.split
         division = split.division
         settings = measured.file.settings
@@ -92,7 +92,7 @@ class Commands:
         return self._command("disentangle_channel.py", *more)
 
     def split_channel(self, channel: int, several_groups: bool) -> str:
-        """What splits a channel into its groups, or, where they are one, into its pairs."""
+        """The command that splits a channel into its groups, or, if it has only one, into its pairs."""
         more = ["--candidates", self._stage_two.groups if several_groups else self._stage_two.pairs]
         return self._command(
             "disentangle_channel.py", *more, "--channel_disentangle", channel, "--split_by", USUAL_OF_LAYERS
@@ -113,7 +113,7 @@ class Commands:
         return self._command("get_importances_for_classes.py", "--images", "val")
 
     def guide(self) -> str:
-        """Stage 2 with the settings of this report."""
+        """The command that runs stage 2 with the settings of this report."""
         settings = self._stage_two.settings
         low, high = settings["cosines"]
         more = ["--proportion_attribution_required", settings["tau"], "--p", settings["p"], "--cos_sim_high", high]
@@ -124,5 +124,5 @@ class Commands:
         return self._command("get_cosine_similarities.py", *more)
 
     def others(self) -> list[str]:
-        """The reports of other settings of stage 2."""
+        """The commands for reports of other settings of stage 2."""
         return [self._command("get_results.py", "--report", "--candidates", path) for path in self._stage_two.others]

@@ -63,7 +63,7 @@ class ReportedLayer:
         return next((split for split in self.splits.get(channel, ()) if split.kind in ("groups", "pair")), None)
 
     def concept_of(self, channel: int) -> dict[int, int]:
-        """The concept of the first split, or else the group, of each class, from 0: {output: k}."""
+        """The concept of each class in the first split, else its group, from 0: {output: k}."""
         split = self.first_split(channel)
         if split is not None:
             return split.concept_of()
@@ -119,7 +119,7 @@ def describe_channel(
     commands: Commands,
     pictures: Pictures,
 ) -> dict:
-    """What the table and the page of a channel show.
+    """The values that the table and the page of a channel show.
 
     Parameters
     ----------
@@ -249,9 +249,9 @@ def _matrix(layer: ReportedLayer, channel: int) -> Markup | None:
 
 
 def best_first(channels: list[dict]) -> list[dict]:
-    """Descriptions of channels, the best founded split first.
+    """Descriptions of channels, sorted by the rank of their verdicts.
 
-    Of equal verdicts the one that is most above permuted weights comes first, then the one of lowest cosine.
+    Channels of the same rank are sorted by their gain over the null, then by their lowest cosine.
     """
 
     def key(channel: dict) -> tuple:
@@ -263,7 +263,7 @@ def best_first(channels: list[dict]) -> list[dict]:
 
 
 def table_data(channels: list[dict]) -> list[dict]:
-    """What sorting and filtering in a browser needs: a dictionary for each channel, None where there is no value."""
+    """Values by which a browser sorts and filters: a dictionary for each channel, None for a missing value."""
 
     def plain(value: float) -> float | None:
         return None if np.isnan(value) else round(value, 4)

@@ -79,12 +79,12 @@ class MeasuredSplit:
         return [*styles, "rest"] if self.split.has_background else styles
 
     def concept_of(self) -> dict[int, int]:
-        """Which concept, from 0, a class is of: {output: k}."""
+        """The concept of each class, from 0: {output: k}."""
         return {output: k for k, concept in enumerate(self.split.classes) for output in concept}
 
 
 class MeasuredSplits:
-    """All that stage 4 has measured, by split.
+    """All results of stage 4, by split.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class MeasuredSplits:
     separations : Separations
     effects : Effects
     tau : float
-        Of the fractions that are shown, where they were measured for several.
+        The tau of the fractions that are shown, if they were measured for several.
     """
 
     def __init__(self, results: Results, separations: Separations, effects: Effects, tau: float) -> None:
@@ -152,7 +152,7 @@ def in_order(splits: list[MeasuredSplit], only_correct: bool, split_by: str | No
 
 
 def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Commands, pictures: Pictures) -> dict:
-    """What a page shows of a MeasuredSplit, for its template.
+    """The values of a MeasuredSplit that a page shows, for its template.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def _concept_rows(measured: MeasuredSplit, styles: list[str]) -> list[dict]:
 
 
 def _commands_of(measured: MeasuredSplit, commands: Commands) -> dict[str, str]:
-    """What makes a split again, and what measures or draws each thing that a page shows of it."""
+    """The commands that make a split again, and that measure or draw each of its results that a page shows."""
     measures = EVALUATION[measured.kind == "images" :]
     return {
         "split": commands.split(measured),

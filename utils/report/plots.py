@@ -1,4 +1,4 @@
-"""Figures: one colour for one thing everywhere, told apart in grey print by their lines."""
+"""Figures: a channel has the same colour in all of them, and a style of line that grey print also shows."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The files of stage 4's results, written anew from all of them, and what is printed of them."""
+"""The files of stage 4's results, which are rewritten from all results, and the tables that are printed."""
 
 import sys
 from pathlib import Path
@@ -71,7 +71,7 @@ def _write_rows(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
 
 
 def _rows_suffix(result: dict[str, Any]) -> str:
-    """The end of the names of files: what keeps the rows of results apart, where it is not the usual."""
+    """The end of the names of files: settings that are not the usual ones and keep the rows of results apart."""
     suffix = f"_K{len(result['concepts'])}" if len(result["concepts"]) != 2 else ""
     suffix += f"_{image_sets_name(result['concepts_from'], result['found_by'])}" if result["assignment"] else ""
     suffix += DIVISIONS.get(result["split_by"]).suffix_in_tables(result["division"])

@@ -43,7 +43,7 @@ cosine: of the ARVs of the concept and the closest other one. all: fractions, to
 
 @dataclass(frozen=True)
 class MeasuredConcept:
-    """What was measured in the n images of a concept; a concept without labels may have no image.
+    """Measured values of the n images of a concept; a concept without labels may have no image.
 
     ``original`` [n] has the spatial sums of the original channel, ``sums`` [n, K + 1] those of the new channels and the
     residual; ``included`` [n] are the images in which the channel has a relative attribution of at least tau.
@@ -59,7 +59,7 @@ class MeasuredConcept:
 
 
 def measured(result: dict[str, Any]) -> list[MeasuredConcept]:
-    """What was measured of each concept of a result."""
+    """The measured values of each concept of a result."""
     number = max(len(sums) for of_concept in result["images"] for sums in of_concept["sums"])
     return [
         MeasuredConcept(
@@ -187,7 +187,7 @@ class ResultGroup:
 
 
 def group_of(result: dict[str, Any]) -> tuple[Hashable, ...]:
-    """What results in one table have in common: RUN, tau, K, and how they were measured."""
+    """The values that agree between results in one table: RUN, tau, K, and how they were measured."""
     return (
         result["run"],
         result["tau"],
@@ -246,7 +246,7 @@ def _latex_heading(heading: str) -> str:
 
 
 def heading(group: ResultGroup) -> str:
-    """What a ResultGroup is of, in a line."""
+    """The heading of a ResultGroup, in one line."""
     result = group.results[0]
     num_concepts = len(result["concepts"])
     division = DIVISIONS.get(result["split_by"])
@@ -311,7 +311,7 @@ def comma_separated(groups: list[ResultGroup]) -> str:
 
 
 def _csv_row(row: Row, first: dict[str, Any]) -> dict[str, Any]:
-    """What a Row has of the columns of the CSV; ``first`` is the first result of its ResultGroup."""
+    """The values of a Row in the CSV, by column; ``first`` is the first result of its ResultGroup."""
     of_group = ("run", "layer", "tau", "concepts_from", "split_by", "background", "precision", "decoding")
     parts = [f"c{k}" for k in range(1, len(first["concepts"]) + 1)]
     parts += ["background", "residual"] if first["background"] else ["residual"]

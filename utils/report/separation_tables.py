@@ -63,7 +63,7 @@ or a channel that is the same for all images.
 
 
 def summary(separation: dict[str, Any]) -> str:
-    """What a separation says of its layer, as Markdown: the means of all channels, and differences with intervals."""
+    """The summary of a separation as Markdown: the means of all channels, and differences with intervals."""
     rows = separation["rows"]
     lines = [f"### {separation['name']}", "", f"{heading(separation)}:", "", *_table_of_means(rows), ""]
     lines += [*_differences(rows), *_discoveries(rows)]
@@ -115,7 +115,7 @@ def divisions_of(rows: list[dict[str, Any]]) -> str:
 
 
 def heading(separation: dict[str, Any]) -> str:
-    """What a separation is of, and how it was measured, in a line."""
+    """The heading of a separation, with how it was measured, in one line."""
     rows = separation["rows"]
     division = divisions_of(rows)
     rhos = {row["rho"] for row in rows if row["rho"] is not None}

@@ -45,7 +45,7 @@ SCREEN = Sheet()
 
 
 class Titles(NamedTuple):
-    """What is written above a figure, or, of the ``subtitle``, below it in small print."""
+    """Text above a figure; the ``subtitle`` is in small print, below the figure in some of them."""
 
     title: str
     subtitle: str

@@ -359,7 +359,7 @@ class FigureMaker:
     ) -> list[Path]:
         wishes = self.wishes
         measured = arrays if self.peaks is None else self.peaks[number]
-        assert measured is not None  # a split whose card is drawn is measured again
+        assert measured is not None  # splits are measured again if their cards are drawn
         concepts = self.source.concepts_of(self.opened[number])
         concept_images = ConceptImages(self.source.images, self.transform, concepts, self.names)
         patches = top_patches(concept_images, measured, self.patch_size, wishes.patches)
@@ -405,7 +405,7 @@ def patch_size_of(requested: int | None, crop_size: int, layer: Layer) -> int:
 
 
 def patch_note_of(layer: Layer) -> str | None:
-    """What is shown instead of patches, and why; None if patches are shown."""
+    """A note on what is shown instead of patches, and why; None if patches are shown."""
     if layer.map_size is not None:
         return None
     if layer.num_positions == 1:

@@ -10,7 +10,7 @@ from utils.networks.layers import Layer
 from utils.networks.loading import LoadedNetwork
 from utils.store.importance_store import ImportanceStore
 
-FEWEST_OUTPUTS = 10  # of a network for which chance is looked at
+FEWEST_OUTPUTS = 10  # of a network whose accuracy is compared with chance
 TIMES_CHANCE = 3
 
 

@@ -1,4 +1,4 @@
-"""What the measured separation says of a channel, in words: is it more than choosing inputs alone would do?"""
+"""The measured separation of a channel in words: does it exceed that of the null?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from utils.store.scores import NEW, ORIGINAL, unit_of
 
 @dataclass(frozen=True)
 class Verdict:
-    """``label`` is a word or two, ``text`` a sentence; a lower ``rank`` is better founded."""
+    """``label`` is a word or two, ``text`` a sentence; a lower ``rank`` means stronger evidence."""
 
     rank: int
     label: str
@@ -34,7 +34,7 @@ class MeanSeparation:
 
     @property
     def gain(self) -> float:
-        """How much more than the null the new channels reach."""
+        """The gain of the new channels over the null."""
         return self.after - self.null
 
 

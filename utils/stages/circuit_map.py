@@ -1,4 +1,4 @@
-"""A map of a channel: its reference images, by what they are clustered by, and where in them it is strongest."""
+"""A map of a channel: its reference images, placed by the features of their clusters, and its strongest patches."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ MOST_PICTURES = 80
 class CircuitMap:
     """Where the images of MapImages lie.
 
-    ``scores`` [n, 2] are the principal components of their features, ``shares`` [2] what these explain. ``shown`` are
-    the concepts of most images, ascending; ``pictured`` the images (from 0) that have room for a picture, ``rows`` of
-    each shown concept its images of largest activation.
+    ``scores`` [n, 2] are the principal components of their features, ``shares`` [2] the share of the variance that each
+    explains. ``shown`` are the concepts of most images, ascending; ``pictured`` the images (from 0) that have room for
+    a picture, ``rows`` of each shown concept its images of largest activation.
     """
 
     images: MapImages
@@ -79,7 +79,7 @@ def make_map(images: MapImages, side: float, most_concepts: int) -> CircuitMap:
 
 @dataclass(frozen=True)
 class MapReader:
-    """Reads the pictures of maps, and where in them a channel is strongest.
+    """Reads the pictures of maps, and finds the places where a channel is strongest.
 
     ``source`` reads the images of the training store, with contents; ``patch_size`` is in pixels.
     """
@@ -89,7 +89,7 @@ class MapReader:
     patch_size: int
 
     def pictures(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images as the network sees them, but for normalisation: uint8 arrays [H, W, 3]."""
+        """Images as the network sees them, before normalisation: uint8 arrays [H, W, 3]."""
         files = ImageFiles(self.source.images, self.source.transform)
         crops = []
         for index in indices:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def require_comparable(channel: int, concepts: list[list[int]], compared: Sequence[int]) -> None:
-    """Refuse a channel whose units could not be matched, or that is among the ``compared`` channels already."""
+    """Refuse a channel whose units could not be matched, or that is one of the ``compared`` channels."""
     if channel in compared:
         raise UserError("it is there twice: give groups of its classes (stage 2's _groups.json), not pairs")
     if len(concepts) < 2:
@@ -47,9 +47,9 @@ def compare(
     ----------
     comparison
     methods
-        What makes the units of each method, by its name.
+        The UnitMaker of each method, by the method's name.
     scores
-        Collects what embeddings are needed for, and adds its scores to the rows.
+        Collects the units that are scored by embeddings, and adds the scores to the rows.
 
     Returns
     -------

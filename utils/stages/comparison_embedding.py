@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """Validation images as the studied network sees them, and what another network makes of them.
+    """Validation images as the studied network sees them, and their embeddings by another network.
 
     ``network`` is the studied one, ``source`` reads the images of the val store with its transform; ``embeddings`` are
     those of all of these images by ``embedder``.
@@ -78,7 +78,7 @@ class ClusteredImages(NamedTuple):
 
 @dataclass
 class EmbeddingScores:
-    """Collects what ``compare`` has measured, and adds scores to its rows at the end: few passes for all of them."""
+    """Collects the units of ``compare``, and adds scores to its rows at the end: few passes serve all rows."""
 
     embedded: EmbeddedImages
     linear: list[LinearUnits] = field(default_factory=list)
@@ -87,7 +87,7 @@ class EmbeddingScores:
     def collect(
         self, channel: ComparedChannel, method: UnitMaker, units_by_null: UnitsByNull, rows: dict[str, Row]
     ) -> None:
-        """Take in what a method makes of a channel, and the row of each null."""
+        """Collect the units that a method makes of a channel, and the row of each null."""
         for null in (null for null, draws in units_by_null.items() if draws):
             units = units_by_null[null][0]
             sums = units.validation
@@ -124,7 +124,7 @@ class EmbeddingScores:
                 self.clustered.append(ClusteredImages(rows[null], weight, channel.bias, images, labels, number))
 
     def finish(self) -> None:
-        """Measure what was collected."""
+        """Compute the scores of everything that was collected."""
         if self.linear:
             self._add_monosemanticity()
         if self.clustered:

@@ -24,10 +24,10 @@ from utils.networks.user_code import in_one_line, user_code
 from utils.store.importance_store import Labels
 
 PROOF_IMAGES = 4  # of each class or image set
-MOST_AT_ONCE = 1000  # groups of which one image is shown
+MOST_AT_ONCE = 1000  # groups, of each of which one image is used
 BATCH = 8  # images; in fp64 they take twice the memory
 IN_FP64 = 4  # every fourth image
-MOST_BYTES = 2**29  # that are remembered of classes
+MOST_BYTES = 2**29  # of the replays and logits of classes that are kept
 
 
 def members_of(candidates: list[Candidate], labels: Labels, only_correct: bool) -> dict[GroupKey, torch.Tensor]:
@@ -131,11 +131,11 @@ def proof_images(indices: torch.Tensor) -> torch.Tensor:
 class EqualityProof:
     """Compares split networks with the original.
 
-    In fp32, and on some images in fp64 if the network runs in it: however deep a network is, and however much it
-    enlarges roundings, there it shows whether a split is correct.
+    In fp32, and on some images in fp64 if the network runs in it: fp64 shows whether a split is correct even for a deep
+    network that amplifies rounding.
 
-    What the network does before the layer is the same for every split, and so is what the original gives: of classes
-    that come again, both are remembered, as far as they fit. The precision of ``network`` does not matter.
+    The computation before the layer is the same for every split, and so are the original's outputs. For classes that
+    are used again, both are kept, up to ``MOST_BYTES``. The precision of ``network`` does not matter.
     """
 
     def __init__(self, network: OpenedNetwork) -> None:
@@ -166,7 +166,7 @@ class EqualityProof:
         return check
 
     def _in_both_precisions(self, pixels: torch.Tensor) -> dict[str, OpenedNetwork]:
-        """The network in each precision; in fp64 only if it can be copied and runs in it."""
+        """The network in each precision; fp64 only if the network can be copied and runs in it."""
         networks = {"fp32": replace(self.network, precision="fp32")}
         try:
             networks["fp64"] = _in_fp64(self.network, pixels[:1])
@@ -230,7 +230,7 @@ class _Batch:
 
 
 def _run(replay: Replay, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activation and logits of a replay, with whatever stands in the layer's place."""
+    """Activation and logits of a replay, with any module in the layer's place."""
     with Recorder(lambda _: replay(), layer) as recorder:
         record = recorder.forward(None)
     return record.activation, record.logits

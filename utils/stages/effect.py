@@ -1,4 +1,4 @@
-"""Stage 4: what the new channels of a split do after the layer, to the logit of an image's own class."""
+"""Stage 4: the effects of the new channels of a split on the logit of an image's own class."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from utils.store.opened_splits import OpenedSplit
 
 
 class ChannelParts:
-    """The parts of a split channel: what is a concept's alone, ``c'_k - r``, for every concept, and ``r``.
+    """The parts of a split channel: the exclusive part of each concept, ``c'_k - r``, and ``r``.
 
     They sum to ``a_c``. Each can be replaced by its mean over all positions of the training images, or by zero. A part
     without input is the same in every image, and is never replaced.
@@ -115,7 +115,7 @@ def describe_effect(opened: OpenedSplit, run: str, validation: ImagePass, to: st
 def measure_effects(opened: list[OpenedSplit], validation: ImagePass, to: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Effects of splits on validation images of their concepts, group by group; each is ready after its last one.
 
-    What the network does before the layer is done once for each image, whatever is replaced in whichever split.
+    The computation before the layer is done once for each image, for all splits and replacements.
 
     Parameters
     ----------
@@ -171,9 +171,9 @@ class EffectBatch(NamedTuple):
 
 
 class SplitEffects:
-    """Collects the effects of one split, and of the same split with its inputs given out at random.
+    """Collects the effects of one split, and of the same split with its inputs assigned at random.
 
-    Then each concept has as many inputs as before.
+    In the latter, each concept has the same number of inputs as in the split.
     """
 
     def __init__(self, network: OpenedNetwork, opened: OpenedSplit, to: str) -> None:
@@ -194,7 +194,7 @@ class SplitEffects:
         self.batches.append(EffectBatch(key, indices, batch.contents, effects, margins, effects_permuted))
 
     def result(self, validation: ImagePass) -> dict[str, Any]:
-        """What ``measure_effects`` yields."""
+        """The dictionary that ``measure_effects`` yields."""
         images = validation.images
         digests = {validation.name(key): self._digest(images, key) for key in self.opened.keys}
         return {"validation": digests, "images": [self._of_concept(images, keys) for keys in self.opened.groups]}

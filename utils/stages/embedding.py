@@ -199,7 +199,7 @@ def unit_monosemanticity(
     """One pass of the studied network: how similar the images are that activate each of R units.
 
     A unit is any row of weights on the layer's input; its activation is ``sum_hw max(c', 0)``. Units go in blocks, so
-    that maps need a bounded memory, beside R x D numbers that are kept.
+    that maps need a bounded memory, in addition to R x D numbers that are kept.
 
     Parameters
     ----------

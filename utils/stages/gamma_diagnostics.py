@@ -16,7 +16,7 @@ from utils.store.importance_store import ImportanceStore
 GAMMAS = tuple(round(0.05 * step, 2) for step in range(2, 20))
 NOISE_QUANTILE = 0.01
 MODE_QUANTILES = (0.05, 0.5, 0.95)
-# Of more pairs, channels, (channel, class) and images a sample is measured
+# If there are more pairs, channels, (channel, class) or images, a sample of them is measured
 MOST_PAIRS = 2000
 MOST_CHANNELS = 200
 MOST_MODES = 1000
@@ -36,7 +36,7 @@ def gamma_guide(
         Keeps what is computed from single images.
     layer_classes : LayerClasses
     criteria : dict
-        That chose the relevant classes: tau, p, only_correct, min_images, only_above_mean.
+        Criteria that chose the relevant classes: tau, p, only_correct, min_images, only_above_mean.
 
     Returns
     -------
@@ -158,7 +158,7 @@ class _Chunks:
         self._images: dict[str, torch.Tensor] = {}
 
     def inputs(self, start: int, stop: int, only_correct: bool) -> torch.Tensor:
-        """Tap sums [n, C_in, taps] of the images of a class; of very many, evenly spread ones."""
+        """Tap sums [n, C_in, taps] of the images of a class; of very many images, an evenly spread sample."""
         size = self._store.meta["chunk_size"]
         step = -(-(stop - start) // MOST_IMAGES_OF_CLASS)
         parts = []
@@ -179,7 +179,7 @@ class _Chunks:
 
 
 def clean_split(layer_classes: LayerClasses, channel: int, concepts: list[list[int]]) -> np.ndarray | None:
-    """Of each of a channel's concepts, lists of classes, whether it is clean on the odd half, divided on the even one.
+    """For each concept of a channel (a list of classes), whether it is clean on the odd half, divided on the even half.
 
     None where the channel's mean sum is not positive for one of them.
     """

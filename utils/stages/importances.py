@@ -110,7 +110,7 @@ def fill_store(store: ImportanceStore, chunks: list[int], network: OpenedNetwork
     kept: list[dict[str, torch.Tensor]] = []
     is_checked = False
     with ChunkWriter(store) as writer:
-        # no name for the records: they end, and the progress bar with them, where an error is raised here
+        # the records are not named, so that an error raised here closes them, and with them the progress bar
         for planned, (batch, record) in zip(
             plan, network.records_in_step(loader, targets, check_finite=False), strict=True
         ):
@@ -186,7 +186,7 @@ def _to_host(values: torch.Tensor) -> torch.Tensor:
 
 
 def importances_of(layer: Layer, record: Record) -> dict[str, torch.Tensor]:
-    """What is kept of a batch of images. The record has a gradient."""
+    """The values that are stored of a batch of images. The record has a gradient."""
     assert record.gradient is not None  # the pass had targets
     relative, positive_sums = relative_importances(channel_importances(record.activation, record.gradient))
     return {
@@ -198,7 +198,7 @@ def importances_of(layer: Layer, record: Record) -> dict[str, torch.Tensor]:
 
 
 def evaluation_of(record: Record) -> dict[str, torch.Tensor]:
-    """What is kept of a batch of validation images in addition. Inclusion is defined on shares in half precision."""
+    """The additional values of a batch of validation images. Inclusion is defined on shares in half precision."""
     assert record.gradient is not None  # the pass had targets
     shares = attribution_shares(record.activation, record.gradient)
     return {"shares": shares.half(), "logits": record.logits.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()}

@@ -1,4 +1,4 @@
-"""Stage 4: how well the new channels separate their concepts from all other validation images, and against what.
+"""Stage 4: how well the new channels separate their concepts from all other validation images, compared with nulls.
 
 All values follow from the stores: spatial sums are products of rows of weights and tap sums of the layer's input. The
 bias is left out, as it moves all images by the same amount.
@@ -54,7 +54,7 @@ class Thresholds(NamedTuple):
 
 
 class ValidationInputs:
-    """What a val store has of all its images, N of them: ``input_sums`` [N, C_in * taps] float32, ``targets`` [N].
+    """The values of all N images of a val store: ``input_sums`` [N, C_in * taps] float32, ``targets`` [N].
 
     ``logits`` {class: Tensor [N]} are those of ``outputs``.
     """
@@ -165,7 +165,7 @@ def describe_separation(
     training: ImportanceStore,
     number: int | None,
 ) -> dict[str, Any]:
-    """All of a separation that is known before it is measured; an equal one that is stored need not be made again.
+    """All fields of a separation that are known before it is measured; an equal one need not be measured again.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def _separate_one(
 
 
 def _description(opened: OpenedSplit, k: int, is_own: Tensor) -> dict[str, Any]:
-    """What a row is of: the split, the concept (from 0), and its validation images ``is_own`` [N]."""
+    """The fields that identify a row: the split, the concept (from 0), and its validation images ``is_own`` [N]."""
     split = opened.file.split
     return {
         "split": opened.path.stem,
@@ -317,7 +317,7 @@ def rank_units(
     is_own : BoolTensor [K, N]
     validation
     num_values
-        Of the weight of a unit.
+        Number of values of a unit's weight.
     """
     size = max(1, MOST_SCORES // (len(is_own) * max(len(validation.targets), num_values)))
     blocks = [rank_rows(rows_of(block), is_own, validation) for block in units.split(size) if len(block)]

@@ -1,4 +1,4 @@
-"""Stage 4: what is measured of each split on validation images, and its card's patches."""
+"""Stage 4: the measurements of each split on validation images, and the patches of its card."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class SplitMeasures:
             self._places = layer.places(layer.weight.device)
 
     def add(self, key: GroupKey, batch: MeasuredBatch) -> None:
-        """Keep what a MeasuredBatch of a group of images shows of the split."""
+        """Add the measurements of a MeasuredBatch of a group of images."""
         sums = spatial_sums(self._rows, self.split.biases(), batch.tap_sums, self.split.positions)
         self.keep(
             indices=batch.indices,
@@ -73,7 +73,7 @@ class SplitMeasures:
         self.kept.append({name: np.asarray(values) for name, values in batch.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was kept, as arrays by name; empty if no image could be read."""
+        """All measurements, as arrays by name; empty if no image could be read."""
         names = list(self.kept[0]) if self.kept else []
         return {name: np.concatenate([batch[name] for batch in self.kept]) for name in names}
 
@@ -234,7 +234,7 @@ def names_of_folders(images: ImageList, classes: ClassMap) -> list[str]:
 
 @dataclass(frozen=True)
 class ConceptImages:
-    """Images that patches are cut out of, and what is written beside them.
+    """Images that patches are cut out of, and the names that are written beside the patches.
 
     ``transform`` is that of the network; ``concepts`` [n] says which concept (from 0) each image is of, or -1;
     ``names`` are the class names of the images' folders.

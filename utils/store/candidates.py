@@ -19,7 +19,7 @@ from utils.store.files import damage_is_one_line, read_bytes, read_json, write_b
 
 CANDIDATES_FORMAT = 1
 HEADER = "Channel,Class1,Class2,CosineSimilarity"
-MOST_PAIRS = 100_000  # in a JSON file; nobody splits more
+MOST_PAIRS = 100_000  # in a JSON file; more would not be split
 TOKEN = re.compile(r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<sign>[:,;+#])|(?P<word>[^\s,:;+#"]+))')
 COSINE = re.compile(r"-?[01]\.\d+|-?\d(\.\d+)?e-\d+")
 

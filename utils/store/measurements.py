@@ -1,4 +1,4 @@
-"""What the results of stage 4's measurements have in common: JSON files, and which of them still hold."""
+"""What the results of stage 4's measurements have in common: JSON files, and which of them are still valid."""
 
 import time
 from abc import ABC, abstractmethod
@@ -33,8 +33,8 @@ class Measurements(ABC):
     A subclass is a kind of entries: ``kind`` is its folder, ``word`` what an entry is called, ``version`` that of its
     format, ``needed`` the names that an entry must have, ``again`` what to do about a file that cannot be read.
 
-    ``model_dir`` is the folder of the splits. ``read_all`` fills ``stale`` with the names of what is left out because
-    its split has changed, and ``unchecked`` with the names of that whose split was not found.
+    ``model_dir`` is the folder of the splits. ``read_all`` fills ``stale`` with the names of entries that are left out
+    because their split has changed, and ``unchecked`` with the names of entries whose split was not found.
     """
 
     output_dir: Path | str

@@ -72,7 +72,7 @@ def main(settings: DisentanglingSettings) -> None:
 
     device = choose_device(settings.device)
     check_precision(settings.precision, device)
-    flags.loading(settings, device)  # refuses what the device lacks before anything is read
+    flags.loading(settings, device)  # raises an error before anything is read if the device lacks what is needed
     store = ImportanceStore(settings.store_dir, run_name(settings.model, settings.layer_of_interest))
     meta = store.load_meta()
     store.require_complete()
@@ -98,7 +98,7 @@ def main(settings: DisentanglingSettings) -> None:
     maker = source.maker(study, [channel for channel, _ in channels])
     candidates = problems.collect(maker.make, channels)
 
-    # Which input belongs to which concept: divided on the images of the concepts, where no equal split is there
+    # Divide the inputs among the concepts on their images, unless an equal split is stored
     division = DIVISIONS.get(settings.split_by)
     division_settings = division.settings_from(settings.division_given)
     print_how(division.describe(division_settings), study.only_correct, study.background)
@@ -127,7 +127,7 @@ def main(settings: DisentanglingSettings) -> None:
     if len(written) > 1:
         print_closing_table(written)
 
-    # All of them at once, where they are a layer
+    # All splits at once, if they can be in one network
     stem = source.manifest_stem(settings.candidates, settings.channels or ())
     manifest = None
     tables = []

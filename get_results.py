@@ -66,7 +66,7 @@ def main(settings: ResultSettings) -> None:
     from utils.report.result_files import print_summary
     from utils.store.results import Results
 
-    # Tables and pages of what is there
+    # Tables and pages of stored results
     results = Results(settings.output_dir, split_opening.model_dir_of(settings))
     if settings.is_summary_alone:
         print_end(print_summary(results), [])
@@ -75,7 +75,7 @@ def main(settings: ResultSettings) -> None:
         make_report(settings)
         return
 
-    # What needs the stores, and some of it the network and images
+    # Results that need the stores, and some also the network and images
     device = choose_device(settings.device)
     check_precision(settings.precision, device)
     if settings.compare:

@@ -1,4 +1,4 @@
-"""The project's package, in floors; see docs/method.md for what is where."""
+"""The project's package; docs/method.md lists what each folder contains."""
 
 from pkgutil import extend_path
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Says in one line what is wrong and what to do about it; a script prints it and exits with status 2."""
+    """States in one line what is wrong and how to fix it; a script prints it and exits with status 2."""
 
 
 WORKER_DIED = "a process that decodes images was killed (memory or /dev/shm short?): use fewer --num_workers"
@@ -33,6 +33,6 @@ def quoted(text: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5, separator: str = ", ", more: str = " and {} more") -> str:
-    """The first ``most`` names of a list; where there are others, ``more`` says how many."""
+    """The first ``most`` names of a list; if there are others, ``more`` states their number."""
     rest = len(names) - most
     return separator.join(names[:most]) + (more.format(rest) if rest > 0 else "")

@@ -1,1 +1,1 @@
-"""The command line: flags, errors in one line, and opening what a stage was asked for."""
+"""The command line: flags, errors in one line, and opening the inputs of a stage."""

@@ -1,4 +1,4 @@
-"""Opens the splits that stage 4 was asked for, and its validation images."""
+"""Opens the splits that stage 4 evaluates, and its validation images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ ReadSplit = tuple[Path, SplitFile, float | None]  # with the rho of a manifest
 
 @dataclass(frozen=True)
 class OpenedSplits:
-    """The splits that stage 4 was asked for, each once, and how it works on them.
+    """The splits that stage 4 evaluates, each once, and their shared context.
 
     ``run`` is the network and layer as names of files have them. ``stage_two`` are settings of stage 2, if the
     candidates contain them. ``problems`` are candidates that could not be opened or evaluated.
@@ -111,7 +111,7 @@ class OpenedSplits:
 
 
 def open_splits(settings: ResultSettings, device: torch.device) -> OpenedSplits:
-    """The splits asked for, each once, whether by their files, a manifest, or channels and concepts."""
+    """The requested splits, each once, given by their files, a manifest, or channels and concepts."""
     if settings.rho is not None and settings.rho not in RHOS:
         raise UserError(f"--rho {settings.rho} is not one of the stored values {', '.join(map(str, RHOS))}")
     run = run_name(settings.model, settings.layer_of_interest)
@@ -309,7 +309,7 @@ def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Group
 
 
 def matching_val_store(settings: ResultSettings, run: str, context: dict[str, Any]) -> ImportanceStore | None:
-    """The complete val store of the splits' network, layer and transform, and the precision asked for; else None."""
+    """The complete val store of the splits' network, layer and transform, and the requested precision; else None."""
     store = ImportanceStore(settings.store_dir, run, "val")
     if not store.meta_path.is_file():
         return None

@@ -94,7 +94,7 @@ class ClassFinder(ConceptFinder):
         self._tap_sums = comparison.study.tap_sums
 
     def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
-        """The same at every draw."""
+        """The labelled concepts, the same at every draw."""
         means = torch.stack([self._mean_inputs[concept].mean(0) for concept in channel.classes])
         return compared_channels.ConceptSets(channel.concepts, means, self._tap_sums)
 

@@ -41,7 +41,7 @@ PARTITIONED_REFERENCES = "references_partitioned"
 
 
 class ValidationSums(Protocol):
-    """What units are evaluated with on all N validation images: ``utils.stages.separation.ValidationInputs``."""
+    """Evaluates units on all N validation images; implemented by ``utils.stages.separation.ValidationInputs``."""
 
     input_sums: Tensor  # [N, C_in * taps]
     logits: dict[int, Tensor]  # [N] of each class
@@ -50,7 +50,7 @@ class ValidationSums(Protocol):
         """Spatial sums of rows [..., C_in, taps] without bias: [..., N]."""
 
     def images_of(self, concepts: list[list[int]]) -> Tensor:
-        """Which images belong to each concept (lists of classes): BoolTensor [K, N]."""
+        """True where an image belongs to a concept (a list of classes): BoolTensor [K, N]."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class ComparedUnits:
     validation : Tensor [k, N]
         Their values in all validation images.
     rows, biases : Tensor [k, C_in, taps], Tensor [k] or None
-        Their weights where they are linear in the layer's input; ``biases`` is None where there is no bias.
+        Their weights if they are linear in the layer's input; ``biases`` is None without bias.
     clusters : Clusters, optional
-        Of the reference images that these units were made of; None without clusters, or where a null uses the
+        Clusters of the reference images that these units were made of; None without clusters, or if a null uses the
         clusters of the method.
     draw : int
         The draw of the weights that the reference images belong to.
@@ -103,7 +103,7 @@ class ComparedChannel:
     training : Tensor [n, C_in * taps]
         Tap sums of these images.
     membership : BoolTensor [K, n]
-        Which of these images belong to each concept.
+        True where an image belongs to a concept.
     validation : ValidationSums
     """
 
@@ -139,9 +139,9 @@ class ConceptSets:
     mean_inputs : Tensor [K, C_in, taps], float64
         Mean tap sums of each concept.
     tap_sums : StoredTapSums
-        Of the images of the concepts.
+        Tap sums of the images of the concepts.
     clusters : Clusters, optional
-        Where the concepts are clusters of reference images.
+        The clusters, if the concepts are clusters of reference images.
     """
 
     concepts: list[Concept]
@@ -182,9 +182,9 @@ class Comparison:
     mean_inputs : Tensor [T, C_in, taps], float64
         Mean tap sums of classes.
     store : ImportanceStore
-        Of validation images, complete.
+        A complete store of validation images.
     validation : ValidationSums
-        Of the same images.
+        Inputs and logits of the same images.
     rho : float
         For divisions that have several.
     given : dict
@@ -254,14 +254,14 @@ class Comparison:
 
 
 def permutations(kind: str, channel: int, size: int) -> list[Tensor]:
-    """DRAWS permutations for a channel, the same whatever its concepts are; ``kind`` seeds them."""
+    """DRAWS permutations for a channel, independent of its concepts; ``kind`` seeds them."""
     return [significance.permutation(size, kind, channel, draw) for draw in range(1, 1 + DRAWS)]
 
 
 def permuted_weights(weight: Tensor, channel: int) -> Tensor:
     """A channel's weights [C_in, taps] and DRAWS permutations of them over its inputs: [1 + DRAWS, C_in, taps] float64.
 
-    The same for the same channel, whatever its concepts are.
+    They depend only on the channel, not on its concepts.
     """
     return torch.stack([weight, *(weight[order] for order in permutations("weights", channel, len(weight)))]).double()
 

@@ -98,7 +98,7 @@ class ConceptSource(ComparedSource):
     usual_background
         Default weight of the background (everything else as one more concept); None: the division's default.
     map_words, map_note
-        Which images a channel's map shows, for its title and below it.
+        The images that a channel's map shows, in words: in its title, and below it.
     """
 
     usual_background: float | None = None
@@ -160,7 +160,7 @@ class ConceptSource(ComparedSource):
 
     @classmethod
     def assignment(cls, state: dict[str, Any]) -> str | None:
-        """Which validation images the concepts of a split have, in words; None where labels determine it."""
+        """How validation images are assigned to the concepts of a split, in words; None if labels determine it."""
         return None
 
     # ------------------------------------------------------------------------------------------------------ in words

@@ -101,7 +101,7 @@ class ImageSets(ConceptSource):
     Class attributes
     ----------------
     word
-        What a concept is called, before its number.
+        Word for a concept, before its number.
     largest
         The value that a channel's images are ranked by, in words.
     usual_references
@@ -230,7 +230,7 @@ def map_images(
     opened
         The split.
     study
-        Of its training images.
+        Has the training images of the split.
     sets : list of K LongTensors
         The images of each concept.
     features
@@ -311,7 +311,7 @@ class ImageSetFinder(ConceptFinder, ABC):
 
     @abstractmethod
     def features(self, index: int, draw: int) -> Tensor:
-        """What the reference images were clustered by, [n, F]."""
+        """Features by which the reference images were clustered, [n, F]."""
 
     def clusters(self, index: int, draw: int, number: int | None = None) -> Clusters:
         """``find_clusters``, each found once."""

@@ -273,7 +273,7 @@ def find_references(units: UnitCircuits, study: Study, number: int) -> Reference
     Parameters
     ----------
     units
-        R of them.
+        R units.
     study
         Reference images are chosen among its N ``usable`` training images.
     number
@@ -337,13 +337,13 @@ def stored_virtual_neurons(
     Parameters
     ----------
     store
-        Complete.
+        A complete store.
     study
         Determines how images are read.
     labels
         Labels of the images to measure: all images of the store, or some of them.
     units
-        R of them.
+        R units.
     centroids : list of R Tensors [D, K, F]
         D sets of centroids for each unit; K, the number of clusters, may differ from unit to unit.
 

@@ -47,7 +47,7 @@ def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_
     Parameters
     ----------
     store
-        Complete.
+        A complete store.
     weights : Tensor [..., C_in, taps]
         Weights of the units.
     number
@@ -80,7 +80,7 @@ class StoredImageSets(ImageSets):
 
     @abstractmethod
     def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:
-        """What images are clustered and assigned by.
+        """Features by which images are clustered and assigned.
 
         For a unit [C_in, taps] and tap sums [n, C_in, taps] of images: [n, F].
         """
@@ -161,7 +161,7 @@ class StoredClusters:
         self.tap_sums.keep(self.references)
 
     def features(self, index: int, draw: int) -> Tensor:
-        """What the reference images of a channel's draw are clustered by, in their order: [n, F]."""
+        """Features by which the reference images of a channel's draw are clustered, in their order: [n, F]."""
         ascending, ranks = self.references[index, draw].sort()
         tap_sums = self.tap_sums.of_images(ascending)
         return self.source.features(self.weights[index, draw], tap_sums[ranks.argsort()])

@@ -56,7 +56,7 @@ class Division(ABC):
     suffix_pattern
         A regular expression that matches everything that ``suffix_of`` can return.
     nulls
-        What a separation compares it with.
+        The nulls with which a separation compares it.
     primary_null
         The one of these that decides; it has a ``draws_column``.
     flags
@@ -140,7 +140,7 @@ class Division(ABC):
         Parameters
         ----------
         settings
-            Of ``settings_from``.
+            From ``settings_from``.
         network
             Its layer of interest has the channels that are divided.
         inputs_of
@@ -219,7 +219,7 @@ class Division(ABC):
         return {}, None
 
     def quality(self) -> float | None:
-        """How well the concepts are told apart on their training images, at best the number of concepts; or None."""
+        """How well the concepts are separated on their training images, at best the number of concepts; or None."""
         return None
 
 
@@ -231,7 +231,7 @@ class Divider(ABC):
     sees_images : bool
         True: it sees all training images of the concepts. False: only those used to show equality.
     progress : str
-        What the pass over the images is for, on its progress bar.
+        Text of the progress bar: the purpose of the pass over the images.
     """
 
     sees_images = False
@@ -262,7 +262,7 @@ class Rule(ABC):
         Parameters
         ----------
         weights : Tensor [B, C_in, taps], float64
-            Of the units.
+            Weights of the units.
         targets : Tensor [B, C_in, taps], optional
             What the new channels of each unit should sum to, for rules that support it; default: the unit.
         """

@@ -55,23 +55,23 @@ class Null(ABC):
         rule
             For the concepts of the split.
         weight : Tensor [C_in, taps], float64
-            Of the channel.
+            Weight of the channel.
         shares : Tensor [K + 1, C_in]
-            Of the split.
+            Shares of the split.
         orders : LongTensor [B, C_in]
             A permutation of the inputs for each draw.
         """
 
 
 class PermutedWeights(Null):
-    """The same rule on the channel's weights permuted over its inputs."""
+    """The split's rule, applied to the channel's weights permuted over its inputs."""
 
     def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         return rule.rows(weight[orders])
 
 
 class FittedWeights(Null):
-    """The same, fitted so that the new channels of the permuted weights add up to the real channel."""
+    """As PermutedWeights, fitted so that the new channels of the permuted weights add up to the real channel."""
 
     def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         permuted = weight[orders]

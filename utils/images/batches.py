@@ -95,7 +95,7 @@ def prefetched(batches: Sequence[Sequence[int]], transform: Transform, num_worke
 
 @dataclass(frozen=True)
 class Loading:
-    """How image files are read, and where their pixels go.
+    """How image files are read, and on which device their batches are.
 
     ``device`` receives the batches; ``decoding`` is ``pil``, ``fast`` (torchvision on the CPU) or ``gpu``;
     ``num_workers`` processes (or threads, with ``gpu``) read ahead; with ``skip_unreadable`` an image that cannot be
@@ -203,9 +203,9 @@ class ImageBatches:
 class ImageSource:
     """Images, and how a network gets them.
 
-    ``images`` are listed, and read with ``transform`` as ``loading`` says, ``batch_size`` at a time where they come in
-    order; ``files`` makes the dataset of pictures that PIL or torchvision decode, from the list, the transform and the
-    function that decodes.
+    ``images`` are listed, and read with ``transform`` as ``loading`` specifies, ``batch_size`` at a time if they come
+    in order; ``files`` makes the dataset of pictures that PIL or torchvision decode, from the list, the transform and
+    the function that decodes.
     """
 
     images: ImageList

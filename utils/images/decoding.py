@@ -99,7 +99,7 @@ def crop_with_pil(data: bytearray, transform: Transform) -> Tensor:
 
 
 def crop_with_torchvision(data: bytearray, transform: Transform) -> Tensor:
-    """The same by torchvision's decoder and resizing, where the file is a plain JPEG file."""
+    """As ``crop_with_pil``, by torchvision's decoder and resizing if the file is a plain JPEG file."""
     if plain_jpeg_size(data) is not None:
         (image,) = decode([data], torch.device("cpu"))
         if image is not None:

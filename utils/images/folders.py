@@ -31,7 +31,7 @@ class ImageList:
     paths : array of bytes [N]
         Relative to ``root``, sorted.
     sizes : array of int [N]
-        Of the files, in bytes.
+        Sizes of the files in bytes.
     folder_of : array of int [N]
         The index in ``folders`` of each image.
     contents : masked array of uint64 [N], optional

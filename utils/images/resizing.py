@@ -48,7 +48,7 @@ class CropWindows:
     first, sizes : Tensor [B, 2]
         First pixel and size of each part.
     centres : Tensor [B, 2, crop]
-        Where in the part each pixel of the crop lies.
+        Position in the part of each pixel of the crop.
     stretch : Tensor [B, 2]
         How much wider than a pixel the filter is, which avoids aliasing.
     """
@@ -117,11 +117,11 @@ def interpolation_weights(windows: CropWindows, axis: int, length: int, interpol
     Parameters
     ----------
     windows : CropWindows
-        Of B images.
+        Windows of B images.
     axis : int
         0 for rows, 1 for columns.
     length : int
-        Of the padded windows.
+        Length of the padded windows.
     interpolation : str
         ``nearest``, ``bilinear`` or ``bicubic``.
 
@@ -145,7 +145,7 @@ def resize_windows(batch: Tensor, windows: CropWindows, interpolation: str) -> T
     Parameters
     ----------
     batch : uint8 Tensor [B, H, 3, W]
-        Of ``cut_and_pad``.
+        From ``cut_and_pad``.
     windows : CropWindows
         On the same device.
     interpolation : str

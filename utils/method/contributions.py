@@ -1,4 +1,4 @@
-"""What the previous layer's channels contribute to a unit in a single image, and the images in which it is largest."""
+"""Contributions of the previous layer's channels to a unit in single images, and the images in which it is largest."""
 
 import torch
 from torch import Tensor

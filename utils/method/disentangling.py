@@ -158,7 +158,7 @@ def split_sources(arvs: Tensor, rho: float) -> Tensor:
     Parameters
     ----------
     arvs : Tensor [K, ..., C_in]
-        Of one unit or of many.
+        ARVs of the concepts, for one unit or for many.
     rho : float, in (0, 1]
 
     Returns
@@ -186,7 +186,7 @@ def disentangled_rows(weight: Tensor, shares: Tensor) -> Tensor:
     ----------
     weight : Tensor [..., C_in, taps]
     shares : Tensor [K + 1, ..., C_in]
-        Of the concepts, and last of the residual.
+        Shares of the concepts, and last of the residual.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def spatial_sums(rows: Tensor, biases: Tensor | None, tap_sums: Tensor, position
     biases : Tensor [R] or None
     tap_sums : Tensor [B, C_in, taps], float64
     positions : int
-        Of the layer's output.
+        Number of positions of the layer's output.
 
     Returns
     -------

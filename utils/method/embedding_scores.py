@@ -103,7 +103,7 @@ class Monosemanticity:
     def scores(self) -> Tensor:
         """Monosemanticity of each unit: [R] float64, on the CPU.
 
-        NaN where all activations are equal, or where one image alone is above the lowest: then there is no pair.
+        NaN if all activations are equal, or if only one image is above the lowest: then there is no pair.
         """
         if not self._images:
             return torch.full_like(self._sum, torch.nan).cpu()
@@ -112,7 +112,7 @@ class Monosemanticity:
         total = (self._sum - self._images * low) / span
         squares = (self._squares - 2 * low * self._sum + self._images * low**2) / span**2
         weighted = (self._weighted - low[:, None] * self._unit_sum).square().sum(1) / span**2
-        pairs = total**2 - squares  # twice the sum of a_i a_j; what rounding leaves of 0 is no pair
+        pairs = total**2 - squares  # twice the sum of a_i a_j; a remainder of rounding is not a pair
         scores = (weighted - squares) / pairs
         return scores.where((span > 0) & (pairs > 1e-9 * squares), torch.nan).cpu()
 

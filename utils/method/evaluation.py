@@ -88,7 +88,7 @@ def overshoots(summary: Summary) -> bool:
 
 
 def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
-    """How well larger values tell ``positives`` [n] from ``negatives`` [m]: the area under the ROC curve, in 0..1.
+    """Area under the ROC curve, in 0..1: how well larger values separate ``positives`` [n] from ``negatives`` [m].
 
     The probability that a positive is above a negative, ties counting half (the Mann-Whitney statistic). NaN without
     positives or without negatives.
@@ -109,7 +109,7 @@ class ConceptAreas(NamedTuple):
 
 
 def separation(originals: list[np.ndarray], sums: list[np.ndarray]) -> list[ConceptAreas]:
-    """How well the channels tell each concept from the other ones.
+    """How well the channels separate each concept from the other ones.
 
     Parameters
     ----------

@@ -23,9 +23,9 @@ def match(scores: Tensor, is_own: Tensor) -> Tensor:
     Parameters
     ----------
     scores : Tensor [k, n]
-        Of k units, in images of the concepts alone.
+        Scores of k units in the images of the concepts.
     is_own : BoolTensor [K, n]
-        Which images are of which concept.
+        True where an image belongs to a concept.
 
     Returns
     -------
@@ -42,9 +42,9 @@ def judge(scores: Tensor, is_own: Tensor) -> Judgement:
     Parameters
     ----------
     scores : Tensor [K, N]
-        Of the unit of each concept, in all images.
+        Scores of the unit of each concept in all images.
     is_own : BoolTensor [K, N]
-        Which images are of which concept.
+        True where an image belongs to a concept.
     """
     of_concepts = is_own.any(0)
     all_scores, others = [], []

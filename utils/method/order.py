@@ -6,7 +6,7 @@ from torch import Tensor
 def largest_first(values: Tensor, number: int | None = None, dim: int = -1) -> Tensor:
     """Indices of the ``number`` (default: all) largest values along ``dim``, the largest first.
 
-    Of equal values the earlier one is first, whatever the device, so that a result never depends on the machine.
+    Of equal values, the earlier one is first on every device, so that results do not depend on the machine.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A map of points of many dimensions: their principal components, and which of them have room for a picture."""
+"""A map of high-dimensional points: their principal components, and the points that have room for a picture."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ def principal_components(features: Tensor, number: int = 2) -> tuple[Tensor, Ten
     Returns
     -------
     scores : Tensor [n, number], float64
-        The points' coordinates, around 0; 0 beyond the dimensions that there are. The sign of a component is that for
-        which its largest loading is positive, so that the same points always give the same ones.
+        The points' coordinates, around 0; 0 beyond the rank of the points. The sign of a component is that for which
+        its largest loading is positive, so that the same points always give the same ones.
     shares : Tensor [number], float64
         The share of the variance that each component explains; 0 where all points are equal.
     """
@@ -47,9 +47,9 @@ def with_room(places: Tensor, order: list[int], side: float, most: int) -> list[
     ----------
     places : Tensor [n, 2]
     order : list of int
-        In which the points get their pictures.
+        Order in which points are chosen.
     side : float
-        Of a picture.
+        Side of a picture.
     most : int
 
     Returns

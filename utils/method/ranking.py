@@ -35,9 +35,9 @@ def rank_images(scores: Tensor, is_own: Tensor) -> Score:
     Parameters
     ----------
     scores : Tensor [B, N]
-        Of N images by B channels.
+        Scores of N images by B channels.
     is_own : BoolTensor [N]
-        Which of them are the concept's.
+        True for the images of the concept.
 
     Returns
     -------

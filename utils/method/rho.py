@@ -62,10 +62,10 @@ class RhoSearch:
     Parameters
     ----------
     weight : Tensor [C_in, taps]
-        Of the channel.
+        Weight of the channel.
     bias : Tensor [] or None
     arvs : Tensor [K, C_in]
-        Of the concepts.
+        ARVs of the concepts.
     num_own : int, optional
         Only the first ``num_own`` concepts (default: all) have images of their own; a background only counts among the
         other ones.

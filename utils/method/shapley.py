@@ -1,4 +1,4 @@
-"""What each of several players adds to a value that they reach together (Shapley 1953)."""
+"""Shapley values: what each of several players contributes to their joint value (Shapley 1953)."""
 
 from itertools import combinations
 from math import comb

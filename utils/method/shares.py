@@ -69,7 +69,7 @@ class _Problem:
 
     ``moments`` [C_in * taps, C_in * taps] are the weighted second moments of the tap sums. For each unit: ``weights``
     [B, C_in, taps]; ``linear`` [B, K, C_in], h; ``scale`` [B], the value of giving nothing; ``ridge`` [B]; and
-    ``steepness`` [B, 1, C_in], the diagonal of a form that is no smaller than A.
+    ``steepness`` [B, 1, C_in], the diagonal of a form that bounds A from above.
     """
 
     moments: Tensor
@@ -113,7 +113,7 @@ def _problem(weights: Tensor, groups: list[Tensor], importance: list[float], tar
     taps = moments.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
     diagonal = torch.einsum("bit,tui,biu->bi", weights, taps, weights)
     ridges = ridge * diagonal.mean(1)
-    # |A| 1 on the diagonal is no smaller a form than A: steps of its inverse never overshoot
+    # the form with |A| 1 on the diagonal bounds A from above: steps of its inverse never overshoot
     magnitudes = weights.abs()
     row_sums = (magnitudes * (magnitudes.flatten(1) @ moments.abs()).view(weights.shape)).sum(-1)
     return _Problem(

@@ -1,4 +1,4 @@
-"""What a result is compared with: seeded permutations, p and q values, and intervals by resampling channels."""
+"""Significance of results: seeded permutations, p and q values, and intervals by resampling channels."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ def permutation(size: int, *purpose: Any) -> Tensor:
 
 
 def p_value(value: float, nulls: ArrayLike) -> float:
-    """How rare a value is among nulls: ``(1 + number at least as high) / (1 + number)``, without resampling.
+    """The p value of a value among nulls: ``(1 + number at least as high) / (1 + number)``, without resampling.
 
-    Nulls [n] that are NaN do not count. NaN where the value is, or where there is no null.
+    Nulls [n] that are NaN do not count. NaN if the value is NaN, or if there is no null.
     """
     measured = np.asarray(nulls)
     measured = measured[~np.isnan(measured)]
@@ -66,7 +66,7 @@ def mean_with_interval(values: ArrayLike, groups: ArrayLike) -> Interval:
     Returns
     -------
     Interval
-        NaN without values; ``low`` and ``high`` are NaN with so few groups that resampling says little.
+        NaN without values; ``low`` and ``high`` are NaN with too few groups for resampling.
     """
     values_array = np.asarray(values, dtype=float)
     measured = ~np.isnan(values_array)

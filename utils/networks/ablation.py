@@ -22,7 +22,7 @@ def ablated(
     Parameters
     ----------
     network : nn.Module
-        Of ``split_network``.
+        From ``split_network``.
     channel : int
         The channel that was split.
     concept : int or str

@@ -1,6 +1,6 @@
-"""Where in the image the tokens lie that enter a layer: in a grid, in a map or windows of a map, or in no known order.
+"""Positions in the image of the tokens that enter a layer: in a grid, a map, windows of a map, or unknown.
 
-A patch that is cut out at the wrong place would mislead: where it is not certain, it counts as not known.
+A patch that is cut out at the wrong place would mislead, so positions that are not certain count as unknown.
 """
 
 import math
@@ -29,7 +29,7 @@ class Arrangement:
     positions : int
         Number of an image's positions, in all windows.
     map_size : (rows, columns) or None
-        Of the map that the positions form; None where they lie nowhere, or in no known order.
+        Size of the map that the positions form; None if they form none, or their order is unknown.
     order : LongTensor [positions] or None
         The place of each position in the map, row by row; -1 for a position that lies nowhere (a class token, padding).
         None where ``map_size`` is.
@@ -55,9 +55,9 @@ def arrangement_of(network: nn.Module, name: str, traced: Trace) -> Arrangement:
     network : nn.Module
         In evaluation mode, on the CPU.
     name : str
-        Of the layer in the network, called once.
+        Name of the layer in the network; it is called once.
     traced : Trace
-        Of the network.
+        Trace of the network.
 
     Raises
     ------
@@ -121,7 +121,7 @@ class _Reached(Exception):
 class _Search:
     """A pass in which a layer's tokens are searched for in the map that was made last: ``order`` and ``map_size``.
 
-    Of the three images the first and the last are equal, which shows whether what belongs to an image lies together.
+    The first and the last of the three images are equal, which shows whether the tokens of an image are contiguous.
     Tokens may have been changed between the rearrangement and the layer. So any input or output of a module that has
     the form of the layer's input is compared; the order holds until the network makes a map again.
     """

@@ -42,7 +42,7 @@ class Embedder:
     network : LoadedNetwork
         On the CPU.
     transform : Transform
-        Of the images that it takes.
+        Transform of the images that it takes.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def load_embedder(
     studied : str
         Fingerprint of the network that is studied, which cannot be its own judge.
     transform : Transform
-        Of the network that is studied.
+        Transform of the studied network.
     mean, std : sequence of 3 numbers, optional
 
     Raises

@@ -62,7 +62,7 @@ def maximise_activation(
         to run, because the gradient of resampling is summed in no fixed order.
     steps : int
     description : str
-        Of the progress bar.
+        Text of the progress bar.
 
     Returns
     -------

@@ -143,9 +143,9 @@ class Layer(ABC):
 
     @abstractmethod
     def places(self, device: torch.device | str = "cpu") -> Tensor | None:
-        """Where each position lies in the image: ``[positions, 2]``, row and column as fractions of the sides.
+        """The place of each position in the image: ``[positions, 2]``, row and column as fractions of the sides.
 
-        NaN for a position that lies nowhere (a class token); None where all do, or where it is not known.
+        NaN for a position that lies nowhere (a class token); None if all do, or if places are unknown.
         """
 
 

@@ -35,7 +35,7 @@ class LoadedNetwork:
     ----------
     module : nn.Module
     weights : str
-        Where its weights came from, in words.
+        The source of its weights, in words.
     fingerprint : str
         A SHA-256 of their values.
     transform : Transform
@@ -77,7 +77,7 @@ def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
 
 
 def default_weights(model: str) -> str:
-    """Where a network's weights come from unless ``--weights`` says otherwise, as ``LoadedNetwork.weights`` has it."""
+    """The source of a network's weights without ``--weights``, as in ``LoadedNetwork.weights``."""
     if ":" in model:
         return "the factory's own"
     named = torchvision.models.get_model_weights(model).__members__
@@ -231,7 +231,7 @@ def copy_module(module: Module) -> Module:
 
     ``copy.deepcopy`` alone fails on a tensor that has a graph (the weight that the old ``weight_norm`` computes) and on
     a lock, an open file and similar objects. The copy has the values of such a tensor. It shares the other objects with
-    the original: they are no part of what a network computes, and there is no other way to give them to the copy.
+    the original: they do not affect what a network computes, and cannot be copied in any way.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
 
 def _can_be_copied(value: Any, modules: Mapping[int, nn.Module]) -> bool:
     try:
-        copy.deepcopy(value, dict(modules))  # modules count as copied: each is asked for itself
+        copy.deepcopy(value, dict(modules))  # modules count as copied: the attributes of each are checked separately
     except OUT_OF_MEMORY:
         raise
     except Exception:  # of the user's object, whose class decides what it raises

@@ -20,7 +20,7 @@ class OpenedNetwork:
     """The network in use, in evaluation mode, all parameters frozen, on its device.
 
     ``layer`` is its layer of interest; ``precision`` that of its arithmetic, ``fp32``, ``tf32`` or ``bf16``;
-    ``weights`` says where its weights came from, for people.
+    ``weights`` describes the source of its weights, for people.
     """
 
     module: nn.Module

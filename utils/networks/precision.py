@@ -1,4 +1,4 @@
-"""Where networks run and in which precision: devices, TF32, autocast, compilation."""
+"""Devices and precisions in which networks run: TF32, autocast, compilation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -136,7 +136,7 @@ def require_finite(record: Record, indices: Tensor, images: ImageList) -> None:
 
 
 def require_finite_values(values: Sequence[Tensor], indices: Tensor, images: ImageList) -> None:
-    """The same for tensors that have an equal part for each of the images at ``indices``."""
+    """As ``require_finite``, for tensors that have a part of equal size for each of the images at ``indices``."""
     finite = torch.stack([value.reshape(len(indices), -1).isfinite().all(1) for value in values]).all(0).cpu()
     if not finite.all():
         path = images.path(int(indices[~finite][0]))

@@ -33,7 +33,7 @@ class DisentangledLayer(nn.Module):
     ----------
     layer : Layer
     splits : list of Split
-        Of different channels.
+        Splits of different channels.
     rhos : list of float or None, optional
         One a split; default: the chosen ones.
 
@@ -47,7 +47,7 @@ class DisentangledLayer(nn.Module):
 
     def __init__(self, layer: Layer, splits: Sequence[Split], rhos: Sequence[float | None] | None = None) -> None:
         super().__init__()
-        self.__module__ = "torch.nn"  # torch.fx then takes it for one operation, as it takes the layer itself
+        self.__module__ = "torch.nn"  # torch.fx then treats it as one operation, as it treats the layer itself
         self.channels = [split.channel for split in splits]
         self.channel_dim = layer.channel_dim
         if len(set(self.channels)) < len(self.channels):
@@ -171,7 +171,7 @@ def in_place_of(network: nn.Module, layer: Layer, module: nn.Module) -> Iterator
 
 
 def parts_table(module: DisentangledLayer) -> list[dict[str, Any]]:
-    """What each channel of the ``parts`` of a DisentangledLayer is: see ``network_concepts``, without ``layer``."""
+    """A table of the channels of the ``parts`` of a DisentangledLayer: as ``network_concepts``, without ``layer``."""
     table = []
     for channel, rows, concepts in zip(module.channels, module.rows_of, module.concepts_of, strict=True):
         named = [(k, concept.name, concept.classes) for k, concept in enumerate(concepts, start=1)]
@@ -278,7 +278,7 @@ def rounded_together(rows: Tensor, dtype: torch.dtype) -> Tensor:
     Parameters
     ----------
     rows : Tensor [n, K + 1, ...]
-        Of ``c'_1 .. c'_K`` and the residual of n splits.
+        Weights of ``c'_1 .. c'_K`` and the residual of n splits.
     dtype : torch.dtype
 
     Returns
@@ -301,7 +301,7 @@ def stored_together(rows: Tensor, dtype: torch.dtype) -> Tensor:
     Parameters
     ----------
     rows : Tensor [n, K + 1, ...]
-        Of ``c'_1 .. c'_K`` and the residual of n splits, in ``dtype`` or wider.
+        Weights of ``c'_1 .. c'_K`` and the residual of n splits, in ``dtype`` or wider.
     dtype : torch.dtype
 
     Returns

@@ -14,7 +14,7 @@ FLOAT32 = "but images are torch.float32: convert the network with .float() first
 
 
 class Call(NamedTuple):
-    """A call of the module ``name`` with an input of this shape, () where it is no tensor."""
+    """A call of the module ``name`` with an input of this shape, () if it is not a tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,9 +36,9 @@ class Trace:
     image_size : int
         Side of the images in pixels.
     calls : list of Call
-        Of every module, in order of execution.
+        Calls of all modules, in order of execution.
     maps : list of ConvolutionMap
-        Of every call of a convolution.
+        The maps of all calls of convolutions.
     differ : dict of int -> BoolTensor [N]
         For each number N of tokens ``[B, N, C]``: which of them differed between the two images when a tensor of so
         many tokens was first seen.
@@ -55,7 +55,7 @@ class Trace:
     moved: int | None = None
     num_outputs: int = 0
 
-    IMAGES = 2  # so that the batch's dimension can be told from one of size 1
+    IMAGES = 2  # so that the batch's dimension can be distinguished from one of size 1
 
     def input_shapes(self, name: str) -> list[tuple[int, ...]]:
         """The shapes of a module's input, one for each call."""
@@ -102,7 +102,7 @@ def trace(network: nn.Module, image_size: int) -> Trace:
     Raises
     ------
     UserError
-        It cannot take such images, or is no classifier.
+        It cannot take such images, or is not a classifier.
     """
     noise = torch.randn(3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     images = torch.stack([noise, torch.zeros_like(noise)])

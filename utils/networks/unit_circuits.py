@@ -18,7 +18,7 @@ from utils.networks.layers import Layer
 from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input
 
-IMAGES = 2  # run to find a circuit layer, so that the batch's dimension can be told from one of size 1
+IMAGES = 2  # run to find a circuit layer, so that the batch's dimension can be distinguished from one of size 1
 
 # A function of the wanted pairs, BoolTensor [B, R], which yields blocks of P pairs, each wanted pair once:
 # (images [P], units [P], circuits [P, F])

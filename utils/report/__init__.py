@@ -1,1 +1,1 @@
-"""What people look at: text, tables, figures."""
+"""Output for people: text, tables, figures."""

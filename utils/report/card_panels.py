@@ -51,7 +51,7 @@ class Densities:
     card : Card
     sheet : Sheet
     width : float
-        Of the panel, in inches.
+        Width of the panel, in inches.
     each : float
         Least height of the axes of one concept with their title, in inches.
     """
@@ -145,7 +145,7 @@ class Fractions:
     card : Card
     sheet : Sheet
     width : float, optional
-        Of the panel, in inches; default: wide enough for all groups in one line.
+        Width of the panel, in inches; default: wide enough for all groups in one line.
     """
 
     def __init__(self, card: Card, sheet: Sheet, width: float | None = None) -> None:

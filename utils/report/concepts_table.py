@@ -1,4 +1,4 @@
-"""The table that says what each channel of the parts of a split layer is."""
+"""The table of the channels of the parts of a split layer: the channel and concept of each."""
 
 from pathlib import Path
 

@@ -68,7 +68,7 @@ def _concept_row(effect: dict[str, Any], k: int) -> dict[str, Any]:
 
 
 def _logits(effects: np.ndarray, k: int, num_concepts: int) -> dict[str, np.ndarray]:
-    """What parts add to the logit, in each image of concept k, from the effects of all parts [n, parts]."""
+    """The effects on the logit in each image of concept k, from the effects of all parts [n, parts]."""
     if not effects.size:
         return {}
     others = [j for j in range(num_concepts) if j != k]

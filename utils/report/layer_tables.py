@@ -44,11 +44,11 @@ class ChannelClasses:
     ----------
     relevant : BoolTensor [T, C]
     pairs
-        Of all channels, whatever their cosine.
+        All pairs of all channels, with any cosine.
     groups
         The groups of the classes of every channel that is relevant for a class.
     levels
-        Of the channels in the classes.
+        Levels of the channels in the classes.
     """
 
     def __init__(self, relevant: Tensor, pairs: ClassPairs, groups: dict[int, ChannelGroups], levels: Levels) -> None:

@@ -1,4 +1,4 @@
-"""A figure whose parts are placed in inches, whatever they show."""
+"""A figure whose parts are placed in inches, independently of their content."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ LEFT_OUT = -2  # the number of images of no concept
 
 @dataclass(frozen=True)
 class MapPage:
-    """What a map shows of n images and of K concepts, at most eight.
+    """The content of a map of n images and K concepts, at most eight.
 
     ``scores`` [n, 2] are the images' principal components, ``shares`` [2] the share of the variance that each explains.
     ``concepts`` [n] is the concept of each image: one of those shown (from 0), ``OTHERS`` or ``LEFT_OUT``. ``pictures``
@@ -141,7 +141,7 @@ def _draw_concept(sheet: Page, page: MapPage, k: int, columns: int, patch: float
 
 
 def _draw_notes(sheet: Page, page: MapPage) -> None:
-    """What is grey, and how to read the patches."""
+    """Draw the notes: the meaning of grey, and how to read the patches."""
     width = sheet.width - MARGIN - LEFT
     lines = [fitted(line, width, 8) for line in page.notes]
     sheet.text(LEFT, BOTTOM - 0.1, "\n".join(lines), 8, color=SUBTLE, ha="left", va="top")

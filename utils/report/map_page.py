@@ -9,7 +9,7 @@ from utils.store.opened_splits import OpenedSplit
 
 
 def map_page(opened: OpenedSplit, run: str, circuit_map: CircuitMap, reader: MapReader, note: str | None) -> MapPage:
-    """The MapPage of a split; ``note`` says what is shown instead of patches, or is None."""
+    """The MapPage of a split; ``note`` states what is shown instead of patches, or is None."""
     split = opened.file.split
     source = SOURCES.get(opened.file.source["name"])
     concepts = circuit_map.images.concepts.numpy()

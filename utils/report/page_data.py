@@ -88,7 +88,7 @@ def units_of(layer: ReportedLayer) -> tuple[torch.Tensor, torch.Tensor | None, d
     rows : Tensor [U, C_in, taps], float32
     biases : Tensor [U] or None
     units : dict of channel -> range
-        Which of the U units belong to a channel.
+        The units, of 0 ... U - 1, of each channel.
     """
     rows: list[torch.Tensor] = []
     units = {}
@@ -126,7 +126,7 @@ def describe_channel(
     layer
     channel
     strips
-        Of the original channel, and of the new ones of its first split.
+        Strips of the original channel, and of the new ones of its first split.
     output_dir, commands, pictures
         As in ``describe_split``.
     """

@@ -123,7 +123,7 @@ def kind_of(file: SplitFile, groups: list[list[int]], pairs: set[tuple[int, ...]
     ----------
     file : SplitFile
     groups
-        Of the channel's classes, as lists of outputs.
+        Groups of the channel's classes, as lists of outputs.
     pairs
         Pairs (class1, class2) of the channel under gamma.
     """
@@ -158,7 +158,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
     ----------
     measured
     output_dir
-        Where figures of splits are.
+        Folder of the figures of splits.
     commands
     pictures
         Copies figures into the report.

@@ -84,7 +84,7 @@ def cosine_matrix(cosines: torch.Tensor, group_of: list[int], names: list[str], 
     Parameters
     ----------
     cosines : Tensor [n, n]
-        Of two classes or more.
+        Cosines between at least two classes.
     group_of, names
         The group and the name of each class.
     gamma

@@ -101,7 +101,7 @@ def write_pages(
     Returns
     -------
     Path
-        Of the page to open first.
+        The page to open first.
     """
     environment = _environment()
 

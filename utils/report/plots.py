@@ -55,7 +55,7 @@ def density_figure(
     colours
         The colour and the line of each sample.
     limits
-        Of the axes, from ``density_limits``.
+        Limits of the axes, from ``density_limits``.
     titles
     sheet
     """

@@ -106,7 +106,7 @@ def _print_doubts(results: Results) -> None:
 
 
 def warn_of_empty_inclusion(result: dict[str, Any]) -> None:
-    """Warn of concepts of which no image is included, and say at which tau one would be."""
+    """Warn of concepts without an included image, and print the tau at which one would be included."""
     for name, of_concept in zip(result["concept_names"], result["images"], strict=True):
         if of_concept["paths"] and not any(of_concept["included"]):  # a concept without labels may have no image
             print(

@@ -202,7 +202,7 @@ def group_of(result: dict[str, Any]) -> tuple[Hashable, ...]:
 
 
 def result_groups(results: Sequence[dict[str, Any]]) -> list[ResultGroup]:
-    """The ResultGroups of all results, sorted by channel and concepts, in whatever order they were made."""
+    """The ResultGroups of all results, sorted by channel and concepts."""
     ordered = sorted(results, key=lambda result: (*group_of(result), result["channel"], result["split"]))
     groups = []
     for group in grouped(ordered, group_of):

@@ -100,7 +100,7 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _discoveries(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines that say how many concepts have a p and a q value below 0.05."""
+    """Lines with the numbers of concepts that have a p and a q value below 0.05."""
     lines = []
     for letter in "pq":
         values = np.array([row[f"{letter}_irrelevant"] for row in rows])
@@ -196,7 +196,7 @@ def draws_reached(row: dict[str, Any]) -> dict[str, float]:
 def table(rows: list[dict[str, Any]], columns: Sequence[str] = (*VALUE_COLUMNS, *REACHED)) -> Table:
     """The Table of rows, without columns that have no value.
 
-    If splits were made in several ways, a column says how.
+    If splits were made in several ways, a column names the way.
     """
     rows = [{**row, **draws_reached(row)} for row in rows]
     several = len({row["split_by"] for row in rows}) > 1

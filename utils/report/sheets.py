@@ -1,4 +1,4 @@
-"""What a figure is drawn for, a screen or a printed page: its width, the size of its type, and its titles."""
+"""The medium of a figure, a screen or a printed page: its width and the size of its type; and titles."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

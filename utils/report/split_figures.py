@@ -182,7 +182,7 @@ def channel_card(
     patches
         K + 1 lists: of the original channel and of each new one.
     patch_note
-        Which patches are shown.
+        A note on which patches are shown.
     visualizations
         K + 1 lists of captioned pictures.
     name

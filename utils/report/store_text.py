@@ -50,7 +50,7 @@ def print_store_summary(store: ImportanceStore) -> None:
 
 
 def _warn_of_chance(correct: float, num_outputs: int) -> None:
-    """Warn that the images are classified hardly better than by chance, and say what may be the reason."""
+    """Warn that the images are classified hardly better than by chance, and print possible reasons."""
     if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
         print(
             f"warning: that is hardly better than chance ({1 / num_outputs:.2%}): class folders may be mapped to the "

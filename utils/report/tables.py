@@ -81,7 +81,7 @@ def grouped(
 
 
 def settled(measurements: Measurements, write: Callable[[list[dict[str, Any]]], Written]) -> Written:
-    """What ``write`` returns, which writes the files that are made of all entries of Measurements.
+    """Call ``write``, which writes the files that are made of all entries of Measurements, and return its result.
 
     Other processes may write entries at the same time: the files are written again until nothing has changed meanwhile,
     so that the last process has seen all entries. (A lock would need a file system that has locks.)

@@ -36,7 +36,7 @@ def comma_separated(rows: list[dict]) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """The same as aligned Markdown."""
+    """The same rows as an aligned Markdown table."""
     header = [name.replace("_", " ") for name in COLUMNS]
     cells = [
         [row[name] if isinstance(row[name], int) else formatted(row[name], ".3g") for name in COLUMNS] for row in rows
@@ -50,10 +50,10 @@ def sensitivity_figure(rows: list[dict], title: str, sheet: Sheet = SCREEN) -> F
     Parameters
     ----------
     rows
-        Of ``stages.sensitivity.sensitivity``.
+        From ``stages.sensitivity.sensitivity``.
     title
     sheet
-        On a printed page without room for all p beside each other, the others stand below.
+        On a printed page without room for all p beside each other, the others are below.
 
     Returns
     -------

@@ -76,7 +76,7 @@ def verdict(groups: int, is_polysemantic: bool, is_split: bool, rows: Sequence[d
     is_split
         Whether there is a split into classes that make it gamma-polysemantic.
     rows
-        Of ``Separations``, one for each concept of its split; None if it was not measured.
+        From ``Separations``, one for each concept of its split; None if it was not measured.
     """
     measured = _measured(rows)
     if measured:

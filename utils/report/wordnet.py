@@ -44,7 +44,7 @@ def class_synsets(classes: dict[str, int]) -> dict[int, Synset]:
     Raises
     ------
     UserError
-        A folder that is no WordNet id, nltk or the corpus missing, a damaged corpus.
+        A folder is not a WordNet id, nltk or the corpus is missing, or the corpus is damaged.
     """
     for folder in classes:
         if not re.fullmatch(r"n[0-9]{8}", folder):
@@ -80,7 +80,7 @@ def _find_corpus() -> Any:
 def _download_corpus() -> Any:
     """Let nltk download WordNet to where it looks for it; UserError if that fails.
 
-    In a separate process: nltk waits for minutes when a firewall blocks it, and it prints errors even when told not to.
+    In a separate process: nltk waits for minutes when a firewall blocks it, and it prints errors even in quiet mode.
     """
     print(f"nltk has no WordNet corpus: downloading it (10 MB, at most {DOWNLOAD_SECONDS} s)", file=sys.stderr)
     command = [sys.executable, "-m", "nltk.downloader", "-q", "wordnet"]

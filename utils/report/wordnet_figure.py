@@ -62,7 +62,7 @@ def plot_wordnet(
     titles
         The subtitle has the settings that chose the pairs.
     table
-        Of stage 2's pairs: the similarities are written beside it.
+        Path of stage 2's table of pairs; the similarities are written beside it.
     output_dir
     sheet
     """

@@ -24,7 +24,7 @@ MOST_PICTURES = 80
 
 @dataclass(frozen=True)
 class CircuitMap:
-    """Where the images of MapImages lie.
+    """The positions of MapImages on a map.
 
     ``scores`` [n, 2] are the principal components of their features, ``shares`` [2] the share of the variance that each
     explains. ``shown`` are the concepts of most images, ascending; ``pictured`` the images (from 0) that have room for
@@ -40,14 +40,14 @@ class CircuitMap:
 
 
 def map_image_finders(opened: list[OpenedSplit], study: Study) -> dict[Path, Callable[[OpenedSplit], MapImages]]:
-    """The function that finds the images of the map of each split, whatever source its concepts are from, by path.
+    """For each split, by its path, the function that finds the images of its map, for any source of concepts.
 
     Parameters
     ----------
     opened : list of OpenedSplit
-        Of one network and layer.
+        Splits of one network and layer.
     study : Study
-        Of the training images that the splits were made from.
+        Has the training images that the splits were made from.
     """
     finders: dict[Path, Callable[[OpenedSplit], MapImages]] = {}
     for name in dict.fromkeys(split.file.source["name"] for split in opened):
@@ -63,7 +63,7 @@ def make_map(images: MapImages, side: float, most_concepts: int) -> CircuitMap:
     ----------
     images : MapImages
     side : float
-        Of a picture, as a fraction of the distance between the outermost images' middles.
+        Side of a picture, as a fraction of the distance between the centres of the outermost images.
     most_concepts : int
         The largest concepts are shown, at most this many.
     """
@@ -107,7 +107,7 @@ class MapReader:
         return [patch(picture, centre, self.patch_size) for picture, centre in zip(pictures, centres, strict=True)]
 
     def strongest_places(self, channel: int, indices: Sequence[int]) -> torch.Tensor:
-        """Where in each image [n] a channel is largest, as fractions of the sides: [n, 2]."""
+        """The place in each image [n] where a channel is largest, as fractions of the sides: [n, 2]."""
         places = self.network.layer.places(self.network.device)
         centres: dict[int, torch.Tensor] = {}
         loader = self.source.in_order(indices, f"strongest places of channel {channel}")

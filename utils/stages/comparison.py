@@ -135,22 +135,22 @@ def describe_comparison(
     store: ImportanceStore,
     training: ImportanceStore,
 ) -> dict[str, Any]:
-    """What identifies a comparison before it is measured; a stored one that agrees in all of it is not made again.
+    """The fields that identify a comparison before it is measured; a stored one with equal fields is not made again.
 
     Parameters
     ----------
     name
-        Of its file.
+        Name of its file.
     run
-        Of the stores.
+        RUN of the stores.
     channels
         Each channel and its concepts, as lists of classes.
     settings
         Plain values that the methods depend on.
     methods
-        What is stored of each method, by its name.
+        The stored fields of each method, by its name.
     store, training
-        Of validation and of training images.
+        Stores of validation and of training images.
     """
     return {
         "name": name,

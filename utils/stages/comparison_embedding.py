@@ -140,7 +140,7 @@ class EmbeddingScores:
             _add_means(units.scores, of_units, running.mean_cosine())
 
     def _add_distances(self) -> None:
-        """Each patch once, whatever clusters it is in: a unit's images may be clustered in several ways."""
+        """Each patch is embedded once: a unit's images may be clustered in several ways."""
         numbers: dict[bytes, int] = {}
         unit_of = [numbers.setdefault(clustered.weight.numpy().tobytes(), len(numbers)) for clustered in self.clustered]
         wanted = torch.zeros(len(self.embedded.embeddings.indices), len(numbers), dtype=torch.bool)
@@ -171,7 +171,7 @@ class EmbeddingScores:
 
 
 def _centres(embedded: EmbeddedImages, units: list[ClusteredImages], wanted: torch.Tensor) -> torch.Tensor:
-    """Where units are largest in images, of wanted [N, R] pairs in their order: [P, 2], fractions of the sides."""
+    """The places where units are largest in images, for wanted [N, R] pairs in their order: [P, 2], in 0..1."""
     network = embedded.network
     weights = torch.stack([unit.weight for unit in units]).float().to(network.device)
     biases = [unit.bias for unit in units if unit.bias is not None]  # of all units or of none

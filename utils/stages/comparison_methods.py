@@ -58,7 +58,7 @@ class Splits(UnitMaker):
     Parameters
     ----------
     finder : ConceptFinder
-        Of the concepts.
+        Finds the concepts.
     division
         How inputs are divided, with its default settings.
     rho

@@ -61,7 +61,7 @@ def images_in_turn(
     ----------
     candidates : list of Candidate
     members : dict
-        Of ``members_of``.
+        From ``members_of``.
     divider : Divider
         Sees all of them, or those alone on which equality is shown.
     source : ImageSource
@@ -149,7 +149,7 @@ class EqualityProof:
         Parameters
         ----------
         splits : list of Split
-            Of different channels.
+            Splits of different channels.
         images : dict of class -> Tensor [n, 3, H, W]
             On the CPU. The images of one class, if there are as many, are always the same.
         """

@@ -50,7 +50,7 @@ class ChannelParts:
         self.coalitions = coalitions(len(self.with_input), self.seed)
 
     def effects(self, network: torch.nn.Module, replay: Replay, targets: torch.Tensor) -> torch.Tensor:
-        """What each part adds to the logit of an image's own class and to its margin: its Shapley value.
+        """The Shapley value of each part for the logit of an image's own class, and for its margin.
 
         The margin is the logit minus the mean of all others.
 
@@ -58,7 +58,7 @@ class ChannelParts:
         ----------
         network : nn.Module
         replay : Replay
-            Of the images, B of them.
+            Replay of B images.
         targets : LongTensor [B]
 
         Returns
@@ -81,7 +81,7 @@ class ChannelParts:
 
 
 def logit_and_margin(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of the logits [B, outputs] that of each image's own class, and that minus the mean of all others: [2, B]."""
+    """The logit of each image's own class, and this minus the mean of all others: [B, outputs] -> [2, B]."""
     logit = logits.gather(1, targets[:, None])[:, 0]
     sum_of_others = logits.sum(1) - logit
     return torch.stack([logit, logit - sum_of_others / max(1, logits.shape[1] - 1)])
@@ -127,7 +127,7 @@ def measure_effects(opened: list[OpenedSplit], validation: ImagePass, to: str) -
     Yields
     ------
     number : int
-        Which of ``opened``.
+        Index in ``opened``.
     measured : dict
         ``images``, for each concept ``paths``, ``effects`` on the logit, ``margins`` (effects on it minus the mean of
         all others) and ``effects_permuted`` ([n, K + 1] as lists): the latter of a split with as many inputs for each
@@ -210,7 +210,7 @@ class SplitEffects:
         }
 
     def _digest(self, images: ImageList, key: GroupKey) -> str:
-        """Of all images of a group that were measured."""
+        """Digest of all images of a group that were measured."""
         batches = [batch for batch in self.batches if batch.key == key]
         contents = np.concatenate([np.empty(0, np.uint64), *(batch.contents for batch in batches)])
         return contents_digest(images, _indices(batches), contents)

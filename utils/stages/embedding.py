@@ -40,13 +40,13 @@ def embeddings_of(
     source : ImageSource
         With the embedder's transform.
     indices : sequence of int
-        Which of its images, ascending.
+        Ascending indices of images of ``source``.
     embedder : Embedder
         On the device of ``source``.
     precision : str
-        Of the embedder's arithmetic.
+        Precision of the embedder's arithmetic.
     description : str
-        Of the progress bar.
+        Text of the progress bar.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def validation_embeddings(store: ImportanceStore, study: Study, embedder: Embedd
     -------
     Embeddings
     path : Path
-        Where they are kept.
+        The file in which they are kept.
     """
     origin = {
         "format": 1,
@@ -114,9 +114,9 @@ class PatchFiles(ImageFiles):
     transform : Transform
         The embedder's.
     crop : function
-        That decodes an image.
+        Function that decodes an image.
     seen_with : Transform
-        Of the studied network.
+        Transform of the studied network.
     centres : array [P, 2]
         Row and column, as fractions of the sides of what it sees.
     size : int
@@ -173,7 +173,7 @@ def patch_embeddings(
     embedder : Embedder
         On the device of ``source``; patches are resized to its input.
     precision : str
-        Of the embedder's arithmetic.
+        Precision of the embedder's arithmetic.
     """
     patches = replace(
         source,
@@ -209,7 +209,7 @@ def unit_monosemanticity(
     source : ImageSource
         With the transform of the studied network.
     embeddings : Embeddings
-        Of the images that are read.
+        Embeddings of the images that are read.
     """
     device = network.device
     layer = network.layer

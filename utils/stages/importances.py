@@ -26,7 +26,7 @@ FIRST_BATCH = 8  # images
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """How a store is made, apart from its network: which ``images`` (``train`` or ``val``), and how they are read."""
+    """Settings of a store apart from its network: which ``images`` (``train`` or ``val``), and how they are read."""
 
     model: str
     images: str

@@ -34,7 +34,7 @@ def class_statistics(
     Parameters
     ----------
     store
-        Complete.
+        A complete store.
     class_store
     taus
 
@@ -83,8 +83,8 @@ class LayerClasses:
     """The results of stage 2 for a layer.
 
     ``mean_inputs`` [3, T, C_in, taps] and ``images`` [3, T] are of the images that count, of [all, even, odd] indices;
-    ``relevant`` [T, C] says which channels are relevant for which classes, ``levels`` how high they lie there;
-    ``pairs`` has all pairs of a channel's classes whatever their cosine, ``groups`` the ChannelGroups of each channel.
+    ``relevant`` [T, C] is True where a channel is relevant for a class, ``levels`` are the channels' levels there;
+    ``pairs`` has all pairs of a channel's classes with any cosine, ``groups`` the ChannelGroups of each channel.
     """
 
     weight: Tensor
@@ -142,14 +142,14 @@ def pairs_at_taus(
     min_images: int,
     only_above_mean: bool,
 ) -> dict[float, int]:
-    """How many pairs there would be for other values of tau, where the given one finds none: {tau: number}.
+    """The numbers of pairs for other values of tau, if the given one finds none: {tau: number}.
 
     One pass over the chunks; nothing is stored.
 
     Parameters
     ----------
     store
-        Complete.
+        A complete store.
     layer_classes
     cosines
         The bounds (low, high).

@@ -32,12 +32,12 @@ def sensitivity(
     counted: dict[str, Any],
     validation: ValidationInputs | None = None,
 ) -> list[dict[str, Any]]:
-    """What each combination of thresholds finds in a layer, and how good the results are.
+    """The results of each combination of thresholds in a layer, and their quality.
 
     Parameters
     ----------
     store
-        Complete.
+        A complete store.
     class_store
     taus, ps, gammas
     counted

@@ -47,7 +47,7 @@ MOST_SCORES = 2**24  # in memory at once
 
 
 class Thresholds(NamedTuple):
-    """Of Ineq. 2: which channels are relevant for a split's classes, and which are not."""
+    """Thresholds of Ineq. 2, which decide which channels are relevant for a split's classes."""
 
     tau: float
     p: float
@@ -74,7 +74,7 @@ class ValidationInputs:
         self.logits = dict(zip(outputs, torch.cat(logits).T.contiguous(), strict=True))
 
     def images_of(self, concepts: list[list[int]]) -> Tensor:
-        """Which images are of each concept (lists of outputs): BoolTensor [K, N]."""
+        """True where an image belongs to a concept (a list of outputs): BoolTensor [K, N]."""
         return torch.stack([torch.isin(self.targets, torch.tensor(concept)) for concept in concepts])
 
     def scores(self, rows: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def describe_separation(
     Parameters
     ----------
     name
-        Of its file.
+        Name of its file.
     run
     opened
     thresholds
@@ -178,7 +178,7 @@ def describe_separation(
     validation, training
         Stores of validation and of training images.
     number
-        Of irrelevant channels to draw; None: all.
+        Number of irrelevant channels to draw; None: all.
     """
     return {
         "name": name,
@@ -212,7 +212,7 @@ def separate(
     validation
     units
     number
-        Of irrelevant channels to draw; default: all. There are q values where all of every split's were used.
+        Number of irrelevant channels to draw; default: all. There are q values if all were used for every split.
 
     Returns
     -------

@@ -87,13 +87,13 @@ def evaluate(
 ) -> Iterator[tuple[int, dict[str, Any] | None, dict[str, np.ndarray]]]:
     """Measure splits on validation images that come group by group; a split is ready when its last one has come.
 
-    All sums follow from those of the layer's input, so that they agree in whatever precision the network runs.
+    All sums follow from those of the layer's input, so that they do not depend on the network's precision.
 
     Parameters
     ----------
     opened : list of OpenedSplit
     described : list of dict
-        Of ``describe_result``, one for each split.
+        From ``describe_result``, one for each split.
     validation : ValidationImages
     results : Results
     pictures : bool
@@ -102,7 +102,7 @@ def evaluate(
     Yields
     ------
     number : int
-        Which of ``opened``.
+        Index in ``opened``.
     result : dict or None
         The stored result where there is an equal one.
     arrays : dict of arrays
@@ -146,7 +146,7 @@ def measure_peaks(
 
 
 def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Of batches as ``measure_peaks`` has them, the images among the most activating ones of any channel, as one."""
+    """Join batches as in ``measure_peaks``, keeping the images among the most activating ones of any channel."""
     together = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = largest_first(torch.from_numpy(together["peaks"]), TOP_IMAGES, dim=0)
     images = np.unique(order)
@@ -192,7 +192,7 @@ def result_of(
     """A result: what describes it, and the measurements of each concept, as lists for a JSON file.
 
     ``validation`` has a digest of the images of each group, so that results of different images are never summed up
-    together. An image set may be empty; a class may not, as its images were asked for.
+    together. An image set may be empty; a class may not, as its images were requested.
     """
     names = ("targets", "predictions", "original", "sums", "shares")
     parts: list[dict[str, list]] = []

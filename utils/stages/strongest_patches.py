@@ -53,7 +53,7 @@ def unit_keys(origin: dict[str, Any], rows: torch.Tensor, biases: torch.Tensor |
     Parameters
     ----------
     origin : dict
-        Of plain values: network, layer, images, and how they are read.
+        Plain values: network, layer, images, and how they are read.
     rows : Tensor [U, C_in, taps]
     biases : Tensor [U] or None
     """
@@ -74,7 +74,7 @@ def find_strongest(
     ----------
     loader : ImageBatches
     network : OpenedNetwork
-        The units are computed in fp32, whatever its precision.
+        Units are computed in fp32, independently of its precision.
     rows : Tensor [U, C_in, taps]
         Weights of the units, which see the layer's input.
     biases : Tensor [U] or None
@@ -107,7 +107,7 @@ def tiles_of(source: ImageSource, patches: TopPatches, size: int) -> Iterator[np
     Yields
     ------
     uint8 array [16, TILE, TILE, 3]
-        Of each unit; grey where there are fewer patches.
+        The tiles of a unit; grey where there are fewer patches.
     """
     for start in range(0, len(patches.images), MOST_UNITS):
         yield from _tiles(source, TopPatches(*(part[start : start + MOST_UNITS] for part in patches)), size)

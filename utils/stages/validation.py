@@ -146,7 +146,7 @@ class ImagePass(ValidationImages):
     ----------
     network : OpenedNetwork
     source : ImageSource
-        Of the validation images.
+        Source of the validation images.
     classes, sets
         As in ValidationImages.
     """

@@ -31,7 +31,7 @@ def visualize(
     rho : float or None
     transform : Transform
     described : dict
-        Of ``describe_visualization``.
+        From ``describe_visualization``.
     """
     rows = split.shown_rows(rho)
     biases = None if split.bias is None else split.bias.expand(len(rows))

@@ -31,7 +31,7 @@ class ClassStore:
     store_dir : Path or str
     run : str
     meta : dict
-        Of the training store.
+        ``meta.json`` of the training store.
     """
 
     def __init__(self, store_dir: Path | str, run: str, meta: dict[str, Any]) -> None:

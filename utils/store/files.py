@@ -132,7 +132,7 @@ def read_arrays(path: Path, layout: Layout, advice: str, names: Iterable[str] | 
     advice : str
         What to do if the file is damaged.
     names : list of str, optional
-        Which of the arrays to read; default: all.
+        Names of the arrays to read; default: all.
     """
     arrays: dict[str, np.ndarray] = {}
     length = None

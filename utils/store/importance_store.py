@@ -109,7 +109,7 @@ class ImportanceStore:
     def begin(self, meta: dict[str, Any], layer: Layer, images: ImageList, process: int = 0) -> None:
         """Begin a store described by ``meta``, or resume one that agrees in everything that changes its content.
 
-        The origin of equal weights and the versions of libraries may differ. A store without chunks is begun anew.
+        The origin of equal weights and the versions of libraries may differ. A store without chunks is started again.
         The first of several processes writes; the others wait for ``meta.json``, which is written last.
         """
         keys = [key for key in meta if key not in ("weights", "versions")]

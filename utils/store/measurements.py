@@ -1,4 +1,4 @@
-"""What the results of stage 4's measurements have in common: JSON files, and which of them are still valid."""
+"""Base classes of stage 4's stored results: JSON files, and which of them are still valid."""
 
 import time
 from abc import ABC, abstractmethod

@@ -50,7 +50,7 @@ class ReferenceImageStore:
     source : str
         The name of the source of concepts.
     meta : dict
-        Of the training store.
+        ``meta.json`` of the training store.
     num_features : int
         F of the circuits.
     settings : dict

@@ -1,4 +1,4 @@
-"""Separation: how well splits are told from all other validation images, one file for each run of stage 4."""
+"""Separation: how well splits separate concepts from all other validation images, one file for each run of stage 4."""
 
 from math import nan
 from pathlib import Path
@@ -109,6 +109,6 @@ def newest_rows(separations: list[dict[str, Any]]) -> list[tuple[dict[str, Any],
 
 
 def _setting(separation: dict[str, Any], row: dict[str, Any]) -> tuple:
-    """What the values of a row depend on besides its split; only the q value depends on the other rows."""
+    """The values that a row depends on besides its split; only its q value depends on the other rows."""
     _, rho, tau, p = separation["splits"][row["split"]]
     return rho, tau, p, separation["validation_sha256"], separation["training_sha256"]

@@ -33,11 +33,11 @@ from utils.store.study import Study
 SPLIT_FORMAT = 4
 AGAIN = "run disentangle_channel.py again"
 
-# Values of meta.json that a split file keeps, to be compared with what the next stage is asked for
+# Values of meta.json that a split file keeps, to be compared with the flags of the next stage
 SPLIT_CONTEXT = ("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
 # Thresholds of stage 2. They change nothing in a split, so they are kept beside it and do not count in its digest.
 THRESHOLDS = ("tau", "p", "gamma", "min_images")
-# Settings of stages 2 and 3; None where they are not known
+# Settings of stages 2 and 3; None if unknown
 OF_STUDY = ("only_correct", "precision", "decoding", "batch_size")
 SETTINGS = (*THRESHOLDS, *OF_STUDY)
 OF_SPLIT = ("channel", "concepts", "weight", "bias", "positions", "arvs", "mean_arv")
@@ -221,7 +221,7 @@ class SplitWriter:
     Parameters
     ----------
     study : Study
-        Of the layer.
+        Study of the layer.
     stage_two : dict
         The settings of stage 2, as far as they are known.
     division : type

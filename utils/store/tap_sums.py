@@ -20,7 +20,7 @@ class StoredTapSums:
     Parameters
     ----------
     store : ImportanceStore
-        Complete.
+        A complete store.
     read_labels : function that returns the Labels
         Called when the images of a concept or of the background are needed.
     only_correct : bool
@@ -62,7 +62,7 @@ class StoredTapSums:
         return inputs[~self._are_of(concepts, rows)]
 
     def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor | slice) -> torch.Tensor:
-        """Which of some rows of the labels are images of Concepts."""
+        """True for the rows of the labels that are images of Concepts."""
         outputs = torch.tensor([output for concept in concepts for output in concept.classes])
         images = torch.tensor([image for concept in concepts for image in concept.images or ()])
         return torch.isin(self._labels.targets[rows], outputs) | torch.isin(self._labels.indices[rows], images)

@@ -43,10 +43,10 @@ class VirtualNeuronFile:
     Parameters
     ----------
     store : ImportanceStore
-        Complete.
+        A complete store.
     run : str
     labels : Labels
-        Of the images of the pass: all of the store, or some.
+        Labels of the images of the pass: all of the store, or some.
     units : UnitCircuits
     centroids : list of R Tensors [D, K, F]
     decoding : str

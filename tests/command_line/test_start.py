@@ -18,7 +18,7 @@ from utils.images import resizing
 from utils.networks.precision import network_arithmetic
 
 SCRIPTS = ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results")
-HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk"}
+HEAVY = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "PIL", "nltk", "tqdm"}
 
 
 def test_every_interpolation_of_the_flags_is_one_that_images_can_be_resized_by():

@@ -64,6 +64,8 @@ class OpenedNetwork:
         UserError
             The network gives NaN or infinite values for an image, which it names.
         """
+        if targets is not None:
+            targets = targets.to(self.device)  # once: the copy of a batch's own targets would be from pageable memory
         with Recorder(self.module, self.layer) as recorder:
             for batch in loader:
                 if not len(batch.indices):
@@ -73,7 +75,7 @@ class OpenedNetwork:
                     if targets is None:
                         record = recorder.forward(batch.pixels)
                     else:
-                        of_batch = targets[batch.indices].to(self.device, non_blocking=True)
+                        of_batch = targets[batch.indices.to(self.device, non_blocking=True)]
                         record = recorder.forward_with_gradient(batch.pixels, of_batch)
                 if check_finite:
                     require_finite(record, batch.indices, loader.images)

@@ -196,7 +196,7 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def loading(settings: ImageSettings, device: torch.device) -> Loading:
-    """The Loading that the flags ask for; UserError where the device lacks what it needs."""
+    """The Loading that the flags ask for; UserError if the device lacks what it needs."""
     from utils.images.batches import Loading
 
     if settings.decode == "gpu" and device.type != "cuda":

@@ -42,7 +42,8 @@ def open_network(
 ) -> OpenedNetwork:
     """The network and its layer of interest, on a device; UserError if they differ from those in ``stored``."""
     network, layer = require_stored_network(settings, stored, path)
-    return OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
+    opened = OpenedNetwork(network.module, layer, precision=settings.precision, weights=network.weights)
+    return opened.to(device)
 
 
 def require_stored_network(
@@ -254,7 +255,7 @@ def naming(candidate: AskedCandidate) -> Iterator[None]:
 def resolve(
     candidate: AskedCandidate, channel_flag: str, context: dict[str, Any], classes: ClassMap
 ) -> list[list[int]]:
-    """A candidate's concepts as lists of network outputs; UserError where its channel or a class does not exist."""
+    """A candidate's concepts as lists of network outputs; UserError if its channel or a class does not exist."""
     with naming(candidate):
         check_channel(candidate.channel, channel_flag, context)
         return classes.resolve(candidate.concepts, context["num_outputs"])

@@ -79,7 +79,7 @@ def _end_quietly() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The last lines: the files written, the commands to run next, and the file to open first.
+# The last lines: the files written, the commands to run next, and the file to open first
 
 
 def print_end(

@@ -61,7 +61,7 @@ class ClassCandidates(CandidateMaker):
     """Makes Candidates of a layer from stage 2's class means."""
 
     def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
-        """The Candidate of a channel and its concepts (lists of classes); UserError where a class has no image."""
+        """The Candidate of a channel and its concepts (lists of classes); UserError if a class has no image."""
         classes = self.study.classes
         if len(concepts) < 2 and self.background is None:
             raise UserError("one concept alone cannot be told from anything: name another one, or add --background")

@@ -158,13 +158,13 @@ class ConceptSets:
 
 
 class UnitMaker(ABC):
-    """Makes the units of one method; ``finder`` is its ConceptFinder, None where it needs no concepts."""
+    """Makes the units of one method; ``finder`` is its ConceptFinder, None if it needs no concepts."""
 
     finder: Any = None
 
     @abstractmethod
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
-        """The units of each null, one entry a draw; "" is the method itself. UserError where it has no units.
+        """The units of each null, one entry a draw; "" is the method itself. UserError if it has no units.
 
         Draws that cannot be made, for example because there are fewer distinct images than clusters, are left out.
         """

@@ -99,7 +99,7 @@ class ConceptVectors(StoredImageSets):
     @classmethod
     def of_layer(cls, store: ImportanceStore) -> ConceptVectors:
         weight, bias = store.read_layer()
-        return cls(weight, bias, store.meta["positions"])
+        return cls(weight, bias, positions=store.meta["positions"])
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Directions(UnitMaker):
         clusters = self.finder.clusters(channel.index, 0)
 
         def units_of_draw(draw: int) -> ComparedUnits:
-            return self._units(channel, self.finder.clusters(channel.index, draw, len(clusters.centroids)))
+            return self._units(channel, self.finder.clusters(channel.index, draw, number=len(clusters.centroids)))
 
         partitions = self.finder.partitioned(channel.index)
         return {

@@ -106,8 +106,11 @@ class Pure(ImageSets):
 
     @classmethod
     def from_given(cls, given: dict[str, Any], study: Study) -> Pure:
-        references = cls.references_from(given, study)
-        return cls(given.get("number") or NUMBER, references, given.get("circuit_layer"))
+        return cls(
+            number=given.get("number") or NUMBER,
+            references=cls.references_from(given, study),
+            circuit_layer=given.get("circuit_layer"),
+        )
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Pure(ImageSets):
 
     def maker(self, study: Study, channels: Sequence[int]) -> ImageSetCandidates:
         stored, circuit_layer = self.stored_references(study)
-        references = references_by_draw(channels, 1, stored, study, circuit_layer)
+        references = references_by_draw(channels, 1, stored, study, circuit_layer=circuit_layer)
         print(f"reference images: {stored.path}")
         study.tap_sums.keep(references.indices)
         index_of = {channel: index for index, channel in enumerate(channels)}
@@ -241,7 +244,8 @@ def unit_references(
     """The ReferenceImages of units (channel, draw) from their store; one pass measures and adds the missing ones."""
     missing = stored.missing(units)
     if missing:
-        measured = find_references(_unit_circuits(study, missing, circuit_layer), study, stored.settings["number"])
+        circuits_of_missing = _unit_circuits(study, missing, circuit_layer)
+        measured = find_references(circuits_of_missing, study, number=stored.settings["number"])
         while stored.missing(missing):  # repeat: another run may have replaced the file meanwhile
             stored.write(missing, measured)
     return stored.read(units)
@@ -406,7 +410,7 @@ class PureFinder(ImageSetFinder):
         study = comparison.study
         channels = [channel for channel, _ in comparison.channels]
         stored, circuit_layer = source.stored_references(study)
-        self.references = references_by_draw(channels, 1 + DRAWS, stored, study, circuit_layer)
+        self.references = references_by_draw(channels, 1 + DRAWS, stored, study, circuit_layer=circuit_layer)
         self.tap_sums.keep(self.references.indices)
         units = _unit_circuits(study, list(product(channels, range(1 + DRAWS))), circuit_layer)
         centroids = self.centroids()

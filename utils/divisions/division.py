@@ -194,8 +194,7 @@ class Division(ABC):
     @classmethod
     @abstractmethod
     def from_state(cls, state: dict[str, Any], arvs: Tensor) -> Division:
-        """The Division of a ``state``, for concepts of these ARVs [K, C_in]; ValueError where this
-        program cannot use it."""
+        """The Division of a ``state``, for concepts of these ARVs [K, C_in]; ValueError if it is not usable."""
 
     # ------------------------------------------------------------------------------------------------- what is said
 

@@ -121,7 +121,7 @@ def decode(files: Sequence[bytearray], device: torch.device) -> list[Tensor | No
 def jpeg_decoder() -> Callable[..., list[Tensor]]:
     """torchvision's ``decode_jpeg``, which takes files as tensors; torchcodec's if torchvision has none any more.
 
-    Imported where it is used, because decoding with PIL does not need it. UserError where there is neither.
+    Imported where it is used, because decoding with PIL does not need it. UserError if there is neither.
     """
     try:
         from torchvision.io import decode_jpeg
@@ -156,7 +156,7 @@ def _without_exif(file: Tensor) -> Tensor:
 
 
 def require_decoder(device: torch.device, flag: str) -> None:
-    """Raise UserError where JPEG files cannot be decoded on a device, rather than let PIL decode every file."""
+    """Raise UserError if JPEG files cannot be decoded on a device, rather than let PIL decode every file."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
     try:
@@ -219,7 +219,7 @@ def _segments(data: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
 
 
 def _frame_size(frame: bytes | bytearray) -> tuple[int, int] | None:
-    """(height, width) that a frame header states, or None where it states anything unusual."""
+    """(height, width) that a frame header states, or None if it states anything unusual."""
     if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3) or frame[6::3] == b"RGB":
         return None
     height = int.from_bytes(frame[1:3], "big")

@@ -36,7 +36,7 @@ class ImageList:
         The index in ``folders`` of each image.
     contents : masked array of uint64 [N], optional
         The contents that the images must have when they are read, masked where the content is not known (stage 1 left
-        the image out); None where no content is known.
+        the image out); None if no content is known.
     """
 
     root: Path
@@ -66,7 +66,7 @@ class ImageList:
         return replace(self, contents=all_contents)
 
     def content(self, index: int) -> int | None:
-        """The content that an image must have, or None where it is not known."""
+        """The content that an image must have, or None if it is unknown."""
         content = np.ma.masked if self.contents is None else self.contents[index]
         return None if content is np.ma.masked else int(content)
 
@@ -94,7 +94,7 @@ class ImageList:
 
 
 def class_folders(root: str | Path) -> list[str]:
-    """Names of the class folders of ``train/`` or ``val/``, sorted; UserError where there are none."""
+    """Names of the class folders of ``train/`` or ``val/``, sorted; UserError if there are none."""
     if not Path(root).is_dir():
         raise UserError(f"there is no folder {root}: --data_dir must hold train/ and val/, one sub-folder a class")
     present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
@@ -133,11 +133,11 @@ def list_images(root: str | Path, folders: list[str] | None = None) -> ImageList
         raise UserError(f"class folder {printable(str(root / empty[0]))} has no images ({', '.join(IMAGE_SUFFIXES)})")
     files = [file for files_of_folder in files_of_folders for file in files_of_folder]
     return ImageList(
-        root,
-        folders,
-        np.array([os.fsencode(path) for path, _ in files]),
-        np.array([size for _, size in files], dtype=np.int64),
-        np.repeat(np.arange(len(folders)), [len(files_of_folder) for files_of_folder in files_of_folders]),
+        root=root,
+        folders=folders,
+        paths=np.array([os.fsencode(path) for path, _ in files]),
+        sizes=np.array([size for _, size in files], dtype=np.int64),
+        folder_of=np.repeat(np.arange(len(folders)), [len(files_of_folder) for files_of_folder in files_of_folders]),
     )
 
 

@@ -150,7 +150,7 @@ def density_curves(
     grid : array
         Ascending; all values, with a margin on both sides.
     curves : dict of label -> array or None
-        None where no density can be estimated: fewer than two values that differ in float32.
+        None if no density can be estimated: fewer than two values that differ in float32.
     """
     densities = {
         label: gaussian_kde(sample) if len(np.unique(np.float32(sample))) > 1 else None

@@ -22,7 +22,7 @@ def peaks(maps: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
     maps : Tensor [B, C, positions]
     places : Tensor [positions, 2]
         Row and column of each position's centre, as fractions of the image's sides; NaN for a position that has no
-        place (a class token), which is left out. None where no position has one: then an image's largest activation is
+        place (a class token), which is left out. None if no position has one: then an image's largest activation is
         that of the whole image.
 
     Returns

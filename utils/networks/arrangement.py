@@ -32,7 +32,7 @@ class Arrangement:
         Size of the map that the positions form; None if they form none, or their order is unknown.
     order : LongTensor [positions] or None
         The place of each position in the map, row by row; -1 for a position that lies nowhere (a class token, padding).
-        None where ``map_size`` is.
+        None if ``map_size`` is.
     """
 
     windows: int = 1
@@ -140,7 +140,7 @@ class _Search:
         self._last_digests: Tensor | None = None
 
     def run(self, network: nn.Module) -> None:
-        """Search; UserError where the layer's input is not in order of the images."""
+        """Search; UserError if the layer's input does not have the images in order."""
         hooks = [network.get_submodule(self.name).register_forward_pre_hook(self._arrive)]
         for name, module in network.named_modules():
             if name != self.name:

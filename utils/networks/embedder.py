@@ -172,7 +172,7 @@ def load_embedder(
 
 
 def _carried_transform(model: str, transform: Any) -> Transform:
-    """The Transform that a module carries; UserError where it is none."""
+    """The Transform that a module carries; UserError if what it carries is not one."""
     names = [field.name for field in fields(Transform)]
     refusal = UserError(f"--embedding {model}: its transform must be a dictionary of {', '.join(names)}, all possible")
     try:

@@ -9,7 +9,7 @@ LARGEST_DIFFERENCE = 1e-3  # of the range of the logits; kernels for other batch
 
 
 def check_independence(network: nn.Module, images: Tensor) -> None:
-    """Raise UserError where an image's logits depend on the other images of its batch, or on chance.
+    """Raise UserError if an image's logits depend on the other images of its batch, or on chance.
 
     Importances and splits would then depend on the batches, and a second run would give others. Not for compiled
     networks: call it before compiling.

@@ -39,11 +39,11 @@ class Layer(ABC):
     name : str
         Its dotted name.
     map_size : (rows, columns) or None
-        The size of the map that its positions form; None where they form none, and before ``locate``.
+        The size of the map that its positions form; None if they form none, and before ``locate``.
     num_outputs : int or None
         The number of the network's logits.
     note : str or None
-        Something to know about the layer.
+        A remark on the layer, for the user.
     """
 
     module: nn.Module
@@ -375,7 +375,7 @@ def find_layer(network: nn.Module, name: str, image_size: int) -> Layer:
 
 
 def _last(kind: type[Layer], modules: Modules, traced: Trace) -> str:
-    """The name of the last layer of a kind; UserError where it sees the image or is the classifier."""
+    """The name of the last layer of a kind; UserError if it sees the image or is the classifier."""
     with_weights = traced.with_weights(modules)
     classifiers = _classifiers(modules, traced)
     names = [call.name for call in traced.calls if isinstance(modules[call.name], kind.module_type)]
@@ -428,7 +428,7 @@ def _instead(modules: Modules, traced: Trace) -> str:
 
 
 def layer_of(name: str, module: nn.Module) -> Layer:
-    """A module as a Layer of its kind; UserError where it is of no kind."""
+    """A module as a Layer of its kind; UserError if there is no such kind."""
     kind = _kind_of(module)
     if kind is None:
         kinds = " or ".join(kind.description for kind in KINDS)
@@ -441,7 +441,7 @@ def _kind_of(module: nn.Module) -> type[Layer] | None:
 
 
 def splittable(name: str, module: nn.Module) -> Layer:
-    """A module as a Layer of its kind; UserError where it is of no kind, or where its channels cannot be split."""
+    """A module as a Layer of its kind; UserError if there is no such kind, or if its channels cannot be split."""
     layer = layer_of(name, module)
     reason = layer.refusal()
     if reason:

@@ -50,7 +50,7 @@ class OpenedNetwork:
     def records_in_step(
         self, loader: ImageBatches, targets: torch.Tensor | None = None, *, check_finite: bool = True
     ) -> Iterator[tuple[ImageBatch, Record | None]]:
-        """One pass: every batch of the plan and its Record, or None where no image of the batch could be read.
+        """One pass: every batch of the plan and its Record, or None if no image of the batch could be read.
 
         Parameters
         ----------

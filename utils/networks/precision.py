@@ -36,7 +36,7 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise UserError where the device does not have the arithmetic, and make cuDNN deterministic.
+    """Raise UserError if the device does not have the arithmetic, and make cuDNN deterministic.
 
     Everything outside of ``network_arithmetic`` is true fp32.
     """

@@ -137,7 +137,7 @@ class DisentangledLayer(nn.Module):
 
 
 def stored_rhos(splits: Sequence[Split], rhos: Sequence[float | None] | None) -> list[float | None]:
-    """The rho of each split, default: the chosen ones; ValueError where they do not fit the splits.
+    """The rho of each split, default: the chosen ones; ValueError if they do not fit the splits.
 
     None for a split whose division has no rho.
     """

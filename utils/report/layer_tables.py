@@ -251,7 +251,7 @@ def write_channels(pairs_path: Path, channels: ChannelClasses, gamma: float, cla
 
     A row has the channel's classes, the lowest cosine between two of them, the number of its pairs below gamma, the
     groups of its classes, the lowest cosine between two of these concepts, and the classes in which it is low, with the
-    sign of its sum. Cosines are empty where there is no pair.
+    sign of its sum. Cosines are empty if there is no pair.
     """
     under_gamma = channels.pairs.channel[gamma_polysemantic(channels.pairs.cosine, gamma)].numpy()
     pairs_under_gamma = np.bincount(under_gamma, minlength=len(channels))

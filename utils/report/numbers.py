@@ -12,10 +12,10 @@ def formatted(value: float | None, spec: str = ".2f", missing: str = DASH) -> st
 
 
 def csv_number(value: float | None) -> str:
-    """A number for a CSV file, with six digits; empty where there is no value."""
+    """A number for a CSV file, with six digits; empty if there is no value."""
     return formatted(value, ".6g", missing="")
 
 
 def interval_text(low: float, high: float, spec: str = "+.3f", label: str = "95 % ") -> str:
-    """An interval to follow a mean, in parentheses; empty where there is none."""
+    """An interval to follow a mean, in parentheses; empty if there is none."""
     return "" if isnan(low) else f" ({label}{low:{spec}} to {high:{spec}})"

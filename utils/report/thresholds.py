@@ -31,7 +31,7 @@ validation images, and of units of permuted weights divided likewise (from a val
 
 
 def comma_separated(rows: list[dict]) -> str:
-    """The rows of ``stages.sensitivity.sensitivity`` as CSV; empty where there is no value."""
+    """The rows of ``stages.sensitivity.sensitivity`` as CSV; empty if there is no value."""
     return Table(COLUMNS, [[csv_number(row[name]) for name in COLUMNS] for row in rows]).as_csv()
 
 

@@ -162,7 +162,13 @@ class EqualityProof:
                 for batch in self._original(network, output, pixels):
                     with in_place_of(network.module, network.layer, changed.module):
                         merged, logits = _run(batch.replay, changed)
-                    check.add(batch.activation[:, channels], merged[:, channels], batch.logits, logits, precision)
+                    check.add(
+                        channels=batch.activation[:, channels],
+                        merged=merged[:, channels],
+                        logits=batch.logits,
+                        split_logits=logits,
+                        precision=precision,
+                    )
         return check
 
     def _in_both_precisions(self, pixels: torch.Tensor) -> dict[str, OpenedNetwork]:

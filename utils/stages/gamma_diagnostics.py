@@ -181,7 +181,7 @@ class _Chunks:
 def clean_split(layer_classes: LayerClasses, channel: int, concepts: list[list[int]]) -> np.ndarray | None:
     """For each concept of a channel (a list of classes), whether it is clean on the odd half, divided on the even half.
 
-    None where the channel's mean sum is not positive for one of them.
+    None if the channel's mean sum is not positive for one of them.
     """
     even, odd = (concept_means(half, concepts) for half in layer_classes.mean_inputs[1:])
     bias = None if layer_classes.bias is None else layer_classes.bias[channel]
@@ -213,7 +213,7 @@ class _Tally:
         return sums
 
     def shares(self) -> dict[str, list]:
-        """Shares and numbers by gamma; a share is None where none was measured."""
+        """Shares and numbers by gamma; a share is None if none was measured."""
         return {
             "splits": _shares(*self._splits),
             "concepts": _shares(*self._concepts),

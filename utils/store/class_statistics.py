@@ -57,7 +57,7 @@ class ClassStore:
         write_arrays(self.relevant_path(tau), arrays)
 
     def read_means(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Class means and numbers of images, as in ``write_means``; None where stage 2 has not run yet."""
+        """Class means and numbers of images, as in ``write_means``; None if stage 2 has not run yet."""
         num_outputs = self._meta["num_outputs"]
         inputs = (self._meta["num_inputs"], self._meta["num_taps"])
         layout: Layout = {
@@ -70,7 +70,7 @@ class ClassStore:
         return torch.from_numpy(arrays["mean_inputs"]), torch.from_numpy(arrays["images"])
 
     def require_means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``read_means``; UserError where stage 2 has not run yet."""
+        """``read_means``; UserError if stage 2 has not run yet."""
         means = self.read_means()
         if means is None:
             raise UserError(f"there is no {self.means_path()} for this store: run get_cosine_similarities.py first")

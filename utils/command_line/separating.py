@@ -1,4 +1,4 @@
-"""Stage 4's separation: splits against all validation images, from the stores alone."""
+"""Stage 4's separation: splits against all validation images, computed from the stores."""
 
 import hashlib
 from pathlib import Path

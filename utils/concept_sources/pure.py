@@ -171,7 +171,7 @@ class Pure(ImageSets):
 
     @classmethod
     def map_images(cls, opened: list[OpenedSplit], study: Study) -> Callable[[OpenedSplit], MapImages]:
-        """Reference images and circuits, from the file that stage 3 writes beside the split."""
+        """Reference images and circuits, from the file that stage 3 writes next to the split."""
         return lambda split: _map_images(split, study)
 
     @classmethod

@@ -40,7 +40,7 @@ stored_sums = later("utils.store.tap_sums")
 
 
 def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_correct: bool = False) -> Tensor:
-    """The images in which units have the largest spatial sum, from a store alone.
+    """The images in which units have the largest spatial sum, computed from a store.
 
     One pass over the chunks. The bias is left out: it moves all images of a unit by the same value.
 

@@ -65,8 +65,8 @@ class ChannelConcepts:
 class Candidate(ChannelConcepts):
     """A channel to split.
 
-    ``named_by`` names it in files, beside its channel: the classes of each concept, or text. ``source`` says where the
-    concepts came from: ``name``, and ``state``, plain values and tensors.
+    ``named_by`` names it in files, in addition to its channel: the classes of each concept, or text. ``source`` says
+    where the concepts came from: ``name``, and ``state``, plain values and tensors.
     """
 
     named_by: list[list[int]] | str

@@ -154,8 +154,8 @@ def patch_distances(embeddings: Tensor, labels: ArrayLike, num_clusters: int) ->
     Returns
     -------
     PatchDistances
-        Of floats; ``intra`` and ``inter`` are NaN where a cluster is empty or there is but one, ``intra`` where none
-        has two patches, ``any`` where there is but one patch.
+        Of floats; ``intra`` and ``inter`` are NaN where a cluster is empty or there is only one, ``intra`` where none
+        has two patches, ``any`` if there is only one patch.
     """
     labels = torch.as_tensor(labels)
     first, second = torch.triu_indices(len(embeddings), len(embeddings), offset=1)

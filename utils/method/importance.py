@@ -25,7 +25,7 @@ def channel_importances(activation: Tensor, gradient: Tensor) -> Tensor:
 def relative_importances(importances: Tensor) -> tuple[Tensor, Tensor]:
     """Importances (Eq. 1) divided by the image's positive sum, as they are stored.
 
-    Raw importances underflow in float16, so the sum is kept beside them. An image whose positive sum is 0 gets
+    Raw importances underflow in float16, so the sum is kept next to them. An image whose positive sum is 0 gets
     zeros: no channel is relevant for it.
 
     Parameters

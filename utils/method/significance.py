@@ -61,7 +61,7 @@ def mean_with_interval(values: ArrayLike, groups: ArrayLike) -> Interval:
     values : array [n]
         NaN does not count.
     groups : array [n]
-        The channels of the values, which are one a concept.
+        The channels of the values, which are one for each concept.
 
     Returns
     -------

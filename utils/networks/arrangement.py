@@ -98,7 +98,7 @@ def _possible_maps(traced: Trace, name: str) -> list[Size]:
     """Sizes that a map can have before a layer: those of convolutions, halved any number of times; without any
     convolution, all squares.
 
-    A number of channels can be a square, too: no size is taken for a grid that no convolution has made.
+    If there are convolutions, other squares do not count, because a number of channels can also be a square.
     """
     sizes = traced.map_sizes(name)
     if not sizes:

@@ -138,7 +138,7 @@ def load_embedder(
     model : str
         A torchvision classification network's name, or ``package.module:function``.
     studied : str
-        Fingerprint of the network that is studied, which cannot be its own judge.
+        Fingerprint of the studied network, which cannot also be the embedder.
     transform : Transform
         Transform of the studied network.
     mean, std : sequence of 3 numbers, optional

@@ -35,7 +35,7 @@ class DisentangledLayer(nn.Module):
     splits : list of Split
         Splits of different channels.
     rhos : list of float or None, optional
-        One a split; default: the chosen ones.
+        One for each split; default: the chosen ones.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def with_splits(
         The layer of all splits, or of each split.
     splits : list of Split
     rhos : list of float or None, optional
-        One a split; default: the chosen ones.
+        One for each split; default: the chosen ones.
 
     Returns
     -------

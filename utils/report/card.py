@@ -104,7 +104,7 @@ class Blocks:
 
 
 def _blocks(card: Card, sheet: Sheet) -> Blocks:
-    """Blocks of six patches: two or three patches beside each other, or all six in a column of a paper."""
+    """Blocks of six patches: two or three patches side by side, or all six in a column of a paper."""
     if sheet.width is None:
         lines = math.ceil(len(card.labels) / MOST_BESIDE)
         beside = math.ceil(len(card.labels) / lines)

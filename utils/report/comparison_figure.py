@@ -1,4 +1,4 @@
-"""One figure of a comparison: how well the units of each method find labelled concepts, beside its own nulls."""
+"""One figure of a comparison: how well the units of each method find labelled concepts, and its nulls."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from utils.report.tables import Table
 
 
 def write_concepts(manifest: Path, layer: Layer, splits: list[Split]) -> Path:
-    """Write the table of a layer with all these splits beside their manifest; return its path."""
+    """Write the table of a layer with all these splits next to their manifest; return its path."""
     path = manifest.with_name(f"{manifest.stem.removesuffix('_layer')}_concepts.csv")
     rows = parts_table(DisentangledLayer(layer, splits))
     plain = [{**row, "classes": "; ".join(map(str, row["classes"]))} for row in rows]

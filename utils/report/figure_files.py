@@ -21,7 +21,7 @@ def plot_path(output_dir: str | Path, result: dict, kind: str) -> Path:
 
 
 def write_figure(stem: Path, figure: Figure, sheet: Sheet = SCREEN) -> Path:
-    """Write a matplotlib figure as png and pdf beside each other; return the png's path.
+    """Write a matplotlib figure as png and as pdf of the same name; return the png's path.
 
     Text stays text in the pdf, in TrueType fonts, which journals ask for.
     """

@@ -15,7 +15,7 @@ PRINTED = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def write_gamma(pairs_path: Path, guide: dict, settings: dict) -> Path:
-    """Write a guide of ``stages.gamma_diagnostics.gamma_guide`` beside the table of pairs; returns the path."""
+    """Write a guide of ``stages.gamma_diagnostics.gamma_guide`` next to the table of pairs; returns the path."""
     path = pairs_path.with_name(f"{pairs_path.stem}_gamma.json")
     write_json(path, {"format": GAMMA_FORMAT, "settings": settings, **guide})
     return path

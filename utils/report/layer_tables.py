@@ -247,7 +247,7 @@ CHANNEL_COLUMNS = (
 
 
 def write_channels(pairs_path: Path, channels: ChannelClasses, gamma: float, classes: ClassMap) -> Path:
-    """Write a table with a row for every channel, beside the table of pairs and named like it; return its path.
+    """Write a table with a row for every channel, next to the table of pairs and named like it; return its path.
 
     A row has the channel's classes, the lowest cosine between two of them, the number of its pairs below gamma, the
     groups of its classes, the lowest cosine between two of these concepts, and the classes in which it is low, with the

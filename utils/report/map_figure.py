@@ -23,7 +23,7 @@ HEADING = 0.24
 BLOCK_GAP = 0.1
 GAP = 0.06
 MAP = 7.2  # side of the map
-LEFT = MARGIN + MAP + PANEL_GAP  # of the patches beside it
+LEFT = MARGIN + MAP + PANEL_GAP  # of the patches next to it
 WIDTH = 5.1  # of the patches
 LEAST_WIDTH = 4.2
 COLUMNS = 8  # patches in a row
@@ -76,7 +76,7 @@ def map_figure(page: MapPage) -> Figure:
 
 
 def _columns(num_concepts: int) -> tuple[int, float]:
-    """The number of patches in a row, and their side, so that all concepts have room beside the map."""
+    """The number of patches in a row, and their side, so that all concepts have room next to the map."""
     columns = COLUMNS_OF_FEW if num_concepts <= FEW else COLUMNS
     rows = COLUMNS // columns
     highest = (MAP / num_concepts - HEADING - BLOCK_GAP + GAP) / rows - GAP
@@ -103,7 +103,7 @@ def _draw_map(axes: Axes, page: MapPage) -> None:
 
 
 def _draw_picture(axes: Axes, page: MapPage, image: int, picture: np.ndarray) -> None:
-    """A picture in the frame of its concept, with the concept's number, which is legible in grey print, too."""
+    """Draw a picture in the frame of its concept, with the concept's number, which is also legible in grey print."""
     k = int(page.concepts[image])
     centre = page.scores[image]
     side = 72 * (PICTURE - FRAME)  # points

@@ -39,7 +39,7 @@ class MeasuredSplit:
     """A split file and what stage 4 has measured of it.
 
     ``kind`` is one of ORDER: what its concepts are. ``separation`` are its rows of a separation, ``result`` its
-    fractions; both are None if they were not measured. ``effects`` are its effects on logits, perhaps none.
+    fractions; both are None if they were not measured. ``effects`` are its effects on logits, which may be empty.
     """
 
     path: Path

@@ -79,7 +79,7 @@ def before_after(before: float, after: float, reference: float, style: str = "s1
 
 
 def cosine_matrix(cosines: torch.Tensor, group_of: list[int], names: list[str], gamma: float) -> Markup:
-    """Cosines of classes' ARVs in the order of their dendrogram, which is drawn beside them; groups are framed.
+    """Cosines of classes' ARVs in the order of their dendrogram, which is drawn next to them; groups are framed.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _cells(cosines: torch.Tensor, order: list[int], cell: int) -> Iterator[Marku
 
 
 def _frame(group: int, rows: list[int], cell: int) -> Markup:
-    """The frame of a group: the squares of its classes, which lie beside each other."""
+    """The frame of a group: the squares of its classes, which lie side by side."""
     first = min(rows) * cell
     extent = len(rows) * cell
     style = f"frame {style_of(group)}"

@@ -90,7 +90,7 @@ def write_pages(
     ----------
     folder
     layer
-        What ``index.html`` shows beside the channels, and ``title``, ``subtitle``, ``settings``.
+        What ``index.html`` shows next to the channels, and ``title``, ``subtitle``, ``settings``.
     channels
         From ``page_data.describe_channel``, in the order of the table.
     data

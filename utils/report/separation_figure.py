@@ -43,7 +43,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     """Average precision of each concept before and after, with the cloud of permuted weights, and all as distributions.
 
     The axes and their positions depend on the concepts and images alone, so that the figures of several divisions of
-    the same channels can be laid beside each other.
+    the same channels can be laid side by side.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     size = sheet.type(8.5)
     small = sheet.type(8)
     text_lines = 4 if sheet.narrow else 2  # of the title, and of the small print
-    panels = 1 if sheet.narrow else 2  # beside each other
+    panels = 1 if sheet.narrow else 2  # side by side
 
     # Lengths in inches: a panel has its axis labels at the left and below, and its legend above
     left = 5.5 * label_size / 72

@@ -20,7 +20,7 @@ class Sheet:
 
     @property
     def narrow(self) -> bool:
-        """Whether panels are stacked, because the sheet has no room for two beside each other."""
+        """Whether panels are stacked, because the sheet has no room for two side by side."""
         return self.name == "column"
 
     @property

@@ -53,7 +53,7 @@ def sensitivity_figure(rows: list[dict], title: str, sheet: Sheet = SCREEN) -> F
         From ``stages.sensitivity.sensitivity``.
     title
     sheet
-        On a printed page without room for all p beside each other, the others are below.
+        On a printed page without room for all p side by side, the others are below.
 
     Returns
     -------

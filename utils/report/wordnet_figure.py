@@ -62,7 +62,7 @@ def plot_wordnet(
     titles
         The subtitle has the settings that chose the pairs.
     table
-        Path of stage 2's table of pairs; the similarities are written beside it.
+        Path of stage 2's table of pairs; the similarities are written next to it.
     output_dir
     sheet
     """
@@ -177,7 +177,7 @@ def _prepare_wordnet(axes: Axes, cosines: np.ndarray, rows: np.ndarray, gamma: f
 def _number_points(axes: Axes, points: np.ndarray, surprising: list[list[int]], sheet: Sheet) -> None:
     """Ring and number the most surprising points: thin lines lead to numbers in the empty strips at the sides.
 
-    The lines end beside the numbers, which are stacked, so that no line crosses a number.
+    The lines end next to the numbers, which are stacked, so that no line crosses a number.
     """
     width, height = size_in_points(axes)
     left, right = axes.get_xlim()

@@ -68,7 +68,7 @@ def embeddings_of(
 
 
 def validation_embeddings(store: ImportanceStore, study: Study, embedder: Embedder) -> tuple[Embeddings, Path]:
-    """Embeddings of the images that a val store has measured: made in one pass, kept beside the store, and reused.
+    """Embeddings of the images that a val store has measured: made in one pass, kept next to the store, and reused.
 
     Parameters
     ----------

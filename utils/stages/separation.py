@@ -174,7 +174,7 @@ def describe_separation(
     run
     opened
     thresholds
-        One a split.
+        One for each split.
     validation, training
         Stores of validation and of training images.
     number
@@ -208,7 +208,7 @@ def separate(
     ----------
     opened
     thresholds
-        One a split.
+        One for each split.
     validation
     units
     number

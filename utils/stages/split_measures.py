@@ -234,7 +234,7 @@ def names_of_folders(images: ImageList, classes: ClassMap) -> list[str]:
 
 @dataclass(frozen=True)
 class ConceptImages:
-    """Images that patches are cut out of, and the names that are written beside the patches.
+    """Images that patches are cut out of, and the names that are written next to the patches.
 
     ``transform`` is that of the network; ``concepts`` [n] says which concept (from 0) each image is of, or -1;
     ``names`` are the class names of the images' folders.

@@ -48,7 +48,7 @@ class TopPatches(NamedTuple):
 
 
 def unit_keys(origin: dict[str, Any], rows: torch.Tensor, biases: torch.Tensor | None) -> np.ndarray:
-    """A key for each unit and the images that it is ranked on, equal for equal ones alone: uint8 array [U, 32].
+    """A key for each unit and the images on which it is ranked; only equal ones have equal keys: uint8 array [U, 32].
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def settings_suffix(only_correct: bool, min_images: int, only_above_mean: bool) 
 
 
 def write_pairs(path: Path, pairs: ClassPairs, name_of: Callable[[int], str], settings: dict[str, Any]) -> Path | None:
-    """Write ClassPairs as the published table, and as candidates with a checksum beside it; return the latter's path.
+    """Write ClassPairs as the published table, and as candidates with a checksum next to it; return the latter's path.
 
     ``name_of`` gives the name of an output, ``settings`` are all settings of stage 2. More than ``MOST_PAIRS`` pairs
     are written as a table only, and None is returned.
@@ -94,7 +94,7 @@ def write_pairs(path: Path, pairs: ClassPairs, name_of: Callable[[int], str], se
 def write_groups(
     path: Path, groups: Iterable[ChannelGroups], name_of: Callable[[list[int]], str], settings: dict[str, Any]
 ) -> Path | None:
-    """Write ChannelGroups as candidates beside the table of pairs, ``path``; ``name_of`` gives the name of a concept.
+    """Write ChannelGroups as candidates next to the table of pairs, ``path``; ``name_of`` gives the name of a concept.
 
     Channels with one group are left out. Returns the file's path, or None if no channel has two groups.
     """

@@ -1,4 +1,4 @@
-"""Embeddings of validation images by another network, stored beside the val store: computed once for an embedder."""
+"""Embeddings of validation images by another network, stored next to the val store: computed once for an embedder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

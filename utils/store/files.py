@@ -117,7 +117,7 @@ def digest_array(content: Any) -> np.ndarray:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as an uncompressed npz; equal arrays make equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own keyword
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with its own keyword
     write_bytes(path, buffer.getvalue())
 
 

@@ -39,7 +39,7 @@ class ReferenceImages:
 
 
 class ReferenceImageStore:
-    """``RUN_<source>_references.npz`` beside the split files: ReferenceImages of the units requested so far.
+    """``RUN_<source>_references.npz`` next to the split files: ReferenceImages of the units requested so far.
 
     The file is replaced when the training store is another one. Settings other than ``usual`` have a file of their own.
 

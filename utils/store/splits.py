@@ -35,7 +35,7 @@ AGAIN = "run disentangle_channel.py again"
 
 # Values of meta.json that a split file keeps, to be compared with the flags of the next stage
 SPLIT_CONTEXT = ("model", "weights", "weights_sha256", "layer", "num_channels", "num_outputs", "transform", "classes")
-# Thresholds of stage 2. They change nothing in a split, so they are kept beside it and do not count in its digest.
+# Thresholds of stage 2. They change nothing in a split, so they are kept next to it and do not count in its digest.
 THRESHOLDS = ("tau", "p", "gamma", "min_images")
 # Settings of stages 2 and 3; None if unknown
 OF_STUDY = ("only_correct", "precision", "decoding", "batch_size")
@@ -174,7 +174,7 @@ def manifest_path(model_dir: Path | str, run: str, stem: str, suffix: str) -> Pa
 
 
 def write_manifest(path: Path, files: dict[Path, SplitFile], proof: dict[str, Any]) -> None:
-    """Write a manifest beside its split files; ``proof`` is the result of the equality check with all of them."""
+    """Write a manifest next to its split files; ``proof`` is the result of the equality check with all of them."""
     write_json(path, {"format": MANIFEST_FORMAT, "splits": describe_splits(files), "proof": proof})
 
 

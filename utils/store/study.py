@@ -47,7 +47,7 @@ class Study:
 
     @property
     def model_dir(self) -> Path:
-        """Folder of the split files, and of the files that sources of concepts store beside them."""
+        """Folder of the split files, and of the files that sources of concepts store next to them."""
         return self.store_dir / "models_disentangled"
 
     @cached_property

@@ -1,4 +1,4 @@
-"""PURE's virtual neurons on the images of a store: the result of a pass over the images, stored beside the store."""
+"""PURE's virtual neurons on the images of a store: the result of a pass over the images, stored next to the store."""
 
 import hashlib
 from collections.abc import Iterable

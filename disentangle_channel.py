@@ -77,7 +77,7 @@ def main(settings: DisentanglingSettings) -> None:
     meta = store.load_meta()
     store.require_complete()
     opening.check_channel_count(settings, meta)
-    requested = opening.asked_candidates(settings, meta["num_channels"])
+    requested = opening.requested_candidates(settings, meta["num_channels"])
     opening.check_origin(requested, settings, meta)
     problems = opening.Problems(len(requested.candidates))
     channels = opening.resolve_all(requested, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)

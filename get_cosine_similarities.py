@@ -83,7 +83,7 @@ def main(settings: SimilaritySettings) -> None:
     meta = store.load_meta()
     store.require_complete()
     synsets = class_synsets(meta["classes"]) if settings.plot_wordnet else None
-    opening.check_asked_network(settings, meta, store.folder)
+    opening.check_requested_network(settings, meta, store.folder)
     opening.check_channel_count(settings, meta)
     if settings.channel is not None:
         opening.check_channel(settings.channel, "channel", meta)

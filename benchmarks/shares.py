@@ -108,7 +108,7 @@ def main(settings):
     val_store.load_meta()
     for one in (store, val_store):
         one.require_complete()
-    asked = opening.asked_candidates(settings)
+    asked = opening.requested_candidates(settings)
     study = opening.open_study(
         *(settings, store, transform_from(meta["transform"]), torch.device("cpu")),
         open_network=None,

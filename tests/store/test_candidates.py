@@ -12,8 +12,8 @@ from utils.images.folders import ClassMap
 from utils.method.grouping import ChannelGroups
 from utils.method.polysemanticity import ClassPairs
 from utils.store.candidates import (
-    AskedCandidate,
-    AskedCandidates,
+    RequestedCandidate,
+    RequestedCandidates,
     pairs_path,
     read_candidates,
     write_groups,
@@ -96,13 +96,13 @@ def test_what_a_terminal_obeys_is_not_printed(tmp_path, line):
 
 def test_bytes_that_are_no_text_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no class folder") as refused:
-        asked = AskedCandidates([AskedCandidate(*one, "line 1") for one in read(tmp_path, b"1: \xff\xfe, 2\n")])
+        asked = RequestedCandidates([RequestedCandidate(*one, "line 1") for one in read(tmp_path, b"1: \xff\xfe, 2\n")])
         opening.resolve_all(asked, "channel", META, CLASSES, opening.Problems(1))
     assert str(refused.value).isprintable()
 
 
 def test_a_class_of_thousands_of_digits_is_one_short_line(tmp_path):
-    asked = AskedCandidates([AskedCandidate(*one, "line 1") for one in read(tmp_path, f"1: {'9' * 5000}, 2\n")])
+    asked = RequestedCandidates([RequestedCandidate(*one, "line 1") for one in read(tmp_path, f"1: {'9' * 5000}, 2\n")])
     with pytest.raises(UserError, match="is out of range, the network has outputs 0 to 3") as refused:
         opening.resolve_all(asked, "channel", META, CLASSES, opening.Problems(1))
     assert len(str(refused.value)) < 200
@@ -226,11 +226,11 @@ CLASSES = ClassMap({"ant": 0, "bee": 1, "cat": 2, "dog": 3})
 def test_each_candidate_is_resolved_once_however_many_there_are_and_however_they_are_written(monkeypatch):
     words = [[["0"], ["1"]], [["ant"], ["bee"]], [[0], [1]], [["1"], ["0"]], [["0", "cat"], [1]], [["cat", "ant"], [1]]]
     asked = [
-        AskedCandidate(number % 12, words[number // 12 % len(words)], f"line {number}") for number in range(15_000)
+        RequestedCandidate(number % 12, words[number // 12 % len(words)], f"line {number}") for number in range(15_000)
     ]
     work, resolve = [], ClassMap.resolve
     monkeypatch.setattr(ClassMap, "resolve", lambda *given: (work.append(1), resolve(*given))[1])
-    found = opening.resolve_all(AskedCandidates(asked), "channel", META, CLASSES, opening.Problems(len(asked)))
+    found = opening.resolve_all(RequestedCandidates(asked), "channel", META, CLASSES, opening.Problems(len(asked)))
     assert len(work) == 15_000
     distinct = ([[0], [1]], [[1], [0]], [[0, 2], [1]])
     assert found == [(channel, concepts) for concepts in distinct for channel in range(12)]
@@ -250,20 +250,20 @@ class Counted(str):
 def test_to_find_duplicates_among_many_candidates_takes_a_look_each(monkeypatch):
     monkeypatch.setattr(opening, "str", Counted, raising=False)
     outputs = {f"class {output}": output for output in range(200)}
-    asked = [AskedCandidate(0, [[one], [other]]) for one in range(150) for other in range(100) if one != other]
+    asked = [RequestedCandidate(0, [[one], [other]]) for one in range(150) for other in range(100) if one != other]
     meta = {"num_channels": 1, "num_outputs": 200}
     found = opening.resolve_all(
-        AskedCandidates(asked), "channel", meta, ClassMap(outputs), opening.Problems(len(asked))
+        RequestedCandidates(asked), "channel", meta, ClassMap(outputs), opening.Problems(len(asked))
     )
     assert len(found) == len(asked) == 14_900
     assert Counted.compared < 10 * len(asked)
 
 
 def test_problems_name_the_line_and_do_not_keep_the_others():
-    asked = AskedCandidates(
-        [AskedCandidate(1, [["0"], ["eel"]], "f, line 1"), AskedCandidate(12, [[0], [1]], "f, line 2")]
+    asked = RequestedCandidates(
+        [RequestedCandidate(1, [["0"], ["eel"]], "f, line 1"), RequestedCandidate(12, [[0], [1]], "f, line 2")]
     )
-    asked.candidates.append(AskedCandidate(2, [["0"], ["1"]], "f, line 3"))
+    asked.candidates.append(RequestedCandidate(2, [["0"], ["1"]], "f, line 3"))
     problems = opening.Problems(3)
     assert opening.resolve_all(asked, "channel_disentangle", META, CLASSES, problems) == [(2, [[0], [1]])]
     with pytest.raises(

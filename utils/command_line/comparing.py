@@ -89,14 +89,14 @@ class OpenedComparison:
         self.device = device
         training = ImportanceStore(settings.store_dir, run)
         meta = training.load_meta()
-        opening.check_asked_network(settings, meta, training.folder)
+        opening.check_requested_network(settings, meta, training.folder)
         opening.check_channel_count(settings, meta)
         training.require_complete()
         self._transform = opening.open_transform(settings, meta, training.folder)
         if settings.weights is not None:
             opening.require_stored_network(settings, meta, training.folder)
         self.store = _require_val_store(settings, run, meta)
-        candidates = opening.asked_candidates(settings)
+        candidates = opening.requested_candidates(settings)
         opening.check_origin(candidates, settings, meta)
         self.study = opening.open_study(
             settings,

@@ -24,7 +24,7 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
 from utils.stages.concept_images import EqualityProof
-from utils.store.candidates import AskedCandidate, AskedCandidates, read_candidates
+from utils.store.candidates import RequestedCandidate, RequestedCandidates, read_candidates
 from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore, identity
 from utils.store.splits import SplitWriter, transform_from
@@ -53,7 +53,7 @@ def require_stored_network(
 
     ``stored`` comes from the ``meta.json`` of a store or from a split file; ``path`` is its name in messages.
     """
-    check_asked_network(settings, stored, path)
+    check_requested_network(settings, stored, path)
     network = load_network(settings.model, settings.weights)
     layer = find_layer(network.module, settings.layer_of_interest, stored["transform"]["crop_size"])
     opened = identity(settings.model, network, layer)
@@ -117,7 +117,7 @@ def open_study(
     )
 
 
-def check_asked_network(settings: StageSettings, stored: dict[str, Any], path: Path | str) -> None:
+def check_requested_network(settings: StageSettings, stored: dict[str, Any], path: Path | str) -> None:
     """Raise UserError if the flags alone show that network or layer differ from ``stored``; loads no network."""
     if settings.model != stored["model"]:
         refuse_differences({"model": settings.model}, stored, ["model"], path)
@@ -148,7 +148,7 @@ def open_transform(settings: ImageSettings, stored: dict[str, Any], path: Path |
 # Candidates and settings
 
 
-def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> AskedCandidates:
+def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> RequestedCandidates:
     """The requested candidates: the one that flags name, or those of a file.
 
     If channels are given with a file, only the candidates of these channels are kept. If the source finds the concepts,
@@ -158,12 +158,12 @@ def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> Aske
     channels = settings.channels
     if settings.candidates is None and settings.finds_concepts:
         numbers = range(num_channels) if channels is None else dict.fromkeys(channels)
-        return AskedCandidates([AskedCandidate(channel, []) for channel in numbers])
+        return RequestedCandidates([RequestedCandidate(channel, []) for channel in numbers])
     if settings.candidates is None:
         assert channels is not None  # flags require a channel
         if len(channels) > 1:
             raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
-        return AskedCandidates([AskedCandidate(channels[0], [list(classes) for classes in settings.concepts])])
+        return RequestedCandidates([RequestedCandidate(channels[0], [list(classes) for classes in settings.concepts])])
     of_file = read_candidates(settings.candidates)
     candidates = of_file.candidates
     if channels is not None:
@@ -172,11 +172,13 @@ def asked_candidates(settings: CandidateSettings, num_channels: int = 0) -> Aske
             raise UserError(f"--candidates {settings.candidates} has no channel {missing[0]}")
         candidates = [candidate for candidate in candidates if candidate.channel in channels]
     if settings.finds_concepts:
-        alone = {candidate.channel: AskedCandidate(candidate.channel, [], candidate.line) for candidate in candidates}
+        alone = {
+            candidate.channel: RequestedCandidate(candidate.channel, [], candidate.line) for candidate in candidates
+        }
         candidates = list(alone.values())
     elif without := [candidate for candidate in candidates if not candidate.concepts]:
         raise UserError(f"{without[0].line} names no concepts of channel {without[0].channel}: {HOW_TO_NAME_CONCEPTS}")
-    return AskedCandidates(candidates, of_file.settings)
+    return RequestedCandidates(candidates, of_file.settings)
 
 
 def setting(name: str, settings: CandidateSettings, *sources: dict[str, Any]) -> Any:
@@ -242,7 +244,7 @@ class Problems:
 
 
 @contextmanager
-def naming(candidate: AskedCandidate) -> Iterator[None]:
+def naming(candidate: RequestedCandidate) -> Iterator[None]:
     """Put the candidate's line in its file before the message of a UserError that is raised in the block."""
     try:
         yield
@@ -253,7 +255,7 @@ def naming(candidate: AskedCandidate) -> Iterator[None]:
 
 
 def resolve(
-    candidate: AskedCandidate, channel_flag: str, context: dict[str, Any], classes: ClassMap
+    candidate: RequestedCandidate, channel_flag: str, context: dict[str, Any], classes: ClassMap
 ) -> list[list[int]]:
     """A candidate's concepts as lists of network outputs; UserError if its channel or a class does not exist."""
     with naming(candidate):
@@ -269,7 +271,7 @@ def check_channel(channel: int, flag: str, context: dict[str, Any]) -> None:
 
 
 def resolve_all(
-    candidates: AskedCandidates, channel_flag: str, meta: dict[str, Any], classes: ClassMap, problems: Problems
+    candidates: RequestedCandidates, channel_flag: str, meta: dict[str, Any], classes: ClassMap, problems: Problems
 ) -> list[tuple[int, list[list[int]]]]:
     """The distinct candidates as (channel, concepts); concepts are lists of network outputs."""
     resolved = {}
@@ -280,7 +282,7 @@ def resolve_all(
     return list(resolved.values())
 
 
-def check_origin(candidates: AskedCandidates, settings: CandidateSettings, meta: dict[str, Any]) -> None:
+def check_origin(candidates: RequestedCandidates, settings: CandidateSettings, meta: dict[str, Any]) -> None:
     """Raise UserError if stage 2 found the candidates in a network with other weights, or in another layer."""
     origin: dict[str, Any] = {
         key: candidates.settings[key] for key in ("weights_sha256", "layer") if key in candidates.settings

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from utils.command_line.opening import check_asked_network, check_channel_count
+from utils.command_line.opening import check_channel_count, check_requested_network
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError, listed
@@ -28,7 +28,7 @@ def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple
     """The stored results of a layer, and the measured results of its splits."""
     store = ImportanceStore(settings.store_dir, run)
     meta = store.load_meta()
-    check_asked_network(settings, meta, store.folder)
+    check_requested_network(settings, meta, store.folder)
     check_channel_count(settings, meta)
     refuse_differences(meta, stage_two.settings, ORIGIN, stage_two.groups)
     store.require_complete()

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from utils.command_line.opening import check_asked_network
+from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits, model_dir_of
 from utils.defaults import P
@@ -29,7 +29,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
                 f"--get_separation: {split.path} has concepts without labels, which have no images but those found: "
                 "compare with --compare"
             )
-    check_asked_network(settings, opened.context, opened.path)
+    check_requested_network(settings, opened.context, opened.path)
     store = opened.matching_val_store()
     if store is None:
         missing = NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)

@@ -99,7 +99,7 @@ def _may_stand_alone(args: argparse.Namespace) -> bool:
     if args.background is not None:
         return bool(args.background)
     source = SOURCES.get(USUAL_SOURCE)
-    return bool(source.background_with(_division_asked_for(args, source)))
+    return bool(source.background_with(_requested_division(args, source)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False)
 
 def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
     """Stage 3's way of dividing inputs; UserError if a flag is given that it does not have."""
-    division = _division_asked_for(args, source)
+    division = _requested_division(args, source)
     declared = flags_of(DIVISIONS.all())
     for name in _division_flags_given(args):
         if name not in flags_of([division]):
@@ -191,7 +191,7 @@ def _division_flags_given(args: argparse.Namespace) -> list[str]:
     return [name for name in flags_of(DIVISIONS.all()) if getattr(args, name) is not None]
 
 
-def _division_asked_for(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
+def _requested_division(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
     """The way of dividing that --split_by names; else the usual one, or one that has the first flag given."""
     usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
     for name in _division_flags_given(args)[:1]:

@@ -12,12 +12,12 @@ import torch
 from utils.command_line import flags
 from utils.command_line.opening import (
     Problems,
-    asked_candidates,
     check_channel_count,
     naming,
     open_network,
     open_study,
     open_transform,
+    requested_candidates,
     require_stored_network,
     resolve,
     setting,
@@ -40,7 +40,7 @@ from utils.stages.validation import (
     classes_without_measured_images,
     list_validation,
 )
-from utils.store.candidates import AskedCandidate
+from utils.store.candidates import RequestedCandidate
 from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -121,7 +121,7 @@ def open_splits(settings: ResultSettings, device: torch.device) -> OpenedSplits:
         named = [(path, rho) for splits in settings.splits for path, rho in splits_of(splits)]
         readers = [(str(path), partial(_read_named, path, rho)) for path, rho in named]
     else:
-        candidates = asked_candidates(settings)
+        candidates = requested_candidates(settings)
         stage_two = candidates.settings
         readers = [
             (f"channel {candidate.channel}", partial(_find_split, settings, run, candidate, stage_two))
@@ -177,7 +177,9 @@ def _read_named(path: Path, rho: float | None) -> ReadSplit:
     return path, read_split(path), rho
 
 
-def _find_split(settings: ResultSettings, run: str, candidate: AskedCandidate, stage_two: dict[str, Any]) -> ReadSplit:
+def _find_split(
+    settings: ResultSettings, run: str, candidate: RequestedCandidate, stage_two: dict[str, Any]
+) -> ReadSplit:
     """The one split of a candidate; names are resolved by the splits' own class map."""
     with naming(candidate):
         model_dir = model_dir_of(settings)

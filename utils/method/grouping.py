@@ -34,7 +34,7 @@ def linkage_of(cosines: Tensor) -> np.ndarray:
     return linkage(squareform(1 - cosines.double().numpy(), checks=False), "average")
 
 
-def cut(merges: np.ndarray, gamma: float) -> list[list[int]]:
+def cut_linkage(merges: np.ndarray, gamma: float) -> list[list[int]]:
     """The groups of a linkage at ``1 - gamma``: lists of ascending class indices, sorted by their first index.
 
     Two groups stay apart where the mean cosine between their classes is below gamma.
@@ -59,7 +59,7 @@ def group_classes(cosines: Tensor, gamma: float) -> list[list[int]]:
     -------
     list of lists of class indices, 0 ... n - 1
     """
-    return cut(linkage_of(cosines), gamma) if len(cosines) > 1 else [[0]] * len(cosines)
+    return cut_linkage(linkage_of(cosines), gamma) if len(cosines) > 1 else [[0]] * len(cosines)
 
 
 def concept_means(values: Tensor, groups: list[list[int]]) -> Tensor:

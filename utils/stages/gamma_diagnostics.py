@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from utils.method.gamma import clean_concepts, cosine_of_modes, cosines_of_halves, held_out_fractions
-from utils.method.grouping import concept_means, cut, linkage_of
+from utils.method.grouping import concept_means, cut_linkage, linkage_of
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
 from utils.stages.relevance import LayerClasses
 from utils.store.class_statistics import ClassStore
@@ -257,7 +257,7 @@ def _clean_groups(layer_classes: LayerClasses, relevant: torch.Tensor) -> dict[s
             if merged == len(merges):
                 continue
             if merged not in clean_after:
-                groups = [classes[group].tolist() for group in cut(merges, gamma)]
+                groups = [classes[group].tolist() for group in cut_linkage(merges, gamma)]
                 clean_after[merged] = clean_split(layer_classes, channel, groups)
             tally.add(number, clean_after[merged])
     return tally.shares()

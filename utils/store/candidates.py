@@ -25,7 +25,7 @@ COSINE = re.compile(r"-?[01]\.\d+|-?\d(\.\d+)?e-\d+")
 
 
 @dataclass
-class AskedCandidate:
+class RequestedCandidate:
     """A channel and the classes of each concept: an int is a network output, text is what the user wrote.
 
     ``line`` is its file and line for messages, or None if it comes from flags.
@@ -37,10 +37,10 @@ class AskedCandidate:
 
 
 @dataclass
-class AskedCandidates:
+class RequestedCandidates:
     """The candidates of a file, and the ``settings`` of the stage 2 that found them, where they are known."""
 
-    candidates: list[AskedCandidate]
+    candidates: list[RequestedCandidate]
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -117,7 +117,7 @@ def _write_candidates(path: Path, settings: dict[str, Any], candidates: list[dic
     return path
 
 
-def read_candidates(path: Path | str) -> AskedCandidates:
+def read_candidates(path: Path | str) -> RequestedCandidates:
     """Read ``--candidates``: stage 2's JSON or table, or text.
 
     A line of text is ``channel: class[+class...], class[+class...], ...``; or the words of the published table
@@ -134,24 +134,24 @@ def read_candidates(path: Path | str) -> AskedCandidates:
     if not path.is_file():
         raise UserError(f"--candidates {path}: there is no such file")
     text = read_bytes(path).decode("utf-8-sig", errors="backslashreplace")
-    candidates = _read_json(path) if text.lstrip().startswith("{") else AskedCandidates(_parse_lines(path, text))
+    candidates = _read_json(path) if text.lstrip().startswith("{") else RequestedCandidates(_parse_lines(path, text))
     if not candidates.candidates:
         raise UserError(f"--candidates {path}: there is no candidate in it")
     return candidates
 
 
-def _read_json(path: Path) -> AskedCandidates:
+def _read_json(path: Path) -> RequestedCandidates:
     advice = "run get_cosine_similarities.py again"
     content = read_json(path, advice)
     with damage_is_one_line(path, advice):
         if content.get("format") != CANDIDATES_FORMAT:
             raise ValueError("it is of another version of this program")
     entries = content["candidates"]
-    candidates = [AskedCandidate(entry["channel"], entry["concepts"], str(path)) for entry in entries]
-    return AskedCandidates(candidates, content["settings"])
+    candidates = [RequestedCandidate(entry["channel"], entry["concepts"], str(path)) for entry in entries]
+    return RequestedCandidates(candidates, content["settings"])
 
 
-def _parse_lines(path: Path, text: str) -> list[AskedCandidate]:
+def _parse_lines(path: Path, text: str) -> list[RequestedCandidate]:
     candidates = []
     for number, line in enumerate(text.splitlines(), start=1):
         source = f"--candidates {path}, line {number}"
@@ -161,7 +161,7 @@ def _parse_lines(path: Path, text: str) -> list[AskedCandidate]:
             shown = printable(line.strip()[:60])
             raise UserError(f"{source} is no 'channel: class, class' ({shown}): {error}") from error
         if candidate is not None:
-            candidates.append(AskedCandidate(*candidate, source))
+            candidates.append(RequestedCandidate(*candidate, source))
     return candidates
 
 

@@ -184,7 +184,14 @@ def measure_decoding(of):
     """Files to crops in memory (on the device with gpu), with the start of processes or threads."""
 
     def seconds(count):
-        return seconds_to_decode(of.images, count, of.row.decode, of.num_workers, of.batch_size, of.device)
+        return seconds_to_decode(
+            of.images,
+            count,
+            decode=of.row.decode,
+            num_workers=of.num_workers,
+            batch_size=of.batch_size,
+            device=of.device,
+        )
 
     if of.row.decode == "gpu":
         seconds(min(WARM_UP * of.batch_size, len(of.images)))

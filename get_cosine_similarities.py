@@ -120,9 +120,7 @@ def main(settings: SimilaritySettings) -> None:
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, settings.figure_width), class_store.folder]
 
-    counts = class_store.read_relevant(settings.tau)
-    assert counts is not None  # find_classes has written them
-    counts = counts[int(settings.only_correct)]
+    counts = class_store.require_relevant(settings.tau)[int(settings.only_correct)]
     files = LayerFiles(path, candidates, groups)
     findings = LayerFindings(stage_two, layer_classes, channels, kept, counts, classes)
     screen = LayerScreen(settings, store, findings, files)

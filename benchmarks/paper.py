@@ -104,7 +104,7 @@ def main(settings):
     classes, weight = ClassMap(meta["classes"]), store.read_layer()[0]
     class_store = ClassStore(settings.store_dir, name, meta)
     means, images = (values[0, 0] for values in class_store.require_means())
-    relevant = class_store.read_relevant(TAU)[0]
+    relevant = class_store.require_relevant(TAU)[0]
 
     def cosine(pair):
         return cosine_similarities(averaged_relevance_vectors(weight[pair[0]], means[list(pair[1:])]))[0, 1].item()

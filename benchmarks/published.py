@@ -183,7 +183,7 @@ def run_stage2(settings, store_dir, output_dir):
     seconds, _, _ = run("get_cosine_similarities.py", *flags, "--proportion_attribution_required", TAU, "--p", P)
     run_of = run_name(settings.model, settings.layer_of_interest)
     stored = ClassStore(store_dir, run_of, ImportanceStore(store_dir, run_of).load_meta())
-    relevant = relevant_classes(stored.read_relevant(TAU)[0], stored.require_means()[1][0, 0], P)
+    relevant = relevant_classes(stored.require_relevant(TAU)[0], stored.require_means()[1][0, 0], P)
     return seconds, relevant.T.nonzero().tolist()
 
 

@@ -28,8 +28,10 @@ def test_class_means_are_read_as_they_are_and_those_of_another_store_are_not(tmp
     assert equal(read_images, images)
     counts = torch.tensor([[[0, 1], [2, 0]], [[0, 1], [0, 0]]])
     classes.write_relevant(0.5, counts)
-    assert equal(classes.read_relevant(0.5), counts)
+    assert equal(classes.read_relevant(0.5), counts) and equal(classes.require_relevant(0.5), counts)
     assert classes.read_relevant(0.25) is None
+    with pytest.raises(UserError, match=r"there is no .*0.25.* for this store: run get_cosine_similarities.py first"):
+        classes.require_relevant(0.25)
     other = ClassStore(tmp_path, "m", {**META, "model": "other"})
     assert other.read_means() is None and other.read_relevant(0.5) is None
 

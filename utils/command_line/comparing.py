@@ -165,12 +165,12 @@ class OpenedComparison:
             given={name: value for name, value in given.items() if value is not None},
         )
         made = {name: method.make(comparison) for name, method in methods.items()}
-        concepts, channels, problems = compare(comparison, made, self._open_scores())
+        measured = compare(comparison, made, self._open_scores())
         return {
             "images": len(validation.targets),
-            "concepts": concepts,
-            "channels": channels,
-            "problems": [*self.problems.messages, *problems],
+            "concepts": measured.concepts,
+            "channels": measured.channels,
+            "problems": [*self.problems.messages, *measured.problems],
         }
 
     def _open_scores(self) -> EmbeddingScores | None:

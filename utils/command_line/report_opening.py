@@ -35,9 +35,7 @@ def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple
     class_store = ClassStore(settings.store_dir, run, meta)
     criteria = {name: stage_two.settings[name] for name in COUNTED}
     layer_classes = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
-    counts = class_store.read_relevant(criteria["tau"])
-    assert counts is not None  # find_classes has written them
-    counts = counts[int(criteria["only_correct"])]
+    counts = class_store.require_relevant(criteria["tau"])[int(criteria["only_correct"])]
     layer = ReportedLayer(
         meta, stage_two.settings, ClassMap(meta["classes"]), layer_classes, counts, stage_two.guide(), {}
     )

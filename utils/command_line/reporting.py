@@ -155,10 +155,10 @@ class PatchMaker:
 
     def strips(self) -> tuple[list[Strip], dict[int, range]]:
         """The strips of all units, and the units of each channel."""
-        rows, biases, units_of_channels = units_of(self.layer)
-        if not len(rows):
-            return [], units_of_channels
-        keys, strongest = self._strongest(rows, biases)
+        shown = units_of(self.layer)
+        if not len(shown.rows):
+            return [], shown.of_channels
+        keys, strongest = self._strongest(shown.rows, shown.biases)
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
         missing = [unit for unit, name in enumerate(names) if not (self.folder / name).is_file()]
         if missing:
@@ -166,7 +166,7 @@ class PatchMaker:
             for unit, of_unit in zip(missing, tiles, strict=True):
                 write_strip(self.folder / names[unit], of_unit)
         units = zip(names, strongest.values, strongest.images, strict=True)
-        return [self._strip(name, values, images) for name, values, images in units], units_of_channels
+        return [self._strip(name, values, images) for name, values, images in units], shown.of_channels
 
     def _strip(self, src: str, values: torch.Tensor, images: torch.Tensor) -> Strip:
         shown = []

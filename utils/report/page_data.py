@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,16 +81,19 @@ class ReportedLayer:
         return f"{settings_text(**{name: self.settings[name] for name in names})}, γ = {self.settings['gamma']:g}"
 
 
-def units_of(layer: ReportedLayer) -> tuple[torch.Tensor, torch.Tensor | None, dict[int, range]]:
-    """The units whose patches are shown: the original channel first, then ``c'_1 .. c'_K`` of its first split.
+class ShownUnits(NamedTuple):
+    """Units whose patches are shown: ``rows`` float32 [U, C_in, taps], ``biases`` [U] or None.
 
-    Returns
-    -------
-    rows : Tensor [U, C_in, taps], float32
-    biases : Tensor [U] or None
-    units : dict of channel -> range
-        The units, of 0 ... U - 1, of each channel.
+    ``of_channels`` has the units, of 0 ... U - 1, of each channel.
     """
+
+    rows: torch.Tensor
+    biases: torch.Tensor | None
+    of_channels: dict[int, range]
+
+
+def units_of(layer: ReportedLayer) -> ShownUnits:
+    """The units of each channel that is shown: the original channel, then ``c'_1 .. c'_K`` of its first split."""
     rows: list[torch.Tensor] = []
     units = {}
     for channel in layer.shown:
@@ -98,12 +102,12 @@ def units_of(layer: ReportedLayer) -> tuple[torch.Tensor, torch.Tensor | None, d
         units[channel] = range(len(rows), len(rows) + len(of_channel))
         rows += of_channel.float()
     if not rows:
-        return torch.empty(0), None, units
+        return ShownUnits(torch.empty(0), None, units)
     bias = layer.layer_classes.bias
     biases = None
     if bias is not None:
         biases = torch.cat([bias[channel].expand(len(numbers)) for channel, numbers in units.items()])
-    return torch.stack(rows), biases, units
+    return ShownUnits(torch.stack(rows), biases, units)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ channel's other concepts. The unit is evaluated on validation images alone. All 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,9 +38,22 @@ def require_comparable(channel: int, concepts: list[list[int]], compared: Sequen
         raise UserError("its concepts share a class")
 
 
+class ComparisonRows(NamedTuple):
+    """What ``compare`` has measured, as plain values.
+
+    ``concepts`` has a row for each method, null, channel and concept, with the means over draws; ``channels`` a row for
+    each method, null and channel, with ``k``, ``draws``, ``ari`` and the scores. ``problems`` are the reasons why a
+    method could not be measured on a channel.
+    """
+
+    concepts: list[dict[str, Any]]
+    channels: list[dict[str, Any]]
+    problems: list[str]
+
+
 def compare(
     comparison: Comparison, methods: dict[str, UnitMaker], scores: EmbeddingScores | None = None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+) -> ComparisonRows:
     """Measure methods on all channels.
 
     Parameters
@@ -50,39 +63,28 @@ def compare(
         The UnitMaker of each method, by the method's name.
     scores
         Collects the units that are scored by embeddings, and adds the scores to the rows.
-
-    Returns
-    -------
-    concepts : list of dict of plain values
-        For each method, null, channel and concept the means over draws of ``OF_CONCEPTS``.
-    channels : list of dict of plain values
-        For each method, null and channel: ``k``, ``draws``, ``ari`` and the scores.
-    problems : list of str
-        Why a method could not be measured on a channel.
     """
-    concepts: list[dict[str, Any]] = []
-    channels: list[dict[str, Any]] = []
-    problems: list[str] = []
+    measured = ComparisonRows([], [], [])
     for channel in tqdm(comparison, "comparison", unit=" channels", total=len(comparison)):
         membership = channel.validation.images_of(channel.classes)
         for name, method in methods.items():
             try:
                 units_by_null = method.units_by_null(channel)
             except UserError as error:
-                problems.append(f"{name}, channel {channel.channel}: {error}")
+                measured.problems.append(f"{name}, channel {channel.channel}: {error}")
                 continue
             rows = {}
             for null, draws in units_by_null.items():
                 keys = {"method": name, "null": null, "channel": channel.channel}
                 if draws:
-                    concepts += [{**keys, **row} for row in _concept_rows(channel, draws, membership)]
+                    measured.concepts.extend({**keys, **row} for row in _concept_rows(channel, draws, membership))
                     rows[null] = {**keys, **_channel_row(channel, draws, comparison.study.labels)}
-            channels += rows.values()
+            measured.channels.extend(rows.values())
             if scores is not None:
                 scores.collect(channel, method, units_by_null, rows)
     if scores is not None:
         scores.finish()
-    return concepts, channels, problems
+    return measured
 
 
 def _concept_rows(

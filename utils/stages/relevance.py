@@ -1,6 +1,7 @@
 """Stage 2: class means of the layer's input and counts of relevant images, from one pass over the chunks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
@@ -24,10 +25,21 @@ ENOUGH = 100  # pairs, to try no further tau
 HELPFUL_TAUS = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
 
 
-def class_statistics(
-    store: ImportanceStore, class_store: ClassStore, taus: list[float]
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Class means, numbers of images, and counts of relevant images for each of ``taus``.
+class ClassStatistics(NamedTuple):
+    """What stage 2 knows of every class.
+
+    ``mean_inputs`` float64 [2, 3, T, C_in, taps] are means over [all, correctly classified] images of [all, even, odd]
+    indices, ``images`` LongTensor [2, 3, T] the numbers of these images. ``relevant`` has a LongTensor [2, T, C] for
+    each tau: the numbers of images in which a channel is relevant.
+    """
+
+    mean_inputs: Tensor
+    images: Tensor
+    relevant: list[Tensor]
+
+
+def class_statistics(store: ImportanceStore, class_store: ClassStore, taus: list[float]) -> ClassStatistics:
+    """The ClassStatistics for each of ``taus``.
 
     Stored statistics are read; missing ones are computed in one pass over the chunks, and stored.
 
@@ -37,21 +49,14 @@ def class_statistics(
         A complete store.
     class_store
     taus
-
-    Returns
-    -------
-    mean_inputs : Tensor [2, 3, T, C_in, taps], float64
-        Over [all, correctly classified] images of [all, even, odd] indices.
-    images : LongTensor [2, 3, T]
-    relevant : list of LongTensor [2, T, C]
     """
     means = class_store.read_means()
     missing = [tau for tau in taus if class_store.read_relevant(tau) is None]
     if means is None or missing:
         _store_statistics(store, class_store, means is not None, missing)
         means = class_store.require_means()
-    counts = [class_store.read_relevant(tau) for tau in taus]
-    return *means, [of_tau for of_tau in counts if of_tau is not None]
+    mean_inputs, images = means
+    return ClassStatistics(mean_inputs, images, [class_store.require_relevant(tau) for tau in taus])
 
 
 def _store_statistics(store: ImportanceStore, class_store: ClassStore, has_means: bool, missing: list[float]) -> None:

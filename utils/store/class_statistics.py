@@ -88,6 +88,14 @@ class ClassStore:
                 raise ValueError(f"it is of tau {arrays['tau'][0]}")
         return torch.from_numpy(arrays["relevant"])
 
+    def require_relevant(self, tau: float) -> torch.Tensor:
+        """``read_relevant``; UserError if they have not been counted yet."""
+        counts = self.read_relevant(tau)
+        if counts is None:
+            path = self.relevant_path(tau)
+            raise UserError(f"there is no {path} for this store: run get_cosine_similarities.py first")
+        return counts
+
     def modes_path(self, *, tau: float, p: float, only_correct: bool, min_images: int, only_above_mean: bool) -> Path:
         suffix = settings_suffix(only_correct, min_images, only_above_mean)
         return self.folder / f"{self._run}_modes_required{tau}_p{p}{suffix}.npz"

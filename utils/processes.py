@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+ENOUGH_SECONDS = 3  # of work, from which its time is estimated
+LONG_SECONDS = 600  # work that takes longer is announced
 
 
 class Process(NamedTuple):
@@ -42,11 +47,51 @@ def this_process() -> Process:
     return Process(_number("SLURM_PROCID"), size, _number("SLURM_LOCALID"), local_size)
 
 
-def progress(*args: Any, hidden: bool = False, **kwargs: Any) -> tqdm:
-    """A progress bar; of several processes only the first one shows its own, as they share a terminal."""
+def progress(*args: Any, hidden: bool = False, images: int | None = None, **kwargs: Any) -> tqdm:
+    """A progress bar; of several processes only the first one shows its own, as they share a terminal.
+
+    Where the work will take more than ten minutes, a line says so as soon as it is known: how long, how many ``images``
+    (where it is given), and how much memory the process has needed so far. Arguments are tqdm's; steps that were kept
+    from an earlier run are ``initial``.
+    """
     from tqdm import tqdm  # not above: --help would wait for it
 
-    return tqdm(*args, disable=hidden or this_process().rank > 0, **kwargs)
+    class Bar(tqdm):
+        announced = False
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if not self.announced and not self.disable and self.total:
+                elapsed = self.format_dict["elapsed"]
+                done = self.n - self.initial
+                if elapsed >= ENOUGH_SECONDS and done > 0:
+                    self.announced = True
+                    remaining = elapsed * (self.total - self.n) / done
+                    if elapsed + remaining > LONG_SECONDS:
+                        self.write(_announcement(self, remaining, images), file=sys.stderr)
+            return shown
+
+    return Bar(*args, disable=hidden or this_process().rank > 0, **kwargs)
+
+
+def _announcement(bar: tqdm, remaining: float, images: int | None) -> str:
+    """The line before work of more than ten minutes; ``remaining`` in seconds."""
+    steps = f"{bar.total - bar.n:,} {bar.unit.strip()}"
+    words = [f"{bar.desc.removesuffix(': ')}: about {remaining / 60:.0f} minutes for {steps}"]
+    words += [] if images is None else [f"{images:,} images"]
+    peak = peak_memory()
+    words += [] if peak is None else [f"{peak / 1e9:.1f} GB of memory"]
+    return ", ".join(words) + "; after a stop the same command goes on from here"
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has had at once, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _number(name: str) -> int:

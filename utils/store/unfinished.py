@@ -1,0 +1,47 @@
+"""Results of a loop that is not finished: each step that is done is kept, until the whole result is written."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.store.files import json_digest, read_json, write_json
+
+
+class Unfinished:
+    """The finished steps of a result, a JSON file each, in a folder of its own beside the result.
+
+    A step that is killed leaves no file. The same command finds the finished steps again and does the others; another
+    ``made_from`` has another folder.
+
+    Parameters
+    ----------
+    result : Path
+        Path of the file that will hold the whole result; it need not exist.
+    made_from : dict
+        Plain values on which every step depends.
+    """
+
+    def __init__(self, result: Path, made_from: dict[str, Any]) -> None:
+        self.folder = result.with_name(f"{result.stem}.unfinished_{json_digest(made_from)[:16]}")
+
+    def find(self, key: Any) -> dict[str, Any] | None:
+        """What was kept of a step, identified by plain values ``key``; None if it is missing or damaged."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            return read_json(path, "")["kept"]
+        except UserError:  # the step is done again
+            return None
+
+    def keep(self, key: Any, value: dict[str, Any]) -> None:
+        """Keep the plain values of a finished step; NaN stays NaN."""
+        write_json(self._path(key), {"key": key, "kept": value})
+
+    def remove(self) -> None:
+        """Remove what was kept, after the whole result has been written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, key: Any) -> Path:
+        return self.folder / f"{json_digest(key)[:32]}.json"

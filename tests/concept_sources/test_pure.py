@@ -53,9 +53,9 @@ class WatchedStudy(Study):
 class WatchedSource(ImageSource):
     read: list = field(default_factory=list)
 
-    def batches(self, plan, description):
+    def batches(self, plan, description, done=0):
         self.read.append([index for batch in plan for index in batch])
-        return super().batches(plan, None)
+        return super().batches(plan, None, done)
 
 
 class FinishedStore:

@@ -11,7 +11,7 @@ from torchvision.models import ResNet50_Weights
 
 from tests.pictures import batches
 from utils.errors import UserError
-from utils.images.batches import batches_of
+from utils.images.batches import ImageSource, Loading, batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -83,6 +83,14 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
     assert "1 unreadable images left out" in stderr
     with pytest.raises(UserError, match=r"x.JPEG.*--skip_unreadable"):
         list(batches(images, Transform(16, 16), cut, num_workers=num_workers))
+
+
+def test_the_bar_of_a_pass_that_goes_on_begins_at_the_images_of_the_earlier_run(train, capsys):
+    source = ImageSource(list_images(train), Transform(16, 16), 2, Loading(torch.device("cpu")))
+    seen = [batch.indices.tolist() for batch in source.in_order(torch.tensor([3, 0, 1, 2]), "pass", done=2)]
+    assert seen == [[1, 2]]
+    bars = capsys.readouterr().err.split("\r")
+    assert any(" 2/4 " in bar for bar in bars[:2]) and " 4/4 " in bars[-1]
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from utils.store.unfinished import Unfinished
@@ -33,6 +34,20 @@ def test_a_damaged_step_is_done_again(unfinished):
     for damage in (b"", path.read_bytes()[:-9], path.read_bytes().replace(b"1", b"2")):
         path.write_bytes(damage)
         assert unfinished.find("a") is None
+
+
+def test_arrays_of_a_step_are_found_again_unless_they_are_damaged_or_others(unfinished):
+    layout = {"maxima": (np.float32, (None, 2)), "nearest": (np.int8, (None,))}
+    assert unfinished.find_arrays(0, layout) is None
+    arrays = {"maxima": np.arange(6, dtype=np.float32).reshape(3, 2), "nearest": np.arange(3, dtype=np.int8)}
+    unfinished.keep_arrays(0, arrays)
+    found = unfinished.find_arrays(0, layout)
+    assert all(np.array_equal(found[name], values) for name, values in arrays.items())
+    assert unfinished.find(0) is None and unfinished.find_arrays(1, layout) is None
+    assert unfinished.find_arrays(0, {**layout, "maxima": (np.float32, (None, 3))}) is None
+    (path,) = unfinished.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    assert unfinished.find_arrays(0, layout) is None
 
 
 def test_nothing_is_left_when_the_result_is_whole(unfinished):

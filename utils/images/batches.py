@@ -78,7 +78,7 @@ def _leave_interrupts_to_the_main_process(_: int) -> None:
 
 def batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
     """Cut a sequence of image indices into batches."""
-    numbers = [int(index) for index in indices]
+    numbers = indices.tolist() if isinstance(indices, torch.Tensor) else [int(index) for index in indices]
     return [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
 
 
@@ -115,7 +115,8 @@ class ImageBatches:
     device decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it
     is left out, named on standard error and counted in ``skipped``. An image whose content differs from that in the
     ImageList is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
-    it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures.
+    it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures. ``done`` images of the same work
+    were read by an earlier run: the bar begins there.
     """
 
     def __init__(
@@ -127,10 +128,12 @@ class ImageBatches:
         loading: Loading,
         *,
         files: Callable[[ImageList, Transform, Crop], ImageFiles] = ImageFiles,
+        done: int = 0,
     ) -> None:
         self.images = images
         self.transform = transform
         self.batches = batches
+        self.done = done
         self.description = description
         self.device = loading.device
         self.skip_unreadable = loading.skip_unreadable
@@ -152,8 +155,9 @@ class ImageBatches:
             )
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        total = sum(map(len, self.batches))
-        with progress(total=total, desc=self.description, unit=" images", hidden=self.description is None) as bar:
+        total = self.done + sum(map(len, self.batches))
+        hidden = self.description is None
+        with progress(total=total, initial=self.done, desc=self.description, unit=" images", hidden=hidden) as bar:
             waited = 0.0
             begin = time.perf_counter()
             for batch, seconds in self._loaded():
@@ -214,13 +218,18 @@ class ImageSource:
     loading: Loading
     files: Callable[..., ImageFiles] = ImageFiles
 
-    def batches(self, plan: list[list[int]], description: str | None) -> ImageBatches:
-        """The batches of a plan: the indices of the images of each. ``description`` is that of the progress bar."""
-        return ImageBatches(self.images, self.transform, plan, description, self.loading, files=self.files)
+    def batches(self, plan: list[list[int]], description: str | None, done: int = 0) -> ImageBatches:
+        """The batches of a plan: the indices of the images of each.
 
-    def in_order(self, indices: Iterable[int], description: str | None) -> ImageBatches:
-        """The images at some indices, in the order of these."""
-        return self.batches(batches_of(indices, self.batch_size), description)
+        ``description`` is that of the progress bar, which begins at the ``done`` images of an earlier run.
+        """
+        return ImageBatches(self.images, self.transform, plan, description, self.loading, files=self.files, done=done)
+
+    def in_order(
+        self, indices: Sequence[int] | np.ndarray | torch.Tensor, description: str | None, done: int = 0
+    ) -> ImageBatches:
+        """The images at some indices, in their order; the first ``done`` of them were read by an earlier run."""
+        return self.batches(batches_of(indices[done:], self.batch_size), description, done)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.errors import UserError
-from utils.store.files import json_digest, read_json, write_json
+from utils.store.files import Layout, json_digest, read_arrays, read_json, write_arrays, write_json
+
+KEPT_IMAGES = 4096  # about as many images of a pass are a step of their own
 
 
 class Unfinished:
-    """The finished steps of a result, a JSON file each, in a folder of its own beside the result.
+    """The finished steps of a result in a folder of its own beside the result: a JSON file or an npz each.
 
     A step that is killed leaves no file. The same command finds the finished steps again and does the others; another
     ``made_from`` has another folder.
@@ -27,7 +31,7 @@ class Unfinished:
 
     def find(self, key: Any) -> dict[str, Any] | None:
         """What was kept of a step, identified by plain values ``key``; None if it is missing or damaged."""
-        path = self._path(key)
+        path = self._path(key, "json")
         if not path.is_file():
             return None
         try:
@@ -37,11 +41,25 @@ class Unfinished:
 
     def keep(self, key: Any, value: dict[str, Any]) -> None:
         """Keep the plain values of a finished step; NaN stays NaN."""
-        write_json(self._path(key), {"key": key, "kept": value})
+        write_json(self._path(key, "json"), {"key": key, "kept": value})
+
+    def find_arrays(self, key: Any, layout: Layout) -> dict[str, np.ndarray] | None:
+        """The arrays that were kept of a step; None if they are missing, damaged or of another layout."""
+        path = self._path(key, "npz")
+        if not path.is_file():
+            return None
+        try:
+            return read_arrays(path, layout, "")
+        except UserError:
+            return None
+
+    def keep_arrays(self, key: Any, arrays: dict[str, np.ndarray]) -> None:
+        """Keep named arrays of a finished step."""
+        write_arrays(self._path(key, "npz"), arrays)
 
     def remove(self) -> None:
         """Remove what was kept, after the whole result has been written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, key: Any) -> Path:
-        return self.folder / f"{json_digest(key)[:32]}.json"
+    def _path(self, key: Any, kind: str) -> Path:
+        return self.folder / f"{json_digest(key)[:32]}.{kind}"

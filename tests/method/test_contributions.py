@@ -1,5 +1,6 @@
 """Circuits against plain autograd; the strongest images against sorting all of them."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,15 +24,20 @@ def test_a_norm_of_zero_is_no_nan():
     assert per_norm(torch.tensor([[1.0, -3.0], [0.0, 0.0]])).tolist() == [[0.25, -0.75], [0.0, 0.0]]
 
 
-def test_the_strongest_images_are_those_of_a_sort():
+@pytest.mark.parametrize("number", [7, 20])
+def test_the_strongest_images_are_those_of_a_sort(number):
     values = torch.randint(6, (50, 3), generator=torch.Generator().manual_seed(1)).float()
-    strongest = Strongest(7)
+    strongest = Strongest(number)
     for batch in torch.arange(100, 150).split(8):
         strongest.add(values[batch - 100], batch)
     for unit in range(3):
-        order = sorted(range(50), key=lambda image: (-values[image, unit], image))[:7]
+        order = sorted(range(50), key=lambda image: (-values[image, unit], image))[:number]
         assert (strongest.indices[unit] - 100).tolist() == order
         assert torch.equal(strongest.values[unit], values[order, unit])
     few = Strongest(7)
     few.add(values[:3], torch.arange(3))
     assert few.indices.shape == (3, 3)
+    none = Strongest(2)
+    for batch in torch.arange(6).split(3):
+        none.add(torch.empty(3, 0), batch)
+    assert none.indices.shape == (0, 2)

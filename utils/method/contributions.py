@@ -46,9 +46,22 @@ class Strongest:
         """Add images: ``values`` [B, R], and their ``indices`` [B], which are larger than all earlier indices."""
         values = values.T
         indices = indices.expand(len(values), -1)
-        if self.indices.numel():
+        if self.values.shape[1] == self._number:
+            values, indices = _above(self.values[:, -1:], values, indices)
+        if self.values.shape[1]:
             values = torch.cat([self.values, values], 1)
             indices = torch.cat([self.indices, indices], 1)
         order = largest_first(values, self._number, dim=1)
         self.values = values.gather(1, order)
         self.indices = indices.gather(1, order)
+
+
+def _above(least: Tensor, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """The values [R, B] above ``least`` [R, 1] in their order, and their indices; rows are filled up with -inf."""
+    above = values > least
+    counts = above.sum(1)
+    rows, columns = above.nonzero(as_tuple=True)
+    slots = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    shape = (len(values), max(counts.tolist(), default=0))
+    kept = values.new_full(shape, -torch.inf).index_put_((rows, slots), values[rows, columns])
+    return kept, indices.new_zeros(shape).index_put_((rows, slots), indices[rows, columns])

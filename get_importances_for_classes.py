@@ -63,7 +63,7 @@ def main(settings: ImportanceSettings) -> None:
     from utils.networks.precision import check_precision, choose_device, compile_network
     from utils.processes import this_process
     from utils.report.store_text import print_plan, print_store_summary
-    from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store
+    from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store, planned_batches
     from utils.store.files import run_name
     from utils.store.importance_store import ImportanceStore
 
@@ -107,7 +107,7 @@ def main(settings: ImportanceSettings) -> None:
     if chunks:
         check_on_images(opened, source)
     if settings.compile and chunks:
-        size = min(settings.batch_size, len(store.chunk_range(chunks[0])))
+        size = len(planned_batches(store, chunks[:1], settings.batch_size)[0].indices)
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
         compile_network(network.module, layer, transform.normalise(black, device), settings.precision)
     fill_store(store, chunks, opened, source)

@@ -11,7 +11,7 @@ from torchvision.models import ResNet50_Weights
 
 from tests.pictures import batches
 from utils.errors import UserError
-from utils.images.batches import ImageSource, Loading, batches_of
+from utils.images.batches import ImageSource, Loading, batches_of, equal_batches_of
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 
@@ -122,6 +122,22 @@ def test_folders_without_what_is_needed_are_refused(tmp_path):
 def test_batches_of_never_lose_an_index():
     assert batches_of(range(5), 2) == [[0, 1], [2, 3], [4]]
     assert batches_of(np.array([7]), 2) == [[7]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64, 254, 5000])
+@pytest.mark.parametrize("count", [0, 1, 7, 1167, 2048])
+def test_equal_batches_are_as_few_as_full_ones_and_nearly_equal(count, batch_size):
+    numbers = [3 * number for number in range(count)]
+    full, equal = batches_of(numbers, batch_size), equal_batches_of(numbers, batch_size)
+    assert [number for batch in equal for number in batch] == numbers
+    if count == 2048 and batch_size == 254:
+        assert [len(batch) for batch in full] == [254] * 8 + [16]
+        assert [len(batch) for batch in equal] == [228] * 8 + [224]
+    assert len(equal) <= len(full)
+    # all but the last are ceil(n / ceil(n / batch_size)), written without rounding
+    largest = len(equal[0]) if equal else 0
+    assert {len(batch) for batch in equal[:-1]} <= {largest} and largest <= batch_size
+    assert largest * len(full) >= count > (largest - 1) * len(full) or not count
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), MemoryError(), OSError("out of memory")])

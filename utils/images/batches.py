@@ -1,5 +1,6 @@
 """Batches of images on a device, for every way of decoding."""
 
+import math
 import signal
 import sys
 import time
@@ -80,6 +81,13 @@ def batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
     """Cut a sequence of image indices into batches."""
     numbers = indices.tolist() if isinstance(indices, torch.Tensor) else [int(index) for index in indices]
     return [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+
+
+def equal_batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
+    """Cut a sequence of image indices into as few batches as ``batches_of`` does, but of nearly equal size."""
+    numbers = list(indices)
+    count = max(1, math.ceil(len(numbers) / batch_size))
+    return batches_of(numbers, max(1, math.ceil(len(numbers) / count)))
 
 
 def prefetched(batches: Sequence[Sequence[int]], transform: Transform, num_workers: int) -> int | None:
@@ -241,10 +249,14 @@ class PlannedBatch(Generic[Group]):
     is_last: bool
 
 
-def batches_by_group(groups: Mapping[Group, Iterable[int]], batch_size: int) -> list[PlannedBatch[Group]]:
-    """The batches of some groups of images, each of one group; an empty group has none."""
+def batches_by_group(
+    groups: Mapping[Group, Iterable[int]],
+    batch_size: int,
+    cut: Callable[[Iterable[int], int], list[list[int]]] = batches_of,
+) -> list[PlannedBatch[Group]]:
+    """The batches of some groups of images, each of one group, which ``cut`` cuts; an empty group has none."""
     return [
         PlannedBatch(group, batch, is_last=number == len(batches))
-        for group, batches in ((group, batches_of(indices, batch_size)) for group, indices in groups.items())
+        for group, batches in ((group, cut(indices, batch_size)) for group, indices in groups.items())
         for number, batch in enumerate(batches, start=1)
     ]

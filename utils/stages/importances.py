@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from utils.errors import UserError
-from utils.images.batches import ImageSource, batches_by_group
+from utils.images.batches import ImageSource, PlannedBatch, batches_by_group, batches_of, equal_batches_of
 from utils.images.folders import ImageList
 from utils.images.transform import Transform
 from utils.method.importance import FLOAT16_MAX, attribution_shares, channel_importances, relative_importances
@@ -19,7 +19,7 @@ from utils.networks.layers import Layer, check_normal_form
 from utils.networks.loading import LoadedNetwork
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Record
-from utils.store.importance_store import STORE_FORMAT, ImportanceStore, identity
+from utils.store.importance_store import EQUAL_BATCHES, STORE_FORMAT, ImportanceStore, identity
 
 FIRST_BATCH = 8  # images
 
@@ -75,6 +75,7 @@ def describe_store(
         "compilation": "inductor" if settings.compiled else "none",
         "skip_unreadable": settings.skip_unreadable,
         "chunk_size": settings.chunk_size,
+        "batches": EQUAL_BATCHES,
         "num_images": len(images),
         "data_sha256": images.digest(),
         "classes": classes,
@@ -96,13 +97,22 @@ def check_on_images(network: OpenedNetwork, source: ImageSource) -> None:
         check_independence(network.module, batch.pixels)
 
 
+def planned_batches(store: ImportanceStore, chunks: list[int], batch_size: int) -> list[PlannedBatch[int]]:
+    """The batches of some chunks, of which none crosses a chunk's end.
+
+    In a store begun by an earlier version each chunk has full batches and a rest, which ``--compile`` compiles, too.
+    """
+    cut = equal_batches_of if store.meta.get("batches") == EQUAL_BATCHES else batches_of
+    return batches_by_group({chunk: store.chunk_range(chunk) for chunk in chunks}, batch_size, cut)
+
+
 def fill_store(store: ImportanceStore, chunks: list[int], network: OpenedNetwork, source: ImageSource) -> None:
-    """Make chunks of a store that has been begun. One loader serves all; a batch never crosses a chunk's end.
+    """Make chunks of a store that has been begun. One loader serves all.
 
     NaN and infinite values are looked for when a chunk is written, so that no batch waits for the device.
     """
     images = source.images
-    plan = batches_by_group({chunk: store.chunk_range(chunk) for chunk in chunks}, source.batch_size)
+    plan = planned_batches(store, chunks, source.batch_size)
     loader = source.batches([planned.indices for planned in plan], "importances")
     outputs = torch.tensor([store.meta["classes"][folder] for folder in images.folders])
     targets = outputs[torch.from_numpy(images.folder_of)]

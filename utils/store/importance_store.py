@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # stage 2 needs no network, and so not the time to import tor
 
 STORE_FORMAT = 2
 SCRIPT = "get_importances_for_classes.py"
+EQUAL_BATCHES = "equal"  # in meta.json: a chunk's batches are of nearly equal size; earlier versions did not say it
 AGAIN = f"delete it and run {SCRIPT} again"
 
 
@@ -109,10 +110,11 @@ class ImportanceStore:
     def begin(self, meta: dict[str, Any], layer: Layer, images: ImageList, process: int = 0) -> None:
         """Begin a store described by ``meta``, or resume one that agrees in everything that changes its content.
 
-        The origin of equal weights and the versions of libraries may differ. A store without chunks is started again.
-        The first of several processes writes; the others wait for ``meta.json``, which is written last.
+        The origin of equal weights and the versions of libraries may differ; a store that agrees keeps its rule for
+        batches. A store without chunks that does not agree is started again. The first of several processes writes; the
+        others wait for ``meta.json``, which is written last.
         """
-        keys = [key for key in meta if key not in ("weights", "versions")]
+        keys = [key for key in meta if key not in ("weights", "versions", "batches")]
         chunks = any(self.folder.glob("chunk_*.npz"))
         if chunks and not self.meta_path.is_file():
             raise UserError(f"{self.folder} has chunks but no meta.json that says of what: delete the folder")

@@ -140,6 +140,16 @@ def test_references_and_their_circuits_are_those_of_a_loop(finished_store, only_
     assert references.features.dtype == torch.float32 and references.indices.dtype == torch.int64
 
 
+def test_each_batch_waits_for_the_device_once(finished_store, monkeypatch):
+    cpu, copies = torch.Tensor.cpu, []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor) or cpu(tensor))
+    references = find_references(units_of(finished_store, [0, 3, 9]), finished_store.study(batch_size=7), NUMBER)
+    again = len(references.indices.unique())
+    rows = [len(tensor) for tensor in copies if tensor.dtype == torch.float32]  # the others are on the CPU already
+    assert rows[:4] == [7, 7, 7, 3]  # maxima
+    assert len(rows) == 4 + -(-again // 7) and sum(rows[4:]) == 3 * NUMBER  # circuits
+
+
 def test_of_equal_images_the_smaller_index_counts(finished_store):
     """A unit without weights is as large in all images, whatever the batches."""
     units = UnitCircuits(finished_store.network, finished_store.layer, torch.zeros(1, 8, 1), torch.ones(1))

@@ -1,6 +1,7 @@
 """Circuits of images against plain autograd, one image and one unit at a time, and layers that they cannot be about."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from tests import factories
 from tests.layers import IMAGE_SIZE, LAYERS, by_position, images, passed_through
 from utils.errors import UserError
+from utils.networks import unit_circuits
 from utils.networks.layers import find_layer
 from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
 
@@ -29,14 +31,10 @@ def random_units(layer, count=ROWS):
 
 def measured(units, pixels, wanted):
     """Maxima, and the circuits of wanted pairs: {(image, unit): [F]}."""
-    maxima, circuits = units.measure(pixels)
-    found = {}
-    for own, of, block in circuits(wanted):
-        assert not block.requires_grad
-        pairs = list(zip(own.tolist(), of.tolist(), strict=True))
-        assert not found.keys() & set(pairs)
-        found |= dict(zip(pairs, block, strict=True))
-    assert sorted(found) == [tuple(pair) for pair in wanted.nonzero().tolist()]
+    maxima, circuits_of = units.measure(pixels)
+    circuits = circuits_of(wanted)
+    assert not circuits.requires_grad
+    found = dict(zip(map(tuple, wanted.nonzero().tolist()), circuits, strict=True))
     assert torch.equal(maxima, units.maxima(pixels)) and not maxima.requires_grad
     return maxima, found
 
@@ -171,6 +169,23 @@ def test_a_unit_that_is_active_nowhere_has_no_circuit():
     units = UnitCircuits(network, layer, torch.zeros(1, 8, 1), torch.tensor([-2.0]))
     maxima, found = measured(units, torch.randn(2, 3, 24, 24), torch.ones(2, 1, dtype=torch.bool))
     assert maxima.tolist() == [[-2], [-2]] and not torch.stack(list(found.values())).any()
+
+
+@pytest.mark.parametrize("circuit_layer", [None, "stem"])
+def test_nothing_waits_for_the_device(circuit_layer, monkeypatch):
+    """On the meta device tensors have no values: what needs them on the CPU fails."""
+    monkeypatch.setattr(unit_circuits, "network_arithmetic", lambda *_: nullcontext())  # it has no autocast
+    network = frozen(factories.with_kernel)
+    layer = find_layer(network, "last", 24)
+    start = None if circuit_layer is None else find_circuit_layer(network, layer, circuit_layer, 24)
+    network.to("meta")
+    units = UnitCircuits(network, layer, layer.weight, layer.bias, circuit_layer=start)
+    maxima, circuits_of = units.measure(torch.empty(3, 3, 24, 24, device="meta"))
+    wanted = half_of_the_pairs(3, 12)
+    assert maxima.is_meta and maxima.shape == (3, 12)
+    circuits = circuits_of(wanted)
+    assert circuits.is_meta and circuits.shape == (wanted.sum(), units.num_features)
+    assert circuits_of(torch.zeros(3, 12, dtype=torch.bool)).shape == (0, units.num_features)
 
 
 @pytest.mark.parametrize("circuit_layer", [None, "stem"])

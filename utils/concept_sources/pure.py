@@ -294,9 +294,9 @@ def find_references(units: UnitCircuits, study: Study, number: int) -> Reference
     strongest = circuits.Strongest(number)
     loader = study.image_source(study.training).in_order(usable, "largest activations")
     for batch in loader.readable():
-        maxima = units.maxima(batch.pixels)
+        maxima = units.maxima(batch.pixels).cpu()  # the only wait for the device
         recording.require_finite_values([maxima], batch.indices, loader.images)
-        strongest.add(maxima.cpu(), batch.indices)
+        strongest.add(maxima, batch.indices)
     _require_enough(len(usable) - loader.skipped, number)
     features = _reference_circuits(units, strongest.indices, study)
     return reference_store.ReferenceImages(strongest.indices, strongest.values, features)
@@ -313,20 +313,25 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study) -
     # Batches hold images of similar numbers of units: at an earlier circuit layer, a backward pass serves one unit of
     # each image of a batch
     images = images[ordering.largest_first(times)]
-    features = torch.empty(*references.shape, units.num_features)
+    num_units, number = references.shape
+    features = torch.empty(num_units * number, units.num_features)
+    places = references.flatten().argsort(stable=True)  # unit * n + rank, image by image, of each image by unit
+    in_order = references.flatten()[places]
     loader = study.image_source(study.training).in_order(images, "circuits of references")
     for batch in loader.readable():
-        wanted = torch.stack([(references == image).any(1) for image in batch.indices])
+        firsts = torch.searchsorted(in_order, batch.indices)
+        counts = torch.searchsorted(in_order, batch.indices, right=True) - firsts
+        rows = torch.arange(len(counts)).repeat_interleave(counts)
+        of_batch = torch.cat([places[first : first + count] for first, count in zip(firsts, counts, strict=True)])
+        wanted = torch.zeros(len(counts), num_units, dtype=torch.bool)
+        wanted[rows, of_batch // number] = True
         _, circuits_of = units.measure(batch.pixels)
-        for image_rows, unit_numbers, values in circuits_of(wanted.to(batch.pixels.device)):
-            shown = batch.indices[image_rows.cpu()]
-            recording.require_finite_values([values], shown, loader.images)
-            of_units = unit_numbers.cpu()
-            ranks = (references[of_units] == shown[:, None]).int().argmax(1)
-            features[of_units, ranks] = values.cpu()
+        values = circuits_of(wanted).cpu()
+        recording.require_finite_values([values], batch.indices[rows], loader.images)
+        features[of_batch] = values
     if loader.skipped:
         raise UserError(f"{loader.skipped} reference images cannot be read any more")
-    return features
+    return features.view(num_units, number, -1)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -381,10 +386,8 @@ def measure_virtual_neurons(
         rows = slice(first, first + len(shown))
         first = rows.stop
         largest, circuits_of = units.measure(pixels)
-        features = torch.empty(len(shown), num_units, units.num_features, device=pixels.device)
-        everything = torch.ones(len(shown), num_units, dtype=torch.bool, device=pixels.device)
-        for image_rows, unit_numbers, values in circuits_of(everything):
-            features[image_rows, unit_numbers] = values
+        everything = torch.ones(len(shown), num_units, dtype=torch.bool)
+        features = circuits_of(everything).unflatten(0, everything.shape)
         recording.require_finite_values([largest, features], shown, loader.images)
         maxima[rows] = largest.clamp(min=0).cpu()
         for unit, of_unit in enumerate(centroids):

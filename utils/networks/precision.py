@@ -35,6 +35,11 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``; the copy does not wait for what the device still computes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError if the device does not have the arithmetic, and make cuDNN deterministic.
 

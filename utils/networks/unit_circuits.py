@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.method.contributions import per_norm
 from utils.networks.layers import Layer
-from utils.networks.precision import network_arithmetic
+from utils.networks.precision import network_arithmetic, upload
 from utils.networks.recording import layer_input
 
 IMAGES = 2  # run to find a circuit layer, so that the batch's dimension can be distinguished from one of size 1
 
-# A function of the wanted pairs, BoolTensor [B, R], which yields blocks of P pairs, each wanted pair once:
-# (images [P], units [P], circuits [P, F])
-Circuits = Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]
+# A function of the wanted pairs, BoolTensor [B, R] on the CPU, that returns their circuits [P, F] on the device, in the
+# order of ``wanted.nonzero()``. It does not wait for the device.
+Circuits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,6 @@ class UnitCircuits:
         self.circuit_layer = circuit_layer
         self.num_features = layer.num_inputs if circuit_layer is None else circuit_layer.num_features
         self._units: Any = layer.with_rows(rows, biases)
-        self._units.weight.requires_grad_(circuit_layer is None)
 
     @torch.no_grad()
     def maxima(self, pixels: Tensor) -> Tensor:
@@ -172,36 +171,43 @@ class UnitCircuits:
         return self.layer.by_position(self._units(x.float()))
 
     @torch.enable_grad()
-    def _from_input(self, x: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _from_input(self, x: Tensor, wanted: Tensor) -> Tensor:
         """Circuits at the layer's own input, image by image.
 
         A unit is linear in it, so that input times gradient is weight times gradient, added up over taps: one backward
-        pass serves all units of an image.
+        pass serves all wanted units of an image.
         """
-        weight = self._units.weight
+        images, units = wanted.nonzero(as_tuple=True)
+        units_by_image = upload(units, x.device).split(wanted.sum(1).tolist())
         inputs = x.split(len(x) // len(wanted))
-        for image, (image_input, wanted_units) in enumerate(zip(inputs, wanted, strict=True)):
-            (units,) = wanted_units.nonzero(as_tuple=True)
-            if not len(units):
-                continue
-            maps = self._maps(image_input)
-            (gradient,) = torch.autograd.grad(maps, weight, maps.detach().clamp(min=0))
-            circuits = (weight.detach() * gradient).reshape(self.rows.shape).sum(-1)
-            yield torch.full_like(units, image), units, per_norm(circuits[units])
+        circuits = [
+            self._of_image(image_input, image_units)
+            for image_input, image_units in zip(inputs, units_by_image, strict=True)
+            if len(image_units)
+        ]
+        return per_norm(torch.cat(circuits)) if circuits else x.new_empty(0, self.num_features, dtype=torch.float32)
+
+    def _of_image(self, x: Tensor, units: Tensor) -> Tensor:
+        """Circuits of some units in one image, not divided by their norm."""
+        tensors = {"weight": self._units.weight.detach()[units].requires_grad_()}
+        if self._units.bias is not None:
+            tensors["bias"] = self._units.bias[units]
+        maps = self.layer.by_position(torch.func.functional_call(self._units, tensors, x.float()))
+        (gradient,) = torch.autograd.grad(maps, tensors["weight"], maps.detach().clamp(min=0))
+        return (tensors["weight"].detach() * gradient).reshape(len(units), *self.rows.shape[1:]).sum(-1)
 
     @torch.enable_grad()
-    def _from_leaf(
-        self, leaf: Tensor, channel_dim: int, maps: Tensor, wanted: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _from_leaf(self, leaf: Tensor, channel_dim: int, maps: Tensor, wanted: Tensor) -> Tensor:
         """Circuits at an earlier module's output: a backward pass through the network serves one unit of each image."""
         images, units = wanted.nonzero(as_tuple=True)
         turns = (wanted.long().cumsum(1) - 1)[images, units]
-        for turn in range(int(wanted.sum(1).max())):
-            images_of_turn = images[turns == turn]
-            units_of_turn = units[turns == turn]
+        order = turns.argsort(stable=True)
+        pairs = upload(torch.stack([order, images[order], units[order]]), leaf.device)
+        circuits = torch.empty(len(images), self.num_features, device=leaf.device)
+        for rows, images_of_turn, units_of_turn in pairs.split(turns.bincount().tolist(), dim=1):
             start = torch.zeros_like(maps)
             start[images_of_turn, units_of_turn] = maps.detach()[images_of_turn, units_of_turn].clamp(min=0)
             (gradient,) = torch.autograd.grad(maps, leaf, start, retain_graph=True)
             product = leaf.detach().float() * gradient.float()
-            circuits = product.movedim(channel_dim, 1).flatten(2).sum(2)
-            yield images_of_turn, units_of_turn, per_norm(circuits[images_of_turn])
+            circuits[rows] = product.movedim(channel_dim, 1).flatten(2).sum(2)[images_of_turn]
+        return per_norm(circuits)

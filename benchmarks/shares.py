@@ -70,23 +70,23 @@ def settings_from(args, _):
     return flags.settings_of(ResultSettings, args, channels=channels, division_given={}, num_workers=0)
 
 
-def divide(way, weights, groups, means, mean):
+def divide(way, weights, moments, means, mean):
     """Rows ``c'_1 .. c'_K`` [K or more, B, C_in, taps] of units [B, C_in, taps].
 
-    ``groups`` are the concepts' tap sums and, last, everything else's; ``means`` [K, C_in, taps] the concepts' means,
-    ``mean`` that of all images.
+    ``moments`` are the second moments of the concepts' tap sums and, last, everything else's; ``means``
+    [K, C_in, taps] the concepts' means, ``mean`` that of all images.
     """
     if way.ridge is None:
         means = means if way.background is None else torch.cat([means, mean[None]])
         return ArvRule(means, rho=1.0).rows(weights)
-    groups = groups if way.background else groups[:-1]
+    moments = moments if way.background else moments[:-1]
     importance = [1.0] * len(means) + ([way.background] if way.background else [])
     shape = weights.shape
     if way.taps_alone:
-        weights, groups = weights.flatten(1)[..., None], [group.flatten(1)[..., None] for group in groups]
-    shares = least_squares_shares(weights.float(), groups, importance, ridge=way.ridge).transpose(0, 1)
+        weights = weights.flatten(1)[..., None]
+    shares = least_squares_shares(weights.float(), moments, importance, ridge=way.ridge).transpose(0, 1)
     if way.whole:
-        shares = torch.nn.functional.one_hot(shares.argmax(0), len(groups)).movedim(-1, 0)
+        shares = torch.nn.functional.one_hot(shares.argmax(0), len(moments)).movedim(-1, 0)
     return (shares[..., None] * weights).view(-1, *shape)
 
 
@@ -122,13 +122,13 @@ def main(settings):
     found = {way: [] for way in WAYS}
     for channel, concepts in tqdm(channels, "channels"):
         candidate = maker.make(channel, concepts)
-        groups = [*map(inputs.of, candidate.own_concepts), inputs.of_others(candidate.own_concepts)]
+        moments, _ = inputs.of_concepts(candidate.own_concepts, BACKGROUND_WEIGHT).second_moments()
         means = torch.stack([maker.mean_inputs[concept].mean(0) for concept in concepts])
         weight = candidate.weight.double()
         units = torch.stack([weight, weight[permutation(len(weight), "shares", channel, concepts)]])
         own = validation.images_of(concepts)
         for way in WAYS:
-            rows = divide(way, units, groups, means, maker.mean_input)
+            rows = divide(way, units, moments, means, maker.mean_input)
             areas, precisions = rank_rows(rows, own, validation)
             values = [
                 areas[:, 0],

@@ -7,7 +7,7 @@ from tests.oracles import least_squares_by_scipy
 from utils.divisions.arv import ArvRule
 from utils.divisions.least_squares import LeastSquaresRule
 from utils.method.disentangling import shares_of_owners, split_sources
-from utils.method.shares import RIDGE
+from utils.method.shares import RIDGE, second_moments
 
 
 def units(num_units=5, num_inputs=7, taps=2, num_concepts=3):
@@ -67,9 +67,10 @@ def test_a_split_of_two_at_rho_1_is_half_the_channel_and_half_a_sign_linear_disc
 def test_least_squares_on_many_units_is_that_on_each_and_shares_everything_out():
     weights, _ = units()
     groups = [torch.randn(n, 7, 2, generator=torch.Generator().manual_seed(n)) for n in (6, 8, 20)]
+    moments = [second_moments(group) for group in groups]
     targets = weights.flip(0)
     for target in (None, targets):
-        rows = LeastSquaresRule(groups, [1.0, 1.0, 0.5], RIDGE).rows(weights, target)
+        rows = LeastSquaresRule(moments, [1.0, 1.0, 0.5], RIDGE).rows(weights, target)
         torch.testing.assert_close(rows.sum(0), weights)
         for unit, weight in enumerate(weights.numpy()):
             wanted = weight if target is None else target[unit].numpy()

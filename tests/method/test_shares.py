@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from utils.method.shares import least_squares_shares, on_simplex
+from utils.method.shares import least_squares_shares, on_simplex, second_moments
 
 
 def problem(seed=0, num_inputs=4, taps=2, sizes=(5, 7, 11)):
@@ -13,6 +13,10 @@ def problem(seed=0, num_inputs=4, taps=2, sizes=(5, 7, 11)):
     weights = torch.randn(3, num_inputs, taps, generator=generator, dtype=torch.float64)
     groups = [torch.randn(n, num_inputs, taps, generator=generator).double() + 1 for n in sizes]
     return weights, groups, [1.0, 1.0, 0.3]
+
+
+def moments_of(groups):
+    return [second_moments(group) for group in groups]
 
 
 def value(shares, weight, groups, importance, target, ridge=0.01):
@@ -54,7 +58,7 @@ def by_scipy(weight, groups, importance, target):
 def test_the_shares_are_those_that_scipy_finds(seed, other_target):
     weights, groups, importance = problem(seed)
     targets = weights.flip(0) if other_target else None
-    found = least_squares_shares(weights, groups, importance, targets, tolerance=1e-10)
+    found = least_squares_shares(weights, moments_of(groups), importance, targets, tolerance=1e-10)
     assert found.shape == (3, 3, 4)
     for unit in range(3):
         weight, target = weights[unit].numpy(), (weights if targets is None else targets)[unit].numpy()
@@ -66,19 +70,19 @@ def test_the_shares_are_those_that_scipy_finds(seed, other_target):
 
 def test_shares_are_on_the_simplex_and_units_do_not_see_each_other():
     weights, groups, importance = problem()
-    together = least_squares_shares(weights, groups, importance)
+    together = least_squares_shares(weights, moments_of(groups), importance)
     assert (together >= 0).all()
     torch.testing.assert_close(together.sum(1), torch.ones(3, 4, dtype=torch.float64))
     for unit in range(3):
-        alone = least_squares_shares(weights[unit : unit + 1], groups, importance)[0]
+        alone = least_squares_shares(weights[unit : unit + 1], moments_of(groups), importance)[0]
         torch.testing.assert_close(together[unit], alone, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5])
 def test_it_stops_no_further_from_the_best_than_it_promises(tolerance):
     weights, groups, importance = problem(num_inputs=12, sizes=(30, 20, 50))
-    best = least_squares_shares(weights, groups, importance, tolerance=1e-12)
-    found = least_squares_shares(weights, groups, importance, tolerance=tolerance)
+    best = least_squares_shares(weights, moments_of(groups), importance, tolerance=1e-12)
+    found = least_squares_shares(weights, moments_of(groups), importance, tolerance=tolerance)
     for unit in range(3):
         weight = weights[unit].numpy()
         nothing = sum(
@@ -92,13 +96,13 @@ def test_it_stops_no_further_from_the_best_than_it_promises(tolerance):
 def test_inputs_that_only_one_concept_has_are_its_own():
     """Input 0 is seen in images of concept 1 alone, input 1 in those of concept 2; the rest of the sum is 1."""
     first, second = (torch.tensor(one).double()[None, :, None] for one in ([3.0, 0.0], [0.0, 2.0]))
-    shares = least_squares_shares(torch.ones(1, 2, 1).double(), [first, second], [1.0, 1.0], ridge=1e-6)
+    shares = least_squares_shares(torch.ones(1, 2, 1).double(), moments_of([first, second]), [1.0, 1.0], ridge=1e-6)
     torch.testing.assert_close(shares[0], torch.eye(2).double(), rtol=0, atol=1e-3)
 
 
 def test_a_unit_that_does_not_respond_keeps_equal_shares():
     weights, groups, importance = problem()
-    shares = least_squares_shares(torch.zeros_like(weights), groups, importance)
+    shares = least_squares_shares(torch.zeros_like(weights), moments_of(groups), importance)
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 3))
 
 

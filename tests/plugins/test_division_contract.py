@@ -15,6 +15,7 @@ from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS,
 from utils.divisions.nulls import NULLS
 from utils.errors import UserError
 from utils.method.disentangling import Candidate, Concept, merge
+from utils.method.shares import second_moments
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.splitting import with_splits
 from utils.store.scores import unit_of
@@ -39,6 +40,9 @@ class Inputs:
 
     def groups(self):
         return self._groups, [1.0] * NUM_CONCEPTS
+
+    def second_moments(self):
+        return [second_moments(group) for group in self._groups], [1.0] * NUM_CONCEPTS
 
 
 @pytest.fixture(params=ALL)

@@ -201,6 +201,7 @@ def test_a_comparison_has_sets_of_every_unit(name, study, val_store):
     assert comparison.finder(source) is finder
     sets = finder.sets(channel)
     assert sets.means().shape == (len(sets.concepts), 8, 1) and len(sets.groups()[0]) == len(sets.concepts) + 1
+    assert len(sets.second_moments()[0]) == len(sets.concepts) + 1
     assert (sets.clusters is None) == source.labelled
     for draw in range(1, len(channel.weights)):
         try:

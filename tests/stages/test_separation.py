@@ -79,8 +79,8 @@ def opened_split(world, channel, concepts, *, by="arv", background=None, rho=0.8
         owners = torch.stack([split_sources(candidate.arvs, one) for one in RHOS])
         division = Arv(owners, torch.zeros(20, 3), "positive", rho, len(candidate.concepts))
     else:
-        groups = study.inputs_of(candidate.own_concepts, background).groups()
-        shares = least_squares_shares(candidate.weight[None].double(), *groups)[0]
+        moments = study.inputs_of(candidate.own_concepts, background).second_moments()
+        shares = least_squares_shares(candidate.weight[None].double(), *moments)[0]
         division = LeastSquares(shares, **LeastSquares.settings_from({}))
     split, settings = candidate.split(division), {**dict.fromkeys(SETTINGS), "only_correct": only_correct}
     file = SplitFile(split, {}, settings, background, candidate.source, {}, f"{channel} {concepts}")

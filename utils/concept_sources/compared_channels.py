@@ -156,6 +156,10 @@ class ConceptSets:
         """As in ConceptInputs, with everything else as one more concept."""
         return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).groups()
 
+    def second_moments(self) -> tuple[list[Tensor], list[float]]:
+        """As in ConceptInputs, of the ``groups``."""
+        return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).second_moments()
+
 
 class UnitMaker(ABC):
     """Makes the units of one method; ``finder`` is its ConceptFinder, None if it needs no concepts."""

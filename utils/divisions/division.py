@@ -27,7 +27,7 @@ disentangling = later("utils.method.disentangling")
 class ConceptInputs(Protocol):
     """The tap sums of a channel's concepts in the stored training images. A background is the last concept.
 
-    A Rule asks for one of the two. In a comparison the groups have a background and the means do not.
+    A Rule asks for one of the three. In a comparison the groups and moments have a background and the means do not.
     """
 
     def means(self) -> Tensor:
@@ -35,6 +35,12 @@ class ConceptInputs(Protocol):
 
     def groups(self) -> tuple[list[Tensor], list[float]]:
         """Tap sums of single images, [n, C_in, taps] for each concept, and the weight of each concept."""
+
+    def second_moments(self) -> tuple[list[Tensor], list[float]]:
+        """The mean outer product of the groups' tap sums for each concept, and the weight of each concept.
+
+        Tensors [C_in * taps, C_in * taps], float64. Of a background they take less time than its group.
+        """
 
 
 InputsOf = Callable[["list[Concept]", "float | None"], ConceptInputs]

@@ -71,8 +71,8 @@ class LeastSquares(Division):
 
     @classmethod
     def rule(cls, settings: dict[str, Any], inputs: ConceptInputs, rho: float | None = None) -> LeastSquaresRule:
-        groups, group_weights = inputs.groups()
-        return LeastSquaresRule(groups, group_weights, settings["ridge"])
+        moments, concept_weights = inputs.second_moments()
+        return LeastSquaresRule(moments, concept_weights, settings["ridge"])
 
     def shares(self, rho: float | None = None) -> Tensor:
         return torch.cat([self.fitted, torch.zeros_like(self.fitted[:1])])
@@ -107,18 +107,18 @@ class LeastSquaresDivider(Divider):
         self.settings = settings
 
     def divide(self, candidate: Candidate) -> LeastSquares:
-        groups, group_weights = self.inputs_of(candidate.own_concepts, self.background).groups()
+        moments, concept_weights = self.inputs_of(candidate.own_concepts, self.background).second_moments()
         weights = candidate.weight[None].double()
-        fitted = least_squares.least_squares_shares(weights, groups, group_weights, ridge=self.settings["ridge"])[0]
+        fitted = least_squares.least_squares_shares(weights, moments, concept_weights, ridge=self.settings["ridge"])[0]
         return LeastSquares(fitted / fitted.sum(0), **self.settings)
 
 
 class LeastSquaresRule(Rule):
-    """Least squares for many units at once; ``groups`` and ``group_weights`` are those of ``ConceptInputs.groups``."""
+    """Least squares for many units at once, from the two values of ``ConceptInputs.second_moments``."""
 
-    def __init__(self, groups: list[Tensor], group_weights: list[float], ridge: float) -> None:
-        self.groups = groups
-        self.group_weights = group_weights
+    def __init__(self, moments: list[Tensor], concept_weights: list[float], ridge: float) -> None:
+        self.moments = moments
+        self.concept_weights = concept_weights
         self.ridge = ridge
 
     def shares(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -128,8 +128,8 @@ class LeastSquaresRule(Rule):
         """
         fitted = least_squares.least_squares_shares(
             weights.float(),
-            self.groups,
-            self.group_weights,
+            self.moments,
+            self.concept_weights,
             None if targets is None else targets.float(),
             ridge=self.ridge,
             tolerance=10 * least_squares.TOLERANCE,

@@ -1,5 +1,6 @@
 """Shares of a channel's inputs for each concept by least squares, so that no new channel responds where it did not."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +12,32 @@ CHECKED = 10  # steps between two checks of the gap
 MOST_STEPS = 20_000
 
 
+def summed_outer_products(blocks: Iterable[Tensor], size: int) -> Tensor:
+    """The sum over images of the outer product of their tap sums with themselves, [size, size] float64.
+
+    Parameters
+    ----------
+    blocks : iterable of Tensors [n, C_in, taps]
+        Tap sums of images, a block at a time.
+    size : int
+        C_in * taps.
+    """
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for block in blocks:
+        inputs = block.flatten(1).double()
+        total.addmm_(inputs.T, inputs)
+    return total
+
+
+def second_moments(inputs: Tensor) -> Tensor:
+    """The mean outer product of the tap sums of images, [n, C_in, taps] -> [C_in * taps, C_in * taps] float64."""
+    return summed_outer_products([inputs], inputs[0].numel()) / len(inputs)
+
+
 def least_squares_shares(
     weights: Tensor,
-    groups: list[Tensor],
-    importance: list[float],
+    moments: Sequence[Tensor],
+    importance: Sequence[float],
     targets: Tensor | None = None,
     *,
     ridge: float = RIDGE,
@@ -34,9 +57,9 @@ def least_squares_shares(
     ----------
     weights : Tensor [B, C_in, taps]
         The rows W of B units, each divided independently.
-    groups : list of K Tensors [n_g, C_in, taps]
-        The tap sums S of the images of each concept (a background is one).
-    importance : list of K floats
+    moments : K Tensors [C_in * taps, C_in * taps]
+        The ``second_moments`` of the tap sums S of the images of each concept (a background is one).
+    importance : K floats
     targets : Tensor [B, C_in, taps], optional
         The rows T of the units to be reproduced; default: ``weights``.
     ridge : float
@@ -47,7 +70,7 @@ def least_squares_shares(
     -------
     Tensor [B, K, C_in], of the type of ``weights``
     """
-    problem = _problem(weights, groups, importance, weights if targets is None else targets, ridge)
+    problem = _problem(weights, moments, importance, weights if targets is None else targets, ridge)
     return _solve(problem, tolerance)
 
 
@@ -59,7 +82,10 @@ def on_simplex(values: Tensor) -> Tensor:
     inside = torch.ones_like(values)
     for _ in range(values.shape[1]):
         shift = ((values * inside).sum(1, keepdim=True) - 1) / inside.sum(1, keepdim=True)
-        inside = (values > shift).to(values)
+        remaining = (values > shift).to(values)
+        if torch.equal(remaining, inside):
+            break
+        inside = remaining
     return (values - shift).clamp(min=0)
 
 
@@ -97,27 +123,30 @@ class _Problem:
         )
 
 
-def _problem(weights: Tensor, groups: list[Tensor], importance: list[float], targets: Tensor, ridge: float) -> _Problem:
+def _problem(
+    weights: Tensor, moments: Sequence[Tensor], importance: Sequence[float], targets: Tensor, ridge: float
+) -> _Problem:
     """The _Problem of ``least_squares_shares``."""
-    inputs = [group.to(weights).flatten(1) for group in groups]
-    wanted = [of_group @ targets.flatten(1).T for of_group in inputs]  # a(x) of the images of each group, [n_g, B]
-    size = weights[0].numel()
-    moments = weights.new_zeros(size, size)
+    wanted = targets.flatten(1)
+    size = wanted.shape[1]
+    total = weights.new_zeros(size, size)
     scale = weights.new_zeros(len(weights))
     linear = []
-    for factor, of_group, outputs in zip(importance, inputs, wanted, strict=True):
-        moments = moments + factor * of_group.T @ of_group / len(of_group)
-        scale = scale + factor * outputs.square().mean(0)
-        linear.append(factor * (of_group.T @ outputs / len(of_group)).T)
-    by_input = torch.stack(linear, 1).view(len(weights), len(groups), *weights.shape[1:])
-    taps = moments.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
+    for factor, of_group in zip(importance, moments, strict=True):
+        of_group = of_group.to(weights)
+        total.add_(of_group, alpha=factor)
+        products = factor * (wanted @ of_group)  # mean of S(x) a(x) over the images
+        scale += (products * wanted).sum(1)
+        linear.append(products)
+    by_input = torch.stack(linear, 1).view(len(weights), len(linear), *weights.shape[1:])
+    taps = total.view(*weights.shape[1:], *weights.shape[1:]).diagonal(dim1=0, dim2=2)
     diagonal = torch.einsum("bit,tui,biu->bi", weights, taps, weights)
     ridges = ridge * diagonal.mean(1)
     # the form with |A| 1 on the diagonal bounds A from above: steps of its inverse never overshoot
     magnitudes = weights.abs()
-    row_sums = (magnitudes * (magnitudes.flatten(1) @ moments.abs()).view(weights.shape)).sum(-1)
+    row_sums = (magnitudes * (magnitudes.flatten(1) @ total.abs()).view(weights.shape)).sum(-1)
     return _Problem(
-        moments=moments,
+        moments=total,
         weights=weights,
         linear=(by_input * weights[:, None]).sum(-1),
         scale=scale,

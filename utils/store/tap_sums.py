@@ -1,17 +1,23 @@
 """Tap sums of the layer's input in stored images, for concepts without labels and for ways of dividing inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 
 import torch
 
 from utils.defaults import BACKGROUND_SAMPLE
 from utils.errors import UserError
 from utils.method.disentangling import Concept
+from utils.method.shares import summed_outer_products
+from utils.processes import progress
 from utils.store.importance_store import ImportanceStore, Labels
+from utils.store.kept_rows import KeptRows
 
 CHUNKS = 4  # that stay in memory
+BLOCK_VALUES = 2**24  # tap sums that are read at once for second moments
+NO_OTHERS = "there is no training image of anything else: give --background 0"
 
 
 class StoredTapSums:
@@ -32,16 +38,19 @@ class StoredTapSums:
         self._read_labels = read_labels
         self._only_correct = only_correct
         self._read = lru_cache(CHUNKS)(self._read_chunk)
-        self._kept_indices = torch.empty(0, dtype=torch.long)
-        self._kept_inputs: torch.Tensor | None = None
+        self._kept: list[KeptRows] = []
 
     @cached_property
     def _labels(self) -> Labels:
         return self._read_labels()
 
     @cached_property
-    def _usable(self) -> torch.Tensor:
-        return self._labels.counting(self._only_correct)
+    def _images_of_classes(self) -> tuple[torch.Tensor, ...]:
+        """Indices of the images of each class that are used, ascending."""
+        usable = self._labels.counting(self._only_correct)
+        targets = self._labels.targets[usable]
+        counts = targets.bincount(minlength=self._store.meta["num_outputs"])
+        return self._labels.indices[usable][targets.argsort(stable=True)].split(counts.tolist())
 
     @cached_property
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,18 +59,56 @@ class StoredTapSums:
         rows = torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
         return self.of_images(self._labels.indices[rows]), rows
 
+    @cached_property
+    def _outer_products_of_sample(self) -> torch.Tensor:
+        """Summed outer products of the sample, which the backgrounds of all channels share."""
+        return summed_outer_products([self._sample[0]], self._num_values)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """C_in and taps."""
+        return self._store.meta["num_inputs"], self._store.meta["num_taps"]
+
+    @property
+    def _num_values(self) -> int:
+        return prod(self._shape)
+
     def of(self, concept: Concept) -> torch.Tensor:
         """Tap sums of all images of a Concept: [n, C_in, taps], float32."""
-        if concept.kind == "images":
-            return self.of_images(torch.tensor(concept.images))
-        return self.of_images(self._labels.indices[self._usable & self._are_of([concept], slice(None))])
+        return self.of_images(self._images_of(concept))
 
     def of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
         """Tap sums of a sample of the images that belong to none of these Concepts: [n, C_in, taps], float32."""
         inputs, rows = self._sample
         return inputs[~self._are_of(concepts, rows)]
 
-    def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor | slice) -> torch.Tensor:
+    def second_moments(self, concept: Concept) -> torch.Tensor:
+        """The mean outer product of the tap sums of all images of a Concept: [C_in * taps, C_in * taps], float64."""
+        images = self._images_of(concept)
+        blocks = images.split(max(1, BLOCK_VALUES // self._num_values))
+        return summed_outer_products(map(self.of_images, blocks), self._num_values) / len(images)
+
+    def second_moments_of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
+        """``second_moments`` of the images of ``of_others``; UserError if there is none."""
+        inputs, rows = self._sample
+        own = self._are_of(concepts, rows)
+        num_own = int(own.sum())
+        num_others = len(rows) - num_own
+        if not num_others:
+            raise UserError(NO_OTHERS)
+        if num_own < num_others:
+            others = self._outer_products_of_sample - summed_outer_products([inputs[own]], self._num_values)
+        else:
+            others = summed_outer_products([inputs[~own]], self._num_values)
+        return others / num_others
+
+    def _images_of(self, concept: Concept) -> torch.Tensor:
+        """Indices of all images of a Concept, ascending."""
+        if concept.kind == "images":
+            return torch.tensor(concept.images)
+        return torch.cat([self._images_of_classes[output] for output in concept.classes]).sort().values
+
+    def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor) -> torch.Tensor:
         """True for the rows of the labels that are images of Concepts."""
         outputs = torch.tensor([output for concept in concepts for output in concept.classes])
         images = torch.tensor([image for concept in concepts for image in concept.images or ()])
@@ -74,32 +121,44 @@ class StoredTapSums:
         return ConceptTapSums(self, concepts, background, means)
 
     def keep(self, indices: torch.Tensor) -> None:
-        """Read images in one pass over the store and keep their tap sums in memory, besides those kept before.
+        """Read images in one pass over the store and keep their tap sums, besides those kept before.
 
-        This is for many small sets of images that are spread over the store.
+        This is for many small sets of images that are spread over the store. What does not fit into memory is in a
+        scratch file.
         """
         new = indices.unique()
-        new = new[~torch.isin(new, self._kept_indices)]
-        if self._kept_inputs is None:
-            self._kept_inputs = self.of_images(new)
-            self._kept_indices = new
-        elif len(new):
-            all_inputs = torch.cat([self._kept_inputs, self.of_images(new)])
-            all_indices = torch.cat([self._kept_indices, new])
-            order = all_indices.argsort()
-            self._kept_inputs = all_inputs[order]
-            self._kept_indices = all_indices[order]
+        for kept in self._kept:
+            new = new[~kept.positions(new)[0]]
+        if len(new):
+            rows = KeptRows(new, self._shape, self._store.folder)
+            for positions, inputs in self._of_chunks(new):
+                rows.write(int(positions[0]), inputs)
+            self._kept.append(rows)
 
     def of_images(self, indices: torch.Tensor) -> torch.Tensor:
         """Tap sums of images by their ascending indices: [n, C_in, taps], float32."""
-        if self._kept_inputs is not None and len(indices) and torch.isin(indices, self._kept_indices).all():
-            return self._kept_inputs[torch.searchsorted(self._kept_indices, indices)]
+        inputs = torch.empty(len(indices), *self._shape)
+        missing = torch.ones(len(indices), dtype=torch.bool)
+        for kept in self._kept:
+            is_kept, positions = kept.positions(indices)
+            inputs[is_kept] = kept.read(positions)
+            missing &= ~is_kept
+        missing_positions = missing.nonzero().flatten()
+        for positions, of_chunk in self._of_chunks(indices[missing_positions]):
+            inputs[missing_positions[positions]] = of_chunk
+        return inputs
+
+    def _of_chunks(self, indices: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each chunk that has some of the ascending indices: their positions among these, and their tap sums."""
+        if not len(indices):
+            return
         chunks = indices.div(self._store.meta["chunk_size"], rounding_mode="floor")
-        parts = []
-        for chunk in chunks.unique().tolist():
+        numbers, counts = chunks.unique_consecutive(return_counts=True)
+        positions = torch.arange(len(indices)).split(counts.tolist())
+        bar = progress(numbers.tolist(), "reading the layer's inputs", unit=" chunks", delay=2, images=len(indices))
+        for chunk, of_chunk in zip(bar, positions, strict=True):
             present, inputs = self._read(chunk)
-            parts.append(inputs[torch.searchsorted(present, indices[chunks == chunk])])
-        return torch.cat(parts)
+            yield of_chunk, inputs[torch.searchsorted(present, indices[of_chunk])]
 
     def _read_chunk(self, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
         arrays = self._store.read_chunk(chunk, ["input_sums"])
@@ -128,10 +187,18 @@ class ConceptTapSums:
     def groups(self) -> tuple[list[torch.Tensor], list[float]]:
         """The tap sums of the images of each concept, Tensors [n, C_in, taps], and the weight of each concept."""
         groups = [self.tap_sums.of(concept) for concept in self.concepts]
-        weights = [1.0] * len(groups)
         if self.background is not None:
             groups.append(self.tap_sums.of_others(self.concepts))
             if not len(groups[-1]):
-                raise UserError("there is no training image of anything else: give --background 0")
-            weights.append(self.background)
-        return groups, weights
+                raise UserError(NO_OTHERS)
+        return groups, self._weights()
+
+    def second_moments(self) -> tuple[list[torch.Tensor], list[float]]:
+        """The mean outer product of each concept's tap sums, [C_in * taps, C_in * taps] float64, and its weight."""
+        moments = [self.tap_sums.second_moments(concept) for concept in self.concepts]
+        if self.background is not None:
+            moments.append(self.tap_sums.second_moments_of_others(self.concepts))
+        return moments, self._weights()
+
+    def _weights(self) -> list[float]:
+        return [1.0] * len(self.concepts) + ([] if self.background is None else [self.background])

@@ -1,6 +1,8 @@
 """PURE's references and virtual neurons from a small folder of images, against plain autograd, one image at a time."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,7 +15,6 @@ from tests.stores import study_of
 from utils.concept_sources import pure
 from utils.concept_sources.pure import (
     Pure,
-    find_references,
     measure_virtual_neurons,
     stored_virtual_neurons,
     unit_references,
@@ -28,6 +29,7 @@ from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
 from utils.store.importance_store import ImportanceStore
 from utils.store.reference_images import ReferenceImageStore
 from utils.store.study import Study
+from utils.store.unfinished import Unfinished
 from utils.store.virtual_neuron_files import VirtualNeuronFile
 
 NUMBER = 5
@@ -91,6 +93,12 @@ def units_of(finished_store, channels, **how):
     return UnitCircuits(
         finished_store.network, finished_store.layer, finished_store.layer.weight[channels], None, **how
     )
+
+
+def find_references(units, study, number, folder=None):
+    """Without a folder nothing is kept that another call could find."""
+    with TemporaryDirectory() as another:
+        return pure.find_references(units, study, number, Unfinished(Path(folder or another) / "references.npz", {}))
 
 
 def by_hand(finished_store, channels, usable, start=None):
@@ -159,6 +167,64 @@ def test_of_equal_images_the_smaller_index_counts(finished_store):
         assert not references.features.any()
 
 
+class Stopped(Exception):
+    """Raised in the middle of a pass."""
+
+
+@pytest.mark.parametrize("circuit_layer", [None, "stem.0"])
+@pytest.mark.parametrize("method", ["maxima", "measure"])
+@pytest.mark.parametrize("batches_before", [1, 3])
+def test_an_interrupted_search_goes_on_to_the_same_references(
+    finished_store, tmp_path, monkeypatch, circuit_layer, method, batches_before
+):
+    """Both passes, after steps of two batches; the last step may be lost."""
+    monkeypatch.setattr(pure.unfinished, "KEPT_IMAGES", 5)
+    layer = circuit_layer and find_circuit_layer(finished_store.network, finished_store.layer, circuit_layer, 24)
+    study = finished_store.study(batch_size=3)
+    whole = find_references(units_of(finished_store, [0, 3, 9], circuit_layer=layer), study, NUMBER)
+    _, again = finished_store.read
+
+    units, calls = units_of(finished_store, [0, 3, 9], circuit_layer=layer), []
+
+    def interrupted(pixels):
+        calls.append(len(pixels))
+        if len(calls) > batches_before:
+            raise Stopped
+        return getattr(UnitCircuits, method)(units, pixels)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(units, method, interrupted)
+        find_references(units, study, NUMBER, tmp_path)
+    finished_store.read.clear()
+    references = find_references(units, study, NUMBER, tmp_path)
+    assert all(torch.equal(value, getattr(whole, name)) for name, value in vars(references).items())
+    kept = 6 * (batches_before // 2)
+    passes = [list(range(24))[kept:], again] if method == "maxima" else [[], again[kept:]]
+    assert finished_store.read == passes
+
+
+def test_unreadable_images_are_counted_over_interrupted_runs(copy, monkeypatch):
+    monkeypatch.setattr(pure.unfinished, "KEPT_IMAGES", 5)
+    finished_store = FinishedStore(copy / "data", copy)
+    loading = replace(finished_store.study().loading, skip_unreadable=True)
+    study = finished_store.study(batch_size=6, open_loading=lambda: loading, contents_count=False)
+    study.images(finished_store.training).path(0).write_bytes(b"no image")
+    units = units_of(finished_store, [9])
+
+    def interrupted(pixels):
+        if len(pixels) == 6:
+            raise Stopped
+        return UnitCircuits.maxima(units, pixels)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(units, "maxima", interrupted)
+        find_references(units, study, 5, copy)
+    with pytest.raises(UserError, match="there are 23 usable training images, fewer than 24 references"):
+        find_references(units, study, 24, copy / "another")
+    assert 0 not in find_references(units, study, 5, copy).indices
+    assert finished_store.read[-2] == list(range(6, 24))
+
+
 def stored_in(folder, finished_store, **changes):
     settings = {"number": NUMBER, "circuit_layer": None, "precision": "fp32", "decoding": "pil", "only_correct": False}
     how = {"settings": {**settings, **changes}, "usual": pure.USUAL}
@@ -175,6 +241,7 @@ def test_what_is_there_is_not_measured_again_and_what_is_missing_is_added(finish
         check(references, by_hand(finished_store, channels, everything))
 
     ask(9, 2, passes=1)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]  # what was kept of the search is removed
     before = stored_in(tmp_path, finished_store).read([(9, 0)]).features
     ask(2, 9, passes=0)
     ask(11, 9, 0, passes=1)

@@ -8,6 +8,7 @@ are kept in the store. Circuits are in ``utils.networks.unit_circuits``, virtual
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -47,12 +48,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from utils.concept_sources.compared_channels import Comparison
+    from utils.method.contributions import Strongest
     from utils.networks.layers import Layer
     from utils.networks.unit_circuits import CircuitLayer, UnitCircuits
+    from utils.store.files import Layout
     from utils.store.importance_store import ImportanceStore, Labels
     from utils.store.opened_splits import OpenedSplit
     from utils.store.reference_images import ReferenceImages, ReferenceImageStore, Unit
     from utils.store.study import Study
+    from utils.store.unfinished import Unfinished
     from utils.store.virtual_neuron_files import VirtualNeurons
 
 torch = later("torch")
@@ -63,6 +67,7 @@ ordering = later("utils.method.order")
 recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
 significance = later("utils.method.significance")
+unfinished = later("utils.store.unfinished")
 virtual_neuron_store = later("utils.store.virtual_neuron_files")
 
 NUMBER = 2
@@ -245,9 +250,11 @@ def unit_references(
     missing = stored.missing(units)
     if missing:
         circuits_of_missing = _unit_circuits(study, missing, circuit_layer)
-        measured = find_references(circuits_of_missing, study, number=stored.settings["number"])
+        kept = stored.unfinished(missing)
+        measured = find_references(circuits_of_missing, study, number=stored.settings["number"], kept=kept)
         while stored.missing(missing):  # repeat: another run may have replaced the file meanwhile
             stored.write(missing, measured)
+        kept.remove()
     return stored.read(units)
 
 
@@ -268,11 +275,11 @@ def references_by_draw(
     )
 
 
-def find_references(units: UnitCircuits, study: Study, number: int) -> ReferenceImages:
+def find_references(units: UnitCircuits, study: Study, number: int, kept: Unfinished) -> ReferenceImages:
     """The n images with the largest activation of each of R units, and their circuits.
 
     All images are read once to find the largest activations. The reference images are read again to compute circuits.
-    Memory depends only on R x n.
+    Memory depends only on R x n. Both passes go on from what an interrupted run has kept.
 
     Parameters
     ----------
@@ -282,6 +289,8 @@ def find_references(units: UnitCircuits, study: Study, number: int) -> Reference
         Reference images are chosen among its N ``usable`` training images.
     number
         n, the number of reference images of a unit; at most N.
+    kept
+        What is kept every few thousand images; of the same units, settings and images.
 
     Raises
     ------
@@ -289,17 +298,40 @@ def find_references(units: UnitCircuits, study: Study, number: int) -> Reference
         There are fewer images than reference images, an image cannot be read, or the network gives values for an image
         that are not finite.
     """
-    usable = study.usable
-    _require_enough(len(usable), number)
-    strongest = circuits.Strongest(number)
-    loader = study.image_source(study.training).in_order(usable, "largest activations")
-    for batch in loader.readable():
-        maxima = units.maxima(batch.pixels).cpu()  # the only wait for the device
-        recording.require_finite_values([maxima], batch.indices, loader.images)
-        strongest.add(maxima, batch.indices)
-    _require_enough(len(usable) - loader.skipped, number)
-    features = _reference_circuits(units, strongest.indices, study)
+    strongest = _largest_activations(units, study, number, kept)
+    features = _reference_circuits(units, strongest.indices, study, kept)
     return reference_store.ReferenceImages(strongest.indices, strongest.values, features)
+
+
+def _largest_activations(units: UnitCircuits, study: Study, number: int, kept: Unfinished) -> Strongest:
+    """The n usable images in which each unit is largest."""
+    key = "largest activations"
+    shape = (len(units.rows), number)
+    layout: Layout = {"indices": ("int64", shape), "values": ("float32", shape), "done_and_skipped": ("int64", (2,))}
+    _require_enough(len(study.usable), number)
+    strongest = circuits.Strongest(number)
+    done = skipped = 0
+    found = kept.find_arrays(key, layout)
+    if found is not None:
+        strongest.indices, strongest.values = torch.from_numpy(found["indices"]), torch.from_numpy(found["values"])
+        done, skipped = found["done_and_skipped"].tolist()
+    kept_images = done
+    loader = study.image_source(study.training).in_order(study.usable, key, done)
+    loader.skipped = skipped
+    for batch, planned in zip(loader, loader.batches, strict=True):
+        if len(batch.indices):
+            maxima = units.maxima(batch.pixels).cpu()  # the only wait for the device
+            recording.require_finite_values([maxima], batch.indices, loader.images)
+            strongest.add(maxima, batch.indices)
+        done += len(planned)
+        is_step = done - kept_images >= unfinished.KEPT_IMAGES or done == len(study.usable)
+        if is_step and strongest.indices.shape == shape:
+            counts = torch.tensor([done, loader.skipped])
+            state = {"indices": strongest.indices, "values": strongest.values, "done_and_skipped": counts}
+            kept.keep_arrays(key, {name: tensor.numpy() for name, tensor in state.items()})
+            kept_images = done
+    _require_enough(len(study.usable) - loader.skipped, number)
+    return strongest
 
 
 def _require_enough(num_images: int, number: int) -> None:
@@ -307,30 +339,47 @@ def _require_enough(num_images: int, number: int) -> None:
         raise UserError(f"there are {num_images} usable training images, fewer than {number} references: ask for fewer")
 
 
-def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study) -> Tensor:
+def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, kept: Unfinished) -> Tensor:
     """Circuits [R, n, F] of the reference images [R, n] of units."""
-    images, times = references.unique(return_counts=True)
+    images, image_of, times = references.flatten().unique(return_inverse=True, return_counts=True)
     # Batches hold images of similar numbers of units: at an earlier circuit layer, a backward pass serves one unit of
     # each image of a batch
-    images = images[ordering.largest_first(times)]
+    order = ordering.largest_first(times)
+    images = images[order]
+    ends = [0, *times[order].cumsum(0).tolist()]
+    places = order.argsort()[image_of].argsort(stable=True)  # unit * n + rank, image by image; of an image by unit
     num_units, number = references.shape
     features = torch.empty(num_units * number, units.num_features)
-    places = references.flatten().argsort(stable=True)  # unit * n + rank, image by image, of each image by unit
-    in_order = references.flatten()[places]
-    loader = study.image_source(study.training).in_order(images, "circuits of references")
-    for batch in loader.readable():
-        firsts = torch.searchsorted(in_order, batch.indices)
-        counts = torch.searchsorted(in_order, batch.indices, right=True) - firsts
-        rows = torch.arange(len(counts)).repeat_interleave(counts)
-        of_batch = torch.cat([places[first : first + count] for first, count in zip(firsts, counts, strict=True)])
-        wanted = torch.zeros(len(counts), num_units, dtype=torch.bool)
+
+    digest = hashlib.sha256(references.numpy().data).hexdigest()
+    layout: Layout = {"circuits": ("float32", (None, units.num_features)), "done": ("int64", (1,))}
+    kept_images = 0
+    while (found := kept.find_arrays([digest, kept_images], layout)) is not None:
+        (done,) = found["done"].tolist()
+        features[places[ends[kept_images] : ends[done]]] = torch.from_numpy(found["circuits"])
+        kept_images = done
+
+    source = study.image_source(study.training)
+    size = max(1, min(source.batch_size, MOST_VALUES // (int(times.max()) * units.num_features)))
+    loader = replace(source, batch_size=size).in_order(images, "circuits of references", kept_images)
+    done = kept_images
+    for batch, planned in zip(loader, loader.batches, strict=True):
+        if loader.skipped:
+            raise UserError(f"{loader.skipped} reference images cannot be read any more")
+        first = done
+        done += len(planned)
+        of_batch = places[ends[first] : ends[done]]
+        rows = torch.arange(len(planned)).repeat_interleave(times[order[first:done]])
+        wanted = torch.zeros(len(planned), num_units, dtype=torch.bool)
         wanted[rows, of_batch // number] = True
         _, circuits_of = units.measure(batch.pixels)
         values = circuits_of(wanted).cpu()
         recording.require_finite_values([values], batch.indices[rows], loader.images)
         features[of_batch] = values
-    if loader.skipped:
-        raise UserError(f"{loader.skipped} reference images cannot be read any more")
+        if done - kept_images >= unfinished.KEPT_IMAGES:
+            of_step = features[places[ends[kept_images] : ends[done]]]
+            kept.keep_arrays([digest, kept_images], {"circuits": of_step.numpy(), "done": torch.tensor([done]).numpy()})
+            kept_images = done
     return features.view(num_units, number, -1)
 
 

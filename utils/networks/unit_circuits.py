@@ -177,7 +177,7 @@ class UnitCircuits:
         A unit is linear in it, so that input times gradient is weight times gradient, added up over taps: one backward
         pass serves all wanted units of an image.
         """
-        images, units = wanted.nonzero(as_tuple=True)
+        _images, units = wanted.nonzero(as_tuple=True)
         units_by_image = upload(units, x.device).split(wanted.sum(1).tolist())
         inputs = x.split(len(x) // len(wanted))
         circuits = [

@@ -18,6 +18,7 @@ from utils.store.files import (
     read_arrays,
     write_arrays,
 )
+from utils.store.unfinished import Unfinished
 
 AGAIN = "delete it and run disentangle_channel.py --concepts_from {} again"
 MOST_DRAWS = 2**20  # of a channel
@@ -75,7 +76,8 @@ class ReferenceImageStore:
         suffix = "" if self.settings == usual else f"_{json_digest(self.settings)[:8]}"
         self.path = Path(model_dir) / f"{run}_{source}_references{suffix}.npz"
         self._num_features = num_features
-        self._origin = digest_array({**self.settings, "training_sha256": json_digest(meta)})
+        self._made_from = {**self.settings, "training_sha256": json_digest(meta)}
+        self._origin = digest_array(self._made_from)
         self._again = AGAIN.format(source)
 
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
@@ -100,6 +102,10 @@ class ReferenceImageStore:
         arrays = {name: np.concatenate([stored[name][kept], values]) for name, values in new.items()}
         order = _numbers(arrays["units"]).argsort()
         write_arrays(self.path, {**{name: values[order] for name, values in arrays.items()}, "origin": self._origin})
+
+    def unfinished(self, units: list[Unit]) -> Unfinished:
+        """What a search for the ReferenceImages of units keeps until they are written."""
+        return Unfinished(self.path, {**self._made_from, "units": units})
 
     def _read(self, names: list[str] | None = None) -> dict[str, np.ndarray]:
         """Arrays by name, default: all; without units if the file is missing or from another training store."""

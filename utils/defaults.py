@@ -43,6 +43,7 @@ BACKGROUND_SAMPLE = 5_000  # images that represent the background
 SEPARATION_DRAWS = 20  # of permuted shares, and of permuted weights
 COMPARISON_DRAWS = 3  # of each null
 COMPARISON_RHO = 1.0
+COMPARISON_CHANNELS = 100  # at most; of more, a sample
 ASSIGNED_IMAGES = 100  # validation images of a channel that are given to concepts without labels
 VISUALIZATION_STEPS = 200
 VISUALIZATION_SEEDS = 2

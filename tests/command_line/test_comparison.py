@@ -92,6 +92,18 @@ def test_without_pure_no_image_is_needed(compared, tmp_path):
     assert "circuits" in methods and not methods & {"pure", "pure_least_squares", "virtual_neurons"}
 
 
+def test_of_many_channels_a_sample_is_compared(compared, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(compared[0], folder)
+    (folder / "asked.txt").write_text("".join(f"{channel}: bee, dog\n" for channel in (9, 2, 11, 4)))
+    sample = ("--candidates", "asked.txt", "--max_channels", 2)
+    result = compare(folder, "--compare", *sample, "--compare_without", "pure", "circuits", "concept_vectors")
+    assert result.returncode == 0, result.stderr
+    assert "comparison of 2 of 4 channels (a seeded sample, --max_channels N takes more)" in result.stdout
+    assert "4 concepts of 2 channels (a sample of 4)" in result.stdout
+    assert f"{RUN}_asked_without" in result.stdout and "_max_channels2" in result.stdout
+
+
 def without_val_store(folder):
     shutil.rmtree(folder / "store" / f"{RUN}_channel_importances_val")
 
@@ -113,6 +125,7 @@ def alone(folder):
         (None, (*COMPARE, "--proportion_attribution_required", 0.5), "leave out --proportion_attribution_required"),
         (None, (*COMPARE, "--compare_without", "pure", "--crop_size", 20), "another crop size (24; now 20)"),
         (None, (*COMPARE, "--compare_without", "pure", "--weights", "no.pth"), "no.pth: there is no such file"),
+        (None, ("--max_channels", 3, *COMPARE[1:]), "--max_channels is for --compare"),
         (None, ("--compare_without", "pure", *COMPARE[1:]), "--compare_without is for --compare"),
         (None, (*COMPARE, "--embedding_mean", 0.5, 0.5, 0.5), "are for --embedding"),
         (None, (*COMPARE, "--compare_without", "magic"), "invalid choice"),

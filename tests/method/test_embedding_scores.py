@@ -14,6 +14,7 @@ from utils.method.embedding_scores import (
     mean_cosine,
     mean_distances,
     monosemanticity,
+    monosemanticity_of_strongest,
     patch_distances,
     strongest_alone,
     unit_vectors,
@@ -173,3 +174,15 @@ def test_the_strongest_images_alone_count():
     dense = torch.tensor([[5.0], [5.0], [2.0], [2.0], [2.0], [2.0], [2.0], [1.9]])
     assert monosemanticity(strongest_alone(dense, 2), embeddings).item() == pytest.approx(1)
     assert monosemanticity(dense - 1.9, embeddings).item() < 0.9
+
+
+@pytest.mark.parametrize("number", [3, 40])
+def test_the_strongest_images_are_scored_without_the_others(number):
+    activations, embeddings = draw(images=40)
+    activations = activations.clamp(min=0)
+    activations[:, 0] += 0.5  # active everywhere
+    activations[:, 1] = 0
+    expected = monosemanticity(strongest_alone(activations, number), embeddings)
+    found = monosemanticity_of_strongest(activations, embeddings, number)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert found[1].isnan() and not found[0].isnan()

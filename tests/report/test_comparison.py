@@ -81,6 +81,14 @@ def test_tables_say_how_they_were_matched_and_how_to_read_them(tmp_path, capsys)
     assert "12 concepts of 6 channels, 20 validation images" in printed
 
 
+def test_a_sample_of_the_channels_is_named_in_every_caption(tmp_path, capsys):
+    found, entry = stored(tmp_path, available_channels=40)
+    print_comparison(entry)
+    words = "12 concepts of 6 channels (a sample of 40)"
+    assert words in capsys.readouterr().out and words in write_comparison_tables(found)[1].read_text()
+    assert words in comparison_figure(entry).get_suptitle().replace("\n", " ")
+
+
 def test_the_figure_has_a_row_for_each_method_sorted_by_ap(tmp_path):
     _, entry = stored(tmp_path)
     left, right = comparison_figure(entry).axes

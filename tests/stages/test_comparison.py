@@ -25,11 +25,12 @@ from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
 from utils.method.significance import permutation
-from utils.stages.comparison import agreement, compare, describe_comparison, require_comparable
-from utils.stages.comparison_embedding import EmbeddingScores
+from utils.stages.comparison import agreement, compare, describe_comparison, draw_channels, require_comparable
+from utils.stages.comparison_embedding import ChannelScores
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.separation import ValidationInputs
 from utils.store.importance_store import ImportanceStore, Labels
+from utils.store.unfinished import Unfinished
 
 NUM_INPUTS, CLASSES = 96, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
 SIZES = {"num_channels": 3, "num_inputs": NUM_INPUTS, "num_taps": 1, "num_outputs": 5, "chunk_size": 40}
@@ -77,18 +78,23 @@ def stores(tmp_path_factory):
     return planted(folder, "train", 100), planted(folder, "val", 60)
 
 
-def comparison_of(stores, given, rho=1.0, only_correct=False):
-    """The Comparison of the channel and its concepts; cosines are not looked at."""
+def comparison_of(stores, given, rho=1.0, only_correct=False, channels=((0, CONCEPTS),)):
+    """The Comparison of channels and their concepts; cosines are not looked at."""
     training, store = stores
     study = study_of(training, only_correct=only_correct)
     sums, targets = study.tap_sums.of_images(study.usable).double(), study.labels.targets[study.usable]
     means = torch.stack([sums[targets == output].mean(0) for output in range(5)])
     validation = ValidationInputs(store, [0, 1])
-    return Comparison(study, [(0, CONCEPTS)], means, store, validation, rho=rho, given=given)
+    return Comparison(study, list(channels), means, store, validation, rho=rho, given=given)
 
 
-def compared(comparison, names):
-    concepts, channels, problems = compare(comparison, {name: METHODS[name].make(comparison) for name in names})
+def kept_in(folder):
+    return Unfinished(folder / "comparison.json", {})
+
+
+def compared(comparison, names, folder):
+    made = {name: METHODS[name].make(comparison) for name in names}
+    concepts, channels, problems = compare(comparison, made, kept_in(folder))
     assert not problems
     return concepts, channels
 
@@ -99,9 +105,9 @@ def images_of(store):
 
 
 @pytest.mark.parametrize("only_correct", [False, True])
-def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
+def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct, tmp_path):
     comparison = comparison_of(stores, {}, rho=0.8, only_correct=only_correct)
-    rows, _ = compared(comparison, ["classes"])
+    rows, _ = compared(comparison, ["classes"], tmp_path)
     train, val = map(images_of, stores)
     usable = train[1] == train[2] if only_correct else np.full(100, True)
     weight = stores[0].read_layer()[0][0].double()
@@ -129,9 +135,9 @@ def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct):
     assert {row["null"] for row in rows} == {"", PERMUTED_WEIGHTS, PERMUTED_OWNERS}
 
 
-def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
+def test_circuits_find_planted_groups_and_their_nulls_do_not(stores, tmp_path):
     comparison = comparison_of(stores, {"number": 2, "references": 40})
-    rows, channels = compared(comparison, ["circuits", "circuits_least_squares"])
+    rows, channels = compared(comparison, ["circuits", "circuits_least_squares"], tmp_path)
     ari = {(row["method"], row["null"]): row["ari"] for row in channels}
     for method in ("circuits", "circuits_least_squares"):
         assert ari[method, ""] == 1
@@ -143,8 +149,8 @@ def test_circuits_find_planted_groups_and_their_nulls_do_not(stores):
         assert means[""] > 0.95 and all(means[null] < 0.8 for null in means if null)
 
 
-def test_every_null_has_as_many_units_as_its_method(stores):
-    _, channels = compared(comparison_of(stores, {"number": 3, "references": 40}), FROM_STORES)
+def test_every_null_has_as_many_units_as_its_method(stores, tmp_path):
+    _, channels = compared(comparison_of(stores, {"number": 3, "references": 40}), FROM_STORES, tmp_path)
     numbers, nulls = {}, {}
     for row in channels:
         numbers.setdefault(row["method"], set()).add(row["k"])
@@ -163,10 +169,10 @@ def test_every_null_has_as_many_units_as_its_method(stores):
     assert nulls["directions"] == ["", PERMUTED_WEIGHTS, PARTITIONED_REFERENCES]
 
 
-def test_a_method_that_cannot_be_made_is_a_problem_and_the_others_go_on(stores):
+def test_a_method_that_cannot_be_made_is_a_problem_and_the_others_go_on(stores, tmp_path):
     comparison = comparison_of(stores, {"number": 41, "references": 40})
     methods = {name: METHODS[name].make(comparison) for name in ("circuits", "original")}
-    rows, _, problems = compare(comparison, methods)
+    rows, _, problems = compare(comparison, methods, kept_in(tmp_path))
     assert {row["method"] for row in rows} == {"original"}
     assert len(problems) == 1 and problems[0].startswith("circuits, channel 0: ")
 
@@ -192,9 +198,17 @@ def test_what_is_known_beforehand_depends_on_all_that_is_asked(stores):
     training, store = stores
     known = [
         describe_comparison(
-            "n", "m", asked, settings=settings, methods={"a": {"words": "b"}}, store=store, training=training
+            "n",
+            "m",
+            asked,
+            available=available,
+            settings=settings,
+            methods={"a": {"words": "b"}},
+            store=store,
+            training=training,
         )
         for asked in ([(0, CONCEPTS)], [(1, CONCEPTS)])
+        for available in (1, 2)
         for settings in ({"rho": 1.0}, {"rho": 0.5})
     ]
     assert all(one != other for k, one in enumerate(known) for other in known[:k])
@@ -206,7 +220,7 @@ def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkey
     comparison = comparison_of(stores, {"number": 2, "references": 40})
     method = METHODS[name].make(comparison)
     (channel,) = comparison
-    collected = EmbeddingScores(None)
+    collected = ChannelScores(None, channel)
     clusters = method.finder.clusters
 
     def not_of_the_first(index, draw, number=None):
@@ -219,7 +233,54 @@ def test_patches_of_a_draw_are_of_the_weights_that_it_is_of(stores, name, monkey
     assert len(units_by_null[PERMUTED_WEIGHTS]) == DRAWS - 1
     monkeypatch.setattr(collected, "_add_from_stores", lambda *_, **__: None)
     network = SimpleNamespace(layer=SimpleNamespace(num_positions=1))
-    monkeypatch.setattr(collected, "embedded", SimpleNamespace(network=network))
-    collected.collect(channel, method, units_by_null, {null: {} for null in units_by_null})
-    weights = [clustered.weight for clustered in collected.clustered]
+    monkeypatch.setattr(collected, "_embedded", SimpleNamespace(network=network))
+    collected.collect(method, units_by_null, {null: {} for null in units_by_null}, first=0)
+    weights = [clustered.weight for clustered in collected._clustered]
     assert torch.equal(torch.stack(weights), channel.weights[[0, 2, 0]])
+
+
+def test_a_sample_of_channels_does_not_depend_on_their_order():
+    channels = [(channel, CONCEPTS) for channel in range(30, 70)]
+    drawn = draw_channels(channels, 10)
+    assert len(drawn) == 10 and drawn == sorted(drawn) and drawn != channels[:10]
+    assert draw_channels(channels[::-1], 10) == drawn[::-1]
+    assert set(map(str, drawn)) < set(map(str, draw_channels(channels, 11)))
+    assert draw_channels(channels, 40) == draw_channels(channels, 100) == channels
+
+
+TWO_CHANNELS = ((0, CONCEPTS), (2, [[1], [2, 3]]))
+
+
+def test_a_comparison_that_was_stopped_goes_on_after_the_last_finished_channel(stores, tmp_path, monkeypatch):
+    given, names = {"number": 2, "references": 40}, ["original", "circuits", "directions"]
+
+    def measured(folder):
+        comparison = comparison_of(stores, given, channels=TWO_CHANNELS)
+        made = {name: METHODS[name].make(comparison) for name in names}
+        return compare(comparison, made, kept_in(folder))
+
+    whole = measured(tmp_path / "whole")
+    asked = []
+
+    def stopped(self, index):
+        asked.append(index)
+        if asked == [0, 1]:
+            raise KeyboardInterrupt
+        return channel(self, index)
+
+    channel = Comparison.channel
+    monkeypatch.setattr(Comparison, "channel", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "stopped")
+    again = measured(tmp_path / "stopped")
+    assert asked == [0, 1, 1]
+    np.testing.assert_equal(again._asdict(), whole._asdict())
+
+
+def test_the_bar_counts_the_methods_of_channels_and_begins_at_those_that_were_kept(stores, tmp_path, capsys):
+    bars = []
+    for channels in (TWO_CHANNELS[:1], TWO_CHANNELS):
+        compared(comparison_of(stores, {}, channels=channels), ["original", "classes"], tmp_path)
+        bars.append([bar for bar in capsys.readouterr().err.split("\r") if bar.startswith("comparison:")])
+    for of_run, ends in zip(bars, ((" 0/2 ", " 2/2 "), (" 2/4 ", " 4/4 ")), strict=True):
+        assert all(end in bar for end, bar in zip(ends, (of_run[0], of_run[-1]), strict=True))

@@ -19,14 +19,16 @@ from tests.stores import study_of
 from utils.errors import UserError
 from utils.images.batches import ImageSource, Loading
 from utils.images.transform import Transform
-from utils.method.embedding_scores import mean_cosine
+from utils.method.embedding_scores import Monosemanticity, mean_cosine
 from utils.networks.embedder import Embedder
 from utils.networks.layers import find_layer
 from utils.networks.loading import LoadedNetwork, fingerprint
 from utils.networks.opened_network import OpenedNetwork
 from utils.stages import embedding as stage
+from utils.store import image_passes
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import transform_from
+from utils.store.unfinished import Unfinished
 
 LOADING = Loading(torch.device("cpu"))
 OWN = Transform(26, 20, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -85,6 +87,34 @@ def test_embeddings_are_of_every_image_and_kept(store, root, study, tmp_path, mo
     monkeypatch.setattr(stage, "embeddings_of", None)
     again, _ = stage.validation_embeddings(store, study, embedder_of(network))
     assert torch.equal(again.values, found.values) and torch.equal(again.indices, found.indices)
+
+
+def stopped_at(calls, number):
+    """A function that is called in place of another, ``calls`` of which it notes; the ``number``-th one is stopped."""
+
+    def call(original, *given):
+        calls.append(given)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    return call
+
+
+def test_embeddings_of_a_stopped_pass_are_read_again_from_the_last_block_on(store, study, tmp_path, monkeypatch):
+    whole, path = stage.validation_embeddings(store, study, embedder_of(factories.with_kernel()))
+    path.unlink()
+    monkeypatch.setattr(image_passes, "KEPT_IMAGES", 7)  # batches of 5 and 2
+    embedder, calls = embedder_of(factories.with_kernel()), []
+    embed, call = embedder.embed, stopped_at(calls, 4)
+    monkeypatch.setattr(embedder, "embed", lambda images: call(embed, images))
+    with pytest.raises(KeyboardInterrupt):
+        stage.validation_embeddings(store, study, embedder)
+    assert len(calls) == 4
+    again, _ = stage.validation_embeddings(store, study, embedder)
+    assert [len(images) for (images,) in calls[4:]] == [5, 2, 5, 2, 3]
+    assert torch.equal(again.indices, whole.indices) and torch.allclose(again.values, whole.values, rtol=1e-5)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("what", ["nothing", "weights", "transform", "precision", "decoding", "store"])
@@ -175,7 +205,7 @@ def test_a_patch_of_an_image_that_cannot_be_read_is_an_error_whatever_is_left_ou
 
 @pytest.mark.parametrize("make", [factories.small, factories.with_kernel, factories.tokens, factories.windows])
 @pytest.mark.parametrize("most", [2**24, 1000])
-def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, root, monkeypatch, make, most):
+def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, root, tmp_path, monkeypatch, make, most):
     """In one block of units and in several; an image without an embedding is not looked at."""
     monkeypatch.setattr(stage, "MOST_MAP_VALUES", most)
     network, seen = make(), transform_from(store.meta["transform"])
@@ -187,7 +217,8 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
     indices = indices[indices != 5]
     embeddings = stage.Embeddings(indices, torch.randn(len(indices), 6, generator=generator))
     opened, source = OpenedNetwork(network, layer, "fp32"), ImageSource(images, seen, 5, LOADING)
-    running = stage.unit_monosemanticity(opened, rows, biases, source, embeddings)
+    kept = Unfinished(tmp_path / "x.json", {})
+    running = stage.unit_monosemanticity(opened, rows, biases, source, embeddings, kept=kept)
     scores = running.scores()
     activations = []
     for index in indices:
@@ -201,13 +232,37 @@ def test_monosemanticity_of_units_equals_a_loop_over_images_and_pairs(store, roo
     assert running.mean_cosine() == pytest.approx(mean_cosine(embeddings.values))
 
 
-def test_units_may_have_no_bias(store, root):
+def test_monosemanticity_goes_on_from_the_images_before_a_stop(store, root, tmp_path, monkeypatch):
+    network, seen = factories.small(), transform_from(store.meta["transform"])
+    layer, (images, indices) = find_layer(network, "last", 24), store.measured_images(root)
+    embeddings = stage.Embeddings(indices, torch.rand(24, 6, generator=torch.Generator().manual_seed(0)))
+    opened, source = OpenedNetwork(network, layer, "fp32"), ImageSource(images, seen, 5, LOADING)
+    monkeypatch.setattr(stage, "KEPT_IMAGES", 7)
+    calls, add = [], Monosemanticity.add
+    call = stopped_at(calls, 6)
+    monkeypatch.setattr(Monosemanticity, "add", lambda *given: call(add, *given))
+
+    def measured(folder):
+        given = opened, layer.weight, None, source, embeddings
+        return stage.unit_monosemanticity(*given, kept=Unfinished(folder / "x.json", {}))
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "stopped")
+    again, whole = measured(tmp_path / "stopped"), measured(tmp_path / "whole")
+    assert [len(given[2]) for given in calls[6:10]] == [5, 2, 3, 5]  # two blocks of the first run were kept
+    assert again.images == whole.images == 24 and again.mean_cosine() == whole.mean_cosine()
+    assert torch.equal(again.scores(), whole.scores())
+
+
+def test_units_may_have_no_bias(store, root, tmp_path):
     network, seen = factories.small(), transform_from(store.meta["transform"])
     layer, (images, indices) = find_layer(network, "last", 24), store.measured_images(root)
     embeddings = stage.Embeddings(indices, torch.rand(24, 6, generator=torch.Generator().manual_seed(0)))
     opened, source = OpenedNetwork(network, layer, "fp32"), ImageSource(images, seen, 5, LOADING)
     one, other = (
-        stage.unit_monosemanticity(opened, layer.weight, biases, source, embeddings).scores()
-        for biases in (None, torch.zeros(12))
+        stage.unit_monosemanticity(
+            opened, layer.weight, biases, source, embeddings, kept=Unfinished(tmp_path / f"{number}.json", {})
+        ).scores()
+        for number, biases in enumerate((None, torch.zeros(12)))
     )
     torch.testing.assert_close(one, other, equal_nan=True)

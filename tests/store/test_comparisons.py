@@ -27,6 +27,13 @@ def test_an_equal_one_is_reused_and_another_is_not(tmp_path):
         found.check("net", "33")
 
 
+def test_one_of_an_older_version_is_of_all_channels(tmp_path):
+    (found,) = comparisons_of(tmp_path, comparison()).read_all()
+    assert found["available_channels"] == len(found["asked"])
+    (sampled,) = comparisons_of(tmp_path, comparison(available_channels=40)).read_all()
+    assert sampled["available_channels"] == 40
+
+
 def test_damage_is_one_line(tmp_path):
     found = comparisons_of(tmp_path, comparison())
     path = found.path(COMPARED)

@@ -14,19 +14,20 @@ from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
 from utils.concept_sources.compared_channels import Comparison
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
-from utils.defaults import COMPARISON_DRAWS, COMPARISON_RHO, LAYER
+from utils.defaults import COMPARISON_CHANNELS, COMPARISON_DRAWS, COMPARISON_RHO, LAYER
 from utils.errors import UserError
 from utils.networks.embedder import Embedder, load_embedder
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
-from utils.stages.comparison import compare, describe_comparison, require_comparable
-from utils.stages.comparison_embedding import EmbeddedImages, EmbeddingScores
+from utils.stages.comparison import compare, describe_comparison, draw_channels, require_comparable
+from utils.stages.comparison_embedding import EmbeddedImages
 from utils.stages.comparison_methods import comparison_methods
 from utils.stages.embedding import validation_embeddings
 from utils.stages.separation import ValidationInputs
 from utils.store.comparisons import Comparisons
 from utils.store.files import json_digest, run_name
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
 LONGEST_NAME = 150
 
@@ -44,6 +45,7 @@ def measure_comparison(settings: ResultSettings, device: torch.device) -> None:
         comparison_name(settings, run),
         run,
         opened.channels,
+        available=opened.available,
         settings=opened.described(),
         methods={name: method.needs() for name, method in methods.items()},
         store=opened.store,
@@ -51,8 +53,10 @@ def measure_comparison(settings: ResultSettings, device: torch.device) -> None:
     )
     comparison = comparisons.find(described)
     if comparison is None:
-        comparison = {**described, **opened.measure(methods)}
+        kept = Unfinished(comparisons.path(described), described)
+        comparison = {**described, **opened.measure(methods, kept)}
         comparisons.write(comparison)
+        kept.remove()
         comparison = comparisons.read(comparisons.path(comparison))
     paths = [*write_comparison_tables(comparisons), comparisons.path(comparison)]
     paths += write_comparison_figure(settings.output_dir, comparison)
@@ -71,6 +75,8 @@ def comparison_name(settings: ResultSettings, run: str) -> str:
         "without": sorted(set(settings.compare_without)),
     }
     name += "".join(f"_{word}{'-'.join(map(str, values))}" for word, values in chosen.items() if values)
+    if settings.max_channels != COMPARISON_CHANNELS:
+        name += f"_max_channels{settings.max_channels}"
     for field in ("rho", "nr_concepts", "nr_reference_images"):
         value = getattr(settings, field)
         name += "" if value is None else f"_{field.removeprefix('nr_')}{value}"
@@ -82,7 +88,10 @@ def comparison_name(settings: ResultSettings, run: str) -> str:
 
 
 class OpenedComparison:
-    """The inputs of a comparison: the study, the val store, the channels with their concepts, and the embedder."""
+    """The inputs of a comparison: the study, the val store, the channels with their concepts, and the embedder.
+
+    ``channels`` are those that are compared, of ``available`` ones.
+    """
 
     def __init__(self, settings: ResultSettings, run: str, device: torch.device) -> None:
         self.settings = settings
@@ -117,6 +126,11 @@ class OpenedComparison:
                 self.channels.append((channel, concepts))
         if not self.channels:
             self.problems.finish("compared")
+        self.available = len(self.channels)
+        self.channels = draw_channels(self.channels, settings.max_channels)
+        if len(self.channels) < self.available:
+            words = "a seeded sample, --max_channels N takes more"
+            print(f"comparison of {len(self.channels)} of {self.available} channels ({words})")
 
     @cached_property
     def embedder(self) -> Embedder | None:
@@ -150,8 +164,8 @@ class OpenedComparison:
     def _rho(self) -> float:
         return self.settings.rho or COMPARISON_RHO
 
-    def measure(self, methods: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a comparison that are measured: rows of all methods."""
+    def measure(self, methods: dict[str, Any], kept: Unfinished) -> dict[str, Any]:
+        """The fields of a comparison that are measured: rows of all methods. Finished channels are ``kept``."""
         outputs = sorted({output for _, concepts in self.channels for concept in concepts for output in concept})
         validation = ValidationInputs(self.store, outputs)
         given = {"number": self.settings.nr_concepts, "references": self.settings.nr_reference_images}
@@ -165,7 +179,7 @@ class OpenedComparison:
             given={name: value for name, value in given.items() if value is not None},
         )
         made = {name: method.make(comparison) for name, method in methods.items()}
-        measured = compare(comparison, made, self._open_scores())
+        measured = compare(comparison, made, kept, self._embedded_images())
         return {
             "images": len(validation.targets),
             "concepts": measured.concepts,
@@ -173,8 +187,8 @@ class OpenedComparison:
             "problems": [*self.problems.messages, *measured.problems],
         }
 
-    def _open_scores(self) -> EmbeddingScores | None:
-        """Scores from embeddings of the validation images, which are made once; None if they are not requested."""
+    def _embedded_images(self) -> EmbeddedImages | None:
+        """The validation images with their embeddings, which are made once; None if they are not requested."""
         if self.embedder is None:
             return None
         study = self.study
@@ -184,7 +198,7 @@ class OpenedComparison:
         embeddings, path = validation_embeddings(self.store, study, embedder)
         if len(embeddings.indices) < len(self.store.read_labels().indices):
             raise UserError(f"{path} lacks images of {self.store.folder}: leave out --skip_unreadable")
-        return EmbeddingScores(EmbeddedImages(network, source, embedder, embeddings))
+        return EmbeddedImages(network, source, embedder, embeddings)
 
 
 def _require_val_store(settings: ResultSettings, run: str, meta: dict[str, Any]) -> ImportanceStore:

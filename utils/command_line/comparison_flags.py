@@ -6,12 +6,14 @@ from utils.command_line.flags import finite, require
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_flags import concepts_from
 from utils.concept_sources.source_registry import SOURCES
+from utils.defaults import COMPARISON_CHANNELS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.plugins import flags_of, positive, positive_int
 
 OF_COMPARISON = (
     "compare_without",
+    "max_channels",
     "nr_concepts",
     "nr_reference_images",
     "embedding",
@@ -46,6 +48,13 @@ def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=f"comparison: leave methods out ({', '.join(left_out)}); without {' and '.join(on_images)} no image is "
         "needed",
+    )
+    group.add_argument(
+        "--max_channels",
+        type=positive_int,
+        metavar="N",
+        help="comparison: of more channels, a sample of N, which does not depend on their order "
+        f"({COMPARISON_CHANNELS})",
     )
     group.add_argument(
         "--nr_concepts",

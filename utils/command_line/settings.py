@@ -147,6 +147,7 @@ class ResultSettings(CandidateSettings):
     irrelevant_channels: int | str | None = None
     effect_to: str = defaults.EFFECT_TO
     compare_without: tuple[str, ...] = ()
+    max_channels: int = defaults.COMPARISON_CHANNELS
     nr_concepts: int | None = None
     nr_reference_images: int | None = None
     embedding: str | None = None

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.defaults import BACKGROUND_WEIGHT
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from utils.concept_sources.concept_source import ComparedSource
     from utils.concept_sources.image_sets import Clusters
     from utils.method.disentangling import Concept
-    from utils.store.importance_store import ImportanceStore
+    from utils.store.importance_store import ImportanceStore, Labels
     from utils.store.study import Study
     from utils.store.tap_sums import StoredTapSums
 
@@ -229,32 +231,34 @@ class Comparison:
         return len(self.channels)
 
     def __iter__(self) -> Iterator[ComparedChannel]:
-        labels = self.study.labels
-        for index, (channel, concepts) in enumerate(self.channels):
-            images = self.images_of(concepts)
-            targets = labels.targets[torch.searchsorted(labels.indices, images)]
-            yield ComparedChannel(
-                index=index,
-                channel=channel,
-                concepts=[disentangling.Concept("", concept) for concept in concepts],
-                weights=self.weights[index],
-                bias=None if self._bias is None else self._bias[channel],
-                images=images,
-                training=self.study.tap_sums.of_images(images).flatten(1),
-                membership=torch.stack([torch.isin(targets, torch.tensor(concept)) for concept in concepts]),
-                validation=self.validation,
-            )
+        return map(self.channel, range(len(self)))
 
-    def all_images(self) -> Tensor:
-        """Indices of the training images of all concepts of all channels, ascending."""
-        return self.images_of([concept for _, concepts in self.channels for concept in concepts])
+    def channel(self, index: int) -> ComparedChannel:
+        """The channel at an index of ``channels``."""
+        channel, concepts = self.channels[index]
+        rows = torch.isin(self.usable.targets, torch.tensor(list(chain.from_iterable(concepts)))).nonzero().flatten()
+        images = self.usable.indices[rows]
+        targets = self.usable.targets[rows]
+        return ComparedChannel(
+            index=index,
+            channel=channel,
+            concepts=[disentangling.Concept("", concept) for concept in concepts],
+            weights=self.weights[index],
+            bias=None if self._bias is None else self._bias[channel],
+            images=images,
+            training=self.study.tap_sums.of_images(images).flatten(1),
+            membership=torch.stack([torch.isin(targets, torch.tensor(concept)) for concept in concepts]),
+            validation=self.validation,
+        )
 
-    def images_of(self, concepts: list[list[int]]) -> Tensor:
-        """Indices of the training images of concepts, ascending."""
-        labels = self.study.labels
-        targets = labels.targets[torch.searchsorted(labels.indices, self.study.usable)]
-        outputs = torch.tensor([output for concept in concepts for output in concept])
-        return self.study.usable[torch.isin(targets, outputs)]
+    def step_keys(self) -> list[list[Any]]:
+        """What identifies each channel, as plain values: it and its concepts."""
+        return [["channel", channel, concepts] for channel, concepts in self.channels]
+
+    @cached_property
+    def usable(self) -> Labels:
+        """The Labels of the training images that count."""
+        return self.study.labels.some(self.study.usable)
 
 
 def permutations(kind: str, channel: int, size: int) -> list[Tensor]:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 Values = TypeVar("Values", float, Tensor)
+BLOCK = 4096  # images or units whose embeddings are in memory in double precision
 
 
 def unit_vectors(embeddings: Tensor) -> Tensor:
@@ -17,7 +19,8 @@ def unit_vectors(embeddings: Tensor) -> Tensor:
 
 def mean_cosine(embeddings: Tensor) -> float:
     """The mean cosine of all pairs of images [N, D], ``m = (|sum u|^2 - N) / (N (N - 1))``; NaN with fewer than two."""
-    return _mean_cosine(unit_vectors(embeddings).sum(0), len(embeddings))
+    sums = [unit_vectors(block).sum(0) for block in embeddings.split(BLOCK)]
+    return _mean_cosine(torch.stack(sums).sum(0), len(embeddings))
 
 
 def _mean_cosine(unit_sum: Tensor, count: int) -> float:
@@ -47,8 +50,20 @@ def monosemanticity(activations: Tensor, embeddings: Tensor) -> Tensor:
     ``activations`` [N, R], ``embeddings`` [N, D].
     """
     running = Monosemanticity(activations.shape[1], embeddings.shape[1], activations.device)
-    running.add(activations, embeddings)
+    for of_block, block in zip(activations.split(BLOCK), embeddings.split(BLOCK), strict=True):
+        running.add(of_block, block)
     return running.scores()
+
+
+def monosemanticity_of_strongest(activations: Tensor, embeddings: Tensor, number: int) -> Tensor:
+    """``monosemanticity`` of ``strongest_alone(activations, number)``, for activations [N, R] that are not negative.
+
+    Only the images count that are left, and one in which no unit is active if there is one.
+    """
+    strongest = strongest_alone(activations, number)
+    active = strongest.any(1)
+    shown = torch.cat([active.nonzero().flatten(), (~active).nonzero().flatten()[:1]])
+    return monosemanticity(strongest[shown], embeddings[shown])
 
 
 class Monosemanticity:
@@ -69,11 +84,13 @@ class Monosemanticity:
         D, of an embedding.
     device : torch.device
         Where the sums are kept.
+
+    ``images`` is the number of images that were added.
     """
 
     def __init__(self, num_units: int, size: int, device: torch.device | str = "cpu") -> None:
         empty = torch.empty(0, dtype=torch.float64, device=device)
-        self._images = 0
+        self.images = 0
         self._unit_sum = empty.new_zeros(size)
         self._weighted = empty.new_zeros(num_units, size)
         self._sum = empty.new_zeros(num_units)
@@ -91,7 +108,7 @@ class Monosemanticity:
         units = unit_vectors(embeddings)
         block = slice(first, first + activations.shape[1])
         if first == 0:
-            self._images += len(units)
+            self.images += len(units)
             self._unit_sum += units.sum(0)
         self._weighted[block] += activations.T @ units
         self._sum[block] += activations.sum(0)
@@ -105,20 +122,40 @@ class Monosemanticity:
 
         NaN if all activations are equal, or if only one image is above the lowest: then there is no pair.
         """
-        if not self._images:
+        if not self.images:
             return torch.full_like(self._sum, torch.nan).cpu()
         low = self._low
         span = self._high - low
-        total = (self._sum - self._images * low) / span
-        squares = (self._squares - 2 * low * self._sum + self._images * low**2) / span**2
-        weighted = (self._weighted - low[:, None] * self._unit_sum).square().sum(1) / span**2
+        total = (self._sum - self.images * low) / span
+        squares = (self._squares - 2 * low * self._sum + self.images * low**2) / span**2
+        blocks = zip(self._weighted.split(BLOCK), low[:, None].split(BLOCK), strict=True)
+        weighted = torch.cat([(sums - least * self._unit_sum).square().sum(1) for sums, least in blocks]) / span**2
         pairs = total**2 - squares  # twice the sum of a_i a_j; a remainder of rounding is not a pair
         scores = (weighted - squares) / pairs
         return scores.where((span > 0) & (pairs > 1e-9 * squares), torch.nan).cpu()
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The running sums as arrays, to go on from them later; ``units`` [R, D + 4] is one row a unit."""
+        sums = (self._sum, self._squares, self._low, self._high)
+        units = torch.cat([self._weighted, *(values[:, None] for values in sums)], 1)
+        return {
+            "images": np.array([self.images]),
+            "unit_sum": self._unit_sum.cpu().numpy(),
+            "units": units.cpu().numpy(),
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a ``state`` of as many units."""
+        self.images = int(state["images"][0])
+        self._unit_sum.copy_(torch.from_numpy(state["unit_sum"]))
+        units = torch.from_numpy(state["units"])
+        self._weighted.copy_(units[:, :-4])
+        for own, values in zip((self._sum, self._squares, self._low, self._high), units[:, -4:].T, strict=True):
+            own.copy_(values)
+
     def mean_cosine(self) -> float:
         """The mean cosine of all pairs of the images that were added."""
-        return _mean_cosine(self._unit_sum, self._images)
+        return _mean_cosine(self._unit_sum, self.images)
 
 
 class PatchDistances(NamedTuple):

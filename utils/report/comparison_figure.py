@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils.report.comparison_tables import NULLS, summary_rows
+from utils.report.comparison_tables import NULLS, channels_text, summary_rows
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
 from utils.store.scores import NEW
@@ -85,8 +85,7 @@ def _label(comparison: dict, row: dict) -> str:
 
 
 def _title(comparison: dict) -> str:
-    num_concepts = sum(len(concepts) for _, concepts in comparison["asked"])
     return (
-        f"{num_concepts} concepts of {len(comparison['asked'])} channels of {comparison['layer']}: what finds them "
+        f"{channels_text(comparison)} of {comparison['layer']}: what finds them "
         f"in {comparison['images']} validation images, beside its nulls"
     )

@@ -172,16 +172,24 @@ def needs_table(comparison: dict[str, Any]) -> str:
     return Table(header, rows).as_markdown()
 
 
+def channels_text(comparison: dict[str, Any]) -> str:
+    """The numbers of concepts and channels of a comparison, and of how many channels these are a sample."""
+    num_channels = len(comparison["asked"])
+    num_concepts = sum(len(concepts) for _, concepts in comparison["asked"])
+    available = comparison["available_channels"]
+    sample = f" (a sample of {available})" if available > num_channels else ""
+    return f"{num_concepts} concepts of {num_channels} channels{sample}"
+
+
 def heading(comparison: dict[str, Any]) -> str:
     """The heading of a comparison, with how it was measured, in one line."""
-    number = sum(len(concepts) for _, concepts in comparison["asked"])
     settings = [
         name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"
         for name, value in comparison["settings"].items()
         if value and name not in ("embedder", "defaults")
     ]
     return (
-        f"{comparison['run']}, layer {comparison['layer']}: {number} concepts of {len(comparison['asked'])} channels, "
+        f"{comparison['run']}, layer {comparison['layer']}: {channels_text(comparison)}, "
         f"{comparison['images']} validation images; {', '.join(settings)}"
     )
 

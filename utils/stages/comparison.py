@@ -7,24 +7,28 @@ channel's other concepts. The unit is evaluated on validation images alone. All 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.concept_sources.compared_channels import ComparedChannel, ComparedUnits, Comparison, UnitMaker
 from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError
 from utils.method.clustering import adjusted_rand_index
 from utils.method.matching import judge, match
+from utils.method.significance import permutation
+from utils.processes import progress
+from utils.stages.comparison_embedding import ChannelScores, EmbeddedImages, LinearUnits
 from utils.stages.separation import measured_digest
 from utils.store.files import json_digest
 from utils.store.importance_store import ImportanceStore, Labels
 from utils.store.scores import NEW
+from utils.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from utils.stages.comparison_embedding import EmbeddingScores
+    from tqdm import tqdm
 
 
 def require_comparable(channel: int, concepts: list[list[int]], compared: Sequence[int]) -> None:
@@ -36,6 +40,14 @@ def require_comparable(channel: int, concepts: list[list[int]], compared: Sequen
     outputs = [output for concept in concepts for output in concept]
     if len(set(outputs)) < len(outputs):
         raise UserError("its concepts share a class")
+
+
+def draw_channels(channels: list[tuple[int, list[list[int]]]], number: int) -> list[tuple[int, list[list[int]]]]:
+    """A sample of at most ``number`` channels, in the given order, on which the sample does not depend."""
+    ascending = sorted(channel for channel, _ in channels)
+    order = permutation(len(ascending), "compared channels")[:number].tolist()
+    drawn = {ascending[rank] for rank in order}
+    return [(channel, concepts) for channel, concepts in channels if channel in drawn]
 
 
 class ComparisonRows(NamedTuple):
@@ -50,41 +62,104 @@ class ComparisonRows(NamedTuple):
     channels: list[dict[str, Any]]
     problems: list[str]
 
+    @classmethod
+    def joined(cls, parts: list[ComparisonRows]) -> ComparisonRows:
+        """The rows of several channels."""
+        return cls(*(list(chain.from_iterable(rows)) for rows in zip(*parts, strict=True)))
+
+
+class MeasuredChannel(NamedTuple):
+    """The ``rows`` of a channel, and its ``linear`` units, whose scores need a pass; None if none is asked for."""
+
+    rows: ComparisonRows
+    linear: LinearUnits | None
+
+    def keep(self, kept: Unfinished, key: Any) -> None:
+        if self.linear is not None:
+            self.linear.keep(kept, key)
+        kept.keep(key, self.rows._asdict())
+
+    @classmethod
+    def find(cls, kept: Unfinished, key: Any, linear_shape: tuple[int, ...] | None) -> MeasuredChannel | None:
+        """A channel that was kept; ``linear_shape`` is that of a linear unit, None where these are not needed."""
+        rows = kept.find(key)
+        linear = None if linear_shape is None else LinearUnits.find(kept, key, linear_shape)
+        if rows is None or (linear is None and linear_shape is not None):
+            return None
+        return cls(ComparisonRows(**rows), linear)
+
 
 def compare(
-    comparison: Comparison, methods: dict[str, UnitMaker], scores: EmbeddingScores | None = None
+    comparison: Comparison, methods: dict[str, UnitMaker], kept: Unfinished, embedded: EmbeddedImages | None = None
 ) -> ComparisonRows:
-    """Measure methods on all channels.
+    """Measure methods on all channels; each channel is kept when it is finished.
 
     Parameters
     ----------
     comparison
     methods
         The UnitMaker of each method, by the method's name.
-    scores
-        Collects the units that are scored by embeddings, and adds the scores to the rows.
+    kept
+        Where finished channels are kept, and found again.
+    embedded
+        Validation images with embeddings, by which units are scored, too.
     """
+    shape = None if embedded is None else tuple(comparison.weights.shape[-2:])
+    found = [MeasuredChannel.find(kept, key, shape) for key in comparison.step_keys()]
+    steps = len(methods) + (embedded is not None)
+    channels = []
+    with progress(
+        total=steps * len(comparison),
+        initial=steps * sum(channel is not None for channel in found),
+        desc="comparison",
+        unit=" methods of channels",
+        images=len(comparison.validation.input_sums),
+    ) as bar:
+        for index, (key, of_channel) in enumerate(zip(comparison.step_keys(), found, strict=True)):
+            if of_channel is None:
+                of_channel = _measure_channel(
+                    comparison.channel(index), methods, comparison.study.labels, embedded, bar
+                )
+                of_channel.keep(kept, key)
+            channels.append(of_channel)
+    if embedded is not None:
+        embedded.add_monosemanticity([(channel.rows.channels, channel.linear) for channel in channels], kept)
+    return ComparisonRows.joined([channel.rows for channel in channels])
+
+
+def _measure_channel(
+    channel: ComparedChannel,
+    methods: dict[str, UnitMaker],
+    labels: Labels,
+    embedded: EmbeddedImages | None,
+    bar: tqdm,
+) -> MeasuredChannel:
+    """Measure methods on a channel; ``bar`` counts the methods, and the scores by embeddings as one more."""
     measured = ComparisonRows([], [], [])
-    for channel in tqdm(comparison, "comparison", unit=" channels", total=len(comparison)):
-        membership = channel.validation.images_of(channel.classes)
-        for name, method in methods.items():
-            try:
-                units_by_null = method.units_by_null(channel)
-            except UserError as error:
-                measured.problems.append(f"{name}, channel {channel.channel}: {error}")
-                continue
-            rows = {}
-            for null, draws in units_by_null.items():
-                keys = {"method": name, "null": null, "channel": channel.channel}
-                if draws:
-                    measured.concepts.extend({**keys, **row} for row in _concept_rows(channel, draws, membership))
-                    rows[null] = {**keys, **_channel_row(channel, draws, comparison.study.labels)}
-            measured.channels.extend(rows.values())
-            if scores is not None:
-                scores.collect(channel, method, units_by_null, rows)
+    membership = channel.validation.images_of(channel.classes)
+    scores = None if embedded is None else ChannelScores(embedded, channel)
+    for name, method in methods.items():
+        try:
+            units_by_null = method.units_by_null(channel)
+        except UserError as error:
+            measured.problems.append(f"{name}, channel {channel.channel}: {error}")
+            bar.update()
+            continue
+        rows = {}
+        for null, draws in units_by_null.items():
+            keys = {"method": name, "null": null, "channel": channel.channel}
+            if draws:
+                measured.concepts.extend({**keys, **row} for row in _concept_rows(channel, draws, membership))
+                rows[null] = {**keys, **_channel_row(channel, draws, labels)}
+        if scores is not None:
+            scores.collect(method, units_by_null, rows, first=len(measured.channels))
+        measured.channels.extend(rows.values())
+        bar.update()
+    linear = None
     if scores is not None:
-        scores.finish()
-    return measured
+        linear = scores.finish()
+        bar.update()
+    return MeasuredChannel(measured, linear)
 
 
 def _concept_rows(
@@ -132,6 +207,7 @@ def describe_comparison(
     run: str,
     channels: list[tuple[int, list[list[int]]]],
     *,
+    available: int,
     settings: dict[str, Any],
     methods: dict[str, dict[str, Any]],
     store: ImportanceStore,
@@ -147,6 +223,8 @@ def describe_comparison(
         RUN of the stores.
     channels
         Each channel and its concepts, as lists of classes.
+    available
+        The number of channels that they were drawn from.
     settings
         Plain values that the methods depend on.
     methods
@@ -161,6 +239,7 @@ def describe_comparison(
         "validation_sha256": measured_digest(store),
         "training_sha256": json_digest(training.meta),
         "asked": [[channel, concepts] for channel, concepts in channels],
+        "available_channels": available,
         "settings": settings,
         "methods": methods,
     }

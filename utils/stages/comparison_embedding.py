@@ -3,7 +3,10 @@
 They are of the methods and of the first draw of each null: a draw has as many units as the method.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +27,8 @@ from utils.method.embedding_scores import (
     corrected_for_chance,
     mean_cosine,
     monosemanticity,
+    monosemanticity_of_strongest,
     patch_distances,
-    strongest_alone,
 )
 from utils.method.patches import default_patch_size, peaks
 from utils.networks.embedder import Embedder
@@ -33,6 +36,7 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import require_finite_values
 from utils.stages.embedding import patch_embeddings, unit_monosemanticity
 from utils.store.embeddings import Embeddings
+from utils.store.unfinished import Unfinished
 
 SIDES = ("intra", "inter", "any")
 
@@ -52,19 +56,51 @@ class EmbeddedImages:
     embedder: Embedder
     embeddings: Embeddings
 
+    @cached_property
+    def mean_cosine(self) -> float:
+        """That of all pairs of images."""
+        return mean_cosine(self.embeddings.values)
+
+    def add_monosemanticity(self, channels: list[tuple[list[Row], LinearUnits]], kept: Unfinished) -> None:
+        """Add the scores of linear units to the rows of their channels, from one pass over all images."""
+        units = [of_channel for _, of_channel in channels]
+        rows = torch.cat([of_channel.rows for of_channel in units])
+        biases = torch.cat([of_channel.biases for of_channel in units])
+        running = unit_monosemanticity(self.network, rows, biases, self.source, self.embeddings, kept=kept)
+        scores = running.scores().split([len(of_channel.rows) for of_channel in units])
+        for (rows_of_channel, of_channel), of_units in zip(channels, scores, strict=True):
+            for number in of_channel.row_of.unique().tolist():
+                of_row = of_units[of_channel.row_of == number]
+                _add_means(rows_of_channel[number], of_row, running.mean_cosine())
+
 
 class LinearUnits(NamedTuple):
-    """Units that are linear in the layer's input, with the row of scores that they are for."""
+    """Units of a channel that are linear in the layer's input: their scores need a pass of the network.
 
-    scores: Row
+    ``rows`` [n, C_in, taps], ``biases`` [n], and ``row_of`` LongTensor [n]: for each unit the index of its row among
+    those of the channel.
+    """
+
     rows: torch.Tensor
     biases: torch.Tensor
+    row_of: torch.Tensor
+
+    def keep(self, kept: Unfinished, key: Any) -> None:
+        """Keep the units of a channel."""
+        kept.keep_arrays(key, {name: values.numpy() for name, values in self._asdict().items()})
+
+    @classmethod
+    def find(cls, kept: Unfinished, key: Any, shape: tuple[int, ...]) -> LinearUnits | None:
+        """The units of a channel that were kept; ``shape`` of a row is (C_in, taps)."""
+        layout = {"rows": (np.float32, (None, *shape)), "biases": (np.float32, (None,)), "row_of": (np.int64, (None,))}
+        arrays = kept.find_arrays(key, layout)
+        return None if arrays is None else cls(*(torch.from_numpy(arrays[name]) for name in cls._fields))
 
 
 class ClusteredImages(NamedTuple):
-    """Images of a unit's clusters, with the row of scores that they are for.
+    """Images in which a unit is largest, with the row of scores that they are for.
 
-    ``weight`` [C_in, taps] and ``bias`` ([] or None) are the unit's; ``images`` [n] are rows of the embeddings,
+    ``weight`` [C_in, taps] and ``bias`` [] or None are the unit's; ``images`` are rows 0 ... N-1 of the embeddings,
     ``labels`` [n] the cluster of each, of ``number``.
     """
 
@@ -76,87 +112,85 @@ class ClusteredImages(NamedTuple):
     number: int
 
 
-@dataclass
-class EmbeddingScores:
-    """Collects the units of ``compare``, and adds scores to its rows at the end: few passes serve all rows."""
+class ChannelScores:
+    """Adds scores to the rows of a channel, and collects its units that need a pass of the network over all images.
 
-    embedded: EmbeddedImages
-    linear: list[LinearUnits] = field(default_factory=list)
-    clustered: list[ClusteredImages] = field(default_factory=list)
+    Parameters
+    ----------
+    embedded : EmbeddedImages
+    channel : ComparedChannel
+    """
 
-    def collect(
-        self, channel: ComparedChannel, method: UnitMaker, units_by_null: UnitsByNull, rows: dict[str, Row]
-    ) -> None:
-        """Collect the units that a method makes of a channel, and the row of each null."""
-        for null in (null for null, draws in units_by_null.items() if draws):
+    def __init__(self, embedded: EmbeddedImages, channel: ComparedChannel) -> None:
+        self._embedded = embedded
+        self._channel = channel
+        self._linear: list[LinearUnits] = []
+        self._clustered: list[ClusteredImages] = []
+
+    def collect(self, method: UnitMaker, units_by_null: UnitsByNull, rows: dict[str, Row], first: int) -> None:
+        """Collect the units that a method makes of the channel.
+
+        ``rows`` are those of each null with draws, in order; ``first`` is the index of the first among the channel's.
+        """
+        for number, (null, row) in enumerate(rows.items(), start=first):
             units = units_by_null[null][0]
             sums = units.validation
             if units.rows is not None:
                 biases = torch.zeros(len(units.rows)) if units.biases is None else units.biases.float()
-                self.linear.append(LinearUnits(rows[null], units.rows.float(), biases))
-                sums = sums + biases[:, None] * self.embedded.network.layer.num_positions
-            self._add_from_stores(rows[null], sums.clamp(min=0).T, is_linear=units.rows is not None)
+                self._linear.append(LinearUnits(units.rows.float(), biases, torch.full((len(biases),), number)))
+                sums = sums + biases[:, None] * self._embedded.network.layer.num_positions
+            self._add_from_stores(row, sums.clamp(min=0).T, is_linear=units.rows is not None)
         if isinstance(method.finder, ImageSetFinder):
-            self._collect_clusters(channel, method.finder, units_by_null, rows)
+            self._collect_clusters(method.finder, units_by_null, rows)
 
     def _add_from_stores(self, row: Row, activations: torch.Tensor, is_linear: bool) -> None:
         """Scores that need no pass, from activations [N, R].
 
         They are of the strongest images of each unit, and of all images where the units are not linear.
         """
-        embeddings = self.embedded.embeddings.values
-        cosine = mean_cosine(embeddings)
-        strongest = strongest_alone(activations, ASSIGNED_IMAGES)
-        corrected = corrected_for_chance(monosemanticity(strongest, embeddings), cosine)
-        row["monosemanticity_strongest"] = _mean(corrected)
+        embeddings = self._embedded.embeddings.values
+        cosine = self._embedded.mean_cosine
+        strongest = monosemanticity_of_strongest(activations, embeddings, ASSIGNED_IMAGES)
+        row["monosemanticity_strongest"] = _mean(corrected_for_chance(strongest, cosine))
         if not is_linear:
             _add_means(row, monosemanticity(activations, embeddings), cosine)
 
-    def _collect_clusters(
-        self, channel: ComparedChannel, finder: ImageSetFinder, units_by_null: UnitsByNull, rows: dict[str, Row]
-    ) -> None:
+    def _collect_clusters(self, finder: ImageSetFinder, units_by_null: UnitsByNull, rows: dict[str, Row]) -> None:
+        channel = self._channel
         for null, partition in (("", 0), (PERMUTED_WEIGHTS, 0), (PARTITIONED_REFERENCES, 1)):
             units = units_by_null[null][0] if units_by_null.get(null) else None
             if units is not None and units.clusters is not None:
                 images, labels = finder.assign(channel, units.draw, units.clusters, partition)
                 weight = channel.weights[units.draw]
                 number = len(units.clusters.centroids)
-                self.clustered.append(ClusteredImages(rows[null], weight, channel.bias, images, labels, number))
+                self._clustered.append(ClusteredImages(rows[null], weight, channel.bias, images, labels, number))
 
-    def finish(self) -> None:
-        """Compute the scores of everything that was collected."""
-        if self.linear:
-            self._add_monosemanticity()
-        if self.clustered:
+    def finish(self) -> LinearUnits:
+        """Add the distances of patches to the rows; returns the units that need a pass."""
+        if self._clustered:
             self._add_distances()
-
-    def _add_monosemanticity(self) -> None:
-        rows = torch.cat([units.rows for units in self.linear])
-        biases = torch.cat([units.biases for units in self.linear])
-        embedded = self.embedded
-        running = unit_monosemanticity(embedded.network, rows, biases, embedded.source, embedded.embeddings)
-        scores = running.scores().split([len(units.rows) for units in self.linear])
-        for units, of_units in zip(self.linear, scores, strict=True):
-            _add_means(units.scores, of_units, running.mean_cosine())
+        return LinearUnits(*(torch.cat(parts) for parts in zip(*self._linear, strict=True)))
 
     def _add_distances(self) -> None:
         """Each patch is embedded once: a unit's images may be clustered in several ways."""
         numbers: dict[bytes, int] = {}
-        unit_of = [numbers.setdefault(clustered.weight.numpy().tobytes(), len(numbers)) for clustered in self.clustered]
-        wanted = torch.zeros(len(self.embedded.embeddings.indices), len(numbers), dtype=torch.bool)
-        for unit, clustered in zip(unit_of, self.clustered, strict=True):
+        unit_of = [
+            numbers.setdefault(clustered.weight.numpy().tobytes(), len(numbers)) for clustered in self._clustered
+        ]
+        wanted = torch.zeros(len(self._embedded.embeddings.indices), len(numbers), dtype=torch.bool)
+        for unit, clustered in zip(unit_of, self._clustered, strict=True):
             wanted[clustered.images, unit] = True
-        values = self._patches([self.clustered[unit_of.index(unit)] for unit in range(len(numbers))], wanted)
+        values = self._patches([self._clustered[unit_of.index(unit)] for unit in range(len(numbers))], wanted)
         patch_of = torch.full(wanted.shape, -1)
         patch_of[wanted] = torch.arange(len(values))
-        for unit, clustered in zip(unit_of, self.clustered, strict=True):
+        for unit, clustered in zip(unit_of, self._clustered, strict=True):
             embeddings = values[patch_of[clustered.images, unit]]
             distances = patch_distances(embeddings, clustered.labels, clustered.number)
             clustered.scores.update({f"patch_{side}": getattr(distances, side) for side in SIDES})
 
     def _patches(self, units: list[ClusteredImages], wanted: torch.Tensor) -> torch.Tensor:
         """Embeddings of the patches in which units are largest, of wanted [N, R] pairs in their order: [P, D]."""
-        embedded = self.embedded
+        embedded = self._embedded
         size = embedded.source.transform.crop_size
         map_size = embedded.network.layer.map_size
         images, _ = wanted.nonzero(as_tuple=True)
@@ -179,7 +213,7 @@ def _centres(embedded: EmbeddedImages, units: list[ClusteredImages], wanted: tor
     places = network.layer.places(network.device)
     centres = []
     indices = embedded.embeddings.indices
-    loader = embedded.source.in_order(indices[wanted.any(1)], "patches")
+    loader = embedded.source.in_order(indices[wanted.any(1)], None)
     for batch, x in network.layer_inputs(loader):
         maps = maps_of(x)
         require_finite_values([maps], batch.indices, loader.images)

@@ -1,8 +1,9 @@
 """Stage 4: embeddings of validation images and of patches by another network, and activations of units on them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageFiles, ImageSource
+from utils.images.batches import ImageBatch, ImageFiles, ImageSource, batches_of
 from utils.images.decoding import Picture, crop_with_pil
 from utils.images.folders import ImageList
 from utils.images.transform import Transform
@@ -20,8 +21,11 @@ from utils.networks.embedder import Embedder
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import network_arithmetic
 from utils.store.embeddings import EmbeddingFile, Embeddings
+from utils.store.files import Layout
+from utils.store.image_passes import pass_in_blocks
 from utils.store.importance_store import ImportanceStore
 from utils.store.study import Study
+from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
 MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
 
@@ -30,23 +34,19 @@ MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
 # Embeddings
 
 
-def embeddings_of(
-    source: ImageSource, indices: Iterable[int], embedder: Embedder, precision: str, description: str
-) -> Embeddings:
-    """One pass of the embedder over images: Embeddings of those that could be read, on the CPU.
+def embeddings_of(source: ImageSource, batches: Iterable[ImageBatch], embedder: Embedder, precision: str) -> Embeddings:
+    """Embeddings of the images of batches that could be read, on the CPU.
 
     Parameters
     ----------
     source : ImageSource
         With the embedder's transform.
-    indices : sequence of int
-        Ascending indices of images of ``source``.
+    batches : iterable of ImageBatch
+        Batches of ``source``.
     embedder : Embedder
         On the device of ``source``.
     precision : str
         Precision of the embedder's arithmetic.
-    description : str
-        Text of the progress bar.
 
     Raises
     ------
@@ -55,7 +55,9 @@ def embeddings_of(
     """
     embedded = [torch.empty(0, dtype=torch.long)]
     values = [torch.empty(0, embedder.size)]
-    for batch in source.in_order(indices, description).readable():
+    for batch in batches:
+        if not len(batch.indices):
+            continue
         with network_arithmetic(precision, source.loading.device):
             of_batch = embedder.embed(batch.pixels).cpu()
         impossible = ~of_batch.isfinite().all(1) | ~of_batch.any(1)
@@ -99,8 +101,17 @@ def validation_embeddings(store: ImportanceStore, study: Study, embedder: Embedd
     if embeddings is None:
         images, indices = store.measured_images(study.data_dir / store.meta["images"])
         source = ImageSource(images, embedder.transform, study.batch_size, study.loading)
-        embeddings = embeddings_of(source, indices, embedder, study.precision, "embeddings")
+        kept = Unfinished(file.path, origin)
+
+        def measure(batches: Iterator[ImageBatch]) -> dict[str, np.ndarray]:
+            return file.arrays(embeddings_of(source, batches, embedder, study.precision))
+
+        blocks = pass_in_blocks(kept, file.layout, source, indices, "embeddings", measure=measure)
+        embeddings = Embeddings(
+            *(torch.from_numpy(np.concatenate([block[name] for block in blocks])) for name in file.layout)
+        )
         file.write(embeddings)
+        kept.remove()
     return embeddings, file.path
 
 
@@ -182,7 +193,7 @@ def patch_embeddings(
         loading=replace(source.loading, decoding="pil", skip_unreadable=False),
         files=partial(PatchFiles, seen_with=source.transform, centres=np.asarray(centres), size=size),
     )
-    return embeddings_of(patches, range(len(indices)), embedder, precision, "embeddings of patches").values
+    return embeddings_of(patches, patches.in_order(range(len(indices)), None), embedder, precision).values
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -195,6 +206,8 @@ def unit_monosemanticity(
     biases: torch.Tensor | None,
     source: ImageSource,
     embeddings: Embeddings,
+    *,
+    kept: Unfinished,
 ) -> Monosemanticity:
     """One pass of the studied network: how similar the images are that activate each of R units.
 
@@ -210,6 +223,8 @@ def unit_monosemanticity(
         With the transform of the studied network.
     embeddings : Embeddings
         Embeddings of the images that are read.
+    kept : Unfinished
+        Where the sums are kept after every KEPT_IMAGES images.
     """
     device = network.device
     layer = network.layer
@@ -222,9 +237,22 @@ def unit_monosemanticity(
         for first in range(0, len(rows), block)
     }
     running = Monosemanticity(len(rows), embeddings.values.shape[1], device)
+    layout: Layout = {name: (values.dtype, values.shape) for name, values in running.state().items()}
+    state = kept.find_arrays("monosemanticity", layout)
+    if state is not None:
+        running.restore(state)
+    done = running.images
+    blocks = embeddings.indices[done:].split(KEPT_IMAGES)
+    plans = [batches_of(block, source.batch_size) for block in blocks]
+    loader = source.batches(list(chain.from_iterable(plans)), "monosemanticity", done)
+    last_of_blocks = set(accumulate(map(len, plans)))
     with torch.no_grad():
-        for batch, record in network.records(source.in_order(embeddings.indices, "monosemanticity")):
+        for number, (batch, record) in enumerate(network.records(loader), start=1):
             of_batch = embeddings.values[torch.searchsorted(embeddings.indices, batch.indices)].to(device)
             for first, apply in maps.items():
                 running.add(apply(record.input).clamp_(min=0).sum(-1), of_batch, first)
+            if loader.skipped:
+                raise UserError(f"{loader.skipped} validation images cannot be read any more")
+            if number in last_of_blocks:
+                kept.keep_arrays("monosemanticity", running.state())
     return running

@@ -39,6 +39,7 @@ class Comparisons(Measurements):
     def read(self, path: Path) -> dict[str, Any]:
         """The comparison of a file; a value that was not measured is NaN."""
         comparison = super().read(path)
+        comparison.setdefault("available_channels", len(comparison["asked"]))  # older ones are of all channels
         for rows, values in (("concepts", OF_CONCEPTS), ("channels", OF_CHANNELS)):
             for row in comparison[rows]:
                 row |= {name: nan if row.get(name) is None else row[name] for name in values}

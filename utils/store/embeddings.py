@@ -35,24 +35,27 @@ class EmbeddingFile:
         D of the embeddings.
     origin : dict
         All values that the embeddings depend on; a file of another origin is not read.
+
+    ``layout`` is that of embeddings as arrays.
     """
 
     def __init__(self, store_dir: Path | str, run: str, embedder: str, size: int, origin: dict[str, Any]) -> None:
         self.path = Path(store_dir) / f"{run}_embeddings_{run_name(embedder, LAYER)}.npz"
-        self._size = size
         self._origin = digest_array(origin)
 
+        self.layout: Layout = {"indices": (np.int64, (None,)), "values": (np.float32, (None, size))}
+
+    @staticmethod
+    def arrays(embeddings: Embeddings) -> dict[str, np.ndarray]:
+        """Embeddings as arrays of ``layout``."""
+        return {"indices": embeddings.indices.numpy(), "values": embeddings.values.numpy()}
+
     def write(self, embeddings: Embeddings) -> None:
-        arrays = {"indices": embeddings.indices.numpy(), "values": embeddings.values.numpy()}
-        write_arrays(self.path, {**arrays, "origin": self._origin})
+        write_arrays(self.path, {**self.arrays(embeddings), "origin": self._origin})
 
     def read(self) -> Embeddings | None:
         """The stored embeddings; None if there are none of this origin."""
-        layout: Layout = {
-            "indices": (np.int64, (None,)),
-            "values": (np.float32, (None, self._size)),
-            "origin": DIGEST,
-        }
+        layout: Layout = {**self.layout, "origin": DIGEST}
         if not is_made_from(self.path, self._origin, layout, AGAIN):
             return None
         arrays = read_arrays(self.path, layout, AGAIN)

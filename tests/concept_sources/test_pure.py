@@ -15,22 +15,21 @@ from tests.stores import study_of
 from utils.concept_sources import pure
 from utils.concept_sources.pure import (
     Pure,
-    measure_virtual_neurons,
     stored_virtual_neurons,
     unit_references,
     unit_rows,
 )
 from utils.errors import UserError
-from utils.images import batches
 from utils.images.batches import ImageSource
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.unit_circuits import UnitCircuits, find_circuit_layer
+from utils.store import image_passes, virtual_neuron_files
 from utils.store.importance_store import ImportanceStore
 from utils.store.reference_images import ReferenceImageStore
 from utils.store.study import Study
 from utils.store.unfinished import Unfinished
-from utils.store.virtual_neuron_files import VirtualNeuronFile
+from utils.store.virtual_neuron_files import ClusteredUnits, VirtualNeuronFile
 
 NUMBER = 5
 CHANNELS, SETS = [9, 1, 4], 3
@@ -337,20 +336,35 @@ class FinishedStores(FinishedStore):
         self.labels = self.store.read_labels()
         generator = torch.Generator().manual_seed(0)
         self.numbers = [2, 3, 2]  # of centroids
-        self.centroids = [torch.randn(SETS, number, 8, generator=generator) / 8 for number in self.numbers]
+        self.num_sets = [SETS, SETS, 1]
+        self.centroids = [
+            torch.randn(num_sets, number, 8, generator=generator) / 8
+            for num_sets, number in zip(self.num_sets, self.numbers, strict=True)
+        ]
+        self.classes = torch.ones(self.meta["num_outputs"], 3, dtype=torch.bool)
 
     def units(self, start=None):
         weight = self.layer.weight[CHANNELS]
         return UnitCircuits(self.network, self.layer, weight, torch.tensor([0.0, 0.5, -0.5]), circuit_layer=start)
 
-    def find(self, units=None, centroids=None, decoding="pil"):
+    def clustered(self, units=None, centroids=None, classes=None):
+        classes = self.classes if classes is None else classes
+        return ClusteredUnits(units or self.units(), centroids or self.centroids, classes)
+
+    def find(self, units=None, centroids=None, classes=None, decoding="pil"):
         loading = replace(self.study().loading, decoding=decoding)
         study = self.study(batch_size=6, open_loading=lambda: loading, decoding=decoding)
-        more = units or self.units(), centroids or self.centroids
-        return stored_virtual_neurons(self.store, study, self.labels, *more)
+        return stored_virtual_neurons(self.store, study, self.labels, self.clustered(units, centroids, classes))
 
     def file(self, decoding):
-        return VirtualNeuronFile(self.store, RUN, self.labels, self.units(), self.centroids, decoding=decoding)
+        return VirtualNeuronFile(self.store, RUN, self.labels, self.clustered(), decoding=decoding)
+
+
+def assert_equal_neurons(found, expected):
+    for of_unit, expected_of_unit in zip(found, expected, strict=True):
+        assert torch.equal(of_unit.indices, expected_of_unit.indices)
+        assert torch.equal(of_unit.nearest, expected_of_unit.nearest)
+        torch.testing.assert_close(of_unit.maxima, expected_of_unit.maxima)
 
 
 @pytest.fixture
@@ -369,8 +383,10 @@ def test_each_image_is_at_the_nearest_centroid_of_its_circuit(finished_stores, c
         else find_circuit_layer(finished_stores.network, finished_stores.layer, circuit_layer, 24)
     )
     found = finished_stores.find(finished_stores.units(start))
-    assert torch.equal(found.indices, finished_stores.labels.indices) and found.nearest.dtype == torch.int8
-    assert found.nearest.shape == (16, 3, SETS) and len(found.nearest.unique()) == 3
+    for of_unit, num_sets in zip(found, finished_stores.num_sets, strict=True):
+        assert torch.equal(of_unit.indices, finished_stores.labels.indices) and of_unit.nearest.dtype == torch.int8
+        assert of_unit.nearest.shape == (16, num_sets)
+    assert len(found[1].nearest.unique()) == 3
     pixels = finished_stores.pixels(finished_stores.store)
     for image, unit in torch.cartesian_prod(torch.arange(16), torch.arange(3)).tolist():
         x = finished_stores.network.stem(pixels[[image]]).requires_grad_()
@@ -378,18 +394,17 @@ def test_each_image_is_at_the_nearest_centroid_of_its_circuit(finished_stores, c
         a.backward(a.detach().clamp(min=0))
         circuit = (x * x.grad).detach().sum((0, 2, 3))
         circuit = circuit / (circuit.abs().sum() + 1e-10)
-        torch.testing.assert_close(found.maxima[image, unit], a.detach().max().clamp(min=0))
+        torch.testing.assert_close(found[unit].maxima[image], a.detach().max().clamp(min=0))
         for of_set, centroids in enumerate(finished_stores.centroids[unit]):
             distances = [(circuit - centroid).square().sum().item() for centroid in centroids]
-            assert found.nearest[image, unit, of_set] == distances.index(min(distances))
+            assert found[unit].nearest[image, of_set] == distances.index(min(distances))
 
 
 def test_a_second_call_needs_no_pass_and_anything_else_another_one(finished_stores):
     first = finished_stores.find()
     again = finished_stores.find()
-    assert len(finished_stores.read) == 1 and all(
-        torch.equal(one, vars(again)[name]) for name, one in vars(first).items()
-    )
+    assert len(finished_stores.read) == 1
+    assert_equal_neurons(again, first)
     other = [one + 0.5 for one in finished_stores.centroids]
     finished_stores.find(centroids=other)
     finished_stores.find(decoding="fast")
@@ -404,24 +419,60 @@ def test_a_second_call_needs_no_pass_and_anything_else_another_one(finished_stor
 
 def test_batches_are_small_enough_for_all_circuits_to_fit_into_memory(finished_stores, monkeypatch):
     found = finished_stores.find()
-    sizes = []
     monkeypatch.setattr(pure, "MOST_VALUES", 3 * 8 * 2)
+    sizes = []
     one_by_one = lambda indices, size: sizes.append(size) or [[int(index)] for index in indices]  # noqa: E731
-    monkeypatch.setattr(batches, "batches_of", one_by_one)
-    what = finished_stores.labels.indices, finished_stores.units(), finished_stores.centroids
-    maxima, clusters = measure_virtual_neurons(finished_stores.store, finished_stores.study(batch_size=6), *what)
-    assert sizes == [2] and torch.equal(clusters, found.nearest)
-    torch.testing.assert_close(maxima, found.maxima)
+    monkeypatch.setattr(image_passes, "batches_of", one_by_one)
+    finished_stores.file("pil").path.unlink()
+    assert_equal_neurons(finished_stores.find(), found)
+    assert sizes == [2]
+
+
+def test_a_unit_is_measured_in_the_images_of_its_classes_alone(finished_stores):
+    everywhere = finished_stores.find()
+    classes = torch.zeros_like(finished_stores.classes)
+    classes[1, 0] = classes[2, 0] = classes[2, 2] = True
+    found = finished_stores.find(classes=classes)
+    targets = finished_stores.labels.targets
+    assert finished_stores.read[-1] == ((targets == 1) | (targets == 2)).nonzero().flatten().tolist()
+    for unit, of_unit in enumerate(everywhere):
+        shown = classes[targets, unit]
+        of_unit.indices, of_unit.maxima, of_unit.nearest = (values[shown] for values in vars(of_unit).values())
+    assert [len(of_unit.indices) for of_unit in found] == [8, 0, 4]
+    assert_equal_neurons(found, everywhere)
+
+
+def test_a_pass_that_was_stopped_reads_no_finished_block_again(finished_stores, monkeypatch):
+    whole = finished_stores.find()
+    finished_stores.file("pil").path.unlink()
+    for module in (image_passes, virtual_neuron_files):
+        monkeypatch.setattr(module, "KEPT_IMAGES", 5)
+    measure, calls = UnitCircuits.measure, []
+
+    def stopped(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(self, pixels)
+
+    monkeypatch.setattr(UnitCircuits, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        finished_stores.find()
+    assert_equal_neurons(finished_stores.find(), whole)
+    assert calls == [5, 5, 5, 5, 1] and finished_stores.read[-1] == list(range(10, 16))
+    (path,) = finished_stores.store.folder.parent.glob(f"{RUN}_pure_*")
+    assert path == finished_stores.file("pil").path
 
 
 def test_values_of_virtual_neurons_add_up_to_the_unit(finished_stores):
-    found = finished_stores.find()
-    for unit, number in enumerate(finished_stores.numbers):
-        values = found.values(unit, number, of_set=1)
-        assert torch.equal(values.sum(0), found.maxima[:, unit]) and ((values > 0).sum(0) <= 1).all()
-        images, clusters = found.strongest(unit, 5, of_set=1)
-        assert torch.equal(found.maxima[images, unit], found.maxima[:, unit].sort(descending=True).values[:5])
-        assert torch.equal(values[clusters, images], found.maxima[images, unit])
+    for of_unit, number, num_sets in zip(
+        finished_stores.find(), finished_stores.numbers, finished_stores.num_sets, strict=True
+    ):
+        values = of_unit.values(number, of_set=num_sets - 1)
+        assert torch.equal(values.sum(0), of_unit.maxima) and ((values > 0).sum(0) <= 1).all()
+        images, clusters = of_unit.strongest(5, of_set=num_sets - 1)
+        assert torch.equal(of_unit.maxima[images], of_unit.maxima.sort(descending=True).values[:5])
+        assert torch.equal(values[clusters, images], of_unit.maxima[images])
 
 
 def test_a_file_under_another_name_is_refused(finished_stores):

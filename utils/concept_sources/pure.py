@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.compared_channels import (
@@ -42,12 +42,13 @@ from utils.errors import UserError
 from utils.plugins import Flag, later
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from utils.concept_sources.compared_channels import Comparison
+    from utils.images.batches import ImageBatch, ImageSource
     from utils.method.contributions import Strongest
     from utils.networks.layers import Layer
     from utils.networks.unit_circuits import CircuitLayer, UnitCircuits
@@ -57,13 +58,15 @@ if TYPE_CHECKING:
     from utils.store.reference_images import ReferenceImages, ReferenceImageStore, Unit
     from utils.store.study import Study
     from utils.store.unfinished import Unfinished
-    from utils.store.virtual_neuron_files import VirtualNeurons
+    from utils.store.virtual_neuron_files import ClusteredUnits, VirtualNeuronFile, VirtualNeurons
 
 torch = later("torch")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
+image_passes = later("utils.store.image_passes")
 network_circuits = later("utils.networks.unit_circuits")
 ordering = later("utils.method.order")
+precision = later("utils.networks.precision")
 recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
 significance = later("utils.method.significance")
@@ -163,15 +166,16 @@ class Pure(ImageSets):
         for split in opened:
             by_layer.setdefault(split.file.source["state"]["circuit_layer"], []).append(split)
         for name, splits in by_layer.items():
-            units = _unit_circuits(
-                study, [(split.file.split.channel, 0) for split in splits], _circuit_layer(study, name)
+            units = virtual_neuron_store.ClusteredUnits(
+                _unit_circuits(study, [(split.file.split.channel, 0) for split in splits], _circuit_layer(study, name)),
+                [split.file.source["state"]["centroids"][None] for split in splits],
+                torch.ones(store.meta["num_outputs"], len(splits), dtype=torch.bool),
             )
-            centroids = [split.file.source["state"]["centroids"][None] for split in splits]
-            neurons = stored_virtual_neurons(store, study, store.read_labels(), units, centroids)
-            for unit, split in enumerate(splits):
-                rows, labels = neurons.strongest(unit, ASSIGNED_IMAGES)
+            neurons = stored_virtual_neurons(store, study, store.read_labels(), units)
+            for split, of_unit in zip(splits, neurons, strict=True):
+                rows, labels = of_unit.strongest(ASSIGNED_IMAGES)
                 for k, (key,) in enumerate(split.groups):
-                    assigned[key] = neurons.indices[rows[labels == k]].sort().values
+                    assigned[key] = of_unit.indices[rows[labels == k]].sort().values
         return assigned
 
     @classmethod
@@ -388,9 +392,9 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, k
 
 
 def stored_virtual_neurons(
-    store: ImportanceStore, study: Study, labels: Labels, units: UnitCircuits, centroids: list[Tensor]
-) -> VirtualNeurons:
-    """The VirtualNeurons of units on images of a store: from their file if it exists, else from a pass.
+    store: ImportanceStore, study: Study, labels: Labels, units: ClusteredUnits
+) -> list[VirtualNeurons]:
+    """The VirtualNeurons of each unit on images of a store: from their file if it exists, else from a pass.
 
     Parameters
     ----------
@@ -399,11 +403,8 @@ def stored_virtual_neurons(
     study
         Determines how images are read.
     labels
-        Labels of the images to measure: all images of the store, or some of them.
+        Labels of the images of the store, all or some; those of the units' classes are measured.
     units
-        R units.
-    centroids : list of R Tensors [D, K, F]
-        D sets of centroids for each unit; K, the number of clusters, may differ from unit to unit.
 
     Raises
     ------
@@ -411,40 +412,77 @@ def stored_virtual_neurons(
         An image cannot be read any more, the network gives values for an image that are not finite, or there are too
         many centroids.
     """
-    most = max(len(of_unit[0]) for of_unit in centroids)
+    most = max(of_unit.shape[1] for of_unit in units.centroids)
     if most > MOST_CLUSTERS:
         raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
-    file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, centroids, decoding=study.decoding)
-    if file.read() is None:
-        maxima, nearest = measure_virtual_neurons(store, study, labels.indices, units, centroids)
-        file.write(maxima, nearest)
+    file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, decoding=study.decoding)
+    neurons = file.read()
+    if neurons is not None:
+        return neurons
+    measured = _VirtualNeuronPass(file, units, study.image_source(store))
+    file.write(measured.blocks())
     return file.read()
 
 
-def measure_virtual_neurons(
-    store: ImportanceStore, study: Study, indices: Tensor, units: UnitCircuits, centroids: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Largest ``max(a, 0)`` [N, R] of units in images, and the centroid [N, R, D] int8 nearest to each circuit."""
-    num_units = len(centroids)
-    maxima = torch.empty(len(indices), num_units)
-    clusters = torch.empty(len(indices), num_units, len(centroids[0])).char()
-    size = max(1, min(study.batch_size, MOST_VALUES // (num_units * units.num_features)))
-    loader = replace(study.image_source(store), batch_size=size).in_order(indices, "virtual neurons")
-    first = 0
-    for shown, pixels, _ in loader.readable():
-        rows = slice(first, first + len(shown))
-        first = rows.stop
-        largest, circuits_of = units.measure(pixels)
-        everything = torch.ones(len(shown), num_units, dtype=torch.bool)
-        features = circuits_of(everything).unflatten(0, everything.shape)
-        recording.require_finite_values([largest, features], shown, loader.images)
-        maxima[rows] = largest.clamp(min=0).cpu()
-        for unit, of_unit in enumerate(centroids):
-            nearest = clustering.nearest(features[None, :, unit], of_unit.to(pixels.device))
-            clusters[rows, unit] = nearest.T.char().cpu()
-    if loader.skipped:
-        raise UserError(f"{loader.skipped} images cannot be read any more")
-    return maxima, clusters
+class _VirtualNeuronPass:
+    """A pass over the images of a VirtualNeuronFile, block by block."""
+
+    def __init__(self, file: VirtualNeuronFile, units: ClusteredUnits, source: ImageSource) -> None:
+        most_values = int(units.classes.sum(1).max()) * units.circuits.num_features  # of the circuits of an image
+        size = max(1, min(source.batch_size, MOST_VALUES // most_values))
+        self._file = file
+        self._circuits = units.circuits
+        self._source = replace(source, batch_size=size)
+        self._device = source.loading.device
+        self._centroids = [of_unit.to(self._device) for of_unit in units.centroids]
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """The arrays of each block of images."""
+        file = self._file
+        description = "virtual neurons"
+        return image_passes.pass_in_blocks(
+            file.kept, file.layout, self._source, file.indices, description, measure=self._block
+        )
+
+    def _block(self, indices: Tensor, batches: Iterator[ImageBatch]) -> dict[str, Any]:
+        maxima: list[list[Tensor]] = [[] for _ in self._centroids]
+        nearest: list[list[Tensor]] = [[] for _ in self._centroids]
+        num_read = 0
+        for batch in batches:
+            num_read += len(batch.indices)
+            if len(batch.indices):
+                self._measure(batch, maxima, nearest)
+        if num_read < len(indices):
+            raise UserError(f"{len(indices) - num_read} images cannot be read any more")
+        return {
+            "maxima": torch.cat(list(chain.from_iterable(maxima))).numpy(),
+            "nearest": torch.cat(list(chain.from_iterable(nearest))).numpy(),
+        }
+
+    def _measure(self, batch: ImageBatch, maxima: list[list[Tensor]], nearest: list[list[Tensor]]) -> None:
+        """Add the values of the images of a batch to those of each unit."""
+        wanted = self._file.wanted(batch.indices)
+        largest, circuits_of = self._circuits.measure(batch.pixels)
+        features = circuits_of(wanted)
+        images, units = wanted.nonzero(as_tuple=True)
+        recording.require_finite_values([features], batch.indices[images], self._source.images)
+        recording.require_finite_values([largest], batch.indices, self._source.images)
+        order = units.argsort(stable=True)  # unit by unit
+        rows, image_rows, unit_numbers = precision.upload(
+            torch.stack([order, images[order], units[order]]), self._device
+        )
+        sizes = wanted.sum(0).tolist()
+        shown = [unit for unit, size in enumerate(sizes) if size]
+        by_unit = features[rows].split([sizes[unit] for unit in shown])
+        found = [
+            clustering.nearest(of_unit[None], self._centroids[unit]).T.char().flatten()
+            for unit, of_unit in zip(shown, by_unit, strict=True)
+        ]
+        of_pairs = largest[image_rows, unit_numbers].clamp(min=0).cpu()
+        for unit, values in zip(shown, of_pairs.split([sizes[unit] for unit in shown]), strict=True):
+            maxima[unit].append(values)
+        for unit, values in zip(shown, torch.cat(found).cpu().split([len(values) for values in found]), strict=True):
+            nearest[unit].append(values)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -454,7 +492,8 @@ def measure_virtual_neurons(
 class PureFinder(ImageSetFinder):
     """PURE's clusters of channels and of their permuted weights.
 
-    ``training`` and ``validation`` are their VirtualNeurons on images, with the centroids found here.
+    Their VirtualNeurons, with the centroids found here, are those of the training images of a channel's concepts and of
+    all validation images.
     """
 
     def __init__(self, source: Pure, comparison: Comparison) -> None:
@@ -464,12 +503,12 @@ class PureFinder(ImageSetFinder):
         stored, circuit_layer = source.stored_references(study)
         self.references = references_by_draw(channels, 1 + DRAWS, stored, study, circuit_layer=circuit_layer)
         self.tap_sums.keep(self.references.indices)
-        units = _unit_circuits(study, list(product(channels, range(1 + DRAWS))), circuit_layer)
-        centroids = self.centroids()
-        of_train = study.labels.some(comparison.all_images())
-        self.training = virtual_neurons_by_draw(study.training, study, of_train, units, centroids)
+        circuits_of_units = _unit_circuits(study, list(product(channels, range(1 + DRAWS))), circuit_layer)
+        of_concepts = virtual_neuron_store.ClusteredUnits(circuits_of_units, self.centroids(), self.classes())
+        everywhere = replace(of_concepts, classes=torch.ones_like(of_concepts.classes))
+        self._training = stored_virtual_neurons(study.training, study, comparison.usable, of_concepts)
         of_val = comparison.store.read_labels()
-        self.validation = virtual_neurons_by_draw(comparison.store, study, of_val, units, centroids)
+        self._validation = stored_virtual_neurons(comparison.store, study, of_val, everywhere)
 
     def features(self, index: int, draw: int) -> Tensor:
         return self.references.features[index, draw]
@@ -478,44 +517,43 @@ class PureFinder(ImageSetFinder):
         labels, centroids = self.source.clusters(self.features(index, draw))
         return Clusters(self.references.indices[index, draw], labels, centroids)
 
-    def centroids(self) -> Tensor:
-        """Centroids of all channels and draws: [channel, draw, 1 + DRAWS, K, F], float64.
+    def training(self, index: int, draw: int) -> VirtualNeurons:
+        """The virtual neurons of a channel's draw in the training images of the channel's concepts."""
+        return self._training[index * (1 + DRAWS) + draw]
 
-        Entry 0 of the third axis has the clusters that were found. The other entries have the random partitions of the
-        channel itself (draw 0), and are 0 for the other draws. All entries are 0 for a unit without clusters.
+    def validation(self, index: int, draw: int) -> VirtualNeurons:
+        """The virtual neurons of a channel's draw in all validation images."""
+        return self._validation[index * (1 + DRAWS) + draw]
+
+    def centroids(self) -> list[Tensor]:
+        """Centroids of the draws of all channels, channel by channel: [D, K, F] each, float64.
+
+        The first set are those of the clusters that were found; the channel itself (draw 0) has those of its random
+        partitions, too. All are 0 for a unit without clusters.
         """
         num_channels, num_draws, _, num_features = self.references.features.shape
-        shape = (num_channels, num_draws, 1 + DRAWS, self.source.number, num_features)
-        centroids = torch.zeros(shape, dtype=torch.float64)
+        centroids = []
         for index, draw in product(range(num_channels), range(num_draws)):
+            sets = torch.zeros(1 if draw else 1 + DRAWS, self.source.number, num_features, dtype=torch.float64)
             with suppress(UserError):
-                centroids[index, draw] = self.clusters(index, draw).centroids
+                sets[0] = self.clusters(index, draw).centroids
                 if draw == 0:
-                    partitions = [partition.centroids for partition in self.partitioned(index)]
-                    centroids[index, draw, 1:] = torch.stack(partitions)
+                    sets[1:] = torch.stack([partition.centroids for partition in self.partitioned(index)])
+            centroids.append(sets)
         return centroids
+
+    def classes(self) -> Tensor:
+        """True where a class is one of the concepts of a channel, for each of its draws: BoolTensor [T, R]."""
+        comparison = self.comparison
+        of_channels = torch.zeros(comparison.study.meta["num_outputs"], len(comparison), dtype=torch.bool)
+        for index, (_, concepts) in enumerate(comparison.channels):
+            of_channels[list(chain.from_iterable(concepts)), index] = True
+        return of_channels.repeat_interleave(1 + DRAWS, dim=1)
 
     def assign(
         self, channel: ComparedChannel, draw: int, clusters: Clusters, partition: int = 0
     ) -> tuple[Tensor, Tensor]:
-        return self.validation[channel.index].strongest(draw, ASSIGNED_IMAGES, partition)
-
-
-def virtual_neurons_by_draw(
-    store: ImportanceStore, study: Study, labels: Labels, units: UnitCircuits, centroids: Tensor
-) -> list[VirtualNeurons]:
-    """The VirtualNeurons of each channel; their units are the draws of the channel.
-
-    ``centroids`` has the shape [channel, draw, D, K, F]; ``units`` are those of all channels and draws, channel by
-    channel. The other arguments are as in ``stored_virtual_neurons``.
-    """
-    neurons = stored_virtual_neurons(store, study, labels, units, list(centroids.flatten(0, 1)))
-    maxima = neurons.maxima.unflatten(1, centroids.shape[:2])
-    nearest = neurons.nearest.unflatten(1, centroids.shape[:2])
-    return [
-        virtual_neuron_store.VirtualNeurons(neurons.indices, maxima[:, index], nearest[:, index])
-        for index in range(len(centroids))
-    ]
+        return self.validation(channel.index, draw).strongest(ASSIGNED_IMAGES, partition)
 
 
 class Neurons(UnitMaker):
@@ -541,10 +579,8 @@ class Neurons(UnitMaker):
 
     def _units(self, channel: ComparedChannel, clusters: Clusters, draw: int = 0, partition: int = 0) -> ComparedUnits:
         number = len(clusters.centroids)
-        training = self.finder.training[channel.index]
-        rows = torch.searchsorted(training.indices, channel.images)
         return ComparedUnits(
-            training=training.values(draw, number, partition)[:, rows],
-            validation=self.finder.validation[channel.index].values(draw, number, partition),
+            training=self.finder.training(channel.index, draw).values(number, partition),
+            validation=self.finder.validation(channel.index, draw).values(number, partition),
             clusters=clusters,
         )

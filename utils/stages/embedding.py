@@ -103,10 +103,10 @@ def validation_embeddings(store: ImportanceStore, study: Study, embedder: Embedd
         source = ImageSource(images, embedder.transform, study.batch_size, study.loading)
         kept = Unfinished(file.path, origin)
 
-        def measure(batches: Iterator[ImageBatch]) -> dict[str, np.ndarray]:
+        def measure(_: torch.Tensor, batches: Iterator[ImageBatch]) -> dict[str, np.ndarray]:
             return file.arrays(embeddings_of(source, batches, embedder, study.precision))
 
-        blocks = pass_in_blocks(kept, file.layout, source, indices, "embeddings", measure=measure)
+        blocks = pass_in_blocks(kept, lambda _: file.layout, source, indices, "embeddings", measure=measure)
         embeddings = Embeddings(
             *(torch.from_numpy(np.concatenate([block[name] for block in blocks])) for name in file.layout)
         )

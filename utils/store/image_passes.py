@@ -15,12 +15,12 @@ Arrays = dict[str, np.ndarray]
 
 def pass_in_blocks(
     kept: Unfinished,
-    layout: Layout,
+    layout: Callable[[Tensor], Layout],
     source: ImageSource,
     indices: Tensor,
     description: str,
     *,
-    measure: Callable[[Iterator[ImageBatch]], Arrays],
+    measure: Callable[[Tensor, Iterator[ImageBatch]], Arrays],
 ) -> list[Arrays]:
     """The arrays that ``measure`` makes of the batches of each block of images, in order.
 
@@ -31,26 +31,26 @@ def pass_in_blocks(
     kept
         Where the arrays of a block are kept.
     layout
-        Layout of the arrays of a block.
+        Returns the layout of the arrays of a block of indices.
     source, indices
         The images.
     description
         Text of the progress bar.
     measure
-        Called with the batches of a block.
+        Called with the indices of a block and its batches.
     """
     blocks = list(indices.split(KEPT_IMAGES))
     keys = [[int(block[0]), len(block)] for block in blocks]
-    found = [kept.find_arrays(key, layout) for key in keys]
+    found = [kept.find_arrays(key, layout(block)) for key, block in zip(keys, blocks, strict=True)]
     plans = [
         [] if arrays else batches_of(block, source.batch_size) for block, arrays in zip(blocks, found, strict=True)
     ]
     done = sum(len(block) for block, arrays in zip(blocks, found, strict=True) if arrays)
     batches = iter(source.batches(list(chain.from_iterable(plans)), description, done) if any(plans) else ())
     results = []
-    for key, arrays, plan in zip(keys, found, plans, strict=True):
+    for key, block, arrays, plan in zip(keys, blocks, found, plans, strict=True):
         if arrays is None:
-            arrays = measure(islice(batches, len(plan)))
+            arrays = measure(block, islice(batches, len(plan)))
             kept.keep_arrays(key, arrays)
         results.append(arrays)
     for _ in batches:  # the bar ends

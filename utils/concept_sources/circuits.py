@@ -51,7 +51,7 @@ class Circuits(StoredImageSets):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        return {"number": NUMBER, "references": REFERENCES}
+        return {"number": NUMBER, "references": REFERENCES, "k_means": clustering.ALGORITHM}
 
     def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:
         return circuit_features(weight, tap_sums)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from utils.store.study import Study
 
 torch = later("torch")
+clustering = later("utils.method.clustering")
 directions = later("utils.method.concept_directions")
 
 REFERENCES = 100
@@ -103,7 +104,7 @@ class ConceptVectors(StoredImageSets):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        return {"references": REFERENCES, "cut": directions.CUT}
+        return {"references": REFERENCES, "cut": directions.CUT, "k_means": clustering.ALGORITHM}
 
     @property
     def restarts(self) -> int:

@@ -186,7 +186,8 @@ class ImageSetCandidates(CandidateMaker):
         weight = self.weight[channel]
         arvs = torch.stack([_mean_circuit(weight, self.study, images) for images in sets])
         named = [self._concept(number, images) for number, images in enumerate(sets, start=1)]
-        state = {**source.settings(), "restarts": source.restarts, "largest": source.largest}
+        k_means = {"k_means": clustering.ALGORITHM, "restarts": source.restarts}
+        state = {**source.settings(), **k_means, "largest": source.largest}
         image_lists = [concept.images for concept in named]
         named_by = files.image_sets_name(source.name, {"from": source.name, **state}, image_lists)
         state["centroids"] = clusters.centroids

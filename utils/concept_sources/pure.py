@@ -122,7 +122,7 @@ class Pure(ImageSets):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        return {"number": NUMBER, "references": REFERENCES, "circuit_layer": None}
+        return {"number": NUMBER, "references": REFERENCES, "circuit_layer": None, "k_means": clustering.ALGORITHM}
 
     def clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return clustering.k_means(features, self.number)

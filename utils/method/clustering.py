@@ -1,30 +1,37 @@
-"""Clusters of images: k-means with seeded restarts, their number by Ward's method, and agreement of clusterings."""
+"""Clusters of images: k-means of many problems at once, their number by Ward's method, and agreement of clusterings."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import linkage
-from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from utils.errors import UserError
 
+ALGORITHM = "inner products"  # of k-means; splits keep it, so that those of another one are not mixed with them
 RESTARTS = 10
 MOST_STARTS = 100
-ITERATIONS = 5
-MOST_ROUNDS = 40
+MOST_STEPS = 1000
+MOST_POINTS = 8192  # whose inner products are kept
+AT_ONCE = 2**21  # inner products, and sums of them, of the problems that are solved at once
+MOVED_AT_ONCE = 2**23  # inner products of points that change their cluster
 
 
-class _Clustering(NamedTuple):
-    """One start of k-means: centroids [number, F], labels [n], and the sum of squared distances."""
+class Clustering(NamedTuple):
+    """Clusters of n points: ``labels`` LongTensor [n] and ``centroids`` Tensor [number, F] float64.
 
-    centroids: np.ndarray
-    labels: np.ndarray
-    squared_distances: float
+    Clusters are numbered by size, the largest first; of equal ones, that of the smallest index is first.
+    """
+
+    labels: Tensor
+    centroids: Tensor
 
 
-def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> tuple[Tensor, Tensor]:
+def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> Clustering:
     """The k-means clustering of least squared distances among several seeded restarts; deterministic.
 
     Parameters
@@ -34,48 +41,220 @@ def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> tuple[Te
         Number of clusters.
     restarts : int
 
-    Returns
-    -------
-    labels : LongTensor [n]
-        Clusters are numbered by size, the largest first; of equal ones, that of the smallest image index is first.
-    centroids : Tensor [number, F], float64
-
     Raises
     ------
     UserError
         There are fewer distinct features than clusters.
     """
-    points = features.double().numpy()
-    different = len(np.unique(points, axis=0))
-    if different < number:
-        raise UserError(f"there are {different} different images for {number} clusters")
-    starts = [_one_k_means(points, number, seed) for seed in range(restarts)]
-    best = min(starts, key=lambda start: start.squared_distances)
-    labels = torch.from_numpy(best.labels).long()
-    order = by_size(labels, number)
-    return order.argsort()[labels], torch.from_numpy(best.centroids)[order]
+    (clustering,) = k_means_of_many(features[None], number, restarts)
+    if clustering is None:
+        different = _count_different(features, number)
+        if different < number:
+            raise UserError(f"there are {different} different images for {number} clusters")
+        raise UserError(f"k-means finds no {number} clusters of {len(features)} images")
+    return clustering
 
 
-def _one_k_means(points: np.ndarray, number: int, seed: int) -> _Clustering:
-    """k-means from one seed; a start in which a cluster becomes empty is repeated.
+def k_means_of_many(features: Tensor, number: int, restarts: int = RESTARTS) -> list[Clustering | None]:
+    """``k_means`` of many problems of the same size; the result of one does not depend on the others.
 
-    scipy's k-means takes a fixed number of iterations: it is called with a few at a time, until nothing changes.
+    The first centroids are drawn as in k-means++. A start in which a cluster becomes empty is repeated with the next
+    draws of its seed. The iterations need inner products of the points alone: where a point changes its cluster, sums
+    of inner products change for two clusters.
+
+    Parameters
+    ----------
+    features : Tensor [B, n, F]
+    number : int
+        Number of clusters of each problem.
+    restarts : int
+
+    Returns
+    -------
+    list of B Clusterings
+        None for a problem that has no such clusters, for example with fewer distinct features than clusters.
     """
-    generator = np.random.default_rng(seed)
+    num_points = features.shape[1]
+    results: list[Clustering | None] = [None] * len(features)
+    solvable = [b for b, points in enumerate(features) if _count_different(points, number) == number]
+    values = num_points * (min(num_points, MOST_POINTS) + restarts * number)
+    size = max(1, AT_ONCE // values)
+    for first in range(0, len(solvable), size):
+        block = solvable[first : first + size]
+        points = features[block].double()
+        for b, of_problem, labels in zip(block, points, _best_starts(points, number, restarts), strict=True):
+            if labels[0] >= 0:
+                results[b] = _clustering(of_problem, labels, number)
+    return results
+
+
+def _count_different(points: Tensor, enough: int) -> int:
+    """The number of different points [n, F], counted up to ``enough``."""
+    different: set[bytes] = set()
+    for point in (points + 0.0).numpy():  # -0 becomes 0
+        different.add(point.tobytes())
+        if len(different) == enough:
+            break
+    return len(different)
+
+
+def _clustering(points: Tensor, labels: Tensor, number: int) -> Clustering:
+    """The Clustering of points [n, F] with ``labels`` [n] in any order of clusters."""
+    order = by_size(labels, number)
+    labels = order.argsort()[labels]
+    sums = points.new_zeros(number, points.shape[1]).index_add_(0, labels, points)
+    return Clustering(labels, sums / labels.bincount(minlength=number)[:, None])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# All starts of k-means of some problems
+
+
+def _best_starts(points: Tensor, number: int, restarts: int) -> Tensor:
+    """The labels [B, n] of least squared distances among the starts of B problems [B, n, F]; -1: all have failed."""
+    products = _Products.of(points)
+    labels = torch.full((len(points), restarts, points.shape[1]), -1)
+    explained = points.new_full((len(points), restarts), -torch.inf)
+    for firsts, uniforms in _draws(points.shape[1], number, restarts):
+        problems, starts = (labels[..., 0] < 0).nonzero(as_tuple=True)
+        if not len(problems):
+            break
+        nearest_seeds = _plus_plus(products, problems, firsts[starts], uniforms[starts])
+        labels[problems, starts], explained[problems, starts] = _lloyd(products, problems, nearest_seeds, number)
+    return labels[torch.arange(len(points)), explained.argmax(1)]
+
+
+def _draws(num_points: int, number: int, restarts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each attempt, what each start draws: a point [restarts], and numbers [restarts, number - 1] below 1."""
+    generators = [np.random.default_rng(seed) for seed in range(restarts)]
     for _ in range(MOST_STARTS):
-        try:
-            # equal points cause a division by zero within k-means++, which then draws one of them
-            with np.errstate(divide="ignore", invalid="ignore"):
-                centroids, labels = kmeans2(points, number, ITERATIONS, minit="++", missing="raise", seed=generator)
-            for _ in range(MOST_ROUNDS):
-                before = labels
-                centroids, labels = kmeans2(points, centroids, ITERATIONS, minit="matrix", missing="raise")
-                if np.array_equal(before, labels):
-                    break
-        except ClusterError:
-            continue
-        return _Clustering(centroids, labels, np.square(points - centroids[labels]).sum())
-    raise UserError(f"k-means finds no {number} clusters of {len(points)} images")
+        firsts = torch.empty(restarts, dtype=torch.long)
+        uniforms = torch.empty(restarts, number - 1, dtype=torch.float64)
+        for start, generator in enumerate(generators):
+            firsts[start] = int(generator.integers(num_points))
+            uniforms[start] = torch.from_numpy(generator.uniform(size=number - 1))
+        yield firsts, uniforms
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Inner products of the points of B problems.
+
+    ``points`` [B, n, F] have mean 0; ``squares`` [B, n] are their squared norms; ``gram`` [B, n, n] are all inner
+    products, or None if there are too many points to keep them.
+    """
+
+    points: Tensor
+    squares: Tensor
+    gram: Tensor | None
+
+    @classmethod
+    def of(cls, points: Tensor) -> "_Products":
+        points = points - points.mean(1, keepdim=True)
+        kept = points.shape[1] <= MOST_POINTS
+        gram = torch.stack([of_problem @ of_problem.T for of_problem in points]) if kept else None
+        return cls(points, points.square().sum(-1), gram)
+
+    def rows(self, problems: Tensor, images: Tensor) -> Tensor:
+        """Inner products of some points with all points of their problems: [m, n]."""
+        if self.gram is not None:
+            return self.gram[problems, images]
+        pairs = zip(problems.tolist(), images.tolist(), strict=True)
+        return torch.stack([self.points[problem] @ self.points[problem, image] for problem, image in pairs])
+
+    def sums(self, problems: Tensor, labels: Tensor, number: int) -> Tensor:
+        """Sums of the inner products of all points with those of each cluster: [starts, number, n]."""
+        sums = self.points.new_empty(len(labels), number, labels.shape[1])
+        for problem in problems.unique().tolist():
+            starts = problems == problem
+            members = one_hot(labels[starts], number).mT.flatten(0, 1).to(self.points)
+            points = self.points[problem]
+            of_clusters = members @ points @ points.T if self.gram is None else members @ self.gram[problem]
+            sums[starts] = of_clusters.unflatten(0, (-1, number))
+        return sums
+
+
+def _plus_plus(products: _Products, problems: Tensor, firsts: Tensor, uniforms: Tensor) -> Tensor:
+    """The nearest of the first centroids of some starts, which k-means++ draws: [starts, n].
+
+    Each further centroid is a point, drawn in proportion to its squared distance from the nearest earlier one.
+    """
+    squares = products.squares[problems]
+
+    def distances_from(seeds: Tensor) -> Tensor:
+        squared = squares + squares.gather(1, seeds[:, None]) - 2 * products.rows(problems, seeds)
+        return squared.clamp(min=0)
+
+    distances = distances_from(firsts)
+    nearest_seeds = torch.zeros(distances.shape, dtype=torch.long)
+    for number, draws in enumerate(uniforms.T, start=1):
+        cumulated = (distances / distances.sum(1, keepdim=True)).cumsum(1)
+        seeds = torch.searchsorted(cumulated, draws[:, None].contiguous())[:, 0].clamp(max=distances.shape[1] - 1)
+        from_seeds = distances_from(seeds)
+        nearest_seeds[from_seeds < distances] = number
+        distances = torch.minimum(distances, from_seeds)
+    return nearest_seeds
+
+
+@dataclass(frozen=True)
+class _Starts:
+    """Starts that go on: which they are, their problems, ``labels`` [starts, n] and ``_Products.sums`` of these."""
+
+    numbers: Tensor
+    problems: Tensor
+    labels: Tensor
+    sums: Tensor
+
+    def some(self, chosen: Tensor) -> "_Starts":
+        if chosen.all():
+            return self
+        return _Starts(self.numbers[chosen], self.problems[chosen], self.labels[chosen], self.sums[chosen])
+
+
+def _lloyd(products: _Products, problems: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Lloyd's iterations of some starts from ``labels`` [starts, n], until no label changes.
+
+    Returns
+    -------
+    labels : LongTensor [starts, n]
+        -1 where a cluster became empty.
+    explained : Tensor [starts]
+        The sum of squared norms less the sum of squared distances from the centroids.
+    """
+    result = torch.full_like(labels, -1)
+    explained = products.squares.new_full((len(labels),), -torch.inf)
+    starts = _Starts(torch.arange(len(labels)), problems, labels, products.sums(problems, labels, number))
+    for _ in range(MOST_STEPS):
+        sizes = starts.labels.new_zeros(len(starts.labels), number)
+        sizes.scatter_add_(1, starts.labels, torch.ones_like(starts.labels))
+        filled = (sizes > 0).all(1)
+        starts, sizes = starts.some(filled), sizes[filled]
+        own_sums = starts.sums.gather(1, starts.labels[:, None])[:, 0]
+        squares = own_sums.new_zeros(sizes.shape).scatter_add_(1, starts.labels, own_sums)  # of the sums of clusters
+        # squared distances from the centroids, but for the squared norms of the points
+        distances = (squares / sizes.square())[..., None] - starts.sums * (2 / sizes)[..., None]
+        nearest_clusters = distances.min(1).indices  # argmin takes six times as long
+        changed = (nearest_clusters != starts.labels).any(1)
+        result[starts.numbers[~changed]] = starts.labels[~changed]
+        explained[starts.numbers[~changed]] = (squares / sizes).sum(1)[~changed]
+        if not changed.any():
+            break
+        starts = _moved(products, starts.some(changed), nearest_clusters[changed], number)
+    return result, explained
+
+
+def _moved(products: _Products, starts: _Starts, labels: Tensor, number: int) -> _Starts:
+    """Starts with new ``labels`` [starts, n]; the sums are changed in place."""
+    if products.gram is None:
+        return replace(starts, labels=labels, sums=products.sums(starts.problems, labels, number))
+    sums = starts.sums.flatten(0, 1)
+    rows, images = (labels != starts.labels).nonzero(as_tuple=True)
+    for some in torch.arange(len(rows)).split(max(1, MOVED_AT_ONCE // labels.shape[1])):
+        moving, points = rows[some], images[some]
+        inner_products = products.rows(starts.problems[moving], points)
+        sums.index_add_(0, moving * number + labels[moving, points], inner_products)
+        sums.index_add_(0, moving * number + starts.labels[moving, points], inner_products, alpha=-1)
+    return replace(starts, labels=labels)
 
 
 def by_size(labels: Tensor, number: int) -> Tensor:

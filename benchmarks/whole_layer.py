@@ -25,7 +25,7 @@ from utils.images.folders import list_images
 from utils.networks.precision import choose_device, network_arithmetic
 from utils.plugins import positive_int
 from utils.store import split_network
-from utils.store.splits import read_split, splits_of
+from utils.store.splits import read_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ def seconds(network, pixels):
 
 def main(settings):
     device = choose_device(settings.device)
-    first = splits_of(settings.splits[0])[0][0]
-    context = read_split(first).context
+    first, file, _ = next(read_splits(settings.splits[0]))
+    context = file.context
     transform = opening.open_transform(settings, context, first)
     plain, layer = opening.require_stored_network(settings, context, first)
     split = split_network(plain.module, *settings.splits)

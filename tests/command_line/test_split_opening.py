@@ -1,13 +1,20 @@
 """Where the splits are that stage 4 is asked for."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from tests.scripts import COMPUTE, NETWORK, RUN, run_script
+from tests.stores import split_file
+from utils.command_line import split_opening
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError
+from utils.store.splits import read_split, write_split
 
 TAU = ("--proportion_attribution_required", "0.0001")
 
@@ -41,6 +48,21 @@ def test_the_folder_of_the_splits_is_that_of_the_named_files(settings, folder):
 def test_splits_of_several_folders_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         model_dir_of(settings)
+
+
+def test_the_folder_is_listed_once_for_all_candidates_and_each_split_is_read_once(tmp_path, monkeypatch):
+    folder = tmp_path / "store" / "models_disentangled"
+    for channel in range(3):
+        write_split(folder / f"m_channel{channel}_0_1.pt", split_file(nn.Conv2d(5, 3, 1), channel))
+    (tmp_path / "pairs.txt").write_text("0: 0, 1\n1: 0, 1\n2: 0, 1\n")
+    listed, read, listdir = [], [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: (listed.append(path), listdir(path))[1])
+    monkeypatch.setattr(split_opening, "read_split", lambda path: (read.append(path.name), read_split(path))[1])
+    settings = replace(asked(), splits=None, store_dir=str(tmp_path / "store"), candidates=str(tmp_path / "pairs.txt"))
+    settings = replace(settings, model="m", layer_of_interest="last_conv")
+    opened = split_opening.open_splits(settings, torch.device("cpu"))
+    assert [split.file.split.channel for split in opened.splits] == [0, 1, 2]
+    assert listed == [folder] and read == [f"m_channel{channel}_0_1.pt" for channel in range(3)]
 
 
 def test_splits_elsewhere_are_not_compared_with_others_of_their_names(copy, without_figures):

@@ -21,12 +21,11 @@ def apply(monkeypatch):
     def apply(network, *files, made_from=None, **options):
         context = {"weights_sha256": fingerprint(made_from or network), "model": "net"}
 
-        def read_split(file):
+        def read_splits(file):
             split, layer = file
-            return SplitFile(split, {**context, "layer": layer}, {}, None, {}, {})
+            yield file, SplitFile(split, {**context, "layer": layer}, {}, None, {}, {}), None
 
-        monkeypatch.setattr(stored, "read_split", read_split)
-        monkeypatch.setattr(stored, "splits_of", lambda file: [(file, None)])
+        monkeypatch.setattr(stored, "read_splits", read_splits)
         return stored.split_network(network, *files, **options)
 
     return apply

@@ -29,7 +29,7 @@ def test_the_newest_rho_of_a_split_and_replacement_counts_and_one_asked_for_agai
     for rho in (0.9, 0.9, 0.5):
         state = effects.state()
         again = rhos()[0][1] != rho
-        effects.make_newest(effects.find({**effect(), "rho": rho}))
+        effects.make_newest([effects.find({**effect(), "rho": rho})])
         assert rhos() == [("mean", rho), ("zero", 0.9)] and (effects.state() != state) == again
 
 

@@ -86,7 +86,7 @@ def test_every_writer_has_a_temporary_name_of_its_own(tmp_path, monkeypatch):
 
 def test_leftovers_an_hour_older_than_a_file_just_written_are_removed_and_younger_ones_are_not(tmp_path):
     path = tmp_path / "file"
-    files.write_bytes(path, b"whole")
+    path.touch()
     now = path.stat().st_mtime
     ages = {".file.one.tmp": 3700, ".other.two.tmp": 90_000, ".file.three.tmp": 3000, ".file.four.tmp": -5000}
     ages |= {".hidden": 90_000, "file.tmp": 90_000, "old": 90_000}
@@ -96,6 +96,19 @@ def test_leftovers_an_hour_older_than_a_file_just_written_are_removed_and_younge
     files.write_bytes(path, b"whole")
     kept = {".file.three.tmp", ".file.four.tmp", ".hidden", "file.tmp", "old", "file"}
     assert set(os.listdir(tmp_path)) == kept
+
+
+def test_a_process_looks_for_leftovers_once_in_each_folder_and_again_after_an_hour(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(files, "remove_leftovers", lambda folder, before: looked.append(folder))
+    for name in ("one", "two"):
+        for number in range(5):
+            files.write_bytes(tmp_path / name / f"{number}", b"content")
+    assert looked == [tmp_path / "one", tmp_path / "two"]
+    files._cleaned[tmp_path / "one"] -= files.LEFTOVER_SECONDS + 1
+    for number in range(5):
+        files.write_bytes(tmp_path / "one" / f"{number}", b"content")
+    assert looked[2:] == [tmp_path / "one"]
 
 
 def test_a_leftover_that_somebody_else_has_just_removed_is_no_failure(tmp_path, monkeypatch):

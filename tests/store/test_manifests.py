@@ -8,7 +8,7 @@ from torch import nn
 from tests.stores import split_file
 from utils.errors import UserError
 from utils.store.files import write_json
-from utils.store.splits import manifest_path, read_manifest, splits_of, write_manifest, write_split
+from utils.store.splits import manifest_path, read_manifest, read_splits, write_manifest, write_split
 
 
 @pytest.fixture
@@ -22,10 +22,12 @@ def manifest(tmp_path):
 
 
 def test_it_stands_for_its_splits_with_their_rho(manifest):
-    found = splits_of(manifest)
-    assert [path.name for path, _ in found] == ["m_channel1_0_1.pt", "m_channel2_0_1.pt"]
-    assert {rho for _, rho in found} == {0.9}
-    assert splits_of(found[0][0]) == [(found[0][0], None)]
+    found = list(read_splits(manifest))
+    assert [path.name for path, _, _ in found] == ["m_channel1_0_1.pt", "m_channel2_0_1.pt"]
+    assert [file.split.channel for _, file, _ in found] == [1, 2]
+    assert {rho for _, _, rho in found} == {0.9}
+    ((path, file, rho),) = read_splits(found[0][0])
+    assert (path, file.sha256, rho) == (found[0][0], found[0][1].sha256, None)
 
 
 @pytest.mark.parametrize(("stem", "name"), [("two", "m_two"), ("m_two", "m_two")])
@@ -36,10 +38,10 @@ def test_run_is_in_its_name_once(stem, name):
 def test_a_split_that_has_changed_or_gone_is_refused(manifest):
     write_split(manifest.with_name("m_channel2_0_1.pt"), split_file(nn.Conv2d(5, 3, 1), 2))
     with pytest.raises(UserError, match=r"m_channel2_0_1\.pt has changed since"):
-        splits_of(manifest)
+        list(read_splits(manifest))
     manifest.with_name("m_channel1_0_1.pt").unlink()
     with pytest.raises(UserError, match="there is no split file"):
-        splits_of(manifest)
+        list(read_splits(manifest))
 
 
 def test_every_damaged_byte_is_found(manifest):

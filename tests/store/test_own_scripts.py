@@ -14,9 +14,10 @@ from tests.oracles import load
 from tests.scripts import CHANNEL, RUN
 from tests.stores import split_file
 from utils.images.transform import Transform
+from utils.networks.loading import fingerprint
 from utils.networks.splitting import network_concepts
-from utils.store import split_network, stored_transform
-from utils.store.splits import read_split, write_split
+from utils.store import split_network, splits, stored_transform
+from utils.store.splits import read_split, write_manifest, write_split
 
 
 @pytest.fixture
@@ -61,6 +62,20 @@ def test_new_channels_are_found_by_name_and_are_what_the_split_says(finished, sp
     for name, row in zip(rows, stored.rows(stored.rho), strict=True):
         torch.testing.assert_close(rows[name], inputs @ row.flatten().float(), rtol=1e-4, atol=1e-4)
     assert rows["bee"][targets == 1].mean() > rows["bee"][targets == 3].mean()
+
+
+def test_each_split_of_a_manifest_is_read_once_and_for_the_transform_a_single_one(tmp_path, monkeypatch):
+    network, read = factories.small(), []
+    context = {"layer": "last", "weights_sha256": fingerprint(network), "num_channels": 12}
+    files = {tmp_path / f"m_channel{k}_0_1.pt": split_file(network.last, k, **context) for k in range(6)}
+    for path, file in files.items():
+        write_split(path, file)
+    write_manifest(tmp_path / "m_layer.json", files, {})
+    monkeypatch.setattr(splits, "read_split", lambda path: (read.append(path), read_split(path))[1])
+    assert stored_transform(tmp_path / "m_layer.json").crop_size == 8 and read == [tmp_path / "m_channel0_0_1.pt"]
+    read.clear()
+    assert split_network(network, tmp_path / "m_layer.json").last.channels == [*range(6)]
+    assert sorted(read) == sorted(files)
 
 
 def test_files_of_several_transforms_have_none_in_common(tmp_path):

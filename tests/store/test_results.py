@@ -1,5 +1,7 @@
 """Results: one file each, of splits as they are, and tables that miss none."""
 
+import os
+
 import pytest
 from torch import nn
 
@@ -8,6 +10,7 @@ from tests.scripts import messages, run_script
 from tests.stores import split_file
 from utils.errors import UserError
 from utils.report import result_files, result_tables
+from utils.store import splits
 from utils.store.files import write_json
 from utils.store.results import Results
 from utils.store.splits import write_split
@@ -119,6 +122,35 @@ def test_results_of_another_version_are_one_line(tmp_path, version):
     assert result.returncode == 2
     (line,) = messages(result.stderr)
     assert f"{path.name} is of another version of this program: delete it and evaluate the split again" in line
+
+
+def test_a_file_is_read_once_by_everything_that_needs_all_results(tmp_path, monkeypatch):
+    known = [without_time(with_split(tmp_path, pair_result(channel))) for channel in (3, 4, 5)]
+    write(tmp_path, *known, {**known[0], "rho": 0.5})
+    read, splits_read = [], []
+    read_result, read_split = Results.read, splits.read_split
+    monkeypatch.setattr(Results, "read", lambda results, path: (read.append(path.name), read_result(results, path))[1])
+    monkeypatch.setattr(splits, "read_split", lambda path: (splits_read.append(path.name), read_split(path))[1])
+    results = results_of(tmp_path)
+    results.check("net", "0")
+    found = [results.find(of_split) for of_split in known]
+    results.make_newest(found)  # one of them is written again
+    tables, _ = result_files.write_tables(results)
+    assert [result["rho"] for result in tables[0].results] == [0.95] * 3
+    assert len(read) == 5 and len(set(read)) == 4 and sorted(splits_read) == sorted(set(splits_read))
+    with_split(tmp_path, pair_result(5))
+    assert len(results.read_all()) == 2 and len(read) == 5 and splits_read[-1] == "net_channel5_1_2.pt"
+
+
+def test_no_folder_is_listed_for_each_result(tmp_path, monkeypatch):
+    known = [without_time(with_split(tmp_path, pair_result(channel))) for channel in range(3, 9)]
+    write(tmp_path, *known)
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path))
+    results = results_of(tmp_path)
+    results.make_newest([results.find(of_split) for of_split in known])
+    assert len(listed) == 1
 
 
 # --------------------------------------------------------------------------------------------------------------------

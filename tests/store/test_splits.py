@@ -18,7 +18,7 @@ from utils.networks.loading import fingerprint
 from utils.store import splits
 from utils.store.files import split_suffix
 from utils.store.networks import split_network
-from utils.store.splits import find_splits, read_split, split_path, write_split
+from utils.store.splits import StoredSplits, read_split, split_path, write_split
 
 MODULE = nn.Conv2d(2, 3, 1)
 
@@ -133,10 +133,32 @@ def test_content_that_was_changed_without_the_checksum_is_refused(tmp_path):
         read_split(path)
 
 
+def test_a_file_of_format_4_is_the_same_split(tmp_path):
+    file = split_file(MODULE, 1)
+    write_split(tmp_path / "packed.pt", file)
+    torch.save(file.content(), tmp_path / "plain.pt")  # as it was written before
+    assert torch.load(tmp_path / "packed.pt", weights_only=True)["format"] == 5
+    packed, plain = (read_split(tmp_path / name) for name in ("packed.pt", "plain.pt"))
+    assert equal(parts(packed), parts(plain)) and plain.sha256 == file.sha256
+
+
+def test_a_digest_is_read_again_when_the_file_has_changed(tmp_path, monkeypatch):
+    path, read = tmp_path / "split.pt", []
+    monkeypatch.setattr(splits, "read_split", lambda path: (read.append(path), read_split(path))[1])
+    for channel in (1, 2):
+        file = split_file(MODULE, channel)
+        write_split(path, file)
+        assert [splits.stored_digest(path) for _ in range(3)] == [file.sha256] * 3
+        assert len(read) == channel
+    path.unlink()
+    with pytest.raises(UserError, match="there is no split file"):
+        splits.stored_digest(path)
+
+
 OTHER_VERSION = "old.pt was made by another version of this program: run disentangle_channel.py again"
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 6])
 def test_a_split_of_another_format_is_one_line(tmp_path, version):
     torch.save({"format": version, "weight": torch.ones(2)}, tmp_path / "old.pt")
     with pytest.raises(UserError) as refused:
@@ -183,7 +205,7 @@ def test_everything_that_makes_another_split_makes_another_name_that_is_found(tm
     assert len(set(suffixes)) == len(wishes)
     for suffix in suffixes:
         split_path(tmp_path, "m", 1, [[2], [3]], suffix).touch()
-    assert len(find_splits(tmp_path, "m", 1, [[2], [3]])) == len(wishes)
+    assert len(StoredSplits(tmp_path, "m").find(1, [[2], [3]])) == len(wishes)
     for expected, wish in (
         ("", {}),
         ("_only_correct", {"only_correct": True}),
@@ -205,10 +227,12 @@ def test_exactly_the_splits_of_a_channel_and_its_concepts_are_found(tmp_path):
         (tmp_path / f"{name}.pt").touch()
     (tmp_path / "m_channel1_2_3.json").touch()
     (tmp_path / ".m_channel1_2_3.pt.ab.tmp").touch()
-    assert [path.stem for path in find_splits(tmp_path, "m", 1, [[2], [3]])] == sorted(names)
-    assert [path.stem for path in find_splits(tmp_path, "m", 1)] == sorted([*names, *channel])
-    assert [path.stem for path in find_splits(tmp_path, "m", 1, [[2, 3], [4]])] == ["m_channel1_2-3_4"]
-    assert find_splits(tmp_path, "m", 1, [[5], [6]]) == find_splits(tmp_path / "none", "m", 1) == []
+    stored = StoredSplits(tmp_path, "m")
+    assert [path.stem for path in stored.find(1, [[2], [3]])] == sorted(names)
+    assert [path.stem for path in stored.find(1)] == sorted([*names, *channel])
+    assert [path.stem for path in stored.find(1, [[2, 3], [4]])] == ["m_channel1_2-3_4"]
+    assert [path.stem for path in stored.all()] == sorted([*names, *channel, *others[:2]])
+    assert stored.find(1, [[5], [6]]) == stored.find(12) == StoredSplits(tmp_path / "none", "m").find(1) == []
 
 
 def test_a_split_file_is_applied_to_a_network_in_one_call(tmp_path):

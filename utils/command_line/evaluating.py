@@ -23,6 +23,7 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(figure_wishes(settings), validation, opened.splits, opened.transform)
     shown = []
+    stored = []
     written: list[Path] = []
     evaluated = evaluate(opened.splits, described, validation, results, settings.get_channel_card)
     for number, result, arrays in evaluated:
@@ -33,14 +34,15 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
                 result = result_of(described[number], arrays, split, validation)
                 if settings.get_quantitative:
                     results.write(result)
-            elif settings.get_quantitative:
-                results.make_newest(result)
+            else:
+                stored.append(result)
             warn_of_empty_inclusion(result)
             written += figures.draw(number, result, arrays)
             shown.append(result)
     if not shown:
         opened.problems.finish("evaluated")
     if settings.get_quantitative:
+        results.make_newest(stored)
         tables, paths = write_tables(results)
         print_results(results, tables, shown)
         written = paths + written

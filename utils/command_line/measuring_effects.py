@@ -23,8 +23,8 @@ def measure_effect(opened: OpenedSplits, validation: ImagePass | StoredValidatio
     for number, fields in enumerate(described):
         effect = effects.find(fields)
         if effect is not None:
-            effects.make_newest(effect)
             measured[number] = effect
+    effects.make_newest(measured.values())
     missing = [number for number in range(len(described)) if number not in measured]
     missing_splits = [opened.splits[number] for number in missing]
     for position, values in measure_effects(missing_splits, validation, settings.effect_to):

@@ -1,6 +1,5 @@
 """Opens what a report shows: the stored results of a layer, and the measured results of its splits."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from utils.command_line.split_opening import model_dir_of
 from utils.errors import UserError, listed
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic
+from utils.processes import progress
 from utils.report.page_commands import COUNTED, ORIGIN, StageTwo
 from utils.report.page_data import ReportedLayer
 from utils.report.page_splits import MeasuredSplits, in_order, kind_of
@@ -21,7 +21,7 @@ from utils.store.files import refuse_differences
 from utils.store.importance_store import ImportanceStore
 from utils.store.results import Results
 from utils.store.separations import Separations
-from utils.store.splits import SplitFile, read_split
+from utils.store.splits import SplitFile, StoredSplits, read_split
 
 
 def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple[ReportedLayer, MeasuredSplits]:
@@ -64,9 +64,8 @@ def _splits(settings: ResultSettings, run: str, meta: dict[str, Any]) -> dict[in
     """The split files of each channel of a network and layer; files of others are left out, with a message."""
     of_channels: dict[int, list[tuple[Path, SplitFile]]] = {}
     left_out = []
-    for path in sorted(model_dir_of(settings).glob(f"{run}_channel*.pt")):
-        if not re.match(r"_channel\d+_", path.name.removeprefix(run)):
-            continue
+    paths = StoredSplits(model_dir_of(settings), run).all()
+    for path in progress(paths, "reading splits", unit=" splits", delay=2, leave=False):
         try:
             file = read_split(path)
             refuse_differences(meta, file.context, ("layer", "weights_sha256", "transform", "classes"), path)

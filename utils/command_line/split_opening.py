@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS
 from utils.networks.opened_network import OpenedNetwork
 from utils.plugins import flags_of
+from utils.processes import progress
 from utils.stages.validation import (
     ImagePass,
     StoredValidation,
@@ -44,7 +46,7 @@ from utils.store.candidates import RequestedCandidate
 from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
-from utils.store.splits import SPLIT_CONTEXT, SplitFile, find_splits, read_split, splits_of
+from utils.store.splits import SPLIT_CONTEXT, SplitFile, StoredSplits, read_split, read_splits
 from utils.store.study import Study
 
 NO_VAL_STORE = (
@@ -118,13 +120,13 @@ def open_splits(settings: ResultSettings, device: torch.device) -> OpenedSplits:
     stage_two: dict[str, Any] = {}
     readers: list[tuple[str, Callable[[], ReadSplit]]]
     if settings.splits:
-        named = [(path, rho) for splits in settings.splits for path, rho in splits_of(splits)]
-        readers = [(str(path), partial(_read_named, path, rho)) for path, rho in named]
+        readers = list(chain.from_iterable(map(_readers_of, settings.splits)))
     else:
         candidates = requested_candidates(settings)
         stage_two = candidates.settings
+        stored = StoredSplits(model_dir_of(settings), run)
         readers = [
-            (f"channel {candidate.channel}", partial(_find_split, settings, run, candidate, stage_two))
+            (f"channel {candidate.channel}", partial(_find_split, settings, stored, candidate, stage_two))
             for candidate in candidates.candidates
         ]
     problems = Problems(len(readers))
@@ -143,7 +145,7 @@ def _open_each(
     """The splits that can be read and are of the same network, layer and images as the first one."""
     opened: dict[Path, OpenedSplit] = {}
     context = None
-    for name, read in readers:
+    for name, read in progress(readers, "opening splits", unit=" splits", delay=2, leave=False):
         with problems.noted(name):
             path, file, rho = read()
             SOURCES.require(file.source["name"], path)
@@ -173,24 +175,28 @@ def model_dir_of(settings: ResultSettings) -> Path:
     return model_dir
 
 
-def _read_named(path: Path, rho: float | None) -> ReadSplit:
-    return path, read_split(path), rho
+def _readers_of(splits: str) -> list[tuple[str, Callable[[], ReadSplit]]]:
+    """A reader of a split file; or one of each split of a manifest, which are read now, as all of them must be whole."""
+    if Path(splits).suffix != ".json":
+        return [(str(splits), lambda: next(read_splits(splits)))]
+    return [(str(read[0]), partial(lambda read: read, read)) for read in read_splits(splits)]
 
 
 def _find_split(
-    settings: ResultSettings, run: str, candidate: RequestedCandidate, stage_two: dict[str, Any]
+    settings: ResultSettings, stored: StoredSplits, candidate: RequestedCandidate, stage_two: dict[str, Any]
 ) -> ReadSplit:
     """The one split of a candidate; names are resolved by the splits' own class map."""
+    read = cache(read_split)  # of one candidate: the same file may have its classes and be the one that is wanted
     with naming(candidate):
-        model_dir = model_dir_of(settings)
-        present = find_splits(model_dir, run, candidate.channel)
+        present = stored.find(candidate.channel)
         if not present:
             raise UserError(
-                f"there is no split of channel {candidate.channel} of {run} in {model_dir}: run disentangle_channel.py"
+                f"there is no split of channel {candidate.channel} of {stored.run} in {stored.folder}: "
+                "run disentangle_channel.py"
             )
-        context = _first_readable(present).context
+        context = _first_readable(present, read).context
         concepts = resolve(candidate, settings.channel_flag, context, ClassMap(context["classes"]))
-        of_concepts = find_splits(model_dir, run, candidate.channel, concepts)
+        of_concepts = stored.find(candidate.channel, concepts)
         if not of_concepts:
             names = ", ".join(path.name for path in present[:20])
             wanted = "_".join("-".join(map(str, concept)) for concept in concepts)
@@ -198,19 +204,20 @@ def _find_split(
                 f"there is no split of channel {candidate.channel} and classes {wanted}, only {names}: "
                 "run disentangle_channel.py for these concepts"
             )
-        path, file = _only_wanted(settings, of_concepts, stage_two)
+        path, file = _only_wanted(settings, {path: read(path) for path in of_concepts}, stage_two)
         expected = {"channel": candidate.channel, "classes": concepts}
         actual = {"channel": file.split.channel, "classes": file.split.classes}
         refuse_differences(expected, actual, expected, path)
         return path, file, None
 
 
-def _only_wanted(settings: ResultSettings, paths: list[Path], stage_two: dict[str, Any]) -> tuple[Path, SplitFile]:
+def _only_wanted(
+    settings: ResultSettings, files: dict[Path, SplitFile], stage_two: dict[str, Any]
+) -> tuple[Path, SplitFile]:
     """The only one of several splits of the same concepts that has the settings of the flags; else UserError."""
-    files = {path: read_split(path) for path in paths}
     wanted = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
     if len(wanted) != 1:
-        names = ", ".join(path.name for path in wanted or paths)
+        names = ", ".join(path.name for path in wanted or files)
         which = "several splits match" if wanted else "no split matches"
         selectors = ", ".join(f"--{name}" for name in flags_of(DIVISIONS.all()))
         all_selectors = f"--only_correct or --no-only_correct, {selectors}, --split_by and --background"
@@ -230,14 +237,14 @@ def _is_wanted(file: SplitFile, settings: ResultSettings, stage_two: dict[str, A
     )
 
 
-def _first_readable(paths: list[Path]) -> SplitFile:
+def _first_readable(paths: list[Path], read: Callable[[Path], SplitFile]) -> SplitFile:
     """The first of several split files that is not damaged."""
     for path in paths[:-1]:
         try:
-            return read_split(path)
+            return read(path)
         except UserError:
             continue
-    return read_split(paths[-1])
+    return read(paths[-1])
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -25,16 +26,18 @@ from utils.defaults import LAYER
 from utils.errors import UserError, printable, shortened
 
 LEFTOVER_SECONDS = 3600
+_cleaned: dict[Path, float] = {}  # when this process last looked for leftovers in a folder
 
 Layout = dict[str, tuple[Any, tuple[Any, ...]]]  # dtype and shape of each array of an npz, by name
 DIGEST = (np.uint8, (32,))  # dtype and shape of a ``digest_array``
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically, and remove the temporary files that killed writers have left in its folder.
 
     Writers on other machines may share the folder, so the owner of a temporary file is unknown: random names keep
-    writers apart, and a temporary file that is an hour older than the file just written is taken as abandoned.
+    writers apart, and a temporary file that is an hour older than the file just written is taken as abandoned. A
+    process looks for them when it first writes to a folder, and then once an hour.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -49,7 +52,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
     with suppress(OSError):  # another writer may remove them at the same time
-        remove_leftovers(path.parent, path.stat().st_mtime - LEFTOVER_SECONDS)
+        now = path.stat().st_mtime
+        if now - _cleaned.get(path.parent, -math.inf) >= LEFTOVER_SECONDS:  # listing a folder for every file is slow
+            _cleaned[path.parent] = now
+            remove_leftovers(path.parent, now - LEFTOVER_SECONDS)
 
 
 def remove_leftovers(folder: Path, before: float) -> None:
@@ -57,6 +63,15 @@ def remove_leftovers(folder: Path, before: float) -> None:
     for leftover in folder.glob(".*.tmp"):
         if leftover.stat().st_mtime < before:
             leftover.unlink(missing_ok=True)
+
+
+def file_identity(path: Path) -> tuple[int, ...] | None:
+    """Numbers that change when a file is written again; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @contextmanager
@@ -118,7 +133,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as an uncompressed npz; equal arrays make equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with its own keyword
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getbuffer())
 
 
 def read_arrays(path: Path, layout: Layout, advice: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

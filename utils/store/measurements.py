@@ -2,14 +2,16 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar
 
 from utils.errors import UserError
-from utils.store.files import damage_is_one_line, read_json, write_json
-from utils.store.splits import read_split
+from utils.processes import progress
+from utils.store.files import damage_is_one_line, file_identity, read_json, write_json
+from utils.store.splits import stored_digest
 
 
 def split_at(entry: dict[str, Any]) -> str:
@@ -41,6 +43,8 @@ class Measurements(ABC):
     model_dir: Path | str | None
     stale: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    # What ``entries`` has read: the identity of each file, and its entry
+    _kept: dict[Path, tuple[Any, dict[str, Any]]] = field(default_factory=dict, init=False, repr=False)
 
     kind: ClassVar[str]
     word: ClassVar[str]
@@ -65,6 +69,19 @@ class Measurements(ABC):
 
     def paths(self) -> list[Path]:
         return sorted((self.folder / self.kind).glob("*.json"))
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries of all files, which must not be changed; a file that has not changed is read once."""
+        paths = self.paths()
+        for path in progress(paths, f"reading {self.kind}", unit=" files", delay=2, leave=False):
+            self._kept[path] = file_identity(path), self._unchanged(path) or self.read(path)
+        self._kept = {path: self._kept[path] for path in paths}
+        return [entry for _, entry in self._kept.values()]
+
+    def _unchanged(self, path: Path) -> dict[str, Any] | None:
+        """The entry of a file that ``entries`` has read and that has not changed since; else None."""
+        identity, entry = self._kept.get(path, (None, None))
+        return entry if identity == file_identity(path) else None
 
     def state(self) -> list[tuple[str, int]]:
         """Names and modification times of the files, to find out later whether any has changed."""
@@ -95,7 +112,7 @@ class Measurements(ABC):
         if not path.is_file():
             return None
         try:
-            entry = self.read(path)
+            entry = self._unchanged(path) or self.read(path)
         except UserError:  # damaged or of another version: it will be measured again
             return None
         return entry if all(entry.get(name) == value for name, value in expected.items()) else None
@@ -103,7 +120,7 @@ class Measurements(ABC):
     def split_digest(self, split: str) -> str | None:
         """The present digest of a split file; None if it is missing or damaged."""
         try:
-            return read_split(Path(self.model_dir or "") / f"{split}.pt").sha256
+            return stored_digest(Path(self.model_dir or "") / f"{split}.pt")
         except UserError:
             return None
 
@@ -114,8 +131,10 @@ class OfSplits(Measurements):
     setting: ClassVar[str]  # the name of the value that an entry was measured at, besides rho
 
     def read_all(self) -> list[dict[str, Any]]:
-        entries = [self.read(path) for path in self.paths()]
-        digests = {split: self.split_digest(split) for split in {entry["split"] for entry in entries}}
+        entries = self.entries()
+        splits = sorted({entry["split"] for entry in entries})
+        bar = progress(splits, "reading digests", unit=" splits", delay=2, leave=False)
+        digests = {split: self.split_digest(split) for split in bar}
         self.unchecked = []
         self.stale = []
         unchanged = []
@@ -131,9 +150,12 @@ class OfSplits(Measurements):
         newest = {(entry["split"], entry[self.setting]): entry for entry in unchanged}
         return [newest[key] for key in sorted(newest)]
 
-    def make_newest(self, entry: dict[str, Any]) -> None:
-        """Write a stored entry again if another rho of its split and setting was measured after it."""
-        name = self.name({**entry, "rho": "*"})
-        same_split = (self.folder / self.kind).glob(f"{name}.json")
-        if any(self.read(path)["evaluation"] > entry["evaluation"] for path in same_split):
-            self.write(entry)
+    def make_newest(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Write stored entries again for whose split and setting another rho was measured after them."""
+        newest: dict[tuple, int] = {}
+        for stored in self.entries():
+            key = stored["split"], stored[self.setting]
+            newest[key] = max(newest.get(key, 0), stored["evaluation"])
+        for entry in entries:
+            if newest.get((entry["split"], entry[self.setting]), 0) > entry["evaluation"]:
+                self.write(entry)

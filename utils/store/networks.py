@@ -1,6 +1,7 @@
 """For your own scripts: a network with the splits of some files, and the transform of its images."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from utils.images.transform import Transform
 from utils.networks.loading import fingerprint
 from utils.networks.splitting import why_other_weights, with_splits
-from utils.store.splits import read_split, splits_of, transform_from
+from utils.store.splits import read_splits, transform_from
 
 
 def split_network(network: nn.Module, *paths: Path | str, rhos: Sequence[float | None] | None = None) -> nn.Module:
@@ -37,8 +38,7 @@ def split_network(network: nn.Module, *paths: Path | str, rhos: Sequence[float |
     weights = fingerprint(network)
     files = []
     chosen_rhos = []
-    for split_path, stored_rho in (split for path in paths for split in splits_of(path)):
-        file = read_split(split_path)
+    for split_path, file, stored_rho in chain.from_iterable(map(read_splits, paths)):
         if file.context["weights_sha256"] != weights:
             raise ValueError(f"{split_path} was made for {file.context['model']}{why_other_weights(network)}")
         files.append(file)
@@ -51,7 +51,7 @@ def stored_transform(*paths: Path | str) -> Transform:
     """The evaluation transform that splits were made with.
 
     Calling it with a PIL image gives a float32 Tensor [3, H, W], resized, cropped and normalised. ``paths`` are split
-    files or manifests, as for ``split_network``.
+    files or manifests, as for ``split_network``; of a manifest, whose splits have one transform, a single split is read.
 
     Raises
     ------
@@ -60,8 +60,8 @@ def stored_transform(*paths: Path | str) -> Transform:
     ValueError
         Files of different transforms, or none.
     """
-    files = [read_split(file) for path in paths for file, _ in splits_of(path)]
-    transforms = {transform_from(file.context["transform"]) for file in files}
+    first_splits = [next(read_splits(path)) for path in paths]
+    transforms = {transform_from(file.context["transform"]) for _, file, _ in first_splits}
     if len(transforms) != 1:
         raise ValueError("the files are of different transforms" if transforms else "no split file was given")
     return transforms.pop()

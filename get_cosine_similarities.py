@@ -123,7 +123,7 @@ def main(settings: SimilaritySettings) -> None:
     counts = class_store.require_relevant(settings.tau)[int(settings.only_correct)]
     files = LayerFiles(path, candidates, groups)
     findings = LayerFindings(stage_two, layer_classes, channels, kept, counts, classes)
-    screen = LayerScreen(settings, store, findings, files)
+    screen = LayerScreen(settings, store, class_store, findings, files)
     screen.show(guide)
     if synsets is not None:
         written += plot_wordnet(

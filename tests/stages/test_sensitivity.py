@@ -10,12 +10,14 @@ from tests.oracles import average_precision
 from tests.scripts import NETWORK, RUN, run_script, stage1
 from utils.method.significance import permutation
 from utils.report.thresholds import sensitivity_figure, table
+from utils.stages import sensitivity as stage
 from utils.stages.gamma_diagnostics import clean_split
 from utils.stages.relevance import find_classes
 from utils.stages.sensitivity import sensitivity
 from utils.stages.separation import ValidationInputs
 from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
 COUNTED = {"only_correct": False, "min_images": 1, "only_above_mean": False}
 TAUS, PS, GAMMAS = [0.05, 0.1], [0.5, 0.8], [0.3, 0.9]
@@ -46,9 +48,15 @@ def precision_by_hand(found, channel, concepts, validation, permuted):
     return values
 
 
-def test_each_combination_is_what_a_single_run_finds(stores):
+def rows_of(stores, unfinished):
     store, class_store, validation = stores
-    rows = sensitivity(store, class_store, taus=TAUS, ps=PS, gammas=GAMMAS, counted=COUNTED, validation=validation)
+    asked = {"taus": TAUS, "ps": PS, "gammas": GAMMAS, "counted": COUNTED}
+    return sensitivity(store, class_store, **asked, unfinished=unfinished, validation=validation)
+
+
+def test_each_combination_is_what_a_single_run_finds(stores, tmp_path):
+    store, class_store, validation = stores
+    rows = rows_of(stores, Unfinished(tmp_path / "x.csv", {}))
     found = [(row["tau"], row["p"], row["gamma"]) for row in rows]
     assert found == [(tau, p, gamma) for tau in TAUS for p in PS for gamma in GAMMAS]
     assert any(row["split"] for row in rows)
@@ -65,6 +73,29 @@ def test_each_combination_is_what_a_single_run_finds(stores):
             values = [precision_by_hand(found, one.channel, one.concepts, validation, permuted) for one in split]
             expected = np.nanmean(np.concatenate(values)) if values else np.nan
             assert row[name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_run_that_was_stopped_measures_the_other_combinations(stores, tmp_path, monkeypatch):
+    whole = rows_of(stores, Unfinished(tmp_path / "whole.csv", {}))
+    measured, unfinished = [], Unfinished(tmp_path / "table.csv", {})
+
+    def stop_at(number):
+        def measure(layer_classes, gamma, validation):
+            if len(measured) == number:
+                raise KeyboardInterrupt
+            measured.append(gamma)
+            return measure_whole(layer_classes, gamma, validation)
+
+        return measure
+
+    measure_whole = stage._measured
+    monkeypatch.setattr(stage, "_measured", stop_at(3))
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(stores, unfinished)
+    monkeypatch.setattr(stage, "_measured", stop_at(None))
+    rows = rows_of(stores, unfinished)
+    assert len(measured) == len(rows) == 8
+    assert str(rows) == str(whole)  # NaN is equal to itself here
 
 
 def test_stage_2_writes_one_table_and_one_figure_and_no_candidates(copy, with_full_figures):

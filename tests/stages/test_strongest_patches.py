@@ -1,5 +1,6 @@
 """The strongest patches of many units, against whole maps of all images."""
 
+from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.stages import strongest_patches
 from utils.stages.strongest_patches import TILE, TopPatches, find_strongest, tiles_of, unit_keys
+from utils.store.unfinished import Unfinished
 
 SIZE, NUM_UNITS = 24, 5
 TRANSFORM = Transform(resize_size=SIZE, crop_size=SIZE)
@@ -54,12 +56,13 @@ class LinearTokens(Tokens):
 
 @pytest.mark.parametrize("most", [2**24, 1])
 @pytest.mark.parametrize("kind", [Small, LinearTokens])
-def test_they_are_those_of_whole_maps_in_their_order(images, kind, most, monkeypatch):
+def test_they_are_those_of_whole_maps_in_their_order(images, kind, most, tmp_path, monkeypatch):
     """In blocks of units of any size; every unit's largest position in each image, by a loop."""
     monkeypatch.setattr(strongest_patches, "MOST_VALUES", most)
     network = opened_network(kind)
     rows, biases = units(network.layer)
-    found = find_strongest(source_of(images).in_order(range(len(images)), None), network, rows, biases)
+    unfinished = Unfinished(tmp_path / "patches.npz", {})
+    found = find_strongest(source_of(images), network, rows, biases, unfinished)
     assert [tuple(part.shape) for part in found] == [(NUM_UNITS, 16), (NUM_UNITS, 16), (NUM_UNITS, 16, 2)]
     ((_, pixels, _),) = source_of(images).batches([list(range(len(images)))], None)
     x = network.module.stem(pixels)
@@ -74,6 +77,31 @@ def test_they_are_those_of_whole_maps_in_their_order(images, kind, most, monkeyp
             row, column = np.unravel_index(map_.argmax(), map_.shape)
             assert found.values[unit, rank].item() == pytest.approx(map_.max(), rel=1e-4, abs=1e-5)
             assert found.centres[unit, rank].tolist() == pytest.approx([(row + 0.5) / 12, (column + 0.5) / 12])
+
+
+def test_a_pass_that_was_stopped_goes_on_to_the_same_patches(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(strongest_patches, "KEPT_IMAGES", 10)
+    monkeypatch.setattr(strongest_patches, "MOST_VALUES", 2 * 5 * 144)
+    network, source = opened_network(), source_of(images)
+    rows, biases = units(network.layer)
+    whole = find_strongest(source, network, rows, biases, Unfinished(tmp_path / "whole.npz", {}))
+    unfinished, seen = Unfinished(tmp_path / "patches.npz", {}), []
+
+    def step(self, *args, at=None):
+        seen.append(len(args[1]))
+        if at is not None and len(seen) == at:
+            raise KeyboardInterrupt
+        return with_batch(self, *args)
+
+    with_batch = TopPatches.with_batch
+    monkeypatch.setattr(TopPatches, "with_batch", partialmethod(step, at=3 * 4))  # three blocks of units: batch 4
+    with pytest.raises(KeyboardInterrupt):
+        find_strongest(source, network, rows, biases, unfinished)
+    seen.clear()
+    monkeypatch.setattr(TopPatches, "with_batch", step)
+    found = find_strongest(source, network, rows, biases, unfinished)
+    assert sum(seen) == 3 * (len(images) - 10)
+    assert all(torch.equal(*parts) for parts in zip(found, whole, strict=True))
 
 
 def test_of_equal_values_the_earlier_image_counts_and_fewer_images_leave_places_empty():

@@ -12,6 +12,7 @@ from utils.stages.sensitivity import sensitivity
 from utils.stages.separation import ValidationInputs
 from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
 
 def measure_sensitivity(
@@ -22,7 +23,14 @@ def measure_sensitivity(
     ``store`` is complete.
     """
     criteria = {name: getattr(settings, name) for name in ("only_correct", "min_images", "only_above_mean")}
-    validation = _validation(settings, run, store.meta)
+    stem = f"{run}_sensitivity" + "".join(f"_{name}" for name in ("only_correct", "only_above_mean") if criteria[name])
+    stem += f"_min{settings.min_images}" if settings.min_images > 1 else ""
+    output_dir = Path(settings.output_dir)
+    path = output_dir / "results_get_cosine_similarities" / f"{stem}.csv"
+    val_store = _val_store(settings, run, store.meta)
+    validation = None if val_store is None else ValidationInputs(val_store, [])
+    made_from = {"training": store.meta, "validation": val_store and val_store.meta, "counted": criteria}
+    unfinished = Unfinished(path, made_from)
     rows = sensitivity(
         store,
         class_store,
@@ -30,12 +38,11 @@ def measure_sensitivity(
         ps=sorted(set(settings.ps)),
         gammas=sorted(set(map(gamma_from, settings.cos_sim_highs))),
         counted=criteria,
+        unfinished=unfinished,
         validation=validation,
     )
-    stem = f"{run}_sensitivity" + "".join(f"_{name}" for name in ("only_correct", "only_above_mean") if criteria[name])
-    stem += f"_min{settings.min_images}" if settings.min_images > 1 else ""
-    output_dir = Path(settings.output_dir)
-    path = write_sensitivity(output_dir / "results_get_cosine_similarities" / f"{stem}.csv", rows)
+    write_sensitivity(path, rows)
+    unfinished.remove()
     title = f"{settings.model}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**criteria)}"
     drawn = sensitivity_figure(rows, title, settings.figure_width)
     figure = write_figure(output_dir / "plots" / stem, drawn, settings.figure_width)
@@ -45,8 +52,8 @@ def measure_sensitivity(
     print_end([path, figure], [])
 
 
-def _validation(settings: SimilaritySettings, run: str, meta: dict[str, Any]) -> ValidationInputs | None:
-    """The inputs of a complete val store of the same network, layer and images; else None."""
+def _val_store(settings: SimilaritySettings, run: str, meta: dict[str, Any]) -> ImportanceStore | None:
+    """A complete val store of the same network, layer and images; else None."""
     store = ImportanceStore(settings.store_dir, run, "val")
     if not store.meta_path.is_file():
         return None
@@ -54,4 +61,4 @@ def _validation(settings: SimilaritySettings, run: str, meta: dict[str, Any]) ->
     complete = store.images_path.is_file() and not store.missing_chunks()
     if not complete or any(val_meta[key] != meta[key] for key in ("weights_sha256", "layer", "transform", "classes")):
         return None
-    return ValidationInputs(store, [])
+    return store

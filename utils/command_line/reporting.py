@@ -33,6 +33,7 @@ from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of,
 from utils.store.files import run_name
 from utils.store.scores import NEW
 from utils.store.strongest import read_strongest, stacked, write_strongest
+from utils.store.unfinished import Unfinished
 
 
 def make_report(settings: ResultSettings) -> None:
@@ -189,12 +190,13 @@ class PatchMaker:
         stored = read_strongest(path)
         new = [unit for unit, key in enumerate(keys) if key.tobytes() not in stored]
         if new:
-            loader = self._source.in_order(range(len(self.images)), "validation images")
             new_biases = None if biases is None else biases[new]
-            strongest = find_strongest(loader, self.network.to(self.device), rows[new], new_biases)
+            unfinished = Unfinished(path, {"units": [keys[unit].tobytes().hex() for unit in new]})
+            strongest = find_strongest(self._source, self.network.to(self.device), rows[new], new_biases, unfinished)
             units = zip(*(part.numpy() for part in strongest), strict=True)
             stored |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
             write_strongest(path, stored)
+            unfinished.remove()
         return keys, TopPatches(*map(torch.from_numpy, stacked(stored[key.tobytes()] for key in keys)))
 
     @cached_property

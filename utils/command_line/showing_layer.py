@@ -10,6 +10,7 @@ from utils.divisions.division_registry import USUAL
 from utils.report import gamma_guide, layer_tables
 from utils.report.channel_text import LayerFindings, print_best, print_channel, smaller_p
 from utils.stages.relevance import pairs_at_taus
+from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
 
 STAGE2 = "get_cosine_similarities.py"
@@ -38,6 +39,7 @@ class LayerScreen:
 
     settings: SimilaritySettings
     store: ImportanceStore
+    class_store: ClassStore
     findings: LayerFindings
     files: LayerFiles
 
@@ -60,7 +62,8 @@ class LayerScreen:
         if not len(findings.candidates):
             names = ("p", "only_correct", "min_images", "only_above_mean")
             criteria = {name: findings.settings[name] for name in names}
-            layer_tables.print_helpful_taus(pairs_at_taus(self.store, findings.layer, cosines, **criteria))
+            numbers = pairs_at_taus(self.store, self.class_store, findings.layer, cosines, **criteria)
+            layer_tables.print_helpful_taus(numbers)
 
     def commands(self) -> list[Command]:
         """The commands to run next."""

@@ -176,7 +176,7 @@ def model_dir_of(settings: ResultSettings) -> Path:
 
 
 def _readers_of(splits: str) -> list[tuple[str, Callable[[], ReadSplit]]]:
-    """A reader of a split file; or one of each split of a manifest, which are read now, as all of them must be whole."""
+    """A reader of a split file, or of each split of a manifest: these are read now, as all of them must be whole."""
     if Path(splits).suffix != ".json":
         return [(str(splits), lambda: next(read_splits(splits)))]
     return [(str(read[0]), partial(lambda read: read, read)) for read in read_splits(splits)]

@@ -18,12 +18,12 @@ class ClassMeans:
     """Class means of the tap sums, from running sums, whose size does not depend on the number of images.
 
     Over [all images, correctly classified ones] x [even, odd index]: the difference of two halves shows how reliable a
-    mean is.
+    mean is. ``images`` [2, 2, T] and ``sums`` [2, 2, T, C_in, taps] are those of the images so far.
     """
 
     def __init__(self, num_classes: int, num_inputs: int, num_taps: int) -> None:
-        self._images = torch.zeros(2, 2, num_classes, dtype=torch.int64)
-        self._sums = torch.zeros(2, 2, num_classes, num_inputs, num_taps, dtype=torch.float64)
+        self.images = torch.zeros(2, 2, num_classes, dtype=torch.int64)
+        self.sums = torch.zeros(2, 2, num_classes, num_inputs, num_taps, dtype=torch.float64)
 
     def add(self, input_sums: Tensor, targets: Tensor, predictions: Tensor, indices: Tensor) -> None:
         """Add images: ``input_sums`` [n, C_in, taps]; ``targets``, ``predictions`` and ``indices`` [n]."""
@@ -32,16 +32,16 @@ class ClassMeans:
         rows = torch.stack([of_classes & ~odd, of_classes & odd], dim=1)  # [2, 2, present classes, n]
         # sums over the images of classes as one product, which is many times as fast
         sums = rows.flatten(0, 2).double() @ input_sums.double().flatten(1)
-        self._images[:, :, classes] += rows.sum(-1)
-        self._sums[:, :, classes] += sums.view(*rows.shape[:3], *input_sums.shape[1:])
+        self.images[:, :, classes] += rows.sum(-1)
+        self.sums[:, :, classes] += sums.view(*rows.shape[:3], *input_sums.shape[1:])
 
     def numbers(self) -> Tensor:
         """Numbers of images of [all, even, odd] indices: [2, 3, T]."""
-        return _with_all(self._images)
+        return _with_all(self.images)
 
     def means(self) -> Tensor:
         """Means over images of [all, even, odd] indices, [2, 3, T, C_in, taps] float64; NaN where there is none."""
-        return _with_all(self._sums) / self.numbers()[..., None, None]
+        return _with_all(self.sums) / self.numbers()[..., None, None]
 
 
 class RelevantCounts:

@@ -1,10 +1,11 @@
 """Stage 2: class means of the layer's input and counts of relevant images, from one pass over the chunks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.method.grouping import ChannelGroups, class_groups
 from utils.method.importance import relevant_classes
@@ -18,9 +19,13 @@ from utils.method.polysemanticity import (
     gamma_polysemantic,
     overall_mean,
 )
+from utils.processes import progress
 from utils.store.class_statistics import ClassStore
+from utils.store.files import Layout
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
+KEPT_CHUNKS = 64  # of a pass are a step that is kept
 ENOUGH = 100  # pairs, to try no further tau
 HELPFUL_TAUS = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
 
@@ -38,7 +43,7 @@ class ClassStatistics(NamedTuple):
     relevant: list[Tensor]
 
 
-def class_statistics(store: ImportanceStore, class_store: ClassStore, taus: list[float]) -> ClassStatistics:
+def class_statistics(store: ImportanceStore, class_store: ClassStore, taus: Sequence[float]) -> ClassStatistics:
     """The ClassStatistics for each of ``taus``.
 
     Stored statistics are read; missing ones are computed in one pass over the chunks, and stored.
@@ -51,25 +56,36 @@ def class_statistics(store: ImportanceStore, class_store: ClassStore, taus: list
     taus
     """
     means = class_store.read_means()
-    missing = [tau for tau in taus if class_store.read_relevant(tau) is None]
+    missing = [tau for tau in taus if not class_store.has_relevant(tau)]
     if means is None or missing:
-        _store_statistics(store, class_store, means is not None, missing)
+        _store_statistics(store, class_store, means is None, missing)
         means = class_store.require_means()
     mean_inputs, images = means
     return ClassStatistics(mean_inputs, images, [class_store.require_relevant(tau) for tau in taus])
 
 
-def _store_statistics(store: ImportanceStore, class_store: ClassStore, has_means: bool, missing: list[float]) -> None:
-    """Compute the class means, unless it ``has_means``, and the counts for the taus that are ``missing``."""
+def _store_statistics(
+    store: ImportanceStore, class_store: ClassStore, needs_means: bool, missing: Sequence[float]
+) -> None:
+    """Compute the class means, if they are needed, and the counts for the taus that are ``missing``.
+
+    The sums so far are kept every ``KEPT_CHUNKS`` chunks.
+    """
     num_outputs, num_channels, num_inputs, num_taps = (
         store.meta[key] for key in ("num_outputs", "num_channels", "num_inputs", "num_taps")
     )
-    means = None if has_means else ClassMeans(num_outputs, num_inputs, num_taps)
+    means = ClassMeans(num_outputs, num_inputs, num_taps) if needs_means else None
     counts = [RelevantCounts(tau, num_outputs, num_channels) for tau in missing]
     names = ["targets", "predictions"]
     names += ["input_sums"] if means else []
     names += ["relative_importances", "positive_sums"] if counts else []
-    for chunk in tqdm(range(store.num_chunks), "reading chunks", unit=" chunks", delay=2):
+    so_far = [*([means.images, means.sums] if means else []), *(of_tau.counts for of_tau in counts)]
+    sums = {f"sums{number}": tensor.numpy() for number, tensor in enumerate(so_far)}  # share the memory
+    unfinished = class_store.unfinished_statistics(needs_means, missing)
+    done = _resumed(unfinished, sums)
+    chunks = progress(range(done, store.num_chunks), "reading chunks", unit=" chunks", delay=2, initial=done)
+    chunks.total = store.num_chunks
+    for chunk in chunks:
         images = store.read_chunk(chunk, names)
         targets = images["targets"]
         predictions = images["predictions"]
@@ -77,10 +93,24 @@ def _store_statistics(store: ImportanceStore, class_store: ClassStore, has_means
             means.add(images["input_sums"], targets, predictions, images["indices"])
         for of_tau in counts:
             of_tau.add(images["relative_importances"], images["positive_sums"], targets, predictions)
+        if (chunk + 1) % KEPT_CHUNKS == 0 and chunk + 1 < store.num_chunks:
+            unfinished.keep_arrays("sums", {**sums, "chunks": np.array(chunk + 1)})
     if means:
         class_store.write_means(means.means(), means.numbers())
     for of_tau in counts:
         class_store.write_relevant(of_tau.tau, of_tau.counts)
+    unfinished.remove()
+
+
+def _resumed(unfinished: Unfinished, sums: dict[str, np.ndarray]) -> int:
+    """Set ``sums`` to those of a pass that was stopped; the number of chunks that it had read."""
+    layout: Layout = {name: (array.dtype, array.shape) for name, array in sums.items()}
+    kept = unfinished.find_arrays("sums", {**layout, "chunks": (np.int64, ())})
+    if kept is None:
+        return 0
+    for name, array in sums.items():
+        array[...] = kept[name]
+    return int(kept["chunks"])
 
 
 @dataclass
@@ -139,6 +169,7 @@ def find_classes(
 
 def pairs_at_taus(
     store: ImportanceStore,
+    class_store: ClassStore,
     layer_classes: LayerClasses,
     cosines: tuple[float, float],
     *,
@@ -149,32 +180,27 @@ def pairs_at_taus(
 ) -> dict[float, int]:
     """The numbers of pairs for other values of tau, if the given one finds none: {tau: number}.
 
-    One pass over the chunks; nothing is stored.
+    See ``class_statistics`` for what is read.
 
     Parameters
     ----------
     store
         A complete store.
+    class_store
     layer_classes
     cosines
         The bounds (low, high).
     p, only_correct, min_images, only_above_mean
         As in ``find_classes``.
     """
-    counts = [RelevantCounts(tau, store.meta["num_outputs"], store.meta["num_channels"]) for tau in HELPFUL_TAUS]
-    names = ["relative_importances", "positive_sums", "targets", "predictions"]
-    for chunk in tqdm(range(store.num_chunks), "looking for a tau that finds pairs", unit=" chunks", delay=2):
-        images = store.read_chunk(chunk, names)
-        for of_tau in counts:
-            of_tau.add(*(images[name] for name in names))
     low, high = cosines
     numbers: dict[float, int] = {}
-    for of_tau in counts:
-        relevant = relevant_classes(of_tau.counts[int(only_correct)], layer_classes.images[0], p, min_images)
+    for tau, counts in zip(HELPFUL_TAUS, class_statistics(store, class_store, HELPFUL_TAUS).relevant, strict=True):
+        relevant = relevant_classes(counts[int(only_correct)], layer_classes.images[0], p, min_images)
         if only_above_mean:
             relevant &= ~layer_classes.levels.below
         cosine = class_pairs(layer_classes.weight, layer_classes.mean_inputs[0], relevant).cosine
-        numbers[of_tau.tau] = int(((cosine >= low) & gamma_polysemantic(cosine, high)).sum())
-        if numbers[of_tau.tau] >= ENOUGH:
+        numbers[tau] = int(((cosine >= low) & gamma_polysemantic(cosine, high)).sum())
+        if numbers[tau] >= ENOUGH:
             break
     return numbers

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.divisions.division_registry import DIVISIONS, USUAL
 from utils.method.grouping import ChannelGroups, concept_means
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.method.significance import permutation
+from utils.processes import progress
 from utils.stages.gamma_diagnostics import clean_split
 from utils.stages.relevance import LayerClasses, class_statistics, find_classes
 from utils.stages.separation import ValidationInputs, rank_rows
 from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
 MOST_CHANNELS = 60  # on which clean splits and separation are measured, for each combination
 
@@ -30,6 +31,7 @@ def sensitivity(
     ps: list[float],
     gammas: list[float],
     counted: dict[str, Any],
+    unfinished: Unfinished,
     validation: ValidationInputs | None = None,
 ) -> list[dict[str, Any]]:
     """The results of each combination of thresholds in a layer, and their quality.
@@ -42,6 +44,8 @@ def sensitivity(
     taus, ps, gammas
     counted
         only_correct, min_images and only_above_mean of ``find_classes``.
+    unfinished
+        Keeps each combination.
     validation
         For separation.
 
@@ -57,9 +61,14 @@ def sensitivity(
     """
     class_statistics(store, class_store, taus)
     rows = []
-    for tau, p, gamma in tqdm(list(product(taus, ps, gammas)), "thresholds", unit=" combinations"):
-        layer_classes = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
-        rows.append({"tau": tau, "p": p, "gamma": gamma, **_measured(layer_classes, gamma, validation)})
+    for combination in progress(list(product(taus, ps, gammas)), "thresholds", unit=" combinations"):
+        row = unfinished.find(combination)
+        if row is None:
+            tau, p, gamma = combination
+            layer_classes = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
+            row = {"tau": tau, "p": p, "gamma": gamma, **_measured(layer_classes, gamma, validation)}
+            unfinished.keep(combination, row)
+        rows.append(row)
     return rows
 
 

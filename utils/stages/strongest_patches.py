@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.images.batches import ImageBatches, ImageSource
+from utils.images.batches import ImageSource
 from utils.method.order import largest_first
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.opened_network import OpenedNetwork
 from utils.processes import progress
-from utils.store.files import json_digest
+from utils.store.files import Layout, json_digest
+from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
 TILE = 80  # pixels: of a multiple of 16, JPEG mixes no colours of two tiles
 MOST_VALUES = 2**24  # of maps in memory at once
@@ -66,32 +67,63 @@ def unit_keys(origin: dict[str, Any], rows: torch.Tensor, biases: torch.Tensor |
 
 
 def find_strongest(
-    loader: ImageBatches, network: OpenedNetwork, rows: torch.Tensor, biases: torch.Tensor | None
+    source: ImageSource,
+    network: OpenedNetwork,
+    rows: torch.Tensor,
+    biases: torch.Tensor | None,
+    unfinished: Unfinished,
 ) -> TopPatches:
-    """One pass over images for any number of units: what is kept does not grow with the images.
+    """One pass over all images of a source for any number of units: what is kept does not grow with the images.
 
     Parameters
     ----------
-    loader : ImageBatches
+    source : ImageSource
     network : OpenedNetwork
         Units are computed in fp32, independently of its precision.
     rows : Tensor [U, C_in, taps]
         Weights of the units, which see the layer's input.
     biases : Tensor [U] or None
+    unfinished : Unfinished
+        Keeps the strongest patches so far every ``KEPT_IMAGES`` images.
     """
     layer = network.layer
-    largest = max(map(len, loader.batches)) * layer.num_positions
-    size = max(1, MOST_VALUES // largest)
+    size = max(1, MOST_VALUES // (source.batch_size * layer.num_positions))
     blocks = [slice(start, start + size) for start in range(0, len(rows), size)]
     maps = [layer.maps(rows[block], None if biases is None else biases[block]) for block in blocks]
+    so_far, done = _resumed(unfinished, len(rows))
+    strongest = [TopPatches(*(part[block] for part in so_far)) for block in blocks]
+    loader = source.in_order(range(len(source.images)), "validation images", done)
     places = layer.places(loader.device)
-    strongest = [TopPatches.nothing(len(rows[block])) for block in blocks]
-    for batch, record in network.records(loader):
-        with torch.no_grad():
-            for number, of_block in enumerate(maps):
-                values, centres = (part.float().cpu() for part in peaks(of_block(record.input), places))
-                strongest[number] = strongest[number].with_batch(values.T, batch.indices, centres.transpose(0, 1))
-    return TopPatches(*map(torch.cat, zip(*strongest, strict=True)))
+    kept = done
+    for planned, (batch, record) in zip(loader.batches, network.records_in_step(loader), strict=True):
+        if record is not None:
+            with torch.no_grad():
+                for number, of_block in enumerate(maps):
+                    values, centres = (part.float().cpu() for part in peaks(of_block(record.input), places))
+                    strongest[number] = strongest[number].with_batch(values.T, batch.indices, centres.transpose(0, 1))
+        done += len(planned)
+        if done - kept >= KEPT_IMAGES and done < len(source.images):
+            unfinished.keep_arrays("strongest", {"done": np.array(done), **_arrays(_joined(strongest))})
+            kept = done
+    return _joined(strongest)
+
+
+def _joined(blocks: list[TopPatches]) -> TopPatches:
+    return TopPatches(*map(torch.cat, zip(*blocks, strict=True)))
+
+
+def _arrays(patches: TopPatches) -> dict[str, np.ndarray]:
+    return {name: part.numpy() for name, part in patches._asdict().items()}
+
+
+def _resumed(unfinished: Unfinished, num_units: int) -> tuple[TopPatches, int]:
+    """The strongest patches of a pass that was stopped, and the number of images that it had read."""
+    nothing = TopPatches.nothing(num_units)
+    layout: Layout = {name: (array.dtype, array.shape) for name, array in _arrays(nothing).items()}
+    kept = unfinished.find_arrays("strongest", {**layout, "done": (np.int64, ())})
+    if kept is None:
+        return nothing, 0
+    return TopPatches(*(torch.from_numpy(kept[name]) for name in TopPatches._fields)), int(kept["done"])
 
 
 def tiles_of(source: ImageSource, patches: TopPatches, size: int) -> Iterator[np.ndarray]:

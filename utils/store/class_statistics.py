@@ -1,5 +1,6 @@
 """Stage 2's part of the store: class means of the layer's input, counts of relevant images, modes within classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.store.files import (
     read_arrays,
     write_arrays,
 )
+from utils.store.unfinished import Unfinished
 
 AGAIN = "delete it and run get_cosine_similarities.py again"
 
@@ -79,14 +81,22 @@ class ClassStore:
     def read_relevant(self, tau: float) -> torch.Tensor | None:
         """Counts of relevant images [2, T, C] for ``tau``, or None if they have not been counted yet."""
         path = self.relevant_path(tau)
-        shape = (2, self._meta["num_outputs"], self._meta["num_channels"])
-        arrays = self._read(path, {"tau": (np.float64, (1,)), "relevant": (np.int64, shape)})
+        arrays = self._read(path, self._layout_of_relevant())
         if arrays is None:
             return None
         with damage_is_one_line(path, AGAIN):
             if arrays["tau"][0] != tau:
                 raise ValueError(f"it is of tau {arrays['tau'][0]}")
         return torch.from_numpy(arrays["relevant"])
+
+    def has_relevant(self, tau: float) -> bool:
+        """Whether the images have been counted for ``tau``; the counts are not read."""
+        layout = {**self._layout_of_relevant(), "origin": DIGEST}
+        return is_made_from(self.relevant_path(tau), self._origin, layout, AGAIN)
+
+    def _layout_of_relevant(self) -> Layout:
+        shape = (2, self._meta["num_outputs"], self._meta["num_channels"])
+        return {"tau": (np.float64, (1,)), "relevant": (np.int64, shape)}
 
     def require_relevant(self, tau: float) -> torch.Tensor:
         """``read_relevant``; UserError if they have not been counted yet."""
@@ -95,6 +105,11 @@ class ClassStore:
             path = self.relevant_path(tau)
             raise UserError(f"there is no {path} for this store: run get_cosine_similarities.py first")
         return counts
+
+    def unfinished_statistics(self, needs_means: bool, taus: Sequence[float]) -> Unfinished:
+        """What is kept of a pass over the chunks that computes means, if they are needed, and counts for ``taus``."""
+        made_from = {"meta": self._meta, "means": needs_means, "taus": list(taus)}
+        return Unfinished(self.folder / f"{self._run}_statistics.npz", made_from)
 
     def modes_path(self, *, tau: float, p: float, only_correct: bool, min_images: int, only_above_mean: bool) -> Path:
         suffix = settings_suffix(only_correct, min_images, only_above_mean)

@@ -51,7 +51,7 @@ def stored_transform(*paths: Path | str) -> Transform:
     """The evaluation transform that splits were made with.
 
     Calling it with a PIL image gives a float32 Tensor [3, H, W], resized, cropped and normalised. ``paths`` are split
-    files or manifests, as for ``split_network``; of a manifest, whose splits have one transform, a single split is read.
+    files or manifests, as for ``split_network``. The splits of a manifest have one transform: one of them is read.
 
     Raises
     ------

@@ -10,9 +10,9 @@ polysemantic. Each step is a command of the project in a process of its own. A t
 (user and system, children included; in brackets the part of loader processes, which decode images), the peak memory of
 all its processes, the longest time without output, its bound and whether it was kept.
 
-The bounds: 4 GB for every step; no silence of more than 5 seconds, a silence counting with the CPU time in it where
-other programs held the processors; and for some steps the CPU time of the first process, which has the network's passes
-but not the decoding. Exit status: 1 if a bound is broken.
+The bounds: 4 GB for every step; no silence of more than 5 seconds (10 until the first output), a silence counting with
+the CPU time in it where other programs held the processors; and for some steps the CPU time of the first process, which
+has the network's passes but not the decoding. Exit status: 1 if a bound is broken.
 
 A step that is done is kept in --work_dir and is not repeated, unless --only names it. With --kill, each step is done
 once more, is killed half-way, and is continued: it must make the same files. Needs Linux; --fraction 1 needs 16 GB of
@@ -31,7 +31,7 @@ from benchmarks.full_size.data import Size, make_images
 from benchmarks.full_size.files import Files, differences, move
 from benchmarks.full_size.measuring import Measured, measure
 from benchmarks.full_size.network import FOLDER_VARIABLE, make_networks
-from benchmarks.full_size.steps import LONGEST_SILENCE, MINUTE, MOST_MEMORY, STEPS, Folder, Step
+from benchmarks.full_size.steps import LONGEST_SILENCE, LONGEST_START, MINUTE, MOST_MEMORY, STEPS, Folder, Step
 from benchmarks.report import ROOT, print_table
 
 HEADER = ("step", "CPU time", "peak memory", "longest silence", "bound of CPU time", "ok", "killed and continued")
@@ -188,7 +188,7 @@ def broken(step: Step, record: Record, fraction: float) -> list[str]:
     found = [] if measured.status == 0 else [f"exit status {measured.status}"]
     found += ["memory"] if measured.memory > MOST_MEMORY else []
     found += ["CPU time"] if bound is not None and measured.main_cpu > bound else []
-    found += ["silence"] if measured.busy_silence > LONGEST_SILENCE else []
+    found += ["silence"] if measured.busy_silence > LONGEST_SILENCE or measured.start > LONGEST_START else []
     found += [] if record.killed in ("", EQUAL, ENDED_BEFORE) else ["after a kill"]
     return found
 

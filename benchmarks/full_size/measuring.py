@@ -23,14 +23,16 @@ class Measured:
     cpu: float  # user and system time of all its processes
     main_cpu: float  # that of the first process alone: those that decode images are others
     memory: int  # the most that all its processes had at once; what they share counts once
-    silence: float  # the longest time without output
-    busy_silence: float  # the most seconds without output in which the first process computed, waiting left out
+    start: float  # the time until the first output, in which the first process computed; waiting is left out
+    silence: float  # the longest time without output after it
+    busy_silence: float  # the same, without waiting
 
 
 class Outputs:
     """Copies what a process prints to a file, and measures the silences between."""
 
     def __init__(self, process: subprocess.Popen, log: Path) -> None:
+        self.start: float | None = None
         self.silence = 0.0
         self.busy_silence = 0.0
         self._process = process
@@ -52,9 +54,12 @@ class Outputs:
     def _end_of_silence(self) -> None:
         now = time.monotonic(), max(cpu_seconds(self._process.pid), self._last[1])
         waited, computed = (new - old for new, old in zip(now, self._last, strict=True))
-        self.silence = max(self.silence, waited)
-        self.busy_silence = max(self.busy_silence, min(waited, computed))
         self._last = now
+        if self.start is None:
+            self.start = min(waited, computed)
+        else:
+            self.silence = max(self.silence, waited)
+            self.busy_silence = max(self.busy_silence, min(waited, computed))
 
     def wait(self) -> None:
         self._thread.join()
@@ -99,6 +104,7 @@ def measure(
         cpu=usage.ru_utime + usage.ru_stime,
         main_cpu=main_cpu,
         memory=max(memory, usage.ru_maxrss * 1024),
+        start=outputs.start or 0.0,
         silence=outputs.silence,
         busy_silence=outputs.busy_silence,
     )

@@ -14,6 +14,7 @@ STAGE3, STAGE4 = "disentangle_channel.py", "get_results.py"
 MINUTE = 60
 MOST_MEMORY = 4e9  # bytes of all processes of a step, whatever the fraction
 LONGEST_SILENCE = 5  # seconds without output, of a program that has a processor for itself
+LONGEST_START = 10  # seconds until the first output, in which libraries are imported
 FEW_CHANNELS = 5  # for steps that take seconds for each channel
 COMPARED_CHANNELS = 100
 

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.full_size.data import Size, make_images
@@ -56,7 +56,7 @@ class Benchmark:
     def __init__(self, folder: Folder, fraction: float) -> None:
         self.folder = folder
         self.fraction = fraction
-        self._size = Size(**{**asdict(FULL), "images": round(FULL.images * fraction)})
+        self._size = replace(FULL, images=round(FULL.images * fraction))
 
     def prepare(self) -> None:
         """Make the data and the networks, unless they are there."""

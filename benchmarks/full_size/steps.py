@@ -55,7 +55,8 @@ class Folder:
     @property
     def manifest(self) -> Path:
         """The manifest of the groups' splits."""
-        return self.store / "models_disentangled" / f"{self.tables.name}_groups_least_squares_layer.json"
+        name = f"{self.tables.name}_groups_least_squares_background_layer.json"
+        return self.store / "models_disentangled" / name
 
     def channels(self, number: int) -> list[str]:
         """The first channels of several groups."""
@@ -81,6 +82,8 @@ class Step:
         The share of ``seconds`` that grows with the number of images.
     removes
         Makes a list of files to remove before it begins.
+    of_results
+        Whether it reads only results, and takes no flags of network, images and store.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Step:
     seconds: float | None = None
     of_images: float = 0.0
     removes: Callable[[Folder], list[Path]] = lambda folder: []
+    of_results: bool = False
 
     def bound(self, fraction: float) -> float | None:
         """The most CPU seconds of its first process with a fraction of ImageNet's images."""
@@ -96,9 +100,10 @@ class Step:
 
     def command(self, folder: Folder) -> list:
         """The script and all its flags."""
-        flags = ["--model", folder.model, "--store_dir", folder.store]
-        flags += [] if self.script == STAGE1 else ["--output_dir", folder.results] if self.script != STAGE3 else []
-        flags += [] if self.script == STAGE2 else ["--data_dir", folder.data, "--batch_size", 256]
+        flags = [] if self.script in (STAGE1, STAGE3) else ["--output_dir", folder.results]
+        if not self.of_results:
+            flags += ["--model", folder.model, "--store_dir", folder.store]
+            flags += [] if self.script == STAGE2 else ["--data_dir", folder.data, "--batch_size", 256]
         return [self.script, *flags, *self.flags(folder)]
 
 
@@ -106,8 +111,12 @@ def _stage1(folder: Folder) -> list:
     return ["--resize_size", 16, "--crop_size", 16]
 
 
+def _stage2(folder: Folder) -> list:
+    return ["--cos_sim_high", GAMMA]
+
+
 def _pairs(folder: Folder) -> list:
-    return ["--candidates", folder.pairs]
+    return ["--candidates", folder.pairs, "--split_by", "arv"]
 
 
 def _groups(folder: Folder) -> list:
@@ -129,8 +138,8 @@ def _comparison(folder: Folder) -> list:
 STEPS = [
     Step("stage 1, train", STAGE1, _stage1),
     Step("stage 1, val", STAGE1, lambda folder: [*_stage1(folder), "--images", "val"]),
-    Step("stage 2", STAGE2, lambda folder: []),
-    Step("stage 2 again", STAGE2, lambda folder: []),
+    Step("stage 2", STAGE2, _stage2),
+    Step("stage 2 again", STAGE2, _stage2),
     Step("splits of pairs", STAGE3, _pairs),
     Step("splits of groups", STAGE3, _groups),
     Step("proof of groups", STAGE3, _groups, 1 * MINUTE, removes=lambda folder: [folder.manifest]),
@@ -146,7 +155,7 @@ STEPS = [
         lambda folder: ["--concepts_from", "pure", "--channel_disentangle", *folder.channels(FEW_CHANNELS)],
     ),
     Step("quantitative", STAGE4, lambda folder: [*_pairs(folder), "--get_quantitative"]),
-    Step("summary", STAGE4, lambda folder: ["--summary"]),
+    Step("summary", STAGE4, lambda folder: ["--summary"], of_results=True),
     Step("cards and plots", STAGE4, lambda folder: [*_few_groups(folder), "--get_qualitative", "--get_channel_card"]),
     Step("feature visualization", STAGE4, _visualization),
     Step("maps", STAGE4, lambda folder: [*_few_groups(folder), "--get_map"]),

@@ -1,16 +1,26 @@
 """The benchmarks run, and compare what they say they compare."""
 
+import importlib.metadata
+import json
 import re
+import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from benchmarks import candidates, precision, published, report, stage2_scale
+from benchmarks import candidates, peers, peers_ways, precision, published, report, stage2_scale
+from benchmarks.full_size import __main__ as full_size
+from benchmarks.full_size import data, network
+from benchmarks.full_size.files import Files, differences
+from benchmarks.full_size.measuring import Measured, measure
+from benchmarks.full_size.steps import MOST_MEMORY, STEPS, Folder
 from tests.factories import small
 from tests.helpers import forward_with_gradient
 from tests.oracles import load
-from tests.scripts import COMPUTE, NETWORK, SMALL_IMAGES, run_script
+from tests.scripts import COMPUTE, NETWORK, SMALL_IMAGES, python, run_script
 from utils.images.transform import Transform
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
@@ -85,3 +95,196 @@ def test_stage2_scale(benchmark, tmp_path):
     rows, _ = benchmark(stage2_scale, "--images", 3000, "--repeat", 1, "--store_dir", tmp_path / "store")
     assert [row[:2] for row in rows[1:]] == [["a new tau", "3,000"], ["another p", "3,000"]]
     assert all(int(re.search(r"(\d+) pairs in all", row[-1])[1]) > 1000 for row in rows[1:])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# benchmarks.full_size
+
+
+SMALL = data.Size(images=120, classes=10, parts=16, inputs=24, channels=48, with_two_inputs=30)
+
+
+def test_made_images_are_of_imagenets_number_and_evenly_of_all_parts():
+    size = data.Size()
+    assert data.training_images(size).sum() == 1_281_167
+    tenth = data.training_images(data.Size(images=128_117))
+    assert tenth.sum() == 128_117
+    assert tenth.min() > 60
+    parts = data.make_parts(size)
+    uses = np.bincount(parts.of_class.flatten(), minlength=size.parts)
+    assert {uses.min(), uses.max()} == {3, 4}
+    np.testing.assert_allclose(parts.templates.std((1, 2, 3)), 1, rtol=1e-5)
+
+
+def test_the_made_network_is_right_and_its_channels_are_polysemantic():
+    parts = data.make_parts(SMALL)
+    built, random = network.build_network(parts, SMALL, 11), np.random.default_rng(0)
+    images = np.concatenate([data.images_of(parts, class_, 20, random) for class_ in range(SMALL.classes)])
+    pixels = Transform(16, 16).normalise(torch.from_numpy(images), torch.device("cpu"))
+    targets = torch.arange(SMALL.classes).repeat_interleave(20)
+    assert (built(pixels).argmax(1) == targets).float().mean() > 0.8
+    means = built.first(pixels).relu().mean((2, 3)).unflatten(0, (SMALL.classes, 20)).mean(1)
+    arvs = functional.normalize(built.layer.weight.flatten(1)[:, None] * means, dim=2)  # channel, class, input
+    shared = built.classifier.weight.T > 1
+    cosines = [float(arvs[channel, first] @ arvs[channel, second])
+               for channel in range(SMALL.channels)
+               for first, second in torch.combinations(shared[channel].nonzero().flatten()).tolist()]  # fmt: skip
+    assert sum(cosine < 0.5 for cosine in cosines) > 5
+
+
+def run_code(code, tmp_path, **options):
+    return measure([sys.executable, "-S", "-E", "-u", "-c", code], environment={}, log=tmp_path / "log", **options)
+
+
+def test_cpu_time_memory_and_silence_are_measured(tmp_path):
+    work = "import time; end = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-E', '-c', {work.format(0.5)!r}])\n"
+    held = "data = b'a' * 300_000_000; time.sleep(1.2)\n"
+    measured = run_code(f"print(1)\n{work.format(0.3)}{child}print(2)\n{held}print(3)", tmp_path)
+    assert measured.status == 0
+    assert (tmp_path / "log").read_text() == "1\n2\n3\n"
+    assert 0.8 <= measured.cpu < 4
+    assert 0.3 <= measured.main_cpu < measured.cpu - 0.3
+    assert 300e6 < measured.memory < 600e6
+    assert measured.silence >= 1
+    assert measured.busy_silence < measured.silence
+    assert measured.start < 1
+
+
+def test_a_command_is_killed_after_its_cpu_time(tmp_path):
+    measured = run_code("print(1)\nwhile True: pass", tmp_path, kill_after=0.2)
+    assert measured.status == -signal.SIGKILL
+    assert 0.2 <= measured.main_cpu < 2
+
+
+def test_bounds_are_found_broken():
+    step = next(step for step in STEPS if step.name == "circuits of all channels")
+    good = {"status": 0, "seconds": 9e3, "cpu": 9e3, "main_cpu": 1100, "memory": 3.9e9, "start": 4}
+    good |= {"silence": 60, "busy_silence": 3}
+
+    def broken(killed="", **values):
+        return full_size.broken(step, full_size.Record(Measured(**{**good, **values}), [], [], killed), 1)
+
+    assert broken() == broken(killed=full_size.EQUAL) == []
+    assert broken(status=2) == ["exit status 2"]
+    assert broken(memory=MOST_MEMORY + 1) == ["memory"]
+    assert broken(main_cpu=1201) == ["CPU time"]
+    assert broken(busy_silence=6) == broken(start=11) == ["silence"]
+    assert broken(killed="exit status 0; different: a") == ["after a kill"]
+
+
+def test_files_that_differ_are_named_and_times_do_not_count(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, time, value in ((first, 1, 5), (second, 2, 6)):
+        (folder / "a").mkdir(parents=True)
+        (folder / "a" / "same.json").write_text(json.dumps({"evaluation": time, "value": [1]}))
+        (folder / "a" / "other.json").write_text(json.dumps({"evaluation": 1, "value": value}))
+        (folder / "bytes").write_bytes(b"1")
+    before = Files([second])
+    (second / "bytes").write_bytes(b"22")
+    (second / "new").write_bytes(b"")
+    assert before.made_since() == ([second / "new"], [second / "bytes"])
+    (first / "only").write_bytes(b"")
+    paths = sorted(path for path in first.rglob("*") if path.is_file())
+    assert differences(paths, first, second) == ["a/other.json", "bytes", "only"]
+
+
+@pytest.fixture
+def full_size_run(monkeypatch, tmp_path, capsys, without_figures):
+    """Runs benchmarks.full_size on small data, its scripts forked from the zygote: its exit status and its rows."""
+    monkeypatch.setattr(full_size, "FULL", SMALL)
+    monkeypatch.setattr(sys, "executable", python())
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark", "--work_dir", str(tmp_path), "--fraction", "1", *arguments])
+        status = 0
+        try:
+            full_size.main()
+        except SystemExit as stop:
+            status = stop.code
+        rows = re.findall(r"^\| (.*) \|$", capsys.readouterr().out, re.MULTILINE)[2:]
+        return status, {row.split(" | ")[0]: row.split(" | ")[1:] for row in rows}
+
+    return start
+
+
+STAGES = ("stage 1, train", "stage 2", "splits of groups")
+
+
+def test_full_size_does_its_steps_keeps_them_and_kills_them(full_size_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(full_size, "STEPS", [step for step in STEPS if step.name in STAGES])
+    status, rows = full_size_run()
+    assert status == 0
+    assert list(rows) == list(STAGES)
+    assert {row[-2] for row in rows.values()} == {"yes"}
+    manifest = Folder(tmp_path).manifest
+    stat = manifest.stat()
+    status, rows = full_size_run("--kill", "--json", str(tmp_path / "rows.json"))
+    assert status == 0
+    assert list(rows) == [f"{name} (kept)" for name in STAGES]
+    results = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["killed"] for row in results.values()} <= {full_size.EQUAL, full_size.ENDED_BEFORE}
+    assert manifest.stat().st_mtime_ns == stat.st_mtime_ns  # the undisturbed one is kept
+    status, rows = full_size_run("--only", "splits of groups")
+    assert (status, list(rows)) == (0, ["splits of groups"])
+    assert manifest.stat().st_mtime_ns > stat.st_mtime_ns
+
+
+def test_full_size_says_what_has_failed(full_size_run, tmp_path, capsys):
+    status, rows = full_size_run("--only", "stage 2")
+    assert status == 1
+    assert rows["stage 2"][-2] == "exit status 2"
+    assert not list((tmp_path / "done").glob("*"))
+    (tmp_path / "data.json").write_text("{}")
+    assert full_size_run()[0] == 2
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_every_flag_of_the_steps_is_the_scripts_own(step, tmp_path, monkeypatch):
+    """Flags of a step are parsed; what they name need not be there."""
+    monkeypatch.setattr(Folder, "channels", lambda self, number: ["3", "7"][:number])
+    script, *flags = map(str, step.command(Folder(tmp_path)))
+    result = run_script(script, *flags, cwd=tmp_path, FULL_SIZE=str(tmp_path))
+    assert "unrecognized" not in result.stderr
+    nothing = re.search("no such file|there is no|FileNotFoundError", result.stderr)
+    assert nothing or step.of_results, result.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# benchmarks.peers
+
+
+def test_peers(finished, benchmark, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python())
+    flags = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--data_dir", finished / "data", "--batch_size", 3)
+    monkeypatch.setattr(peers, "run", None, raising=False)
+    rows, text = benchmark(peers, *flags, "--images", 8, "--repeat", 1, "--ways", "ours", "ours, patches")
+    assert [row[0] for row in rows] == ["way", "published", "ours", "ours, patches"]
+    assert float(rows[1][5].split()[0]) > 5 * float(rows[2][5].split()[0])  # what is kept of an image
+    assert "8 images" in text
+
+
+def test_the_strongest_images_of_a_way_are_in_its_result(finished, tmp_path, monkeypatch):
+    (tmp_path / "train").symlink_to(finished / "data" / "train")
+    flags = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--batch_size", "3")
+    monkeypatch.setattr(sys, "argv", ["way", "ours", str(tmp_path), *flags])
+    peers_ways.main()
+    strongest = torch.tensor(json.loads((tmp_path / "result.json").read_text())["strongest"])
+    small_network = small()
+    pixels, _ = load(finished, "train")
+    sums = forward_with_gradient(small_network, small_network.last, pixels, torch.zeros(len(pixels), dtype=int))
+    expected = sums.activation.flatten(2).sum(2).argsort(0, descending=True).T
+    assert torch.equal(strongest, expected[:, : strongest.shape[1]])
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert peers.installed(["published", "ours"]) == {}
+    with pytest.raises(SystemExit) as stop:
+        peers.installed(list(peers_ways.WAYS))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("not installed: pip install semanticlens==0.2.1 zennit-crp==0.6.0")

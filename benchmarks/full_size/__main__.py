@@ -65,9 +65,7 @@ class Benchmark:
         path = root / "data.json"
         if path.is_file():
             if json.loads(path.read_text()) != described:
-                raise SystemExit(
-                    f"benchmarks.full_size: error: {path} is of another --fraction: give another --work_dir"
-                )
+                fail(f"{path} is of another --fraction: give another --work_dir")
             return
         print(f"making {self._size.images:,} images in {self.folder.data}", file=sys.stderr, flush=True)
         shutil.rmtree(self.folder.data, ignore_errors=True)

@@ -89,7 +89,7 @@ def measure(
                 os.killpg(process.pid, signal.SIGKILL)
                 kill_after = None
             if time.monotonic() - looked >= EVERY_SECONDS:
-                memory = max(memory, sum(map(memory_of, session(process.pid))))
+                memory = max(memory, sum(map(memory_of, session(process.pid))), peak_of(process.pid))
                 looked = time.monotonic()
             time.sleep(LOOK_SECONDS)
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -103,7 +103,7 @@ def measure(
         seconds=time.monotonic() - start,
         cpu=usage.ru_utime + usage.ru_stime,
         main_cpu=main_cpu,
-        memory=max(memory, usage.ru_maxrss * 1024),
+        memory=memory,
         start=outputs.start or 0.0,
         silence=outputs.silence,
         busy_silence=outputs.busy_silence,
@@ -133,8 +133,17 @@ def session(leader: int) -> list[int]:
 
 def memory_of(process: int) -> int:
     """Bytes of memory of a process; what several processes share is divided among them. 0 if it is gone."""
+    return _kilobytes(f"/proc/{process}/smaps_rollup", "Pss:") * 1024
+
+
+def peak_of(process: int) -> int:
+    """The most bytes of memory that a process has had so far; 0 if it is gone."""
+    return _kilobytes(f"/proc/{process}/status", "VmHWM:") * 1024
+
+
+def _kilobytes(path: str, name: str) -> int:
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(name))

@@ -28,6 +28,7 @@ from utils.networks.precision import choose_device
 from utils.stages.strongest_patches import find_strongest
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
+from utils.store.unfinished import Unfinished
 
 REFERENCES = 100  # strongest images of each unit: what PURE takes; SemanticLens has no default
 CRP_BATCH_SIZE = 32  # zennit-crp's default, and PURE's
@@ -90,10 +91,10 @@ def patches(prepared: Prepared) -> torch.Tensor:
     module.to(prepared.device, memory_format=torch.channels_last)
     loading = flags.loading(prepared.settings, prepared.device)
     source = ImageSource(prepared.images, prepared.transform, prepared.settings.batch_size, loading)
-    loader = source.in_order(range(len(prepared.images)), "patches")
-    weight, bias = layer.weight, layer.bias
-    strongest = find_strongest(loader, OpenedNetwork(module, layer, "fp32"), weight, bias)
-    torch.save(tuple(strongest), prepared.folder / "patches.pt")
+    path = prepared.folder / "patches.pt"
+    network = OpenedNetwork(module, layer, "fp32")
+    strongest = find_strongest(source, network, layer.weight, layer.bias, Unfinished(path, {}))
+    torch.save(tuple(strongest), path)
     return strongest.images
 
 

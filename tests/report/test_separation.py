@@ -160,3 +160,26 @@ def test_no_figure_where_nothing_could_be_measured(tmp_path):
         one |= dict.fromkeys(VALUES, np.nan)
     assert write_separation_figure(tmp_path, separation(rows=rows)) == []
     assert "nan" not in summary(separation(rows=rows))
+
+
+def test_irrelevant_channels_that_were_not_measured_are_named_and_leave_no_columns():
+    rows = random_separation_rows(
+        p_irrelevant=np.nan, q_irrelevant=np.nan, ap_all_irrelevant=np.nan, auroc_all_irrelevant=np.nan
+    )
+    for row in rows:
+        row |= {"irrelevant": 0, "irrelevant_there": 0, "split_by": "least_squares"}
+    text = summary(separation(rows=rows, irrelevant={"least_squares": 0}))
+    assert "irrelevant channels not measured:" in text and "| irrelevant channels |" not in text
+    assert "- p and q: not measured (--irrelevant_channels all or a number)" in text and "nan" not in text
+    header = markdown(rows).splitlines()[0]
+    assert "| AP " in header and "| p " not in header and "| q " not in header
+
+
+def test_of_several_ways_the_irrelevant_channels_of_one_are_told():
+    rows = random_separation_rows(channels=2)
+    rows[0] |= {"irrelevant": 0, "irrelevant_there": 0, "p_irrelevant": np.nan, "q_irrelevant": np.nan}
+    for row in rows[1:]:
+        row |= {"irrelevant": 50, "irrelevant_there": 1900, "q_irrelevant": np.nan, "p_irrelevant": 1 / 51}
+    text = summary(separation(rows=rows))
+    assert "50 of 1900 irrelevant channels at tau" in text and "- p < 0.05: 3 of 3 concepts" in text
+    assert "- irrelevant channels are a sample: no p is below 0.02, and there is no q" in text

@@ -87,10 +87,27 @@ def opened_split(world, channel, concepts, *, by="arv", background=None, rho=0.8
     return OpenedSplit(Path(f"m_channel{channel}.pt"), file, split.rho)
 
 
-def measure(world, *opened, number=None):
+class Remembered:
+    """MeasuredRows in memory: the rows of splits by name."""
+
+    def __init__(self):
+        self.rows = {}
+        self.find = self.rows.get
+        self.require = self.rows.__getitem__
+        self.keep = self.rows.__setitem__
+
+
+def measure(world, *opened, number=None, measured=None):
     outputs = sorted({output for one in opened for output in one.outputs})
     validation = ValidationInputs(world[1], outputs)
-    return separate(opened, [Thresholds(TAU, P)] * len(opened), validation, TrainingUnits(study_of(world[0])), number)
+    return separate(
+        opened,
+        [Thresholds(TAU, P)] * len(opened),
+        validation,
+        TrainingUnits(study_of(world[0])),
+        numbers=dict.fromkeys(("arv", "least_squares"), number),
+        measured=measured or Remembered(),
+    )
 
 
 def images_of(store):
@@ -199,6 +216,39 @@ def test_as_many_as_there_are_is_all_of_them(world, number):
     assert str(measure(world, opened, number=number)) == str(measure(world, opened))
 
 
+def test_without_irrelevant_channels_they_are_not_looked_for(world, monkeypatch):
+    opened = opened_split(world, 1, [[0], [1]])
+    whole = measure(world, opened)
+    monkeypatch.setattr(separation, "class_statistics", None)
+    for row, with_them in zip(measure(world, opened, number=0), whole, strict=True):
+        absent = {"p_irrelevant", "q_irrelevant", "auroc_all_irrelevant", "ap_all_irrelevant"}
+        assert all(np.isnan(row[name]) for name in absent) and row["irrelevant"] == row["irrelevant_there"] == 0
+        others = set(row) - absent - {"irrelevant", "irrelevant_there"}
+        assert str({name: row[name] for name in others}) == str({name: with_them[name] for name in others})
+
+
+def test_a_split_that_was_measured_is_not_measured_again(world, monkeypatch):
+    """Stopped at the second split; the third run has one more split, whose q values are those of all."""
+    splits = [opened_split(world, channel, [[0], [1]]) for channel in (0, 1, 2)]
+    whole, two = measure(world, *splits), measure(world, *splits[:2])
+    measured = Remembered()
+    separate_one = separation._separate_one
+    begun = []
+
+    def stopped(opened, *more):
+        begun.append(opened.file.split.channel)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return separate_one(opened, *more)
+
+    monkeypatch.setattr(separation, "_separate_one", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measure(world, *splits[:2], measured=measured)
+    assert str(measure(world, *splits[:2], measured=measured)) == str(two)
+    assert str(measure(world, *splits, measured=measured)) == str(whole)
+    assert begun == [0, 1, 1, 2]
+
+
 def test_a_concept_without_validation_images_is_no_crash(world):
     rows = measure(world, opened_split(world, 1, [[0], [3]]))
     assert [row["images"] for row in rows] == [11, 0]
@@ -249,7 +299,7 @@ def test_what_is_known_before_tells_splits_stores_and_settings_apart(world):
 
     def known(opened=one, tau=TAU, number=None, store=validation):
         return describe_separation(
-            "name", "m", [opened], [Thresholds(tau, P)], validation=store, training=training, number=number
+            "name", "m", [opened], [Thresholds(tau, P)], validation=store, training=training, numbers={"arv": number}
         )
 
     assert known() == known()

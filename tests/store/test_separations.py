@@ -1,13 +1,14 @@
 """Separations: one file each, of splits as they are, without NaN in JSON."""
 
 import json
+from math import nan
 
 import pytest
 
 from tests.entries import separation, separation_row, separations_of, with_splits
 from utils.errors import UserError
 from utils.store.files import write_json
-from utils.store.separations import Separations, newest_rows
+from utils.store.separations import MeasuredRows, Separations, newest_rows
 
 
 def test_a_separation_is_read_as_it_was_and_nothing_in_its_file_is_nan(tmp_path):
@@ -119,3 +120,49 @@ def test_what_cannot_be_a_separation_is_refused_and_named(tmp_path, changes, mes
         UserError, match=rf"net_pairs.json.*{message}.*delete it and run get_results.py --get_separation"
     ):
         separations.read_all()
+
+
+@pytest.fixture
+def two_measured(tmp_path):
+    """(the fields that are known before two splits are measured, the rows of each, Separations)."""
+    rows = [separation_row(f"net_channel{channel}_1_2", ap_all=nan) for channel in (3, 4)]
+    given = separation(rows=rows)
+    described = {name: value for name, value in given.items() if name not in ("rows", "images", "evaluation")}
+    return described, {row["split"]: [row] for row in rows}, separations_of(tmp_path)
+
+
+def test_rows_that_were_kept_are_found_until_they_are_removed(two_measured):
+    described, rows, separations = two_measured
+    first, second = rows
+    measured = MeasuredRows(separations, described)
+    assert measured.find(first) is None
+    measured.keep(first, rows[first])
+    again = MeasuredRows(separations, described)
+    assert str(again.find(first)) == str(again.require(first)) == str(rows[first])  # nan equals nan
+    assert again.find(second) is None
+    assert separations.paths() == []  # no separation yet
+    again.remove()
+    assert MeasuredRows(separations, described).find(first) is None
+
+
+@pytest.mark.parametrize("changed", [{"validation_sha256": "2"}, {"irrelevant": {"arv": 50}}, {"draws": 3}, "rho"])
+def test_rows_of_other_images_or_settings_are_not_taken(two_measured, changed):
+    described, rows, separations = two_measured
+    (split, *_) = rows
+    MeasuredRows(separations, described).keep(split, rows[split])
+    separations.write({**described, "images": 400, "rows": [row for of_split in rows.values() for row in of_split]})
+    other = {**described, **changed} if changed != "rho" else described
+    if changed == "rho":
+        other = {**described, "splits": {**described["splits"], split: ["no digest", 0.5, 0.03, 0.75]}}
+    assert MeasuredRows(separations, other).find(split) is None
+
+
+def test_an_earlier_separation_with_other_splits_has_the_rows_of_those_it_shares(two_measured):
+    described, rows, separations = two_measured
+    first, second = rows
+    separations.write({**described, "images": 400, "rows": rows[first] + rows[second]})
+    fewer = {**described, "splits": {first: described["splits"][first]}}
+    more = {**described, "splits": {**described["splits"], "net_channel5_1_2": ["no digest", 0.9, 0.03, 0.75]}}
+    for changed in (fewer, more):
+        assert str(MeasuredRows(separations, changed).find(first)) == str(rows[first])
+    assert MeasuredRows(separations, more).find("net_channel5_1_2") is None

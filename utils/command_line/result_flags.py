@@ -93,8 +93,11 @@ def _add_visualization_flags(group: argparse._ActionsContainer) -> None:
 
 
 def _add_separation_flags(group: argparse._ActionsContainer) -> None:
-    drawing = [division for division in DIVISIONS.all() if division.usual_irrelevant]
-    fewer = "".join(f"; {division.usual_irrelevant} for splits by {division.words}" for division in drawing)
+    fewer = "".join(
+        f"; {division.usual_irrelevant or 'none'} for splits by {division.words}"
+        for division in DIVISIONS.all()
+        if division.usual_irrelevant is not None
+    )
     group.add_argument(
         "--get_separation",
         action="store_true",
@@ -104,14 +107,15 @@ def _add_separation_flags(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--irrelevant_channels",
-        type=_all_or_number,
+        type=_all_none_or_number,
         metavar="N",
-        help=f"separation: how many irrelevant channels to draw for p values, or all (default: all{fewer})",
+        help="separation: how many irrelevant channels to draw for p values, or all, or none (default: all, but "
+        f"{defaults.SEPARATION_IRRELEVANT} where splits are many{fewer})",
     )
 
 
-def _all_or_number(text: str) -> str | int:
-    return text if text == "all" else positive_int(text)
+def _all_none_or_number(text: str) -> str | int:
+    return text if text in ("all", "none") else positive_int(text)
 
 
 def _add_effect_flags(group: argparse._ActionsContainer) -> None:

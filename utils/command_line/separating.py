@@ -7,6 +7,7 @@ from typing import Any
 from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits, model_dir_of
+from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
 from utils.defaults import P
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
@@ -15,9 +16,10 @@ from utils.stages.separation import Thresholds, TrainingUnits, ValidationInputs,
 from utils.store.files import split_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
-from utils.store.separations import Separations
+from utils.store.separations import MeasuredRows, Separations
 
 LONGEST_NAME = 150
+MOST_IRRELEVANT = 2e10  # splits x channels x images, a few minutes: above it irrelevant channels are drawn
 
 
 def measure_separation(opened: OpenedSplits) -> list[Path]:
@@ -40,19 +42,21 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
 
     separations = Separations(settings.output_dir, model_dir_of(settings))
     separations.check(opened.run, opened.context["weights_sha256"])
-    number = _number_drawn(settings, opened.splits)
+    numbers = _numbers_drawn(settings, opened.splits, store.meta)
     thresholds = _thresholds(opened)
     name = separation_name(settings, opened.run, opened.splits)
     described = describe_separation(
-        name, opened.run, opened.splits, thresholds, validation=store, training=training, number=number
+        name, opened.run, opened.splits, thresholds, validation=store, training=training, numbers=numbers
     )
     separation = separations.find(described)
     if separation is None:
+        measured = MeasuredRows(separations, described)
         validation = ValidationInputs(store, opened.outputs)
         units = TrainingUnits(opened.open_study(training))
-        rows = separate(opened.splits, thresholds, validation, units, number)
+        rows = separate(opened.splits, thresholds, validation, units, numbers=numbers, measured=measured)
         separation = {**described, "images": len(validation.targets), "rows": rows}
         separations.write(separation)
+        measured.remove()
     else:
         separations.make_newest(separation)
     tables = write_separation_tables(separations)
@@ -96,9 +100,24 @@ def _p(opened: OpenedSplits, split: OpenedSplit) -> float:
     return next((source["p"] for source in sources if source.get("p") is not None), P)
 
 
-def _number_drawn(settings: ResultSettings, splits: list[OpenedSplit]) -> int | None:
-    """How many irrelevant channels are drawn; None: all are used."""
+def _numbers_drawn(
+    settings: ResultSettings, splits: list[OpenedSplit], validation: dict[str, Any]
+) -> dict[str, int | None]:
+    """How many irrelevant channels are drawn for splits of each division, by its name; None: all are used.
+
+    ``validation`` is the ``meta`` of the val store.
+    """
+    divisions = {split.file.split.division.name: split.file.split.division for split in splits}
     if settings.irrelevant_channels is not None:
-        return None if settings.irrelevant_channels == "all" else int(settings.irrelevant_channels)
-    usual = [split.file.split.division.usual_irrelevant for split in splits]
-    return min((number for number in usual if number is not None), default=None)
+        asked = settings.irrelevant_channels
+        by_word: dict[int | str, int | None] = {"all": None, "none": 0}
+        return dict.fromkeys(divisions, by_word[asked] if asked in by_word else int(asked))
+    numbers = {name: division.usual_irrelevant for name, division in divisions.items()}
+    using_all = [split for split in splits if numbers[split.file.split.division.name] is None]
+    if len(using_all) * validation["num_channels"] * validation["num_images"] > MOST_IRRELEVANT:
+        print(
+            f"{len(using_all)} splits, {validation['num_channels']} channels and {validation['num_images']} images are "
+            f"many: {DRAWN} irrelevant channels are drawn for each split (--irrelevant_channels changes it)"
+        )
+        numbers = {name: DRAWN if number is None else number for name, number in numbers.items()}
+    return numbers

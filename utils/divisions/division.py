@@ -73,7 +73,7 @@ class Division(ABC):
     weighs_background
         Whether weights of the background other than 0 and 1 are allowed.
     usual_irrelevant
-        Default number of irrelevant channels that a separation draws; None: all of them.
+        Default number of irrelevant channels that a separation draws; None: all of them, unless that takes too long.
     background_note
         Text after "all training images" where a background is described.
     objective_names

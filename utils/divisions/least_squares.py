@@ -35,7 +35,7 @@ class LeastSquares(Division):
     summary = "least_squares (shares, so that each new channel is the channel on its own images, and nothing on others)"
     usual_background = BACKGROUND_WEIGHT
     weighs_background = True
-    usual_irrelevant = 200  # each takes milliseconds
+    usual_irrelevant = 0  # permuted weights decide, and dividing each takes milliseconds
     background_note = " but these, or a sample"
     suffix_pattern = "_least_squares"
     nulls = (WEIGHTS, FITTED, SHARES)

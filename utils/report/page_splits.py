@@ -222,7 +222,7 @@ def _separation_row(row: dict, styles: list[str]) -> dict:
     reference = row[unit_of(null).ap]
     style = styles[row["concept"] - 1]
     return {
-        **{name: row[name] for name in ("images", "name", "prevalence", "p_irrelevant", "q_irrelevant")},
+        **{name: row[name] for name in ("images", "name", "prevalence", "irrelevant", "p_irrelevant", "q_irrelevant")},
         "before": before,
         "after": after,
         "reference": reference,

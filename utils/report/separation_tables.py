@@ -50,7 +50,8 @@ layer's input, which tells two classes apart with almost any weights (0.99).
 prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
 permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
 no class of the channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q:
-false discovery rate (Benjamini-Hochberg) among the concepts of one run, where all irrelevant channels were used.
+false discovery rate (Benjamini-Hochberg) among the concepts of one run, where all irrelevant channels were used. They
+are not measured for least squares unless --irrelevant_channels asks for it, and drawn where there are too many.
 {DRAWS_REACH}.
 logit: AP of the network's own logit, of several classes' the largest. AUROC is signed: 0.5 is chance, below it the
 wrong way round. Permuted values are means over draws. An empty field or - cannot be measured: no image of the concept,
@@ -106,6 +107,11 @@ def _discoveries(rows: list[dict[str, Any]]) -> list[str]:
         values = np.array([row[f"{letter}_irrelevant"] for row in rows])
         measured = values[~np.isnan(values)]
         lines += [f"- {letter} < 0.05: {(measured < 0.05).sum()} of {len(measured)} concepts"] if len(measured) else []
+    drawn = [row["irrelevant"] for row in rows if row["irrelevant"] < row["irrelevant_there"]]
+    if drawn:
+        lines += [f"- irrelevant channels are a sample: no p is below {1 / (1 + max(drawn)):.2g}, and there is no q"]
+    if not any(row["irrelevant"] for row in rows):
+        lines += ["- p and q: not measured (--irrelevant_channels all or a number)"]
     return lines
 
 
@@ -121,15 +127,24 @@ def heading(separation: dict[str, Any]) -> str:
     rhos = {row["rho"] for row in rows if row["rho"] is not None}
     division += f", rho {_range(rhos)}" if rhos else ""
     channels = len({row["channel"] for row in rows})
-    used = [row["irrelevant"] for row in rows]
-    available = [row["irrelevant_there"] for row in rows]
-    number = f"all {_range(available)}" if used == available else f"{_range(used)} of {_range(available)}"
     thresholds = sorted({tuple(values[2:]) for values in separation["splits"].values()})
     at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
+    number = _number_of_irrelevant(rows)
+    irrelevant = f"{number} irrelevant channels at {at}" if number else "irrelevant channels not measured"
     return (
         f"{separation['run']}, layer {separation['layer']}, split by {division}; {len(rows)} concepts of {channels} "
-        f"channels, {separation['images']} images, {separation['draws']} draws, {number} irrelevant channels at {at}"
+        f"channels, {separation['images']} images, {separation['draws']} draws, {irrelevant}"
     )
+
+
+def _number_of_irrelevant(rows: list[dict[str, Any]]) -> str:
+    """How many irrelevant channels were used for each split, and of how many; empty if none were."""
+    measured = [row for row in rows if row["irrelevant"]]
+    if not measured:
+        return ""
+    used = [row["irrelevant"] for row in measured]
+    available = [row["irrelevant_there"] for row in measured]
+    return f"all {_range(available)}" if used == available else f"{_range(used)} of {_range(available)}"
 
 
 def _range(numbers: Iterable[float]) -> str:

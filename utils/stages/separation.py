@@ -5,7 +5,7 @@ bias is left out, as it moves all images by the same amount.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.concept_sources.concept_source import CandidateMaker
 from utils.concept_sources.source_registry import SOURCES
@@ -25,6 +24,7 @@ from utils.method.disentangling import Split
 from utils.method.importance import relevant_classes
 from utils.method.ranking import Score, rank_images, stack_scores
 from utils.method.significance import p_value, permutation, q_values
+from utils.processes import progress
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
 from utils.store.importance_store import ImportanceStore
@@ -40,6 +40,7 @@ from utils.store.scores import (
     score_columns,
     unit_of,
 )
+from utils.store.separations import MeasuredRows
 from utils.store.study import Study
 from utils.store.tap_sums import StoredTapSums
 
@@ -62,16 +63,19 @@ class ValidationInputs:
     def __init__(self, store: ImportanceStore, outputs: list[int]) -> None:
         num_images, num_inputs, num_taps = (store.meta[key] for key in ("num_images", "num_inputs", "num_taps"))
         self.input_sums = torch.empty(num_images, num_inputs * num_taps)
-        self.targets = torch.empty(0).long()
-        logits = []
-        for chunk in tqdm(range(store.num_chunks), "reading validation images", unit=" chunks", delay=2):
+        self.targets = torch.empty(num_images, dtype=torch.long)
+        logits = torch.empty(len(outputs), num_images)
+        count = 0
+        for chunk in progress(range(store.num_chunks), "reading validation images", unit=" chunks", delay=1):
             images = store.read_chunk(chunk, ["input_sums", "targets", "logits"])
-            first = len(self.targets)
-            self.targets = torch.cat([self.targets, images["targets"]])
-            self.input_sums[first : len(self.targets)] = images["input_sums"].flatten(1)
-            logits.append(images["logits"][:, outputs].float())
-        self.input_sums = self.input_sums[: len(self.targets)]  # fewer where unreadable ones were left out
-        self.logits = dict(zip(outputs, torch.cat(logits).T.contiguous(), strict=True))
+            read = slice(count, count + len(images["targets"]))
+            self.targets[read] = images["targets"]
+            self.input_sums[read] = images["input_sums"].flatten(1)
+            logits[:, read] = images["logits"][:, outputs].T
+            count = read.stop
+        self.targets = self.targets[:count]  # fewer where unreadable ones were left out
+        self.input_sums = self.input_sums[:count]
+        self.logits = dict(zip(outputs, logits[:, :count], strict=True))
 
     def images_of(self, concepts: list[list[int]]) -> Tensor:
         """True where an image belongs to a concept (a list of outputs): BoolTensor [K, N]."""
@@ -122,8 +126,10 @@ class TrainingUnits:
     def irrelevant(self, opened: OpenedSplit, thresholds: Thresholds, number: int | None) -> IrrelevantChannels:
         """The channels that are relevant for no class of a split.
 
-        ``number`` of them, drawn; all where there are no more, or where it is None.
+        ``number`` of them, drawn; all where there are no more, or where it is None. With 0 they are not looked for.
         """
+        if number == 0:
+            return IrrelevantChannels(self._study.weight_and_bias[0][:0], 0)
         split = opened.file.split
         relevant = self._relevant(thresholds, bool(opened.file.settings["only_correct"]))[opened.outputs].any(0)
         relevant[split.channel] = True
@@ -163,7 +169,7 @@ def describe_separation(
     *,
     validation: ImportanceStore,
     training: ImportanceStore,
-    number: int | None,
+    numbers: Mapping[str, int | None],
 ) -> dict[str, Any]:
     """All fields of a separation that are known before it is measured; an equal one need not be measured again.
 
@@ -177,8 +183,8 @@ def describe_separation(
         One for each split.
     validation, training
         Stores of validation and of training images.
-    number
-        Number of irrelevant channels to draw; None: all.
+    numbers
+        Number of irrelevant channels to draw for splits of each division, by its name; None: all.
     """
     return {
         "name": name,
@@ -187,7 +193,7 @@ def describe_separation(
         "validation_sha256": measured_digest(validation),
         "training_sha256": json_digest(training.meta),
         "draws": DRAWS,
-        "irrelevant": number,
+        "irrelevant": dict(numbers),
         "splits": {
             split.path.stem: [split.file.sha256, split.rho, *of_split]
             for split, of_split in zip(opened, thresholds, strict=True)
@@ -200,7 +206,9 @@ def separate(
     thresholds: list[Thresholds],
     validation: ValidationInputs,
     units: TrainingUnits,
-    number: int | None = None,
+    *,
+    numbers: Mapping[str, int | None],
+    measured: MeasuredRows,
 ) -> list[dict[str, Any]]:
     """Measure splits against all validation images: a row for each concept that has classes, as plain values.
 
@@ -211,8 +219,11 @@ def separate(
         One for each split.
     validation
     units
-    number
-        Number of irrelevant channels to draw; default: all. There are q values if all were used for every split.
+    numbers
+        Number of irrelevant channels to draw for splits of each division, by its name; None: all. There are q values
+        if all were used for every split.
+    measured
+        The rows of splits that have been measured already; those of the others are kept there.
 
     Returns
     -------
@@ -221,10 +232,23 @@ def separate(
         channels, the number of those that were used and of all; and the scores of each draw of permuted weights, as
         lists (``utils.store.scores``).
     """
-    rows = []
-    for split, of_split in zip(tqdm(opened, "separation", unit=" splits"), thresholds, strict=True):
-        irrelevant = units.irrelevant(split, of_split, number)
-        rows += _separate_one(split, units.rule(split), irrelevant, validation)
+    missing = [
+        (split, of_split)
+        for split, of_split in zip(opened, thresholds, strict=True)
+        if measured.find(split.path.stem) is None
+    ]
+    bar = progress(
+        missing,
+        "separation",
+        unit=" splits",
+        total=len(opened),
+        initial=len(opened) - len(missing),
+        images=len(validation.targets),
+    )
+    for split, of_split in bar:
+        irrelevant = units.irrelevant(split, of_split, numbers[split.file.split.division.name])
+        measured.keep(split.path.stem, _separate_one(split, units.rule(split), irrelevant, validation))
+    rows = [row for split in opened for row in measured.require(split.path.stem)]
     all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
     q = q_values([row["p_irrelevant"] for row in rows]) if all_used else [np.nan] * len(rows)
     return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
@@ -237,11 +261,13 @@ def _separate_one(
     split = opened.file.split
     is_own = validation.images_of(split.classes)
     weight = split.weight.double()
-    channels = {NEW: split.rows(opened.rho)[:-1, None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
+    shown = validation.scores(torch.cat([split.rows(opened.rho)[: len(is_own)], weight[None]]))
+    channels = {NEW: shown[:-1], ORIGINAL: shown[-1:].expand(len(is_own), -1)}
     scores = _scores_of_nulls(opened, rule, is_own, validation)
     scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
-    scores |= {unit: rank_rows(rows, is_own, validation) for unit, rows in channels.items()}
-    others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
+    scores |= {unit: rank_each(of_unit, is_own) for unit, of_unit in channels.items()}
+    among = is_own.any(0)  # images of the concepts
+    others = {unit: rank_each(of_unit[:, among], is_own[:, among]) for unit, of_unit in channels.items()}
     rows = []
     for k, classes in enumerate(split.classes):
         of_concept = {unit: score.of(k) for unit, score in scores.items()}
@@ -250,7 +276,7 @@ def _separate_one(
                 **_description(opened, k, is_own[k]),
                 **score_columns(of_concept),
                 OWN_LOGIT.ap: _own_logit(classes, is_own[k], validation),
-                **{unit.auroc_others: areas[k] for unit, areas in others.items()},
+                **{unit.auroc_others: of_unit.of(k).auroc.item() for unit, of_unit in others.items()},
                 "irrelevant": len(irrelevant.weights),
                 "irrelevant_there": irrelevant.available,
                 "p_irrelevant": p_value(of_concept[NEW].ap.item(), of_concept[IRRELEVANT].ap),
@@ -330,12 +356,9 @@ def rank_rows(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> Sco
     return stack_scores([rank_images(validation.scores(rows[k]), is_own[k]) for k in range(len(is_own))])
 
 
-def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> list[float]:
-    """Areas [K] against the images of the other concepts of the channel alone."""
-    shown = is_own.any(0)
-    return [
-        rank_images(validation.scores(rows[k])[:, shown], is_own[k, shown]).auroc.item() for k in range(len(is_own))
-    ]
+def rank_each(scores: Tensor, is_own: Tensor) -> Score:
+    """The Score [K, 1] of K concepts, each by a row of ``scores`` [K, N]; ``is_own`` [K, N]."""
+    return stack_scores([rank_images(scores[k, None], is_own[k]) for k in range(len(is_own))])
 
 
 def _own_logit(classes: list[int], is_own: Tensor, validation: ValidationInputs) -> float:

@@ -8,6 +8,7 @@ from utils.divisions.nulls import NULLS
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
 from utils.store.scores import AP_DRAWS, AUROC_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
+from utils.store.unfinished import Unfinished
 
 SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS))
 DRAWS = (AUROC_DRAWS, *AP_DRAWS.values())
@@ -80,6 +81,51 @@ class Separations(Measurements):
 
     def write(self, entry: dict[str, Any]) -> None:
         super().write(without_nan(entry))
+
+
+class MeasuredRows:
+    """The rows of splits that were measured before: in an earlier separation of the same name, or before a stop.
+
+    Rows depend on the split and on all values of the separation that do not name splits; only q values depend on the
+    other splits.
+
+    Parameters
+    ----------
+    separations
+    described
+        The fields of a separation that are known before it is measured.
+    """
+
+    def __init__(self, separations: Separations, described: dict[str, Any]) -> None:
+        self._splits = described["splits"]
+        shared = {name: value for name, value in described.items() if name != "splits"}
+        self._unfinished = Unfinished(separations.path(described), shared)
+        earlier = separations.find(shared) or {"splits": {}, "rows": []}
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        for row in earlier["rows"]:
+            if self._splits.get(row["split"]) == earlier["splits"][row["split"]]:
+                self._rows.setdefault(row["split"], []).append(row)
+
+    def find(self, split: str) -> list[dict[str, Any]] | None:
+        """The rows of a split, by the stem of its file; None if they have not been measured."""
+        if split not in self._rows:
+            kept = self._unfinished.find([split, *self._splits[split]])
+            if kept is None:
+                return None
+            self._rows[split] = kept["rows"]
+        return self._rows[split]
+
+    def require(self, split: str) -> list[dict[str, Any]]:
+        """The rows of a split that has been measured."""
+        return self._rows[split]
+
+    def keep(self, split: str, rows: list[dict[str, Any]]) -> None:
+        self._rows[split] = rows
+        self._unfinished.keep([split, *self._splits[split]], {"rows": rows})
+
+    def remove(self) -> None:
+        """Remove what was kept, after the separation has been written."""
+        self._unfinished.remove()
 
 
 def newest_rows(separations: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

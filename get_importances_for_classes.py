@@ -109,7 +109,7 @@ def main(settings: ImportanceSettings) -> None:
     if settings.compile and chunks:
         size = len(planned_batches(store, chunks[:1], settings.batch_size)[0].indices)
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
-        compile_network(network.module, layer, transform.normalise(black, device), settings.precision)
+        compile_network(network.module, layer, loading.pixels(black, transform), settings.precision)
     fill_store(store, chunks, opened, source)
 
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():

@@ -117,7 +117,6 @@ def wordnet_is_there(classes):
 
 def main(settings):
     import numpy as np
-    import torch
 
     from utils.command_line import opening
     from utils.errors import UserError
@@ -173,8 +172,7 @@ def main(settings):
         print("stage 1 is done: the others take minutes", flush=True)
     else:
         targets = np.array([outputs[folder] for folder in images.folders])[images.folder_of]
-        network.module.to(device, memory_format=torch.channels_last)
-        opened = OpenedNetwork(network.module, layer, settings.precision)
+        opened = OpenedNetwork(network.module, layer, settings.precision).to(device)
         rate = images_per_second(opened, ImageSource(images, transform, settings.batch_size, loading), targets)
         there = f" for the {missing:,} images that are missing" if missing < len(images) else ""
         print(

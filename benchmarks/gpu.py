@@ -10,9 +10,10 @@ second from the start of worker processes to the last file, after a warm-up; the
 the share of the limit, which is the slower one of the forward pass and decoding alone; shares of the time, from a short
 run of its own that waits for the device after each step; and the peak of what PyTorch has allocated on the device.
 
-`resized one by one` is not what the project does: images decoded on the device, then torchvision's resize and crop for
-each of them, to be compared with resizing a batch. A row is a process of its own; if it fails, its error is in its
-place and the others go on. Meant to take less than 8 minutes with 16 cores.
+Rows come in the order of their worth. `channels-last` and `contiguous` are layouts of images and kernels that the
+project does not choose for this precision. `resized one by one` is not what the project does: images decoded on the
+device, then torchvision's resize and crop for each of them, to be compared with resizing a batch. A row is a process of
+its own; if it fails, its error is in its place and the others go on. Meant to take less than 8 minutes with 16 cores.
 """
 
 import argparse
@@ -72,12 +73,12 @@ def measure(name, folder, options):
 
 def limit_of(row, rates):
     """Images per second that the slower one of the forward pass and decoding alone has, where both are known."""
-    forward = ("forward", row.precision, row.compile)
+    forward = ("forward", row.precision, row.compile, row.layout)
     decoding = ("decoding", row.decode, row.resize)
     alone = [
         rates.get(name)
         for name, other in ROWS.items()
-        if forward == (other.kind, other.precision, other.compile)
+        if forward == (other.kind, other.precision, other.compile, other.layout)
         or decoding == (other.kind, other.decode, other.resize)
     ]
     return min(alone) if len(alone) == 2 and None not in alone else None

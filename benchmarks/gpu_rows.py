@@ -21,6 +21,7 @@ from utils.images.batches import ImageSource
 from utils.images.decoding import crop_with_pil, decode
 from utils.images.device_decoding import DeviceBatches
 from utils.images.folders import list_images, map_folders
+from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.networks.opened_network import OpenedNetwork
@@ -36,36 +37,45 @@ PARTS = ("waiting for data", "forward", "backward", "writing")
 
 @dataclass(frozen=True)
 class Row:
-    """``kind``: forward, decoding, stage1 or published. ``resize``: batch, or image (one after the other)."""
+    """``kind``: forward, decoding, stage1 or published. ``resize``: batch, or image (one after the other).
+
+    ``layout``: of images and kernels in memory, channels-last or contiguous; empty: the one that stages choose.
+    """
 
     kind: str
     decode: str = ""
     precision: str = ""
     compile: bool = False
     resize: str = "batch"
+    layout: str = ""
 
     @property
     def name(self):
         more = "--compile" if self.compile else "", "" if self.resize == "batch" else "resized one by one"
-        return " ".join(word for word in (self.kind, self.decode, self.precision, *more) if word)
+        return " ".join(word for word in (self.kind, self.decode, self.precision, self.layout, *more) if word)
 
 
 ROWS = {
     row.name: row
-    for row in (
-        *(Row("forward", precision=precision) for precision in ("fp32", "bf16")),
-        Row("forward", precision="bf16", compile=True),
-        *(Row("decoding", decode) for decode in ("pil", "fast", "gpu")),
-        Row("decoding", "gpu", resize="image"),
-        Row("published", "pil", "fp32"),
-        Row("stage1", "pil", "fp32"),
-        Row("stage1", "fast", "bf16"),
-        Row("stage1", "gpu", "fp32"),
+    for row in (  # in the order of their worth, as the time on a GPU may be short
         Row("stage1", "gpu", "bf16"),
+        Row("published", "pil", "fp32"),
+        Row("stage1", "gpu", "fp32"),
+        Row("forward", precision="bf16"),
+        Row("decoding", "gpu"),
+        Row("forward", precision="fp32"),
+        Row("forward", precision="fp32", layout="channels-last"),
+        Row("forward", precision="bf16", layout="contiguous"),
         Row("stage1", "gpu", "bf16", compile=True),
+        Row("forward", precision="bf16", compile=True),
+        Row("stage1", "fast", "bf16"),
+        Row("stage1", "pil", "fp32"),
+        *(Row("decoding", decode) for decode in ("fast", "pil")),
         Row("stage1", "gpu", "bf16", resize="image"),
+        Row("decoding", "gpu", resize="image"),
     )
 }
+LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class OneByOne(DeviceBatches):
@@ -124,11 +134,20 @@ class Machinery:
         if self.row.resize == "image":
             batches.DeviceBatches = OneByOne
 
+        chosen = fastest_memory_format(self.row.precision, self.device)
+        self.memory_format = LAYOUTS.get(self.row.layout, chosen)
+        self.loading = batches.Loading(
+            device=self.device,
+            decoding=self.row.decode,
+            num_workers=self.num_workers,
+            memory_format=self.memory_format,
+        )
+
     def to_device(self):
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device, memory_format=self.memory_format)
         size = self.transform.crop_size
         crops = torch.randint(256, (self.batch_size, size, size, 3), dtype=torch.uint8)
-        pixels = self.transform.normalise(crops, self.device)
+        pixels = self.loading.pixels(crops, self.transform)
         if self.row.compile:
             compile_network(self.network, self.layer, pixels, self.row.precision)
         return pixels
@@ -154,8 +173,7 @@ class Machinery:
                 described, self.loaded, self.layer, transform=self.transform, images=images, classes=classes
             )
             store.begin(meta, self.layer, images)
-            loading = batches.Loading(device=self.device, decoding=row.decode, num_workers=self.num_workers)
-            source = ImageSource(images, self.transform, self.batch_size, loading)
+            source = ImageSource(images, self.transform, self.batch_size, self.loading)
             start = time.perf_counter()
             fill_store(store, store.missing_chunks(), OpenedNetwork(self.network, self.layer, row.precision), source)
             return time.perf_counter() - start

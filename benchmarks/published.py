@@ -18,7 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -133,8 +133,9 @@ def our_importances(precision, store_dir, *, settings, network, layer, transform
     )
     meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
     store.begin(meta, layer, images)
-    opened = OpenedNetwork(network.module, layer, precision)
-    source = ImageSource(images, transform, settings.batch_size, flags.loading(settings, device))
+    opened = OpenedNetwork(network.module, layer, precision).to(device)
+    loading = flags.loading(replace(settings, precision=precision), device)
+    source = ImageSource(images, transform, settings.batch_size, loading)
     fill_store(store, store.missing_chunks(), opened, source)
 
 
@@ -228,7 +229,6 @@ def main():
     transform = flags.transform_from_flags(settings, network.transform)
     layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
     contiguous = copy.deepcopy(network.module).to(device)
-    network.module.to(device, memory_format=torch.channels_last)
     loading = transform, device, settings.batch_size, settings.num_workers
     published = Published(contiguous, contiguous.get_submodule(layer.name), *loading)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from utils.command_line.run import run
 from utils.command_line.settings import ImageSettings
 from utils.images.batches import ImageBatches, batches_of
 from utils.images.folders import list_images
+from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.precision import choose_device, network_arithmetic
 from utils.plugins import positive_int
 from utils.store import split_network
@@ -73,7 +74,8 @@ def main(settings):
     plain, layer = opening.require_stored_network(settings, context, first)
     split = split_network(plain.module, *settings.splits)
     parts = split.get_submodule(layer.name).parts
-    networks = [network.to(device, memory_format=torch.channels_last) for network in (plain.module, split)]
+    memory_format = fastest_memory_format(settings.precision, device)
+    networks = [network.to(device, memory_format=memory_format) for network in (plain.module, split)]
     images = list_images(Path(settings.data_dir) / "val")
     chosen = np.unique(np.linspace(0, len(images) - 1, settings.images).astype(int))
     loader = ImageBatches(

@@ -32,7 +32,14 @@ def test_rows_are_processes_and_one_that_fails_does_not_stop_the_others(monkeypa
     monkeypatch.setattr(sys, "executable", str(either))
     monkeypatch.setenv("CXX", "no-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    rows = ("forward fp32", "decoding pil", "stage1 gpu bf16 --compile", "stage1 pil fp32", "published pil fp32")
+    rows = (
+        "forward fp32",
+        "forward fp32 channels-last",
+        "decoding pil",
+        "stage1 gpu bf16 --compile",
+        "stage1 pil fp32",
+        "published pil fp32",
+    )
     model = ("--model", "tests.factories:of_a_thousand")
     monkeypatch.setattr(sys, "argv", ["gpu", *SMALL_RUN, *model, "--rows", *rows])
     gpu.main()
@@ -91,7 +98,13 @@ def test_photographs_are_as_large_as_those_of_imagenet(tmp_path):
 
 
 def test_the_limit_is_the_slower_one_of_what_a_row_needs():
-    rates = {"forward bf16": 5000.0, "forward fp32": 900.0, "decoding gpu": 4000.0, "decoding pil": 6000.0}
+    rates = {
+        "forward bf16": 5000.0,
+        "forward bf16 contiguous": 100.0,
+        "forward fp32": 900.0,
+        "decoding gpu": 4000.0,
+        "decoding pil": 6000.0,
+    }
     limits = {name: gpu.limit_of(of, rates) for name, of in gpu_rows.ROWS.items() if of.kind == "stage1"}
     assert limits["stage1 gpu bf16"] == 4000
     assert limits["stage1 pil fp32"] == 900

@@ -81,9 +81,9 @@ def devices(monkeypatch):
 @pytest.mark.parametrize("asked", ["cuda", None])
 @pytest.mark.parametrize(
     ("local_rank", "count", "expected"),
-    [("0", 1, 0), ("0", 4, 0), ("3", 4, 3), ("3", 1, 0), ("4", 4, 0)],  # the last three: as many devices, or not
+    [("0", 1, 0), ("0", 4, 0), ("3", 4, 3), ("3", 1, 0), ("3", 2, 1), ("4", 4, 0), ("7", 4, 3)],
 )
-def test_cuda_is_the_processs_own_device(started, devices, asked, local_rank, count, expected):
+def test_processes_share_the_devices_evenly(started, devices, asked, local_rank, count, expected):
     started({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": "8"})
     current = devices(count)
     device = torch.device("cuda", expected)

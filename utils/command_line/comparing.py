@@ -194,7 +194,7 @@ class OpenedComparison:
         study = self.study
         network = study.network
         source = study.image_source(self.store)
-        embedder = self.embedder.to(self.device)
+        embedder = self.embedder.to(self.device, self.study.precision)
         embeddings, path = validation_embeddings(self.store, study, embedder)
         if len(embeddings.indices) < len(self.store.read_labels().indices):
             raise UserError(f"{path} lacks images of {self.store.folder}: leave out --skip_unreadable")

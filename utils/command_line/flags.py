@@ -198,6 +198,7 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
 def loading(settings: ImageSettings, device: torch.device) -> Loading:
     """The Loading that the flags ask for; UserError if the device lacks what it needs."""
     from utils.images.batches import Loading
+    from utils.networks.arithmetic import fastest_memory_format
 
     if settings.decode == "gpu" and device.type != "cuda":
         raise UserError("--decode gpu needs a CUDA device: use --decode fast")
@@ -206,6 +207,7 @@ def loading(settings: ImageSettings, device: torch.device) -> Loading:
         decoding=settings.decode,
         num_workers=settings.num_workers,
         skip_unreadable=settings.skip_unreadable,
+        memory_format=fastest_memory_format(settings.precision, device),
     )
 
 

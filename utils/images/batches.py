@@ -107,13 +107,18 @@ class Loading:
 
     ``device`` receives the batches; ``decoding`` is ``pil``, ``fast`` (torchvision on the CPU) or ``gpu``;
     ``num_workers`` processes (or threads, with ``gpu``) read ahead; with ``skip_unreadable`` an image that cannot be
-    read is left out instead of ending the run.
+    read is left out instead of ending the run. ``memory_format`` is the layout of the batches in memory.
     """
 
     device: torch.device
     decoding: str = "pil"
     num_workers: int = 0
     skip_unreadable: bool = False
+    memory_format: torch.memory_format = torch.channels_last
+
+    def pixels(self, crops: torch.Tensor, transform: Transform) -> torch.Tensor:
+        """Crops, uint8 [B, H, W, 3], as the network takes them: float32 [B, 3, H, W], normalised, on the device."""
+        return transform.normalise(crops, self.device).contiguous(memory_format=self.memory_format)
 
 
 class ImageBatches:
@@ -143,7 +148,7 @@ class ImageBatches:
         self.batches = batches
         self.done = done
         self.description = description
-        self.device = loading.device
+        self.loading = loading
         self.skip_unreadable = loading.skip_unreadable
         self.skipped = 0
         self.loader: Iterable[Batch]
@@ -173,7 +178,7 @@ class ImageBatches:
                 bar.set_postfix_str(f"waiting for data {waited / (time.perf_counter() - begin):.0%}", refresh=False)
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
-                pixels = self.transform.normalise(batch.crops, self.device)
+                pixels = self.loading.pixels(batch.crops, self.transform)
                 yield ImageBatch(batch.indices, pixels, batch.contents)
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:

@@ -33,9 +33,10 @@ def peaks(maps: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     if places is None:
         places = maps.new_full((maps.shape[-1], 2), 0.5)
-    inside = ~places.isnan().any(1)
-    values, positions = maps[..., inside].max(-1)
-    return values, places[inside][positions]
+    nowhere = places.isnan().any(1)
+    # filled rather than left out: how many there are is not known without waiting for the device
+    values, positions = maps.masked_fill(nowhere, -torch.inf).max(-1)
+    return values, places[positions]
 
 
 def default_patch_size(image_size: int, map_size: int) -> int:

@@ -57,10 +57,10 @@ def held(module: DisentangledLayer, number: int, constants: Mapping[int, float])
     """
     rows = module.rows_of[number]
     residual = len(rows) - 1
+    indices = torch.tensor(rows, device=module.parts.weight.device)  # not in each call: the copy would wait
 
     def hold(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         dim = module.channel_dim % output.ndim
-        indices = torch.tensor(rows, device=output.device)
         channels = output.index_select(dim, indices).movedim(dim, 0)
         new_residual = channels[residual]
         if residual in constants:

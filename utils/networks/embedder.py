@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.images.resizing import FILTERS
 from utils.images.transform import Transform
+from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.loading import LoadedNetwork, load_network
 from utils.networks.user_code import user_code
 
@@ -64,9 +65,9 @@ class Embedder:
     def __str__(self) -> str:
         return f"{self.model} with weights {self.weights}: {self.features}, {self.size} numbers"
 
-    def to(self, device: torch.device) -> Embedder:
-        """Move the network to a device."""
-        self.module.to(device).to(memory_format=torch.channels_last)
+    def to(self, device: torch.device, precision: str) -> Embedder:
+        """Move the network to a device, where it will run in ``precision``."""
+        self.module.to(device).to(memory_format=fastest_memory_format(precision, device))
         return self
 
     def embed(self, images: Tensor) -> Tensor:

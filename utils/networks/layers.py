@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from utils.defaults import LAST_LAYERS
 from utils.errors import UserError
+from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.arrangement import Arrangement, arrangement_of
 from utils.networks.loading import copy_module, without_hooks
 from utils.networks.recording import Record
@@ -244,7 +245,8 @@ class Convolution(Layer):
         layer = self.module
         module = copy_module(without_hooks(layer))  # hooks on the layer expect the layer's own channels
         kernels = rows.unflatten(2, layer.kernel_size).to(layer.weight)
-        module.weight = nn.Parameter(kernels.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        memory_format = fastest_memory_format("fp32", kernels.device)  # as rows are always computed
+        module.weight = nn.Parameter(kernels.contiguous(memory_format=memory_format), requires_grad=False)
         module.bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=False)
         module.out_channels = len(rows)
         return module

@@ -21,6 +21,7 @@ from torch import nn
 import utils
 from utils.errors import UserError
 from utils.images.transform import Transform
+from utils.networks.arithmetic import allow_tf32
 from utils.networks.user_code import OUT_OF_MEMORY, in_one_line, user_code
 
 StateDict = dict[str, torch.Tensor]
@@ -110,6 +111,7 @@ def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Tran
     utils.__path__ = extend_path(utils.__path__, "utils")  # a package of that name in the working directory, too
     with user_code(lambda error: UserError(f"--model {model} cannot be made ({in_one_line(error)})")):
         network = getattr(importlib.import_module(module_name), function)()
+    allow_tf32(False)  # whatever the factory has set: --precision decides
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
     if weights is None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from utils.images.batches import ImageBatch, ImageBatches
+from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.layers import Layer
 from utils.networks.precision import network_arithmetic
 from utils.networks.recording import Record, Recorder, layer_input, require_finite
@@ -34,7 +35,7 @@ class OpenedNetwork:
 
     def to(self, device: torch.device) -> OpenedNetwork:
         """The same network, moved to a device."""
-        self.module.to(device).to(memory_format=torch.channels_last)
+        self.module.to(device).to(memory_format=fastest_memory_format(self.precision, device))
         return self
 
     def arithmetic(self) -> AbstractContextManager[None]:

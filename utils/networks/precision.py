@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.networks.arithmetic import allow_tf32
 from utils.networks.layers import Layer
 from utils.networks.recording import Recorder
 from utils.networks.user_code import user_code
@@ -16,13 +17,12 @@ from utils.processes import this_process
 def choose_device(device: str | None) -> torch.device:
     """The device that is named; for None ``cuda`` if there is one, else ``cpu``.
 
-    ``cuda`` is the device of this process: the one of its local rank where there are as many, else the first one.
+    ``cuda`` is the device of this process: that of its local rank. More processes than devices share these evenly.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        rank = this_process().local_rank
-        device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
+        device = f"cuda:{this_process().local_rank % max(torch.cuda.device_count(), 1)}"
     chosen: torch.device | None = None
     with suppress(RuntimeError):
         chosen = torch.device(device)
@@ -35,11 +35,6 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on ``device``; the copy does not wait for what the device still computes."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError if the device does not have the arithmetic, and make cuDNN deterministic.
 
@@ -48,18 +43,18 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32 needs a CUDA device")
     torch.backends.cudnn.deterministic = True
-    _allow_tf32(False)
+    allow_tf32(False)
 
 
 @contextmanager
 def network_arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The context in which a network is called: ``fp32``, ``tf32`` (CUDA only) or ``bf16`` (autocast)."""
-    _allow_tf32(precision == "tf32")
+    allow_tf32(precision == "tf32")
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield
     finally:
-        _allow_tf32(False)
+        allow_tf32(False)
 
 
 @contextmanager
@@ -114,9 +109,3 @@ def compile_network(network: nn.Module, layer: Layer, images: Tensor, precision:
     # compilers can be missing or fail in many ways, in either direction of the pass
     with network_arithmetic(precision, images.device), Recorder(network, layer) as recorder, user_code(refusal):
         recorder.forward_with_gradient(images, targets)
-
-
-def _allow_tf32(allowed: bool) -> None:
-    # Torch has a newer pair of switches too; where they differ, reading these raises. These keep both in step.
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.method.contributions import per_norm
+from utils.networks.arithmetic import upload
 from utils.networks.layers import Layer
-from utils.networks.precision import network_arithmetic, upload
+from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input
 
 IMAGES = 2  # run to find a circuit layer, so that the batch's dimension can be distinguished from one of size 1

@@ -93,7 +93,7 @@ def find_strongest(
     so_far, done = _resumed(unfinished, len(rows))
     strongest = [TopPatches(*(part[block] for part in so_far)) for block in blocks]
     loader = source.in_order(range(len(source.images)), "validation images", done)
-    places = layer.places(loader.device)
+    places = layer.places(source.loading.device)
     kept = done
     for planned, (batch, record) in zip(loader.batches, network.records_in_step(loader), strict=True):
         if record is not None:

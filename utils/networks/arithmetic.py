@@ -1,0 +1,35 @@
+"""How torch computes on a device: TF32, the layout of tensors in memory, copies that do not wait."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Decide whether fp32 convolutions and matrix products of CUDA may use TF32; on the CPU they are exact.
+
+    A user-supplied network may have set any of torch's switches. The newer ones (``fp32_precision``) are inherited from
+    more general ones, and reading an older one (``allow_tf32``) raises where it contradicts them. So the newer ones are
+    reset, and the older ones decide.
+    """
+    backends: Any = torch.backends
+    for switch in (backends, backends.cudnn, backends.mkldnn, backends.mkldnn.conv, backends.mkldnn.rnn):
+        switch.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    backends.cuda.matmul.allow_tf32 = allowed
+    backends.cudnn.allow_tf32 = allowed
+
+
+def fastest_memory_format(precision: str, device: torch.device) -> torch.memory_format:
+    """The layout of images and kernels in memory for which the device has the fastest convolutions.
+
+    For fp32 without TF32, cuDNN has its fast kernels for contiguous tensors; on tensor cores (TF32, bf16), and on a
+    CPU, convolutions of channels-last tensors are faster.
+    """
+    return torch.contiguous_format if device.type == "cuda" and precision == "fp32" else torch.channels_last
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``; the copy does not wait for what the device still computes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

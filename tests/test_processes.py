@@ -1,5 +1,7 @@
 """Bars of work, and the line before work that takes long."""
 
+import threading
+
 import pytest
 
 from utils import processes
@@ -40,3 +42,12 @@ def test_the_time_of_kept_steps_does_not_count(capsys, clock):
 
 def test_peak_memory_is_that_of_a_process_with_torch():
     assert 2**26 < processes.peak_memory() < 2**40
+
+
+def test_bars_share_one_thread():
+    """tqdm's, which each bar would otherwise leave behind."""
+    counts = []
+    for _ in range(3):
+        list(processes.progress(range(2)))
+        counts.append(threading.active_count())
+    assert len(set(counts)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -54,10 +55,19 @@ def progress(*args: Any, hidden: bool = False, images: int | None = None, **kwar
     (where it is given), and how much memory the process has needed so far. Arguments are tqdm's; steps that were kept
     from an earlier run are ``initial``.
     """
+    bar = _bar_class()(*args, disable=hidden or this_process().rank > 0, **kwargs)
+    bar.images = images
+    return bar
+
+
+@cache
+def _bar_class() -> type[tqdm]:
+    """One class for all bars: tqdm starts a thread for each class of bars, and never ends it."""
     from tqdm import tqdm  # not above: --help would wait for it
 
     class Bar(tqdm):
         announced = False
+        images: int | None = None
 
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
@@ -68,10 +78,10 @@ def progress(*args: Any, hidden: bool = False, images: int | None = None, **kwar
                     self.announced = True
                     remaining = elapsed * (self.total - self.n) / done
                     if elapsed + remaining > LONG_SECONDS:
-                        self.write(_announcement(self, remaining, images), file=sys.stderr)
+                        self.write(_announcement(self, remaining, self.images), file=sys.stderr)
             return shown
 
-    return Bar(*args, disable=hidden or this_process().rank > 0, **kwargs)
+    return Bar
 
 
 def _announcement(bar: tqdm, remaining: float, images: int | None) -> str:

@@ -130,6 +130,7 @@ def test_users_see_no_warning_of_torchvision(readable):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "torch.Size([3, 45, 60])\n", result.stderr
     assert "TorchVision" not in result.stderr
+    assert "writable" not in result.stderr  # the bytes of the file
 
 
 def test_only_the_exif_data_of_a_copy_are_hidden(readable):

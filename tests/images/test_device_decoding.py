@@ -1,17 +1,20 @@
 """The threads of decoding on a device, here the CPU."""
 
+import io
 import threading
 import time
 
 import pytest
 import torch
+from PIL import Image
 
-from tests.pictures import CPU, loader, picture
+from tests.pictures import CPU, levels, loader, picture
 from tests.scripts import PATIENCE
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.decoding import Picture, require_decoder
 from utils.images.device_decoding import groups_of_similar_size
+from utils.processes import progress
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec:DeprecationWarning")
 
@@ -53,7 +56,8 @@ def test_no_thread_outlives_an_error_and_none_is_lost(photos, where, error, monk
     def fail(*_):
         raise error
 
-    before = set(threading.enumerate())
+    with progress(["any bar starts tqdm's own thread"]):
+        before = set(threading.enumerate())
     if where == "here":
         batches = iter(loader(photos, "gpu", cut=[[0, 1], [2]] * 30))
         next(batches)
@@ -69,14 +73,131 @@ def test_no_thread_outlives_an_error_and_none_is_lost(photos, where, error, monk
     assert set(threading.enumerate()) == before
 
 
-def test_memory_that_is_short_is_not_left_to_pil(photos, monkeypatch):
-    def fail(*_, **__):
-        raise torch.OutOfMemoryError("short")
+# What torchvision's decoder raises: PyTorch's memory is short, or nvJPEG's own (its status 5)
+SHORT = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+    RuntimeError("Error while decoding JPEG images: CUDA out of memory. Tried to allocate 20 MiB"),
+    RuntimeError("Error while decoding JPEG images: Failed to decode batch: 5\nException raised"),
+]
+REFUSED = RuntimeError("Error while decoding JPEG images: Failed to parse jpeg stream: 4")
+
+
+@pytest.fixture
+def decoder(monkeypatch):
+    """A decoder that calls a function with the files of each call, as bytes, before it decodes them.
+
+    The calls' numbers of files are noted, without those of the picture that tests the decoder.
+    """
+    original, own = decoding.jpeg_decoder(), decoding._small_jpeg()
+
+    def install(before):
+        calls = []
+
+        def decode_jpeg(files, **options):
+            files_as_bytes = [file.numpy().tobytes() for file in files]
+            if files_as_bytes != [own]:
+                calls.append(len(files))
+            before(files_as_bytes)
+            return original(files, **options)
+
+        monkeypatch.setattr(decoding, "jpeg_decoder", lambda: decode_jpeg)
+        return calls
+
+    return install
+
+
+def jpegs(count):
+    """JPEG files of grey pictures of one size, each of its own grey."""
+    return [encoded(Image.new("L", (16, 16), grey)) for grey in range(count)]
+
+
+def encoded(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG")
+    return file.getvalue()
+
+
+def greys(images):
+    return [None if image is None else int(image[0, 0, 0]) for image in images]
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["PyTorch", "torchvision", "nvJPEG"])
+def test_memory_that_is_short_is_not_left_to_pil(photos, error, decoder):
+    def before(_):
+        raise error
 
     files = loader(photos, "gpu")
-    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: fail)
+    decoder(before)
     with pytest.raises(torch.OutOfMemoryError):
         list(files)
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["PyTorch", "torchvision", "nvJPEG"])
+def test_memory_that_is_short_for_many_files_may_do_for_fewer(error, decoder):
+    def before(files):
+        if len(files) > 5:
+            raise error
+
+    calls = decoder(before)
+    assert greys(decoding.decode(jpegs(16), CPU)) == list(range(16))
+    assert calls == [16, 8, 4, 4, 8, 4, 4]
+
+
+def test_a_refused_file_is_found_by_halves(decoder):
+    files, refused = jpegs(64), 41
+
+    def before(files_of_call):
+        if files[refused] in files_of_call:
+            raise REFUSED
+
+    calls = decoder(before)
+    expected = [None if number == refused else number for number in range(64)]
+    assert greys(decoding.decode(files, CPU)) == expected
+    assert len(calls) == 14 and sum(calls) < 3 * 64  # one by one: 65 calls
+
+
+def test_a_failure_that_passes_refuses_no_file(decoder):
+    failures = [REFUSED] * 3
+
+    def before(_):
+        if failures:
+            raise failures.pop()
+
+    decoder(before)
+    assert greys(decoding.decode(jpegs(4), CPU)) == [0, 1, 2, 3]
+    assert not failures
+
+
+def test_a_decoder_that_fails_on_any_file_refuses_none(photos, decoder, capsys):
+    def before(_):
+        raise REFUSED
+
+    for decode in ("gpu", "fast"):
+        files = loader(photos, decode, skip_unreadable=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "jpeg_decoder", lambda: lambda *_, **__: before(None))
+            with pytest.raises(UserError, match=r"JPEG files cannot be decoded on cpu any more \(.*jpeg stream: 4\)"):
+                list(files)
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_refused_files_are_counted_once_at_the_end(photos, decoder, capsys):
+    refused = [(photos / "a" / f"{number}.jpg").read_bytes() for number in (0, 2)]
+
+    def before(files):
+        if any(file in refused for file in files):
+            raise REFUSED
+
+    decoder(before)
+    found, expected = levels(photos, "gpu", cut=[[0, 1], [2]]), levels(photos, "pil")
+    said = capsys.readouterr().err
+    assert said.count("refused") == 1
+    path = photos / "a" / "0.jpg"
+    assert f"2 JPEG files refused by the decoder of cpu were decoded by PIL, the first of them {path}\n" in said
+    for name, crop in found.items():
+        assert (crop - expected[name]).abs().max() < (2.01 if name == "1.jpg" else 1e-3)
+    list(loader(photos, "gpu", cut=[[1]]))
+    assert "refused" not in capsys.readouterr().err
 
 
 def test_a_torchvision_that_cannot_decode_on_the_device_is_refused(monkeypatch):

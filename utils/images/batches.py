@@ -126,7 +126,8 @@ class ImageBatches:
 
     Worker processes decode ahead; with the decoding ``gpu``, worker threads read ahead and the
     device decodes. Each file is read once. An unreadable image is an error that names it; with ``skip_unreadable`` it
-    is left out, named on standard error and counted in ``skipped``. An image whose content differs from that in the
+    is left out, named on standard error and counted in ``skipped``. JPEG files that the device's decoder ``refused``
+    are counted on standard error at the end of a pass. An image whose content differs from that in the
     ImageList is always an error. With None for ``description`` there is no bar. ``loader`` gives each ``Batch`` before
     it is normalised; ``files`` makes the dataset of PIL's and torchvision's pictures. ``done`` images of the same work
     were read by an earlier run: the bar begins there.
@@ -151,6 +152,7 @@ class ImageBatches:
         self.loading = loading
         self.skip_unreadable = loading.skip_unreadable
         self.skipped = 0
+        self.refused: list[int] = []
         self.loader: Iterable[Batch]
         if loading.decoding == "gpu":
             self.loader = DeviceBatches(images, transform, batches, loading.num_workers, loading.device)
@@ -178,11 +180,16 @@ class ImageBatches:
                 bar.set_postfix_str(f"waiting for data {waited / (time.perf_counter() - begin):.0%}", refresh=False)
                 for index, reason in batch.unreadable:
                     self._report(index, reason)
+                self.refused += batch.refused
                 pixels = self.loading.pixels(batch.crops, self.transform)
                 yield ImageBatch(batch.indices, pixels, batch.contents)
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)
+        if self.refused:
+            path = printable(str(self.images.path(self.refused[0])))
+            count = f"{len(self.refused)} JPEG files refused by the decoder of {self.loading.device}"
+            print(f"{count} were decoded by PIL, the first of them {path}", file=sys.stderr)
 
     def readable(self) -> Iterator[ImageBatch]:
         """The batches in which an image could be read."""

@@ -12,7 +12,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from utils.images.folders import ImageList
 from utils.images.resizing import resized_sizes
 from utils.images.transform import Transform
 
-Crop = Callable[[bytearray, Transform], Tensor]  # from the bytes of an image file, uint8 [H, W, 3]
+Crop = Callable[[bytes, Transform], Tensor]  # from the bytes of an image file, uint8 [H, W, 3]
 Value = TypeVar("Value")
 
 MOST_PIXELS = 2**26  # PIL decodes larger images: it detects decompression bombs
@@ -42,6 +42,8 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 # The filter is not set around each image, because threads share the filters
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+# torch makes a tensor of a file's bytes without copying them, and decoders only read it
+warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
 # torchvision's decoders are deprecated, which users need not know: jpeg_decoder falls back to their successors
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 
@@ -60,13 +62,15 @@ HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart inter
 class Batch:
     """``crops`` uint8 [B, H, W, 3] of the images ``indices`` [B], whose ``contents`` are an array of uint64 [B].
 
-    ``unreadable`` has (index, reason) of the rest.
+    ``unreadable`` has (index, reason) of the rest; ``refused`` are the indices of plain JPEG files that PIL decoded,
+    because the device's decoder refused them.
     """
 
     indices: Tensor
     crops: Tensor
     contents: np.ndarray
     unreadable: list[tuple[int, str]]
+    refused: list[int]
 
     @classmethod
     def of(cls, pictures: "Sequence[Picture]", crops: Tensor) -> "Batch":
@@ -77,6 +81,7 @@ class Batch:
             crops,
             np.array([picture.content for picture in readable], dtype=np.uint64),
             [(picture.index, picture.reason) for picture in pictures if picture.reason is not None],
+            [picture.index for picture in pictures if picture.is_refused],
         )
 
     def pin_memory(self) -> "Batch":
@@ -85,7 +90,7 @@ class Batch:
         return self
 
 
-def crop_with_pil(data: bytearray, transform: Transform) -> Tensor:
+def crop_with_pil(data: bytes, transform: Transform) -> Tensor:
     """Decode, resize and crop the bytes of an image file: uint8 Tensor [H, W, 3]."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -98,7 +103,7 @@ def crop_with_pil(data: bytearray, transform: Transform) -> Tensor:
         return transform.crop(image.convert("RGB"))
 
 
-def crop_with_torchvision(data: bytearray, transform: Transform) -> Tensor:
+def crop_with_torchvision(data: bytes, transform: Transform) -> Tensor:
     """As ``crop_with_pil``, by torchvision's decoder and resizing if the file is a plain JPEG file."""
     if plain_jpeg_size(data) is not None:
         (image,) = decode([data], torch.device("cpu"))
@@ -107,15 +112,69 @@ def crop_with_torchvision(data: bytearray, transform: Transform) -> Tensor:
     return crop_with_pil(data, transform)
 
 
-def decode(files: Sequence[bytearray], device: torch.device) -> list[Tensor | None]:
-    """Decode plain JPEG files, bytearrays, together: a list of uint8 Tensor [3, height, width], or None if refused."""
+class DecoderFailure(UserError):
+    """A decoder fails for reasons that are not the image's."""
+
+
+def decode(files: Sequence[bytes], device: torch.device) -> list[Tensor | None]:
+    """Decode plain JPEG files together: a list of uint8 Tensor [3, height, width], or None if the decoder refuses one.
+
+    One file fails all of them, without a partial result, so halves are tried until one file is left; memory that is
+    short may do for fewer files. A file is refused if it fails alone, twice, and a picture of our own in between does
+    not: what is left to PIL must not depend on the state of the device.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        Memory is short even for one file.
+    DecoderFailure
+        The decoder fails on the picture of our own, too.
+    """
+    images = _attempt_to_decode(files, device)
+    if not isinstance(images, RuntimeError):
+        return images
+    if len(files) > 1:
+        middle = len(files) // 2
+        return decode(files[:middle], device) + decode(files[middle:], device)
+    of_our_own = _attempt_to_decode([_small_jpeg()], device)
+    images = _attempt_to_decode(files, device)
+    if not isinstance(images, RuntimeError):
+        return images
+    if is_short_memory(images):
+        raise torch.OutOfMemoryError(str(images)) from images
+    if isinstance(of_our_own, RuntimeError):
+        raise DecoderFailure(f"JPEG files cannot be decoded on {device} any more ({first_line(images)})") from images
+    return [None]
+
+
+def _attempt_to_decode(files: Sequence[bytes], device: torch.device) -> list[Tensor | None] | RuntimeError:
+    """The decoded files, or the error that the decoder raised, once nothing of its work is under way."""
     try:
         tensors = [torch.frombuffer(data, dtype=torch.uint8) for data in files]
         return list(jpeg_decoder()(tensors, mode="RGB", device=device))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # one file can fail all of them: there is no partial result
-        return [None] if len(files) == 1 else [image for file in files for image in decode([file], device)]
+    except RuntimeError as error:
+        failure = error
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # else it may still write into memory that is free again
+        if is_short_memory(failure):
+            torch.cuda.empty_cache()  # decoders have memory apart from PyTorch's
+    return failure
+
+
+def is_short_memory(error: RuntimeError) -> bool:
+    """Whether a decoder failed for want of memory; torchvision's for CUDA says so by a number of nvJPEG's."""
+    text = str(error)
+    return bool(NO_MEMORY.search(text) or re.search(r"\bFailed to .*: 5$", text, re.MULTILINE))
+
+
+def _small_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def jpeg_decoder() -> Callable[..., list[Tensor]]:
@@ -157,17 +216,14 @@ def _without_exif(file: Tensor) -> Tensor:
 
 def require_decoder(device: torch.device, flag: str) -> None:
     """Raise UserError if JPEG files cannot be decoded on a device, rather than let PIL decode every file."""
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, "JPEG")
-    try:
-        jpeg_decoder()([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], mode="RGB", device=device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
+    failure = _attempt_to_decode([_small_jpeg()], device)
+    if isinstance(failure, RuntimeError):
+        if is_short_memory(failure):
+            raise torch.OutOfMemoryError(str(failure)) from failure
         instead = "fast" if flag == "gpu" else "pil"
         raise UserError(
-            f"--decode {flag}: this torchvision cannot decode on {device} ({error}): use --decode {instead}"
-        ) from error
+            f"--decode {flag}: this torchvision cannot decode on {device} ({failure}): use --decode {instead}"
+        ) from failure
 
 
 def is_sliver(size: tuple[int, int]) -> bool:
@@ -190,7 +246,7 @@ def _resize_and_crop(image: Tensor, transform: Transform) -> Tensor:
 # Which files are plain
 
 
-def plain_jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG file that all decoders read in the same way, else None.
 
     Eight bits, Huffman-coded, grey or YCbCr, at most ``MOST_PIXELS``, no sliver, nothing unusual before the first scan,
@@ -212,13 +268,13 @@ def plain_jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
 def _segments(data: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of the segments of a JPEG file, as long as each follows the one before."""
     start = len(START_OF_IMAGE)
-    while data[start : start + 1] == b"\xff" and start + 4 <= len(data):
-        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    while start + 4 <= len(data) and data[start] == 0xFF:
+        end = start + 2 + 256 * data[start + 2] + data[start + 3]
         yield data[start + 1], start, end
         start = end
 
 
-def _frame_size(frame: bytes | bytearray) -> tuple[int, int] | None:
+def _frame_size(frame: bytes) -> tuple[int, int] | None:
     """(height, width) that a frame header states, or None if it states anything unusual."""
     if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3) or frame[6::3] == b"RGB":
         return None
@@ -227,7 +283,7 @@ def _frame_size(frame: bytes | bytearray) -> tuple[int, int] | None:
     return (height, width) if 0 < height * width <= MOST_PIXELS and not is_sliver((height, width)) else None
 
 
-def _is_ycbcr(segment: bytes | bytearray) -> bool:
+def _is_ycbcr(segment: bytes) -> bool:
     return not segment.startswith(b"Adobe") or segment[11:12] == b"\1"
 
 
@@ -235,8 +291,10 @@ def _is_ycbcr(segment: bytes | bytearray) -> bool:
 # Reading: an image file is read once, as a whole. Stages compare its content; it is decoded from memory.
 
 
+READ_AT_ONCE = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 LARGEST_FILE = 2**31  # bytes; far more than any image that PIL would decode
-NO_MEMORY = re.compile("out of memory|can't allocate memory")  # in messages of PIL and torch
+# in messages of PIL, torch and libjpeg
+NO_MEMORY = re.compile("out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
 
 class MachineFailure(str):
@@ -252,15 +310,17 @@ class Picture:
     """An image while it is read: the ``data`` of its file, then its ``crop`` or the ``reason`` why there is none.
 
     ``content`` is the number that ``content_of`` makes of the data; ``size`` (height, width) is set if a device is to
-    decode them. Both and the data are empty for an image that cannot be read.
+    decode them. Both and the data are empty for an image that cannot be read. ``is_refused`` once the device's decoder
+    has refused it.
     """
 
     index: int
-    data: bytearray = field(default_factory=bytearray)
+    data: bytes = b""
     content: int = 0
     size: tuple[int, int] | None = None
     crop: Tensor | None = None
     reason: str | None = None
+    is_refused: bool = False
 
     @property
     def num_pixels(self) -> int:
@@ -269,7 +329,7 @@ class Picture:
     def decode(self, crop: Crop, transform: Transform) -> None:
         """Make the crop, uint8 Tensor [H, W, 3], with ``crop(data, transform)``, and drop the data."""
         self.crop, self.reason = attempt(crop, self.data, transform)
-        self.data = bytearray()
+        self.data = b""
 
 
 def read_picture(images: ImageList, index: int) -> Picture:
@@ -286,25 +346,27 @@ def read_picture(images: ImageList, index: int) -> Picture:
     return Picture(index, data, content)
 
 
-def read_file(path: str | Path) -> bytearray:
-    """The bytes of a regular file, as a bytearray, from which torch makes a tensor without copying.
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file, read at once and not copied: many threads read, and copying would stop the others.
 
     A FIFO or a device with the name of an image is an OSError instead of a process that waits for ever.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        status = os.fstat(file.fileno())
+    file = os.open(path, READ_AT_ONCE)
+    try:
+        status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > LARGEST_FILE:
             raise ValueError(f"{status.st_size} bytes are too many for an image")
-        return bytearray(file.read())
+        data = os.read(file, status.st_size)
+        while len(data) < status.st_size and (part := os.read(file, status.st_size - len(data))):
+            data += part  # some file systems read less at once
+        return data
+    finally:
+        os.close(file)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def content_of(data: bytes | bytearray) -> int:
+def content_of(data: bytes) -> int:
     """The content of an image: the first 8 bytes of the SHA-256 of its file, as a little-endian number."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
@@ -316,5 +378,9 @@ def attempt(function: Callable[..., Value], *arguments: Any) -> tuple[Value, Non
     except Exception as error:  # PIL raises a dozen kinds, for a dozen kinds of damage
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         # a damaged image has no errno; a file system that fails, and memory that is short, are not the image's fault
-        machine = isinstance(error, MemoryError) or getattr(error, "errno", None) or NO_MEMORY.search(reason)
+        machine = (
+            isinstance(error, (MemoryError, DecoderFailure))
+            or getattr(error, "errno", None)
+            or NO_MEMORY.search(reason)
+        )
         return None, MachineFailure(reason) if machine else reason

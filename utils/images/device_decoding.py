@@ -140,6 +140,7 @@ class DeviceBatches:
         images = decode([picture.data for picture in group], self.device)
         for picture, image in zip(group, images, strict=True):
             if image is None:
+                picture.is_refused = True
                 picture.decode(crop_with_pil, self.transform)
         decoded = [picture for picture, image in zip(group, images, strict=True) if image is not None]
         if not decoded:

@@ -106,8 +106,14 @@ def cut_and_pad(images: list[Tensor], windows: CropWindows) -> Tensor:
     batch = torch.zeros(len(images), height, 3, width, dtype=torch.uint8, device=images[0].device)
     corners = windows.first.tolist()
     sizes = windows.sizes.tolist()
-    for part, image, (top, left), (rows, columns) in zip(batch, images, corners, sizes, strict=True):
-        part[:rows, :, :columns] = image[:, top : top + rows, left : left + columns].transpose(0, 1)
+    parts = [
+        part[:, :rows, :columns] for part, (rows, columns) in zip(batch.transpose(1, 2).unbind(), sizes, strict=True)
+    ]
+    cut = [
+        image[:, top : top + rows, left : left + columns]
+        for image, (top, left), (rows, columns) in zip(images, corners, sizes, strict=True)
+    ]
+    torch._foreach_copy_(parts, cut)  # one call: each call keeps the other threads waiting for a moment
     return batch
 
 

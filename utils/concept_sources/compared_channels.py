@@ -63,8 +63,8 @@ class ComparedUnits:
     ----------
     training : Tensor [k, n]
         Their values in the training images of the channel's concepts.
-    validation : Tensor [k, N]
-        Their values in all validation images.
+    validation : Tensor [k, N] or None
+        Their values in all validation images; None if they are linear: few of them are needed.
     rows, biases : Tensor [k, C_in, taps], Tensor [k] or None
         Their weights if they are linear in the layer's input; ``biases`` is None without bias.
     clusters : Clusters, optional
@@ -75,7 +75,7 @@ class ComparedUnits:
     """
 
     training: Tensor
-    validation: Tensor
+    validation: Tensor | None = None
     rows: Tensor | None = None
     biases: Tensor | None = None
     clusters: Clusters | None = None
@@ -128,7 +128,14 @@ class ComparedChannel:
         if biases is None and self.bias is not None:
             biases = self.bias.expand(len(rows))
         training = rows.flatten(1).float() @ self.training.T
-        return ComparedUnits(training, self.validation.scores(rows), rows, biases, clusters)
+        return ComparedUnits(training, None, rows, biases, clusters)
+
+    def in_validation(self, draws: list[ComparedUnits], chosen: list[Tensor]) -> list[Tensor]:
+        """Values [K, N] of K ``chosen`` units of each draw in all validation images; linear ones without bias."""
+        if any(units.rows is None for units in draws):
+            return [units.validation[numbers] for units, numbers in zip(draws, chosen, strict=True)]
+        rows = torch.cat([units.rows[numbers] for units, numbers in zip(draws, chosen, strict=True)])
+        return list(self.validation.scores(rows).split([len(numbers) for numbers in chosen]))
 
 
 @dataclass(frozen=True)

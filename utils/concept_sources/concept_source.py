@@ -40,7 +40,8 @@ class ConceptFinder(ABC):
     def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:
         """The ConceptSets of a channel's weights at a draw, exactly ``number`` of them where it is given.
 
-        UserError if there are none. If the sets have clusters, the finder is an ``ImageSetFinder``.
+        UserError if there are none. If the sets have clusters, the finder is an ``ImageSetFinder``; sets without
+        clusters are the same at every draw.
         """
 
 

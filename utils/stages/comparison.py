@@ -7,7 +7,7 @@ channel's other concepts. The unit is evaluated on validation images alone. All 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from utils.concept_sources.compared_channels import ComparedChannel, ComparedUni
 from utils.concept_sources.image_sets import Clusters
 from utils.errors import UserError
 from utils.method.clustering import adjusted_rand_index
-from utils.method.matching import judge, match
+from utils.method.matching import Judgement, judge, match
 from utils.method.significance import permutation
 from utils.processes import progress
 from utils.stages.comparison_embedding import ChannelScores, EmbeddedImages, LinearUnits
@@ -146,10 +146,12 @@ def _measure_channel(
             bar.update()
             continue
         rows = {}
+        judgements = iter(_judgements(channel, list(chain.from_iterable(units_by_null.values())), membership))
         for null, draws in units_by_null.items():
             keys = {"method": name, "null": null, "channel": channel.channel}
             if draws:
-                measured.concepts.extend({**keys, **row} for row in _concept_rows(channel, draws, membership))
+                of_draws = list(islice(judgements, len(draws)))
+                measured.concepts.extend({**keys, **row} for row in _concept_rows(of_draws))
                 rows[null] = {**keys, **_channel_row(channel, draws, labels)}
         if scores is not None:
             scores.collect(method, units_by_null, rows, first=len(measured.channels))
@@ -162,18 +164,22 @@ def _measure_channel(
     return MeasuredChannel(measured, linear)
 
 
-def _concept_rows(
-    channel: ComparedChannel, draws: list[ComparedUnits], membership: torch.Tensor
-) -> list[dict[str, Any]]:
-    """A row for each concept: means over draws; ``membership`` [K, N] tells the validation images of each concept."""
-    judgements = [judge(units.validation[match(units.training, channel.membership)], membership) for units in draws]
+def _judgements(channel: ComparedChannel, draws: list[ComparedUnits], membership: torch.Tensor) -> list[Judgement]:
+    """The Judgement of each draw; ``membership`` [K, N] tells the validation images of each concept."""
+    matched = [match(units.training, channel.membership) for units in draws]
+    return [judge(values, membership) for values in channel.in_validation(draws, matched)]
+
+
+def _concept_rows(judgements: list[Judgement]) -> list[dict[str, Any]]:
+    """A row for each concept: means over draws."""
     values = {
         NEW.auroc: [judgement.score.auroc for judgement in judgements],
         NEW.ap: [judgement.score.ap for judgement in judgements],
         NEW.auroc_others: [judgement.auroc_others for judgement in judgements],
     }
     means = {name: torch.stack(of_draws).nanmean(0).tolist() for name, of_draws in values.items()}
-    return [{"concept": k + 1, **{name: means[name][k] for name in means}} for k in range(len(membership))]
+    num_concepts = len(means[NEW.auroc])
+    return [{"concept": k + 1, **{name: means[name][k] for name in means}} for k in range(num_concepts)]
 
 
 def _channel_row(channel: ComparedChannel, draws: list[ComparedUnits], labels: Labels) -> dict[str, Any]:

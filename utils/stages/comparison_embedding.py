@@ -134,7 +134,7 @@ class ChannelScores:
         """
         for number, (null, row) in enumerate(rows.items(), start=first):
             units = units_by_null[null][0]
-            sums = units.validation
+            (sums,) = self._channel.in_validation([units], [torch.arange(len(units.training))])
             if units.rows is not None:
                 biases = torch.zeros(len(units.rows)) if units.biases is None else units.biases.float()
                 self._linear.append(LinearUnits(units.rows.float(), biases, torch.full((len(biases),), number)))

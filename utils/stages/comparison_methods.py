@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from utils.concept_sources.compared_channels import (
+    DRAWS,
     PARTITIONED_REFERENCES,
     PERMUTED_OWNERS,
     PERMUTED_WEIGHTS,
@@ -73,20 +75,25 @@ class Splits(UnitMaker):
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
         weight = channel.weights[0]
         sets = self.finder.sets(channel)
-        rule = self._rule(sets)
-        shares = rule.shares(weight[None])[:, 0]
-        units = {
-            "": [self._units(channel, weight, shares, sets)],
-            PERMUTED_WEIGHTS: permuted_draws(partial(self._units_of_draw, channel, len(sets.concepts))),
-        }
-        same_sets = replace(sets, clusters=None)  # the null has no clusters of its own
-        if sets.clusters is not None:  # labelled sets are the same for all weights
-            units[SAME_SETS] = self._permuted_units(channel, same_sets, rule)
+        same_sets = replace(sets, clusters=None)  # a null with these sets has no clusters of its own
+        own, permuted, real_target = self._divided_together(channel, sets)
+        units = {"": [self._units(channel, weight, own, sets)]}
+        of_permuted = [
+            self._units(channel, of_draw, shares, same_sets)
+            for of_draw, shares in zip(channel.weights[1:], permuted, strict=True)
+        ]
+        if sets.clusters is None:  # labelled sets are the same for all weights
+            units[PERMUTED_WEIGHTS] = [replace(one, draw=draw) for draw, one in enumerate(of_permuted, start=1)]
+        else:
+            units[PERMUTED_WEIGHTS] = permuted_draws(partial(self._units_of_draw, channel, len(sets.concepts)))
+            units[SAME_SETS] = of_permuted
         if FITTED in self.division.nulls:
-            targets = weight.expand_as(channel.weights[1:])
-            units[REAL_TARGET] = self._permuted_units(channel, same_sets, rule, targets)
+            units[REAL_TARGET] = [
+                self._units(channel, of_draw, shares, same_sets)
+                for of_draw, shares in zip(channel.weights[1:], real_target, strict=True)
+            ]
         orders = permutations("owners", channel.channel, len(weight))
-        units[PERMUTED_OWNERS] = [self._units(channel, weight, shares[:, order], same_sets) for order in orders]
+        units[PERMUTED_OWNERS] = [self._units(channel, weight, own[:, order], same_sets) for order in orders]
         if sets.clusters is not None:
             units[PARTITIONED_REFERENCES] = [
                 self._divided(channel, weight, self.finder.sets_of(partition))
@@ -94,30 +101,33 @@ class Splits(UnitMaker):
             ]
         return units
 
+    def _divided_together(
+        self, channel: ComparedChannel, sets: ConceptSets
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The shares [K + 1, C_in] of the channel, of its permuted weights, and of these fitted to the channel.
+
+        All are divided among the channel's own sets at once. Of divisions without targets there are none of the last.
+        """
+        weights = channel.weights
+        targets = None
+        if FITTED in self.division.nulls:
+            targets = torch.cat([weights, weights[:1].expand_as(weights[1:])])
+            weights = torch.cat([weights, weights[1:]])
+        own, *others = self._rule(sets).shares(weights, targets).unbind(1)
+        return own, tuple(others[:DRAWS]), tuple(others[DRAWS:])
+
     def _units_of_draw(self, channel: ComparedChannel, number: int, draw: int) -> ComparedUnits:
         """Units of the permuted weights of a draw, divided among exactly ``number`` concepts of their own."""
         return self._divided(channel, channel.weights[draw], self.finder.sets(channel, draw, number))
 
-    def _divided(self, channel: ComparedChannel, weight: torch.Tensor, sets: ConceptSets) -> ComparedUnits:
+    def _divided(self, channel: ComparedChannel, weight: Tensor, sets: ConceptSets) -> ComparedUnits:
         """Units of some weights [C_in, taps], divided among some sets."""
         return self._units(channel, weight, self._rule(sets).shares(weight[None])[:, 0], sets)
-
-    def _permuted_units(
-        self, channel: ComparedChannel, sets: ConceptSets, rule: Rule, targets: torch.Tensor | None = None
-    ) -> list[ComparedUnits]:
-        """Units of all permuted weights, divided among the channel's own sets."""
-        weights = channel.weights[1:]
-        shares = rule.shares(weights, targets).unbind(1)
-        return [
-            self._units(channel, weight, of_weight, sets) for weight, of_weight in zip(weights, shares, strict=True)
-        ]
 
     def _rule(self, sets: ConceptSets) -> Rule:
         return self.division.rule(self.division.settings_from({}), sets, self.rho)
 
-    def _units(
-        self, channel: ComparedChannel, weight: torch.Tensor, shares: torch.Tensor, sets: ConceptSets
-    ) -> ComparedUnits:
+    def _units(self, channel: ComparedChannel, weight: Tensor, shares: Tensor, sets: ConceptSets) -> ComparedUnits:
         return channel.units(disentangled_rows(weight, shares)[: len(sets.concepts)], sets.clusters)
 
 

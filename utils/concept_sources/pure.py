@@ -61,12 +61,12 @@ if TYPE_CHECKING:
     from utils.store.virtual_neuron_files import ClusteredUnits, VirtualNeuronFile, VirtualNeurons
 
 torch = later("torch")
+arithmetic = later("utils.networks.arithmetic")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
 image_passes = later("utils.store.image_passes")
 network_circuits = later("utils.networks.unit_circuits")
 ordering = later("utils.method.order")
-precision = later("utils.networks.precision")
 recording = later("utils.networks.recording")
 reference_store = later("utils.store.reference_images")
 significance = later("utils.method.significance")
@@ -468,7 +468,7 @@ class _VirtualNeuronPass:
         recording.require_finite_values([features], batch.indices[images], self._source.images)
         recording.require_finite_values([largest], batch.indices, self._source.images)
         order = units.argsort(stable=True)  # unit by unit
-        rows, image_rows, unit_numbers = precision.upload(
+        rows, image_rows, unit_numbers = arithmetic.upload(
             torch.stack([order, images[order], units[order]]), self._device
         )
         sizes = wanted.sum(0).tolist()

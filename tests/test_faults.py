@@ -11,7 +11,9 @@ from benchmarks.faults.__main__ import Campaign, report
 from benchmarks.faults.rounds import (
     LATE,
     LINE,
+    NEEDS_IMAGES,
     NOT_HERE,
+    ORDER,
     SAME,
     Failure,
     Worker,
@@ -28,6 +30,9 @@ FEW = {
     **{label: {SAME, LATE} for label in ("SIGKILL in stage 1", "SIGKILL in stage 3", "SIGKILL in stage 4")},
     "SIGINT in any stage": {LINE, LATE},
     **{f"damaged {kind}": {LINE, SAME} for kind in ("chunk", "split", "result JSON")},
+    "SIGKILL in stage separation": {SAME, LATE},
+    **{f"damaged {kind}": {LINE, SAME} for kind in ("manifest", "separation JSON")},
+    "damaged steps of separation": {SAME, LATE},
     "full disk": {LINE, LATE, NOT_HERE},
     "stage 3 side by side": {SAME},
 }
@@ -38,7 +43,8 @@ def campaign(tmp_path_factory):
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", python())  # the two servers of scripts need not import torch again
-            started = Campaign(tmp_path_factory.mktemp("faults"), 2, stack)
+            stages = (*ORDER, NEEDS_IMAGES, "separation")
+            started = Campaign(tmp_path_factory.mktemp("faults"), 2, stack, stages)
         yield started
 
 

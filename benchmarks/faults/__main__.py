@@ -2,11 +2,11 @@
 
     python -m benchmarks.faults --seconds 300
 
-Kills and signals at random moments, damaged files of every kind, a full disk, a read-only one, and stages side by side,
-on a tiny network and pictures of its own, in a temporary folder. A round disturbs a stage, mends what is to be mended
-(damage by the file as it was, a disk by space) and runs the stage to its end; then every file of the store and of the
-results must be byte for byte that of undisturbed runs, less the time in a result. --seed and --round repeat a round;
-only what depends on the clock may then come out otherwise.
+Kills and signals at random moments, damaged files of every kind, damaged steps of a loop that was killed, a full
+disk, a read-only one, and stages side by side, on a tiny network and pictures of its own, in a temporary folder. A
+round disturbs a stage, mends what is to be mended (damage by the file as it was, a disk by space) and runs the stage
+to its end; then every file of the store and of the results must be byte for byte that of undisturbed runs, less the
+time in a result. --seed and --round repeat a round; only what depends on the clock may then come out otherwise.
 
 Disks are mounted, which needs root. The exit status is 1 if anything failed.
 """
@@ -22,7 +22,18 @@ from contextlib import ExitStack
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from benchmarks.faults.rounds import LATE, LINE, NEEDS_IMAGES, NOT_HERE, ORDER, SAME, Failure, Reference, Worker, cases
+from benchmarks.faults.rounds import (
+    EVERYTHING,
+    LATE,
+    LINE,
+    NOT_HERE,
+    ORDER,
+    SAME,
+    Failure,
+    Reference,
+    Worker,
+    cases,
+)
 from benchmarks.faults.runs import Scripts, write_pictures
 from benchmarks.report import print_table
 
@@ -32,12 +43,12 @@ OWN, OTHER = 17, 5  # seeds of the network, and of the one whose files are swapp
 class Campaign:
     """Rounds on several processes at a time; ``outcomes`` is a list of (number, label, outcome or Failure)."""
 
-    def __init__(self, folder, jobs, stack):
+    def __init__(self, folder, jobs, stack, stages=EVERYTHING):
         write_pictures(folder / "data")
         scripts = [Scripts(folder / "data", folder / f"logs{job}") for job in range(jobs)]
         for one in scripts:
             stack.callback(one.close)
-        own = (scripts[0], folder / "own", OWN, (*ORDER, NEEDS_IMAGES))
+        own = (scripts[0], folder / "own", OWN, stages)
         with ThreadPool(min(jobs, 2)) as pool:  # of one process one thing is asked at a time
             self.reference, other = pool.starmap(Reference, [own, (scripts[-1], folder / "other", OTHER, ORDER)])
         self.workers = [Worker(one, folder / f"rounds{job}", self.reference, other) for job, one in enumerate(scripts)]

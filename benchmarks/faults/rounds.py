@@ -9,25 +9,53 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.runs import PAIRS
 
 ORDER = ("1", "1 val", "2", "3", "4")
 NEEDS_IMAGES = "4 of images"
+LOOPS = {"circuits": "2", "pure": "2", "separation": "3", "effect": "3", "comparison": "2"}  # the stage before each
+EVERYTHING = (*ORDER, NEEDS_IMAGES, *LOOPS)
 VAL = "importances_val/"
 WHOLE_LAYER = ("_layer.json", "_concepts.csv")  # of runs that split all candidates alone
 LATE, LINE, SAME, NOT_HERE = "ended before", "one line", "same result", "not possible here"
-KINDS = {  # of files: what their paths match, and the stages that read them of train/ and of val/
-    "meta.json": (r"importances(_val)?/meta\.json", ("1", "2", "3"), ("1 val", "4")),
-    "layer.npz": (r"importances(_val)?/layer\.npz", ("2", "3"), ("4",)),
-    "images.npz": (r"importances(_val)?/images\.npz", ("2", "3"), ("4",)),
-    "chunk": (r"importances(_val)?/chunk_", ("1", "2", "3"), ("1 val", "4")),
-    "class means": (r"_class_means\.npz", ("2", "3"), ()),
-    "counts": (r"_relevant_images_", ("2",), ()),
-    "candidates JSON": (re.escape(f"{PAIRS}.json"), ("3", "4"), ()),
-    "split": (r"models_disentangled/.*\.pt", ("3", "4"), ()),
-    "result JSON": (r"results_quantitative/pairs/", ("4",), ()),
+RESULTS = r"results_quantitative/(pairs|separation|effect|comparison)/"
+UNFINISHED = ".unfinished_"  # of the folder of a loop's finished steps
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of files: what their paths match, and the stages that read them, of train/ and of val/.
+
+    ``made_by`` is a stage after which the files are there.
+    """
+
+    pattern: str
+    readers: tuple[str, ...]
+    val_readers: tuple[str, ...] = ()
+    made_by: str = "4"
+
+
+KINDS = {
+    "meta.json": Kind(r"importances(_val)?/meta\.json", ("1", "2", "3"), ("1 val", "4")),
+    "layer.npz": Kind(r"importances(_val)?/layer\.npz", ("2", "3"), ("4",)),
+    "images.npz": Kind(r"importances(_val)?/images\.npz", ("2", "3"), ("4",)),
+    "chunk": Kind(r"importances(_val)?/chunk_", ("1", "2", "3"), ("1 val", "4")),
+    "class means": Kind(r"_class_means\.npz", ("2", "3")),
+    "counts": Kind(r"_relevant_images_", ("2",)),
+    "candidates JSON": Kind(re.escape(f"{PAIRS}.json"), ("3", "4")),
+    "split": Kind(r"models_disentangled/.*\.pt", ("3", "4")),
+    "result JSON": Kind(r"results_quantitative/pairs/", ("4",)),
+    "manifest": Kind(r"_layer\.json", ("3",)),
+    "split of circuits": Kind(r"_circuits_.*\.pt", ("circuits",), made_by="circuits"),
+    "reference images": Kind(r"_references.*\.npz", ("pure",), made_by="pure"),
+    "separation JSON": Kind(r"results_quantitative/separation/", ("separation",), made_by="separation"),
+    "effect JSON": Kind(r"results_quantitative/effect/", ("effect",), made_by="effect"),
+    "comparison JSON": Kind(r"results_quantitative/comparison/", ("comparison",), made_by="comparison"),
+    "virtual neurons": Kind(r"_virtual_neurons_.*\.npz", ("comparison",), made_by="comparison"),
+    "embeddings": Kind(r"_embeddings_.*\.npz", ("comparison",), made_by="comparison"),
 }
 
 
@@ -42,9 +70,10 @@ def require(condition, problem, ended=None):
 
 
 def contents(folder):
-    """Every file below a folder, less what killed writers have left: {path: bytes}."""
+    """Every file below a folder, less what killed writers and loops have left: {path: bytes}."""
     files = {path: path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for path, name in sorted(files.items()) if not name.endswith(".tmp")}
+    left = re.compile(rf"\.tmp$|{re.escape(UNFINISHED)}")
+    return {name: path.read_bytes() for path, name in sorted(files.items()) if not left.search(name)}
 
 
 def fill(folder, files):
@@ -55,7 +84,7 @@ def fill(folder, files):
 
 def timeless(name, data):
     """A file's content; of a result what does not change from run to run."""
-    if re.search(KINDS["result JSON"][0], name):
+    if re.search(RESULTS, name):
         try:
             return {key: value for key, value in json.loads(data).items() if key not in ("evaluation", "sha256")}
         except ValueError:
@@ -72,7 +101,7 @@ def differing(found, *allowed):
 
 def is_table(name):
     """Whether a file is made of all results that are there, which are fewer where something was refused."""
-    return name.startswith("results_quantitative/") and "/pairs/" not in name
+    return name.startswith("results_quantitative/") and re.search(RESULTS, name) is None
 
 
 def check_line(ended, *words, status=2):
@@ -106,6 +135,13 @@ def damaged(chance, data, donors):
             return way, bytes(bad)
 
 
+def stage_before(stage):
+    """The stage after which another one is done; None for the first."""
+    if stage in LOOPS:
+        return LOOPS[stage]
+    return ORDER[ORDER.index(stage) - 1] if stage != ORDER[0] else None
+
+
 class Reference:
     """What undisturbed runs make: folders ``before`` and ``after`` each stage, their seconds and writes."""
 
@@ -114,9 +150,10 @@ class Reference:
         (folder / "first").mkdir(parents=True)
         scripts.run("1", folder / "first")  # the first run of all reads libraries from the disk: not for the seconds
         for stage in stages:
-            before = self.after[ORDER[ORDER.index(stage) - 1]] if stage not in ("1", NEEDS_IMAGES) else {}
             if stage == NEEDS_IMAGES:
                 before = {name: data for name, data in self.after["3"].items() if VAL not in name}
+            else:
+                before = self.after[earlier] if (earlier := stage_before(stage)) else {}
             own = folder / stage
             own.mkdir(parents=True)
             fill(own, before)
@@ -203,27 +240,29 @@ class Worker:
 
     def damage(self, chance, folder, kind):
         """Damage a file, where some of what a reader of it makes is to be made again: named, or no difference."""
-        pattern, *stages = KINDS[kind]
-        name = chance.choice([name for name in self.reference.after["4"] if re.search(pattern, name)])
-        stage = chance.choice(stages[VAL in name])
+        pattern, whole = KINDS[kind].pattern, self.reference.after[KINDS[kind].made_by]
+        name = chance.choice([name for name in whole if re.search(pattern, name)])
+        stage = chance.choice(KINDS[kind].val_readers if VAL in name else KINDS[kind].readers)
         state, outputs = dict(self.reference.after[stage]), self.reference.outputs[stage]
         removable = [one for one in outputs if one != name and (stage[0] != "1" or "/chunk_" in one)]
         for one in chance.sample(removable, chance.randint(1, len(removable))):
             del state[one]
         if name not in state:
-            state[name] = self.reference.after["4"][name]
+            state[name] = whole[name]
         donors = [data for one, data in state.items() if re.search(pattern, one) and one != name]
-        donors += [self.other.after["4"][name]] if name in self.other.after["4"] else []
+        of_other = self.other.after.get(KINDS[kind].made_by, {})
+        donors += [of_other[name]] if name in of_other else []
         way, bad = damaged(chance, state[name], donors)
         fill(folder, state := {**state, name: bad})
-        for reader in ORDER[ORDER.index(stage) :]:  # the next one is asked where the file is still there
+        readers = (stage,) if stage in LOOPS else ORDER[ORDER.index(stage) :]
+        for reader in readers:  # the next one is asked where the file is still there
             what = f"{way} of {name}, stage {reader}"
             ended = self.scripts.run(reader, folder)
             if ended.status != 0:
                 words = [Path(name).name]
                 if way == "swap":  # a whole meta.json of another network: everything else is of another one than it
                     words += [Path(name).parent.name, *([f"{PAIRS}.json"] if kind == "meta.json" else [])]
-                return self._mended(reader, folder, state, name=name, words=words, ended=ended, what=what)
+                return self._mended(reader, folder, state, whole=whole, name=name, words=words, ended=ended, what=what)
             wrong = differing(contents(folder), self.reference.after[reader])
             require(set(wrong) <= {name}, f"{what}: not noticed, and other files differ: {wrong}", ended)
             if not wrong:
@@ -232,11 +271,24 @@ class Worker:
             state = {**self.reference.after[reader], name: bad}
         return SAME
 
-    def _mended(self, stage, folder, state, *, name, words, ended, what):
+    def damage_kept(self, chance, folder, stage):
+        """Kill a stage in its loop, and damage a step that it has kept: it is done again."""
+        fill(folder, self.reference.before[stage])
+        at = chance.randint(1, self.reference.ended[stage].writes)
+        self.scripts.end(self.scripts.start(stage, folder, trap={"at": at, "signal": signal.SIGKILL}))
+        steps = sorted(path for path in folder.rglob("*") if path.is_file() and UNFINISHED in str(path.parent))
+        if steps:
+            path = chance.choice(steps)
+            donors = [other.read_bytes() for other in steps if other != path]
+            path.write_bytes(damaged(chance, path.read_bytes(), donors)[1])
+        self.finish(stage, folder)
+        return SAME if steps else LATE
+
+    def _mended(self, stage, folder, state, *, whole, name, words, ended, what):
         try:
             check_line(ended, *words)
             self.unharmed(stage, folder, state, {name})
-            fill(folder, {name: self.reference.after["4"][name]})
+            fill(folder, {name: whole[name]})
             self.finish(stage, folder)
         except Failure as failure:
             raise Failure(f"{what}: {failure}") from failure
@@ -296,12 +348,14 @@ class Worker:
 def cases():
     """All kinds of rounds: {label: function of (worker, chance, folder)}."""
     found = {}
-    for stage in (*ORDER, NEEDS_IMAGES):
+    for stage in EVERYTHING:
         found[f"SIGKILL in stage {stage}"] = lambda *how, stage=stage: Worker.kill(*how, stage)
     for number in (signal.SIGINT, signal.SIGTERM):
         found[f"{number.name} in any stage"] = lambda *how, number=number: Worker.stop(*how, number)
     for kind in KINDS:
         found[f"damaged {kind}"] = lambda *how, kind=kind: Worker.damage(*how, kind)
+    for stage in LOOPS:
+        found[f"damaged steps of {stage}"] = lambda *how, stage=stage: Worker.damage_kept(*how, stage)
     for label, full in (("full disk", True), ("read-only disk", False)):
         found[label] = lambda *how, full=full: Worker.disk(*how, full)
     for stage, flag in (("1", None), ("3", "--channel_disentangle"), ("4", "--channel_of_interest")):

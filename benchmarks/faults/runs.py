@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -34,6 +35,14 @@ SHARED = ("--store_dir", "store", "--model", RUN.replace("-", ":"))
 COMPUTE = ("--num_workers", "0", "--device", "cpu", "--batch_size", "4")
 CHUNKS = (*COMPUTE, "--chunk_size", "8", "--resize_size", "24", "--crop_size", "24")
 CANDIDATES = ("--candidates", f"{PAIRS}.json")
+FEW_IMAGES = ("--nr_concepts", "2", "--nr_reference_images", "8")
+COMPARED = (
+    "--compare_without",
+    "predicted_classes",
+    "concept_vectors",
+    "--embedding",
+    "benchmarks.faults.runs:embedder",
+)
 PAIR_FLAGS = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_low", "-1")
 STAGES = {  # name: script, flags
     "1": ("get_importances_for_classes.py", CHUNKS),
@@ -42,7 +51,13 @@ STAGES = {  # name: script, flags
     "3": ("disentangle_channel.py", (*COMPUTE, *CANDIDATES)),
     "4": ("get_results.py", (*COMPUTE, *CANDIDATES, "--get_quantitative")),
     "4 of images": ("get_results.py", (*COMPUTE, *CANDIDATES, "--get_quantitative")),  # without a store of val/
+    "circuits": ("disentangle_channel.py", (*COMPUTE, "--concepts_from", "circuits", *FEW_IMAGES)),
+    "pure": ("disentangle_channel.py", (*COMPUTE, "--concepts_from", "pure", *FEW_IMAGES)),
+    "separation": ("get_results.py", (*COMPUTE, *CANDIDATES, "--get_separation")),
+    "effect": ("get_results.py", (*COMPUTE, *CANDIDATES, "--get_effect")),
+    "comparison": ("get_results.py", (*COMPUTE, *CANDIDATES, "--compare", *FEW_IMAGES, *COMPARED)),
 }
+BAR = re.compile(r"\d+%\||images/s")  # of a line that is a progress bar
 
 
 class Network(nn.Module):
@@ -67,6 +82,11 @@ class Network(nn.Module):
 def network():
     """The network of all runs; $FAULTS_SEED makes it another one of the same name."""
     return Network(int(os.environ.get("FAULTS_SEED", 17)))
+
+
+def embedder():
+    """Another network, whose embeddings score the units of a comparison."""
+    return Network(99)
 
 
 def write_pictures(folder):
@@ -218,7 +238,7 @@ class Scripts:
         seconds = time.monotonic() - began
         stdout, stderr = ((logs / name).read_text(errors="replace") for name in ("stdout", "stderr"))
         lines = [line for line in stderr.replace("\r", "\n").split("\n") if line.strip()]
-        lines = [line for line in lines if "images/s" not in line and not line.startswith("warning: ")]
+        lines = [line for line in lines if not BAR.search(line) and not line.startswith("warning: ")]
         writes = int((logs / "writes").read_text()) if (logs / "writes").is_file() else 0
         return Ended(status, stdout, lines, seconds, writes)
 

@@ -64,8 +64,9 @@ def main(settings: DisentanglingSettings) -> None:
     from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap
     from utils.networks.precision import check_precision, choose_device
-    from utils.report.split_text import print_closing_table, print_equality, print_how, print_split, warn_above_gamma
-    from utils.stages.concept_images import EqualityProof, images_in_turn, members_of, some_of_all
+    from utils.report import split_text
+    from utils.stages.concept_images import ReadingPlan, images_at_once, images_in_turn, images_to_show, members_of
+    from utils.stages.equality_proof import EqualityProof
     from utils.store.files import run_name
     from utils.store.importance_store import ImportanceStore
     from utils.store.splits import SplitWriter
@@ -101,7 +102,7 @@ def main(settings: DisentanglingSettings) -> None:
     # Divide the inputs among the concepts on their images, unless an equal split is stored
     division = DIVISIONS.get(settings.split_by)
     division_settings = division.settings_from(settings.division_given)
-    print_how(division.describe(division_settings), study.only_correct, study.background)
+    split_text.print_how(division.describe(division_settings), study.only_correct, study.background)
     divider = division.divider(
         division_settings,
         network,
@@ -111,29 +112,38 @@ def main(settings: DisentanglingSettings) -> None:
     splits = SplitWriter(study, requested.settings, division, division_settings)
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, study.labels, study.only_correct)
+    stem = source.manifest_stem(settings.candidates, settings.channels or ())
+    at_once = images_at_once(members) if stem and splits.make_a_layer(candidates) else []
+    plan = ReadingPlan.of(
+        missing,
+        members,
+        images_to_show(candidates, members),
+        all_images=divider.sees_images,
+        total=len(candidates),
+    )
+    split_text.print_reading(plan, divider, len(at_once))
     training_images = study.image_source(store)
-    proof = EqualityProof(network)
+    proof = EqualityProof(network, transform)
     written = []
-    for candidate, images in images_in_turn(missing, members, divider, training_images):
+    for candidate, crops in images_in_turn(plan, divider, training_images):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = candidate.split(divider.divide(candidate))
-            print_split(split, members, network)
-            warn_above_gamma(split, maker.closeness(candidate), requested.settings.get("gamma"))
-            check = proof.check([split], images)
-            print_equality(check)
+            split_text.print_split(split, members, network)
+            split_text.warn_above_gamma(split, maker.closeness(candidate), requested.settings.get("gamma"))
+            check = proof.check([split], crops)
+            split_text.print_equality(check)
             path, file = splits.write(candidate, split, check)
             written.append(file)
             print(f"\nwrote {path}")
     if len(written) > 1:
-        print_closing_table(written)
+        split_text.print_closing_table(written)
 
     # All splits at once, if they can be in one network
-    stem = source.manifest_stem(settings.candidates, settings.channels or ())
     manifest = None
     tables = []
-    if stem and splits.make_a_layer(candidates) and not problems.messages:
+    if at_once and stem and not problems.messages:
         manifest = splits.manifest_path(stem)
-        tables = opening.write_layer(splits, manifest, candidates, proof, lambda: some_of_all(members, training_images))
+        tables = opening.write_layer(splits, manifest, candidates, proof, source=training_images, indices=at_once)
     problems.finish("split")
     commands = opening.commands_after_splitting(settings, source, splits, candidates, manifest)
     if manifest is None:

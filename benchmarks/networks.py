@@ -25,6 +25,7 @@ from tqdm import tqdm
 from benchmarks.report import print_table
 from utils.divisions.arv import OBJECTIVES, USUAL_OBJECTIVE, Arv
 from utils.errors import UserError
+from utils.images.transform import Transform
 from utils.method.disentangling import Concept, Split, split_sources
 from utils.method.importance import channel_importances
 from utils.method.polysemanticity import averaged_relevance_vectors
@@ -35,7 +36,7 @@ from utils.networks.loading import load_network
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Recorder
 from utils.networks.splitting import with_splits
-from utils.stages.concept_images import EqualityProof
+from utils.stages.equality_proof import EqualityProof
 
 TORCHVISION = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
@@ -161,9 +162,9 @@ def split_one(network, name, images):
     layer = find_layer(network, name, images.shape[-1])
     check_independence(network, images)
     split = split_of_images(network, layer, images)
-    check = EqualityProof(OpenedNetwork(network, layer, "fp32")).check(
-        [split], dict(enumerate(images.unflatten(0, (2, -1))))
-    )
+    crops = (64 * images + 128).clamp(0, 255).byte().permute(0, 2, 3, 1)
+    proof = EqualityProof(OpenedNetwork(network, layer, "fp32"), Transform())
+    check = proof.check([split], dict(enumerate(crops.unflatten(0, (2, -1)))))
     with torch.no_grad():
         changed = with_splits(network, layer.name, [split])(images).argmax(1) != network(images).argmax(1)
     errors = [f"{error:.0e}" for error in (*check.errors(), check.fp32_errors()[1])]

@@ -19,7 +19,7 @@ def load(folder, split):
     images, meta = list_images(folder / "data" / split), ImportanceStore(folder / "store", RUN).load_meta()
     batches = [list(range(len(images)))]
     loading = Loading(torch.device("cpu"))
-    ((_, pixels, _),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", loading)
+    ((_, pixels, *_),) = ImageBatches(images, transform_from(meta["transform"]), batches, "", loading)
     return pixels, torch.from_numpy(images.folder_of)
 
 

@@ -75,7 +75,7 @@ def loader(folder, decode, transform=SMALL, cut=None, device=CPU, **options):
 def levels(folder, decode, transform=SMALL, **options):
     """Pixels of all images by name, in 0..255."""
     files, found = loader(folder, decode, transform, **options), {}
-    for indices, pixels, _ in files:
+    for indices, pixels, *_ in files:
         pixels = (pixels * torch.tensor(transform.std).view(3, 1, 1) + torch.tensor(transform.mean).view(3, 1, 1)) * 255
         found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), pixels, strict=True)})
     return found

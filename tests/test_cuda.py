@@ -246,7 +246,7 @@ def levels(folder, transform, device, decode):
     """Pixels of all images by name, in 0..255, before normalisation."""
     files, found = loader(folder, decode, transform, device=device, num_workers=2), {}
     std, mean = (torch.tensor(values).view(3, 1, 1) for values in (transform.std, transform.mean))
-    for indices, pixels, _ in files:
+    for indices, pixels, *_ in files:
         crops = (pixels.cpu() * std + mean) * 255
         found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), crops, strict=True)})
     return found

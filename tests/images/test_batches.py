@@ -33,7 +33,7 @@ def train(tmp_path):
 @pytest.mark.parametrize("size", [(400, 300), (300, 401), (64, 64)])
 def test_the_default_transform_is_torchvisions_evaluation_transform(tmp_path, size):
     write_image(tmp_path / "a" / "x.png", 1, size)
-    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(), [[0]])
+    ((_, pixels, *_),) = batches(list_images(tmp_path), Transform(), [[0]])
     with Image.open(tmp_path / "a" / "x.png") as image:
         expected = ResNet50_Weights.IMAGENET1K_V1.transforms()(image)
     torch.testing.assert_close(pixels[0], expected, rtol=0, atol=1e-6)
@@ -75,7 +75,7 @@ def test_batches_keep_their_order_and_leave_out_what_cannot_be_read(train, num_w
     (train / "a" / "x.JPEG").write_bytes(b"no JPEG at all")
     images, cut = list_images(train), [[3, 0], [1], [2]]
     loader = batches(images, Transform(16, 16), cut, num_workers=num_workers, skip_unreadable=True)
-    seen = [(indices.tolist(), len(pixels)) for indices, pixels, _ in loader]
+    seen = [(indices.tolist(), len(pixels)) for indices, pixels, *_ in loader]
     assert seen == [([3, 0], 2), ([], 0), ([2], 1)]
     assert loader.skipped == 1
     stderr = capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_the_bar_of_a_pass_that_goes_on_begins_at_the_images_of_the_earlier_run(
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
     path = tmp_path / "a" / ("x.tif" if mode == "CMYK" else "x.png")
     write_image(path, mode=mode, size=(16, 16))
-    ((_, pixels, _),) = batches(list_images(tmp_path), Transform(16, 16, mean=(0,) * 3, std=(1,) * 3), [[0]])
+    ((_, pixels, *_),) = batches(list_images(tmp_path), Transform(16, 16, mean=(0,) * 3, std=(1,) * 3), [[0]])
     with Image.open(path) as image:
         assert image.mode == mode
         expected = np.asarray(image.convert("RGB"))

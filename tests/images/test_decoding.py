@@ -131,11 +131,11 @@ def test_order_is_kept_across_batches_groups_and_what_is_left_to_pil(readable, d
     shuffled = np.random.default_rng(0).permutation(count).tolist()
     cut = [shuffled[start : start + 5] for start in range(0, count, 5)] * 3
     expected = {}
-    for indices, pixels, _ in loader(readable, "pil"):
+    for indices, pixels, *_ in loader(readable, "pil"):
         expected.update(zip(indices.tolist(), pixels, strict=True))
     found = list(loader(readable, decode, cut=cut, num_workers=num_workers))
     assert [indices.tolist() for indices, _, _ in found] == cut
-    for indices, pixels, _ in found:
+    for indices, pixels, *_ in found:
         assert pixels.is_contiguous(memory_format=torch.channels_last)
         for index, crop in zip(indices.tolist(), pixels, strict=True):
             assert (crop - expected[index]).abs().max() < 0.04  # two levels

@@ -5,17 +5,27 @@ import torch
 from torch import nn
 
 from tests import factories
+from tests.pictures import CPU, SMALL, write_images
 from tests.splits import random_split
+from utils.errors import UserError
+from utils.images.batches import ImageSource, Loading
+from utils.images.folders import list_images
+from utils.images.transform import Transform
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
 from utils.networks.loading import copy_module, fingerprint
 from utils.networks.opened_network import OpenedNetwork
 from utils.report.split_text import print_equality
-from utils.stages import concept_images
-from utils.stages.concept_images import EqualityProof
+from utils.stages import equality_proof
+from utils.stages.equality_proof import EqualityProof
+from utils.store.unfinished import Unfinished
 
-IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-SHOWN = {0: IMAGES[:16], 1: IMAGES[16:32]}  # of each class
+CROPS = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+SHOWN = {0: CROPS[:16], 1: CROPS[16:32]}  # of each class
+
+
+def proof_of(network):
+    return EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"), Transform())
 
 
 def check(network, *splits, shown=SHOWN, sizes=None):
@@ -26,7 +36,7 @@ def check(network, *splits, shown=SHOWN, sizes=None):
         sizes.append((len(inputs[0]), inputs[0].dtype))
 
     hook = None if sizes is None else network.stem[0].register_forward_pre_hook(note)
-    one_by_one = EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"))
+    one_by_one = proof_of(network)
     checks = [one_by_one.check([split], shown) for split in splits]
     if hook:
         hook.remove()
@@ -80,9 +90,12 @@ def test_a_network_that_does_not_run_in_fp64_is_judged_in_fp32(capsys):
     assert printed.err.count("equality is shown in fp32 alone: the network does not run in fp64 (") == 1
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), ZeroDivisionError("a mistake of ours")])
-def test_a_lack_of_memory_and_a_mistake_of_ours_come_out(monkeypatch, error):
-    """What fails is no network in fp64: a copy without memory for it, or without the layer."""
+LACKS = [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+
+
+@pytest.mark.parametrize("error", [*LACKS, ZeroDivisionError("a mistake of ours")])
+def test_a_lack_of_memory_and_a_mistake_of_ours_are_no_network_that_fails_in_fp64(monkeypatch, capsys, error):
+    """A copy without memory for it, or without the layer."""
     network = made(factories.Small)
 
     def failing(_):
@@ -90,15 +103,38 @@ def test_a_lack_of_memory_and_a_mistake_of_ours_come_out(monkeypatch, error):
 
     def copied(module):
         copy = copy_module(module)
-        if isinstance(error, torch.OutOfMemoryError):
+        if error in LACKS:
             copy.forward = failing
         else:
             copy.get_submodule = failing
         return copy
 
-    monkeypatch.setattr(concept_images, "copy_module", copied)
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(equality_proof, "copy_module", copied)
+    with pytest.raises(
+        UserError if error in LACKS else type(error), match="^memory does not suffice|a mistake of ours"
+    ):
         check(network, random_split(network.last, 3))
+    assert "in fp32 alone" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", LACKS)
+def test_where_memory_is_short_batches_are_halved_and_fp64_is_kept(error):
+    network, largest = made(factories.Small), []
+    splits = [random_split(network.last, 3), random_split(network.last, 4)]
+    expected = check(network, *splits)
+
+    def needs_memory(_, inputs):
+        if inputs[0].nbytes > largest[0]:
+            raise error
+
+    network.stem.register_forward_pre_hook(needs_memory)
+    for largest[:] in ([2 * CROPS[0].numel() * 8], [CROPS[0].numel() * 8]):  # two images in fp64, one image
+        for one, whole in zip(check(network, *splits), expected, strict=True):
+            assert one.precision == "fp64" and one.is_equal() and one.images == whole.images
+            assert one.errors() == pytest.approx(whole.errors(), abs=1e-15)
+    largest[:] = [CROPS[0].numel() * 4]  # not even one in fp64
+    with pytest.raises(UserError, match="memory does not suffice to show on a single image"):
+        check(network, *splits)
 
 
 @pytest.mark.parametrize("kind", [factories.Small, Chaotic])
@@ -138,7 +174,7 @@ def test_what_is_remembered_of_classes_is_bounded_and_changes_nothing(monkeypatc
     network, computed = made(factories.Small), []
     splits = [random_split(network.last, channel) for channel in (3, 4, 5)]
     for most_bytes in (2**29, 0):
-        monkeypatch.setattr(concept_images, "MOST_BYTES", most_bytes)
+        monkeypatch.setattr(equality_proof, "MOST_BYTES", most_bytes)
         computed.append([])
         checks = check(network, *splits, sizes=computed[-1])
         assert [one.errors() for one in checks] == [one.errors() for one in check(network, *splits)]
@@ -146,11 +182,46 @@ def test_what_is_remembered_of_classes_is_bounded_and_changes_nothing(monkeypatc
     assert sum(size for size, _ in computed[1]) == 3 * 40 + 1
 
 
+def test_images_of_image_sets_are_compared_together_and_in_fp64_every_fourth():
+    network, sizes = made(factories.Small), []
+    sets = {(3, k): CROPS[k : k + 1] for k in range(1, 7)}
+    split = random_split(network.last, 3)
+    (together,) = check(network, split, shown=sets, sizes=sizes)
+    assert sizes == [(1, torch.float64), (6, torch.float32), (2, torch.float64)]
+    alone = EqualityCheck()
+    for key, crops in sets.items():
+        alone.include(check(network, split, shown={key: crops})[0].state())
+    assert together.images == alone.images == 6 and together.is_equal()
+    assert together.fp32_errors() == pytest.approx(alone.fp32_errors(), abs=1e-6)
+    split.weight = split.weight.double() * (1 + 1e-6)
+    assert not check(network, split, shown=sets)[0].is_equal()
+
+
+def test_all_splits_at_once_are_compared_in_batches_as_one_image_at_a_time(tmp_path):
+    network, sizes = made(factories.Small), []
+    splits = [random_split(network.last, channel) for channel in (3, 4, 5)]
+    splits[1].weight = splits[1].weight.double() * (1 + 1e-7)
+    source = ImageSource(list_images(write_images(tmp_path) / "train"), SMALL, 64, Loading(CPU))
+    proof = EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"), SMALL)
+    handle = network.stem[0].register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    at_once = proof.check_all(splits, source, list(range(20)), Unfinished(tmp_path / "result", {}))
+    handle.remove()
+    assert sizes == [1, 8, 8, 4, 5]  # an image to see whether it runs in fp64, all in fp32, every fourth in fp64
+    one_by_one = EqualityCheck()
+    for crops in next(iter(source.batches([list(range(20))], None))).crops.split(1):
+        one_by_one.include(proof.check(splits, {len(sizes): crops}).state())
+        sizes.append(1)
+    assert at_once.images == one_by_one.images == 20
+    assert at_once.errors() == pytest.approx(one_by_one.errors(), rel=0.3)  # on a quarter of the images
+    assert at_once.fp32_errors() == pytest.approx(one_by_one.fp32_errors(), rel=0.5)
+    assert at_once.errors()[0] > 1e-9 and not at_once.is_equal()
+
+
 def test_splits_of_several_channels_are_compared_in_one_pass_each_channel_on_its_own_scale():
     network = made(factories.Small)
     network.last.weight[3] *= 1e6  # a difference of channel 4 is nothing beside it
     network.last.bias[3] *= 1e6
-    together = EqualityProof(OpenedNetwork(network, layer_of("last", network.last), "fp32"))
+    together = proof_of(network)
     splits = [random_split(network.last, 3), random_split(network.last, 4, 3), random_split(network.last, 7)]
     right = together.check(splits, SHOWN)
     assert right.is_equal() and right.images == 32 and right.errors()[0] > 0

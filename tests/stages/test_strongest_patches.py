@@ -64,7 +64,7 @@ def test_they_are_those_of_whole_maps_in_their_order(images, kind, most, tmp_pat
     unfinished = Unfinished(tmp_path / "patches.npz", {})
     found = find_strongest(source_of(images), network, rows, biases, unfinished)
     assert [tuple(part.shape) for part in found] == [(NUM_UNITS, 16), (NUM_UNITS, 16), (NUM_UNITS, 16, 2)]
-    ((_, pixels, _),) = source_of(images).batches([list(range(len(images)))], None)
+    ((_, pixels, *_),) = source_of(images).batches([list(range(len(images)))], None)
     x = network.module.stem(pixels)
     kernels = rows.unflatten(2, (3, 3)) if kind is Small else rows[..., None]
     maps = nn.functional.conv2d(x, kernels, biases, padding=1 if kind is Small else 0).numpy()

@@ -15,20 +15,23 @@ from utils.command_line.settings import CandidateSettings, ImageSettings, Import
 from utils.concept_sources.concept_source import ConceptSource
 from utils.concept_sources.source_registry import SUGGESTED
 from utils.errors import UserError, listed, printable
+from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap, ImageList, class_folders, list_images, map_folders, read_class_map
 from utils.images.transform import Transform
-from utils.method.disentangling import Candidate, GroupKey
+from utils.method.disentangling import Candidate
 from utils.networks.layers import Layer, find_layer
 from utils.networks.loading import LoadedNetwork, default_weights, has_named_weights, load_network
 from utils.networks.opened_network import OpenedNetwork
+from utils.processes import progress
 from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
-from utils.stages.concept_images import EqualityProof
+from utils.stages.equality_proof import EqualityProof
 from utils.store.candidates import RequestedCandidate, RequestedCandidates, read_candidates
 from utils.store.files import refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore, identity
-from utils.store.splits import SplitWriter, transform_from
+from utils.store.splits import SplitWriter, describe_splits, transform_from
 from utils.store.study import Study
+from utils.store.unfinished import Unfinished
 
 HOW_TO_NAME_CONCEPTS = (
     f"write 'channel: class, class', or let stage 3 find them (--concepts_from {SUGGESTED}) and give stage 4 --splits"
@@ -231,7 +234,7 @@ class Problems:
     ) -> list[Candidate]:
         """The Candidates that ``make`` returns for channels and their concepts; those that fail are left out."""
         made = []
-        for channel, concepts in channels:
+        for channel, concepts in progress(channels, desc="concepts", unit=" channels", delay=2):
             with self.noted(f"channel {channel}"):
                 made.append(make(channel, concepts))
         return made
@@ -299,21 +302,25 @@ def write_layer(
     manifest: Path,
     candidates: list[Candidate],
     proof: EqualityProof,
-    open_images: Callable[[], dict[GroupKey, torch.Tensor]],
+    *,
+    source: ImageSource,
+    indices: list[int],
 ) -> list[Path]:
     """Prove that a network with all splits at once is equal, and write their manifest and table of concepts.
 
-    The splits of all ``candidates`` are written. ``open_images`` returns images of each group, on which to prove it; it
-    is not called if an equal manifest is stored already. Returns the paths.
+    The splits of all ``candidates`` are written. ``indices`` are those of the images on which to prove it; none is read
+    if an equal manifest is stored already. Returns the paths.
     """
     files = splits.read_all(candidates)
     all_splits = [file.split for file in files.values()]
     written = []
     if not splits.layer_is_there(manifest, files):
-        check = proof.check(all_splits, open_images())
+        unfinished = Unfinished(manifest, {"splits": describe_splits(files), "images": indices})
+        check = proof.check_all(all_splits, source, indices, unfinished)
         print(f"\nall {len(files)} splits at once")
         print_equality(check)
         splits.write_layer(manifest, files, check)
+        unfinished.remove()
         written.append(manifest)
     return [*written, write_concepts(manifest, proof.network.layer, all_splits)]
 

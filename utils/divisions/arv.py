@@ -191,7 +191,9 @@ class ArvDivider(Divider):
         self.network = network
         self.objective = objective
         self._recorder = recording.Recorder(network.module, network.layer)
-        self._searches: dict[int, tuple[RhoSearch, Callable[[Tensor], Tensor]]] = {}
+        self._searches: dict[int, RhoSearch] = {}
+        self._group: Any = None  # the one that is being read
+        self._maps: dict[int, Callable[[Tensor], Tensor]] = {}  # of its candidates
 
     def __enter__(self) -> ArvDivider:
         self._recorder.__enter__()
@@ -201,23 +203,31 @@ class ArvDivider(Divider):
         self._recorder.__exit__(*error)
 
     def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
+        if key != self._group:
+            self._group = key
+            self._maps = {}
         with self.network.arithmetic():
             x = self._recorder.forward(pixels).input  # may have several rows for an image
-        for candidate in candidates:
-            search, maps = self._search(candidate)
-            with torch.no_grad():
-                search.add(maps(x), torch.full((len(pixels),), candidate.concept_of(key)))
+        added = []
+        with torch.no_grad():
+            for candidate in candidates:
+                search = self._search(candidate)
+                if id(candidate) not in self._maps:
+                    self._maps[id(candidate)] = self.network.layer.maps(search.rows, search.biases)
+                concepts = torch.full((len(pixels),), candidate.concept_of(key))
+                added.append((search, search.terms(self._maps[id(candidate)](x), concepts), concepts))
+        for search, terms, concepts in added:  # not above: the first copy waits for the device
+            search.add_terms(terms, concepts, key)
 
-    def _search(self, candidate: Candidate) -> tuple[RhoSearch, Callable[[Tensor], Tensor]]:
-        """The RhoSearch of a candidate, and the function that applies its rows to the layer's input."""
+    def _search(self, candidate: Candidate) -> RhoSearch:
         if id(candidate) not in self._searches:
             num_own = len(candidate.own_concepts)
             search = rho_search.RhoSearch(candidate.weight, candidate.bias, candidate.arvs, num_own)
-            self._searches[id(candidate)] = (search, self.network.layer.maps(search.rows, search.biases))
+            self._searches[id(candidate)] = search
         return self._searches[id(candidate)]
 
     def divide(self, candidate: Candidate) -> Arv:
-        search, _ = self._search(candidate)
+        search = self._search(candidate)
         del self._searches[id(candidate)]
         objectives = search.objectives()
         if not objectives.isfinite().all():

@@ -229,18 +229,18 @@ class Division(ABC):
 
 
 class Divider(ABC):
-    """Divides the inputs of stage 3's candidates. Within its context it sees their training images, batch by batch.
+    """Divides the inputs of stage 3's candidates.
 
     Class attributes
     ----------------
     sees_images : bool
-        True: it sees all training images of the concepts. False: only those used to show equality.
+        True: within its context it sees all training images of the concepts, batch by batch. False: it sees none.
     progress : str
-        Text of the progress bar: the purpose of the pass over the images.
+        Its work in words: the text of the progress bar, of images if it sees them, else of splits.
     """
 
     sees_images = False
-    progress = "images to show equality on"
+    progress = "splits"
 
     def __enter__(self) -> Divider:
         return self
@@ -249,7 +249,10 @@ class Divider(ABC):
         return None
 
     def see(self, candidates: Sequence[Candidate], key: Any, pixels: Tensor) -> None:
-        """Process a batch of images of a group, [B, 3, H, W], for the candidates that contain the group."""
+        """Process a batch of images of a group, [B, 3, H, W], for the candidates that contain the group.
+
+        Groups come one after another, in any order; what is made of a candidate must not depend on it.
+        """
         return None
 
     @abstractmethod

@@ -39,12 +39,14 @@ class ImageBatch(NamedTuple):
     """The readable images of a batch, B of them; B can be 0.
 
     ``indices`` LongTensor [B] in the ImageList; ``pixels`` float32 [B, 3, H, W], normalised, on the device;
-    ``contents`` array of uint64 [B], the first 8 bytes of the SHA-256 of the files that were decoded.
+    ``contents`` array of uint64 [B], the first 8 bytes of the SHA-256 of the files that were decoded; ``crops`` uint8
+    [B, H, W, 3], from which ``transform.normalise`` makes the pixels, on the device that decoded.
     """
 
     indices: torch.Tensor
     pixels: torch.Tensor
     contents: np.ndarray
+    crops: torch.Tensor
 
 
 class ImageFiles(Dataset):
@@ -182,7 +184,7 @@ class ImageBatches:
                     self._report(index, reason)
                 self.refused += batch.refused
                 pixels = self.loading.pixels(batch.crops, self.transform)
-                yield ImageBatch(batch.indices, pixels, batch.contents)
+                yield ImageBatch(batch.indices, pixels, batch.contents, batch.crops)
                 bar.update(len(batch.indices) + len(batch.unreadable))
         if self.skipped:
             print(f"{self.skipped} unreadable images left out ({self.description})", file=sys.stderr)

@@ -1,5 +1,7 @@
 """How close the outputs of a split network are to those of the original."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,15 @@ class EqualityCheck:
         measured.changed_predictions += int((logits.argmax(1) != split_logits.argmax(1)).sum())
         measured.channels.add(channels, merged)
         measured.logits.add(logits[:, None], split_logits[:, None])
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What was measured, as plain values, for ``include``."""
+        return {precision: measured.state() for precision, measured in self._measured.items()}
+
+    def include(self, state: dict[str, dict[str, Any]]) -> None:
+        """Add what another check of the same channels has measured."""
+        for precision, measured in self._measured.items():
+            measured.include(state[precision])
 
     @property
     def images(self) -> int:
@@ -80,6 +91,18 @@ class _Measurements:
         self.channels = _Difference()
         self.logits = _Difference()
 
+    def state(self) -> dict[str, Any]:
+        """As in ``EqualityCheck.state``."""
+        counts = {"images": self.images, "changed_predictions": self.changed_predictions}
+        return {**counts, "channels": self.channels.state(), "logits": self.logits.state()}
+
+    def include(self, state: dict[str, Any]) -> None:
+        """As in ``EqualityCheck.include``."""
+        self.images += state["images"]
+        self.changed_predictions += state["changed_predictions"]
+        self.channels.include(*map(_fp64, state["channels"]))
+        self.logits.include(*map(_fp64, state["logits"]))
+
     def errors(self) -> tuple[float, float]:
         """As in ``EqualityCheck.errors``."""
         channel_error = self.channels.relative_to(torch.maximum(self.channels.highest, -self.channels.lowest))
@@ -102,10 +125,22 @@ class _Difference:
         """Add a batch."""
         original = original.double()
         values = values.double()
-        self.largest = torch.maximum(self.largest, (values - original).abs().amax((0, 2)).cpu())
-        self.lowest = torch.minimum(self.lowest, original.amin((0, 2)).cpu())
-        self.highest = torch.maximum(self.highest, original.amax((0, 2)).cpu())
+        largest = (values - original).abs().amax((0, 2)).cpu()
+        self.include(largest, original.amin((0, 2)).cpu(), original.amax((0, 2)).cpu())
+
+    def include(self, largest: Tensor, lowest: Tensor, highest: Tensor) -> None:
+        """Add the largest differences, and the lowest and highest values of the original, of other images: [n] each."""
+        self.largest = torch.maximum(self.largest, largest)
+        self.lowest = torch.minimum(self.lowest, lowest)
+        self.highest = torch.maximum(self.highest, highest)
+
+    def state(self) -> list[list[float]]:
+        return [self.largest.tolist(), self.lowest.tolist(), self.highest.tolist()]
 
     def relative_to(self, scale: Tensor) -> float:
         """The largest ratio of a channel's difference to its scale [n]."""
         return float(torch.where(self.largest == 0, 0, self.largest / scale).max())
+
+
+def _fp64(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

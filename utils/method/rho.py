@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.method.disentangling import disentangled_rows, shares_of_owners, split_sources
+from utils.method.disentangling import GroupKey, disentangled_rows, in_order, shares_of_owners, split_sources
 
 RHOS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 NUM_OBJECTIVES = 3
@@ -59,6 +59,9 @@ class RhoSearch:
     [R * K, C_in, taps] and ``biases`` are those of ``c'_1 .. c'_K`` for the R splits that differ. Factors with equal
     splits share their values exactly, so the smallest of them wins. ``owners`` [20, C_in] is for all rho.
 
+    The terms are summed for each group of images (a class or an image set) on its own, and these sums are added in the
+    order of their keys: the objectives do not depend on the order in which the groups are read.
+
     Parameters
     ----------
     weight : Tensor [C_in, taps]
@@ -73,22 +76,44 @@ class RhoSearch:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, arvs: Tensor, num_own: int | None = None) -> None:
         self.num_concepts = len(arvs)
+        self._weight = weight
+        self._bias = bias
         self._own = slice(num_own)
-        self.owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
-        distinct, self._which = self.owners.unique(dim=0, return_inverse=True)
-        shares = [shares_of_owners(owners, self.num_concepts) for owners in distinct]
-        self.rows = torch.cat([disentangled_rows(weight, of_split)[:-1] for of_split in shares])
-        self.biases = None if bias is None else bias.expand(len(self.rows))
-        self._sums = torch.zeros(self.num_concepts, len(distinct), NUM_OBJECTIVES, dtype=torch.float64)
+        owners = torch.stack([split_sources(arvs, rho) for rho in RHOS])
+        distinct, self._which = owners.to(torch.uint8).unique(dim=0, return_inverse=True)
+        self._distinct = distinct  # rows take 100 times the memory, so they are made when they are needed
+        self._sums: dict[GroupKey, Tensor] = {}  # [K, R, 3] each
         self._images = torch.zeros(self.num_concepts, dtype=torch.float64)
 
-    def add(self, maps: Tensor, concepts: Tensor) -> None:
-        """Add a batch: ``maps`` [B, rows, positions] of ``rows`` and ``biases``, and ``concepts`` [B], from 0."""
-        maps = maps.unflatten(1, (-1, self.num_concepts))
-        terms = objective_terms(maps, concepts.to(maps.device)).double().cpu()
+    @property
+    def owners(self) -> Tensor:
+        return self._distinct[self._which].long()
+
+    @property
+    def rows(self) -> Tensor:
+        shares = [shares_of_owners(owners, self.num_concepts) for owners in self._distinct]
+        return torch.cat([disentangled_rows(self._weight, of_split)[:-1] for of_split in shares])
+
+    @property
+    def biases(self) -> Tensor | None:
+        return None if self._bias is None else self._bias.expand(len(self._distinct) * self.num_concepts)
+
+    def terms(self, maps: Tensor, concepts: Tensor) -> Tensor:
+        """The terms [B, R, 3] of a batch: ``maps`` [B, rows, positions] of ``rows`` and ``biases``; concepts [B]."""
+        return objective_terms(maps.unflatten(1, (-1, self.num_concepts)), concepts.to(maps.device))
+
+    def add(self, maps: Tensor, concepts: Tensor, group: GroupKey = 0) -> None:
+        """Add a batch of images of one group; concepts are counted from 0."""
+        self.add_terms(self.terms(maps, concepts), concepts, group)
+
+    def add_terms(self, terms: Tensor, concepts: Tensor, group: GroupKey = 0) -> None:
+        """As ``add``, from the ``terms`` of the batch."""
         concepts = concepts.cpu()
-        self._sums.index_add_(0, concepts, terms)
+        self._sums.setdefault(group, self._zeros()).index_add_(0, concepts, terms.double().cpu())
         self._images += concepts.bincount(minlength=self.num_concepts)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.num_concepts, len(self._distinct), NUM_OBJECTIVES, dtype=torch.float64)
 
     def has_images(self) -> bool:
         """Whether there was an image of every concept."""
@@ -96,7 +121,10 @@ class RhoSearch:
 
     def objectives(self) -> Tensor:
         """The sum over concepts of the mean over their images, [20, 3] float64."""
-        return (self._sums / self._images[:, None, None])[self._own].sum(0)[self._which]
+        sums = self._zeros()
+        for group in in_order(self._sums):
+            sums += self._sums[group]
+        return (sums / self._images[:, None, None])[self._own].sum(0)[self._which]
 
     def best(self) -> list[float]:
         """The rho that each of the three objectives chooses."""

@@ -9,6 +9,12 @@ from utils.errors import UserError
 
 # Neither is a fault of the code that runs when memory ends, and hiding it would make results depend on the machine
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+NO_MEMORY = "can't allocate memory"  # in the RuntimeError of torch on the CPU
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on any device."""
+    return isinstance(error, OUT_OF_MEMORY) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error))
 
 
 @contextmanager
@@ -20,9 +26,9 @@ def user_code(explain: Callable[[BaseException], Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, *OUT_OF_MEMORY):
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, UserError) or lacks_memory(error):
+            raise
         raise explain(error) from error
 
 

@@ -5,12 +5,14 @@ import sys
 import torch
 
 from utils.defaults import GAMMA
+from utils.divisions.division import Divider
 from utils.divisions.division_registry import DIVISIONS
 from utils.method.disentangling import Concept, GroupKey, Split
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.opened_network import OpenedNetwork
 from utils.report.numbers import HYPHEN, formatted
+from utils.stages.concept_images import ReadingPlan
 from utils.store.splits import SplitFile
 
 MOST_PAIRS = 28  # whose cosines are all printed: of eight concepts
@@ -20,6 +22,24 @@ def print_how(divided: str, only_correct: bool, background: float | None) -> Non
     """Print how all splits of a run are made; ``divided`` describes how their inputs are divided."""
     note = "" if background is None else f"; everything else is a concept of weight {background:g}"
     print(f"{'only correctly classified' if only_correct else 'all'} images; {divided}{note}")
+
+
+def print_reading(plan: ReadingPlan, divider: Divider, num_at_once: int) -> None:
+    """Print how many images a run will read, before it reads any; ``num_at_once`` for all splits at once."""
+    if not plan.candidates:
+        return
+    purpose = "to show that outputs do not change"
+    words = f"{plan.num_images:,} images {purpose}"
+    if divider.sees_images:
+        words = f"{plan.num_images:,} images for {divider.progress}, {plan.num_shown:,} of them also {purpose}"
+    keys = {key for candidate in plan.candidates for key in candidate.keys}
+    group = "image sets" if any(isinstance(key, tuple) for key in keys) else "classes"
+    shown = [len(plan.shown[key]) for key in keys if key in plan.shown]
+    each = f"up to {max(shown)} of each of {len(shown):,} {group}"
+    if len(shown) < len(keys):
+        each += f" of {len(keys):,}"
+    at_once = f"; then {num_at_once:,} with all splits at once" if num_at_once else ""
+    print(f"{len(plan.candidates):,} of {plan.total:,} splits to make: reads {words} ({each}){at_once}")
 
 
 def print_split(split: Split, members: dict[GroupKey, torch.Tensor], network: OpenedNetwork) -> None:

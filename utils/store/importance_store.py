@@ -13,6 +13,7 @@ import torch
 
 from utils.errors import UserError
 from utils.images.folders import ImageList
+from utils.processes import progress
 from utils.store.files import (
     DIGEST,
     Layout,
@@ -244,7 +245,8 @@ class ImportanceStore:
     def read_labels(self) -> Labels:
         """The Labels of all images that were used."""
         names = ["indices", "targets", "predictions", "content"]
-        chunks = [self.read_chunk(chunk, names) for chunk in range(self.num_chunks)]
+        bar = progress(range(self.num_chunks), "reading labels", unit=" chunks", delay=2, leave=False)
+        chunks = [self.read_chunk(chunk, names) for chunk in bar]
         indices, targets, predictions = (torch.cat([chunk[name] for chunk in chunks]) for name in names[:3])
         return Labels(indices, targets, predictions, np.concatenate([chunk["content"] for chunk in chunks]))
 

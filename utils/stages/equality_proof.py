@@ -91,8 +91,8 @@ class EqualityProof:
         done = len(indices) - sum(map(len, missing.values()))
         layers: dict[str, DisentangledLayer] = {}
         loader = source.batches(list(missing.values()), "all splits at once", done)
-        for step, images in zip(missing, loader, strict=True):
-            measured = self._measured(splits, images.crops, layers) if len(images.indices) else EqualityCheck().state()
+        for step, batch in zip(missing, loader, strict=True):
+            measured = self._measured(splits, batch.crops, layers) if len(batch.indices) else EqualityCheck().state()
             unfinished.keep(step, measured)
             check.include(measured)
         return check

@@ -35,7 +35,7 @@ def print_reading(plan: ReadingPlan, divider: Divider, num_at_once: int) -> None
     keys = {key for candidate in plan.candidates for key in candidate.keys}
     group = "image sets" if any(isinstance(key, tuple) for key in keys) else "classes"
     shown = [len(plan.shown[key]) for key in keys if key in plan.shown]
-    each = f"up to {max(shown)} of each of {len(shown):,} {group}"
+    each = f"{'' if min(shown) == max(shown) else 'up to '}{max(shown)} of each of {len(shown):,} {group}"
     if len(shown) < len(keys):
         each += f" of {len(keys):,}"
     at_once = f"; then {num_at_once:,} with all splits at once" if num_at_once else ""

@@ -143,7 +143,8 @@ class EqualityProof:
     def _pixels(self, network: OpenedNetwork, crops: torch.Tensor) -> torch.Tensor:
         """The images that are compared in the precision of a network, as it takes them."""
         shown = crops[::IN_FP64] if network.precision == "fp64" else crops
-        return self.transform.normalise(shown, network.device).to(network.layer.weight)
+        # the layout of the weights in memory decides that of the activations
+        return self.transform.normalise(shown, network.device).to(network.layer.weight.dtype).contiguous()
 
     def _original(self, network: OpenedNetwork, group: GroupKey, crops: torch.Tensor) -> list[_Batch]:
         """The _Batches of a group's images, which many splits share; those used last stay longest."""

@@ -20,7 +20,7 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.networks.splitting import with_splits
 from utils.store.scores import unit_of
 from utils.store.separations import SCORED_UNITS
-from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, find_splits, read_split, split_path, write_split
+from utils.store.splits import SETTINGS, SPLIT_CONTEXT, SplitFile, StoredSplits, read_split, split_path, write_split
 
 CHANNEL, NUM_INPUTS, NUM_CONCEPTS, UNITS = 9, 8, 3, 5
 TOY = "softmax"
@@ -126,7 +126,7 @@ def test_a_division_goes_through_a_file(split, tmp_path):
     assert read.rho == split.rho and read.rhos == split.division.rhos
     for rho in read.rhos or [None]:
         assert torch.equal(read.shares(rho), split.shares(rho))
-    assert find_splits(tmp_path, "m", CHANNEL, split.classes) == [path]
+    assert StoredSplits(tmp_path, "m").find(CHANNEL, split.classes) == [path]
     assert read.text() == split.division.text()
 
 

@@ -335,7 +335,7 @@ def test_an_image_that_is_not_the_one_that_the_val_store_has_measured_is_an_erro
 def test_without_a_correctly_classified_image_there_is_no_reference():
     wrong = {"indices": torch.arange(3), "targets": torch.zeros(3), "predictions": torch.ones(3)}
     wrong["input_sums"] = torch.rand(3, 8, 1)
-    store = SimpleNamespace(num_chunks=1, read_chunk=lambda *_: wrong, folder="store/m")
+    store = SimpleNamespace(num_chunks=1, read_chunk=lambda *_: wrong, folder="store/m", meta={"num_images": 3})
     assert strongest_images(store, torch.rand(2, 8, 1), 5).shape == (2, 3)
     with pytest.raises(UserError, match="store/m has no correctly classified image"):
         strongest_images(store, torch.rand(2, 8, 1), 5, only_correct=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from utils.command_line.split_opening import SHARED_CONTEXT, OpenedSplits
+from utils.processes import progress
 from utils.report.figure_files import write_figure
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
@@ -26,7 +27,7 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     images_of = map_image_finders(opened.splits, study)
     reader = MapReader(study.image_source(training), network, patch_size)
     written = []
-    for split in opened.splits:
+    for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):
         with opened.problems.noted(split.path.name):
             circuit_map = make_map(images_of[split.path](split), PICTURE_SIDE, MOST_CONCEPTS)
             page = map_page(split, opened.run, circuit_map, reader, patch_note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,23 +24,39 @@ from utils.concept_sources.image_sets import (
 from utils.defaults import ASSIGNED_IMAGES
 from utils.errors import UserError
 from utils.plugins import later
+from utils.processes import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from utils.concept_sources.compared_channels import Comparison
+    from utils.method.contributions import Strongest
+    from utils.store.files import Layout
     from utils.store.importance_store import ImportanceStore
     from utils.store.opened_splits import OpenedSplit
     from utils.store.study import Study
+    from utils.store.unfinished import Unfinished
 
+np = later("numpy")
 torch = later("torch")
-tqdm = later("tqdm")
 circuits = later("utils.method.contributions")
 clustering = later("utils.method.clustering")
+derived_arrays = later("utils.store.derived_arrays")
+files = later("utils.store.files")
 stored_sums = later("utils.store.tap_sums")
 
+KEPT_CHUNKS = 32  # after which the reference images so far are kept
+KEPT_CHANNELS = 32  # whose clusters are kept together
+PASS = "pass"  # key of the reference images so far
 
-def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_correct: bool = False) -> Tensor:
+
+def strongest_images(
+    store: ImportanceStore,
+    weights: Tensor,
+    number: int,
+    only_correct: bool = False,
+    kept: Unfinished | None = None,
+) -> Tensor:
     """The images in which units have the largest spatial sum, computed from a store.
 
     One pass over the chunks. The bias is left out: it moves all images of a unit by the same value.
@@ -54,6 +71,8 @@ def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_
         Number of images for each unit.
     only_correct
         Whether only correctly classified images count; UserError if there are none.
+    kept
+        Keeps what has been found every few chunks, so that a stopped pass goes on.
 
     Returns
     -------
@@ -62,15 +81,40 @@ def strongest_images(store: ImportanceStore, weights: Tensor, number: int, only_
     """
     strongest = circuits.Strongest(number)
     rows = weights.reshape(-1, weights.shape[-2] * weights.shape[-1]).float()
-    for chunk in tqdm.tqdm(range(store.num_chunks), "reference images", unit=" chunks", delay=2):
+    done = 0 if kept is None else _found_so_far(kept, strongest, len(rows))
+    chunks = range(done, store.num_chunks)
+    bar = progress(
+        chunks,
+        "reference images",
+        unit=" chunks",
+        delay=2,
+        images=store.meta["num_images"],
+        initial=done,
+        total=store.num_chunks,
+    )
+    for chunk in bar:
         images = store.read_chunk(chunk, ["input_sums", "targets", "predictions"])
         usable = torch.ones_like(images["targets"], dtype=torch.bool)
         if only_correct:
             usable = images["targets"] == images["predictions"]
         strongest.add(images["input_sums"][usable].flatten(1) @ rows.T, images["indices"][usable])
+        if kept is not None and (chunk + 1) % KEPT_CHUNKS == 0:
+            found = {"indices": strongest.indices.T.numpy(), "values": strongest.values.T.numpy()}
+            kept.keep_arrays(PASS, {"chunks": np.array(chunk + 1), **found})
     if not strongest.indices.shape[1]:
         raise UserError(f"{store.folder} has no {'correctly classified' if only_correct else 'readable'} image")
     return strongest.indices.unflatten(0, weights.shape[:-2])
+
+
+def _found_so_far(kept: Unfinished, strongest: Strongest, num_units: int) -> int:
+    """The number of chunks of a pass that was stopped; what it has found is set in ``strongest``."""
+    layout: Layout = {"chunks": (np.int64, ()), "indices": (np.int64, (None, num_units))}
+    found = kept.find_arrays(PASS, {**layout, "values": (np.float32, (None, num_units))})
+    if found is None:
+        return 0
+    strongest.indices = torch.from_numpy(found["indices"]).T
+    strongest.values = torch.from_numpy(found["values"]).T
+    return int(found["chunks"])
 
 
 class StoredImageSets(ImageSets):
@@ -91,7 +135,8 @@ class StoredImageSets(ImageSets):
         """A source with the layer's values that ``features`` needs, and default settings."""
 
     def maker(self, study: Study, channels: Sequence[int]) -> ImageSetCandidates:
-        clusters = StoredClusters(self, study, study.weight_and_bias[0][channels][:, None])
+        weights = study.weight_and_bias[0][channels][:, None]
+        clusters = StoredClusters(self, study, weights) if len(channels) == 1 else KeptClusters(self, study, weights)
         index_of = {channel: index for index, channel in enumerate(channels)}
         return ImageSetCandidates(study, self, lambda channel: clusters.of(index_of[channel], 0))
 
@@ -155,10 +200,16 @@ class StoredClusters:
 
     def __init__(self, source: StoredImageSets, study: Study, weights: Tensor) -> None:
         self.source = source
+        self.study = study
         self.tap_sums = study.tap_sums
         self.weights = weights
-        self.references = strongest_images(study.training, weights, source.references, study.only_correct)
+        self.references = self.strongest_images()
         self.tap_sums.keep(self.references)
+
+    def strongest_images(self, kept: Unfinished | None = None) -> Tensor:
+        """The reference images, from a pass over the store."""
+        study = self.study
+        return strongest_images(study.training, self.weights, self.source.references, study.only_correct, kept)
 
     def features(self, index: int, draw: int) -> Tensor:
         """Features by which the reference images of a channel's draw are clustered, in their order: [n, F]."""
@@ -166,10 +217,83 @@ class StoredClusters:
         tap_sums = self.tap_sums.of_images(ascending)
         return self.source.features(self.weights[index, draw], tap_sums[ranks.argsort()])
 
+    def labels(self, index: int, features: Tensor) -> Tensor:
+        """The cluster of each reference image of a channel, by its features."""
+        return self.source.clusters(features)[0]
+
     def of(self, index: int, draw: int) -> Clusters:
         """The Clusters of a channel's draw."""
-        labels, centroids = self.source.clusters(self.features(index, draw))
-        return Clusters(self.references[index, draw], labels, centroids)
+        features = self.features(index, draw)
+        labels = self.labels(index, features)
+        return Clusters(self.references[index, draw], labels, clustering.centroids_of(features, labels))
+
+
+class KeptClusters(StoredClusters):
+    """StoredClusters of channels themselves. Reference images and labels are kept in files beside the splits."""
+
+    def __init__(self, source: StoredImageSets, study: Study, weights: Tensor) -> None:
+        super().__init__(source, study, weights)
+        self._labels = self._all_labels()
+
+    def _made_from(self) -> dict[str, Any]:
+        """Plain values that determine the reference images."""
+        weights = self.weights.float().contiguous().numpy().tobytes()
+        return {
+            "training_sha256": files.json_digest(self.study.meta),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "number": self.source.references,
+            "only_correct": self.study.only_correct,
+        }
+
+    def strongest_images(self, kept: Unfinished | None = None) -> Tensor:
+        """The reference images, from their file if there is one."""
+        layout: Layout = {"indices": (np.int64, (None, *self.weights.shape[:-2]))}
+        name = f"{self.study.run}_strongest_images"
+        file = derived_arrays.DerivedArrays(self.study.model_dir, name, self._made_from(), layout)
+        stored = file.read()
+        if stored is None:
+            stored = {"indices": super().strongest_images(file.unfinished).movedim(-1, 0).numpy()}
+            file.write(stored)
+        return torch.from_numpy(stored["indices"]).movedim(0, -1)
+
+    def labels(self, index: int, features: Tensor) -> Tensor:
+        labels = self._labels[index]
+        return labels if (labels >= 0).any() else super().labels(index, features)  # raises what has failed
+
+    def _all_labels(self) -> Tensor:
+        """The labels of the reference images of all channels [channel, n], from their file if there is one."""
+        source = self.source
+        num_channels, _, num_images = self.references.shape
+        made_from = {**self._made_from(), "source": source.name, **source.settings(), **source.k_means_state()}
+        layout: Layout = {"labels": (np.int16, (num_channels, num_images))}
+        name = f"{self.study.run}_{source.name}_clusters"
+        file = derived_arrays.DerivedArrays(self.study.model_dir, name, made_from, layout)
+        stored = file.read()
+        if stored is None:
+            stored = {"labels": self._find_labels(file.unfinished).numpy()}
+            file.write(stored)
+        return torch.from_numpy(stored["labels"]).long()
+
+    def _find_labels(self, kept: Unfinished) -> Tensor:
+        """The labels of all channels, int16 [channel, n], found or kept a few channels at a time; -1 for a failure."""
+        num_channels, _, num_images = self.references.shape
+        labels = torch.full((num_channels, num_images), -1, dtype=torch.int16)
+        blocks = torch.arange(num_channels).split(KEPT_CHANNELS)
+        with progress(total=num_channels, desc="concepts", unit=" channels", delay=2) as bar:
+            for block in blocks:
+                rows = slice(int(block[0]), int(block[-1]) + 1)
+                found = kept.find_arrays([rows.start, rows.stop], {"labels": (np.int16, (len(block), num_images))})
+                if found is not None:
+                    labels[rows] = torch.from_numpy(found["labels"])
+                    bar.initial += len(block)
+                    bar.update(len(block))
+                    continue
+                for index in block.tolist():
+                    with suppress(UserError):
+                        labels[index] = self.source.clusters(self.features(index, 0))[0].short()
+                    bar.update()
+                kept.keep_arrays([rows.start, rows.stop], {"labels": labels[rows].numpy()})
+        return labels
 
 
 class StoredFinder(ImageSetFinder):

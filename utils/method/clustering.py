@@ -100,10 +100,16 @@ def _count_different(points: Tensor, enough: int) -> int:
 
 def _clustering(points: Tensor, labels: Tensor, number: int) -> Clustering:
     """The Clustering of points [n, F] with ``labels`` [n] in any order of clusters."""
-    order = by_size(labels, number)
-    labels = order.argsort()[labels]
-    sums = points.new_zeros(number, points.shape[1]).index_add_(0, labels, points)
-    return Clustering(labels, sums / labels.bincount(minlength=number)[:, None])
+    labels = by_size(labels, number).argsort()[labels]
+    return Clustering(labels, centroids_of(points, labels))
+
+
+def centroids_of(features: Tensor, labels: Tensor) -> Tensor:
+    """The mean features [n, F] of each cluster, [K, F] float64; points with label -1 belong to none."""
+    chosen = labels >= 0
+    sizes = labels[chosen].bincount()
+    sums = torch.zeros(len(sizes), features.shape[1], dtype=torch.float64)
+    return sums.index_add_(0, labels[chosen], features[chosen].double()) / sizes[:, None]
 
 
 # --------------------------------------------------------------------------------------------------------------------

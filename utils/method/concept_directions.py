@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.method.clustering import by_size, k_means, number_below, ward
+from utils.method.clustering import by_size, centroids_of, k_means, number_below, ward
 
 RESTARTS = 5
 FEWEST = 5  # images of a concept
@@ -66,7 +66,7 @@ def concept_clusters(
     if not kept:
         raise UserError(f"no cluster of {FEWEST} images or more is left of {len(means)}: try --distance_threshold")
     labels = _renumbered(labels, kept, number)
-    return labels, torch.stack([means[labels == cluster].mean(0) for cluster in range(len(kept))])
+    return labels, centroids_of(means, labels)
 
 
 def _renumbered(labels: Tensor, kept: list[int], number: int) -> Tensor:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.scripts import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
-from utils.command_line.separating import separation_name
+from utils.command_line.separating import _numbers_drawn, separation_name
 from utils.command_line.settings import ResultSettings
+from utils.divisions.division_registry import DIVISIONS
 
 OUT = Path("results_quantitative")
 UNASKED = {"division_given": {}, "num_workers": 0}
@@ -42,6 +43,7 @@ def test_separation_needs_neither_images_nor_network(measured):
         ("4", "0.25", "bee"),
         ("4", "0.25", "dog"),
     ]
+    assert [path.name for path in (folder / OUT / "separation").iterdir()] == [f"{name}.json"]  # nothing unfinished
     assert float(rows[0]["auroc_all"]) > 0.9 and "| weights permuted |" in printed
     assert not list((folder / "plots").glob("*density*")) and not (folder / OUT / "summary.md").exists()
 
@@ -115,3 +117,37 @@ def test_a_long_name_is_cut_and_its_own():
     settings = ResultSettings(**UNASKED)
     names = [separation_name(settings, "net", [split(channel) for channel in range(first, 30)]) for first in (0, 1)]
     assert all(len(name) < 50 for name in names) and names[0] != names[1] and names[0].startswith("net_30splits_")
+
+
+def splits_by(*divisions):
+    return [
+        SimpleNamespace(file=SimpleNamespace(split=SimpleNamespace(division=DIVISIONS.get(name)))) for name in divisions
+    ]
+
+
+@pytest.mark.parametrize(
+    "asked, numbers",
+    [
+        (None, {"arv": None, "least_squares": 0}),
+        ("all", {"arv": None, "least_squares": None}),
+        ("none", {"arv": 0, "least_squares": 0}),
+        (7, {"arv": 7, "least_squares": 7}),
+    ],
+)
+def test_irrelevant_channels_are_those_asked_for_or_those_of_the_division(asked, numbers, capsys):
+    settings = ResultSettings(**UNASKED, irrelevant_channels=asked)
+    meta = {"num_channels": 1280, "num_images": 4000}
+    assert _numbers_drawn(settings, splits_by("arv", "least_squares"), meta) == numbers
+    assert not capsys.readouterr().out
+
+
+def test_of_many_splits_irrelevant_channels_are_drawn_and_that_is_printed(capsys):
+    meta = {"num_channels": 2048, "num_images": 50_000}
+    splits = splits_by("arv", *["least_squares"] * 1000)
+    assert _numbers_drawn(ResultSettings(**UNASKED), splits, meta) == {"arv": None, "least_squares": 0}
+    assert not capsys.readouterr().out
+    many = splits_by(*["arv"] * 200, "least_squares")
+    assert _numbers_drawn(ResultSettings(**UNASKED), many, meta) == {"arv": 50, "least_squares": 0}
+    assert "200 splits, 2048 channels and 50000 images are many: 50 irrelevant channels" in capsys.readouterr().out
+    asked = ResultSettings(**UNASKED, irrelevant_channels="all")
+    assert _numbers_drawn(asked, many, meta) == {"arv": None, "least_squares": None}

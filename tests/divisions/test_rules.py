@@ -7,7 +7,8 @@ from tests.oracles import least_squares_by_scipy
 from utils.divisions.arv import ArvRule
 from utils.divisions.least_squares import LeastSquaresRule
 from utils.method.disentangling import shares_of_owners, split_sources
-from utils.method.shares import RIDGE, second_moments
+from utils.method.ranking import rank_images
+from utils.method.shares import RIDGE, least_squares_shares, second_moments
 
 
 def units(num_units=5, num_inputs=7, taps=2, num_concepts=3):
@@ -76,3 +77,31 @@ def test_least_squares_on_many_units_is_that_on_each_and_shares_everything_out()
             wanted = weight if target is None else target[unit].numpy()
             shares = torch.from_numpy(least_squares_by_scipy(weight, groups, [1.0, 1.0, 0.5], wanted))
             torch.testing.assert_close(rows[:, unit], shares[..., None] * weights[unit], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("real_target", [False, True])
+def test_the_tolerance_of_null_units_changes_average_precisions_by_less_than_a_thousandth(real_target):
+    """Inputs that are never negative and correlated, as behind a ReLU; three concepts, two of them with own images."""
+    random = torch.Generator().manual_seed(0)
+    classes = torch.arange(1200) % 20
+    prototypes = torch.randn(20, 64, generator=random)
+    common = torch.randn(1200, 4, generator=random) @ torch.randn(4, 64, generator=random)
+    inputs = (prototypes[classes] + common + torch.randn(1200, 64, generator=random)).relu()
+    inputs = inputs[..., None]
+    weight = torch.randn(64, 1, generator=random, dtype=torch.float64) + 0.4
+    units = torch.stack([weight[torch.randperm(64, generator=random)] for _ in range(20)])
+    targets = weight.expand_as(units) if real_target else None
+    training, validation = torch.arange(1200) < 600, torch.arange(1200) >= 600
+    members = [classes == 3, classes == 8, (classes != 3) & (classes != 8)]
+    moments = [second_moments(inputs[training & of_concept]) for of_concept in members]
+    weights = [1.0, 1.0, 1.0]
+    tight = least_squares_shares(units, moments, weights, targets, tolerance=1e-9).transpose(0, 1)
+    loose = LeastSquaresRule(moments, weights, RIDGE).shares(units, targets)[:-1]
+    precisions = []
+    for shares in (tight, loose):
+        scores = (shares[..., None] * units).flatten(2).float() @ inputs[validation].flatten(1).T
+        own = [of_concept[validation] for of_concept in members[:2]]
+        precisions.append(torch.stack([rank_images(scores[k], own[k]).ap for k in range(2)]))
+    assert 0.05 < float(precisions[0].mean()) < 0.9
+    assert float((precisions[1] - precisions[0]).abs().mean()) < 1e-3
+    assert float((precisions[1].mean(1) - precisions[0].mean(1)).abs().max()) < 1e-3

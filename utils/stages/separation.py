@@ -7,7 +7,7 @@ bias is left out, as it moves all images by the same amount.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +81,9 @@ class ValidationInputs:
         """True where an image belongs to a concept (a list of outputs): BoolTensor [K, N]."""
         return torch.stack([torch.isin(self.targets, torch.tensor(concept)) for concept in concepts])
 
-    def scores(self, rows: Tensor) -> Tensor:
-        """Spatial sums of channels without bias, [..., C_in, taps] -> [..., N] float32."""
-        return rows.flatten(-2).float() @ self.input_sums.T
+    def scores(self, rows: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
+        """Spatial sums of channels without bias in all or some ``images``, [..., C_in, taps] -> [..., N] float32."""
+        return rows.flatten(-2).float() @ self.input_sums[images].T
 
 
 class IrrelevantChannels(NamedTuple):
@@ -261,13 +261,11 @@ def _separate_one(
     split = opened.file.split
     is_own = validation.images_of(split.classes)
     weight = split.weight.double()
-    shown = validation.scores(torch.cat([split.rows(opened.rho)[: len(is_own)], weight[None]]))
-    channels = {NEW: shown[:-1], ORIGINAL: shown[-1:].expand(len(is_own), -1)}
-    scores = _scores_of_nulls(opened, rule, is_own, validation)
+    channels = {NEW: split.rows(opened.rho)[: len(is_own), None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
+    scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
     scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
-    scores |= {unit: rank_each(of_unit, is_own) for unit, of_unit in channels.items()}
-    among = is_own.any(0)  # images of the concepts
-    others = {unit: rank_each(of_unit[:, among], is_own[:, among]) for unit, of_unit in channels.items()}
+    scores |= _rank_together({**_rows_of_nulls(opened, rule), **channels}, is_own, validation)
+    others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
     rows = []
     for k, classes in enumerate(split.classes):
         of_concept = {unit: score.of(k) for unit, score in scores.items()}
@@ -276,7 +274,7 @@ def _separate_one(
                 **_description(opened, k, is_own[k]),
                 **score_columns(of_concept),
                 OWN_LOGIT.ap: _own_logit(classes, is_own[k], validation),
-                **{unit.auroc_others: of_unit.of(k).auroc.item() for unit, of_unit in others.items()},
+                **{unit.auroc_others: areas[k] for unit, areas in others.items()},
                 "irrelevant": len(irrelevant.weights),
                 "irrelevant_there": irrelevant.available,
                 "p_irrelevant": p_value(of_concept[NEW].ap.item(), of_concept[IRRELEVANT].ap),
@@ -303,18 +301,16 @@ def _description(opened: OpenedSplit, k: int, is_own: Tensor) -> dict[str, Any]:
     }
 
 
-def _scores_of_nulls(
-    opened: OpenedSplit, rule: Rule, is_own: Tensor, validation: ValidationInputs
-) -> dict[ScoredUnit, Score]:
-    """The Score [K, DRAWS] of every null; without draws where a null does not apply to the division."""
+def _rows_of_nulls(opened: OpenedSplit, rule: Rule) -> dict[ScoredUnit, Tensor]:
+    """``c'_1 .. c'_K`` of the draws of each null that applies to the division, [K, DRAWS, C_in, taps]."""
     split = opened.file.split
     weight = split.weight.double()
     shares = split.shares(opened.rho)
-    scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
-    for null in split.division.nulls:
-        rows_of = partial(null.rows, rule, weight, shares)
-        scores[unit_of(null)] = rank_units(rows_of, _draws(split, null.permuted), is_own, validation, weight.numel())
-    return scores
+    num_own = len(split.own_concepts)
+    return {
+        unit_of(null): null.rows(rule, weight, shares, _draws(split, null.permuted))[:num_own]
+        for null in split.division.nulls
+    }
 
 
 def _draws(split: Split, permuted: str) -> Tensor:
@@ -353,12 +349,26 @@ def rank_units(
 
 def rank_rows(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> Score:
     """The Score [K, B] of the channels [K or more, B, C_in, taps] of K concepts, ``is_own`` [K, N]."""
-    return stack_scores([rank_images(validation.scores(rows[k]), is_own[k]) for k in range(len(is_own))])
+    scores = validation.scores(rows[: len(is_own)])
+    return stack_scores([rank_images(of_concept, is_own[k]) for k, of_concept in enumerate(scores)])
 
 
-def rank_each(scores: Tensor, is_own: Tensor) -> Score:
-    """The Score [K, 1] of K concepts, each by a row of ``scores`` [K, N]; ``is_own`` [K, N]."""
-    return stack_scores([rank_images(scores[k, None], is_own[k]) for k in range(len(is_own))])
+def _rank_together(
+    rows: dict[ScoredUnit, Tensor], is_own: Tensor, validation: ValidationInputs
+) -> dict[ScoredUnit, Score]:
+    """``rank_rows`` of several kinds of units, [K, B, C_in, taps] each: few large products take less time than many."""
+    everything = torch.cat(list(rows.values()), 1)
+    score = rank_units(lambda numbers: everything[:, numbers], torch.arange(everything.shape[1]), is_own, validation, 1)
+    sizes = [of_unit.shape[1] for of_unit in rows.values()]
+    parts = zip(score.auroc.split(sizes, 1), score.ap.split(sizes, 1), strict=True)
+    return {unit: Score(*part) for unit, part in zip(rows, parts, strict=True)}
+
+
+def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> list[float]:
+    """Areas [K] of the channels [K, 1, C_in, taps] against the images of the other concepts of the channel alone."""
+    shown = is_own.any(0)
+    scores = validation.scores(rows, shown)
+    return [rank_images(scores[k], is_own[k, shown]).auroc.item() for k in range(len(is_own))]
 
 
 def _own_logit(classes: list[int], is_own: Tensor, validation: ValidationInputs) -> float:

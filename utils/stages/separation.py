@@ -83,7 +83,9 @@ class ValidationInputs:
 
     def scores(self, rows: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
         """Spatial sums of channels without bias in all or some ``images``, [..., C_in, taps] -> [..., N] float32."""
-        return rows.flatten(-2).float() @ self.input_sums[images].T
+        inputs = self.input_sums[images].numpy()
+        sums = rows.float().reshape(-1, inputs.shape[1]).numpy() @ inputs.T  # 1.4 times as fast as torch's on AMD
+        return torch.from_numpy(sums).unflatten(0, rows.shape[:-2])
 
 
 class IrrelevantChannels(NamedTuple):

@@ -11,6 +11,10 @@ Markdown table against --decode pil --precision fp32:
  - candidates: pairs of classes with cosine below gamma that both find / that either finds,
  - images/s from the first complete chunk to the last one, so without the start.
 
+``repeated chroma`` is what --decode gpu changes: torchvision's decoder on a GPU does not interpolate chroma, as PIL
+does. It is measured without a GPU: the pictures are decoded in this way and written without loss. Other roundings of a
+GPU's decoder are not in it, and its images/s are those of PNG files.
+
 With --only_correct, counts and ARVs are over what each way itself classifies correctly. All other flags are those of
 stage 1 (--weights, --mean, --batch_size, --num_workers, ...).
 """
@@ -24,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.chroma import repeated_chroma
 from benchmarks.report import link_images, print_table, run
 from utils import defaults
 from utils.method.importance import relevant_classes
@@ -36,12 +41,13 @@ from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
 
 REFERENCE = "pil, fp32"
+REPEATED = "repeated chroma"
 CHUNKS = 8  # of which the first one is not timed
 
 
 def ways_here():
     """The flags of every way that this machine has."""
-    ways = {"fast": ("--decode", "fast")}
+    ways = {"fast": ("--decode", "fast"), REPEATED: ()}
     if torch.cuda.is_available():
         ways |= {"gpu": ("--decode", "gpu"), "tf32": ("--precision", "tf32")}
     ways["bf16"] = ("--precision", "bf16")
@@ -66,6 +72,15 @@ class Results:
         """{(channel, class1, class2)} with a cosine below gamma."""
         pairs = class_pairs(weight, self.mean_inputs, self.relevant)
         return {pair[:3] for pair in pairs[gamma_polysemantic(pairs.cosine, gamma)].rows()}
+
+
+def write_with_repeated_chroma(source, target):
+    """The pictures of the class folders of ``source``, decoded with repeated chroma and written without loss."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            written = target / path.relative_to(source).with_suffix(".png")
+            written.parent.mkdir(parents=True, exist_ok=True)
+            repeated_chroma(path).save(written, compress_level=1)
 
 
 def rate(store):
@@ -150,13 +165,18 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         num_images = link_images(args.data_dir / "train", Path(folder) / "train", args.images_a_class)
         chunk_size = args.batch_size * max(1, num_images // CHUNKS // args.batch_size)
-        flags = ["--data_dir", folder, "--model", args.model, "--layer_of_interest", args.layer_of_interest]
+        data = dict.fromkeys(ways, Path(folder))
+        if REPEATED in ways:
+            data[REPEATED] = Path(folder) / REPEATED
+            write_with_repeated_chroma(Path(folder) / "train", data[REPEATED] / "train")
+        flags = ["--model", args.model, "--layer_of_interest", args.layer_of_interest]
         flags += ["--weights", args.weights] if args.weights else []
         flags += ["--batch_size", args.batch_size, "--chunk_size", chunk_size, *rest]
         for round_ in range(args.repeat):
             for name, way in ways.items():
                 store_dir = Path(folder) / f"store of {name}, {round_}"
-                run("get_importances_for_classes.py", *flags, "--store_dir", store_dir, *way)
+                where = ("--data_dir", data[name], "--store_dir", store_dir)
+                run("get_importances_for_classes.py", *flags, *where, *way)
                 stores[name] = ImportanceStore(store_dir, run_name(args.model, args.layer_of_interest))
                 rates[name].append(rate(stores[name]))
         results = {name: Results(store, args) for name, store in stores.items()}

@@ -62,6 +62,13 @@ def picture(size, seed=0):
     return Image.fromarray((np.asarray(coarse) + random.normal(0, 12, (*size[::-1], 3))).clip(0, 255).astype(np.uint8))
 
 
+def write_photographs(folder, subsampling):
+    """JPEG files of photographs' sizes, with chroma of this subsampling."""
+    (folder / "a").mkdir()
+    for number, size in enumerate([(500, 375), (333, 500), (1100, 800), (160, 230), (225, 225), (57, 301)]):
+        picture(size, number).save(folder / "a" / f"{number}.jpg", quality=90, subsampling=subsampling)
+
+
 def batches(images, transform, cut, **options):
     return ImageBatches(images, transform, cut, "", Loading(CPU, **options))
 
@@ -75,7 +82,8 @@ def loader(folder, decode, transform=SMALL, cut=None, device=CPU, **options):
 def levels(folder, decode, transform=SMALL, **options):
     """Pixels of all images by name, in 0..255."""
     files, found = loader(folder, decode, transform, **options), {}
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (transform.std, transform.mean))
     for indices, pixels, *_ in files:
-        pixels = (pixels * torch.tensor(transform.std).view(3, 1, 1) + torch.tensor(transform.mean).view(3, 1, 1)) * 255
+        pixels = (pixels.cpu() * std + mean) * 255
         found.update({files.images.path(i).name: crop for i, crop in zip(indices.tolist(), pixels, strict=True)})
     return found

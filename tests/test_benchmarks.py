@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from benchmarks import candidates, peers, peers_ways, precision, published, report, stage2_scale
@@ -80,6 +81,19 @@ def test_precision(finished, benchmark):
     assert rows[1][1:3] == ["0.0e+00 / 0.0e+00"] * 2  # png: left to PIL
     assert rows[1][3].endswith("(100.0%)")
     assert 0 < float(rows[2][2].split(" / ")[1]) < 0.1
+
+
+def test_precision_of_a_decoder_that_repeats_chroma(finished, benchmark, tmp_path):
+    for path in (finished / "data" / "train").rglob("*.png"):
+        copied = tmp_path / path.relative_to(finished / "data").with_suffix(".jpg")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(copied, quality=95, subsampling=2)
+    flags = (*NETWORK, *SMALL_IMAGES, *COMPUTE, "--data_dir", tmp_path, "--batch_size", 2)
+    tau = ("--proportion_attribution_required", 0.05, "--p", 0.5, "--cos_sim_high", 0.9)
+    rows, _ = benchmark(precision, *flags, *tau, "--ways", "fast", "repeated chroma", "--images_a_class", 4)
+    median_of_fast, median_of_repeated = (float(row[2].split(" / ")[0]) for row in rows[1:])
+    assert 5 * median_of_fast < median_of_repeated < 0.5
 
 
 def test_candidates(finished, benchmark, tmp_path):

@@ -16,6 +16,7 @@ from utils.networks.feature_visualization import (
     maximise_activation,
     pixels,
     random_spectra,
+    random_views,
     reached_activation,
     transformed,
 )
@@ -243,7 +244,7 @@ def test_transformations_are_small_and_each_images_own():
     ramp = torch.linspace(-1, 1, 65).expand(65, 65)
     images = torch.stack([ramp, ramp.T, torch.ones_like(ramp)]).expand(200, 3, 65, 65)
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
-    seen = transformed(images, generators)
+    seen = transformed(images, random_views(generators, 1)[0])
     torch.testing.assert_close(seen[:, 2], torch.ones(200, 65, 65))  # nothing foreign comes in at the borders
     centre = seen[:, :2, 32, 32]
     right, down = ((seen[:, :2, 32, 34] - centre) * 16).T, ((seen[:, :2, 34, 32] - centre) * 16).T
@@ -253,7 +254,7 @@ def test_transformations_are_small_and_each_images_own():
     for name, values in bounds.items():
         largest = getattr(visualization, name)
         assert values.abs().max() <= 1.02 * largest and values.max() > 0.9 * largest and values.min() < -0.9 * largest
-    assert not transformed(images, generators).equal(seen)  # anew in every step
+    assert not transformed(images, random_views(generators, 1)[0]).equal(seen)  # anew in every step
 
 
 def test_every_step_sees_other_views_and_the_result_is_none_of_them(colours, monkeypatch):
@@ -266,6 +267,17 @@ def test_every_step_sees_other_views_and_the_result_is_none_of_them(colours, mon
     torch.testing.assert_close(image / 255, still, rtol=0, atol=0.501 / 255)
     for one, other in ((seen[0][0], still), (seen[1][0], still), (seen[0], seen[1])):
         assert (one - other).abs().max() > 0.1 * still.std()
+
+
+def test_steps_do_not_wait_for_the_device(colours, monkeypatch):
+    """Only what is not finite is looked for, now and then: on the meta device anything else that waits fails."""
+    checked = []
+    monkeypatch.setattr(visualization, "_require_finite", checked.append)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda images: images)
+    opened = OpenedNetwork(colours.to("meta"), as_layer(colours.layer), "fp32")
+    transform = Transform(SIZE, SIZE)
+    images = maximise_activation(opened, *all_channels(colours.layer), transform, seeds=1, steps=37)
+    assert images.is_meta and len(checked) == 3
 
 
 def test_every_step_has_its_place_on_the_progress_bar(colours, capsys, monkeypatch):

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import functional as TF
-from tqdm import tqdm
 
 from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.errors import UserError
 from utils.images.transform import Transform
+from utils.networks.arithmetic import fastest_memory_format, upload
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import layer_input
+from utils.processes import progress
 
 BATCH_SIZE = 12  # images in memory at a time
+CHECKED_STEPS = 16  # after as many, overflow is looked for
 LEARNING_RATE = 0.05
 START_SCALE = 0.01
 SPECTRAL_DECAY = 1.5  # natural images have 1; with more, large forms appear first
@@ -76,22 +77,31 @@ def maximise_activation(
     maps = network.layer.maps(rows, biases)
     wanted = [(channel, seed) for channel in range(len(rows)) for seed in range(seeds)]
     batches = [wanted[start : start + BATCH_SIZE] for start in range(0, len(wanted), BATCH_SIZE)]
-    with tqdm(total=steps * len(batches), desc=description, unit=" steps") as bar, torch.enable_grad():
+    colours = COLOURS.to(network.device)
+    mean, std = torch.tensor([transform.mean, transform.std], device=network.device)[..., None, None]
+    memory_format = fastest_memory_format(network.precision, network.device)
+    with progress(total=steps * len(batches), desc=description, unit=" steps") as bar, torch.enable_grad():
 
         def optimise(batch: list[tuple[int, int]]) -> Tensor:
+            """The images of a batch; the device is waited for every ``CHECKED_STEPS`` steps."""
             channels = torch.tensor([channel for channel, _ in batch], device=network.device)[:, None]
             generators = [torch.Generator().manual_seed(seed) for _, seed in batch]
             spectra = random_spectra(transform.crop_size, generators).to(network.device).requires_grad_()
+            views = upload(random_views(generators, steps), network.device)
             # eps is far below any gradient, so that weak channels are followed as strong ones are
             optimiser = torch.optim.Adam([spectra], LEARNING_RATE, eps=1e-30)
-            for _ in range(steps):
-                images = transformed(pixels(spectra, transform.crop_size), generators)
-                images = TF.normalize(images, list(transform.mean), list(transform.std))
+            finite = torch.ones((), dtype=torch.bool, device=network.device)
+            for step, view in enumerate(views, start=1):
+                images = transformed(pixels(spectra, transform.crop_size, colours), view)
+                images = images.sub(mean).div(std).contiguous(memory_format=memory_format)
                 activations = maps(layer_input(network.module, network.layer.module, images))
                 spectra.grad = _gradient(-activations.mean(-1).gather(1, channels).sum(), spectra)
+                finite &= spectra.grad.isfinite().all()
                 optimiser.step()
+                if step % CHECKED_STEPS == 0 or step == steps:
+                    _require_finite(finite)
                 bar.update()
-            return pixels(spectra.detach(), transform.crop_size)
+            return pixels(spectra.detach(), transform.crop_size, colours)
 
         images = torch.cat([optimise(batch) for batch in batches])
     return images.mul(255).round().byte().permute(0, 2, 3, 1).unflatten(0, (len(rows), seeds)).cpu()
@@ -123,7 +133,7 @@ def random_spectra(size: int, generators: Sequence[torch.Generator]) -> Tensor:
     return START_SCALE * torch.stack(noise)
 
 
-def pixels(spectra: Tensor, size: int) -> Tensor:
+def pixels(spectra: Tensor, size: int, colours: Tensor = COLOURS) -> Tensor:
     """The images of spectra of decorrelated colours.
 
     A coefficient at k cycles an image stands for a wave of ``k ** -SPECTRAL_DECAY`` times its amplitude (the mean
@@ -133,6 +143,8 @@ def pixels(spectra: Tensor, size: int) -> Tensor:
     ----------
     spectra : Tensor [B, 3, size, size // 2 + 1, 2]
     size : int
+    colours : Tensor [3, 3]
+        ``COLOURS`` on the device of the spectra.
 
     Returns
     -------
@@ -142,13 +154,18 @@ def pixels(spectra: Tensor, size: int) -> Tensor:
     columns = torch.fft.rfftfreq(size, 1 / size, device=spectra.device)
     weights = torch.hypot(rows[:, None], columns).clamp(min=1) ** -SPECTRAL_DECAY
     waves = torch.fft.irfft2(torch.view_as_complex(spectra) * weights, s=(size, size), norm="forward")
-    return torch.sigmoid(torch.einsum("rc,bchw->brhw", COLOURS.to(waves), waves))
+    return torch.sigmoid(torch.einsum("rc,bchw->brhw", colours, waves))
 
 
-def transformed(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Rotate, zoom and shift each image ``[B, 3, H, W]`` a little, at random, mirrored beyond its borders."""
-    random = torch.stack([torch.rand(4, generator=generator) for generator in generators]).to(images) * 2 - 1
-    angle, zoom, right, down = (random * random.new_tensor([math.radians(ROTATION), ZOOM, 2 * SHIFT, 2 * SHIFT])).T
+def random_views(generators: Sequence[torch.Generator], number: int) -> Tensor:
+    """Random views from each generator, [number, B, 4]: rotation, zoom, and shifts to the right and down."""
+    random = torch.stack([torch.rand(number, 4, generator=generator) for generator in generators], dim=1) * 2 - 1
+    return random * torch.tensor([math.radians(ROTATION), ZOOM, 2 * SHIFT, 2 * SHIFT])
+
+
+def transformed(images: Tensor, view: Tensor) -> Tensor:
+    """Rotate, zoom and shift each image ``[B, 3, H, W]`` as its view [B, 4] says, mirrored beyond its borders."""
+    angle, zoom, right, down = view.T
     cos = (1 + zoom) * angle.cos()
     sin = (1 + zoom) * angle.sin()
     matrices = torch.stack([cos, -sin, right, sin, cos, down], dim=1).unflatten(1, (2, 3))
@@ -160,6 +177,9 @@ def _gradient(loss: Tensor, spectra: Tensor) -> Tensor:
     if not loss.requires_grad:
         raise UserError("feature visualization: the network forbids gradients before the layer of interest")
     (gradient,) = torch.autograd.grad(loss, spectra)
-    if not gradient.isfinite().all():
-        raise UserError("feature visualization: the gradient of the channels is not finite (overflow in the network?)")
     return gradient
+
+
+def _require_finite(finite: Tensor) -> None:
+    if not finite:
+        raise UserError("feature visualization: the gradient of the channels is not finite (overflow in the network?)")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.command_line.allocator import keep_freed_memory
 from utils.errors import WORKER_DIED, UserError, printable, shortened
 
 INTERRUPTED = "finished files are whole, the same command goes on from them"
@@ -43,6 +44,7 @@ def run(
         sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
     try:
         args = parser.parse_args()
+        keep_freed_memory()
         main(settings(args, parser) if settings else args)
         sys.stdout.flush()
     except UserError as error:

@@ -33,7 +33,7 @@ from utils.images.folders import class_folders
 
 PACKAGES = {"SemanticLens": ("semanticlens", "0.2.1"), "zennit-crp": ("zennit-crp", "0.6.0")}
 FIRST = "published"
-HEADER = ("way", "images/s", "CPU time an image", "ratio", "peak memory", "disk an image", "what it gives")
+HEADER = ("way", "images/s", "CPU time an image", "ratio", "peak memory", "disk", "what it gives")
 GIVES = {
     "published": "importances, the layer's input, output and gradient of each image",
     "ours": "importances and sums of the layer's input of each image; strongest images of all units and of any split",
@@ -82,7 +82,7 @@ def row(way: str, runs: dict[str, list[dict]], count: int, versions: dict[str, s
         f"{own['cpu'] / count * 1000:.0f} ms",
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{own['memory'] / 1e9:.2f} GB",
-        f"{own['disk'] / count / 1000:.1f} KB",
+        f"{own['disk'] / 1e6:.1f} MB",
         GIVES[way],
     )
 

@@ -274,7 +274,7 @@ def test_peers(finished, benchmark, monkeypatch):
     monkeypatch.setattr(peers, "run", None, raising=False)
     rows, text = benchmark(peers, *flags, "--images", 8, "--repeat", 1, "--ways", "ours", "ours, patches")
     assert [row[0] for row in rows] == ["way", "published", "ours", "ours, patches"]
-    assert float(rows[1][5].split()[0]) > 5 * float(rows[2][5].split()[0])  # what is kept of an image
+    assert float(rows[1][5].split()[0]) > 5 * float(rows[2][5].split()[0])  # what is kept
     assert "8 images" in text
 
 

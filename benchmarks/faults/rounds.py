@@ -50,6 +50,8 @@ KINDS = {
     "result JSON": Kind(r"results_quantitative/pairs/", ("4",)),
     "manifest": Kind(r"_layer\.json", ("3",)),
     "split of circuits": Kind(r"_circuits_.*\.pt", ("circuits",), made_by="circuits"),
+    "strongest images": Kind(r"_strongest_images_.*\.npz", ("circuits",), made_by="circuits"),
+    "clusters": Kind(r"_clusters_.*\.npz", ("circuits",), made_by="circuits"),
     "reference images": Kind(r"_references.*\.npz", ("pure",), made_by="pure"),
     "separation JSON": Kind(r"results_quantitative/separation/", ("separation",), made_by="separation"),
     "effect JSON": Kind(r"results_quantitative/effect/", ("effect",), made_by="effect"),

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.report import ROOT
+from utils.images.transform import Transform
 
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (210, 200, 50))
 LIBRARIES = ("torchvision", "scipy.stats", "tqdm.auto", "matplotlib.figure", "matplotlib.backends.backend_pdf")
@@ -86,7 +87,9 @@ def network():
 
 def embedder():
     """Another network, whose embeddings score the units of a comparison."""
-    return Network(99)
+    made = Network(99)
+    made.transform = Transform(24, 24)
+    return made
 
 
 def write_pictures(folder):

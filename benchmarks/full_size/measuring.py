@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOK_SECONDS = 0.02  # between two looks at a process
-EVERY_SECONDS = 0.5  # between two looks at its memory
+LOOK_SECONDS = 0.05  # between two looks at a process
+EVERY_SECONDS = 1.0  # between two looks at its memory
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -81,14 +81,14 @@ def measure(
         start_new_session=True,
     )
     outputs = Outputs(process, log)
-    memory, main_cpu, looked, ended = 0, 0.0, 0.0, 0
+    memory, main_cpu, looked, ended = 0, 0.0, start, 0
     try:
         while not ended:
             main_cpu = max(main_cpu, cpu_seconds(process.pid))
             if kill_after is not None and main_cpu >= kill_after:
                 os.killpg(process.pid, signal.SIGKILL)
                 kill_after = None
-            if time.monotonic() - looked >= EVERY_SECONDS:
+            if time.monotonic() - looked >= min(EVERY_SECONDS, (time.monotonic() - start) / 4):  # a short step, too
                 memory = max(memory, sum(map(memory_of, session(process.pid))), peak_of(process.pid))
                 looked = time.monotonic()
             time.sleep(LOOK_SECONDS)

@@ -46,7 +46,9 @@ def network() -> Network:
 
 def embedder() -> Network:
     """The factory of ``--embedding``: another network of the same kind, with detectors and channels of its own."""
-    return _load(EMBEDDER_WEIGHTS)
+    loaded = _load(EMBEDDER_WEIGHTS)
+    loaded.transform = Transform(2 * CELL, 2 * CELL)
+    return loaded
 
 
 def _load(name: str) -> Network:

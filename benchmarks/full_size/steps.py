@@ -148,6 +148,7 @@ STEPS = [
         STAGE3,
         lambda folder: ["--concepts_from", "circuits", "--split_by", "least_squares"],
         20 * MINUTE,
+        of_images=1 / 4,
     ),
     Step(
         "pure, few channels",
@@ -159,12 +160,19 @@ STEPS = [
     Step("cards and plots", STAGE4, lambda folder: [*_few_groups(folder), "--get_qualitative", "--get_channel_card"]),
     Step("feature visualization", STAGE4, _visualization),
     Step("maps", STAGE4, lambda folder: [*_few_groups(folder), "--get_map"]),
-    Step("separation by the rule", STAGE4, lambda folder: [*_pairs(folder), "--get_separation"], 20 * MINUTE),
+    Step(
+        "separation by the rule",
+        STAGE4,
+        lambda folder: [*_pairs(folder), "--get_separation"],
+        20 * MINUTE,
+        of_images=1 / 2,
+    ),
     Step(
         "separation by least squares",
         STAGE4,
         lambda folder: ["--splits", folder.manifest, "--get_separation"],
         20 * MINUTE,
+        of_images=1 / 2,
     ),
     Step("effect", STAGE4, lambda folder: [*_few_groups(folder), "--get_effect"]),
     Step(
@@ -172,6 +180,7 @@ STEPS = [
         STAGE4,
         lambda folder: [*_comparison(folder), "--compare_without", "pure", "--max_channels", COMPARED_CHANNELS],
         15 * MINUTE,
+        of_images=1 / 2,
     ),
     Step(
         "comparison with PURE",

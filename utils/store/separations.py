@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.divisions.nulls import NULLS
+from utils.processes import progress
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
 from utils.store.scores import AP_DRAWS, AUROC_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
@@ -61,7 +62,9 @@ class Separations(Measurements):
     def read_all(self) -> list[dict[str, Any]]:
         """All separations, without the rows of splits that have changed; one without remaining rows is left out."""
         separations = [self.read(path) for path in self.paths()]
-        digests = {split: self.split_digest(split) for separation in separations for split in separation["splits"]}
+        splits = {split for separation in separations for split in separation["splits"]}
+        bar = progress(sorted(splits), "reading digests", unit=" splits", delay=2, leave=False)
+        digests = {split: self.split_digest(split) for split in bar}
         self.unchecked = sorted(split for split in digests if digests[split] is None)
         stale: set[str] = set()
         for separation in separations:

@@ -95,6 +95,10 @@ def main(settings: SimilaritySettings) -> None:
     if threshold_flags.several_thresholds(settings):
         measure_sensitivity(settings, run, store, class_store)
         return
+    print(
+        f"{settings.model}, layer {meta['layer']}: {meta['num_images']} images of {len(meta['classes'])} classes",
+        flush=True,
+    )
     # The relevant classes of each channel, and the pairs of them that are gamma-polysemantic
     criteria = {name: getattr(settings, name) for name in ("tau", "p", "only_correct", "min_images", "only_above_mean")}
     gamma = layer_tables.gamma_from(settings.cos_sim_high)

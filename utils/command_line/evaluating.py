@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import OpenedSplits
+from utils.processes import progress
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
 from utils.stages.split_measures import describe_result, evaluate, result_of
@@ -17,9 +18,10 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     """Measure fractions and draw figures of each split; returns the paths of the files written."""
     settings = opened.settings
     described = []
-    for split, tau in zip(opened.splits, opened.taus, strict=True):
+    asked = list(zip(opened.splits, opened.taus, strict=True))
+    for split, tau in progress(asked, "describing splits", unit=" splits", delay=2, leave=False):
         described.append(describe_result(split, opened.run, tau, validation))
-    for split, tau in zip(opened.splits, opened.taus, strict=True):
+    for split, tau in asked:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(figure_wishes(settings), validation, opened.splits, opened.transform)
     shown = []

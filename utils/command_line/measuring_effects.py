@@ -6,6 +6,7 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.command_line.split_opening import OpenedSplits, model_dir_of
+from utils.processes import progress
 from utils.report.effect_tables import print_effects, write_effect_tables
 from utils.stages.effect import describe_effect, measure_effects
 from utils.stages.validation import ImagePass, StoredValidation
@@ -18,7 +19,8 @@ def measure_effect(opened: OpenedSplits, validation: ImagePass | StoredValidatio
     settings = opened.settings
     effects = Effects(settings.output_dir, model_dir_of(settings))
     effects.check(opened.run, opened.context["weights_sha256"])
-    described = [describe_effect(split, opened.run, validation, settings.effect_to) for split in opened.splits]
+    splits = progress(opened.splits, "describing splits", unit=" splits", delay=2, leave=False)
+    described = [describe_effect(split, opened.run, validation, settings.effect_to) for split in splits]
     measured: dict[int, dict[str, Any]] = {}
     for number, fields in enumerate(described):
         effect = effects.find(fields)

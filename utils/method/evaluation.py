@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import gaussian_kde, mannwhitneyu
+from scipy.stats import gaussian_kde
 
 CLEAN_OWN = 0.8
 CLEAN_OTHER = 0.2
@@ -95,9 +95,11 @@ def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
     """
     positives = np.asarray(positives)
     negatives = np.asarray(negatives)
-    if not len(positives) or not len(negatives):
+    if not len(positives) or not len(negatives) or np.isnan(positives).any() or np.isnan(negatives).any():
         return np.nan
-    return mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
+    ordered = np.sort(negatives)
+    twice_above = np.searchsorted(ordered, positives, "left") + np.searchsorted(ordered, positives, "right")
+    return float(twice_above.sum() / 2 / (len(positives) * len(negatives)))
 
 
 class ConceptAreas(NamedTuple):

@@ -1,5 +1,6 @@
 """Groups of classes: the relevant classes of a channel whose ARVs are similar are one concept."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,13 @@ def concept_means(values: Tensor, groups: list[list[int]]) -> Tensor:
     return torch.stack([values[group].mean(0) for group in groups])
 
 
-def class_groups(weight: Tensor, mean_inputs: Tensor, relevant: Tensor, gamma: float) -> dict[int, ChannelGroups]:
+def class_groups(
+    weight: Tensor,
+    mean_inputs: Tensor,
+    relevant: Tensor,
+    gamma: float,
+    shown: Callable[[list[int]], Iterable[int]] = iter,
+) -> dict[int, ChannelGroups]:
     """The groups of relevant classes of each channel that has any: {channel: ChannelGroups}.
 
     Parameters
@@ -76,9 +83,11 @@ def class_groups(weight: Tensor, mean_inputs: Tensor, relevant: Tensor, gamma: f
     mean_inputs : Tensor [T, C_in, taps]
     relevant : BoolTensor [T, C]
     gamma : float
+    shown : function
+        Goes through the channels: a progress bar.
     """
     groups_of_channels = {}
-    for channel in torch.nonzero(relevant.any(0)).flatten().tolist():
+    for channel in shown(torch.nonzero(relevant.any(0)).flatten().tolist()):
         classes = torch.nonzero(relevant[:, channel]).flatten()
         arvs = averaged_relevance_vectors(weight[channel], mean_inputs[classes])
         groups = group_classes(cosine_similarities(arvs), gamma)

@@ -1,6 +1,6 @@
 """Relevant channels, averaged relevance vectors and gamma-polysemantic pairs (Ineq. 2, Definition and Theorem 3.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -180,7 +180,9 @@ class ClassPairs:
         return zip(*(values.tolist() for values in columns), strict=True)
 
 
-def class_pairs(weight: Tensor, mean_inputs: Tensor, relevant: Tensor) -> ClassPairs:
+def class_pairs(
+    weight: Tensor, mean_inputs: Tensor, relevant: Tensor, shown: Callable[[list[int]], Iterable[int]] = iter
+) -> ClassPairs:
     """All pairs of classes that share a relevant channel, with the cosine of their ARVs.
 
     Parameters
@@ -188,10 +190,12 @@ def class_pairs(weight: Tensor, mean_inputs: Tensor, relevant: Tensor) -> ClassP
     weight : Tensor [C, C_in, taps]
     mean_inputs : Tensor [T, C_in, taps]
     relevant : BoolTensor [T, C]
+    shown : function
+        Goes through the channels: a progress bar.
     """
     nothing = torch.empty(0, dtype=torch.long)
     columns = [(nothing, nothing, nothing, torch.empty(0, dtype=torch.float64))]
-    for channel in torch.nonzero(relevant.sum(0) >= 2).flatten().tolist():
+    for channel in shown(torch.nonzero(relevant.sum(0) >= 2).flatten().tolist()):
         classes = torch.nonzero(relevant[:, channel]).flatten()
         cosines = cosine_similarities(averaged_relevance_vectors(weight[channel], mean_inputs[classes]))
         first, second = torch.triu_indices(len(classes), len(classes), offset=1)

@@ -23,6 +23,7 @@ from utils.method.evaluation import (
     separation,
     summarise,
 )
+from utils.processes import progress
 from utils.report.latex import BEFORE, comment, escaped
 from utils.report.numbers import DASH, csv_number, formatted
 from utils.report.tables import Table, grouped, short_name
@@ -205,9 +206,13 @@ def result_groups(results: Sequence[dict[str, Any]]) -> list[ResultGroup]:
     """The ResultGroups of all results, sorted by channel and concepts."""
     ordered = sorted(results, key=lambda result: (*group_of(result), result["channel"], result["split"]))
     groups = []
-    for group in grouped(ordered, group_of):
-        rows = [result_rows(result) for result in group]
-        groups.append(ResultGroup(group, rows, overall_rows(group, rows)))
+    with progress(total=len(ordered), desc="summarising", unit=" results", delay=2, leave=False) as bar:
+        for group in grouped(ordered, group_of):
+            rows = []
+            for result in group:
+                rows.append(result_rows(result))
+                bar.update()
+            groups.append(ResultGroup(group, rows, overall_rows(group, rows)))
     return groups
 
 

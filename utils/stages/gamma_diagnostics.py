@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.method.gamma import clean_concepts, cosine_of_modes, cosines_of_halves, held_out_fractions
 from utils.method.grouping import concept_means, cut_linkage, linkage_of
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
+from utils.processes import progress
 from utils.stages.relevance import LayerClasses
 from utils.store.class_statistics import ClassStore
 from utils.store.importance_store import ImportanceStore
@@ -138,7 +138,7 @@ def _cosines_of_modes(
     starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
     folders = {output: folder for folder, output in store.meta["classes"].items()}
     chunks = _Chunks(store)
-    for output in tqdm(dict.fromkeys(outputs.tolist()), "modes within classes", unit=" classes", delay=2):
+    for output in progress(dict.fromkeys(outputs.tolist()), "modes within classes", unit=" classes", delay=2):
         folder = folders[output]
         inputs = chunks.inputs(starts[folder], starts[folder] + counts[folder], only_correct)
         if len(inputs) < 2:
@@ -234,7 +234,7 @@ def _clean_pairs(layer_classes: LayerClasses) -> dict[str, list]:
     gamma_of = np.searchsorted(GAMMAS, pairs.cosine.numpy(), side="right")
     random = np.random.default_rng(0)
     tally = _Tally()
-    for gamma in range(len(GAMMAS)):
+    for gamma in progress(range(len(GAMMAS)), "splits of pairs", unit=" gammas", delay=2, leave=False):
         in_range = np.flatnonzero(gamma_of == gamma)
         sample = np.sort(random.permutation(in_range)[: MOST_PAIRS // len(GAMMAS)])
         for channel, class1, class2, _ in pairs[torch.from_numpy(sample)].rows():
@@ -247,7 +247,7 @@ def _clean_groups(layer_classes: LayerClasses, relevant: torch.Tensor) -> dict[s
     tally = _Tally()
     channels = torch.nonzero(relevant.sum(0) > 1).flatten().numpy()
     sample = np.sort(np.random.default_rng(0).permutation(channels)[:MOST_CHANNELS]).tolist()
-    for channel in tqdm(sample, "splits of groups", unit=" channels", delay=2):
+    for channel in progress(sample, "splits of groups", unit=" channels", delay=2):
         classes = torch.nonzero(relevant[:, channel]).flatten()
         arvs = averaged_relevance_vectors(layer_classes.weight[channel], layer_classes.mean_inputs[0, classes])
         merges = linkage_of(cosine_similarities(arvs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -154,6 +155,7 @@ def find_classes(
     relevant = relevant_classes(counts[which], images[which, 0], p, min_images)
     if only_above_mean:
         relevant &= ~levels.below
+    shown = partial(progress, unit=" channels", delay=2, leave=False)
     return LayerClasses(
         weight=weight,
         bias=bias,
@@ -162,8 +164,8 @@ def find_classes(
         images=images[which],
         levels=levels,
         relevant=relevant,
-        pairs=class_pairs(weight, mean_inputs[which, 0], relevant),
-        groups=class_groups(weight, mean_inputs[which, 0], relevant, gamma),
+        pairs=class_pairs(weight, mean_inputs[which, 0], relevant, partial(shown, desc="pairs of classes")),
+        groups=class_groups(weight, mean_inputs[which, 0], relevant, gamma, partial(shown, desc="groups of classes")),
     )
 
 

@@ -21,6 +21,7 @@ from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, rank
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
+from utils.processes import progress
 from utils.stages.validation import MeasuredBatch, ValidationImages, contents_digest
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
@@ -112,7 +113,8 @@ def evaluate(
         input can be used, ``peaks`` [n, K + 1] and ``centres`` [n, K + 1, 2] of the channel and ``c'_1 .. c'_K``.
     """
     measures: dict[int, SplitMeasures] = {}
-    for number, of_split in enumerate(described):
+    stored = progress(described, "stored results", unit=" splits", delay=2, leave=False)
+    for number, of_split in enumerate(stored):
         result = None if pictures else results.find(of_split)
         if result is None:
             measures[number] = SplitMeasures(opened[number], validation.layer)

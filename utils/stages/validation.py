@@ -19,6 +19,7 @@ from utils.method.importance import attribution_shares
 from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Record
+from utils.processes import progress
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 
@@ -210,7 +211,7 @@ class StoredValidation(ValidationImages):
         size = self.store.meta["chunk_size"]
         names = ["indices", "targets", "predictions", "input_sums", "shares", "content"]
         read = lru_cache(STORED_CHUNKS)(lambda chunk: self.store.read_chunk(chunk, names))
-        for key in keys:
+        for key in progress(list(keys), "validation images", unit=" groups", delay=2):
             indices = self.indices(key)
             for chunk in np.unique(indices // size).tolist():
                 measured = read(chunk)

@@ -54,23 +54,25 @@ def get_args_parser() -> flags.Parser:
 
 
 def main(settings: ResultSettings) -> None:
-    from utils.command_line import split_opening
+    from utils.command_line.run import print_end
+    from utils.command_line.settings import model_dir_of
+    from utils.report.result_files import print_summary
+    from utils.store.results import Results
+
+    # Tables and pages of stored results
+    results = Results(settings.output_dir, model_dir_of(settings))
+    if settings.is_summary_alone:
+        print_end(print_summary(results), [])
+        return
+    from utils.command_line import split_opening  # a summary does not wait for what the others import
     from utils.command_line.comparing import measure_comparison
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.reporting import make_report
-    from utils.command_line.run import print_end
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
-    from utils.report.result_files import print_summary
-    from utils.store.results import Results
 
-    # Tables and pages of stored results
-    results = Results(settings.output_dir, split_opening.model_dir_of(settings))
-    if settings.is_summary_alone:
-        print_end(print_summary(results), [])
-        return
     if settings.report:
         make_report(settings)
         return

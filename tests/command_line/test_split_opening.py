@@ -11,8 +11,7 @@ from torch import nn
 from tests.scripts import COMPUTE, NETWORK, RUN, run_script
 from tests.stores import split_file
 from utils.command_line import split_opening
-from utils.command_line.settings import ResultSettings
-from utils.command_line.split_opening import model_dir_of
+from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.errors import UserError
 from utils.store.splits import read_split, write_split
 

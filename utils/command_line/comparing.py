@@ -10,8 +10,8 @@ import torch
 
 from utils.command_line import flags, opening
 from utils.command_line.run import print_end
-from utils.command_line.settings import ResultSettings
-from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store, model_dir_of
+from utils.command_line.settings import ResultSettings, model_dir_of
+from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store
 from utils.concept_sources.compared_channels import Comparison
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_CHANNELS, COMPARISON_DRAWS, COMPARISON_RHO, LAYER

@@ -5,7 +5,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.command_line.split_opening import OpenedSplits, model_dir_of
+from utils.command_line.settings import model_dir_of
+from utils.command_line.split_opening import OpenedSplits
 from utils.processes import progress
 from utils.report.effect_tables import print_effects, write_effect_tables
 from utils.stages.effect import describe_effect, measure_effects

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line.opening import check_channel_count, check_requested_network
-from utils.command_line.settings import ResultSettings
-from utils.command_line.split_opening import model_dir_of
+from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.errors import UserError, listed
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line.opening import check_requested_network
-from utils.command_line.settings import ResultSettings
-from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits, model_dir_of
+from utils.command_line.settings import ResultSettings, model_dir_of
+from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits
 from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
 from utils.defaults import P
 from utils.errors import UserError

@@ -4,9 +4,11 @@ A field is named after its flag. ``flags.settings_of`` fills it in.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from utils import defaults
+from utils.errors import UserError
 from utils.report.sheets import SCREEN, Sheet
 
 
@@ -173,3 +175,20 @@ class ResultSettings(CandidateSettings):
     def wants_network(self) -> bool:
         """Whether stage 4 makes results that need the network and images even if there is a val store."""
         return self.wants_pictures or self.get_effect
+
+
+def model_dir_of(settings: ResultSettings) -> Path:
+    """The folder of the splits: by --model_dir, or that of the files of --splits, or the store's.
+
+    Results are compared with the split of their name there: files of --splits that lie elsewhere are refused.
+    """
+    folders = {path.parent.resolve(): path.parent for path in map(Path, settings.splits or ())}
+    if settings.model_dir is None and not folders:
+        return Path(settings.store_dir) / "models_disentangled"
+    model_dir = Path(settings.model_dir) if settings.model_dir is not None else next(iter(folders.values()))
+    elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
+    if elsewhere:
+        several = "--splits names files of several folders"
+        problem = several if settings.model_dir is None else "--splits is not in --model_dir"
+        raise UserError(f"{problem}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
+    return model_dir

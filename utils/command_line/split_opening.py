@@ -23,7 +23,7 @@ from utils.command_line.opening import (
     resolve,
     setting,
 )
-from utils.command_line.settings import ResultSettings
+from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
@@ -156,23 +156,6 @@ def _open_each(
                 raise UserError(f"{path} was split by {division.words}, which has no rho: leave out --rho")
             opened[path] = OpenedSplit(path, file, settings.rho or rho or file.split.rho)
     return list(opened.values())
-
-
-def model_dir_of(settings: ResultSettings) -> Path:
-    """The folder of the splits: by --model_dir, or that of the files of --splits, or the store's.
-
-    Results are compared with the split of their name there: files of --splits that lie elsewhere are refused.
-    """
-    folders = {path.parent.resolve(): path.parent for path in map(Path, settings.splits or ())}
-    if settings.model_dir is None and not folders:
-        return Path(settings.store_dir) / "models_disentangled"
-    model_dir = Path(settings.model_dir) if settings.model_dir is not None else next(iter(folders.values()))
-    elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
-    if elsewhere:
-        several = "--splits names files of several folders"
-        problem = several if settings.model_dir is None else "--splits is not in --model_dir"
-        raise UserError(f"{problem}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
-    return model_dir
 
 
 def _readers_of(splits: str) -> list[tuple[str, Callable[[], ReadSplit]]]:

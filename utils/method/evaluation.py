@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import gaussian_kde
 
 CLEAN_OWN = 0.8
 CLEAN_OTHER = 0.2
@@ -154,6 +153,8 @@ def density_curves(
     curves : dict of label -> array or None
         None if no density can be estimated: fewer than two values that differ in float32.
     """
+    from scipy.stats import gaussian_kde  # takes a second, which summaries do not need
+
     densities = {
         label: gaussian_kde(sample) if len(np.unique(np.float32(sample))) > 1 else None
         for label, sample in samples.items()

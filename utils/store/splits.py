@@ -1,5 +1,7 @@
 """Split files, each with a channel and everything it was made from; and manifests, which list the splits of a layer."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -9,14 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from utils.divisions.division import Division
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.images.transform import Transform
 from utils.method.disentangling import Candidate, Concept, Split
 from utils.method.equality import EqualityCheck
 from utils.processes import progress
@@ -32,7 +33,10 @@ from utils.store.files import (
     write_bytes,
     write_json,
 )
-from utils.store.study import Study
+
+if TYPE_CHECKING:  # a summary of results does not wait for torchvision
+    from utils.images.transform import Transform
+    from utils.store.study import Study
 
 SPLIT_FORMAT = 4
 # A file of this format has the values of SPLIT_FORMAT, but its context as JSON: read_split is four times as fast
@@ -199,6 +203,8 @@ def digest_of(content: Any) -> str:
 
 def transform_from(stored: dict[str, Any]) -> Transform:
     """The Transform that ``meta.json`` or a split file holds as a dictionary."""
+    from utils.images.transform import Transform
+
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     return Transform(**fields)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,13 @@ class Concept:
     classes: list[int]
     images: list[int] | None = None
     kind: str = "classes"
+
+
+class HasKeys(Protocol):
+    """A candidate, a split or its measurements: ``keys`` are the groups of images of its concepts, in their order."""
+
+    @property
+    def keys(self) -> list[GroupKey]: ...
 
 
 def image_groups(concepts: list[Concept], name: int | str) -> list[list[GroupKey]]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from utils.divisions.division import Divider
 from utils.images.batches import ImageSource, PlannedBatch, batches_by_group
-from utils.method.disentangling import Candidate, GroupKey, in_order
+from utils.method.disentangling import Candidate, GroupKey, HasKeys, in_order
 from utils.processes import progress
 from utils.store.importance_store import Labels
 
+HavingKeys = TypeVar("HavingKeys", bound=HasKeys)
 PROOF_IMAGES = 4  # of each class; of an image set one
 MOST_SHOWN = 4000  # images on which the splits of a run are compared with the original, one by one
 MOST_AT_ONCE = 1000  # images on which all of them at once are
@@ -81,8 +83,8 @@ def _spread(values: torch.Tensor, number: int) -> torch.Tensor:
     return values[np.unique(np.linspace(0, len(values) - 1, number).astype(int))]
 
 
-def order_of_reading(candidates: list[Candidate], sizes: dict[GroupKey, int]) -> list[GroupKey]:
-    """The groups of images of candidates, in an order in which many of these are finished early.
+def order_of_reading(candidates: Sequence[HasKeys], sizes: dict[GroupKey, int]) -> list[GroupKey]:
+    """The groups of images of candidates or splits, in an order in which many of these are finished early.
 
     The next group is always the one, for its number of images, that most candidates need; those that need few more
     images count most. ``sizes`` has the number of images of each group that is read.
@@ -114,9 +116,9 @@ def order_of_reading(candidates: list[Candidate], sizes: dict[GroupKey, int]) ->
     return list(order)
 
 
-def _users_of(candidates: list[Candidate], keys: Iterable[GroupKey]) -> dict[GroupKey, list[Candidate]]:
+def _users_of(candidates: Sequence[HavingKeys], keys: Iterable[GroupKey]) -> dict[GroupKey, list[HavingKeys]]:
     """The candidates that have each of some groups of images; groups that no candidate has are left out."""
-    users: dict[GroupKey, list[Candidate]] = {key: [] for key in keys}
+    users: dict[GroupKey, list[HavingKeys]] = {key: [] for key in keys}
     for candidate in candidates:
         for key in candidate.keys:
             if key in users:

@@ -200,7 +200,7 @@ class SplitEffects:
         return {"validation": digests, "images": [self._of_concept(images, keys) for keys in self.opened.groups]}
 
     def _of_concept(self, images: ImageList, keys: list[GroupKey]) -> dict[str, list]:
-        batches = [batch for batch in self.batches if batch.key in keys]
+        batches = [batch for key in self.opened.keys if key in keys for batch in self.batches if batch.key == key]
         nothing = torch.empty(0, len(self.opened.file.split.concepts) + 1)
         return {
             "paths": [str(images.path(index).relative_to(images.root)) for index in _indices(batches)],

@@ -74,9 +74,10 @@ class SplitMeasures:
         self.kept.append({name: np.asarray(values) for name, values in batch.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All measurements, as arrays by name; empty if no image could be read."""
+        """All measurements, as arrays by name, in the order of ``keys``; empty if no image could be read."""
         names = list(self.kept[0]) if self.kept else []
-        return {name: np.concatenate([batch[name] for batch in self.kept]) for name in names}
+        kept = sorted(self.kept, key=lambda batch: batch["groups"][0]) if "groups" in names else self.kept
+        return {name: np.concatenate([batch[name] for batch in kept]) for name in names}
 
 
 def evaluate(

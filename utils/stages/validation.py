@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ import torch
 from utils.errors import printable
 from utils.images.batches import ImageBatch, ImageSource, PlannedBatch, batches_by_group
 from utils.images.folders import ClassMap, ImageList, class_folders, has_images, list_images
-from utils.method.disentangling import GroupKey, in_order
+from utils.method.disentangling import GroupKey, HasKeys, in_order
 from utils.method.importance import attribution_shares
 from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Record
 from utils.processes import progress
+from utils.stages.concept_images import order_of_reading
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 
@@ -78,13 +79,6 @@ def contents_digest(images: ImageList, indices: np.ndarray, contents: np.ndarray
     return hashlib.sha256(names + np.asarray(contents).tobytes()).hexdigest()
 
 
-class HasKeys(Protocol):
-    """A split, or the measurements of one: ``keys`` are the groups of images of its concepts, in reading order."""
-
-    @property
-    def keys(self) -> list[GroupKey]: ...
-
-
 class ValidationImages(ABC):
     """The validation images, in groups: a class, or an image set of a split without labels.
 
@@ -121,8 +115,14 @@ class ValidationImages(ABC):
 
     def with_images(self, splits: Sequence[HasKeys]) -> tuple[list[GroupKey], list[GroupKey]]:
         """The groups of the splits that have images, in reading order, and the last of these groups for each split."""
-        keys = [key for key in in_order(chain.from_iterable(split.keys for split in splits)) if len(self.indices(key))]
+        groups = in_order(chain.from_iterable(split.keys for split in splits))
+        sizes = {key: size for key in groups if (size := len(self.indices(key)))}
+        keys = self.reading_order(splits, sizes)
         return keys, [[key for key in keys if key in split.keys][-1] for split in splits]
+
+    def reading_order(self, splits: Sequence[HasKeys], sizes: dict[GroupKey, int]) -> list[GroupKey]:
+        """The groups of ``sizes``, their numbers of images, in the order in which they are read."""
+        return list(sizes)
 
     def concepts_of(self, opened: OpenedSplit) -> np.ndarray:
         """The concept (from 0) of a split to which each image belongs, or -1."""
@@ -169,6 +169,10 @@ class ImagePass(ValidationImages):
 
     def __str__(self) -> str:
         return f"images of {self.images.root}"
+
+    def reading_order(self, splits: Sequence[HasKeys], sizes: dict[GroupKey, int]) -> list[GroupKey]:
+        """The order in which many splits are measured early: a stop loses little."""
+        return order_of_reading(splits, sizes)
 
     def plan(self, keys: Iterable[GroupKey]) -> list[PlannedBatch[GroupKey]]:
         """The batches of some groups. A batch is of one group, so it does not depend on which splits are evaluated."""

@@ -3,6 +3,7 @@
 import ast
 import atexit
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
 RUN = "tests.factories-small"
 PATIENCE = 600  # seconds: longer than anything takes, on however busy a machine
+BAR = re.compile(r"\d+%\||images/s")
 PAIR = ("--classes_for_concept1", "1", "--classes_for_concept2", "dog")
 
 
@@ -124,7 +126,7 @@ def printed_pairs(out):
 
 def messages(stderr):
     """The lines on standard error that are no progress bars."""
-    return [line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and "images/s" not in line]
+    return [line for line in stderr.replace("\r", "\n").split("\n") if line.strip() and not BAR.search(line)]
 
 
 def contents(folder):

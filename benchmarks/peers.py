@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.full_size.measuring import measure
+from benchmarks.full_size.measuring import end_children_by_signal, measure
 from benchmarks.peers_ways import WAYS, stage1_parser
 from benchmarks.report import ROOT, link_images, print_table
 from utils.images.folders import class_folders
@@ -104,6 +104,7 @@ def get_options() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     options, rest = get_options()
+    end_children_by_signal()
     settings = stage1_parser().parse_args(rest)
     ways = [way for way in WAYS if way == FIRST or way in options.ways]
     versions = installed(ways)

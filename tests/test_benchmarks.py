@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -171,6 +174,26 @@ def test_a_command_is_killed_after_its_cpu_time(tmp_path):
     assert 0.2 <= measured.main_cpu < 2
 
 
+def test_a_command_ends_with_the_benchmark(tmp_path):
+    held = "import os, time; open('held', 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""
+from pathlib import Path
+from benchmarks.full_size.measuring import end_children_by_signal, measure
+end_children_by_signal()
+measure([{sys.executable!r}, "-S", "-E", "-c", {held!r}], environment={{}}, log=Path("log"))
+"""
+    process = subprocess.Popen([sys.executable, "-S", "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(report.ROOT)})
+    while not (tmp_path / "held").is_file() or not (tmp_path / "held").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        for _ in range(3000):
+            os.kill(int((tmp_path / "held").read_text()), 0)
+            time.sleep(0.01)
+
+
 def test_bounds_are_found_broken():
     step = next(step for step in STEPS if step.name == "circuits of all channels")
     good = {"status": 0, "seconds": 9e3, "cpu": 9e3, "main_cpu": 1100, "memory": 3.9e9, "start": 4}
@@ -189,9 +212,9 @@ def test_bounds_are_found_broken():
 
 def test_files_that_differ_are_named_and_times_do_not_count(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    for folder, time, value in ((first, 1, 5), (second, 2, 6)):
+    for folder, moment, value in ((first, 1, 5), (second, 2, 6)):
         (folder / "a").mkdir(parents=True)
-        (folder / "a" / "same.json").write_text(json.dumps({"evaluation": time, "value": [1]}))
+        (folder / "a" / "same.json").write_text(json.dumps({"evaluation": moment, "value": [1]}))
         (folder / "a" / "other.json").write_text(json.dumps({"evaluation": 1, "value": value}))
         (folder / "bytes").write_bytes(b"1")
     before = Files([second])

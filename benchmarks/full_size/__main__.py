@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.full_size.data import Size, make_images
 from benchmarks.full_size.files import Files, differences, move
-from benchmarks.full_size.measuring import Measured, measure
+from benchmarks.full_size.measuring import Measured, end_children_by_signal, measure
 from benchmarks.full_size.network import FOLDER_VARIABLE, make_networks
 from benchmarks.full_size.steps import LONGEST_SILENCE, LONGEST_START, MINUTE, MOST_MEMORY, STEPS, Folder, Step
 from benchmarks.report import ROOT, print_table
@@ -231,6 +231,7 @@ def get_options() -> argparse.Namespace:
 
 def main() -> None:
     options = get_options()
+    end_children_by_signal()
     benchmark = Benchmark(Folder(options.work_dir.resolve()), options.fraction)
     benchmark.prepare()
     rows, results, failed = [], {}, False

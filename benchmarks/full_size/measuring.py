@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -108,6 +109,11 @@ def measure(
         silence=outputs.silence,
         busy_silence=outputs.busy_silence,
     )
+
+
+def end_children_by_signal() -> None:
+    """Make this process end by an exception at SIGTERM, so that ``measure`` does not leave its command running."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _stat(process: int | str) -> list[str] | None:

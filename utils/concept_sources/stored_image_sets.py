@@ -228,12 +228,8 @@ class StoredClusters:
         return Clusters(self.references[index, draw], labels, clustering.centroids_of(features, labels))
 
 
-class KeptClusters(StoredClusters):
-    """StoredClusters of channels themselves. Reference images and labels are kept in files beside the splits."""
-
-    def __init__(self, source: StoredImageSets, study: Study, weights: Tensor) -> None:
-        super().__init__(source, study, weights)
-        self._labels = self._all_labels()
+class KeptReferences(StoredClusters):
+    """StoredClusters whose reference images are kept in a file beside the splits."""
 
     def _made_from(self) -> dict[str, Any]:
         """Plain values that determine the reference images."""
@@ -255,6 +251,14 @@ class KeptClusters(StoredClusters):
             stored = {"indices": super().strongest_images(file.unfinished).movedim(-1, 0).numpy()}
             file.write(stored)
         return torch.from_numpy(stored["indices"]).movedim(0, -1)
+
+
+class KeptClusters(KeptReferences):
+    """KeptReferences of channels themselves, whose labels are kept, too."""
+
+    def __init__(self, source: StoredImageSets, study: Study, weights: Tensor) -> None:
+        super().__init__(source, study, weights)
+        self._labels = self._all_labels()
 
     def labels(self, index: int, features: Tensor) -> Tensor:
         labels = self._labels[index]
@@ -301,7 +305,7 @@ class StoredFinder(ImageSetFinder):
 
     def __init__(self, source: StoredImageSets, comparison: Comparison) -> None:
         super().__init__(source, comparison)
-        self.stored = StoredClusters(source, comparison.study, comparison.weights.float())
+        self.stored = KeptReferences(source, comparison.study, comparison.weights.float())
 
     def features(self, index: int, draw: int) -> Tensor:
         return self.stored.features(index, draw)

@@ -132,10 +132,11 @@ class ComparedChannel:
 
     def in_validation(self, draws: list[ComparedUnits], chosen: list[Tensor]) -> list[Tensor]:
         """Values [K, N] of K ``chosen`` units of each draw in all validation images; linear ones without bias."""
-        if any(units.rows is None for units in draws):
-            return [units.validation[numbers] for units, numbers in zip(draws, chosen, strict=True)]
-        rows = torch.cat([units.rows[numbers] for units, numbers in zip(draws, chosen, strict=True)])
-        return list(self.validation.scores(rows).split([len(numbers) for numbers in chosen]))
+        given = list(zip(draws, chosen, strict=True))
+        rows = [units.rows[numbers] for units, numbers in given if units.rows is not None]
+        if not rows:
+            return [units.validation[numbers] for units, numbers in given if units.validation is not None]
+        return list(self.validation.scores(torch.cat(rows)).split([len(numbers) for numbers in chosen]))
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def compare(
                 of_channel.keep(kept, key)
             channels.append(of_channel)
     if embedded is not None:
-        embedded.add_monosemanticity([(channel.rows.channels, channel.linear) for channel in channels], kept)
+        units = [(channel.rows.channels, channel.linear) for channel in channels if channel.linear is not None]
+        embedded.add_monosemanticity(units, kept)
     return ComparisonRows.joined([channel.rows for channel in channels])
 
 

@@ -25,7 +25,7 @@ def lines_of(capsys, clock, *, steps, seconds, **kwargs):
 def test_long_work_is_announced_once_with_its_size(capsys, clock):
     shown = lines_of(capsys, clock, steps=300, seconds=4, images=50_000)
     assert shown.count("separation: about 20 minutes for 299 splits, 50,000 images, ") == 1
-    assert shown.count("GB of memory; after a stop the same command goes on from here\n") == 1
+    assert shown.count("GB of memory so far\n") == 1
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(149, 4), (1, 2)])

@@ -1,6 +1,10 @@
 """The error that a user can correct, and text for its message."""
 
+import re
 from collections.abc import Sequence
+
+# In messages of torch, CUDA's libraries, PIL and libjpeg when memory ends
+NO_MEMORY = re.compile("out of memory|can't allocate memory|insufficient memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE)
 
 
 class UserError(Exception):

@@ -75,9 +75,9 @@ def _bar_class() -> type[tqdm]:
                 elapsed = self.format_dict["elapsed"]
                 done = self.n - self.initial
                 if elapsed >= ENOUGH_SECONDS and done > 0:
-                    self.announced = True
                     remaining = elapsed * (self.total - self.n) / done
                     if elapsed + remaining > LONG_SECONDS:
+                        self.announced = True
                         self.write(_announcement(self, remaining, self.images), file=sys.stderr)
             return shown
 
@@ -90,8 +90,8 @@ def _announcement(bar: tqdm, remaining: float, images: int | None) -> str:
     words = [f"{bar.desc.removesuffix(': ')}: about {remaining / 60:.0f} minutes for {steps}"]
     words += [] if images is None else [f"{images:,} images"]
     peak = peak_memory()
-    words += [] if peak is None else [f"{peak / 1e9:.1f} GB of memory"]
-    return ", ".join(words) + "; after a stop the same command goes on from here"
+    words += [] if peak is None else [f"{peak / 1e9:.1f} GB of memory so far"]
+    return ", ".join(words)
 
 
 def peak_memory() -> int | None:

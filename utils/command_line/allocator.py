@@ -10,7 +10,7 @@ import os
 M_TRIM_THRESHOLD = -1  # numbers of mallopt's parameters
 M_MMAP_THRESHOLD = -3
 
-LARGEST_BLOCK = 2**30  # bytes; larger blocks are still returned at once
+LARGEST_BLOCKS = (2**30, 2**25)  # bytes; larger blocks are still returned at once. glibc before 2.35 takes the second
 MOST_KEPT = 2**29  # bytes that may be free at the end of the heap
 
 
@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep up to ``MOST_KEPT`` bytes at the end of the heap; returns whether it does.
 
     Nothing is changed where the C library is another one, as on macOS, Windows and Linux with musl, or where glibc
-    refuses the thresholds (before 2.35). Processes forked later inherit them.
+    refuses the thresholds. Processes forked later inherit them.
     """
     try:
         library = os.confstr("CS_GNU_LIBC_VERSION")
@@ -27,4 +27,5 @@ def keep_freed_memory() -> bool:
         return False
     if not (library or "").startswith("glibc"):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK) and mallopt(M_TRIM_THRESHOLD, MOST_KEPT))
+    accepted = any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_BLOCKS)
+    return bool(accepted and mallopt(M_TRIM_THRESHOLD, MOST_KEPT))

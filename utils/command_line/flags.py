@@ -183,7 +183,7 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
         choices=defaults.DECODERS,
         default=defaults.DECODER,
         help="what decodes and resizes JPEG files: pil (default, what the paper used), fast (torchvision, within 2 of "
-        "255 levels), gpu (a CUDA device; it does not interpolate chroma, so photographs may differ by 30 levels); "
+        "255 levels), gpu (a CUDA device; it does not interpolate chroma, so photographs may differ by 25 levels); "
         "all other files are left to PIL",
     )
     compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")

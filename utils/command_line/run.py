@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.command_line.allocator import keep_freed_memory
-from utils.errors import WORKER_DIED, UserError, printable, shortened
+from utils.errors import NO_MEMORY, WORKER_DIED, UserError, printable, shortened
 
 INTERRUPTED = "finished files are whole, the same command goes on from them"
 INTERRUPTED_STATUS = 130
@@ -55,8 +55,9 @@ def run(
     except OSError as error:
         _stop(parser, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's
-            _stop(parser, "out of GPU memory: use a smaller --batch_size")
+        if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+            of_device = "GPU " if "CUDA" in str(error) or type(error).__name__ == "OutOfMemoryError" else ""
+            _stop(parser, f"out of {of_device}memory: use a smaller --batch_size")
         # torch raises this wherever the main process is when a worker process dies
         if not re.search("DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
             raise

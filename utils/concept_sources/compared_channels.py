@@ -8,7 +8,7 @@ A comparison draws ``DRAWS`` permutations for each null. Arrays that cover all o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -166,7 +166,7 @@ class ConceptSets:
         """As in ConceptInputs, with everything else as one more concept."""
         return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).groups()
 
-    def second_moments(self) -> tuple[list[Tensor], list[float]]:
+    def second_moments(self) -> tuple[Sequence[Tensor], list[float]]:
         """As in ConceptInputs, of the ``groups``."""
         return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).second_moments()
 

@@ -248,8 +248,10 @@ class KeptReferences(StoredClusters):
         file = derived_arrays.DerivedArrays(self.study.model_dir, name, self._made_from(), layout)
         stored = file.read()
         if stored is None:
-            stored = {"indices": super().strongest_images(file.unfinished).movedim(-1, 0).numpy()}
-            file.write(stored)
+            kept = file.unfinished if file.is_writable() else None  # stage 4 can do without
+            stored = {"indices": super().strongest_images(kept).movedim(-1, 0).numpy()}
+            if kept is not None:
+                file.write(stored)
         return torch.from_numpy(stored["indices"]).movedim(0, -1)
 
 
@@ -282,17 +284,18 @@ class KeptClusters(KeptReferences):
         """The labels of all channels, int16 [channel, n], found or kept a few channels at a time; -1 for a failure."""
         num_channels, _, num_images = self.references.shape
         labels = torch.full((num_channels, num_images), -1, dtype=torch.int16)
-        blocks = torch.arange(num_channels).split(KEPT_CHANNELS)
-        with progress(total=num_channels, desc="concepts", unit=" channels", delay=2) as bar:
-            for block in blocks:
-                rows = slice(int(block[0]), int(block[-1]) + 1)
-                found = kept.find_arrays([rows.start, rows.stop], {"labels": (np.int16, (len(block), num_images))})
-                if found is not None:
-                    labels[rows] = torch.from_numpy(found["labels"])
-                    bar.initial += len(block)
-                    bar.update(len(block))
-                    continue
-                for index in block.tolist():
+        missing = []
+        for block in torch.arange(num_channels).split(KEPT_CHANNELS):
+            rows = slice(int(block[0]), int(block[-1]) + 1)
+            found = kept.find_arrays([rows.start, rows.stop], {"labels": (np.int16, (len(block), num_images))})
+            if found is None:
+                missing.append(rows)
+            else:
+                labels[rows] = torch.from_numpy(found["labels"])
+        done = num_channels - sum(rows.stop - rows.start for rows in missing)
+        with progress(total=num_channels, initial=done, desc="concepts", unit=" channels", delay=2) as bar:
+            for rows in missing:
+                for index in range(rows.start, rows.stop):
                     with suppress(UserError):
                         labels[index] = self.source.clusters(self.features(index, 0))[0].short()
                     bar.update()

@@ -36,7 +36,7 @@ class ConceptInputs(Protocol):
     def groups(self) -> tuple[list[Tensor], list[float]]:
         """Tap sums of single images, [n, C_in, taps] for each concept, and the weight of each concept."""
 
-    def second_moments(self) -> tuple[list[Tensor], list[float]]:
+    def second_moments(self) -> tuple[Sequence[Tensor], list[float]]:
         """The mean outer product of the groups' tap sums for each concept, and the weight of each concept.
 
         Tensors [C_in * taps, C_in * taps], float64. Of a background they take less time than its group.

@@ -6,6 +6,7 @@ The problem and its solution are in ``utils.method.shares``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.defaults import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT
@@ -116,7 +117,7 @@ class LeastSquaresDivider(Divider):
 class LeastSquaresRule(Rule):
     """Least squares for many units at once, from the two values of ``ConceptInputs.second_moments``."""
 
-    def __init__(self, moments: list[Tensor], concept_weights: list[float], ridge: float) -> None:
+    def __init__(self, moments: Sequence[Tensor], concept_weights: list[float], ridge: float) -> None:
         self.moments = moments
         self.concept_weights = concept_weights
         self.ridge = ridge

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -86,10 +87,12 @@ def batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
 
 
 def equal_batches_of(indices: Iterable[int], batch_size: int) -> list[list[int]]:
-    """Cut a sequence of image indices into as few batches as ``batches_of`` does, but of nearly equal size."""
+    """Cut a sequence of image indices into as few batches as ``batches_of`` does; sizes differ by one at most."""
     numbers = list(indices)
     count = max(1, math.ceil(len(numbers) / batch_size))
-    return batches_of(numbers, max(1, math.ceil(len(numbers) / count)))
+    size, num_larger = divmod(len(numbers), count)
+    starts = [number * size + min(number, num_larger) for number in range(count + 1)]
+    return [numbers[start:end] for start, end in pairwise(starts) if start < end]
 
 
 def prefetched(batches: Sequence[Sequence[int]], transform: Transform, num_workers: int) -> int | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import center_crop
 
-from utils.errors import UserError
+from utils.errors import NO_MEMORY, UserError
 from utils.images.folders import ImageList
 from utils.images.resizing import resized_sizes
 from utils.images.transform import Transform
@@ -293,8 +293,6 @@ def _is_ycbcr(segment: bytes) -> bool:
 
 READ_AT_ONCE = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 LARGEST_FILE = 2**31  # bytes; far more than any image that PIL would decode
-# in messages of PIL, torch and libjpeg
-NO_MEMORY = re.compile("out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
 
 class MachineFailure(str):

@@ -22,7 +22,7 @@ import utils
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.arithmetic import allow_tf32
-from utils.networks.user_code import OUT_OF_MEMORY, in_one_line, user_code
+from utils.networks.user_code import in_one_line, lacks_memory, user_code
 
 StateDict = dict[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -274,9 +274,9 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
 def _can_be_copied(value: Any, modules: Mapping[int, nn.Module]) -> bool:
     try:
         copy.deepcopy(value, dict(modules))  # modules count as copied: the attributes of each are checked separately
-    except OUT_OF_MEMORY:
-        raise
-    except Exception:  # of the user's object, whose class decides what it raises
+    except Exception as error:  # of the user's object, whose class decides what it raises
+        if lacks_memory(error):
+            raise
         return False
     return True
 

@@ -5,16 +5,15 @@ from contextlib import contextmanager
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import NO_MEMORY, UserError
 
 # Neither is a fault of the code that runs when memory ends, and hiding it would make results depend on the machine
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-NO_MEMORY = "can't allocate memory"  # in the RuntimeError of torch on the CPU
 
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on any device."""
-    return isinstance(error, OUT_OF_MEMORY) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error))
+    return isinstance(error, OUT_OF_MEMORY) or (isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error))))
 
 
 @contextmanager

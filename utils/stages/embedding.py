@@ -27,6 +27,7 @@ from utils.store.importance_store import ImportanceStore
 from utils.store.study import Study
 from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
+NOT_READ = "{} validation images cannot be read any more"
 MOST_MAP_VALUES = 2**24  # of all units' maps, in memory at once
 
 
@@ -252,7 +253,9 @@ def unit_monosemanticity(
             for first, apply in maps.items():
                 running.add(apply(record.input).clamp_(min=0).sum(-1), of_batch, first)
             if loader.skipped:
-                raise UserError(f"{loader.skipped} validation images cannot be read any more")
+                raise UserError(NOT_READ.format(loader.skipped))
             if number in last_of_blocks:
                 kept.keep_arrays("monosemanticity", running.state())
+    if loader.skipped:  # a last batch of which nothing could be read does not come
+        raise UserError(NOT_READ.format(loader.skipped))
     return running

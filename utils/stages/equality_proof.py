@@ -57,6 +57,8 @@ class EqualityProof:
             On the CPU. Those of one class, if there are as many, are always the same. Image sets belong to one split,
             so theirs are compared together.
         """
+        if not crops:
+            raise UserError("no image on which to show that outputs are unchanged can be read")
         joined: dict[GroupKey, torch.Tensor] = {key: some for key, some in crops.items() if not isinstance(key, tuple)}
         of_sets = [(key, some) for key, some in crops.items() if isinstance(key, tuple)]
         if of_sets:

@@ -60,16 +60,16 @@ def sensitivity(
         weights. NaN for what cannot be measured.
     """
     class_statistics(store, class_store, taus)
-    rows = []
-    for combination in progress(list(product(taus, ps, gammas)), "thresholds", unit=" combinations"):
-        row = unfinished.find(combination)
-        if row is None:
-            tau, p, gamma = combination
-            layer_classes = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
-            row = {"tau": tau, "p": p, "gamma": gamma, **_measured(layer_classes, gamma, validation)}
-            unfinished.keep(combination, row)
-        rows.append(row)
-    return rows
+    rows = {combination: unfinished.find(combination) for combination in product(taus, ps, gammas)}
+    missing = [combination for combination, row in rows.items() if row is None]
+    done = len(rows) - len(missing)
+    bar = progress(missing, "thresholds", unit=" combinations", total=len(rows), initial=done)
+    for tau, p, gamma in bar:
+        layer_classes = find_classes(store, class_store, gamma, tau=tau, p=p, **counted)
+        row = {"tau": tau, "p": p, "gamma": gamma, **_measured(layer_classes, gamma, validation)}
+        unfinished.keep((tau, p, gamma), row)
+        rows[tau, p, gamma] = row
+    return [row for row in rows.values() if row is not None]
 
 
 def _measured(layer_classes: LayerClasses, gamma: float, validation: ValidationInputs | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files of arrays that were computed from a training store, and can be computed again."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class DerivedArrays:
         except UserError:
             pass
         return None
+
+    def is_writable(self) -> bool:
+        """Whether the file may be made: a store may be there to be read alone."""
+        folder = self.path.parent
+        return os.access(folder if folder.exists() else folder.parent, os.W_OK)
 
     def write(self, arrays: dict[str, np.ndarray]) -> None:
         """Write the whole result, and remove what was kept of its steps."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from utils.store.importance_store import ImportanceStore, Labels
 from utils.store.kept_rows import KeptRows
 
 CHUNKS = 4  # that stay in memory
+MOMENT_BYTES = 2**29  # of a channel's second moments that stay in memory
 BLOCK_VALUES = 2**24  # tap sums that are read at once for second moments
 NO_OTHERS = "there is no training image of anything else: give --background 0"
 
@@ -62,7 +64,7 @@ class StoredTapSums:
     @cached_property
     def _outer_products_of_sample(self) -> torch.Tensor:
         """Summed outer products of the sample, which the backgrounds of all channels share."""
-        return summed_outer_products([self._sample[0]], self._num_values)
+        return summed_outer_products([self._sample[0]], self.num_values)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -70,7 +72,8 @@ class StoredTapSums:
         return self._store.meta["num_inputs"], self._store.meta["num_taps"]
 
     @property
-    def _num_values(self) -> int:
+    def num_values(self) -> int:
+        """C_in * taps."""
         return prod(self._shape)
 
     def of(self, concept: Concept) -> torch.Tensor:
@@ -85,8 +88,8 @@ class StoredTapSums:
     def second_moments(self, concept: Concept) -> torch.Tensor:
         """The mean outer product of the tap sums of all images of a Concept: [C_in * taps, C_in * taps], float64."""
         images = self._images_of(concept)
-        blocks = images.split(max(1, BLOCK_VALUES // self._num_values))
-        return summed_outer_products(map(self.of_images, blocks), self._num_values) / len(images)
+        blocks = images.split(max(1, BLOCK_VALUES // self.num_values))
+        return summed_outer_products(map(self.of_images, blocks), self.num_values) / len(images)
 
     def second_moments_of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
         """``second_moments`` of the images of ``of_others``; UserError if there is none."""
@@ -97,9 +100,9 @@ class StoredTapSums:
         if not num_others:
             raise UserError(NO_OTHERS)
         if num_own < num_others:
-            others = self._outer_products_of_sample - summed_outer_products([inputs[own]], self._num_values)
+            others = self._outer_products_of_sample - summed_outer_products([inputs[own]], self.num_values)
         else:
-            others = summed_outer_products([inputs[~own]], self._num_values)
+            others = summed_outer_products([inputs[~own]], self.num_values)
         return others / num_others
 
     def _images_of(self, concept: Concept) -> torch.Tensor:
@@ -193,12 +196,32 @@ class ConceptTapSums:
                 raise UserError(NO_OTHERS)
         return groups, self._weights()
 
-    def second_moments(self) -> tuple[list[torch.Tensor], list[float]]:
-        """The mean outer product of each concept's tap sums, [C_in * taps, C_in * taps] float64, and its weight."""
-        moments = [self.tap_sums.second_moments(concept) for concept in self.concepts]
-        if self.background is not None:
-            moments.append(self.tap_sums.second_moments_of_others(self.concepts))
-        return moments, self._weights()
+    def second_moments(self) -> tuple[Sequence[torch.Tensor], list[float]]:
+        """The mean outer product of each concept's tap sums, [C_in * taps, C_in * taps] float64, and its weight.
+
+        Those of large kernels are computed when they are used, and not kept.
+        """
+        moments: Sequence[torch.Tensor] = _MomentsInTurn(self)
+        fit = 8 * len(moments) * self.tap_sums.num_values**2 <= MOMENT_BYTES
+        return list(moments) if fit else moments, self._weights()
 
     def _weights(self) -> list[float]:
         return [1.0] * len(self.concepts) + ([] if self.background is None else [self.background])
+
+
+class _MomentsInTurn(Sequence[torch.Tensor]):
+    """The second moments of each of some concepts, computed each time they are asked for; a background's last."""
+
+    def __init__(self, inputs: ConceptTapSums) -> None:
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs.concepts) + (self._inputs.background is not None)
+
+    def __getitem__(self, number: Any) -> Any:
+        concepts = self._inputs.concepts
+        if number < len(concepts):
+            return self._inputs.tap_sums.second_moments(concepts[number])
+        if number == len(concepts) < len(self):
+            return self._inputs.tap_sums.second_moments_of_others(concepts)
+        raise IndexError(number)

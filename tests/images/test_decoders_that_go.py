@@ -72,8 +72,8 @@ def test_torchcodec_takes_over_and_turns_no_image(readable, gone, decode, monkey
     for module in (decoding, device_decoding):
         monkeypatch.setattr(module, "crop_with_pil", None)
     files = loader(readable, decode, skip_unreadable=True)
-    ((indices, _, _),) = files
-    assert {files.images.path(index).name for index in indices.tolist()} == {*PLAIN, "trailing.jpg"}
+    (batch,) = files
+    assert {files.images.path(index).name for index in batch.indices.tolist()} == {*PLAIN, "trailing.jpg"}
 
 
 def test_the_real_torchcodec_gives_what_torchvision_gives(readable, monkeypatch):

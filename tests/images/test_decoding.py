@@ -75,8 +75,8 @@ def test_plain_jpeg_files_are_not_left_to_pil_and_all_others_are(readable, decod
     for module in (decoding, device_decoding):
         monkeypatch.setattr(module, "crop_with_pil", pil_is_not_to_be_asked)
     files = loader(readable, decode, skip_unreadable=True)
-    ((indices, _, _),) = files
-    assert {files.images.path(index).name for index in indices.tolist()} == {*PLAIN, "trailing.jpg"}
+    (batch,) = files
+    assert {files.images.path(index).name for index in batch.indices.tolist()} == {*PLAIN, "trailing.jpg"}
 
 
 def test_only_what_every_decoder_understands_alike_is_plain():
@@ -134,7 +134,7 @@ def test_order_is_kept_across_batches_groups_and_what_is_left_to_pil(readable, d
     for indices, pixels, *_ in loader(readable, "pil"):
         expected.update(zip(indices.tolist(), pixels, strict=True))
     found = list(loader(readable, decode, cut=cut, num_workers=num_workers))
-    assert [indices.tolist() for indices, _, _ in found] == cut
+    assert [batch.indices.tolist() for batch in found] == cut
     for indices, pixels, *_ in found:
         assert pixels.is_contiguous(memory_format=torch.channels_last)
         for index, crop in zip(indices.tolist(), pixels, strict=True):
@@ -173,7 +173,7 @@ def test_unreadable_images_are_reported_as_with_pil(damaged, decode, capsys):
     seen = {}
     for way in ("pil", decode):
         files = loader(damaged, way, skip_unreadable=True, cut=[[0], [1, 2], [3, 4], [5]])
-        batches = [indices.tolist() for indices, _, _ in files]
+        batches = [batch.indices.tolist() for batch in files]
         said = [line for line in capsys.readouterr().err.split("\n") if "unreadable" in line]
         with pytest.raises(UserError, match=r"cut_header.jpg \(.*--skip_unreadable") as error:
             list(loader(damaged, way))

@@ -15,14 +15,14 @@ from tests.pictures import write_image
 from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage3, stage4
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
-from utils.images.batches import ImageBatches, ImageSource, Loading
+from utils.images.batches import ImageSource, Loading
 from utils.images.folders import ClassMap, list_images
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.report import split_figures
 from utils.report.plots import GREY
 from utils.report.split_figures import FigureMaker
-from utils.stages import visualization
+from utils.stages import split_measures, visualization
 from utils.stages.split_measures import (
     ConceptImages,
     SplitMeasures,
@@ -37,6 +37,7 @@ from utils.stages.validation import ImagePass, list_validation
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
 from utils.store.splits import read_split, transform_from
+from utils.store.unfinished import Unfinished
 
 
 def card_flags(*more):
@@ -50,10 +51,12 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     file = read_split(path)
     split = file.split
     network, transform = factories.small(), transform_from(file.context["transform"])
-    loader = ImageBatches(images, transform, [[0, 1, 2], [3, 4, 5, 6, 7]], "", Loading(torch.device("cpu")))
+    source = ImageSource(images, transform, 3, Loading(torch.device("cpu")))
     layer = find_layer(network, "last", 24)
     measures = [SplitMeasures(OpenedSplit(path, file, 0.7), layer)]
-    (measured,) = measure_peaks(loader, OpenedNetwork(network, layer, "fp32"), measures)
+    kept = Unfinished(copy / "peaks", {})
+    (measured,), number = measure_peaks(source, OpenedNetwork(network, layer, "fp32"), measures, kept)
+    assert number == 8
     concepts = np.array([0] * 4 + [1] * 4)
     names = names_of_folders(images, ClassMap({"bee": 1, "dog": 3}))
     concept_images = ConceptImages(images, transform, concepts, names)
@@ -77,6 +80,43 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
             assert np.array_equal(patch.picture, crops[i][top : top + 8, left : left + 8])
     assert all([patch.rank for patch in patches] == [1, 2, 3, 4, 5, 6] for patches in shown["ranked"])
     assert any([p.rank for p in own] != [1, 2, 3, 4, 5, 6] for own in shown["paper"])
+
+
+def test_a_search_of_all_classes_that_was_stopped_goes_on_to_the_same_peaks(copy, monkeypatch):
+    monkeypatch.setattr(split_measures, "KEPT_IMAGES", 3)
+    monkeypatch.setattr(split_measures, "TOP_IMAGES", 2)
+    images = list_images(copy / "data" / "val", ["bee", "dog"])
+    (path,) = (copy / "store" / "models_disentangled").iterdir()
+    file = read_split(path)
+    source = ImageSource(images, transform_from(file.context["transform"]), 2, Loading(torch.device("cpu")))
+    network = factories.small()
+    opened = OpenedNetwork(network, find_layer(network, "last", 24), "fp32")
+    read = []
+
+    def measured(kept, most=8):
+        measures = [SplitMeasures(OpenedSplit(path, file, rho), opened.layer) for rho in (0.7, 1.0)]
+        strongest = split_measures.strongest
+
+        def counting(batches):
+            read.append(len(batches))
+            if len(read) > 2 * most:
+                raise KeyboardInterrupt
+            return strongest(batches)
+
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(split_measures, "strongest", counting)
+            return measure_peaks(source, opened, measures, kept)
+
+    whole = measured(Unfinished(copy / "whole", {}))
+    with pytest.raises(KeyboardInterrupt):
+        measured(Unfinished(copy / "stopped", {}), most=3)
+    resumed = measured(Unfinished(copy / "stopped", {}))
+    assert len(read) == 4  # two of four batches, for two splits
+    assert resumed.images == whole.images == 8
+    for of_split, expected in zip(resumed.arrays, whole.arrays, strict=True):
+        assert of_split.keys() == expected.keys()
+        assert all(np.array_equal(of_split[name], expected[name]) for name in expected)
 
 
 def test_folders_without_an_output_are_called_as_they_are(tmp_path):

@@ -356,11 +356,11 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, k
     features = torch.empty(num_units * number, units.num_features)
 
     digest = hashlib.sha256(references.numpy().data).hexdigest()
-    layout: Layout = {"circuits": ("float32", (None, units.num_features)), "done": ("int64", (1,))}
+    layout: Layout = {"features": ("float32", (None, units.num_features)), "done": ("int64", (1,))}
     kept_images = 0
     while (found := kept.find_arrays([digest, kept_images], layout)) is not None:
         (done,) = found["done"].tolist()
-        features[places[ends[kept_images] : ends[done]]] = torch.from_numpy(found["circuits"])
+        features[places[ends[kept_images] : ends[done]]] = torch.from_numpy(found["features"])
         kept_images = done
 
     source = study.image_source(study.training)
@@ -382,7 +382,7 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, k
         features[of_batch] = values
         if done - kept_images >= unfinished.KEPT_IMAGES:
             of_step = features[places[ends[kept_images] : ends[done]]]
-            kept.keep_arrays([digest, kept_images], {"circuits": of_step.numpy(), "done": torch.tensor([done]).numpy()})
+            kept.keep_arrays([digest, kept_images], {"features": of_step.numpy(), "done": torch.tensor([done]).numpy()})
             kept_images = done
     return features.view(num_units, number, -1)
 

@@ -195,11 +195,11 @@ def class_pairs(
     """
     nothing = torch.empty(0, dtype=torch.long)
     columns = [(nothing, nothing, nothing, torch.empty(0, dtype=torch.float64))]
-    for channel in shown(torch.nonzero(relevant.sum(0) >= 2).flatten().tolist()):
-        classes = torch.nonzero(relevant[:, channel]).flatten()
-        cosines = cosine_similarities(averaged_relevance_vectors(weight[channel], mean_inputs[classes]))
+    for number in shown(torch.nonzero(relevant.sum(0) >= 2).flatten().tolist()):
+        classes = torch.nonzero(relevant[:, number]).flatten()
+        cosines = cosine_similarities(averaged_relevance_vectors(weight[number], mean_inputs[classes]))
         first, second = torch.triu_indices(len(classes), len(classes), offset=1)
-        channels = torch.full((len(first),), channel)
+        channels = torch.full((len(first),), number)
         columns.append((channels, classes[first], classes[second], cosines[first, second]))
     channel, class1, class2, cosine = map(torch.cat, zip(*columns, strict=True))
     order = np.lexsort((class2.numpy(), class1.numpy(), channel.numpy(), -cosine.numpy()))

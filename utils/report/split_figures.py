@@ -34,6 +34,7 @@ from utils.report.sheets import SCREEN, Sheet, Titles
 from utils.stages.split_measures import (
     ConceptImages,
     Patch,
+    PeaksOfImages,
     SplitMeasures,
     measure_peaks,
     names_of_folders,
@@ -42,6 +43,7 @@ from utils.stages.split_measures import (
 from utils.stages.validation import ImagePass, StoredValidation
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.opened_splits import OpenedSplit
+from utils.store.unfinished import Unfinished
 from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
@@ -307,10 +309,22 @@ class FigureMaker:
             self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, self.image_pass.layer)
             self.names = names_of_folders(source.images, source.classes)
         if wishes.all_classes:
-            loader = self.image_pass.image_source.in_order(range(len(source.images)), "images of all classes")
-            measures = [SplitMeasures(split, self.image_pass.layer) for split in opened]
-            self.peaks = measure_peaks(loader, self.image_pass.network, measures)
-            self.ranked = len(source.images) - loader.skipped
+            self.peaks, self.ranked = self._peaks_of_all_classes()
+
+    def _peaks_of_all_classes(self) -> PeaksOfImages:
+        """The largest activations in all validation images."""
+        source = self.image_pass
+        made_from = {
+            "splits": [[split.file.sha256, split.rho] for split in self.opened],
+            "images": source.images.digest(),
+            "precision": source.precision,
+            "decoding": source.decoding,
+        }
+        kept = Unfinished(Path(self.wishes.output_dir) / "plots" / "all_classes", made_from)
+        measures = [SplitMeasures(split, source.layer) for split in self.opened]
+        measured = measure_peaks(source.image_source, source.network, measures, kept)
+        kept.remove()
+        return measured
 
     @property
     def image_pass(self) -> ImagePass:

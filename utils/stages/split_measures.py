@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
-from utils.images.batches import ImageBatches, ImageFiles
+from utils.images.batches import ImageFiles, ImageSource
 from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey, merge, spatial_sums
@@ -23,8 +23,10 @@ from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.processes import progress
 from utils.stages.validation import MeasuredBatch, ValidationImages, contents_digest
+from utils.store.files import Layout
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
+from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
 
 class SplitMeasures:
@@ -69,6 +71,11 @@ class SplitMeasures:
         with torch.no_grad():
             values, centres = peaks(self._maps(x), self._places)
         return {"peaks": values.cpu(), "centres": centres.cpu()}
+
+    def peaks_layout(self) -> Layout:
+        """Types and shapes of the arrays of ``measure_peaks``."""
+        shape = (None, len(self._rows))
+        return {"indices": (np.int64, (None,)), "peaks": (np.float32, shape), "centres": (np.float32, (*shape, 2))}
 
     def keep(self, **batch: ArrayLike) -> None:
         self.kept.append({name: np.asarray(values) for name, values in batch.items()})
@@ -134,18 +141,51 @@ def evaluate(
                 del measures[number]
 
 
-def measure_peaks(
-    loader: ImageBatches, network: OpenedNetwork, measures: list[SplitMeasures]
-) -> list[dict[str, np.ndarray]]:
-    """One pass over any images: ``indices``, ``peaks`` and ``centres`` as ``evaluate`` has them, for each split.
+class PeaksOfImages(NamedTuple):
+    """``arrays`` of each split, and the number of ``images`` that were read for them."""
 
-    Only images among the most activating ones of any of a split's channels are kept.
+    arrays: list[dict[str, np.ndarray]]
+    images: int
+
+
+def measure_peaks(
+    source: ImageSource, network: OpenedNetwork, measures: list[SplitMeasures], kept: Unfinished
+) -> PeaksOfImages:
+    """One pass over all images of a source: ``indices``, ``peaks`` and ``centres`` as ``evaluate`` has them, by split.
+
+    Only images among the most activating ones of any of a split's channels stay. They are kept every ``KEPT_IMAGES``
+    images, and a pass that was stopped goes on from there.
     """
-    for batch, record in network.records(loader):
-        for of_split in measures:
+    done, skipped = _resume_peaks(measures, kept)
+    last_kept = done
+    loader = source.in_order(range(len(source.images)), "images of all classes", done)
+    for planned, (batch, record) in zip(loader.batches, network.records_in_step(loader), strict=True):
+        for of_split in measures if record is not None else ():
             of_split.keep(indices=batch.indices, **of_split.peaks(record.input))
             of_split.kept = [strongest(of_split.kept)]
-    return [of_split.arrays() for of_split in measures]
+        done += len(planned)
+        if done - last_kept >= KEPT_IMAGES and done < len(source.images):
+            for number, of_split in enumerate(measures):
+                kept.keep_arrays([done, number], of_split.arrays())
+            kept.keep("so far", {"done": done, "skipped": skipped + loader.skipped})
+            last_kept = done
+    return PeaksOfImages([of_split.arrays() for of_split in measures], done - skipped - loader.skipped)
+
+
+def _resume_peaks(measures: list[SplitMeasures], kept: Unfinished) -> tuple[int, int]:
+    """Give each split what a stopped pass has kept; returns how many images it has read, and how many of them not."""
+    so_far = kept.find("so far")
+    if so_far is None:
+        return 0, 0
+    found = [
+        kept.find_arrays([so_far["done"], number], of_split.peaks_layout()) for number, of_split in enumerate(measures)
+    ]
+    complete = [arrays for arrays in found if arrays is not None]
+    if len(complete) < len(measures):
+        return 0, 0
+    for of_split, arrays in zip(measures, complete, strict=True):
+        of_split.keep(**arrays)
+    return so_far["done"], so_far["skipped"]
 
 
 def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

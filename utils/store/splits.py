@@ -196,7 +196,7 @@ def digest_of(content: Any) -> str:
 
     def plain(tensor: torch.Tensor) -> Any:
         data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest()]
+        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data.data).hexdigest()]
 
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=plain).encode()).hexdigest()
 

@@ -160,9 +160,10 @@ def measure_peaks(
     last_kept = done
     loader = source.in_order(range(len(source.images)), "images of all classes", done)
     for planned, (batch, record) in zip(loader.batches, network.records_in_step(loader), strict=True):
-        for of_split in measures if record is not None else ():
-            of_split.keep(indices=batch.indices, **of_split.peaks(record.input))
-            of_split.kept = [strongest(of_split.kept)]
+        if record is not None:
+            for of_split in measures:
+                of_split.keep(indices=batch.indices, **of_split.peaks(record.input))
+                of_split.kept = [strongest(of_split.kept)]
         done += len(planned)
         if done - last_kept >= KEPT_IMAGES and done < len(source.images):
             for number, of_split in enumerate(measures):

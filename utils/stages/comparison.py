@@ -201,7 +201,7 @@ def agreement(clusters: Clusters | None, concepts: list[list[int]], labels: Labe
     """
     if clusters is None:
         return np.nan
-    targets = labels.targets[torch.searchsorted(labels.indices, clusters.indices)]
+    targets = labels.targets[torch.searchsorted(labels.indices, clusters.indices.contiguous())]
     group = torch.full_like(targets, -1)
     for k, concept in enumerate(concepts):
         group[torch.isin(targets, torch.tensor(concept))] = k

@@ -14,7 +14,7 @@ once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 import argparse
 
 from utils.command_line import flags, split_flags
-from utils.command_line.run import run
+from utils.command_line.run import print_end, run
 from utils.command_line.settings import DisentanglingSettings
 
 
@@ -59,13 +59,12 @@ def main(settings: DisentanglingSettings) -> None:
     from tqdm import tqdm
 
     from utils.command_line import opening
-    from utils.command_line.run import print_end
     from utils.concept_sources.source_registry import SOURCES
     from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap
     from utils.networks.precision import check_precision, choose_device
     from utils.report import split_text
-    from utils.stages.concept_images import ReadingPlan, images_at_once, images_in_turn, images_to_show, members_of
+    from utils.stages.concept_images import ReadingPlan, images_at_once, images_in_turn, members_of
     from utils.stages.equality_proof import EqualityProof
     from utils.store.files import run_name
     from utils.store.importance_store import ImportanceStore
@@ -114,13 +113,7 @@ def main(settings: DisentanglingSettings) -> None:
     members = members_of(candidates, study.labels, study.only_correct)
     stem = source.manifest_stem(settings.candidates, settings.channels or ())
     at_once = images_at_once(members) if stem and splits.make_a_layer(candidates) else []
-    plan = ReadingPlan.of(
-        missing,
-        members,
-        images_to_show(candidates, members),
-        all_images=divider.sees_images,
-        total=len(candidates),
-    )
+    plan = ReadingPlan.of(candidates, missing, members, all_images=divider.sees_images)
     split_text.print_reading(plan, divider, len(at_once))
     training_images = study.image_source(store)
     proof = EqualityProof(network, transform)

@@ -120,11 +120,8 @@ def test_the_images_that_show_equality_are_bounded_and_every_candidate_has_one()
 
 def test_a_run_that_goes_on_reads_what_the_missing_candidates_need():
     pairs, members = [candidate(k, [k], [k + 1]) for k in range(20)], of_classes(21)
-    shown = images_to_show(pairs, members)
     for all_images, each in ((True, 50), (False, 4)):
-        plans = [
-            ReadingPlan.of(some, members, shown, all_images=all_images, total=20) for some in (pairs, pairs[:3], [])
-        ]
+        plans = [ReadingPlan.of(pairs, some, members, all_images=all_images) for some in (pairs, pairs[:3], [])]
         assert [plan.num_images for plan in plans] == [21 * each, 4 * each, 0]
         assert [plan.num_shown for plan in plans] == [21 * 4, 4 * 4, 0]
 

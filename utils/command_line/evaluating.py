@@ -18,10 +18,10 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     """Measure fractions and draw figures of each split; returns the paths of the files written."""
     settings = opened.settings
     described = []
-    asked = list(zip(opened.splits, opened.taus, strict=True))
-    for split, tau in progress(asked, "describing splits", unit=" splits", delay=2, leave=False):
+    splits_at_tau = list(zip(opened.splits, opened.taus, strict=True))
+    for split, tau in progress(splits_at_tau, "describing splits", unit=" splits", delay=2, leave=False):
         described.append(describe_result(split, opened.run, tau, validation))
-    for split, tau in asked:
+    for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(figure_wishes(settings), validation, opened.splits, opened.transform)
     shown = []

@@ -109,9 +109,9 @@ def _numbers_drawn(
     """
     divisions = {split.file.split.division.name: split.file.split.division for split in splits}
     if settings.irrelevant_channels is not None:
-        asked = settings.irrelevant_channels
+        requested = settings.irrelevant_channels
         by_word: dict[int | str, int | None] = {"all": None, "none": 0}
-        return dict.fromkeys(divisions, by_word[asked] if asked in by_word else int(asked))
+        return dict.fromkeys(divisions, by_word[requested] if requested in by_word else int(requested))
     numbers = {name: division.usual_irrelevant for name, division in divisions.items()}
     using_all = [split for split in splits if numbers[split.file.split.division.name] is None]
     if len(using_all) * validation["num_channels"] * validation["num_images"] > MOST_IRRELEVANT:

@@ -315,10 +315,10 @@ def _largest_activations(units: UnitCircuits, study: Study, number: int, kept: U
     _require_enough(len(study.usable), number)
     strongest = circuits.Strongest(number)
     done = skipped = 0
-    found = kept.find_arrays(key, layout)
-    if found is not None:
-        strongest.indices, strongest.values = torch.from_numpy(found["indices"]), torch.from_numpy(found["values"])
-        done, skipped = found["done_and_skipped"].tolist()
+    so_far = kept.find_arrays(key, layout)
+    if so_far is not None:
+        strongest.indices, strongest.values = torch.from_numpy(so_far["indices"]), torch.from_numpy(so_far["values"])
+        done, skipped = so_far["done_and_skipped"].tolist()
     kept_images = done
     loader = study.image_source(study.training).in_order(study.usable, key, done)
     loader.skipped = skipped
@@ -358,9 +358,9 @@ def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, k
     digest = hashlib.sha256(references.numpy().data).hexdigest()
     layout: Layout = {"features": ("float32", (None, units.num_features)), "done": ("int64", (1,))}
     kept_images = 0
-    while (found := kept.find_arrays([digest, kept_images], layout)) is not None:
-        (done,) = found["done"].tolist()
-        features[places[ends[kept_images] : ends[done]]] = torch.from_numpy(found["features"])
+    while (step := kept.find_arrays([digest, kept_images], layout)) is not None:
+        (done,) = step["done"].tolist()
+        features[places[ends[kept_images] : ends[done]]] = torch.from_numpy(step["features"])
         kept_images = done
 
     source = study.image_source(study.training)
@@ -474,14 +474,16 @@ class _VirtualNeuronPass:
         sizes = wanted.sum(0).tolist()
         shown = [unit for unit, size in enumerate(sizes) if size]
         by_unit = features[rows].split([sizes[unit] for unit in shown])
-        found = [
+        nearest_by_unit = [
             clustering.nearest(of_unit[None], self._centroids[unit]).T.char().flatten()
             for unit, of_unit in zip(shown, by_unit, strict=True)
         ]
         of_pairs = largest[image_rows, unit_numbers].clamp(min=0).cpu()
         for unit, values in zip(shown, of_pairs.split([sizes[unit] for unit in shown]), strict=True):
             maxima[unit].append(values)
-        for unit, values in zip(shown, torch.cat(found).cpu().split([len(values) for values in found]), strict=True):
+        for unit, values in zip(
+            shown, torch.cat(nearest_by_unit).cpu().split([len(values) for values in nearest_by_unit]), strict=True
+        ):
             nearest[unit].append(values)
 
 

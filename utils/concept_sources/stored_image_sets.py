@@ -99,8 +99,8 @@ def strongest_images(
             usable = images["targets"] == images["predictions"]
         strongest.add(images["input_sums"][usable].flatten(1) @ rows.T, images["indices"][usable])
         if kept is not None and (chunk + 1) % KEPT_CHUNKS == 0:
-            found = {"indices": strongest.indices.T.numpy(), "values": strongest.values.T.numpy()}
-            kept.keep_arrays(PASS, {"chunks": np.array(chunk + 1), **found})
+            so_far = {"indices": strongest.indices.T.numpy(), "values": strongest.values.T.numpy()}
+            kept.keep_arrays(PASS, {"chunks": np.array(chunk + 1), **so_far})
     if not strongest.indices.shape[1]:
         raise UserError(f"{store.folder} has no {'correctly classified' if only_correct else 'readable'} image")
     return strongest.indices.unflatten(0, weights.shape[:-2])
@@ -109,12 +109,12 @@ def strongest_images(
 def _found_so_far(kept: Unfinished, strongest: Strongest, num_units: int) -> int:
     """The number of chunks of a pass that was stopped; what it has found is set in ``strongest``."""
     layout: Layout = {"chunks": (np.int64, ()), "indices": (np.int64, (None, num_units))}
-    found = kept.find_arrays(PASS, {**layout, "values": (np.float32, (None, num_units))})
-    if found is None:
+    so_far = kept.find_arrays(PASS, {**layout, "values": (np.float32, (None, num_units))})
+    if so_far is None:
         return 0
-    strongest.indices = torch.from_numpy(found["indices"]).T
-    strongest.values = torch.from_numpy(found["values"]).T
-    return int(found["chunks"])
+    strongest.indices = torch.from_numpy(so_far["indices"]).T
+    strongest.values = torch.from_numpy(so_far["values"]).T
+    return int(so_far["chunks"])
 
 
 class StoredImageSets(ImageSets):
@@ -287,11 +287,11 @@ class KeptClusters(KeptReferences):
         missing = []
         for block in torch.arange(num_channels).split(KEPT_CHANNELS):
             rows = slice(int(block[0]), int(block[-1]) + 1)
-            found = kept.find_arrays([rows.start, rows.stop], {"labels": (np.int16, (len(block), num_images))})
-            if found is None:
+            kept_labels = kept.find_arrays([rows.start, rows.stop], {"labels": (np.int16, (len(block), num_images))})
+            if kept_labels is None:
                 missing.append(rows)
             else:
-                labels[rows] = torch.from_numpy(found["labels"])
+                labels[rows] = torch.from_numpy(kept_labels["labels"])
         done = num_channels - sum(rows.stop - rows.start for rows in missing)
         with progress(total=num_channels, initial=done, desc="concepts", unit=" channels", delay=2) as bar:
             for rows in missing:

@@ -150,8 +150,10 @@ class Monosemanticity:
         self._unit_sum.copy_(torch.from_numpy(state["unit_sum"]))
         units = torch.from_numpy(state["units"])
         self._weighted.copy_(units[:, :-4])
-        for own, values in zip((self._sum, self._squares, self._low, self._high), units[:, -4:].T, strict=True):
-            own.copy_(values)
+        for running_sums, values in zip(
+            (self._sum, self._squares, self._low, self._high), units[:, -4:].T, strict=True
+        ):
+            running_sums.copy_(values)
 
     def mean_cosine(self) -> float:
         """The mean cosine of all pairs of the images that were added."""

@@ -105,17 +105,17 @@ def compare(
         Validation images with embeddings, by which units are scored, too.
     """
     shape = None if embedded is None else tuple(comparison.weights.shape[-2:])
-    found = [MeasuredChannel.find(kept, key, shape) for key in comparison.step_keys()]
+    kept_channels = [MeasuredChannel.find(kept, key, shape) for key in comparison.step_keys()]
     steps = len(methods) + (embedded is not None)
     channels = []
     with progress(
         total=steps * len(comparison),
-        initial=steps * sum(channel is not None for channel in found),
+        initial=steps * sum(channel is not None for channel in kept_channels),
         desc="comparison",
         unit=" methods of channels",
         images=len(comparison.validation.input_sums),
     ) as bar:
-        for index, (key, of_channel) in enumerate(zip(comparison.step_keys(), found, strict=True)):
+        for index, (key, of_channel) in enumerate(zip(comparison.step_keys(), kept_channels, strict=True)):
             if of_channel is None:
                 of_channel = _measure_channel(
                     comparison.channel(index), methods, comparison.study.labels, embedded, bar

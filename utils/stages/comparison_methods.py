@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,15 @@ class Logits(UnitMaker):
         return {"": [ComparedUnits(channel.membership.float(), torch.stack(largest))]}
 
 
+class DividedWeights(NamedTuple):
+    """Shares [K + 1, C_in]: of the ``real`` channel, of its DRAWS ``permuted`` weights, and of these ``fitted`` to the
+    real channel, which divisions without targets do not have."""
+
+    real: Tensor
+    permuted: list[Tensor]
+    fitted: list[Tensor]
+
+
 class Splits(UnitMaker):
     """A channel's inputs divided among concepts.
 
@@ -76,24 +85,26 @@ class Splits(UnitMaker):
         weight = channel.weights[0]
         sets = self.finder.sets(channel)
         same_sets = replace(sets, clusters=None)  # a null with these sets has no clusters of its own
-        own, permuted, real_target = self._divided_together(channel, sets)
-        units = {"": [self._units(channel, weight, own, sets)]}
+        divided = self._divided_together(channel, sets)
+        units = {"": [self._units(channel, weight, divided.real, sets)]}
         of_permuted = [
             self._units(channel, of_draw, shares, same_sets)
-            for of_draw, shares in zip(channel.weights[1:], permuted, strict=True)
+            for of_draw, shares in zip(channel.weights[1:], divided.permuted, strict=True)
         ]
         if sets.clusters is None:  # labelled sets are the same for all weights
-            units[PERMUTED_WEIGHTS] = [replace(one, draw=draw) for draw, one in enumerate(of_permuted, start=1)]
+            units[PERMUTED_WEIGHTS] = [
+                replace(units_of_draw, draw=draw) for draw, units_of_draw in enumerate(of_permuted, start=1)
+            ]
         else:
             units[PERMUTED_WEIGHTS] = permuted_draws(partial(self._units_of_draw, channel, len(sets.concepts)))
             units[SAME_SETS] = of_permuted
         if FITTED in self.division.nulls:
             units[REAL_TARGET] = [
                 self._units(channel, of_draw, shares, same_sets)
-                for of_draw, shares in zip(channel.weights[1:], real_target, strict=True)
+                for of_draw, shares in zip(channel.weights[1:], divided.fitted, strict=True)
             ]
         orders = permutations("owners", channel.channel, len(weight))
-        units[PERMUTED_OWNERS] = [self._units(channel, weight, own[:, order], same_sets) for order in orders]
+        units[PERMUTED_OWNERS] = [self._units(channel, weight, divided.real[:, order], same_sets) for order in orders]
         if sets.clusters is not None:
             units[PARTITIONED_REFERENCES] = [
                 self._divided(channel, weight, self.finder.sets_of(partition))
@@ -101,20 +112,15 @@ class Splits(UnitMaker):
             ]
         return units
 
-    def _divided_together(
-        self, channel: ComparedChannel, sets: ConceptSets
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The shares [K + 1, C_in] of the channel, of its permuted weights, and of these fitted to the channel.
-
-        All are divided among the channel's own sets at once. Of divisions without targets there are none of the last.
-        """
+    def _divided_together(self, channel: ComparedChannel, sets: ConceptSets) -> DividedWeights:
+        """The DividedWeights of a channel, whose weights are all divided among its own sets at once."""
         weights = channel.weights
         targets = None
         if FITTED in self.division.nulls:
             targets = torch.cat([weights, weights[:1].expand_as(weights[1:])])
             weights = torch.cat([weights, weights[1:]])
-        own, *others = self._rule(sets).shares(weights, targets).unbind(1)
-        return own, tuple(others[:DRAWS]), tuple(others[DRAWS:])
+        real, *permuted = self._rule(sets).shares(weights, targets).unbind(1)
+        return DividedWeights(real, permuted[:DRAWS], permuted[DRAWS:])
 
     def _units_of_draw(self, channel: ComparedChannel, number: int, draw: int) -> ComparedUnits:
         """Units of the permuted weights of a draw, divided among exactly ``number`` concepts of their own."""

@@ -109,10 +109,13 @@ def order_of_reading(candidates: Sequence[HasKeys], sizes: dict[GroupKey, int]) 
         for candidate in users[key]:
             left[id(candidate)] -= sizes[key]
         nearer = {
-            other for candidate in users[key] for other in candidate.keys if other in users and other not in order
+            waiting_key
+            for candidate in users[key]
+            for waiting_key in candidate.keys
+            if waiting_key in users and waiting_key not in order
         }
-        for other in in_order(nearer):
-            heapq.heappush(waiting, entry(other))
+        for waiting_key in in_order(nearer):
+            heapq.heappush(waiting, entry(waiting_key))
     return list(order)
 
 
@@ -144,16 +147,19 @@ class ReadingPlan:
     def of(
         cls,
         candidates: list[Candidate],
+        missing: list[Candidate],
         members: dict[GroupKey, torch.Tensor],
-        shown: dict[GroupKey, torch.Tensor],
         *,
         all_images: bool,
-        total: int,
     ) -> ReadingPlan:
-        """The plan for some candidates; with ``all_images`` of all members, else of those that are ``shown``."""
+        """The plan for the ``missing`` ones of a run's candidates.
+
+        With ``all_images`` all members are read, else those alone on which equality is shown.
+        """
+        shown = images_to_show(candidates, members)
         read = members if all_images else shown
-        order = order_of_reading(candidates, {key: len(images) for key, images in read.items() if len(images)})
-        return cls(candidates, {key: read[key] for key in order}, shown, total)
+        order = order_of_reading(missing, {key: len(images) for key, images in read.items() if len(images)})
+        return cls(missing, {key: read[key] for key in order}, shown, len(candidates))
 
     @property
     def num_images(self) -> int:
@@ -211,13 +217,13 @@ def images_in_turn(
                     unread[id(candidate)] -= 1
                     if unread[id(candidate)]:
                         continue
-                    own = [other for other in candidate.keys if other in users]
-                    yield candidate, {other: torch.cat(crops[other]) for other in own if crops[other]}
+                    own_keys = [own_key for own_key in candidate.keys if own_key in users]
+                    yield candidate, {own_key: torch.cat(crops[own_key]) for own_key in own_keys if crops[own_key]}
                     bar.update()
-                    for other in own:
-                        unfinished[other] -= 1
-                        if not unfinished[other]:
-                            del crops[other]
+                    for own_key in own_keys:
+                        unfinished[own_key] -= 1
+                        if not unfinished[own_key]:
+                            del crops[own_key]
 
 
 def _joined(parts: list[PlannedBatch[GroupKey]], batch_size: int) -> list[list[PlannedBatch[GroupKey]]]:

@@ -84,9 +84,9 @@ def _store_statistics(
     sums = {f"sums{number}": tensor.numpy() for number, tensor in enumerate(so_far)}  # share the memory
     unfinished = class_store.unfinished_statistics(needs_means, missing)
     done = _resumed(unfinished, sums)
-    chunks = progress(range(done, store.num_chunks), "reading chunks", unit=" chunks", delay=2, initial=done)
-    chunks.total = store.num_chunks
-    for chunk in chunks:
+    total = store.num_chunks
+    bar = progress(range(done, total), "reading chunks", unit=" chunks", delay=2, initial=done, total=total)
+    for chunk in bar:
         images = store.read_chunk(chunk, names)
         targets = images["targets"]
         predictions = images["predictions"]

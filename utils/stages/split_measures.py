@@ -173,20 +173,27 @@ def measure_peaks(
     return PeaksOfImages([of_split.arrays() for of_split in measures], done - skipped - loader.skipped)
 
 
-def _resume_peaks(measures: list[SplitMeasures], kept: Unfinished) -> tuple[int, int]:
-    """Give each split what a stopped pass has kept; returns how many images it has read, and how many of them not."""
+class ImagesSoFar(NamedTuple):
+    """The number of images of a pass that are ``done``, and how many of them were ``skipped`` as unreadable."""
+
+    done: int = 0
+    skipped: int = 0
+
+
+def _resume_peaks(measures: list[SplitMeasures], kept: Unfinished) -> ImagesSoFar:
+    """Give each split what a stopped pass has kept; nothing is done where some of it is missing."""
     so_far = kept.find("so far")
     if so_far is None:
-        return 0, 0
-    found = [
+        return ImagesSoFar()
+    kept_arrays = [
         kept.find_arrays([so_far["done"], number], of_split.peaks_layout()) for number, of_split in enumerate(measures)
     ]
-    complete = [arrays for arrays in found if arrays is not None]
+    complete = [arrays for arrays in kept_arrays if arrays is not None]
     if len(complete) < len(measures):
-        return 0, 0
+        return ImagesSoFar()
     for of_split, arrays in zip(measures, complete, strict=True):
         of_split.keep(**arrays)
-    return so_far["done"], so_far["skipped"]
+    return ImagesSoFar(**so_far)
 
 
 def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

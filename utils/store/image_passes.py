@@ -41,14 +41,14 @@ def pass_in_blocks(
     """
     blocks = list(indices.split(KEPT_IMAGES))
     keys = [[int(block[0]), len(block)] for block in blocks]
-    found = [kept.find_arrays(key, layout(block)) for key, block in zip(keys, blocks, strict=True)]
+    stored = [kept.find_arrays(key, layout(block)) for key, block in zip(keys, blocks, strict=True)]
     plans = [
-        [] if arrays else batches_of(block, source.batch_size) for block, arrays in zip(blocks, found, strict=True)
+        [] if arrays else batches_of(block, source.batch_size) for block, arrays in zip(blocks, stored, strict=True)
     ]
-    done = sum(len(block) for block, arrays in zip(blocks, found, strict=True) if arrays)
+    done = sum(len(block) for block, arrays in zip(blocks, stored, strict=True) if arrays)
     batches = iter(source.batches(list(chain.from_iterable(plans)), description, done) if any(plans) else ())
     results = []
-    for key, block, arrays, plan in zip(keys, blocks, found, plans, strict=True):
+    for key, block, arrays, plan in zip(keys, blocks, stored, plans, strict=True):
         if arrays is None:
             arrays = measure(block, islice(batches, len(plan)))
             kept.keep_arrays(key, arrays)

@@ -94,15 +94,15 @@ class StoredTapSums:
     def second_moments_of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
         """``second_moments`` of the images of ``of_others``; UserError if there is none."""
         inputs, rows = self._sample
-        own = self._are_of(concepts, rows)
-        num_own = int(own.sum())
+        is_own = self._are_of(concepts, rows)
+        num_own = int(is_own.sum())
         num_others = len(rows) - num_own
         if not num_others:
             raise UserError(NO_OTHERS)
         if num_own < num_others:
-            others = self._outer_products_of_sample - summed_outer_products([inputs[own]], self.num_values)
+            others = self._outer_products_of_sample - summed_outer_products([inputs[is_own]], self.num_values)
         else:
-            others = summed_outer_products([inputs[~own]], self.num_values)
+            others = summed_outer_products([inputs[~is_own]], self.num_values)
         return others / num_others
 
     def _images_of(self, concept: Concept) -> torch.Tensor:

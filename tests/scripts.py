@@ -140,7 +140,7 @@ def stage1(data, store, *more, cwd):
 
 
 def stage2(store, *more, cwd):
-    flags = ("--store_dir", store, "--proportion_attribution_required", "0.05", "--p", "0.5")
+    flags = ("--store_dir", store, "--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "1")
     return succeed("get_cosine_similarities.py", *NETWORK, *flags, *more, cwd=cwd)
 
 

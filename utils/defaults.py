@@ -27,9 +27,9 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 # Stage 2: which channels are relevant for which classes, and which pairs are listed
 TAU = 0.03
 P = 0.75
-GAMMA = 0.5  # the paper's; used where COS_SIM_HIGH is 1, which keeps every pair
+GAMMA = 0.5  # the paper's; also used where --cos_sim_high is 1, which keeps every pair
 COS_SIM_LOW = 0.0
-COS_SIM_HIGH = 1.0
+COS_SIM_HIGH = GAMMA  # the published script: 1.0
 MIN_IMAGES = 1
 ONLY_CORRECT = False
 

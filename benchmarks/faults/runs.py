@@ -44,7 +44,7 @@ COMPARED = (
     "--embedding",
     "benchmarks.faults.runs:embedder",
 )
-PAIR_FLAGS = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_low", "-1")
+PAIR_FLAGS = ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_low", "-1", "--cos_sim_high", "1")
 STAGES = {  # name: script, flags
     "1": ("get_importances_for_classes.py", CHUNKS),
     "1 val": ("get_importances_for_classes.py", (*CHUNKS, "--images", "val")),

@@ -203,6 +203,7 @@ def test_pairs_below_zero_that_fall_away_are_counted_in_a_warning(copy):
 
 def test_pairs_that_rest_on_few_images_are_counted_and_can_be_left_out(copy):
     flags = (*NETWORK, "--store_dir", "store", "--proportion_attribution_required", "0.05", "--p", "0.5")
+    flags += ("--cos_sim_high", "1")
     result = run_script("get_cosine_similarities.py", *flags, cwd=copy)
     pairs = len(printed_pairs(result.stdout))
     assert f"warning: {pairs} of these {pairs} pairs have a class of fewer than 10 images" in result.stderr
@@ -285,3 +286,11 @@ def test_two_processes_share_the_chunks_of_one_store(tmp_path):
     second = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[1])
     assert "40 images; " in second.stdout
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_without_a_flag_pairs_are_below_the_papers_gamma(copy):
+    flags = ("--store_dir", "store", "--proportion_attribution_required", "0.01", "--p", "0.25", "--cos_sim_low", "-1")
+    usual = printed_pairs(succeed("get_cosine_similarities.py", *NETWORK, *flags, cwd=copy))
+    every = printed_pairs(succeed("get_cosine_similarities.py", *NETWORK, *flags, "--cos_sim_high", "1", cwd=copy))
+    assert usual == [pair for pair in every if pair["cosine_similarity"] < 0.5]
+    assert 0 < len(usual) < len(every)

@@ -14,7 +14,7 @@ from utils.store.splits import read_split
 
 STAGES = {
     "get_importances_for_classes.py": ("--batch_size", "4", "--chunk_size", "8", *SMALL_IMAGES, *COMPUTE),
-    "get_cosine_similarities.py": ("--proportion_attribution_required", "0.05", "--p", "0.5"),
+    "get_cosine_similarities.py": ("--proportion_attribution_required", "0.05", "--p", "0.5", "--cos_sim_high", "1"),
     "disentangle_channel.py": ("--channel_disentangle", CHANNEL, *PAIR, *COMPUTE),
 }
 

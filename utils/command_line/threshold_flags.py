@@ -17,7 +17,7 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of stage 2's thresholds, each a list of one or more values."""
     tau = f"tau: share of an image's positive importance that makes a channel relevant for it ({defaults.TAU})"
     share = f"share of a class's images that must agree ({defaults.P})"
-    gamma = f"keep cosine < high: gamma ({defaults.COS_SIM_HIGH}; the paper {defaults.GAMMA})"
+    gamma = f"keep cosine < high: gamma ({defaults.COS_SIM_HIGH}, the paper's; 1 keeps all pairs)"
     for name, kind, default, help in (
         ("proportion_attribution_required", fraction, defaults.TAU, tau),
         ("p", fraction, defaults.P, share),

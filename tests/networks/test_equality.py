@@ -187,6 +187,9 @@ def test_images_of_image_sets_are_compared_together_and_in_fp64_every_fourth():
     split = random_split(network.last, 3)
     (together,) = check(network, split, shown=sets, sizes=sizes)
     assert sizes == [(1, torch.float64), (6, torch.float32), (2, torch.float64)]
+    proof = proof_of(network)
+    proof.check([split], {**SHOWN, **sets})
+    assert {group for _, group, _ in proof._originals} == set(SHOWN)  # a set belongs to one split, and is not kept
     alone = EqualityCheck()
     for key, crops in sets.items():
         alone.include(check(network, split, shown={key: crops})[0].state())

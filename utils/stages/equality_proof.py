@@ -149,17 +149,25 @@ class EqualityProof:
         return self.transform.normalise(shown, network.device).to(network.layer.weight.dtype).contiguous()
 
     def _original(self, network: OpenedNetwork, group: GroupKey, crops: torch.Tensor) -> list[_Batch]:
-        """The _Batches of a group's images, which many splits share; those used last stay longest."""
+        """The _Batches of a group's images. Those of a class, which many splits share, are kept; the last used longest.
+
+        An image set belongs to one split. Keeping its batches would also leave gaps in the memory between them, too
+        small to be used again: 3 GB after a thousand splits.
+        """
+        if isinstance(group, tuple):
+            return self._batches(network, crops)
         key = (network.precision, group, len(crops))
         if key not in self._originals:
-            pixels = self._pixels(network, crops)
-            self._originals[key] = [_Batch.of(network, batch) for batch in pixels.split(self._batch_size)]
+            self._originals[key] = self._batches(network, crops)
             sizes = {each: sum(batch.num_bytes for batch in batches) for each, batches in self._originals.items()}
             while len(self._originals) > 1 and sum(sizes.values()) > MOST_BYTES:
                 oldest = next(iter(self._originals))
                 del self._originals[oldest], sizes[oldest]
         self._originals[key] = self._originals.pop(key)  # the last in order
         return self._originals[key]
+
+    def _batches(self, network: OpenedNetwork, crops: torch.Tensor) -> list[_Batch]:
+        return [_Batch.of(network, batch) for batch in self._pixels(network, crops).split(self._batch_size)]
 
 
 class NotInFp64(Exception):

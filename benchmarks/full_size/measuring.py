@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,30 +74,32 @@ def measure(
     """Run a command to its end; or kill all its processes after ``kill_after`` seconds of the first one's CPU time."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    outputs = Outputs(process, log)
     memory, main_cpu, looked, ended = 0, 0.0, start, 0
-    try:
-        while not ended:
-            main_cpu = max(main_cpu, cpu_seconds(process.pid))
-            if kill_after is not None and main_cpu >= kill_after:
+    with _signals_after_start() as take_signals:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            take_signals()
+            outputs = Outputs(process, log)
+            while not ended:
+                main_cpu = max(main_cpu, cpu_seconds(process.pid))
+                if kill_after is not None and main_cpu >= kill_after:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    kill_after = None
+                if time.monotonic() - looked >= min(EVERY_SECONDS, (time.monotonic() - start) / 4):  # a short step, too
+                    memory = max(memory, sum(map(memory_of, session(process.pid))), peak_of(process.pid))
+                    looked = time.monotonic()
+                time.sleep(LOOK_SECONDS)
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        finally:
+            if not ended:  # the benchmark itself was interrupted
                 os.killpg(process.pid, signal.SIGKILL)
-                kill_after = None
-            if time.monotonic() - looked >= min(EVERY_SECONDS, (time.monotonic() - start) / 4):  # a short step, too
-                memory = max(memory, sum(map(memory_of, session(process.pid))), peak_of(process.pid))
-                looked = time.monotonic()
-            time.sleep(LOOK_SECONDS)
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    finally:
-        if not ended:  # the benchmark itself was interrupted
-            os.killpg(process.pid, signal.SIGKILL)
     process.returncode = os.waitstatus_to_exitcode(status)
     outputs.wait()
     return Measured(
@@ -114,6 +117,23 @@ def measure(
 def end_children_by_signal() -> None:
     """Make this process end by an exception at SIGTERM, so that ``measure`` does not leave its command running."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+@contextmanager
+def _signals_after_start() -> Iterator[Callable[[], None]]:
+    """Hold SIGTERM back while a command is started, which would be left running; yields what then takes the signal."""
+    received: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+
+    def take_signals() -> None:
+        signal.signal(signal.SIGTERM, handler)
+        if received:
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        yield take_signals
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _stat(process: int | str) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +79,14 @@ def mean_with_interval(values: ArrayLike, groups: ArrayLike) -> Interval:
     mean = sums.sum() / counts.sum()
     if len(names) < FEWEST_GROUPS:
         return Interval(mean, np.nan, np.nan)
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    times_drawn = _times_drawn(len(names))
+    means = np.einsum("rg,g->r", times_drawn, sums) / np.einsum("rg,g->r", times_drawn, counts)
+    low, high = np.quantile(means, (0.025, 0.975))
     return Interval(mean, low, high)
+
+
+@lru_cache(maxsize=4)
+def _times_drawn(num_groups: int) -> np.ndarray:
+    """How many times each group is drawn in each resample: [RESAMPLES, num_groups]."""
+    drawn = np.random.default_rng(0).integers(num_groups, size=(RESAMPLES, num_groups))
+    return np.stack([np.bincount(of_resample, minlength=num_groups) for of_resample in drawn]).astype(float)

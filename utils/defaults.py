@@ -43,6 +43,7 @@ BACKGROUND_SAMPLE = 5_000  # images that represent the background
 SEPARATION_DRAWS = 20  # of permuted shares, and of permuted weights
 SEPARATION_IRRELEVANT = 50  # irrelevant channels that are drawn for a split where there is too much to do for all
 COMPARISON_DRAWS = 3  # of each null
+IMAGE_SET_DRAWS = 20  # units of permuted weights that each concept without labels is compared with
 COMPARISON_RHO = 1.0
 COMPARISON_CHANNELS = 100  # at most; of more, a sample
 ASSIGNED_IMAGES = 100  # validation images of a channel that are given to concepts without labels

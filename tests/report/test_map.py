@@ -16,7 +16,9 @@ from utils.report.map_figure import DROPPED, LEFT_OUT, MAP, OTHERS, PICTURE_SIDE
 from utils.report.plots import DISENTANGLED, GREY
 
 
-def make_page(names, images=60, per_row=8, notes=("grey: 12 images of 2 smaller concepts",), scores=None):
+def make_page(
+    names, images=60, per_row=8, notes=("grey: 12 images of 2 smaller concepts",), scores=None, stands_out=None
+):
     random = np.random.default_rng(0)
     scores = random.normal(size=(images, 2)) * [5, 0.1] if scores is None else scores
     concepts = np.arange(images) % (len(names) + 2) - 2
@@ -37,19 +39,21 @@ def make_page(names, images=60, per_row=8, notes=("grey: 12 images of 2 smaller 
         numbers=[k + 1 for k in range(len(names))],
         names=list(names),
         sizes=[int((concepts == place).sum()) for place in range(len(names))],
+        stands_out=stands_out or [""] * len(names),
         patches=[[picture(12) for _ in range(per_row)] for _ in names],
         notes=list(notes),
     )
 
 
+STANDS_OUT = ["0.31; permuted weights 0.12 to 0.20", "stands out in no class"] * 4
 PAGES = {
     "one": make_page(["barn"]),
     "two": make_page(["barn", "banana"]),
     "four": make_page(["barn", "banana", "candle", "dog"], per_row=5),
     "five": make_page([f"circuit {k} (barn, banana)" for k in range(5)]),
-    "eight": make_page([f"circuit {k} (barn, banana, <b>&$)" for k in range(8)]),
+    "eight": make_page([f"circuit {k} (barn, banana, <b>&$)" for k in range(8)], stands_out=STANDS_OUT),
     "long names": make_page([*LONG, "W" * 60], notes=(LONG[0] * 4, LONG[1] * 3, "whole images are shown")),
-    "long names, eight": make_page(["W" * 60] * 8),
+    "long names, eight": make_page(["W" * 60] * 8, stands_out=STANDS_OUT, notes=(*LONG, "W" * 90)),
     "dollars": make_page(["<b>&$", "a$_$b", "$\\frac"]),
     "one image": make_page(["barn"], images=3, per_row=1, notes=()),
     "one place": make_page(["barn", "banana"], scores=np.zeros((60, 2)), notes=()),
@@ -142,3 +146,8 @@ def test_large_pictures_are_reduced():
     page = replace(PAGES["one"], pictures={0: np.zeros((500, 500, 3), np.uint8)})
     (shown,) = pictures(map_figure(page))
     assert 80 < shown.offsetbox.get_data().shape[0] < 150
+
+
+def test_how_well_a_concept_stands_out_is_beside_it():
+    words = [text for text, _ in texts(map_figure(PAGES["eight"]))]
+    assert [text for text in words if text in STANDS_OUT] == STANDS_OUT

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from utils.command_line.image_sets import open_nulls, scores_of
 from utils.command_line.split_opening import SHARED_CONTEXT, OpenedSplits
 from utils.processes import progress
 from utils.report.figure_files import write_figure
@@ -25,12 +26,13 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     patch_note = patch_note_of(network.layer)
     study = opened.open_study(training, lambda: network)
     images_of = map_image_finders(opened.splits, study)
+    nulls = open_nulls(settings, opened.splits, study, opened.matching_val_store())
     reader = MapReader(study.image_source(training), network, patch_size)
     written = []
     for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):
         with opened.problems.noted(split.path.name):
             circuit_map = make_map(images_of[split.path](split), PICTURE_SIDE, MOST_CONCEPTS)
-            page = map_page(split, opened.run, circuit_map, reader, patch_note)
+            page = map_page(split, opened.run, circuit_map, reader, scores=scores_of(nulls, split), note=patch_note)
             path = Path(settings.output_dir) / "plots" / f"{split.path.stem}_map"
             written.append(write_figure(path, map_figure(page)))
     return written

@@ -269,17 +269,18 @@ class Comparison:
         return self.study.labels.some(self.study.usable)
 
 
-def permutations(kind: str, channel: int, size: int) -> list[Tensor]:
-    """DRAWS permutations for a channel, independent of its concepts; ``kind`` seeds them."""
-    return [significance.permutation(size, kind, channel, draw) for draw in range(1, 1 + DRAWS)]
+def permutations(kind: str, channel: int, size: int, draws: int = DRAWS) -> list[Tensor]:
+    """Permutations for a channel, independent of its concepts; ``kind`` seeds them."""
+    return [significance.permutation(size, kind, channel, draw) for draw in range(1, 1 + draws)]
 
 
-def permuted_weights(weight: Tensor, channel: int) -> Tensor:
-    """A channel's weights [C_in, taps] and DRAWS permutations of them over its inputs: [1 + DRAWS, C_in, taps] float64.
+def permuted_weights(weight: Tensor, channel: int, draws: int = DRAWS) -> Tensor:
+    """A channel's weights [C_in, taps] and permutations of them over its inputs: [1 + draws, C_in, taps] float64.
 
     They depend only on the channel, not on its concepts.
     """
-    return torch.stack([weight, *(weight[order] for order in permutations("weights", channel, len(weight)))]).double()
+    orders = permutations("weights", channel, len(weight), draws)
+    return torch.stack([weight, *(weight[order] for order in orders)]).double()
 
 
 def permuted_draws(make_units: Callable[[int], ComparedUnits]) -> list[ComparedUnits]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.defaults import BACKGROUND_NAME
 from utils.plugins import Flag, later
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from utils.concept_sources.compared_channels import ComparedChannel, Comparison, ConceptSets, UnitMaker
-    from utils.concept_sources.image_sets import MapImages
+    from utils.concept_sources.image_sets import Clusters, MapImages
     from utils.divisions.division import Division
     from utils.method.disentangling import Candidate, Concept
     from utils.store.importance_store import ImportanceStore
@@ -43,6 +43,13 @@ class ConceptFinder(ABC):
         UserError if there are none. If the sets have clusters, the finder is an ``ImageSetFinder``; sets without
         clusters are the same at every draw.
         """
+
+
+class UnitClusters(Protocol):
+    """Clusters of the reference images of units with the axes ``[channel, draw]``."""
+
+    def of_number(self, index: int, draw: int, number: int) -> Clusters:
+        """Exactly ``number`` clusters of a unit's reference images; UserError if there are none."""
 
 
 class ComparedSource(ABC):
@@ -164,6 +171,22 @@ class ConceptSource(ComparedSource):
         """How validation images are assigned to the concepts of a split, in words; None if labels determine it."""
         return None
 
+    @classmethod
+    def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> UnitClusters | None:
+        """Finds the concepts of any units as those of a split were found: the null of a single concept needs them.
+
+        None where the units would need a pass of the network, or where labels determine the concepts.
+
+        Parameters
+        ----------
+        state
+            Of the split: the settings of its source.
+        study
+        weights : Tensor [channel, draw, C_in, taps]
+            Weights of the units.
+        """
+        return None
+
     # ------------------------------------------------------------------------------------------------------ in words
 
     @classmethod
@@ -200,10 +223,7 @@ class CandidateMaker(ABC):
         mean_inputs, images = study.class_store.require_means()
         self.mean_inputs = mean_inputs[int(study.only_correct), 0]
         self.images = images[int(study.only_correct), 0]
-        all_numbers = images[0, 0].double()
-        present = all_numbers > 0
-        weights = all_numbers[present] / all_numbers.sum()
-        self.mean_input = torch.einsum("t,tip->ip", weights, mean_inputs[0, 0][present])
+        self.mean_input = study.mean_input
 
     @abstractmethod
     def make(self, channel: int, concepts: list[list[int]]) -> Candidate:

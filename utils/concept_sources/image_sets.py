@@ -204,11 +204,19 @@ class ImageSetCandidates(CandidateMaker):
 
     def _folders(self, rows: Tensor) -> str:
         """The names of the frequent classes of images; where no class is frequent, the number of classes."""
-        outputs, counts = self.study.labels.targets[rows].unique(return_counts=True)
-        order = ordering.largest_first(counts, SHOWN_FOLDERS)
-        frequent = [rank for rank in order.tolist() if counts[rank] >= LEAST_SHARE * len(rows)]
-        names = [self.study.classes.name(int(outputs[rank])) for rank in frequent]
-        return ", ".join(names) or f"{len(outputs)} classes"
+        targets = self.study.labels.targets[rows]
+        names = [self.study.classes.name(output) for output in frequent_classes(targets)]
+        return ", ".join(names) or f"{len(targets.unique())} classes"
+
+
+def frequent_classes(targets: Tensor) -> list[int]:
+    """The classes that a set of images stands out in, given the class of each image: [n] -> at most SHOWN_FOLDERS.
+
+    A class has at least LEAST_SHARE of the images; the most frequent comes first.
+    """
+    outputs, counts = targets.unique(return_counts=True)
+    order = ordering.largest_first(counts, SHOWN_FOLDERS)
+    return [int(outputs[rank]) for rank in order.tolist() if counts[rank] >= LEAST_SHARE * len(targets)]
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -180,6 +180,11 @@ class StoredImageSets(ImageSets):
         return of
 
     @classmethod
+    def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> KeptReferences:
+        source: Any = cls.from_given({flag.setting: state[flag.name] for flag in cls.flags}, study)
+        return KeptReferences(source, study, weights.float())
+
+    @classmethod
     def finder(cls, comparison: Comparison) -> StoredFinder:
         source: Any = cls.from_given(comparison.given, comparison.study)
         return StoredFinder(source, comparison)
@@ -226,6 +231,20 @@ class StoredClusters:
         features = self.features(index, draw)
         labels = self.labels(index, features)
         return Clusters(self.references[index, draw], labels, clustering.centroids_of(features, labels))
+
+    def of_number(self, index: int, draw: int, number: int) -> Clusters:
+        """Exactly ``number`` Clusters of a channel's draw, by k-means if the source leaves fewer."""
+        features = self.features(index, draw)
+        labels, centroids = self._labels_of_number(features, number)
+        return Clusters(self.references[index, draw], labels, centroids)
+
+    def _labels_of_number(self, features: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        source: Any = self.source
+        with suppress(UserError):
+            labels, centroids = replace(source, number=number).clusters(features)
+            if len(centroids) == number:
+                return labels, centroids
+        return clustering.k_means(features, number)
 
 
 class KeptReferences(StoredClusters):
@@ -314,15 +333,4 @@ class StoredFinder(ImageSetFinder):
         return self.stored.features(index, draw)
 
     def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
-        if number is None:
-            return self.stored.of(index, draw)
-        labels, centroids = self._of_number(self.features(index, draw), number)
-        return Clusters(self.stored.references[index, draw], labels, centroids)
-
-    def _of_number(self, features: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Labels and centroids of exactly ``number`` clusters, by k-means if the source leaves fewer."""
-        with suppress(UserError):
-            labels, centroids = replace(self.source, number=number).clusters(features)
-            if len(centroids) == number:
-                return labels, centroids
-        return clustering.k_means(features, number)
+        return self.stored.of(index, draw) if number is None else self.stored.of_number(index, draw, number)

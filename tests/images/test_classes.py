@@ -184,7 +184,7 @@ def test_classes_are_given_by_output_or_by_folder():
         ([["1"], ["5"]], "concept2: class 5 is out of range"),
         ([["1"], ["-1"]], "out of range"),
         ([["1"], ["3"]], "class 3 has no folder"),
-        ([["1"], ["dog"]], "no class folder 'dog'"),
+        ([["1"], ["dog"]], "no class folder 'dog', and no class of that name; near it: "),
         ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; near it: digital clock"),
         ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; near it: digital"),
         ([["2"], ["Digital_Clock"]], "concept2: class 2 is in --classes_for_concept1 too"),
@@ -230,8 +230,11 @@ def test_the_nearest_names_come_first_and_are_few():
         with pytest.raises(UserError, match=f"near it: {re.escape(first)}") as error:
             classes.resolve([[given]], 1000)
         assert str(error.value).count(", n0") <= 5
-    with pytest.raises(UserError, match=r"no class of that name$"):
+    with pytest.raises(UserError, match="near it: ") as error:  # none is similar: the most similar ones all the same
         classes.resolve([["qqqq"]], 1000)
+    assert str(error.value).count(", n0") == 3
+    with pytest.raises(UserError, match=r"near it: hog \(1\), "):
+        ClassMap({"goldfish": 0, "hog": 1, "tractor": 2}).resolve([["dog"]], 3)
 
 
 @pytest.mark.parametrize("given", ["9" * 5000, "-" + "9" * 5000, "x" * 5000, "0" * 5000 + "7"])

@@ -156,6 +156,9 @@ def test_a_module_without_one_takes_sizes_of_the_studied_and_colours_of_the_flag
     found = load_embedder(factory(), "0", SEEN, [0.1, 0.2, 0.3], [1, 1, 1])
     assert found.transform == Transform(32, 24, "bicubic", (0.1, 0.2, 0.3), (1, 1, 1))
     assert str(found) == "of_this_test:make with weights the factory's own: what enters classifier, 12 numbers"
+    assert (
+        load_embedder(factory(transform=torch.relu), "0", SEEN, [0.1, 0.2, 0.3], [1, 1, 1]).transform == found.transform
+    )
     for colours in ((None, None), ([0.1, 0.2, 0.3], None), (None, [1, 1, 1])):
         with pytest.raises(UserError, match="has no transform: give --embedding_mean and --embedding_std"):
             load_embedder(factory(), "0", SEEN, *colours)
@@ -173,8 +176,6 @@ def test_named_weights_have_their_own_transform(monkeypatch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        "a text",
-        None,
         {key: value for key, value in OWN.items() if key != "mean"},
         {**OWN, "more": 1},
         {**OWN, "crop_size": 31},

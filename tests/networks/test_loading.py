@@ -134,6 +134,18 @@ def test_unknown_models_and_weights_are_refused(model, weights, message):
         load_network(model, weights)
 
 
+def test_the_nearest_networks_are_named_among_them_functions_in_files_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("1 / 0\n\ndef lite1():\n    pass\n")
+    (tmp_path / "broken.py").write_text("def lite1(:\n")
+    with pytest.raises(UserError, match=r"package.module:function; near it: mine:lite1$"):
+        load_network("lite1")
+    with pytest.raises(UserError, match="near it: resnet50, resnet"):
+        load_network("resnet500")
+    with pytest.raises(UserError, match=r"package.module:function$"):
+        load_network("qqqq")
+
+
 def test_weights_that_do_not_fit_are_refused(resnet18, tmp_path):
     for model in ("resnet50", "vgg11", "tests.factories:small"):
         with pytest.raises(UserError, match="does not fit"):
@@ -227,6 +239,10 @@ def scripted(path):
         ),
         (lambda path: torch.save({"a": [1]}, path, pickle_protocol=4), "damaged or no state dict|no state dict"),
         (scripted, "damaged or no state dict"),
+        (
+            lambda path: torch.save(factories.small(), path),
+            r"is a pickled object, not a state dict: save its state_dict",
+        ),
     ],
 )
 def test_state_dicts_of_other_kinds_are_one_line_without_warnings(save, message, tmp_path):

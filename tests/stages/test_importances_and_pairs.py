@@ -136,8 +136,8 @@ def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
     _, stderr = end_of(process)
     assert process.returncode == 130
     (line,) = messages(stderr)
-    assert "interrupted; full chunks are kept, the same command goes on from there" in line
     kept = len(list((tmp_path / "store").glob("*/chunk_*.npz")))  # one more where the signal came late
+    assert f"interrupted; {kept} of 5 chunks are kept, the same command goes on from there" in line
     out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
     assert 2 <= kept < 5 and f"going on: {kept} of 5 chunks are there" in out
     assert "40 images; " in out

@@ -65,9 +65,18 @@ def test_where_several_splits_match_stage4_names_them_and_stops(both):
     result = evaluate(both)
     assert result.returncode == 2
     (line,) = messages(result.stderr)
-    assert f"several splits match ({PLAIN}.pt, {CORRECT}.pt)" in line
-    assert "--only_correct or --no-only_correct" in line
+    told_apart = f"{PLAIN}.pt (--no-only_correct), {CORRECT}.pt (--only_correct)"
+    assert line.endswith(f"several splits match: give the flags of one of {told_apart}")
     assert not (both / "results_quantitative").exists()
+
+
+def test_where_no_split_matches_stage4_names_the_flags_of_those_that_are_there(copy):
+    result = evaluate(copy, "--only_correct")
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    flags = "--split_by arv --background 0 --no-only_correct --rho_objective positive"
+    assert line.endswith(f"no split matches: give the flags of one of {PLAIN}.pt ({flags})")
+    assert evaluate(copy, *flags.split()).returncode == 0
 
 
 @pytest.mark.parametrize(("flag", "name"), [("--only_correct", CORRECT), ("--no-only_correct", PLAIN)])

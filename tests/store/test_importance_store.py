@@ -11,6 +11,7 @@ from tests.pictures import write_images
 from tests.stores import IMAGES, META, batch, equal, layer_of, opened, some_flips
 from utils.errors import UserError
 from utils.images.folders import list_images
+from utils.report.store_text import kept_chunks
 from utils.store import importance_store as store
 from utils.store.files import write_json
 
@@ -201,3 +202,17 @@ def test_files_of_another_store_are_refused(tmp_path):
         path.write_bytes((other.folder / path.name).read_bytes())
         with pytest.raises(UserError, match=f"{path.name} is of another store: delete it and run"):
             read()
+
+
+def test_a_new_store_has_a_tenth_of_its_images_in_a_chunk_within_bounds(tmp_path):
+    new = store.ImportanceStore(tmp_path, "new")
+    sizes = {images: new.chunk_size_for(images) for images in (1, 640, 641, 2250, 20_480, 20_481, 1_281_167)}
+    assert sizes == {1: 64, 640: 64, 641: 65, 2250: 225, 20_480: 2048, 20_481: 2048, 1_281_167: 2048}
+    assert opened(tmp_path).chunk_size_for(2250) == META["chunk_size"]
+
+
+def test_an_interrupt_says_how_many_chunks_there_are(tmp_path):
+    interrupted = opened(tmp_path)
+    assert kept_chunks(interrupted) == "no chunk was complete yet, the same command begins again"
+    interrupted.write_chunk(0, [batch(0, 1)])
+    assert kept_chunks(interrupted) == "1 of 2 chunks are kept, the same command goes on from there"

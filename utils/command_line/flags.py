@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils import defaults
-from utils.command_line.settings import CandidateSettings, ImageSettings, StageSettings
-from utils.errors import UserError, quoted
+from utils.command_line.settings import CandidateSettings, ImageSettings, ImportanceSettings, StageSettings
+from utils.errors import UserError, nearest_hint, quoted
 from utils.plugins import checked, positive, positive_int
 from utils.processes import this_process
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from utils.images.batches import Loading
     from utils.images.transform import Transform
+    from utils.networks.loading import LoadedNetwork
 
 SECOND_STAGE = "get_cosine_similarities.py"
 LAST_STAGE = "get_results.py"
@@ -35,6 +37,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hints = [nearest_hint(word, {flag: (flag,) for flag in self._option_string_actions}) for word in unknown]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints[:1])}")
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help explains the flags)")
@@ -235,6 +244,14 @@ def transform_from_flags(settings: ImageSettings, default: Transform) -> Transfo
             "the crop would have a black border"
         )
     return transform
+
+
+def assumed_transform(settings: ImportanceSettings, network: LoadedNetwork) -> list[str]:
+    """The flags of the transform whose defaults are used although nothing says that the network is made for them."""
+    if not network.transform_is_assumed or settings.images != "train":
+        return []
+    parts = ("resize_size", "crop_size", "mean", "std")
+    return [f"--{name}" for name in parts if getattr(settings, name) is None]
 
 
 def next_command(script: str, *more: object, settings: StageSettings) -> str:

@@ -93,6 +93,14 @@ def open_images(
     return list_images(root, [folder for folder in present if folder in meta["classes"]]), meta["classes"]
 
 
+def open_transform_of_stage1(settings: ImportanceSettings, run: str, network: LoadedNetwork) -> Transform:
+    """The transform of the network and the flags; for a val store that of the training store."""
+    if settings.images == "train":
+        return flags.transform_from_flags(settings, network.transform)
+    training = ImportanceStore(settings.store_dir, run)
+    return open_transform(settings, training.load_meta(), training.folder)
+
+
 def open_study(
     settings: ImageSettings,
     training: ImportanceStore,

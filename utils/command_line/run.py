@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.command_line.allocator import keep_freed_memory
-from utils.errors import NO_MEMORY, WORKER_DIED, UserError, printable, shortened
+from utils.errors import NO_MEMORY, WORKER_DIED, Interrupted, UserError, printable, shortened
 
 INTERRUPTED = "finished files are whole, the same command goes on from them"
 INTERRUPTED_STATUS = 130
@@ -38,7 +38,7 @@ def run(
         Makes the settings from the parsed arguments, and raises UserError if these cannot be combined. Default:
         ``main`` gets the parsed arguments.
     interrupted : str
-        Text that is printed after an interrupt: what it leaves behind.
+        Text that is printed after an interrupt, unless ``main`` raises Interrupted: what it leaves behind.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # class folders may have any name
@@ -62,8 +62,9 @@ def run(
         if not re.search("DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
             raise
         _stop(parser, WORKER_DIED)
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; {interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        left = interrupt if isinstance(interrupt, Interrupted) else interrupted
+        print(f"\n{parser.prog}: interrupted; {left}", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
     finally:
         _end_quietly()

@@ -44,11 +44,11 @@ class ImageSettings(StageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportanceSettings(ImageSettings):
-    """Stage 1."""
+    """Stage 1. ``chunk_size`` is None if no flag gives it: a store keeps its own, a new one depends on the images."""
 
     images: str = "train"
     class_map: str | None = None
-    chunk_size: int = defaults.CHUNK_SIZE
+    chunk_size: int | None = None
     compile: bool = False
 
 

@@ -84,7 +84,12 @@ def given_concepts(args: argparse.Namespace) -> tuple[list[str], ...]:
     """The classes of concepts 1 to K as text, without gaps. K may be 1 only if a background is possible."""
     given = _classes_for_concepts(args)
     concepts = [classes for classes in given if classes is not None]
-    require(args, "classes_for_concept1", *([] if _may_stand_alone(args) else ["classes_for_concept2"]))
+    require(args, "classes_for_concept1")
+    if args.classes_for_concept2 is None and not _may_stand_alone(args):
+        raise UserError(
+            "--classes_for_concept2 must be given, or --background, which makes everything else the other concept "
+            "(--help explains the flags)"
+        )
     if given[: len(concepts)] != concepts:
         raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
     return tuple(concepts)

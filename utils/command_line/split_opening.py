@@ -25,7 +25,6 @@ from utils.command_line.opening import (
 )
 from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.concept_sources.source_registry import SOURCES
-from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap
@@ -33,7 +32,6 @@ from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS
 from utils.networks.opened_network import OpenedNetwork
-from utils.plugins import flags_of
 from utils.processes import progress
 from utils.stages.validation import (
     ImagePass,
@@ -43,7 +41,7 @@ from utils.stages.validation import (
     list_validation,
 )
 from utils.store.candidates import RequestedCandidate
-from utils.store.files import refuse_differences, run_name
+from utils.store.files import number_text, refuse_differences, run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SPLIT_CONTEXT, SplitFile, StoredSplits, read_split, read_splits
@@ -200,12 +198,28 @@ def _only_wanted(
     """The only one of several splits of the same concepts that has the settings of the flags; else UserError."""
     wanted = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
     if len(wanted) != 1:
-        names = ", ".join(path.name for path in wanted or files)
         which = "several splits match" if wanted else "no split matches"
-        selectors = ", ".join(f"--{name}" for name in flags_of(DIVISIONS.all()))
-        all_selectors = f"--only_correct or --no-only_correct, {selectors}, --split_by and --background"
-        raise UserError(f"{which} ({names}): choose one with {all_selectors}")
+        raise UserError(f"{which}: give the flags of one of {_told_apart(wanted or files)}")
     return next(iter(wanted.items()))
+
+
+def _told_apart(files: dict[Path, SplitFile]) -> str:
+    """The names of splits, each with the flags that tell it from the others; with all flags if there are no others."""
+    selectors = {path: _selectors(file) for path, file in files.items()}
+    shared = set.intersection(*map(set, selectors.values())) if len(files) > 1 else set()
+    words = {path: [word for flag in flags if flag not in shared for word in flag] for path, flags in selectors.items()}
+    return ", ".join(f"{path.name} ({' '.join(map(str, of_split))})" for path, of_split in words.items())
+
+
+def _selectors(file: SplitFile) -> list[tuple[Any, ...]]:
+    """The flags that select a split, each a tuple of its words."""
+    division = file.split.division
+    return [
+        ("--split_by", division.name),
+        ("--background", number_text(file.background or 0)),
+        ("--only_correct" if file.settings["only_correct"] else "--no-only_correct",),
+        tuple(division.flag_words(division.settings())),
+    ]
 
 
 def _is_wanted(file: SplitFile, settings: ResultSettings, stage_two: dict[str, Any]) -> bool:

@@ -1,7 +1,6 @@
 """Class folders: their images, and the network output that each folder stands for."""
 
 import csv
-import difflib
 import hashlib
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError, printable, quoted, shortened
+from utils.errors import UserError, nearest, printable, quoted, shortened
 from utils.processes import progress
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -168,8 +167,7 @@ MOST_DIGITS = 18  # of an integer that can be a network output; int() refuses th
 
 # Suggestions for a text that is not the name of a class
 MOST_NEAR = 5  # names
-NEAR = 0.7  # lowest similarity of a suggestion, by difflib's ratio
-LONGEST_NAME = 100  # characters of the text that are compared
+FEW_NEAR = 3  # names if none is really similar
 
 HOW_TO_MAP_FOLDERS = "say which folder is which output with --class_map FILE"
 
@@ -399,8 +397,7 @@ class ClassMap:
         if named:
             raise UserError(f"{flag}: {quoted(given)} is the name of {len(named)} classes: {self._choices(named)}")
         near = self._choices(self._near(given))
-        hint = f"; near it: {near}" if near else ""
-        raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name{hint}")
+        raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name; near it: {near}")
 
     def _named(self, text: str) -> list[int]:
         """The outputs of the classes with this name: spelled as it is printed, else by ``_spelling``."""
@@ -412,17 +409,10 @@ class ClassMap:
 
     def _near(self, text: str) -> list[int]:
         """The outputs of the classes whose name, or a word of it, is similar to a text; most similar first."""
-        matcher = difflib.SequenceMatcher(b=_spelling(text[:LONGEST_NAME]))
-        similarities: dict[int, tuple[float, float]] = {}  # of the most similar part, and of the whole name
-        for output in sorted(self._folders):
-            whole = _spelling(self.name(output))
-            ratios = []
-            for part in (whole, *whole.split()):
-                matcher.set_seq1(part)
-                ratios.append(matcher.ratio())
-            if max(ratios) >= NEAR:
-                similarities[output] = (max(ratios), ratios[0])
-        return sorted(similarities, key=similarities.__getitem__, reverse=True)[:MOST_NEAR]
+        spellings = {output: _spelling(self.name(output)) for output in sorted(self._folders)}
+        names = {output: (spelling, *spelling.split()) for output, spelling in spellings.items()}
+        given = _spelling(text)
+        return nearest(given, names, MOST_NEAR) or nearest(given, names, FEW_NEAR, similarity=0)
 
     def _choices(self, outputs: Iterable[int]) -> str:
         """Classes to choose from: names, with outputs and folders that distinguish them."""

@@ -1,7 +1,8 @@
 """The evaluation transform."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from utils import defaults
+from utils.images.resizing import FILTERS
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Transform:
     mean: tuple[float, ...] = defaults.MEAN
     std: tuple[float, ...] = defaults.STD
 
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        sizes = f"resize to {self.resize_size}, crop {self.crop_size}, {self.interpolation}"
+        return f"{sizes}, mean {mean}, std {std}"
+
     def __call__(self, image: Image.Image) -> Tensor:
         """A PIL image of any mode as the network takes it and the stages read it: float32 Tensor [3, H, W]."""
         return self.normalise(self.crop(image.convert("RGB"))[None], torch.device("cpu"))[0].contiguous()
@@ -40,6 +47,26 @@ class Transform:
         """Move a batch of crops, uint8 [B, H, W, 3], to ``device``: float32 [B, 3, H, W], channels last in memory."""
         images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         return images.sub_(_by_colour(self.mean, device)).div_(_by_colour(self.std, device))
+
+
+def checked_transform(values: Any) -> Transform:
+    """A Transform, or a mapping with its fields, as a Transform; ValueError unless all of its values are possible."""
+    names = [field.name for field in fields(Transform)]
+    refusal = ValueError(f"must be a dictionary of {', '.join(names)}, all possible")
+    try:
+        given = asdict(values) if isinstance(values, Transform) else {name: values[name] for name in names}
+        mean = tuple(float(value) for value in given["mean"])
+        std = tuple(float(value) for value in given["std"])
+        has_only_fields = isinstance(values, Transform) or set(values) == set(names)
+        interpolation_is_known = given["interpolation"] in FILTERS
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal from error
+    sizes = (given["resize_size"], given["crop_size"])
+    sizes_are_possible = all(type(size) is int for size in sizes) and sizes[0] >= sizes[1] >= 1
+    colours_are_possible = len(mean) == len(std) == 3 and bool(np.isfinite([*mean, *std]).all()) and min(std) > 0
+    if not (has_only_fields and interpolation_is_known and sizes_are_possible and colours_are_possible):
+        raise refusal
+    return Transform(**{**given, "mean": mean, "std": std})
 
 
 @cache

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.images.resizing import FILTERS
 from utils.images.transform import Transform
 from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.loading import LoadedNetwork, load_network
@@ -155,38 +153,13 @@ def load_embedder(
         raise UserError(str(error).replace("--model", "--embedding", 1)) from error
     if network.fingerprint == studied:
         raise UserError(f"--embedding {model} is the network studied: embeddings must come from another one")
-    if ":" not in model:
-        base = network.transform
-    elif hasattr(network.module, "transform"):
-        base = _carried_transform(model, network.module.transform)
-    elif mean is None or std is None:
+    base = transform if network.transform_is_assumed else network.transform
+    if network.transform_is_assumed and (mean is None or std is None):
         raise UserError(
             f"--embedding {model} has no transform: give --embedding_mean and --embedding_std, or let its module carry "
             "it as the attribute transform"
         )
-    else:
-        base = transform
     colours = replace(
         base, mean=base.mean if mean is None else tuple(mean), std=base.std if std is None else tuple(std)
     )
     return Embedder(model, network, colours)
-
-
-def _carried_transform(model: str, transform: Any) -> Transform:
-    """The Transform that a module carries; UserError if what it carries is not one."""
-    names = [field.name for field in fields(Transform)]
-    refusal = UserError(f"--embedding {model}: its transform must be a dictionary of {', '.join(names)}, all possible")
-    try:
-        values = asdict(transform) if isinstance(transform, Transform) else {name: transform[name] for name in names}
-        mean = tuple(float(value) for value in values["mean"])
-        std = tuple(float(value) for value in values["std"])
-        has_only_fields = isinstance(transform, Transform) or set(transform) == set(names)
-        interpolation_is_known = values["interpolation"] in FILTERS
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal from error
-    sizes = (values["resize_size"], values["crop_size"])
-    sizes_are_possible = all(type(size) is int for size in sizes) and sizes[0] >= sizes[1] >= 1
-    colours_are_possible = len(mean) == len(std) == 3 and bool(np.isfinite([*mean, *std]).all()) and min(std) > 0
-    if not (has_only_fields and interpolation_is_known and sizes_are_possible and colours_are_possible):
-        raise refusal
-    return Transform(**{**values, "mean": mean, "std": std})

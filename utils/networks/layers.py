@@ -5,7 +5,7 @@ The rest of the project only uses a layer's normal form. A kind of layer is a su
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from utils.defaults import LAST_LAYERS
-from utils.errors import UserError
+from utils.errors import UserError, nearest_hint
 from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.arrangement import Arrangement, arrangement_of
 from utils.networks.loading import copy_module, without_hooks
@@ -362,7 +362,8 @@ def find_layer(network: nn.Module, name: str, image_size: int) -> Layer:
     """
     modules = dict(network.named_modules())
     if name not in LAST and not (name and name in modules):
-        raise UserError(f"--layer_of_interest {name}: the network has no module of that name")
+        hint = nearest_module(name, modules)
+        raise UserError(f"--layer_of_interest {name}: the network has no module of that name{hint}")
     traced = trace(network, image_size)
     layer_name = _last(LAST[name], modules, traced) if name in LAST else name
     layer = layer_of(layer_name, modules[layer_name])
@@ -374,6 +375,11 @@ def find_layer(network: nn.Module, name: str, image_size: int) -> Layer:
     layer.num_outputs = traced.num_outputs
     layer.note = _branch_note(layer, traced) if name == "last_conv" else None
     return layer
+
+
+def nearest_module(name: str, modules: Iterable[str]) -> str:
+    """The modules whose name, or its last part, is most similar to ``name``, as the end of an error message."""
+    return nearest_hint(name, {module: (module, module.rpartition(".")[2]) for module in modules if module})
 
 
 def _last(kind: type[Layer], modules: Modules, traced: Trace) -> str:

@@ -1,5 +1,6 @@
 """Loading networks (torchvision's by name, or user-supplied ones by factory) and their weights, and copying them."""
 
+import ast
 import copy
 import hashlib
 import importlib
@@ -8,8 +9,10 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from pkgutil import extend_path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -19,8 +22,8 @@ import torchvision
 from torch import nn
 
 import utils
-from utils.errors import UserError
-from utils.images.transform import Transform
+from utils.errors import UserError, nearest_hint
+from utils.images.transform import Transform, checked_transform
 from utils.networks.arithmetic import allow_tf32
 from utils.networks.user_code import in_one_line, lacks_memory, user_code
 
@@ -41,12 +44,15 @@ class LoadedNetwork:
         A SHA-256 of their values.
     transform : Transform
         The evaluation transform that goes with them.
+    transform_is_assumed : bool
+        Whether ``transform`` is the default because a user-supplied network carries none.
     """
 
     module: nn.Module
     weights: str
     fingerprint: str
     transform: Transform
+    transform_is_assumed: bool = False
 
 
 def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
@@ -65,16 +71,33 @@ def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
     UserError
         Unknown model or weights, weights that do not fit, or that can be neither found nor downloaded.
     """
+    transform: Transform | None
     if ":" in model:
         module, source, transform = _from_factory(model, weights)
     elif model in torchvision.models.list_models(module=torchvision.models):
         module, source, transform = _from_torchvision(model, weights)
     else:
-        raise UserError(f"--model {model}: neither a torchvision classification network nor package.module:function")
+        hint = nearest_hint(model, _names_of_networks())
+        raise UserError(
+            f"--model {model}: neither a torchvision classification network nor package.module:function{hint}"
+        )
     with user_code(lambda error: UserError(f"--model {model} cannot be used ({in_one_line(error)})")):
         module.cpu().eval().requires_grad_(False)
         weights_sha256 = fingerprint(module)
-    return LoadedNetwork(module, source, weights_sha256, transform)
+    return LoadedNetwork(module, source, weights_sha256, transform or Transform(), transform is None)
+
+
+def _names_of_networks() -> dict[str, tuple[str, ...]]:
+    """Names that ``--model`` may mean: functions in files of the current folder, and torchvision's networks.
+
+    Each with its spellings; the files are not run.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for path in sorted(Path().glob("*.py")):
+        with suppress(SyntaxError, ValueError, OSError):
+            functions = [node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef)]
+            names |= {f"{path.stem}:{function}": (f"{path.stem}:{function}", function) for function in functions}
+    return names | {name: (name,) for name in torchvision.models.list_models(module=torchvision.models)}
 
 
 def default_weights(model: str) -> str:
@@ -105,7 +128,8 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Transform]:
+def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Transform | None]:
+    """The network of a factory, the source of its weights, and the transform that it carries, or None."""
     module_name, _, function = model.partition(":")
     sys.path.insert(0, os.getcwd())
     utils.__path__ = extend_path(utils.__path__, "utils")  # a package of that name in the working directory, too
@@ -114,10 +138,22 @@ def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Tran
     allow_tf32(False)  # whatever the factory has set: --precision decides
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
+    transform = _carried_transform(model, network)
     if weights is None:
-        return network, default_weights(model), Transform()
+        return network, default_weights(model), transform
     _load_into(network, _read_state_dict(weights), weights)
-    return network, Path(weights).name, Transform()
+    return network, Path(weights).name, transform
+
+
+def _carried_transform(model: str, network: nn.Module) -> Transform | None:
+    """The transform that a network carries as its attribute ``transform``, a Transform or a mapping; else None."""
+    carried = getattr(network, "transform", None)
+    if not isinstance(carried, (Transform, Mapping)):
+        return None
+    try:
+        return checked_transform(carried)
+    except ValueError as error:
+        raise UserError(f"--model {model}: its transform {error}") from error
 
 
 def _from_torchvision(model: str, weights: str | None) -> tuple[nn.Module, str, Transform]:
@@ -159,6 +195,11 @@ def _read_state_dict(path: str) -> StateDict:
         raise UserError(f"--weights {path}: there is no such file")
 
     def refusal(error: BaseException) -> UserError:
+        if isinstance(error, UnpicklingError) and "Unsupported global" in str(error):
+            return UserError(
+                f"--weights {path} is a pickled object, not a state dict: save its state_dict(), "
+                "torch.save(network.state_dict(), FILE)"
+            )
         return UserError(f"--weights {path} is damaged or no state dict ({type(error).__name__})")
 
     with open(path, "rb") as file, warnings.catch_warnings(), user_code(refusal):  # a damaged file fails in many ways

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.method.contributions import per_norm
 from utils.networks.arithmetic import upload
-from utils.networks.layers import Layer
+from utils.networks.layers import Layer, nearest_module
 from utils.networks.precision import network_arithmetic
 from utils.networks.recording import layer_input
 
@@ -57,7 +57,8 @@ def find_circuit_layer(network: nn.Module, layer: Layer, name: str, image_size: 
     """
     modules = dict(network.named_modules())
     if not name or name not in modules:
-        raise UserError(f"--circuit_layer {name}: the network has no module of that name")
+        hint = nearest_module(name, modules)
+        raise UserError(f"--circuit_layer {name}: the network has no module of that name{hint}")
     images = torch.randn(IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(
         layer.weight.device
     )

@@ -1,11 +1,13 @@
 """What stage 1 prints: what it will measure, and what a complete store holds."""
 
 import sys
+from collections.abc import Sequence
 
 import torch
 
 from utils.errors import UserError
 from utils.images.folders import ImageList
+from utils.images.transform import Transform
 from utils.networks.layers import Layer
 from utils.networks.loading import LoadedNetwork
 from utils.store.importance_store import ImportanceStore
@@ -34,6 +36,25 @@ def print_plan(
     present = store.num_chunks - len(store.missing_chunks())
     if present:
         print(f"going on: {present} of {store.num_chunks} chunks are there")
+
+
+def print_transform(transform: Transform, model: str, assumed: Sequence[str]) -> None:
+    """Print the transform, and warn of its parts that nothing says, given by the names of their flags."""
+    print(f"transform: {transform}", flush=True)
+    if assumed:
+        print(
+            f"warning: {model} carries no transform, so the defaults of {', '.join(assumed)} are used: give those that "
+            "the network was trained with",
+            file=sys.stderr,
+        )
+
+
+def kept_chunks(store: ImportanceStore) -> str:
+    """What a run that is interrupted leaves behind, and what the same command does."""
+    kept = store.num_chunks - len(store.missing_chunks())
+    if not kept:
+        return "no chunk was complete yet, the same command begins again"
+    return f"{kept} of {store.num_chunks} chunks are kept, the same command goes on from there"
 
 
 def print_store_summary(store: ImportanceStore) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from utils.defaults import CHUNK_SIZE, FEWEST_CHUNKS, SMALLEST_CHUNK
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.processes import progress
@@ -185,6 +186,16 @@ class ImportanceStore:
         return ImageList(Path(root), list(self.meta["class_counts"]), paths, arrays["sizes"], arrays["folder_of"])
 
     # ------------------------------------------------------------------------------------------------------- chunks
+
+    def chunk_size_for(self, num_images: int) -> int:
+        """Images a chunk: those of a store that is there; of a new one a tenth of the images, within bounds.
+
+        A small data set has several chunks, too, so that a run that is stopped has something to resume from.
+        """
+        try:
+            return int(self.load_meta()["chunk_size"])
+        except UserError:  # there is none, or ``begin`` says what is wrong with it
+            return min(CHUNK_SIZE, max(SMALLEST_CHUNK, -(-num_images // FEWEST_CHUNKS)))
 
     @property
     def num_chunks(self) -> int:

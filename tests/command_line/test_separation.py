@@ -102,6 +102,8 @@ def split(channel, suffix=""):
     [
         ({"candidates": "a/net_pairs.json"}, "", "net_pairs"),
         ({"candidates": "pairs.txt"}, "_only_correct", "net_pairs_only_correct"),
+        ({"candidates": "net_only_correct_groups.json"}, "_only_correct_absolute", "net_only_correct_groups_absolute"),
+        ({"candidates": "net_only_correct_groups.json"}, "", "net_only_correct_groups_all_images"),
         ({"candidates": "pairs.txt", "channels": (7, 5)}, "", "net_pairs_channel5-7"),
         ({"candidates": "pairs.txt", "rho": 0.7}, "_least_squares", "net_pairs_least_squares_rho0.7"),
         ({"splits": ("b/net_pairs_layer.json",)}, "", "net_pairs_layer"),

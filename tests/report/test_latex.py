@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.entries import pair_result, random_separation_rows, result_of_three, separation
 from utils.report import result_tables, separation_tables
-from utils.report.latex import ACCENTS, CHARACTERS, escaped, floating, stacked, tabular
+from utils.report.latex import ACCENTS, CHARACTERS, escaped, floating, joined, stacked, tabular
 
 TERRIBLE = r"""50%_of #1 & $x^2$ {a} ~b \frac<i>|j| [k]* "q" 'r' `s` été, Åse, łódź, ąę, 中文, 😀, – — … ± c'_1"""
 ALLOWED = "|".join(
@@ -115,3 +115,9 @@ def test_latex_prints_them(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in (tmp_path / "all.log").read_text(errors="replace")
+
+
+def test_every_table_has_a_label_of_its_caption_that_occurs_once():
+    parts = [floating(caption, "x") for caption in ("net_1, τ 0.03 (é).", "net_1, τ 0.03 (é).", "another")]
+    labels = re.findall(r"^\\label\{(.*)\}$", joined(parts), re.MULTILINE)
+    assert labels == ["tab:net-1-0.03-e", "tab:net-1-0.03-e-2", "tab:another"]

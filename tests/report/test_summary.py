@@ -27,7 +27,7 @@ from tests.scripts import (
 from tests.with_toys import registered
 from utils.method.evaluation import auroc, separation
 from utils.report import result_tables as summary
-from utils.report.result_files import write_tables
+from utils.report.result_files import print_summary, write_tables
 from utils.store.results import Results
 
 NEEDED = ("original", "sums", "included")
@@ -82,9 +82,9 @@ def test_results_that_a_way_keeps_apart_have_files_and_headings_of_their_own(tmp
         found_by = {"from": "classes", "sharpness": sharpness}
         results.write(pair_result(channel, **way, found_by=found_by))
     with registered():
-        tables, paths = write_tables(results)
-        assert len({summary.heading(one) for one in tables}) == 2
-    assert len([path for path in paths if path.suffix == ".txt"]) == 4  # of each concept of each result
+        tables = write_tables(results)
+        assert len({summary.heading(one) for one in tables.groups}) == 2
+    assert len([path for path in tables.paths if path.suffix == ".txt"]) == 4  # of each concept of each result
 
 
 def test_images_without_positive_activation_are_named_and_not_counted():
@@ -326,3 +326,36 @@ def test_a_concept_without_images_is_a_row_without_values(tmp_path):
     alone = summary.result_groups([whole])[0]
     assert rows[5][5:8] == table(summary.markdown(alone))[-1][5:8]  # fractions and areas are those of the other channel
     np.testing.assert_allclose(both.overall[1].aurocs, alone.rows[0][1].aurocs)
+
+
+def test_a_result_without_an_included_image_is_named_and_in_no_table(tmp_path, capsys):
+    results = Results(tmp_path, tmp_path)
+    empty = pair_result(4)
+    for of_concept in empty["images"]:
+        of_concept["included"] = [False] * len(of_concept["included"])
+    for entry in (pair_result(3), empty):
+        results.write(entry)
+    print_summary(results)
+    out, err = capsys.readouterr()
+    name = results.path(empty).name
+    assert [row[0] for row in table(out)[1:]] == ["3", "3", "all 1", "all 1"]
+    assert f"{summary.WITHOUT_INCLUSION}: {name}\n" in (tmp_path / "results_quantitative" / "summary.md").read_text()
+    assert f"1 results left out, as no image has a relative attribution of tau: measure at a lower one ({name})" in err
+    rows = list(csv.DictReader((tmp_path / "results_quantitative" / "summary.csv").open()))
+    assert {row["channel"] for row in rows} == {"3", ""}
+    # what the summary says of how to take a result out
+    assert summary.TO_DELETE in out
+    (tmp_path / "results_quantitative" / "pairs" / name).unlink()
+    print_summary(results)
+    assert name not in capsys.readouterr().out
+
+
+def test_where_no_result_has_an_included_image_the_files_have_no_table(tmp_path):
+    results = Results(tmp_path, tmp_path)
+    empty = pair_result(4)
+    for of_concept in empty["images"]:
+        of_concept["included"] = [False] * len(of_concept["included"])
+    results.write(empty)
+    written = write_tables(results)
+    assert written.groups == [] and written.left_out == [results.path(empty).name]
+    assert [path.name for path in written.paths] == ["summary.csv", "summary.md", "summary.tex"]

@@ -82,3 +82,13 @@ def test_entries_are_grouped_by_settings_and_agree_in_every_class_folder():
     groups = grouped(entries, lambda entry: entry["run"])
     assert [[entry["number"] for entry in group] for group in groups] == [[0, 1, 4], [2], [3], [5]]
     assert [entry["validation"] for entry in entries[:5]] == folders
+
+
+def test_a_column_without_a_value_is_left_out_where_people_read():
+    table = Table(
+        ["a", "rho", "areas", "c"], [["1", "–", "– / –", ""], ["2", "", "– / –", "–"]], [["all", "", "", "3"]]
+    )
+    assert table.as_markdown().split("\n")[0] == "| a   | c |"
+    assert table.as_latex("t").count("&") == 4
+    assert table.as_csv().startswith("a,rho,areas,c\n")
+    assert Table(["a", "b"], []).as_markdown().startswith("| a | b |")

@@ -45,9 +45,9 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         opened.problems.finish("evaluated")
     if settings.get_quantitative:
         results.make_newest(stored)
-        tables, paths = write_tables(results)
+        tables = write_tables(results)
         print_results(results, tables, shown)
-        written = paths + written
+        written = tables.paths + written
     return written
 
 

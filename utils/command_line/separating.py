@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
 from utils.stages.separation import Thresholds, TrainingUnits, ValidationInputs, describe_separation, separate
-from utils.store.files import split_name
+from utils.store.files import split_name, with_suffix
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.separations import MeasuredRows, Separations
@@ -76,7 +76,8 @@ def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit
         name = Path(settings.candidates).stem
         name = name if name.startswith(run) else f"{run}_{name}"
         plain = [split_name(run, split.file.split.channel, split.file.split.classes) for split in splits]
-        name += "".join(sorted({stem.removeprefix(start) for stem, start in zip(stems, plain, strict=True)}))
+        ends = sorted({stem.removeprefix(start) for stem, start in zip(stems, plain, strict=True)})
+        name = with_suffix(name, "".join(ends))
         channels = sorted(set(settings.channels or ()))
         name += f"_channel{'-'.join(map(str, channels))}" if channels else ""
     elif settings.splits and len(settings.splits) == 1:

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 BEFORE = r"% Needs \usepackage{booktabs}. It is written again with every new result: \input it, or copy it." + "\n"
 ESCAPED = {character: f"\\{character}" for character in "{}$&#%_"}
@@ -62,10 +64,27 @@ def tabular(columns: str, header: list[str], *blocks: list[list[str]]) -> str:
 
 
 def floating(caption: str, table: str) -> str:
-    """A table across both columns of a paper, in small print; ``caption`` is escaped."""
+    """A table across both columns of a paper, in small print; ``caption`` is escaped, and made into a label."""
     small = r"\scriptsize\setlength{\tabcolsep}{3pt}"
-    parts = [r"\begin{table*}", rf"\centering{small}", f"\\caption{{{escaped(caption)}}}", table, r"\end{table*}"]
-    return "\n".join([*parts, ""])
+    titles = [f"\\caption{{{escaped(caption)}}}", f"\\label{{tab:{_label(caption)}}}"]
+    return "\n".join([r"\begin{table*}", rf"\centering{small}", *titles, table, r"\end{table*}", ""])
+
+
+def _label(caption: str) -> str:
+    """The letters and digits of a caption, in words that are joined by hyphens."""
+    plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9.]+", "-", plain).strip("-.")
+
+
+def joined(parts: Iterable[str]) -> str:
+    """A document of these parts; a label that occurs again gets a number."""
+    seen: Counter[str] = Counter()
+
+    def numbered(match: re.Match[str]) -> str:
+        seen[match[1]] += 1
+        return match[0] if seen[match[1]] == 1 else rf"\label{{{match[1]}-{seen[match[1]]}}}"
+
+    return re.sub(r"^\\label\{([^}]*)\}$", numbered, "\n".join(parts), flags=re.MULTILINE)
 
 
 def comment(text: str) -> str:

@@ -1,6 +1,7 @@
 """The files of stage 4's results, which are rewritten from all results, and the tables that are printed."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from utils.report.result_tables import (
     ResultGroup,
     comma_separated,
     document,
+    has_included_images,
     latex,
     markdown,
     measured,
@@ -28,24 +30,39 @@ LEFT_OUT = "as their splits have changed since: evaluate them again"
 USUAL = {"precision": PRECISION, "decoding": DECODER}  # other values are part of the names of files
 
 
-def write_tables(results: Results) -> tuple[list[ResultGroup], list[Path]]:
-    """Write the rows of images and the summaries of all results: their ResultGroups, and the paths of the files."""
+@dataclass(frozen=True)
+class ResultTables:
+    """The ResultGroups of all results, and the ``paths`` of the files that were written of them.
+
+    ``left_out`` are the names of results without an included image.
+    """
+
+    groups: list[ResultGroup]
+    left_out: list[str]
+    paths: list[Path]
+
+
+def write_tables(results: Results) -> ResultTables:
+    """Write the rows of images and the summaries of all results."""
     return settled(results, lambda entries: _write_tables_of(entries, results))
 
 
-def _write_tables_of(entries: list[dict[str, Any]], results: Results) -> tuple[list[ResultGroup], list[Path]]:
+def _write_tables_of(entries: list[dict[str, Any]], results: Results) -> ResultTables:
     folder = results.folder
     if not entries and results.stale:
         raise UserError(f"{folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})")
     if not entries:
         raise UserError(f"there are no results in {folder}: run get_results.py --get_quantitative first")
+    left_out = [results.path(entry).name for entry in entries if not has_included_images(entry)]
+    entries = [entry for entry in entries if has_included_images(entry)]
     groups = result_groups(entries)
     paths = _write_rows(folder, entries)
-    for kind, text in (("csv", comma_separated), ("md", document), ("tex", latex)):
+    texts = {"csv": comma_separated(groups), "md": document(groups, left_out), "tex": latex(groups)}
+    for kind, text in texts.items():
         path = folder / f"summary.{kind}"
-        write_bytes(path, text(groups).encode())
+        write_bytes(path, text.encode())
         paths.append(path)
-    return groups, paths
+    return ResultTables(groups, left_out, paths)
 
 
 def _write_rows(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
@@ -79,28 +96,29 @@ def _rows_suffix(result: dict[str, Any]) -> str:
     return suffix + "".join(f"_{result[name]}" for name, usual in USUAL.items() if result[name] != usual)
 
 
-def print_results(results: Results, groups: list[ResultGroup], shown: list[dict[str, Any]]) -> None:
+def print_results(results: Results, tables: ResultTables, shown: list[dict[str, Any]]) -> None:
     """Print the tables of the results that are ``shown``, with the rows over all results so far."""
     names = {(result["split"], result["rho"]) for result in shown}
-    for group in groups:
+    for group in tables.groups:
         first = group.results[0]
         if any((result["split"], result["rho"]) in names for result in group.results):
             note = f"\n{where_from(first)}\n" if first["assignment"] else ""
             print(f"{note}\n{markdown(group, names)}")
     print(f"\n{EXPLANATION}")
-    _print_doubts(results)
+    _print_doubts(results, tables)
 
 
 def print_summary(results: Results) -> list[Path]:
     """Write the files of all results and print their summary; return the paths."""
-    groups, paths = write_tables(results)
-    print(document(groups))
-    _print_doubts(results)
-    return paths
+    tables = write_tables(results)
+    print(document(tables.groups, tables.left_out))
+    _print_doubts(results, tables)
+    return tables.paths
 
 
-def _print_doubts(results: Results) -> None:
-    """Name results that are left out because their split has changed, and those whose split was not found."""
+def _print_doubts(results: Results, tables: ResultTables) -> None:
+    """Name results that are left out because no image counts or their split has changed, and unchecked ones."""
+    warn_of(tables.left_out, "results left out, as no image has a relative attribution of tau: measure at a lower one")
     warn_of(results.stale, f"results left out, {LEFT_OUT}")
     warn_of(results.unchecked, f"results not checked, as their splits are not in {results.model_dir}")
 

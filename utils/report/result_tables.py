@@ -24,7 +24,7 @@ from utils.method.evaluation import (
     summarise,
 )
 from utils.processes import progress
-from utils.report.latex import BEFORE, comment, escaped
+from utils.report.latex import BEFORE, comment, escaped, joined
 from utils.report.numbers import DASH, csv_number, formatted
 from utils.report.tables import Table, grouped, short_name
 
@@ -37,9 +37,17 @@ clean: own fraction at least 0.8 and every other one at most 0.2, else what fail
 top-1: share of all these images that the network, original or split, classifies correctly, each image counted once.
 cosine: of the ARVs of the concept and the closest other one. all: fractions, top-1 over images, the rest over pairs."""
 
+TO_DELETE = "To take a result out: delete its file in pairs/, and run get_results.py --summary."
+WITHOUT_INCLUSION = "Left out, as no image has a relative attribution of tau (--proportion_attribution_required)"
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # What was measured, concept by concept
+
+
+def has_included_images(result: dict[str, Any]) -> bool:
+    """Whether the channel has a relative attribution of at least tau in any image of a result."""
+    return any(any(of_concept["included"]) for of_concept in result["images"])
 
 
 @dataclass(frozen=True)
@@ -232,10 +240,12 @@ def markdown(group: ResultGroup, shown: set[tuple] | None = None) -> str:
     return group.table(shown).as_markdown()
 
 
-def document(groups: list[ResultGroup]) -> str:
-    """The whole summary in Markdown: a heading and a table each."""
+def document(groups: list[ResultGroup], left_out: Sequence[str] = ()) -> str:
+    """The whole summary in Markdown: a heading and a table each; ``left_out`` are results without an included image."""
     parts = [f"### {heading(group)}\n\n{markdown(group)}\n" for group in groups]
-    return "\n".join([*parts, EXPLANATION]) + "\n"
+    parts += [EXPLANATION, TO_DELETE]
+    parts += [f"{WITHOUT_INCLUSION}: {', '.join(left_out)}"] if left_out else []
+    return "\n".join(parts) + "\n"
 
 
 def latex(groups: list[ResultGroup]) -> str:
@@ -243,7 +253,7 @@ def latex(groups: list[ResultGroup]) -> str:
     parts = [BEFORE, comment(f"{EXPLANATION}\nMedians: in summary.md and summary.csv.")]
     for group in groups:
         parts.append(group.table(with_median=False).as_latex(f"{heading(group)}.", heading=_latex_heading))
-    return "\n".join(parts)
+    return joined(parts)
 
 
 def _latex_heading(heading: str) -> str:
@@ -300,7 +310,7 @@ def _fraction(mean: float, std: float, median: float | None) -> str:
 
 def comma_separated(groups: list[ResultGroup]) -> str:
     """The whole summary as CSV, with a header; rows of all results have no channel. A cell without a value is empty."""
-    most = max(len(group.results[0]["concepts"]) for group in groups)
+    most = max((len(group.results[0]["concepts"]) for group in groups), default=0)
     parts = [*(f"c{k}" for k in range(1, most + 1)), "background", "residual"]
     columns = ["run", "layer", "tau", "channel", "concept", "classes", "name", "only_correct", "cosine", "rho"]
     columns += ["concepts_from", "split_by", "background", "precision", "decoding"]

@@ -13,7 +13,7 @@ import numpy as np
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.method.significance import mean_with_interval
-from utils.report.latex import BEFORE, comment, stacked
+from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.tables import Table, short_name, warn_of, write_settled
 from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
@@ -263,7 +263,7 @@ def latex(separations: list[dict[str, Any]]) -> str:
     for (run, layer), rows in _rows_by_run(separations).items():
         caption = f"Separation from all other images: {run}, layer {layer}."
         parts.append(table(rows, HEADLINE).as_latex(caption, heading=_latex_heading))
-    return "\n".join(parts)
+    return joined(parts)
 
 
 def _latex_heading(heading: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from utils.errors import listed
 from utils.report.latex import escaped, floating, tabular
+from utils.report.numbers import DASH
 from utils.store.files import write_bytes
 from utils.store.measurements import Measurements
 
@@ -19,7 +20,7 @@ Written = TypeVar("Written")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below a header.
+    """Rows of cells below a header; in Markdown and LaTeX without the columns that have no value.
 
     ``header`` has the headings and ``rows`` a sequence of cells each. ``totals`` are further rows that summarise the
     others; in LaTeX a rule separates them. The cells are text, for CSV anything that ``str`` turns into it.
@@ -35,9 +36,17 @@ class Table:
         csv.writer(buffer, lineterminator="\n").writerows([self.header, *self.rows, *self.totals])
         return buffer.getvalue()
 
+    def with_values(self) -> "Table":
+        """The table without the columns that have no value in any row."""
+        rows = [*self.rows, *self.totals]
+        kept = [number for number in range(len(self.header)) if not rows or any(_is_value(row[number]) for row in rows)]
+        header, *shown = [[row[number] for number in kept] for row in (self.header, *rows)]
+        return Table(list(map(str, header)), shown[: len(self.rows)], shown[len(self.rows) :])
+
     def as_markdown(self, right_aligned: bool = False) -> str:
         """A Markdown table whose columns have one width each, so that it can be read as it is."""
-        cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (self.header, *self.rows, *self.totals)]
+        shown = self.with_values()
+        cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (shown.header, *shown.rows, *shown.totals)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         pad = str.rjust if right_aligned else str.ljust
         rule = "|".join("-" * (width + 1) + (":" if right_aligned else "-") for width in widths)
@@ -46,13 +55,19 @@ class Table:
 
     def as_latex(self, caption: str, heading: Callable[[str], str] = escaped) -> str:
         """A floating LaTeX table whose second column holds names; ``heading`` turns a heading into LaTeX."""
-        blocks = [[list(map(str, row)) for row in rows] for rows in (self.rows, self.totals)]
-        columns = "rl" + "r" * (len(self.header) - 2)
-        return floating(caption, tabular(columns, list(map(heading, self.header)), *blocks))
+        shown = self.with_values()
+        blocks = [[list(map(str, row)) for row in rows] for rows in (shown.rows, shown.totals)]
+        columns = "rl" + "r" * (len(shown.header) - 2)
+        return floating(caption, tabular(columns, list(map(heading, shown.header)), *blocks))
 
     def write_csv(self, path: Path) -> None:
         """Write the table as a CSV file."""
         write_bytes(path, self.as_csv().encode())
+
+
+def _is_value(cell: object) -> bool:
+    """Whether a cell has more than the sign of what could not be measured."""
+    return bool(set(str(cell)) - {*DASH, "/", " "})
 
 
 def short_name(name: str, length: int = LONGEST_NAME) -> str:

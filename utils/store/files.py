@@ -230,6 +230,17 @@ def split_suffix(*, only_correct: bool, division: str, background: float | None)
     return f"{suffix}_background" + ("" if background == 1 else number_text(background))
 
 
+def with_suffix(stem: str, suffix: str) -> str:
+    """The stem of stage 2's file with the end of the names of its splits, without ``_only_correct`` twice.
+
+    Where the stem has it and the splits are of all images, the name has ``_all_images``.
+    """
+    if not re.search(r"_only_correct(_|$)", stem):
+        return stem + suffix
+    is_repeated = suffix.startswith("_only_correct")
+    return stem + (suffix.removeprefix("_only_correct") if is_repeated else f"_all_images{suffix}")
+
+
 def number_text(value: float) -> str:
     """A number without a trailing ``.0``: 1 for 1.0."""
     return str(value).removesuffix(".0")

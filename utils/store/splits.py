@@ -30,6 +30,7 @@ from utils.store.files import (
     read_json,
     split_name,
     split_suffix,
+    with_suffix,
     write_bytes,
     write_json,
 )
@@ -219,7 +220,7 @@ LAYER_AGAIN = "run disentangle_channel.py on the candidates file again"
 def manifest_path(model_dir: Path | str, run: str, stem: str, suffix: str) -> Path:
     """Path of the manifest of a candidates file, named after the stem of that file, with RUN once."""
     name = stem if stem.startswith(run) else f"{run}_{stem}"
-    return Path(model_dir) / f"{name}{suffix}_layer.json"
+    return Path(model_dir) / f"{with_suffix(name, suffix)}_layer.json"
 
 
 def write_manifest(path: Path, files: dict[Path, SplitFile], proof: dict[str, Any]) -> None:

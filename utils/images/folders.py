@@ -400,18 +400,18 @@ class ClassMap:
         raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name; near it: {near}")
 
     def _named(self, text: str) -> list[int]:
-        """The outputs of the classes with this name: spelled as it is printed, else by ``_spelling``."""
-        for spelling in (str, _spelling):
-            matches = [output for output in self._folders if spelling(self.name(output)) == spelling(text)]
+        """The outputs of the classes with this name: spelled as it is printed, else by ``spelling``."""
+        for normalised in (str, spelling):
+            matches = [output for output in self._folders if normalised(self.name(output)) == normalised(text)]
             if matches:
                 return sorted(matches)
         return []
 
     def _near(self, text: str) -> list[int]:
         """The outputs of the classes whose name, or a word of it, is similar to a text; most similar first."""
-        spellings = {output: _spelling(self.name(output)) for output in sorted(self._folders)}
-        names = {output: (spelling, *spelling.split()) for output, spelling in spellings.items()}
-        given = _spelling(text)
+        whole = {output: spelling(self.name(output)) for output in sorted(self._folders)}
+        names = {output: (name, *name.split()) for output, name in whole.items()}
+        given = spelling(text)
         return nearest(given, names, MOST_NEAR) or nearest(given, names, FEW_NEAR, similarity=0)
 
     def _choices(self, outputs: Iterable[int]) -> str:
@@ -424,6 +424,6 @@ class ClassMap:
         )
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """A name in lower case, with spaces in place of ``_`` and ``-``."""
     return " ".join(re.split(r"[\s_-]+", name.casefold()))

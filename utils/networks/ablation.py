@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from utils.images.folders import imagenet_classes, spelling
 from utils.method.disentangling import Concept
 from utils.networks.splitting import DisentangledLayer
 
@@ -26,7 +27,8 @@ def ablated(
     channel : int
         The channel that was split.
     concept : int or str
-        Number of the concept, from 1, or its name, as ``network_concepts`` lists them.
+        Number of the concept, from 1, or its name, as ``network_concepts`` lists them; or one of its classes, named as
+        on the command line: ``"digital clock"``, ``"Digital_Clock"``, ``"n03196217"``, ``"530"``.
     to : "mean", "zero" or float
         The mean of ``c'_k - r`` over all positions of the training images (default), 0, or any value, of the layer's
         output (if a BatchNorm follows, 0 has no special meaning).
@@ -97,14 +99,20 @@ def _split_layer(network: nn.Module, channel: int, layer: str | None) -> Disenta
 def _number_of(concept: int | str, concepts: Sequence[Concept], channel: int) -> int:
     """The number of a concept, from 0.
 
-    It is given by its whole name, the name of one of its classes, its name up to "(", or its number from 1.
+    It is given by its whole name, the name of one of its classes, its name up to "(", or its number from 1. Classes are
+    given as on the command line: by name in any case and with ``_`` or ``-`` for a space, by the WordNet id of an
+    ImageNet class, or by network output, as text.
     """
-    names = [candidate.name for candidate in concepts]
-    shorter_names = [[*name.split(" + "), name.partition(" (")[0]] for name in names]
-    for spellings in ([[name] for name in names], shorter_names):
-        matches = [k for k, accepted in enumerate(spellings) if concept in accepted]
-        if len(matches) == 1:
+    text = str(concept)
+    whole = [[candidate.name] for candidate in concepts]
+    parts = [[*name.split(" + "), name.partition(" (")[0]] for (name,) in whole]
+    outputs = [list(map(str, candidate.classes)) for candidate in concepts]
+    given = imagenet_classes().get(text, text)
+    for accepted, normalised in ((whole, str), (parts, str), (whole, spelling), (parts, spelling), (outputs, str)):
+        matches = [k for k, names in enumerate(accepted) if normalised(given) in map(normalised, names)]
+        if len(matches) == 1 and isinstance(concept, str):
             return matches[0]
-    if isinstance(concept, int) and 1 <= concept <= len(names):
+    if isinstance(concept, int) and 1 <= concept <= len(concepts):
         return concept - 1
+    names = [candidate.name for candidate in concepts]
     raise ValueError(f"channel {channel} has no concept {concept!r}: it has 1 to {len(names)}, {', '.join(names)}")

@@ -60,6 +60,7 @@ def separation_row(split="net_channel3_1_2", concept=1, **values):
     return {
         **{"split": split, "split_by": "arv", "rho": 0.9, "channel": int(split.split("_")[1][7:]), "concept": concept},
         **{"classes": [concept], "name": f"name {concept}", "images": 20, "irrelevant": 9, "irrelevant_there": 9},
+        **{"null_reached": 0, "null_draws": 199, "most_draws": 199},
         **{"auroc_draws": [0.5, 0.6], "ap_draws": [0.1, nan], "ap_draws_real_target": [nan], **measured, **values},
     }
 
@@ -69,7 +70,7 @@ def separation(name="net_pairs", rows=None, **changes):
     rows = rows or [separation_row(), separation_row(concept=2, ap_all=nan)]
     return {
         **{"name": name, "run": "net", "layer": "last", "weights_sha256": "00", "transform": {}, "precision": "fp32"},
-        **{"decoding": "pil", "validation_sha256": "0", "training_sha256": "1", "draws": 2, "irrelevant": None},
+        **{"decoding": "pil", "validation_sha256": "0", "training_sha256": "1", "draws": 199, "irrelevant": None},
         "splits": {one["split"]: ["no digest", one["rho"], 0.03, 0.75] for one in rows},
         **{"images": 400, "rows": rows, "evaluation": 1, **changes},
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.full_size.network import EMBEDDER, MODEL
-from utils.defaults import GAMMA, LAYER, TAU, P
+from utils.defaults import GAMMA, LAYER, SEPARATION_DRAWS, TAU, P
 from utils.store.files import run_name
 
 STAGE1, STAGE2 = "get_importances_for_classes.py", "get_cosine_similarities.py"
@@ -163,17 +163,18 @@ STEPS = [
     Step(
         "separation by the rule",
         STAGE4,
-        lambda folder: [*_pairs(folder), "--get_separation"],
+        lambda folder: [*_pairs(folder), "--get_separation", "--draws", SEPARATION_DRAWS],
         20 * MINUTE,
         of_images=1 / 2,
     ),
     Step(
         "separation by least squares",
         STAGE4,
-        lambda folder: ["--splits", folder.manifest, "--get_separation"],
+        lambda folder: ["--splits", folder.manifest, "--get_separation", "--draws", SEPARATION_DRAWS],
         20 * MINUTE,
         of_images=1 / 2,
     ),
+    Step("separation with all draws, few channels", STAGE4, lambda folder: [*_few_groups(folder), "--get_separation"]),
     Step("effect", STAGE4, lambda folder: [*_few_groups(folder), "--get_effect"]),
     Step(
         "comparison",

@@ -109,6 +109,16 @@ def test_a_page_for_the_layer_and_one_for_each_polysemantic_channel(made):
     assert f"{len(polysemantic)} of 12 channels are polysemantic" in index.text
 
 
+def test_the_headline_of_the_separation_comes_first(made):
+    text = (made[0] / "results_quantitative" / "separation.md").read_text()
+    first, second = [line for line in text.splitlines() if line][2:4]
+    assert " of 2 concepts stand above their primary null (permuted weights) at q < 0.05 " in first
+    found = pages(made[0])
+    for name, heading in (("index.html", "The layer at a glance"), ("channel_9.html", "Most activating patches")):
+        places = [found[name].text.index(words) for words in (f"{first}.", f"{second}.", heading)]
+        assert places == sorted(places)
+
+
 def test_names_are_text_and_nothing_but_the_two_scripts_runs(made):
     for name, page in pages(made[0]).items():
         scripts = [one.get("src") for one in page.of("script")]

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.scripts import COMPUTE, NETWORK, PAIR, RUN, contents, run_script, stage1, stage4, succeed
-from utils.command_line.separating import _numbers_drawn, separation_name
+from utils.command_line.separating import _irrelevant_drawn, separation_name
 from utils.command_line.settings import ResultSettings
 from utils.divisions.division_registry import DIVISIONS
+from utils.report.latex import escaped
 
 OUT = Path("results_quantitative")
 UNASKED = {"division_given": {}, "num_workers": 0}
@@ -45,7 +46,27 @@ def test_separation_needs_neither_images_nor_network(measured):
     ]
     assert [path.name for path in (folder / OUT / "separation").iterdir()] == [f"{name}.json"]  # nothing unfinished
     assert float(rows[0]["auroc_all"]) > 0.9 and "| weights permuted |" in printed
+    assert all(row["most_draws"] == "199" and 3 <= int(row["null_draws"]) <= 199 for row in rows)
     assert not list((folder / "plots").glob("*density*")) and not (folder / OUT / "summary.md").exists()
+
+
+def test_the_same_two_lines_lead_everywhere(measured):
+    folder, printed = measured
+    (first, *_) = [line for line in printed.splitlines() if "concepts stand above" in line]
+    lines = printed.splitlines()
+    second = lines[lines.index(first) + 2]
+    assert re.fullmatch(
+        r"[012] of 2 concepts stand above their primary null \(permuted weights\) at q < 0.05 "
+        r"\(199 draws, least p 0.005\)",
+        first,
+    )
+    gain = r"gain over the null [+-]0\.\d{3} \(no 95 % interval: 1 channel, fewer than 5\)"
+    assert re.fullmatch(rf"AP 0\.\d+ before, \d\.\d+ after, \d\.\d+ by the null; {gain}", second)
+    assert lines.index(first) < next(number for number, line in enumerate(lines) if line.startswith("|"))
+    text = (folder / OUT / "separation.md").read_text().splitlines()
+    assert [line for line in text if line][2:4] == [first, second]
+    latex = (folder / OUT / "separation.tex").read_text()
+    assert rf"\caption{{{escaped(f'{first}. {second}.')} Separation" in latex
 
 
 def test_the_same_command_measures_nothing_again(measured, tmp_path):
@@ -63,10 +84,12 @@ def test_a_candidates_file_is_one_separation_and_the_fractions_come_along(measur
     shutil.copytree(measured[0], folder)
     (folder / "mine.txt").write_text("9: 1, 3\n")
     flags = ("--data_dir", "data", "--store_dir", "store", "--candidates", "mine.txt", "--irrelevant_channels", 3)
+    flags += ("--draws", 20)
     printed = succeed(
         "get_results.py", *NETWORK, *flags, *COMPUTE, "--get_separation", "--get_quantitative", cwd=folder
     )
-    assert re.search(r" 3 of \d+ irrelevant channels at tau 0.03, p 0.75:", printed)
+    assert re.search(r" 20 draws of each null, 3 of \d+ irrelevant channels at tau 0.03, p 0.75:", printed)
+    assert "(20 draws, least p 0.048)" in printed
     assert (folder / OUT / f"separation/{RUN}_mine.json").is_file() and (folder / OUT / "summary.md").is_file()
     assert f"{RUN}_mine_separation.png" in printed and "summary.md" in printed
     assert len((folder / OUT / "separation.csv").read_text().splitlines()) == 3  # each split once
@@ -85,9 +108,11 @@ def test_without_a_val_store_one_line_says_how_to_make_it(finished, tmp_path):
     [
         (("--irrelevant_channels", "3"), "--irrelevant_channels is for --get_separation: add it"),
         (("--get_separation", "--irrelevant_channels", "0"), "must be a whole number from 1"),
+        (("--draws", "50"), "--draws is for --get_separation: add it"),
+        (("--get_separation", "--draws", "19"), "must be a whole number from 20"),
     ],
 )
-def test_the_number_of_irrelevant_channels_is_checked(tmp_path, flags, message):
+def test_the_numbers_of_irrelevant_channels_and_of_draws_are_checked(tmp_path, flags, message):
     result = run_script("get_results.py", *NETWORK, "--channel_of_interest", 9, *PAIR, *flags, cwd=tmp_path)
     assert result.returncode == 2 and message in result.stderr
 
@@ -139,17 +164,17 @@ def splits_by(*divisions):
 def test_irrelevant_channels_are_those_asked_for_or_those_of_the_division(asked, numbers, capsys):
     settings = ResultSettings(**UNASKED, irrelevant_channels=asked)
     meta = {"num_channels": 1280, "num_images": 4000}
-    assert _numbers_drawn(settings, splits_by("arv", "least_squares"), meta) == numbers
+    assert _irrelevant_drawn(settings, splits_by("arv", "least_squares"), meta) == numbers
     assert not capsys.readouterr().out
 
 
 def test_of_many_splits_irrelevant_channels_are_drawn_and_that_is_printed(capsys):
     meta = {"num_channels": 2048, "num_images": 50_000}
     splits = splits_by("arv", *["least_squares"] * 1000)
-    assert _numbers_drawn(ResultSettings(**UNASKED), splits, meta) == {"arv": None, "least_squares": 0}
+    assert _irrelevant_drawn(ResultSettings(**UNASKED), splits, meta) == {"arv": None, "least_squares": 0}
     assert not capsys.readouterr().out
     many = splits_by(*["arv"] * 200, "least_squares")
-    assert _numbers_drawn(ResultSettings(**UNASKED), many, meta) == {"arv": 50, "least_squares": 0}
+    assert _irrelevant_drawn(ResultSettings(**UNASKED), many, meta) == {"arv": 50, "least_squares": 0}
     assert "200 splits, 2048 channels and 50000 images are many: 50 irrelevant channels" in capsys.readouterr().out
     asked = ResultSettings(**UNASKED, irrelevant_channels="all")
-    assert _numbers_drawn(asked, many, meta) == {"arv": None, "least_squares": None}
+    assert _irrelevant_drawn(asked, many, meta) == {"arv": None, "least_squares": None}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.method.significance import mean_with_interval, p_value, permutation, q_values
+from utils.method.significance import mean_with_interval, p_value, permutation, q_values, sequential_test
 
 
 def test_a_permutation_depends_on_what_it_is_for_and_on_nothing_else():
@@ -25,6 +25,51 @@ def test_p_values():
     assert p_value(0.9, torch.tensor([0.1, 0.5])) == 1 / 3
     assert p_value(0.5, [np.nan, 0.6, 0.1]) == 2 / 3
     assert np.isnan([p_value(np.nan, [0.1]), p_value(0.5, []), p_value(0.5, [np.nan])]).all()
+
+
+def test_a_sequential_test_of_worked_cases():
+    """Three nulls that reach the value end it: 3 / 4, whatever is drawn later; else (reached + 1) / (draws + 1)."""
+    nulls = [0.1, 0.7, 0.5, 0.9]
+    nulls_with_more = [*nulls, 0.8, 0.1]
+    assert sequential_test(0.5, nulls) == sequential_test(0.5, nulls_with_more) == (3 / 4, 3, 4)
+    assert sequential_test(0.6, nulls) == (3 / 5, 2, 4) and sequential_test(0.95, nulls) == (1 / 5, 0, 4)
+    assert sequential_test(0.5, [np.nan, *nulls[:2], np.nan, *nulls[2:]]) == (3 / 4, 3, 4)
+    assert [sequential_test(value, nulls).has_stopped for value in (0.5, 0.6)] == [True, False]
+    for value, without in ((np.nan, nulls), (0.5, []), (0.5, [np.nan])):
+        p, *counts = sequential_test(value, without)
+        assert np.isnan(p) and counts == [0, 0]
+
+
+def drawn_one_by_one(value, nulls):
+    """The p value of Besag and Clifford, draw by draw."""
+    reached = 0
+    for draw, null in enumerate(nulls, start=1):
+        reached += bool(null >= value)
+        if reached == 3:
+            return reached / draw
+    return (reached + 1) / (len(nulls) + 1)
+
+
+@pytest.mark.parametrize("values", [range(7), [0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 1], [5] * 7])
+def test_a_sequential_p_value_is_valid_where_a_value_and_its_nulls_are_exchangeable(values):
+    """All orders of a value and six nulls are equally likely: P(p <= a) is a without ties, at most a with them."""
+    orders = list(itertools.permutations(values))
+    p = [sequential_test(value, nulls).p for value, *nulls in orders]
+    assert p == [drawn_one_by_one(value, nulls) for value, *nulls in orders]
+    shares = {level: np.mean(np.array(p) <= level) for level in set(p)}
+    assert all(share <= level + 1e-12 for level, share in shares.items())
+    if len(set(values)) == 7:
+        levels = (1 / 7, 2 / 7, 3 / 7, 3 / 6, 3 / 5, 3 / 4, 3 / 3)
+        assert sorted(shares.items()) == [pytest.approx((level, level)) for level in levels]
+
+
+def test_199_draws_find_as_many_by_chance_as_the_level_allows():
+    """4,000 values that are drawn as their nulls are: P(p <= a) is at most a, but for four standard errors."""
+    drawn = np.random.default_rng(0).normal(size=(4000, 200))
+    p = np.array([sequential_test(value, nulls).p for value, *nulls in drawn])
+    for level in (0.005, 0.05, 0.25, 0.6):
+        assert np.mean(p <= level) <= level + 4 * np.sqrt(level * (1 - level) / len(p))
+    assert p.min() == 1 / 200 and np.mean(p <= 0.05) > 0.03
 
 
 def test_q_values_of_a_worked_case():

@@ -12,7 +12,8 @@ from utils.images.folders import ClassMap
 from utils.method.polysemanticity import Levels, class_pairs
 from utils.report.page_data import ReportedLayer, best_first, class_rows, table_data, units_of
 from utils.report.page_splits import MeasuredSplit, in_order, kind_of
-from utils.report.verdicts import MeanSeparation, Verdict
+from utils.report.separation_headline import MeanSeparation
+from utils.report.verdicts import Verdict
 from utils.stages.relevance import LayerClasses
 
 CLASSES = ClassMap({"ant": 0, "bee": 1, "cat": 2, "dog": 3})

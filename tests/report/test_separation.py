@@ -10,11 +10,12 @@ from tests.entries import random_separation_rows, separation, separation_row, se
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
+from utils.report.separation_headline import headline
 from utils.report.separation_tables import (
-    HEADLINE,
+    LEADING,
     comma_separated,
     document,
-    draws_reached,
+    latex,
     print_separation,
     summary,
     table,
@@ -25,7 +26,8 @@ from utils.store.separations import VALUES
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
     "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
-    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_irrelevant,q_irrelevant,split,rho"
+    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_null,q_null,p_irrelevant,"
+    "q_irrelevant,null_reached,null_draws,most_draws,split,rho"
 )
 
 
@@ -48,16 +50,53 @@ def test_the_csv_has_the_columns_of_the_specification_and_a_row_a_concept():
 
 
 def test_the_summary_has_means_intervals_and_counts():
-    rows = random_separation_rows(p_irrelevant=0.03, q_irrelevant=0.06)
-    rows[0]["p_irrelevant"] = 0.2
+    rows = random_separation_rows(p_irrelevant=0.03, q_irrelevant=0.06, q_null=0.04)
+    rows[0] |= {"p_irrelevant": 0.2, "q_null": 0.05}
     text, channels = summary(separation(rows=rows)), [one["channel"] for one in rows]
     mean, low, high = mean_with_interval([one["ap_all"] - one["ap_all_original"] for one in rows], channels)
     assert f"- new channel minus original: AP {mean:+.3f} (95 % {low:+.3f} to {high:+.3f}), AUROC" in text
     cells = [f"{np.mean([one[name] for one in rows]):.3f}" for name in ("auroc_all", "ap_all", "auroc_others")]
     assert f"| new channel c'_k | {' | '.join(cells)} |" in text
     assert "too few channels" not in text
-    assert "- p < 0.05: 11 of 12 concepts\n- q < 0.05: 0 of 12 concepts" in text
-    assert "12 concepts of 6 channels, 400 images, 2 draws, all 9 irrelevant channels at tau 0.03, p 0.75" in text
+    in_order = ["11 of 12 concepts stand above their primary null", "| original |"]
+    in_order += [f"- against irrelevant channels {count} of 12 concepts" for count in ("p < 0.05: 11", "q < 0.05: 0")]
+    assert sorted(in_order, key=text.index) == in_order
+    assert "12 concepts of 6 channels, 400 images, 20 draws of each null (of the primary one up to 199), all 9 " in text
+    assert "irrelevant channels at tau 0.03, p 0.75" in text
+    assert "20 draws of each null, all 9" in summary(separation(rows=rows, draws=20))
+
+
+def test_the_headline_counts_concepts_above_their_null_and_has_an_interval_over_channels():
+    rows = random_separation_rows(q_null=0.01, ap_all_original=0.1, ap_all=0.5, ap_all_weights_permuted=0.2)
+    for number, row in enumerate(rows):
+        row["ap_all"] += 0.01 * number
+    rows[3]["q_null"] = 0.05
+    leading = headline(rows)
+    assert leading.count == (
+        "11 of 12 concepts stand above their primary null (permuted weights) at q < 0.05 (199 draws, least p 0.005)"
+    )
+    mean, low, high = mean_with_interval(
+        [0.3 + 0.01 * number for number in range(12)], [row["channel"] for row in rows]
+    )
+    assert leading.precision == (
+        f"AP 0.100 before, 0.555 after, 0.200 by the null; gain over the null +{mean:.3f} "
+        f"(95 % interval +{low:.3f} to +{high:.3f})"
+    )
+    few = headline([{**row, "most_draws": 20} for row in rows[:8]])
+    assert few.count.endswith("(20 draws, least p 0.048)")
+    assert few.precision.endswith("+0.335 (no 95 % interval: 4 channels, fewer than 5)")
+    mixed = headline([*rows, {**rows[0], "split_by": "least_squares", "most_draws": 20, "ap_all_real_target": 0.4}])
+    null = "arv: permuted weights; least squares: permuted weights fitted to the real channel"
+    assert mixed.count.startswith(f"12 of 13 concepts stand above their primary null ({null}) at")
+    assert mixed.count.endswith("(20 to 199 draws, least p 0.005 to 0.048)")
+    assert mixed.mean.null == pytest.approx((12 * 0.2 + 0.4) / 13)
+
+
+def test_of_least_squares_what_is_fitted_to_the_real_channel_decides():
+    rows = [separation_row(split_by="least_squares", ap_all=0.6, ap_all_real_target=0.55, ap_all_weights_permuted=0.1)]
+    leading = headline(rows)
+    assert "(permuted weights fitted to the real channel)" in leading.count
+    assert "0.550 by the null; gain over the null +0.050" in leading.precision
 
 
 def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
@@ -68,22 +107,19 @@ def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     for number, one in enumerate(rows):
         one["irrelevant_there"] = 12 + number
     text = summary(separation(rows=rows, irrelevant=200))
-    assert "real target" not in text and "q < 0.05" not in text and "95 %" not in text and "nan" not in text
+    assert "real target" not in text and "channels q < 0.05" not in text and "nan" not in text
+    assert text.count("95 %") == text.count("(no 95 % interval: 2 channels, fewer than 5)") == 1
     assert "- without validation images: name 2 (channel 0)" in text and "9 of 12 to 15 irrelevant channels at" in text
     assert text.count("too few channels for an interval") == 1
     assert "real target" not in markdown(rows) and "| 0       | 2 name 2 | 0      | -" in markdown(rows)
 
 
-def test_the_markdown_says_what_the_headline_is_above_all_rows():
+def test_the_markdown_begins_with_the_headlines_and_explains_them_above_all_rows():
     text = document(
         [separation(rows=random_separation_rows()), separation("other", rows=[separation_row("net_channel9_1_2")])]
     )
-    assert (
-        text.index("The headline is")
-        < text.index("### net_pairs")
-        < text.index("### other")
-        < text.index("| channel |")
-    )
+    places = ("### net_pairs", "concepts stand above", "### other", "The count that decides", "| channel |")
+    assert sorted(places, key=text.index) == list(places)
     assert 'alone ("others") must not be the headline' in text
     assert sum(line.startswith("| ") and line[2].isdigit() for line in text.split("\n")) == 13
 
@@ -120,17 +156,24 @@ def test_many_rows_are_printed_in_part(tmp_path, capsys):
     assert "AUROC, others: against the images of the channel's other concepts alone" in out
 
 
-def test_a_column_has_the_share_of_draws_that_reach_the_new_channel(tmp_path, capsys):
-    draws = {"ap_draws": [0.3, 0.5, np.nan, 0.7, 0.1], "ap_draws_real_target": [0.6, 0.4]}
-    assert draws_reached(separation_row(ap_all=0.5, **draws)) == {"draws": 0.5, "draws_real_target": 0.5}
-    assert all(np.isnan(list(draws_reached(separation_row(ap_all=np.nan, **draws)).values())))
-    assert np.isnan(draws_reached(separation_row(ap_all=0.5))["draws_real_target"])
-    head, _, first = markdown([separation_row(ap_all=0.5, **draws)], HEADLINE).split("\n")
-    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, first)), strict=True))
-    assert cells["permuted >= AP"] == cells["real >= AP"] == "0.500"
-    assert "real >=" not in markdown([separation_row()]) and "permuted >= AP" in markdown([separation_row()])
+def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
+    nulls = {"ap_all_weights_permuted": 0.2, "ap_all_real_target": 0.4}
+    rows = [
+        separation_row(null_reached=3, null_draws=7, p_null=3 / 7, **nulls),
+        separation_row(concept=2, split_by="least_squares", **nulls),
+        separation_row(concept=3, null_draws=0, p_null=np.nan, **nulls),
+    ]
+    head, _, *lines = markdown(rows, LEADING).split("\n")
+    cells = [
+        dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, row)), strict=True)) for row in lines
+    ]
+    assert [row["AP null"] for row in cells] == ["0.200", "0.400", "0.200"]
+    assert [row["reached by"] for row in cells] == ["3 of 7", "0 of 199", "-"]
+    assert cells[0]["p"] == "0.429" and cells[2]["p"] == "-" and "p irrelevant" in cells[0]
+    assert "AP weights permuted" not in head and "AP weights permuted" in markdown(rows)
+    assert r"\shortstack[r]{reached \\ by}" in latex([separation(rows=rows)])
     print_separation(separation(), separations_of(tmp_path))
-    assert "share of draws of permuted weights that reach" in capsys.readouterr().out
+    assert "reached by: the number of draws of the primary null" in capsys.readouterr().out
 
 
 def test_splits_made_in_several_ways_are_told_apart_in_a_table():
@@ -149,6 +192,9 @@ def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_refe
     draws, dots = cloud.lines[:2]
     assert len(dots.get_xdata()) == 11 and len(draws.get_xdata()) == 22
     np.testing.assert_array_equal(dots.get_ydata(), [one["ap_all"] for one in rows[1:]])
+    leading = headline(rows[1:])
+    title = " ".join(figure.texts[0].get_text().split())
+    assert title == f"{leading.count} {leading.precision}"
     labels = [text.get_text() for text in lines.get_legend().get_texts()]
     assert len(labels) == 6 and f"new channel {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
     assert write_figure(tmp_path / "x", figure).is_file() and (tmp_path / "x.pdf").is_file()
@@ -170,9 +216,9 @@ def test_irrelevant_channels_that_were_not_measured_are_named_and_leave_no_colum
         row |= {"irrelevant": 0, "irrelevant_there": 0, "split_by": "least_squares"}
     text = summary(separation(rows=rows, irrelevant={"least_squares": 0}))
     assert "irrelevant channels not measured:" in text and "| irrelevant channels |" not in text
-    assert "- p and q: not measured (--irrelevant_channels all or a number)" in text and "nan" not in text
+    assert "- irrelevant channels: not measured (--irrelevant_channels all or a number)" in text and "nan" not in text
     header = markdown(rows).splitlines()[0]
-    assert "| AP " in header and "| p " not in header and "| q " not in header
+    assert "| p " in header and "| p irrelevant " not in header and "| q irrelevant " not in header
 
 
 def test_of_several_ways_the_irrelevant_channels_of_one_are_told():
@@ -181,5 +227,6 @@ def test_of_several_ways_the_irrelevant_channels_of_one_are_told():
     for row in rows[1:]:
         row |= {"irrelevant": 50, "irrelevant_there": 1900, "q_irrelevant": np.nan, "p_irrelevant": 1 / 51}
     text = summary(separation(rows=rows))
-    assert "50 of 1900 irrelevant channels at tau" in text and "- p < 0.05: 3 of 3 concepts" in text
-    assert "- irrelevant channels are a sample: no p is below 0.02, and there is no q" in text
+    assert "50 of 1900 irrelevant channels at tau" in text
+    assert "- against irrelevant channels p < 0.05: 3 of 3 concepts" in text
+    assert "- irrelevant channels are a sample: no p of theirs is below 0.02, and there is no q" in text

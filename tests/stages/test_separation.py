@@ -18,9 +18,17 @@ from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
 from utils.method.rho import RHOS
 from utils.method.shares import least_squares_shares
-from utils.method.significance import permutation
+from utils.method.significance import permutation, sequential_test
 from utils.stages import separation
-from utils.stages.separation import DRAWS, Thresholds, TrainingUnits, ValidationInputs, describe_separation, separate
+from utils.stages.separation import (
+    DRAWS,
+    NumbersDrawn,
+    Thresholds,
+    TrainingUnits,
+    ValidationInputs,
+    describe_separation,
+    separate,
+)
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SETTINGS, SplitFile
@@ -97,7 +105,7 @@ class Remembered:
         self.keep = self.rows.__setitem__
 
 
-def measure(world, *opened, number=None, measured=None):
+def measure(world, *opened, number=None, most_draws=DRAWS, measured=None):
     outputs = sorted({output for one in opened for output in one.outputs})
     validation = ValidationInputs(world[1], outputs)
     return separate(
@@ -105,7 +113,7 @@ def measure(world, *opened, number=None, measured=None):
         [Thresholds(TAU, P)] * len(opened),
         validation,
         TrainingUnits(study_of(world[0])),
-        numbers=dict.fromkeys(("arv", "least_squares"), number),
+        numbers=NumbersDrawn(dict.fromkeys(("arv", "least_squares"), number), most_draws),
         measured=measured or Remembered(),
     )
 
@@ -177,9 +185,57 @@ def test_a_row_has_its_columns_in_the_order_in_which_they_are_stored(world):
         *("split", "split_by", "rho", "channel", "concept", "classes", "name", "images", "prevalence"),
         *(f"auroc_all{unit}" for unit in units),
         *(f"ap_all{unit}" for unit in units),
-        *("ap_all_own_logit", "auroc_others", "auroc_others_original", "irrelevant", "irrelevant_there"),
-        *("p_irrelevant", "auroc_draws", "ap_draws", "ap_draws_real_target", "q_irrelevant"),
+        *("ap_all_own_logit", "auroc_others", "auroc_others_original"),
+        *("p_null", "null_reached", "null_draws", "most_draws", "irrelevant", "irrelevant_there"),
+        *("p_irrelevant", "auroc_draws", "ap_draws", "ap_draws_real_target", "q_null", "q_irrelevant"),
     ]
+
+
+@pytest.fixture(scope="module")
+def going_on(world):
+    """Splits with a concept that fewer than three of the first draws reach, and their rows of up to 60 draws."""
+    splits = [opened_split(world, channel, [[0], [2]]) for channel in range(14)]
+    rows = [measure(world, opened, most_draws=60) for opened in splits]
+    return [both for both in zip(splits, rows, strict=True) if max(row["null_draws"] for row in both[1]) > DRAWS]
+
+
+def test_draws_of_the_primary_null_go_on_until_three_reach_a_concept(world, going_on):
+    """Every draw by loops, one after another: how many there are changes none of them, nor the means."""
+    most, concepts = 60, [[0], [2]]
+    sums, targets = images_of(world[1])
+    own = [np.isin(targets, concept) for concept in concepts]
+    setting = images_of(world[0]), sums, 0.8, concepts, None, own
+    for opened, rows in going_on[:3]:
+        channel = opened.file.split.channel
+        weight = world[0].read_layer()[0].double().numpy()[channel]
+        orders = [permutation(6, "weights", channel, concepts, draw).numpy() for draw in range(most)]
+        drawn = np.array([loops(weight[order], *setting) for order in orders])[..., 1]
+        for k, (row, first) in enumerate(zip(rows, measure(world, opened), strict=True)):
+            reaching = np.flatnonzero(drawn[:, k] >= row["ap_all"] - 1e-12)
+            if len(reaching) >= 3:
+                expected = (3 / (reaching[2] + 1), 3, reaching[2] + 1)
+            else:
+                expected = ((len(reaching) + 1) / (most + 1), len(reaching), most)
+            assert (row["p_null"], row["null_reached"], row["null_draws"]) == pytest.approx(expected)
+            differing = {name for name, value in row.items() if first[name] != value and value == value}
+            assert differing <= {"p_null", "q_null", "null_reached", "null_draws", "most_draws"}
+        smaller, larger = sorted(row["p_null"] for row in rows)
+        assert sorted(row["q_null"] for row in rows) == pytest.approx([min(2 * smaller, larger), larger])
+
+
+def test_a_concept_that_three_draws_have_reached_makes_no_further_ones(world, going_on, monkeypatch):
+    opened, whole = going_on[0]
+    ranked = []
+
+    def counted(rows, is_own, validation):
+        ranked.append((len(is_own), *(of_unit.shape[1] for of_unit in rows.values())))
+        return rank_together(rows, is_own, validation)
+
+    rank_together = separation._rank_together
+    monkeypatch.setattr(separation, "_rank_together", counted)
+    assert str(measure(world, opened, most_draws=60)) == str(whole)
+    numbers = [sum(row["null_draws"] > done for row in whole) for done in (20, 40)]
+    assert ranked[1:] == [(number, 20) for number in numbers if number] != []
 
 
 def test_permuted_owners_keep_the_weights_and_the_number_of_inputs(world):
@@ -199,7 +255,7 @@ def test_a_row_does_not_depend_on_what_else_is_measured(world):
     one, other = opened_split(world, 1, [[0], [1]]), opened_split(world, 0, [[1], [2]])
     together, alone = measure(world, one, other), measure(world, other)
     differing = {name for name, value in alone[0].items() if together[2][name] != value and value == value}
-    assert differing <= {"q_irrelevant"}
+    assert differing <= {"q_irrelevant", "q_null"}
     assert [row["channel"] for row in measure(world, other, one)] == [0, 0, 1, 1]
 
 
@@ -230,22 +286,22 @@ def test_without_irrelevant_channels_they_are_not_looked_for(world, monkeypatch)
 def test_a_split_that_was_measured_is_not_measured_again(world, monkeypatch):
     """Stopped at the second split; the third run has one more split, whose q values are those of all."""
     splits = [opened_split(world, channel, [[0], [1]]) for channel in (0, 1, 2)]
-    whole, two = measure(world, *splits), measure(world, *splits[:2])
+    whole, two = measure(world, *splits, most_draws=45), measure(world, *splits[:2], most_draws=45)
     measured = Remembered()
     separate_one = separation._separate_one
     begun = []
 
-    def stopped(opened, *more):
+    def stopped(opened, *more, most_draws):
         begun.append(opened.file.split.channel)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        return separate_one(opened, *more)
+        return separate_one(opened, *more, most_draws=most_draws)
 
     monkeypatch.setattr(separation, "_separate_one", stopped)
     with pytest.raises(KeyboardInterrupt):
-        measure(world, *splits[:2], measured=measured)
-    assert str(measure(world, *splits[:2], measured=measured)) == str(two)
-    assert str(measure(world, *splits, measured=measured)) == str(whole)
+        measure(world, *splits[:2], most_draws=45, measured=measured)
+    assert str(measure(world, *splits[:2], most_draws=45, measured=measured)) == str(two)
+    assert str(measure(world, *splits, most_draws=45, measured=measured)) == str(whole)
     assert begun == [0, 1, 1, 2]
 
 
@@ -253,7 +309,8 @@ def test_a_concept_without_validation_images_is_no_crash(world):
     rows = measure(world, opened_split(world, 1, [[0], [3]]))
     assert [row["images"] for row in rows] == [11, 0]
     values = ("auroc_all", "ap_all", "ap_all_weights_permuted", "auroc_others", "p_irrelevant", "q_irrelevant")
-    assert all(np.isnan(rows[1][name]) for name in values) and np.isnan(rows[0]["auroc_others"])
+    assert all(np.isnan(rows[1][name]) for name in (*values, "p_null", "q_null")) and rows[1]["null_draws"] == 0
+    assert np.isnan(rows[0]["auroc_others"]) and rows[0]["q_null"] == rows[0]["p_null"]
     assert np.isfinite(rows[0]["ap_all"]) and rows[0]["q_irrelevant"] == rows[0]["p_irrelevant"]
 
 
@@ -276,6 +333,8 @@ def test_least_squares_has_both_references(world):
         assert rows[0][f"ap_all_{name}"] == pytest.approx(mean, abs=0.01)
         draws = rows[0]["ap_draws" if name == "weights_permuted" else "ap_draws_real_target"]
         assert len(draws) == DRAWS and np.mean(draws) == pytest.approx(mean, abs=0.01)
+    test = sequential_test(rows[0]["ap_all"], draws)  # the weights that are fitted to the real channel decide
+    assert (rows[0]["p_null"], rows[0]["null_reached"], rows[0]["null_draws"]) == test
     assert len(rows) == 2 and rows[0]["split_by"] == "least_squares" and rows[0]["rho"] is None
 
 
@@ -297,12 +356,14 @@ def test_what_is_known_before_tells_splits_stores_and_settings_apart(world):
     training, validation = world
     one = opened_split(world, 1, [[0], [1]])
 
-    def known(opened=one, tau=TAU, number=None, store=validation):
-        return describe_separation(
-            "name", "m", [opened], [Thresholds(tau, P)], validation=store, training=training, numbers={"arv": number}
-        )
+    def known(opened=one, tau=TAU, number=None, most_draws=DRAWS, store=validation):
+        numbers = NumbersDrawn({"arv": number}, most_draws)
+        thresholds = [Thresholds(tau, P)]
+        stores = {"validation": store, "training": training}
+        return describe_separation("name", "m", [opened], thresholds, **stores, numbers=numbers)
 
     assert known() == known()
     others = [known(opened_split(world, 0, [[0], [1]])), known(tau=0.2), known(number=3), known(store=training)]
+    others.append(known(most_draws=199))
     assert all(other != known() for other in others)
     assert known()["splits"] == {"m_channel1": ["1 [[0], [1]]", 0.8, TAU, P]}

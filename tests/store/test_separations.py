@@ -145,7 +145,7 @@ def test_rows_that_were_kept_are_found_until_they_are_removed(two_measured):
     assert MeasuredRows(separations, described).find(first) is None
 
 
-@pytest.mark.parametrize("changed", [{"validation_sha256": "2"}, {"irrelevant": {"arv": 50}}, {"draws": 3}, "rho"])
+@pytest.mark.parametrize("changed", [{"validation_sha256": "2"}, {"irrelevant": {"arv": 50}}, {"draws": 20}, "rho"])
 def test_rows_of_other_images_or_settings_are_not_taken(two_measured, changed):
     described, rows, separations = two_measured
     (split, *_) = rows

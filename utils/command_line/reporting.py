@@ -77,6 +77,7 @@ def make_report(settings: ResultSettings) -> None:
         "overview": None
         if reported.guide is None
         else pictures.drawn("overview.png", _overview(reported, reported.guide)),
+        "headline": reported.headline(),
         "separations": _separations(reported, measured, pictures),
         "stale": measured.stale,
         "commands": _layer_commands(settings, run, reported, commands),

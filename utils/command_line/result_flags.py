@@ -9,7 +9,7 @@ from utils.command_line.comparison_flags import add_comparison_flags, check_comp
 from utils.command_line.settings import ResultSettings
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.plugins import flags_of, fraction, positive_int
+from utils.plugins import checked, flags_of, fraction, positive_int
 
 CHANNEL_FLAG = ResultSettings.channel_flag
 # Flags that have no meaning unless one of some others is given
@@ -19,6 +19,7 @@ ONLY_FOR = {
     "patch_size": ("get_channel_card", "get_map"),
     "steps": ("get_feature_visualization",),
     "seeds": ("get_feature_visualization",),
+    "draws": ("get_separation",),
     "irrelevant_channels": ("get_separation",),
     "effect_to": ("get_effect",),
 }
@@ -104,6 +105,18 @@ def _add_separation_flags(group: argparse._ActionsContainer) -> None:
         help="how well each new channel separates its concept from all other validation images, beside the same rule "
         "on permuted weights and on other channels: from the val store of stage 1 (--images val), without network and "
         "images, into results_quantitative/ and plots/",
+    )
+    first = defaults.SEPARATION_DRAWS
+    most = defaults.SEPARATION_MOST_DRAWS
+    nulls = ", ".join(f"{division.words}: {division.primary_null.phrase}" for division in DIVISIONS.all())
+    number_of_draws = checked(int, lambda number: number >= first, f"a whole number from {first}")
+    group.add_argument(
+        "--draws",
+        type=number_of_draws,
+        metavar="N",
+        help=f"separation: the most draws of the primary null ({nulls}). Every concept has {first}; a concept that "
+        f"three draws reach has no more (default: {most}, for p values down to {1 / (1 + most):g}; {first} takes the "
+        "least time)",
     )
     group.add_argument(
         "--irrelevant_channels",

@@ -12,7 +12,14 @@ from utils.defaults import P
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
-from utils.stages.separation import Thresholds, TrainingUnits, ValidationInputs, describe_separation, separate
+from utils.stages.separation import (
+    NumbersDrawn,
+    Thresholds,
+    TrainingUnits,
+    ValidationInputs,
+    describe_separation,
+    separate,
+)
 from utils.store.files import split_name, with_suffix
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -42,7 +49,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
 
     separations = Separations(settings.output_dir, model_dir_of(settings))
     separations.check(opened.run, opened.context["weights_sha256"])
-    numbers = _numbers_drawn(settings, opened.splits, store.meta)
+    numbers = NumbersDrawn(_irrelevant_drawn(settings, opened.splits, store.meta), settings.draws)
     thresholds = _thresholds(opened)
     name = separation_name(settings, opened.run, opened.splits)
     described = describe_separation(
@@ -101,7 +108,7 @@ def _p(opened: OpenedSplits, split: OpenedSplit) -> float:
     return next((source["p"] for source in sources if source.get("p") is not None), P)
 
 
-def _numbers_drawn(
+def _irrelevant_drawn(
     settings: ResultSettings, splits: list[OpenedSplit], validation: dict[str, Any]
 ) -> dict[str, int | None]:
     """How many irrelevant channels are drawn for splits of each division, by its name; None: all are used.

@@ -146,6 +146,7 @@ class ResultSettings(CandidateSettings):
     patch_size: int | None = None
     steps: int = defaults.VISUALIZATION_STEPS
     seeds: int = defaults.VISUALIZATION_SEEDS
+    draws: int = defaults.SEPARATION_MOST_DRAWS
     irrelevant_channels: int | str | None = None
     effect_to: str = defaults.EFFECT_TO
     compare_without: tuple[str, ...] = ()

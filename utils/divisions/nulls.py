@@ -30,11 +30,11 @@ class Null(ABC):
     words
         Its name in tables.
     phrase
-        Follows "0.41 by" in texts.
+        What it is, in sentences.
     permuted
         The seed of its permutations: nulls with the same name share them.
     draws_column
-        The column with the fraction of its draws that reach the new channel; empty if that is not counted.
+        The end of the name of its column with the scores of single draws; empty if these are not kept.
     short
         A heading.
     """
@@ -91,7 +91,7 @@ WEIGHTS = PermutedWeights(
 FITTED = FittedWeights(
     "real_target",
     "weights permuted, real target",
-    "permuted weights, fitted to the real channel",
+    "permuted weights fitted to the real channel",
     draws_column="draws_real_target",
     short="permuted, fitted",
 )

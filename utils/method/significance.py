@@ -13,6 +13,7 @@ from torch import Tensor
 
 RESAMPLES = 5_000
 FEWEST_GROUPS = 5
+ENOUGH_REACHED = 3  # nulls that reach a value end a sequential test
 
 
 def permutation(size: int, *purpose: Any) -> Tensor:
@@ -31,6 +32,53 @@ def p_value(value: float, nulls: ArrayLike) -> float:
     if np.isnan(value) or not len(measured):
         return np.nan
     return (1 + int((measured >= value).sum())) / (1 + len(measured))
+
+
+class SequentialTest(NamedTuple):
+    """The test of a value against nulls that are drawn one after another.
+
+    ``p`` is its p value, NaN where it cannot be known, ``reached`` how many of the first ``draws`` nulls are at least
+    as high as the value: ENOUGH_REACHED where the test has stopped.
+    """
+
+    p: float
+    reached: int
+    draws: int
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether further nulls change nothing."""
+        return self.reached == ENOUGH_REACHED
+
+
+def sequential_test(value: float, nulls: ArrayLike) -> SequentialTest:
+    """The sequential Monte Carlo test of Besag and Clifford (Biometrika 78, 1991, p. 301-304), with h = ENOUGH_REACHED.
+
+    Nulls are drawn until h of them are at least as high as the value, or until there are ``n`` of them:
+
+        p = h / l               where the h-th is the l-th draw, l <= n
+        p = (g + 1) / (n + 1)   where only g < h of the n draws are
+
+    If the value and its nulls are exchangeable, P(p <= a) <= a for every a: ``p <= h / l`` says that fewer than h of
+    l - 1 nulls reach the value, thus that its rank among these l is at most h. What is drawn after the h-th changes
+    nothing, so that nulls may be drawn in blocks.
+
+    Parameters
+    ----------
+    value : float
+        NaN if it could not be measured: so is p.
+    nulls : array [n]
+        In the order in which they were drawn. Those that are NaN do not count.
+    """
+    measured = np.asarray(nulls, dtype=float)
+    measured = measured[~np.isnan(measured)]
+    if np.isnan(value) or not len(measured):
+        return SequentialTest(np.nan, 0, 0)
+    reaching = np.flatnonzero(measured >= value)
+    if len(reaching) < ENOUGH_REACHED:
+        return SequentialTest((len(reaching) + 1) / (len(measured) + 1), len(reaching), len(measured))
+    draws = int(reaching[ENOUGH_REACHED - 1]) + 1
+    return SequentialTest(ENOUGH_REACHED / draws, ENOUGH_REACHED, draws)
 
 
 def q_values(p_values: ArrayLike) -> np.ndarray:

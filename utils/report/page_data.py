@@ -19,7 +19,8 @@ from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
 from utils.report.page_splits import MeasuredSplit, describe_split
 from utils.report.page_writer import Pictures, Strip
-from utils.report.verdicts import mean_separation, verdict
+from utils.report.separation_headline import Headline, headline, mean_separation
+from utils.report.verdicts import verdict
 from utils.stages.relevance import LayerClasses
 
 NEAREST = 8  # classes that a channel is not relevant for
@@ -62,6 +63,11 @@ class ReportedLayer:
     def first_split(self, channel: int) -> MeasuredSplit | None:
         """The split of a channel whose new channels are shown, or None: splits without labels are only listed."""
         return next((split for split in self.splits.get(channel, ()) if split.kind in ("groups", "pair")), None)
+
+    def headline(self) -> Headline | None:
+        """Of the splits whose new channels are shown; None if none of them was measured."""
+        firsts = [self.first_split(channel) for channel in self.shown]
+        return headline([row for split in firsts if split is not None for row in split.separation or ()])
 
     def concept_of(self, channel: int) -> dict[int, int]:
         """The concept of each class in the first split, else its group, from 0: {output: k}."""

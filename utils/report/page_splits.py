@@ -17,13 +17,13 @@ from utils.report.page_commands import Commands
 from utils.report.page_writer import Pictures
 from utils.report.plots import density_limits
 from utils.report.result_tables import result_rows
-from utils.report.separation_tables import draws_reached
+from utils.report.separation_headline import null_precision, primary_null
+from utils.report.separation_tables import reached_by
 from utils.report.split_figures import densities, shown_channels, shown_concepts
-from utils.report.verdicts import is_beyond, primary_null
 from utils.store.effects import Effects
 from utils.store.files import number_text
 from utils.store.results import Results
-from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT, unit_of
+from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT
 from utils.store.separations import Separations, newest_rows
 from utils.store.splits import SplitFile
 
@@ -216,23 +216,22 @@ def _commands_of(measured: MeasuredSplit, commands: Commands) -> dict[str, str]:
 
 
 def _separation_row(row: dict, styles: list[str]) -> dict:
-    null = primary_null(row)
     before = row[ORIGINAL.ap]
     after = row[NEW.ap]
-    reference = row[unit_of(null).ap]
+    reference = null_precision(row)
     style = styles[row["concept"] - 1]
     return {
-        **{name: row[name] for name in ("images", "name", "prevalence", "irrelevant", "p_irrelevant", "q_irrelevant")},
+        **{name: row[name] for name in ("images", "name", "prevalence", "p_null", "q_null")},
+        **{name: row[name] for name in ("irrelevant", "p_irrelevant", "q_irrelevant")},
         "before": before,
         "after": after,
         "reference": reference,
         "auroc_before": row[ORIGINAL.auroc],
         "auroc": row[NEW.auroc],
         "logit": row[OWN_LOGIT.ap],
-        "reached": draws_reached(row)[null.draws_column],
-        "beyond": is_beyond(row),
+        "reached": reached_by(row),
         "number": row["concept"],
-        "null": null.short,
+        "null": primary_null(row).short,
         "style": style,
         "figure": None if np.isnan(after) else page_svg.before_after(before, after, reference, style),
     }

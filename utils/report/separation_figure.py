@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
-from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.layout import Page, line_height
 from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fitted, text_width
-from utils.report.separation_tables import divisions_of
+from utils.report.separation_headline import primary_null
+from utils.report.separation_tables import divisions_of, headline_lines
 from utils.report.sheets import SCREEN, Sheet
 from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, unit_of
 from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
@@ -40,7 +40,7 @@ def write_separation_figure(output_dir: str | Path, separation: dict, sheet: She
 
 
 def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
-    """Average precision of each concept before and after, with the cloud of permuted weights, and all as distributions.
+    """Average precision of each concept before and after, with the cloud of its null, and all as distributions.
 
     The axes and their positions depend on the concepts and images alone, so that the figures of several divisions of
     the same channels can be laid side by side.
@@ -57,7 +57,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     label_size = sheet.type(10)
     size = sheet.type(8.5)
     small = sheet.type(8)
-    text_lines = 4 if sheet.narrow else 2  # of the title, and of the small print
+    text_lines = 4 if sheet.narrow else 2  # of each line of the headline, and of the small print
     panels = 1 if sheet.narrow else 2  # side by side
 
     # Lengths in inches: a panel has its axis labels at the left and below, and its legend above
@@ -76,7 +76,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     else:
         upper = lower
         highest_legend = max(legend_of_cloud, legend_of_lines)
-    page = Page(width, upper + tall + highest_legend + 0.1 + line_height(title_size, text_lines))
+    page = Page(width, upper + tall + highest_legend + 0.1 + line_height(title_size, 2 * text_lines))
     cloud = page.axes(left, upper, across, tall)
     lines = page.axes(left + (left + across) * (panels - 1), lower, across, tall)
     _draw_cloud(cloud, rows, size)
@@ -86,27 +86,15 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
         axes.xaxis.label.set_fontsize(label_size)
         axes.yaxis.label.set_fontsize(label_size)
         axes.spines[["top", "right"]].set_visible(False)
-    title = fitted(_title(rows), width - 0.3, title_size, text_lines)
+    title = "\n".join(fitted(line, width - 0.3, title_size, text_lines) for line in headline_lines(rows))
     page.text(width / 2, page.height - 0.06, title, title_size, va="top")
-    text = f"{separation['run']}, layer {separation['layer']}, {divisions_of(rows)}; "
-    text += f"{separation['images']} validation images, "
-    text += f"{separation['draws']} draws of permuted weights; AP of a concept's images against all others"
+    channels = len({row["channel"] for row in rows})
+    text = (
+        f"{separation['run']}, layer {separation['layer']}, {divisions_of(rows)}; {len(rows)} concepts of {channels} "
+    )
+    text += f"channels, {separation['images']} validation images; AP of a concept's images against all others"
     page.text(width / 2, 0.04, fitted(text, width - 0.2, small, text_lines), small, color=SUBTLE, va="bottom")
     return page.figure
-
-
-def _title(rows: list[dict]) -> str:
-    """The figure in a sentence."""
-    before = np.mean([row[ORIGINAL_CHANNEL.ap] for row in rows])
-    after = np.mean([row[NEW.ap] for row in rows])
-    channels = [row["channel"] for row in rows]
-    title = f"{len(rows)} concepts of {len(set(channels))} channels: AP {before:.2f} before, {after:.2f} after"
-    for words, null in (("above permuted weights", WEIGHTS), ("above those with the real target", FITTED)):
-        mean, low, high = mean_with_interval([row[NEW.ap] - row[unit_of(null).ap] for row in rows], channels)
-        if np.isfinite(mean):
-            title += f"; {mean:+.2f} {words}"
-            title += f" (95\xa0%\xa0{low:+.2f}\xa0to\xa0{high:+.2f})" if np.isfinite(low) else ""
-    return title
 
 
 def least_precision(prevalence: list[float]) -> float:
@@ -117,11 +105,10 @@ def least_precision(prevalence: list[float]) -> float:
 def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
     before = np.array([row[ORIGINAL_CHANNEL.ap] for row in rows])
     after = np.array([row[NEW.ap] for row in rows])
-    draws = [len(row[AP_DRAWS[WEIGHTS]]) for row in rows]
-    cloud = np.concatenate([row[AP_DRAWS[WEIGHTS]] for row in rows])
+    draws = [row[AP_DRAWS[primary_null(row)]] for row in rows]
     axes.plot(
-        np.repeat(before, draws),
-        cloud,
+        np.repeat(before, [len(of_row) for of_row in draws]),
+        np.concatenate(draws),
         color=PERMUTED[0],
         zorder=1,
         marker="o",
@@ -145,7 +132,7 @@ def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
     handles = [
         Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot),
-        Line2D([], [], color=PERMUTED[0], alpha=0.6, label="the same rule on permuted weights: a dot a draw", **dot),
+        Line2D([], [], color=PERMUTED[0], alpha=0.6, label="its primary null: a dot a draw", **dot),
         Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"),
     ]
     _legend(axes, size, handles=handles)

@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from utils.defaults import SEPARATION_DRAWS
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
-from utils.method.significance import mean_with_interval
+from utils.method.significance import ENOUGH_REACHED, mean_with_interval
 from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
+from utils.report.separation_headline import LARGEST_Q, headline, null_precision
 from utils.report.tables import Table, short_name, warn_of, write_settled
-from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
+from utils.store.scores import IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
 from utils.store.separations import VALUES, Separations, newest_rows
 
 SHOWN = 40  # rows that are printed
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")
 VALUE_COLUMNS = tuple(name for name in VALUES if name not in (IRRELEVANT.auroc, IRRELEVANT.ap))
-COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "split", "rho")
+COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "null_reached", "null_draws", "most_draws", "split", "rho")
 CHANNELS = {
     "original": ORIGINAL,
     "new channel c'_k": NEW,
@@ -30,32 +32,35 @@ CHANNELS = {
     "irrelevant channels": IRRELEVANT,
 }
 HOW_TO_READ = (
-    "read them beside those of permuted weights, the same rule on the channel's weights shuffled over its inputs; what "
-    "these reach, choosing inputs does alone"
+    "AP and AUROC are against all other images. The primary null is the same rule on the channel's weights shuffled "
+    "over its inputs: what it reaches, choosing inputs does alone"
 )
-DRAWS_REACH = (
-    'permuted >= AP: share of draws of permuted weights that reach the new channel\'s AP ("real": of the real target)'
-)
+REACHED_BY = "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count"
 OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
 EXPLANATION = f"""\
-Measured on all validation images: those of a concept's classes against all others. The headline is the new channel's
-AUROC and average precision (AP) against all other images, beside those of permuted weights: the same rule on the
-channel's weights shuffled over its inputs, ARVs and owners or shares made anew. What permuted weights reach comes
-from choosing inputs for the concepts alone, and only the difference is this channel's. Least squares finds little in
-permuted weights, as it asks for what the shuffled channel does; what choosing inputs does alone is there the "real
-target": shares fitted for permuted weights so that they give the real channel. AUROC against the other concepts of
-the channel alone ("others") must not be the headline: for two concepts the rule is a sign-linear discriminant of the
-layer's input, which tells two classes apart with almost any weights (0.99).
+Measured on all validation images: those of a concept's classes against all others. The count that decides comes first:
+concepts whose average precision (AP) is above that of their primary null at q < {LARGEST_Q}. The primary null is
+permuted weights: the same rule on the channel's weights shuffled over its inputs, ARVs and owners or shares made anew.
+What permuted weights reach comes from choosing inputs for the concepts alone, and only the difference is this
+channel's. Least squares finds little in permuted weights, as it asks for what the shuffled channel does; what choosing
+inputs does alone is there the "real target", its primary null: shares fitted for permuted weights so that they give the
+real channel. AUROC against the other concepts of the channel alone ("others") must not be the headline: for two
+concepts the rule is a sign-linear discriminant of the layer's input, which tells two classes apart with almost any
+weights (0.99).
+
+p: sequential test of Besag and Clifford (1991) against the primary null. Every concept has {SEPARATION_DRAWS} draws.
+A concept stops at the draw l at which {ENOUGH_REACHED} have at least its AP, with p = {ENOUGH_REACHED} / l; the others
+go on to the most draws n (--draws), with p = (number of draws with at least their AP + 1) / (n + 1). reached by: this
+number, of all draws that count. q: false discovery rate (Benjamini-Hochberg) among the concepts measured together.
 
 prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
 permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
-no class of the channel's concepts; p: their share with at least the new channel's AP, (1 + number) / (1 + all); q:
-false discovery rate (Benjamini-Hochberg) among the concepts of one run, where all irrelevant channels were used. They
-are not measured for least squares unless --irrelevant_channels asks for it, and drawn where there are too many.
-{DRAWS_REACH}.
+no class of the channel's concepts; p irrelevant: their share with at least the new channel's AP, (1 + number) / (1 +
+all); q irrelevant: where all irrelevant channels were used. They are not measured for least squares unless
+--irrelevant_channels asks for it, and drawn where there are too many.
 logit: AP of the network's own logit, of several classes' the largest. AUROC is signed: 0.5 is chance, below it the
-wrong way round. Permuted values are means over draws. An empty field or - cannot be measured: no image of the concept,
-or a channel that is the same for all images.
+wrong way round. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty field or - cannot be measured: no
+image of the concept, or a channel that is the same for all images.
 """
 
 
@@ -64,13 +69,22 @@ or a channel that is the same for all images.
 
 
 def summary(separation: dict[str, Any]) -> str:
-    """The summary of a separation as Markdown: the means of all channels, and differences with intervals."""
+    """The summary of a separation as Markdown: its headline, then the means of all channels, and other counts."""
     rows = separation["rows"]
-    lines = [f"### {separation['name']}", "", f"{heading(separation)}:", "", *_table_of_means(rows), ""]
+    lines = [f"### {separation['name']}", ""]
+    for line in headline_lines(rows):
+        lines += [line, ""]
+    lines += [f"{heading(separation)}:", "", *_table_of_means(rows), ""]
     lines += [*_differences(rows), *_discoveries(rows)]
     empty = [row for row in rows if not row["images"]]
     lines += [f"- without validation images: {_names(empty)}"] if empty else []
     return "\n".join(lines) + "\n"
+
+
+def headline_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The two lines that lead, or a line that says that there is nothing to count."""
+    leading = headline(rows)
+    return ["No concept could be measured."] if leading is None else [leading.count, leading.precision]
 
 
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
@@ -101,17 +115,19 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _discoveries(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines with the numbers of concepts that have a p and a q value below 0.05."""
+    """Lines with the numbers of concepts that stand above irrelevant channels, which do not decide."""
     lines = []
     for letter in "pq":
         values = np.array([row[f"{letter}_irrelevant"] for row in rows])
         measured = values[~np.isnan(values)]
-        lines += [f"- {letter} < 0.05: {(measured < 0.05).sum()} of {len(measured)} concepts"] if len(measured) else []
+        count = f"{(measured < 0.05).sum()} of {len(measured)} concepts"
+        lines += [f"- against irrelevant channels {letter} < 0.05: {count}"] if len(measured) else []
     drawn = [row["irrelevant"] for row in rows if row["irrelevant"] < row["irrelevant_there"]]
     if drawn:
-        lines += [f"- irrelevant channels are a sample: no p is below {1 / (1 + max(drawn)):.2g}, and there is no q"]
+        least = f"{1 / (1 + max(drawn)):.2g}"
+        lines += [f"- irrelevant channels are a sample: no p of theirs is below {least}, and there is no q"]
     if not any(row["irrelevant"] for row in rows):
-        lines += ["- p and q: not measured (--irrelevant_channels all or a number)"]
+        lines += ["- irrelevant channels: not measured (--irrelevant_channels all or a number)"]
     return lines
 
 
@@ -131,9 +147,11 @@ def heading(separation: dict[str, Any]) -> str:
     at = " or ".join(f"tau {tau}, p {p}" for tau, p in thresholds)
     number = _number_of_irrelevant(rows)
     irrelevant = f"{number} irrelevant channels at {at}" if number else "irrelevant channels not measured"
+    draws = f"{SEPARATION_DRAWS} draws of each null"
+    draws += f" (of the primary one up to {separation['draws']})" if separation["draws"] > SEPARATION_DRAWS else ""
     return (
         f"{separation['run']}, layer {separation['layer']}, split by {division}; {len(rows)} concepts of {channels} "
-        f"channels, {separation['images']} images, {separation['draws']} draws, {irrelevant}"
+        f"channels, {separation['images']} images, {draws}, {irrelevant}"
     )
 
 
@@ -169,51 +187,47 @@ def _names(rows: list[dict[str, Any]]) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 # Rows
 
+NULL_AP = "ap_null"  # of the primary null
 HEADINGS = {
     "prevalence": "prevalence",
     OWN_LOGIT.ap: "AP logit",
-    "p_irrelevant": "p",
-    "q_irrelevant": "q",
+    NULL_AP: "AP null",
+    "null_reached": "reached by",
+    "p_null": "p",
+    "q_null": "q",
+    "p_irrelevant": "p irrelevant",
+    "q_irrelevant": "q irrelevant",
     NEW.ap: "AP",
     NEW.auroc: "AUROC",
     NEW.auroc_others: "AUROC others",
-    WEIGHTS.draws_column: "permuted >= AP",
-    FITTED.draws_column: "real >= AP",
 }
-REACHED = {null.draws_column: draws for null, draws in AP_DRAWS.items()}
-HEADLINE = (
+LEADING = (
     "prevalence",
-    NEW.ap,
     ORIGINAL.ap,
-    unit_of(WEIGHTS).ap,
-    WEIGHTS.draws_column,
-    unit_of(FITTED).ap,
-    FITTED.draws_column,
-    NEW.auroc,
+    NEW.ap,
+    NULL_AP,
+    "null_reached",
+    "p_null",
+    "q_null",
     ORIGINAL.auroc,
-    unit_of(WEIGHTS).auroc,
+    NEW.auroc,
     "p_irrelevant",
     "q_irrelevant",
 )
+ALL_COLUMNS = (*LEADING, *(name for name in VALUE_COLUMNS if name not in LEADING))
 
 
-def draws_reached(row: dict[str, Any]) -> dict[str, float]:
-    """The shares of draws of permuted weights, without and with the real target, that reach the new channel's AP."""
-    shares = {}
-    for name, column in REACHED.items():
-        draws = np.array(row[column])
-        draws = draws[~np.isnan(draws)]
-        is_measured = len(draws) and not np.isnan(row[NEW.ap])
-        shares[name] = float((draws >= row[NEW.ap]).mean()) if is_measured else np.nan
-    return shares
+def reached_by(row: dict[str, Any]) -> str:
+    """How many draws of the primary null have reached the new channel's AP, of how many."""
+    return f"{row['null_reached']} of {row['null_draws']}" if row["null_draws"] else HYPHEN
 
 
-def table(rows: list[dict[str, Any]], columns: Sequence[str] = (*VALUE_COLUMNS, *REACHED)) -> Table:
+def table(rows: list[dict[str, Any]], columns: Sequence[str] = ALL_COLUMNS) -> Table:
     """The Table of rows, without columns that have no value.
 
     If splits were made in several ways, a column names the way.
     """
-    rows = [{**row, **draws_reached(row)} for row in rows]
+    rows = [{**row, NULL_AP: null_precision(row)} for row in rows]
     several = len({row["split_by"] for row in rows}) > 1
     columns = [name for name in columns if not all(np.isnan(row[name]) for row in rows)]
     header = ["channel", "concept", *(["split by"] if several else []), "images", *map(_heading_of, columns)]
@@ -223,7 +237,7 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str] = (*VALUE_COLUMNS, 
             f"{row['concept']} {short_name(row['name'])}",
             *([DIVISIONS.get(row["split_by"]).words] if several else []),
             row["images"],
-            *(_number(row[column]) for column in columns),
+            *(reached_by(row) if column == "null_reached" else _number(row[column]) for column in columns),
         ]
         for row in rows
     ]
@@ -242,8 +256,8 @@ def _in_order(pairs: list[tuple[dict, dict]]) -> list[tuple[dict, dict]]:
 
 
 def document(separations: list[dict[str, Any]]) -> str:
-    """All separations in Markdown: what the columns are, the summary of each, and a table of the rows of each RUN."""
-    parts = ["# Separation from all other images\n", EXPLANATION, *map(summary, separations)]
+    """All separations in Markdown: the summary of each, what the columns are, and a table of the rows of each RUN."""
+    parts = ["# Separation from all other images\n", *map(summary, separations), "### How to read it\n", EXPLANATION]
     for (run, layer), rows in _rows_by_run(separations).items():
         parts.append(f"### {run}, layer {layer}\n\n{table(rows).as_markdown()}\n")
     return "\n".join(parts)
@@ -258,16 +272,13 @@ def _rows_by_run(separations: list[dict[str, Any]]) -> dict[tuple[str, str], lis
 
 
 def latex(separations: list[dict[str, Any]]) -> str:
-    """The headline columns of all rows in LaTeX, a table for each RUN."""
+    """The leading columns of all rows in LaTeX, a table for each RUN, whose caption begins with the headline."""
     parts = [BEFORE, comment(EXPLANATION)]
     for (run, layer), rows in _rows_by_run(separations).items():
-        caption = f"Separation from all other images: {run}, layer {layer}."
-        parts.append(table(rows, HEADLINE).as_latex(caption, heading=_latex_heading))
+        leading = " ".join(f"{line.removesuffix('.')}." for line in headline_lines(rows))
+        caption = f"{leading} Separation from all other images: {run}, layer {layer}."
+        parts.append(table(rows, LEADING).as_latex(caption, heading=stacked))
     return joined(parts)
-
-
-def _latex_heading(heading: str) -> str:
-    return stacked(heading.replace(">=", "≥"))
 
 
 def comma_separated(separations: list[dict[str, Any]]) -> str:
@@ -294,11 +305,10 @@ def write_separation_tables(separations: Separations) -> list[Path]:
 def print_separation(separation: dict[str, Any], separations: Separations) -> None:
     """Print the summary of a separation and its first rows, and warn of splits of all separations that have changed."""
     rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
-    print(f"\n{summary(separation)}\n{table(rows[:SHOWN], HEADLINE).as_markdown()}")
+    print(f"\n{summary(separation)}\n{table(rows[:SHOWN], LEADING).as_markdown()}")
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
-    print("AP and AUROC against all other images: " + HOW_TO_READ)
-    print(f"{DRAWS_REACH}\n{OTHERS}")
+    print(f"{HOW_TO_READ}\n{REACHED_BY}\n{OTHERS}")
     warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
     warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")
     empty = [row for row in separation["rows"] if not row["images"]]

@@ -6,7 +6,7 @@ bias is left out, as it moves all images by the same amount.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,12 +18,11 @@ from utils.concept_sources.concept_source import CandidateMaker
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
 from utils.divisions.division import Rule
-from utils.divisions.nulls import NULLS, WEIGHTS
+from utils.divisions.nulls import NULLS, WEIGHTS, Null
 from utils.errors import UserError
-from utils.method.disentangling import Split
 from utils.method.importance import relevant_classes
 from utils.method.ranking import Score, rank_images, stack_scores
-from utils.method.significance import p_value, permutation, q_values
+from utils.method.significance import SequentialTest, p_value, permutation, q_values, sequential_test
 from utils.processes import progress
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
@@ -52,6 +51,22 @@ class Thresholds(NamedTuple):
 
     tau: float
     p: float
+
+
+@dataclass(frozen=True)
+class NumbersDrawn:
+    """How much is drawn for each split.
+
+    Parameters
+    ----------
+    irrelevant : {division: int or None}
+        Number of irrelevant channels for splits of each division, by its name; None: all.
+    most_draws : int
+        Draws of the primary null for a concept that it does not reach, at least DRAWS.
+    """
+
+    irrelevant: Mapping[str, int | None]
+    most_draws: int
 
 
 class ValidationInputs:
@@ -171,7 +186,7 @@ def describe_separation(
     *,
     validation: ImportanceStore,
     training: ImportanceStore,
-    numbers: Mapping[str, int | None],
+    numbers: NumbersDrawn,
 ) -> dict[str, Any]:
     """All fields of a separation that are known before it is measured; an equal one need not be measured again.
 
@@ -186,7 +201,6 @@ def describe_separation(
     validation, training
         Stores of validation and of training images.
     numbers
-        Number of irrelevant channels to draw for splits of each division, by its name; None: all.
     """
     return {
         "name": name,
@@ -194,8 +208,8 @@ def describe_separation(
         **{key: validation.meta[key] for key in ("layer", "weights_sha256", "transform", "precision", "decoding")},
         "validation_sha256": measured_digest(validation),
         "training_sha256": json_digest(training.meta),
-        "draws": DRAWS,
-        "irrelevant": dict(numbers),
+        "draws": numbers.most_draws,
+        "irrelevant": dict(numbers.irrelevant),
         "splits": {
             split.path.stem: [split.file.sha256, split.rho, *of_split]
             for split, of_split in zip(opened, thresholds, strict=True)
@@ -209,7 +223,7 @@ def separate(
     validation: ValidationInputs,
     units: TrainingUnits,
     *,
-    numbers: Mapping[str, int | None],
+    numbers: NumbersDrawn,
     measured: MeasuredRows,
 ) -> list[dict[str, Any]]:
     """Measure splits against all validation images: a row for each concept that has classes, as plain values.
@@ -222,8 +236,7 @@ def separate(
     validation
     units
     numbers
-        Number of irrelevant channels to draw for splits of each division, by its name; None: all. There are q values
-        if all were used for every split.
+        There are q values for irrelevant channels if all were used for every split.
     measured
         The rows of splits that have been measured already; those of the others are kept there.
 
@@ -231,8 +244,9 @@ def separate(
     -------
     list of dict
         The columns of ``separation.csv`` for a concept, NaN where a value cannot be measured; the means over irrelevant
-        channels, the number of those that were used and of all; and the scores of each draw of permuted weights, as
-        lists (``utils.store.scores``).
+        channels, the number of those that were used and of all; and the scores of the first DRAWS draws of permuted
+        weights, as lists (``utils.store.scores``). All means over draws are over these. Of the primary null there are
+        the test (``p_null``, ``null_reached`` of ``null_draws``, ``most_draws``) and ``q_null``.
     """
     missing = [
         (split, of_split)
@@ -248,16 +262,30 @@ def separate(
         images=len(validation.targets),
     )
     for split, of_split in bar:
-        irrelevant = units.irrelevant(split, of_split, numbers[split.file.split.division.name])
-        measured.keep(split.path.stem, _separate_one(split, units.rule(split), irrelevant, validation))
-    rows = [row for split in opened for row in measured.require(split.path.stem)]
+        irrelevant = units.irrelevant(split, of_split, numbers.irrelevant[split.file.split.division.name])
+        rows = _separate_one(split, units.rule(split), irrelevant, validation, most_draws=numbers.most_draws)
+        measured.keep(split.path.stem, rows)
+    return _with_q_values([row for split in opened for row in measured.require(split.path.stem)])
+
+
+def _with_q_values(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all splits with their q values among these."""
+    q_null = q_values([row["p_null"] for row in rows])
     all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
-    q = q_values([row["p_irrelevant"] for row in rows]) if all_used else [np.nan] * len(rows)
-    return [{**row, "q_irrelevant": float(value)} for row, value in zip(rows, q, strict=True)]
+    q_irrelevant = q_values([row["p_irrelevant"] if all_used else np.nan for row in rows])
+    return [
+        {**row, "q_null": float(of_null), "q_irrelevant": float(of_irrelevant)}
+        for row, of_null, of_irrelevant in zip(rows, q_null, q_irrelevant, strict=True)
+    ]
 
 
 def _separate_one(
-    opened: OpenedSplit, rule: Rule, irrelevant: IrrelevantChannels, validation: ValidationInputs
+    opened: OpenedSplit,
+    rule: Rule,
+    irrelevant: IrrelevantChannels,
+    validation: ValidationInputs,
+    *,
+    most_draws: int,
 ) -> list[dict[str, Any]]:
     """The rows of a split."""
     split = opened.file.split
@@ -266,8 +294,10 @@ def _separate_one(
     channels = {NEW: split.rows(opened.rho)[: len(is_own), None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
     scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
     scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
-    scores |= _rank_together({**_rows_of_nulls(opened, rule), **channels}, is_own, validation)
+    drawn = {unit_of(null): _rows_of_null(opened, rule, null, range(DRAWS)) for null in split.division.nulls}
+    scores |= _rank_together({**drawn, **channels}, is_own, validation)
     others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
+    tests = _test_each(opened, rule, scores, is_own, validation, most_draws=most_draws)
     rows = []
     for k, classes in enumerate(split.classes):
         of_concept = {unit: score.of(k) for unit, score in scores.items()}
@@ -277,6 +307,10 @@ def _separate_one(
                 **score_columns(of_concept),
                 OWN_LOGIT.ap: _own_logit(classes, is_own[k], validation),
                 **{unit.auroc_others: areas[k] for unit, areas in others.items()},
+                "p_null": tests[k].p,
+                "null_reached": tests[k].reached,
+                "null_draws": tests[k].draws,
+                "most_draws": most_draws,
                 "irrelevant": len(irrelevant.weights),
                 "irrelevant_there": irrelevant.available,
                 "p_irrelevant": p_value(of_concept[NEW].ap.item(), of_concept[IRRELEVANT].ap),
@@ -303,22 +337,43 @@ def _description(opened: OpenedSplit, k: int, is_own: Tensor) -> dict[str, Any]:
     }
 
 
-def _rows_of_nulls(opened: OpenedSplit, rule: Rule) -> dict[ScoredUnit, Tensor]:
-    """``c'_1 .. c'_K`` of the draws of each null that applies to the division, [K, DRAWS, C_in, taps]."""
+def _rows_of_null(opened: OpenedSplit, rule: Rule, null: Null, draws: range) -> Tensor:
+    """``c'_1 .. c'_K`` of some draws of a null, [K, B, C_in, taps]; a draw depends on its number, not on the others."""
     split = opened.file.split
-    weight = split.weight.double()
-    shares = split.shares(opened.rho)
-    num_own = len(split.own_concepts)
-    return {
-        unit_of(null): null.rows(rule, weight, shares, _draws(split, null.permuted))[:num_own]
-        for null in split.division.nulls
-    }
-
-
-def _draws(split: Split, permuted: str) -> Tensor:
-    """A permutation of the inputs for each draw, LongTensor [DRAWS, C_in]; ``permuted`` names what is permuted."""
     size = len(split.weight)
-    return torch.stack([permutation(size, permuted, split.channel, split.classes, draw) for draw in range(DRAWS)])
+    orders = [permutation(size, null.permuted, split.channel, split.classes, draw) for draw in draws]
+    rows = null.rows(rule, split.weight.double(), split.shares(opened.rho), torch.stack(orders))
+    return rows[: len(split.own_concepts)]
+
+
+def _test_each(
+    opened: OpenedSplit,
+    rule: Rule,
+    scores: Mapping[ScoredUnit, Score],
+    is_own: Tensor,
+    validation: ValidationInputs,
+    *,
+    most_draws: int,
+) -> list[SequentialTest]:
+    """The test of each concept's average precision against the primary null.
+
+    ``scores`` have the first DRAWS draws. More of them are made, DRAWS at a time, for concepts whose test has not
+    stopped.
+    """
+    null = opened.file.split.division.primary_null
+    values = scores[NEW].ap[:, 0]
+    draws = list(scores[unit_of(null)].ap)
+    tests = [sequential_test(value.item(), of_concept) for value, of_concept in zip(values, draws, strict=True)]
+    for first in range(DRAWS, most_draws, DRAWS):
+        going_on = [k for k, test in enumerate(tests) if not (test.has_stopped or values[k].isnan())]
+        if not going_on:
+            break
+        rows = _rows_of_null(opened, rule, null, range(first, min(first + DRAWS, most_draws)))[going_on]
+        further = _rank_together({unit_of(null): rows}, is_own[going_on], validation)[unit_of(null)]
+        for k, precisions in zip(going_on, further.ap, strict=True):
+            draws[k] = torch.cat([draws[k], precisions])
+            tests[k] = sequential_test(values[k].item(), draws[k])
+    return tests
 
 
 def _no_scores(num_concepts: int) -> Score:

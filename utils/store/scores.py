@@ -41,7 +41,7 @@ def unit_of(null: Null) -> ScoredUnit:
 
 # Lists of the scores of single draws
 AUROC_DRAWS = f"auroc_{WEIGHTS.draws_column}"
-AP_DRAWS = {null: f"ap_{null.draws_column}" for null in NULLS if null.draws_column}
+AP_DRAWS: dict[Null, str] = {null: f"ap_{null.draws_column}" for null in NULLS if null.draws_column}
 
 
 def score_columns(scores: dict[ScoredUnit, Score]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from utils.store.unfinished import Unfinished
 
 SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS))
 DRAWS = (AUROC_DRAWS, *AP_DRAWS.values())
-# Measured values of a concept; NaN where they cannot be measured
+# Measured values of a concept; NaN where they cannot be measured. p_null and q_null are against the primary null.
 VALUES = (
     "prevalence",
     *(unit.auroc for unit in SCORED_UNITS),
@@ -21,6 +21,8 @@ VALUES = (
     OWN_LOGIT.ap,
     NEW.auroc_others,
     ORIGINAL.auroc_others,
+    "p_null",
+    "q_null",
     "p_irrelevant",
     "q_irrelevant",
     IRRELEVANT.auroc,
@@ -38,7 +40,7 @@ class Separations(Measurements):
 
     kind = "separation"
     word = "separation"
-    version = 2
+    version = 3
     again = "delete it and run get_results.py --get_separation again"
     needed = frozenset(
         (

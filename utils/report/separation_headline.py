@@ -1,0 +1,141 @@
+"""The two lines that lead wherever a separation is shown: how many concepts stand above their null, and by how much."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.divisions.division_registry import DIVISIONS
+from utils.divisions.nulls import Null
+from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval
+from utils.report.numbers import interval_text
+from utils.store.scores import NEW, ORIGINAL, unit_of
+
+LARGEST_Q = 0.05  # a concept with a smaller q value stands above its primary null
+
+
+@dataclass(frozen=True)
+class MeanSeparation:
+    """Average precision, as means over concepts; NaN where it was not measured.
+
+    ``before`` is of the original channel, ``after`` of the new channels, ``null`` of the primary null.
+    """
+
+    before: float
+    after: float
+    null: float
+
+    @property
+    def gain(self) -> float:
+        """The gain of the new channels over the null."""
+        return self.after - self.null
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What leads of the rows of a separation, of a channel or of a layer.
+
+    Parameters
+    ----------
+    above
+        Number of concepts that stand above their primary null.
+    concepts, channels
+        Numbers of those that were measured.
+    nulls
+        Their primary null, in words.
+    draws
+        The fewest and the most draws that a concept could have had.
+    mean
+    gain
+        Over the primary null, with the interval over channels.
+    """
+
+    above: int
+    concepts: int
+    channels: int
+    nulls: str
+    draws: tuple[int, int]
+    mean: MeanSeparation
+    gain: Interval
+
+    @property
+    def count(self) -> str:
+        """The first line."""
+        fewest, most = self.draws
+        draws = _range(str(fewest), str(most))
+        least = _range(f"{1 / (1 + most):.2g}", f"{1 / (1 + fewest):.2g}")
+        return (
+            f"{self.above} of {self.concepts} concepts stand above their primary null ({self.nulls}) "
+            f"at q < {LARGEST_Q} ({draws} draws, least p {least})"
+        )
+
+    @property
+    def precision(self) -> str:
+        """The second line."""
+        interval = interval_text(self.gain.low, self.gain.high, label="95 % interval ")
+        if not interval:
+            channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+            interval = f" (no 95 % interval: {channels}, fewer than {FEWEST_GROUPS})"
+        return (
+            f"AP {self.mean.before:.3f} before, {self.mean.after:.3f} after, {self.mean.null:.3f} by the null; "
+            f"gain over the null {self.gain.mean:+.3f}{interval}"
+        )
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
+
+
+def primary_null(row: dict[str, Any]) -> Null:
+    """The null that decides on a row of a separation, by the way its split was divided."""
+    return DIVISIONS.get(row["split_by"]).primary_null
+
+
+def null_precision(row: dict[str, Any]) -> float:
+    """Average precision of the primary null, as the mean over draws."""
+    return row[unit_of(primary_null(row)).ap]
+
+
+def is_above_null(row: dict[str, Any]) -> bool:
+    """Whether the concept of a row stands above its primary null."""
+    return bool(row["q_null"] < LARGEST_Q)
+
+
+def headline(rows: Sequence[dict[str, Any]] | None) -> Headline | None:
+    """The Headline of rows of separations, without those that could not be measured; None if there is no other one."""
+    measured = [row for row in rows or () if not np.isnan(row["q_null"])]
+    if not measured:
+        return None
+    channels = [row["channel"] for row in measured]
+    most_draws = [row["most_draws"] for row in measured]
+    return Headline(
+        above=sum(map(is_above_null, measured)),
+        concepts=len(measured),
+        channels=len(set(channels)),
+        nulls=_words_of_nulls(measured),
+        draws=(min(most_draws), max(most_draws)),
+        mean=mean_separation(measured),
+        gain=mean_with_interval([row[NEW.ap] - null_precision(row) for row in measured], channels),
+    )
+
+
+def mean_separation(rows: Sequence[dict[str, Any]] | None) -> MeanSeparation:
+    """The MeanSeparation of rows, without those that could not be measured."""
+    measured = [row for row in rows or () if not np.isnan(row[NEW.ap])]
+    if not measured:
+        return MeanSeparation(np.nan, np.nan, np.nan)
+    return MeanSeparation(
+        before=float(np.mean([row[ORIGINAL.ap] for row in measured])),
+        after=float(np.mean([row[NEW.ap] for row in measured])),
+        null=float(np.mean([null_precision(row) for row in measured])),
+    )
+
+
+def _words_of_nulls(rows: Sequence[dict[str, Any]]) -> str:
+    """The primary null of rows; where it depends on how splits were divided, that of each way."""
+    divisions = [DIVISIONS.get(name) for name in sorted({row["split_by"] for row in rows})]
+    phrases = {division.primary_null.phrase for division in divisions}
+    if len(phrases) == 1:
+        return phrases.pop()
+    return "; ".join(f"{division.words}: {division.primary_null.phrase}" for division in divisions)

@@ -17,6 +17,7 @@ from tests.chroma import kinds_of_chroma
 from tests.pictures import levels, write_images, write_photographs
 from tests.scripts import (
     COMPUTE,
+    IMAGENET_COLOURS,
     PATIENCE,
     ROOT,
     RUN,
@@ -192,7 +193,7 @@ def test_a_store_that_is_continued_is_the_same_byte_for_byte(jpegs, tmp_path, pr
 
 
 def stage1_flags(data, store, *more):
-    sizes = ("--batch_size", "4", "--chunk_size", "8", "--resize_size", "24", "--crop_size", "24")
+    sizes = ("--batch_size", "4", "--chunk_size", "8", "--resize_size", "24", "--crop_size", "24", *IMAGENET_COLOURS)
     flags = ("--model", "tests.factories:small", "--data_dir", data, "--store_dir", store, *sizes, *COMPUTE, *ON_GPU)
     return (*flags, *more)
 

@@ -56,3 +56,5 @@ EFFECT_TO = "mean"
 EFFECTS_TO = ("mean", "zero")
 PATCHES = "ranked"
 PATCH_RULES = ("ranked", "paper")
+PATCHES_OF = ("all", "classes")  # of a card: all of val/, or the images of its concepts
+MOST_PATCH_IMAGES = 5_000  # in val/, up to which cards show patches of all of it by default

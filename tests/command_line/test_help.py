@@ -41,7 +41,7 @@ DESIGN = {
     "disentangle_channel.py": {*IMAGES, *PAIR, "--channel_disentangle", "--only_correct", "--rho_objective"},
     "get_results.py": {
         *{*IMAGES, *PAIR, "--channel_of_interest", "--model_dir", "--output_dir", "--rho"},
-        *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patch_size", "--patches"},
+        *{"--proportion_attribution_required", *FIGURES, "--all_classes", "--patches_of", "--patch_size", "--patches"},
         *{"--figure_width", "--steps", "--seeds"},
         *{"--only_correct", "--rho_objective"},
     },

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from utils.method.patches import default_patch_size, most_activating, patch, peaks, ranks
 from utils.networks.layers import Convolution
-from utils.stages.split_measures import strongest
 
 
 def test_peaks_equal_a_loop_over_positions():
@@ -66,26 +65,6 @@ def test_what_one_concept_lacks_the_others_fill_up():
     assert most_activating(values, np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])) == [0, 1, 3, 4, 6, 7]
     assert most_activating(values[:4], np.array([0, 0, -1, 1])) == [0, 1, 2, 3]
     assert most_activating(values[:1], np.array([1])) == [0]
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_what_is_kept_batch_by_batch_shows_the_same_patches_as_everything(ties):
-    generator, kept = torch.Generator().manual_seed(0), []
-    values = torch.randn(90, 3, generator=generator)
-    values = values.round() if ties else values
-    centres, groups = torch.rand(90, 3, 2, generator=generator), np.arange(90) % 3 - 1
-    for start in range(0, 90, 7):
-        rows = slice(start, start + 7)
-        batch = {"indices": np.arange(90)[rows], "peaks": values[rows].numpy(), "centres": centres[rows].numpy()}
-        kept = [strongest([*kept, batch])]
-    (kept,) = kept
-    assert len(kept["indices"]) <= 3 * 16
-    assert np.array_equal(kept["centres"], centres[kept["indices"]])
-    for channel in range(3):
-        shown = most_activating(kept["peaks"][:, channel], groups[kept["indices"]])
-        assert kept["indices"][shown].tolist() == most_activating(values[:, channel].numpy(), groups)
-        all_ranks, own = ranks(values[:, channel].numpy()), ranks(kept["peaks"][:, channel])
-        assert (own[shown] == all_ranks[kept["indices"][shown]]).all()
 
 
 def test_only_the_sixteen_most_activating_images_count():

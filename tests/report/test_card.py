@@ -10,11 +10,12 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from tests.figures import CARDS, LONG, make_card, texts
+from utils.method.evaluation import density_curves
 from utils.networks.arrangement import Arrangement
 from utils.networks.layers import Linear
-from utils.report.card import card_figure
+from utils.report.card import COLUMN_HEIGHT, card_figure
 from utils.report.card_panels import FRACTIONS, STEP, fraction_limits
-from utils.report.plots import DISENTANGLED, GREY, pictures_figure
+from utils.report.plots import DISENTANGLED, GREY, HIGHEST, pictures_figure
 from utils.report.sheets import SCREEN, SMALLEST_TYPE, Sheet, Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
 
@@ -58,8 +59,10 @@ def test_a_card_shows_patches_in_the_colours_of_their_concepts_with_rank_and_cla
     card = make_card(("barn", "banana"), others=True)
     figure = card_figure(card, sheet)
     framed = framed_axes(figure)
-    assert len(framed) == 3 * 6
-    for axes, patch in zip(framed, itertools.chain(*card.patches), strict=True):
+    each = len(framed) // 3  # a column may have fewer
+    assert len(framed) == 3 * each and each == (3 if sheet.narrow else 6)
+    shown = itertools.chain(*(of_channel[:each] for of_channel in card.patches))
+    for axes, patch in zip(framed, shown, strict=True):
         assert np.array_equal(axes.images[0].get_array(), patch.picture)
         colour = DISENTANGLED[patch.concept][0] if patch.concept >= 0 else GREY
         assert to_hex(axes.spines["left"].get_edgecolor()) == colour
@@ -149,10 +152,71 @@ def test_a_residual_without_an_input_has_no_bar(residual):
     assert len(bars.patches) == len(ticks_of(bars)) == 2 * (2 + residual)
 
 
-def test_a_concept_without_an_included_image_is_said_to_have_none():
-    words = [text for text, _ in texts(card_figure(CARDS["nothing included"]))]
-    assert "no image\nto measure" in words
-    assert any("n = 0" in text for text in words)
+@pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
+@pytest.mark.parametrize("names", [("barn", "banana"), [f"class {k}" for k in range(8)]])
+def test_a_concept_without_an_included_image_is_named_and_left_out(names, sheet):
+    words = [text for text, _ in texts(card_figure(make_card(names, included=False), sheet))]
+    assert any(f"no image to measure: {names[0]}" in text for text in words)
+    counts = [text for text in words if "n = " in text and text.splitlines()[0].endswith((names[1], "n = 20"))]
+    assert counts and not any("n = 0" in text for text in words)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_card_in_a_column_is_no_higher_than_half_a_page(name):
+    assert drawn(name, SHEETS["column"]).get_size_inches()[1] <= COLUMN_HEIGHT + 1e-6
+
+
+def test_the_card_of_many_concepts_wraps():
+    for card in (CARDS["eight"], make_card([f"circuit {k}" for k in range(8)], visualizations=True)):
+        width, height = card_figure(card).get_size_inches()
+        assert width < 11 and height < 1.5 * width
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("visualizations", [False, True])
+def test_patches_across_a_page_leave_no_hole(number, visualizations):
+    """Every line of pictures is as far from the left edge of the page as from the right one."""
+    figure = card_figure(
+        make_card([f"class {k}" for k in range(number)], visualizations=visualizations), SHEETS["text"]
+    )
+    lines = {}
+    for axes in framed_axes(figure):
+        box = axes.get_position()
+        lines.setdefault(round(box.y0, 3), []).append((box.x0, box.x1))
+    assert len(framed_axes(figure)) == (number + 1) * (6 + 2 * visualizations)
+    for places in lines.values():
+        assert min(left for left, _ in places) == pytest.approx(1 - max(right for _, right in places), abs=0.002)
+
+
+def test_a_table_has_the_mean_fractions_of_many_concepts_and_frames_their_own():
+    card = make_card([f"class {k}" for k in range(8)])
+    table = card_figure(card).axes[-1]
+    shown = [float(text.get_text().replace("−", "-")) for text in table.texts]
+    assert shown == pytest.approx(np.concatenate([summary.mean for summary in card.summaries]), abs=0.0051)
+    frames = [patch for patch in table.patches if not patch.get_fill()]
+    assert [(frame.get_x(), frame.get_y()) for frame in frames] == [(k + 0.03, k + 0.05) for k in range(8)]
+
+
+def test_peaks_of_silent_channels_are_cut_so_that_the_others_are_seen():
+    card = make_card(("barn", "banana"))
+    for samples, _ in card.densities:
+        samples["c'_2, for banana"] = np.random.default_rng(1).normal(0, 1e-4, 20)
+    card.densities = [(samples, density_curves(samples)) for samples, _ in card.densities]
+    figure = card_figure(card)
+    original = max(curves["original channel"].max() for _, (_, curves) in card.densities)
+    assert figure.axes[-2].get_ylim()[1] == pytest.approx(1.05 * HIGHEST * original)
+    assert "activation, summed over space; higher peaks are cut" in [
+        " ".join(text.split()) for text, _ in texts(figure)
+    ]
+    assert "activation, summed over space" in [text for text, _ in texts(card_figure(CARDS["two"]))]
+
+
+@pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
+def test_how_well_a_concept_stands_out_is_below_its_name(sheet):
+    card = make_card(("barn", "banana"))
+    card.stands_out = ["", "0.31; permuted weights 0.12 to 0.20", "stands out in no class"]
+    words = [" ".join(text.split()) for text, _ in texts(card_figure(card, sheet))]
+    assert set(card.stands_out[1:]) <= set(words)
 
 
 def test_a_card_says_what_it_shows_in_place_of_patches():

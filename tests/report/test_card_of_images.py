@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests import factories
 from tests.oracles import load
 from tests.pictures import write_image
 from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage3, stage4
+from utils.command_line import card_patches
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
 from utils.images.batches import ImageSource, Loading
@@ -22,18 +24,18 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.report import split_figures
 from utils.report.plots import GREY
 from utils.report.split_figures import FigureMaker
-from utils.stages import split_measures, visualization
+from utils.stages import visualization
 from utils.stages.split_measures import (
     ConceptImages,
-    SplitMeasures,
     describe_result,
     evaluate,
-    measure_peaks,
     names_of_folders,
+    peaks_of_all,
     result_of,
     top_patches,
 )
-from utils.stages.validation import ImagePass, list_validation
+from utils.stages.strongest_patches import KeptPatches, find_strongest
+from utils.stages.validation import ImagePass, list_all_validation, list_validation
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
 from utils.store.splits import read_split, transform_from
@@ -53,14 +55,13 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
     network, transform = factories.small(), transform_from(file.context["transform"])
     source = ImageSource(images, transform, 3, Loading(torch.device("cpu")))
     layer = find_layer(network, "last", 24)
-    measures = [SplitMeasures(OpenedSplit(path, file, 0.7), layer)]
+    rows = split.shown_rows(0.7).float()
     kept = Unfinished(copy / "peaks", {})
-    (measured,), number = measure_peaks(source, OpenedNetwork(network, layer, "fp32"), measures, kept)
-    assert number == 8
+    strongest = find_strongest(source, OpenedNetwork(network, layer, "fp32"), rows, None, kept)
     concepts = np.array([0] * 4 + [1] * 4)
     names = names_of_folders(images, ClassMap({"bee": 1, "dog": 3}))
     concept_images = ConceptImages(images, transform, concepts, names)
-    shown = {rule: top_patches(concept_images, measured, 8, rule) for rule in ("ranked", "paper")}
+    shown = {rule: top_patches(concept_images, peaks_of_all(strongest), 8, rule) for rule in ("ranked", "paper")}
     pixels, _ = load(copy, "val")
     pixels = pixels[4:8], pixels[12:16]
     crops = [transform.crop(Image.open(images.path(index)).convert("RGB")).numpy() for index in range(8)]
@@ -80,43 +81,6 @@ def test_patches_are_those_of_the_images_with_the_largest_activation(copy):
             assert np.array_equal(patch.picture, crops[i][top : top + 8, left : left + 8])
     assert all([patch.rank for patch in patches] == [1, 2, 3, 4, 5, 6] for patches in shown["ranked"])
     assert any([p.rank for p in own] != [1, 2, 3, 4, 5, 6] for own in shown["paper"])
-
-
-def test_a_search_of_all_classes_that_was_stopped_goes_on_to_the_same_peaks(copy, monkeypatch):
-    monkeypatch.setattr(split_measures, "KEPT_IMAGES", 3)
-    monkeypatch.setattr(split_measures, "TOP_IMAGES", 2)
-    images = list_images(copy / "data" / "val", ["bee", "dog"])
-    (path,) = (copy / "store" / "models_disentangled").iterdir()
-    file = read_split(path)
-    source = ImageSource(images, transform_from(file.context["transform"]), 2, Loading(torch.device("cpu")))
-    network = factories.small()
-    opened = OpenedNetwork(network, find_layer(network, "last", 24), "fp32")
-    read = []
-
-    def measured(kept, most=8):
-        measures = [SplitMeasures(OpenedSplit(path, file, rho), opened.layer) for rho in (0.7, 1.0)]
-        strongest = split_measures.strongest
-
-        def counting(batches):
-            read.append(len(batches))
-            if len(read) > 2 * most:
-                raise KeyboardInterrupt
-            return strongest(batches)
-
-        read.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(split_measures, "strongest", counting)
-            return measure_peaks(source, opened, measures, kept)
-
-    whole = measured(Unfinished(copy / "whole", {}))
-    with pytest.raises(KeyboardInterrupt):
-        measured(Unfinished(copy / "stopped", {}), most=3)
-    resumed = measured(Unfinished(copy / "stopped", {}))
-    assert len(read) == 4  # two of four batches, for two splits
-    assert resumed.images == whole.images == 8
-    for of_split, expected in zip(resumed.arrays, whole.arrays, strict=True):
-        assert of_split.keys() == expected.keys()
-        assert all(np.array_equal(of_split[name], expected[name]) for name in expected)
 
 
 def test_folders_without_an_output_are_called_as_they_are(tmp_path):
@@ -158,16 +122,18 @@ def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alo
         (card,) = (path for path in (copy / "plots").iterdir() if re.fullmatch(rf".*_rho[.\d]+_{what}\.png", path.name))
         return card.read_bytes(), (copy / "results_quantitative" / "summary.md").read_bytes()
 
-    without = card_and_summary()
+    of_classes = {"what": "classes_card"}
+    without = card_and_summary("--patches_of", "classes", **of_classes)
     for number in range(10):
-        write_image(copy / "data" / "val" / "unknown" / f"{number}.png", 3, 100 + number)  # like dogs
+        write_image(copy / "data" / "val" / "ant" / f"like_a_dog{number}.png", 3, 100 + number)
     (copy / "data" / "val" / "empty").mkdir()
-    assert card_and_summary() == without
-    card, summary = card_and_summary("--all_classes", what="all_classes_card")
+    assert card_and_summary("--patches_of", "classes", **of_classes) == without
+    card, summary = card_and_summary()
     assert summary == without[1]
     assert grey(without[0]) < 100 < 1000 < grey(card)  # the frames of other classes
-    more = ("--all_classes", "--patches", "paper", "--figure_width", "text")
-    card_and_summary(*more, what="paper_patches_all_classes_card_text")
+    assert card_and_summary("--all_classes") == (card, summary)
+    more = ("--patches_of", "all", "--patches", "paper", "--figure_width", "text")
+    card_and_summary(*more, what="paper_patches_card_text")
     assert [path.read_bytes() for path in (copy / "plots").glob("*_card.png")].count(without[0]) == 1
 
 
@@ -175,7 +141,8 @@ def test_all_classes_shows_images_of_other_classes_and_measures_the_concepts_alo
     ("flags", "message"),
     [
         (("--patch_size", "12"), "--patch_size is for --get_channel_card or --get_map: add it"),
-        (("--all_classes",), "--all_classes is for --get_channel_card: add it"),
+        (("--all_classes",), "--patches_of is for --get_channel_card: add it"),
+        (("--get_channel_card", "--patches_of", "val"), "--patches_of: invalid choice: 'val'"),
         (("--patches", "paper"), "--patches is for --get_channel_card: add it"),
         (("--get_channel_card", "--steps", "3"), "--steps is for --get_feature_visualization: add it"),
         (("--seeds", "3"), "--seeds is for --get_feature_visualization: add it"),
@@ -207,18 +174,57 @@ def draw(folder, **wishes):
     classes, transform = ClassMap(context["classes"]), transform_from(context["transform"])
     network = factories.small().eval().requires_grad_(False)
     outputs = sorted({output for one in opened for output in one.keys})
-    images = list_validation(folder / "data" / "val", classes, outputs, settings.all_classes)
-
+    root = folder / "data" / "val"
+    of_all = settings.patches_of == "all"
+    images = list_all_validation(root, classes) if of_all else list_validation(root, classes, outputs)
     opened_network = OpenedNetwork(network, find_layer(network, "last", 24), "fp32")
     images_with_transform = ImageSource(images, transform, 3, Loading(torch.device("cpu"), skip_unreadable=True))
     source = ImagePass(opened_network, images_with_transform, classes, {})
-    maker = FigureMaker(figure_wishes(settings), source, opened, transform)
+    kept = KeptPatches.of(folder / "patches.npz", images, context, precision="fp32", decoding="pil")
+    maker = FigureMaker(figure_wishes(settings), source, opened, transform, kept_patches=kept if of_all else None)
     known = [describe_result(one, RUN, 0.0001, source) for one in opened]
     found = []
     for number, result, arrays in evaluate(opened, known, source, Results(folder, None), settings.get_channel_card):
         result = result or result_of(known[number], arrays, opened[number], source)
         found += maker.draw(number, result, arrays)
     return found
+
+
+def opened_splits(folder, **wishes):
+    """What ``patches_of_all`` looks at."""
+    (path,) = (folder / "store" / "models_disentangled").iterdir()
+    file = read_split(path)
+    usual = {"model": "m", "output_dir": folder, "data_dir": folder / "data", "division_given": {}, "num_workers": 0}
+    settings = ResultSettings(**usual, **wishes)
+    opened = OpenedSplit(path, file, file.split.rho)
+    return SimpleNamespace(settings=settings, run=RUN, context=file.context, splits=[opened])
+
+
+def test_patches_are_of_all_images_where_that_takes_little(copy, monkeypatch, capsys):
+    def of_all(**wishes):
+        return card_patches.patches_of_all(opened_splits(copy, **wishes))
+
+    assert len(of_all().images) == 16 and of_all(patches_of="classes") is None
+    monkeypatch.setattr(card_patches, "MOST_PATCH_IMAGES", 15)
+    assert len(of_all(patches_of="all").images) == 16 and not capsys.readouterr().out
+    assert of_all() is None
+    assert re.search(r"of all 16 validation images: python get_results.py .* --get_channel_card --patches_of all\n",
+                     capsys.readouterr().out)  # fmt: skip
+    opened = opened_splits(copy)
+    network = factories.small().eval().requires_grad_(False)
+    source = ImageSource(
+        of_all(patches_of="all").images, transform_from(opened.context["transform"]), 3, Loading(torch.device("cpu"))
+    )
+    kept = of_all(patches_of="all")
+    units = split_figures.units_of_splits(opened.splits)
+    found = kept.patches(
+        units.rows, units.biases, source, OpenedNetwork(network, find_layer(network, "last", 24), "fp32")
+    )
+    assert of_all() is not None and not capsys.readouterr().out
+    again = kept.patches(units.rows, units.biases, source, None)  # is read: there is no network
+    assert all(torch.equal(*parts) for parts in zip(found, again, strict=True))
+    opened.splits[0].rho = 0.05
+    assert card_patches.patches_of_all(opened) is None  # other channels
 
 
 @pytest.fixture
@@ -233,22 +239,22 @@ def cards(monkeypatch):
 def test_a_card_says_which_patches_of_how_many_images_it_shows(copy, cards):
     (path,) = draw(copy, get_channel_card=True)
     assert cards[-1].patch_note == (
-        "most activating first, of 8 validation images of the concepts; numbers are ranks among these"
+        "most activating first, of the 8 validation images of the concepts; numbers are ranks among these"
     )
     assert [patch.rank for patch in cards[-1].patches[0]] == [1, 2, 3, 4, 5, 6]
-    assert re.fullmatch(r".*_rho[.\d]+_card\.png", path.name)
+    assert re.fullmatch(r".*_rho[.\d]+_classes_card\.png", path.name)
     draw(copy, get_channel_card=True, patches="paper")
     assert cards[-1].patch_note.startswith(
-        "by the paper's rule, 6 of the 16 most activating, concepts as equally as they occur, of 8 validation images"
+        "by the paper's rule, 6 of the 16 most activating, concepts as equally as they occur, of the 8 validation "
     )
     assert [sorted(patch.concept for patch in own) for own in cards[-1].patches] == [[0, 0, 0, 1, 1, 1]] * 3
-    write_image(copy / "data" / "val" / "other" / "0.png", 3, 100)
-    (copy / "data" / "val" / "other" / "1.png").write_bytes(b"no image")
-    (path,) = draw(copy, get_channel_card=True, all_classes=True, patch_size=8)
-    assert "of all 17 validation images, 5 classes; numbers are ranks" in cards[-1].patch_note
-    assert path.name.endswith("_all_classes_card.png")
-    names = {patch.name for own in cards[-1].patches for patch in own}
-    assert names <= {"ant", "bee", "cat", "dog", "other"} and "1.png" not in names
+    write_image(copy / "data" / "val" / "unknown to stage 1" / "0.png", 3, 100)
+    (copy / "data" / "val" / "ant" / "no image.png").write_bytes(b"no image")
+    (path,) = draw(copy, get_channel_card=True, patches_of="all", patch_size=8)
+    assert "of all 17 validation images, 4 classes; numbers are ranks" in cards[-1].patch_note
+    assert re.fullmatch(r".*_rho[.\d]+_card\.png", path.name)
+    assert {patch.name for own in cards[-1].patches for patch in own} <= {"ant", "bee", "cat", "dog"}
+    assert all([patch.rank for patch in own] == [1, 2, 3, 4, 5, 6] for own in cards[-1].patches)
 
 
 def test_visualizations_go_on_with_the_missing_ones_and_equal_ones_are_not_made_again(copy, cards, monkeypatch):
@@ -278,4 +284,4 @@ def test_visualizations_go_on_with_the_missing_ones_and_equal_ones_are_not_made_
     draw(copy, **how, get_channel_card=True)
     assert len(calls) == 4
     assert all(re.fullmatch(r"-?[\d.e+-]+", said) for _, said in itertools.chain(*cards[-1].visualizations))
-    assert "below: images made to activate each channel, and the mean that each reaches" in cards[-1].patch_note
+    assert "made to activate each channel, and the mean that each reaches" in cards[-1].patch_note

@@ -9,7 +9,7 @@ import torch
 from tests.oracles import average_precision, stored_images
 from tests.scripts import RUN, stage1, stage3
 from tests.stores import study_of
-from utils.command_line.image_sets import open_nulls, scores_of
+from utils.command_line.image_sets import open_nulls
 from utils.command_line.settings import ResultSettings
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
@@ -178,9 +178,9 @@ def test_without_a_val_store_the_command_that_makes_it_is_printed(folder, capsys
     settings = ResultSettings(model="m", store_dir="s", data_dir="d", division_given={}, num_workers=0)
     study = study_of(stores(folder)[0])
     opened = [opened_split(folder, "classes")]
-    assert open_nulls(settings, opened, study, None) is None and not capsys.readouterr().out
+    assert open_nulls(settings, opened, None, lambda: study) is None and not capsys.readouterr().out
     opened.append(opened_split(folder, "least_squares"))
-    assert scores_of(open_nulls(settings, opened, study, None), opened[1]) is None
+    assert open_nulls(settings, opened, None, lambda: study) is None
     assert "python get_importances_for_classes.py --model m" in capsys.readouterr().out
 
 
@@ -195,4 +195,4 @@ def test_scores_in_words():
         "stands out in no class",
     ]
     scores.values[2] = -0.05
-    assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3 units)"
+    assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3)"

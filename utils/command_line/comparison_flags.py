@@ -24,7 +24,7 @@ OF_COMPARISON = (
 NOT_WITH_COMPARISON = (
     *("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization"),
     *("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background"),
-    *("report", "all_classes", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to"),
+    *("report", "patches_of", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to"),
     "proportion_attribution_required",
 )
 

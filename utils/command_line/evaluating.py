@@ -4,11 +4,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.command_line.image_sets import open_nulls
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import OpenedSplits
+from utils.errors import UserError
 from utils.processes import progress
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
+from utils.stages.image_set_nulls import ImageSetNulls
 from utils.stages.split_measures import describe_result, evaluate, result_of
 from utils.stages.validation import ImagePass, StoredValidation
 from utils.store.results import Results
@@ -23,7 +26,15 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         described.append(describe_result(split, opened.run, tau, validation))
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
-    figures = FigureMaker(figure_wishes(settings), validation, opened.splits, opened.transform)
+    cards = settings.get_channel_card
+    figures = FigureMaker(
+        figure_wishes(settings),
+        validation,
+        opened.splits,
+        opened.transform,
+        kept_patches=opened.kept_patches if cards else None,
+        nulls=_nulls_of(opened) if cards else None,
+    )
     shown = []
     stored = []
     written: list[Path] = []
@@ -51,6 +62,20 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     return written
 
 
+def _nulls_of(opened: OpenedSplits) -> ImageSetNulls | None:
+    """The nulls of the splits without labels; None, with a message, where the training store is not there."""
+    try:
+        return open_nulls(
+            opened.settings,
+            opened.splits,
+            opened.matching_val_store(),
+            lambda: opened.open_study(opened.open_training()),
+        )
+    except UserError as error:
+        print(f"concepts without labels are not compared with permuted weights: {error}")
+        return None
+
+
 def figure_wishes(settings: ResultSettings) -> FigureWishes:
     """The FigureWishes of stage 4."""
     return FigureWishes(
@@ -58,7 +83,6 @@ def figure_wishes(settings: ResultSettings) -> FigureWishes:
         qualitative=settings.get_qualitative,
         channel_card=settings.get_channel_card,
         feature_visualization=settings.get_feature_visualization,
-        all_classes=settings.all_classes,
         patches=settings.patches,
         patch_size=settings.patch_size,
         steps=settings.steps,

@@ -1,22 +1,25 @@
 """Concepts without labels beside units of permuted weights, where a figure or a page shows such concepts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from utils.command_line import flags
 from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES
-from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
+from utils.stages.image_set_nulls import ImageSetNulls
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.study import Study
 
 
 def open_nulls(
-    settings: ResultSettings, opened: Sequence[OpenedSplit], study: Study, store: ImportanceStore | None
+    settings: ResultSettings,
+    opened: Sequence[OpenedSplit],
+    store: ImportanceStore | None,
+    open_study: Callable[[], Study],
 ) -> ImageSetNulls | None:
     """The nulls of the splits without labels among some splits; None if there are no such splits, or no val ``store``.
 
-    A missing store is made by a command that is printed.
+    The command that makes a missing store is printed.
     """
     unlabelled = [split for split in opened if not SOURCES.get(split.file.source["name"]).labelled]
     if not unlabelled:
@@ -27,9 +30,4 @@ def open_nulls(
             f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
         )
         return None
-    return ImageSetNulls(unlabelled, study, store)
-
-
-def scores_of(nulls: ImageSetNulls | None, split: OpenedSplit) -> ImageSetScores | None:
-    """The ImageSetScores of a split; None where there are no nulls, or none for its source."""
-    return None if nulls is None else nulls.of(split)
+    return ImageSetNulls(unlabelled, open_study(), store)

@@ -2,37 +2,33 @@
 
 from pathlib import Path
 
-from utils.command_line.image_sets import open_nulls, scores_of
-from utils.command_line.split_opening import SHARED_CONTEXT, OpenedSplits
+from utils.command_line.image_sets import open_nulls
+from utils.command_line.split_opening import OpenedSplits
 from utils.processes import progress
 from utils.report.figure_files import write_figure
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
 from utils.report.split_figures import MOST_CONCEPTS, patch_note_of, patch_size_of
 from utils.stages.circuit_map import MapReader, make_map, map_image_finders
-from utils.store.files import refuse_differences
-from utils.store.importance_store import ImportanceStore
 
 
 def draw_maps(opened: OpenedSplits) -> list[Path]:
     """Draw the map of each split; returns the paths of the files written."""
     settings = opened.settings
-    training = ImportanceStore(settings.store_dir, opened.run)
-    meta = training.load_meta()
-    training.require_complete()
-    refuse_differences(opened.context, meta, SHARED_CONTEXT, training.folder)
+    training = opened.open_training()
     network = opened.open_network()
     patch_size = patch_size_of(settings.patch_size, opened.transform.crop_size, network.layer)
     patch_note = patch_note_of(network.layer)
     study = opened.open_study(training, lambda: network)
     images_of = map_image_finders(opened.splits, study)
-    nulls = open_nulls(settings, opened.splits, study, opened.matching_val_store())
+    nulls = open_nulls(settings, opened.splits, opened.matching_val_store(), lambda: study)
     reader = MapReader(study.image_source(training), network, patch_size)
     written = []
     for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):
         with opened.problems.noted(split.path.name):
             circuit_map = make_map(images_of[split.path](split), PICTURE_SIDE, MOST_CONCEPTS)
-            page = map_page(split, opened.run, circuit_map, reader, scores=scores_of(nulls, split), note=patch_note)
+            scores = None if nulls is None else nulls.of(split)
+            page = map_page(split, opened.run, circuit_map, reader, scores=scores, note=patch_note)
             path = Path(settings.output_dir) / "plots" / f"{split.path.stem}_map"
             written.append(write_figure(path, map_figure(page)))
     return written

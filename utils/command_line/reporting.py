@@ -14,9 +14,7 @@ from utils.command_line.opening import open_network, open_transform
 from utils.command_line.report_opening import open_layer
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import matching_val_store
-from utils.errors import UserError
 from utils.images.batches import ImageSource
-from utils.images.folders import class_folders, has_images, list_images
 from utils.networks.precision import check_precision, choose_device
 from utils.processes import progress
 from utils.report.layer_tables import settings_text
@@ -24,16 +22,15 @@ from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo
 from utils.report.page_data import ReportedLayer, best_first, describe_channel, describe_layer, table_data, units_of
 from utils.report.page_splits import MeasuredSplits
-from utils.report.page_writer import Pictures, Strip, report_folder, strip_name, write_pages, write_strip
+from utils.report.page_writer import Pictures, Strip, patches_path, report_folder, strip_name, write_pages, write_strip
 from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
 from utils.report.sheets import Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
-from utils.stages.strongest_patches import TopPatches, find_strongest, tiles_of, unit_keys
+from utils.stages.strongest_patches import KeptPatches, TopPatches, tiles_of
+from utils.stages.validation import list_all_validation
 from utils.store.files import run_name
 from utils.store.scores import NEW
-from utils.store.strongest import read_strongest, stacked, write_strongest
-from utils.store.unfinished import Unfinished
 
 
 def make_report(settings: ResultSettings) -> None:
@@ -144,11 +141,10 @@ class PatchMaker:
         self.transform = open_transform(settings, layer.meta, settings.store_dir)
         self.network = open_network(settings, layer.meta, settings.store_dir, torch.device("cpu"))
         self.size = patch_size_of(settings.patch_size, self.transform.crop_size, self.network.layer)
-        root = Path(settings.data_dir) / "val"
-        folders = [name for name in class_folders(root) if name in layer.meta["classes"] and has_images(root / name)]
-        if not folders:
-            raise UserError(f"{root} has no images of the classes of stage 1")
-        self.images = list_images(root, folders)
+        self.images = list_all_validation(Path(settings.data_dir) / "val", layer.classes)
+        self.kept = KeptPatches.of(
+            patches_path(folder), self.images, layer.meta, precision=settings.precision, decoding=settings.decode
+        )
 
     def description(self) -> dict[str, Any]:
         """The images that patches are from, their size, and a note, for the pages."""
@@ -160,7 +156,8 @@ class PatchMaker:
         shown = units_of(self.layer)
         if not len(shown.rows):
             return [], shown.of_channels
-        keys, strongest = self._strongest(shown.rows, shown.biases)
+        keys = self.kept.keys(shown.rows, shown.biases)
+        strongest = self.kept.patches(shown.rows, shown.biases, self._source, self.network.to(self.device))
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
         missing = [unit for unit, name in enumerate(names) if not (self.folder / name).is_file()]
         if missing:
@@ -177,28 +174,6 @@ class PatchMaker:
                 output = self.layer.meta["classes"][self.images.folders[self.images.folder_of[index]]]
                 shown.append((output, value, os.fsdecode(self.images.paths[index])))
         return Strip(src, shown)
-
-    def _strongest(self, rows: torch.Tensor, biases: torch.Tensor | None) -> tuple[np.ndarray, TopPatches]:
-        """The keys of units, and their patches: those of an earlier report are read, the others are searched for."""
-        path = self.folder / "patches.npz"
-        origin = {key: self.layer.meta[key] for key in ("weights_sha256", "layer", "transform")}
-        origin |= {
-            "images": self.images.digest(),
-            "precision": self.settings.precision,
-            "decoding": self.settings.decode,
-        }
-        keys = unit_keys(origin, rows, biases)
-        stored = read_strongest(path)
-        new = [unit for unit, key in enumerate(keys) if key.tobytes() not in stored]
-        if new:
-            new_biases = None if biases is None else biases[new]
-            unfinished = Unfinished(path, {"units": [keys[unit].tobytes().hex() for unit in new]})
-            strongest = find_strongest(self._source, self.network.to(self.device), rows[new], new_biases, unfinished)
-            units = zip(*(part.numpy() for part in strongest), strict=True)
-            stored |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
-            write_strongest(path, stored)
-            unfinished.remove()
-        return keys, TopPatches(*map(torch.from_numpy, stacked(stored[key.tobytes()] for key in keys)))
 
     @cached_property
     def _source(self) -> ImageSource:

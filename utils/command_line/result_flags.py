@@ -14,7 +14,7 @@ from utils.plugins import checked, flags_of, fraction, positive_int
 CHANNEL_FLAG = ResultSettings.channel_flag
 # Flags that have no meaning unless one of some others is given
 ONLY_FOR = {
-    "all_classes": ("get_channel_card",),
+    "patches_of": ("get_channel_card",),
     "patches": ("get_channel_card",),
     "patch_size": ("get_channel_card", "get_map"),
     "steps": ("get_feature_visualization",),
@@ -66,7 +66,15 @@ def _add_card_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--get_channel_card", action="store_true", help="one figure: patches, densities and fractions, into plots/"
     )
-    group.add_argument("--all_classes", action="store_true", help="card: patches from all of val/, not the concepts'")
+    group.add_argument(
+        "--patches_of",
+        choices=defaults.PATCHES_OF,
+        help="card: patches of all of val/, or of the images of its classes (default: all where --report has searched "
+        f"val/ for its channels, or val/ has at most {defaults.MOST_PATCH_IMAGES} images; else classes)",
+    )
+    group.add_argument(
+        "--all_classes", action="store_const", const="all", dest="patches_of", help="the same as --patches_of all"
+    )
     group.add_argument(
         "--patches",
         choices=defaults.PATCH_RULES,

@@ -141,7 +141,7 @@ class ResultSettings(CandidateSettings):
     summary: bool = False
     report: bool = False
 
-    all_classes: bool = False
+    patches_of: str | None = None
     patches: str = defaults.PATCHES
     patch_size: int | None = None
     steps: int = defaults.VISUALIZATION_STEPS

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.command_line import flags
+from utils.command_line.card_patches import patches_of_all
 from utils.command_line.opening import (
     Problems,
     check_channel_count,
@@ -33,6 +34,7 @@ from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS
 from utils.networks.opened_network import OpenedNetwork
 from utils.processes import progress
+from utils.stages.strongest_patches import KeptPatches
 from utils.stages.validation import (
     ImagePass,
     StoredValidation,
@@ -94,6 +96,19 @@ class OpenedSplits:
 
     def matching_val_store(self) -> ImportanceStore | None:
         return matching_val_store(self.settings, self.run, self.context)
+
+    @cached_property
+    def kept_patches(self) -> KeptPatches | None:
+        """The file of the strongest patches of all of ``val/`` if cards show these; None: patches of the concepts."""
+        return patches_of_all(self)
+
+    def open_training(self) -> ImportanceStore:
+        """The complete store of the training images that the splits were made from."""
+        training = ImportanceStore(self.settings.store_dir, self.run)
+        meta = training.load_meta()
+        training.require_complete()
+        refuse_differences(self.context, meta, SHARED_CONTEXT, training.folder)
+        return training
 
     def open_network(self) -> OpenedNetwork:
         return open_network(self.settings, self.context, self.path, self.device)
@@ -268,7 +283,8 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     if store is not None and sets:
         images, _ = store.measured_images(root)
     else:
-        images = list_validation(root, classes, opened.outputs, settings.all_classes)
+        of_all = opened.kept_patches if settings.get_channel_card else None
+        images = list_validation(root, classes, opened.outputs) if of_all is None else of_all.images
     network = opened.open_network()
     loading = flags.loading(settings, opened.device)
     image_source = ImageSource(images, opened.transform, settings.batch_size, loading)

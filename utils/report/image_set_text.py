@@ -7,8 +7,8 @@ from utils.stages.image_set_nulls import ImageSetScores
 
 NO_CLASSES = "stands out in no class"
 NOTE = (
-    "beside a name: AP above prevalence of its new channel for the classes in the name, on validation images, and the "
-    f"lowest and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"
+    "below a name: AP above prevalence of its new channel for the classes in the name, on validation images; lowest "
+    f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"
 )
 
 
@@ -27,5 +27,5 @@ def score_in_words(scores: ImageSetScores, k: int) -> str:
     measured = measured[~np.isnan(measured)]
     if not len(measured):
         return f"{value:.2f}; permuted weights stand out in no class"
-    counted = "" if len(measured) == len(scores.nulls) else f" ({len(measured)} of {len(scores.nulls)} units)"
+    counted = "" if len(measured) == len(scores.nulls) else f" ({len(measured)} of {len(scores.nulls)})"
     return f"{value:.2f}; permuted weights {measured.min():.2f} to {measured.max():.2f}{counted}"

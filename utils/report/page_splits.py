@@ -19,7 +19,7 @@ from utils.report.plots import density_limits
 from utils.report.result_tables import result_rows
 from utils.report.separation_headline import null_precision, primary_null
 from utils.report.separation_tables import reached_by
-from utils.report.split_figures import densities, shown_channels, shown_concepts
+from utils.report.split_figures import card_name, densities, shown_channels, shown_concepts
 from utils.store.effects import Effects
 from utils.store.files import number_text
 from utils.store.results import Results
@@ -164,7 +164,8 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         Copies figures into the report.
     """
     visualization = _figure_path(output_dir, measured, "visualization")
-    card = _figure_path(output_dir, measured, "card")
+    cards = [_figure_path(output_dir, measured, card_name(of_all=of_all)) for of_all in (True, False)]
+    card = next((path for path in cards if path.is_file()), None)
     styles = measured.styles()
     return {
         "file": measured.path.name,
@@ -178,7 +179,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         "effects": [_effect(effect) for effect in measured.effects],
         "own_names": [concept.name for concept in measured.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
-        "card": os.path.relpath(card, pictures.folder) if card.is_file() else None,
+        "card": None if card is None else os.path.relpath(card, pictures.folder),
         "commands": _commands_of(measured, commands),
     }
 

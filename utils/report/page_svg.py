@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from utils.method.evaluation import Summary
 from utils.method.grouping import linkage_of
-from utils.report.plots import DISENTANGLED
+from utils.report.plots import DISENTANGLED, HIGHEST
 
 MOST_NUMBERS = 12  # rows of a matrix with a number in every cell
 STRONG = 0.7  # where a number is white on its cell
@@ -22,7 +22,6 @@ GAP = 8  # pixels, between it and the matrix
 CHARACTER = 6.2  # pixels, the width of a letter
 LONGEST = 34  # letters of a class's name
 DENSITY_POINTS = 72
-HIGHEST = 4  # curves are cut where they are this many times as high as the original channel's
 
 
 def tag(name: str, *children: str, **attributes: Any) -> Markup:

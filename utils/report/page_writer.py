@@ -37,6 +37,11 @@ def report_folder(output_dir: str | Path, run: str) -> Path:
     return Path(output_dir) / "report" / run
 
 
+def patches_path(folder: Path) -> Path:
+    """The file of a report's ``folder`` with the strongest patches of all units that a report or a card has shown."""
+    return folder / "patches.npz"
+
+
 def strip_name(key: str) -> str:
     """The picture of a unit's patches, relative to the report's folder; ``key`` tells units and sizes apart."""
     return f"patches/{key}.jpg"

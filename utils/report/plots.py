@@ -22,6 +22,7 @@ EVERYTHING_ELSE = ("#6b6b6b", (0, (1, 2)))  # the channel of a background
 SUBTLE = "#555555"  # small print
 HANDLE = 22  # points of a line in a legend: a whole period of most dashes
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
+HIGHEST = 3  # densities are cut where they are this many times as high as the original channel's
 DISENTANGLED: tuple[Line, ...] = (
     ("#0072b2", "--"),
     ("#d55e00", "-."),
@@ -63,7 +64,7 @@ def density_figure(
     figure = Figure(figsize=(width, 1.3 + 0.42 * width), layout="constrained")
     axes = figure.subplots()
     density_axes(axes, samples, grid, curves, colours=colours, limits=limits)
-    axes.set_xlabel("activation, summed over space", fontsize=sheet.type(10))
+    axes.set_xlabel(activation_label([(samples, (grid, curves))], limits), fontsize=sheet.type(10))
     axes.set_ylabel("density", fontsize=sheet.type(10))
     axes.tick_params(labelsize=sheet.type(10))
     size = sheet.type(9)
@@ -116,7 +117,8 @@ def density_axes(
 def density_limits(panels: Sequence[Panel]) -> AxesLimits:
     """Limits that axes share, so that they can be compared: lowest and highest activation, and the top.
 
-    They hold all positions where a curve is above a hundredth of its height, and all ticks.
+    They hold all positions where a curve is above a hundredth of its height, and all ticks. The peak of a new channel
+    that is silent in these images would hide all others: curves are cut far above those of the original channels.
 
     Parameters
     ----------
@@ -125,7 +127,10 @@ def density_limits(panels: Sequence[Panel]) -> AxesLimits:
     """
     shown = []
     tops = []
+    originals = []
     for samples, (grid, curves) in panels:
+        original = curves[next(iter(samples))]
+        originals += [] if original is None else [original.max()]
         drawn = [curve for curve in curves.values() if curve is not None]
         shown += [grid[curve > 0.01 * curve.max()] for curve in drawn]
         shown += [sample for label, sample in samples.items() if curves[label] is None]
@@ -133,7 +138,15 @@ def density_limits(panels: Sequence[Panel]) -> AxesLimits:
     low = min(part.min() for part in shown)
     high = max(part.max() for part in shown)
     margin = 0.03 * (high - low) or 1.0
-    return (low - margin, high + margin), 1.05 * max(tops, default=1.0)
+    top = max(tops, default=1.0)
+    return (low - margin, high + margin), 1.05 * min(top, HIGHEST * max(originals, default=top))
+
+
+def activation_label(panels: Sequence[Panel], limits: AxesLimits) -> str:
+    """The label of the axis of densities, which says whether a curve is higher than the axes."""
+    curves = [curve for _, (_, of_panel) in panels for curve in of_panel.values() if curve is not None]
+    is_cut = any(curve.max() > limits[1] for curve in curves)
+    return "activation, summed over space" + ("; higher peaks are cut" if is_cut else "")
 
 
 def pictures_figure(rows: dict[str, list[tuple]], titles: Titles, sheet: Sheet = SCREEN) -> Figure:

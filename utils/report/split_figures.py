@@ -1,14 +1,14 @@
 """The figures of a split, from its result as ``utils.store.results.Results`` stores it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from utils.defaults import VISUALIZATION_SEEDS, VISUALIZATION_STEPS
+from utils.defaults import PATCHES, VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.images.transform import Transform
@@ -18,6 +18,7 @@ from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
+from utils.report.image_set_text import NOTE, score_in_words
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -31,19 +32,20 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN, Sheet, Titles
+from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.stages.split_measures import (
+    ChannelPeaks,
     ConceptImages,
     Patch,
-    PeaksOfImages,
-    SplitMeasures,
-    measure_peaks,
     names_of_folders,
+    peaks_of_all,
+    peaks_of_concepts,
     top_patches,
 )
+from utils.stages.strongest_patches import KeptPatches
 from utils.stages.validation import ImagePass, StoredValidation
 from utils.stages.visualization import describe_visualization, visualize
 from utils.store.opened_splits import OpenedSplit
-from utils.store.unfinished import Unfinished
 from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
@@ -76,9 +78,13 @@ def colours_of(result: dict[str, Any]) -> list[Line]:
 
 def left_out(result: dict[str, Any]) -> str:
     """A note on concepts that a figure does not show, to be appended; empty if it shows all."""
-    total = len(result["concept_names"])
-    shown = len(shown_concepts(result))
-    return f"; the {shown} largest of {total} concepts" if total > shown else ""
+    names = result["concept_names"]
+    shown = shown_concepts(result)
+    number = MOST_CONCEPTS if result["assignment"] else len(names)
+    parts = list(zip(names, result["images"], strict=True))[:number]
+    empty = [name for name, part in parts if not part["paths"]]
+    largest = f"; the {len(shown)} largest of {len(names)} concepts" if len(names) > len(shown) + len(empty) else ""
+    return largest + (f"; without a validation image: {', '.join(empty)}" if empty else "")
 
 
 def densities(result: dict[str, Any], points: int = 256) -> Iterator[Panel]:
@@ -172,6 +178,7 @@ def channel_card(
     *,
     patch_note: str,
     visualizations: list[list[Captioned]] | None = None,
+    scores: ImageSetScores | None = None,
     name: str = "card",
     sheet: Sheet = SCREEN,
 ) -> list[Path]:
@@ -187,6 +194,8 @@ def channel_card(
         A note on which patches are shown.
     visualizations
         K + 1 lists of captioned pictures.
+    scores
+        Of concepts without labels beside permuted weights.
     name
         The end of the file's name.
     sheet
@@ -213,8 +222,15 @@ def channel_card(
         fractions=[_counted_fractions(result["images"][k])[:, columns] for k in shown],
         fractions_note=note,
         residual=residual,
+        score_note=NOTE,
+        stands_out=None if scores is None else [_stands_out(scores, k - 1) for k in (0, *channels)],
     )
     return [write_figure(plot_path(output_dir, result, name), card_figure(card, sheet), sheet)]
+
+
+def _stands_out(scores: ImageSetScores, k: int) -> str:
+    """How well concept ``k`` does, from 0; empty for the original channel and that of the background."""
+    return score_in_words(scores, k) if 0 <= k < len(scores.classes) else ""
 
 
 def _card_subtitle(result: dict[str, Any]) -> str:
@@ -265,15 +281,14 @@ def residual_and_note(result: dict[str, Any]) -> tuple[bool, str]:
 class FigureWishes:
     """Which figures of each split are drawn, how, and where: the values of stage 4's flags of these names.
 
-    ``patches`` is the rule that selects patches, ``patch_size`` their side in pixels or None; with ``all_classes`` they
-    are from all of ``val/``. ``steps`` and ``seeds`` are those of feature visualizations.
+    ``patches`` is the rule that selects patches, ``patch_size`` their side in pixels or None. ``steps`` and ``seeds``
+    are those of feature visualizations.
     """
 
     output_dir: str
     qualitative: bool
     channel_card: bool
     feature_visualization: bool
-    all_classes: bool
     patches: str
     patch_size: int | None
     steps: int
@@ -290,6 +305,10 @@ class FigureMaker:
     source : ImagePass or StoredValidation
     opened : list of OpenedSplit
     transform : Transform
+    kept_patches : KeptPatches, optional
+        Of the images of ``source``, of which cards show all; default: cards show the images of their concepts.
+    nulls : ImageSetNulls, optional
+        Of the splits without labels, for their cards.
     """
 
     def __init__(
@@ -298,33 +317,27 @@ class FigureMaker:
         source: ImagePass | StoredValidation,
         opened: list[OpenedSplit],
         transform: Transform,
+        *,
+        kept_patches: KeptPatches | None = None,
+        nulls: ImageSetNulls | None = None,
     ) -> None:
         self.wishes = wishes
         self.source = source
         self.opened = opened
         self.transform = transform
-        self.peaks: list[dict[str, Any]] | None = None
+        self.nulls = nulls
+        self.peaks: list[list[ChannelPeaks]] | None = None
         self.visualizations = Visualizations(wishes.output_dir, None)
         if wishes.channel_card:
             self.patch_size = patch_size_of(wishes.patch_size, transform.crop_size, self.image_pass.layer)
             self.names = names_of_folders(source.images, source.classes)
-        if wishes.all_classes:
-            self.peaks, self.ranked = self._peaks_of_all_classes()
-
-    def _peaks_of_all_classes(self) -> PeaksOfImages:
-        """The largest activations in all validation images."""
-        source = self.image_pass
-        made_from = {
-            "splits": [[split.file.sha256, split.rho] for split in self.opened],
-            "images": source.images.digest(),
-            "precision": source.precision,
-            "decoding": source.decoding,
-        }
-        kept = Unfinished(Path(self.wishes.output_dir) / "plots" / "all_classes", made_from)
-        measures = [SplitMeasures(split, source.layer) for split in self.opened]
-        measured = measure_peaks(source.image_source, source.network, measures, kept)
-        kept.remove()
-        return measured
+        if kept_patches is not None:
+            image_source = self.image_pass.image_source
+            units = units_of_splits(opened)
+            strongest = peaks_of_all(
+                kept_patches.patches(units.rows, units.biases, image_source, self.image_pass.network)
+            )
+            self.peaks = [[strongest.pop(0) for _ in split.file.split.shown_rows(split.rho)] for split in opened]
 
     @property
     def image_pass(self) -> ImagePass:
@@ -372,28 +385,51 @@ class FigureMaker:
         visualizations: list[list[Captioned]] | None,
     ) -> list[Path]:
         wishes = self.wishes
-        measured = arrays if self.peaks is None else self.peaks[number]
-        assert measured is not None  # splits are measured again if their cards are drawn
-        concepts = self.source.concepts_of(self.opened[number])
-        concept_images = ConceptImages(self.source.images, self.transform, concepts, self.names)
-        patches = top_patches(concept_images, measured, self.patch_size, wishes.patches)
-        searched = f"{len(measured['indices'])} validation images of the concepts"
-        if wishes.all_classes:
-            searched = f"all {self.ranked} validation images, {len(self.source.images.folders)} classes"
+        assert arrays is not None  # splits are measured again if their cards are drawn
+        images = self.source.images
+        channels = peaks_of_concepts(arrays) if self.peaks is None else self.peaks[number]
+        concept_images = ConceptImages(images, self.transform, self.source.concepts_of(self.opened[number]), self.names)
+        patches = top_patches(concept_images, channels, self.patch_size, wishes.patches)
+        searched = f"the {len(arrays['indices'])} validation images of the concepts"
+        if self.peaks is not None:
+            searched = f"all {len(images)} validation images, {len(images.folders)} classes"
         notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these"]
         notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
-        notes += (
-            ["below: images made to activate each channel, and the mean that each reaches"] if visualizations else []
-        )
+        if visualizations and not wishes.sheet.narrow:
+            notes.append("pictures without a rank: made to activate each channel, and the mean that each reaches")
+        scores = None if self.nulls is None else self.nulls.of(self.opened[number])
         return channel_card(
             wishes.output_dir,
             result,
             patches,
             patch_note="; ".join(notes),
             visualizations=visualizations,
-            name=f"{'paper_patches_' * (wishes.patches == 'paper')}{'all_classes_' * wishes.all_classes}card",
+            scores=scores,
+            name=card_name(wishes.patches, of_all=self.peaks is not None),
             sheet=wishes.sheet,
         )
+
+
+def card_name(rule: str = PATCHES, *, of_all: bool) -> str:
+    """The end of the name of a card's file, by the rule of its patches and the images they are from."""
+    return f"{'paper_patches_' * (rule == 'paper')}{'' if of_all else 'classes_'}card"
+
+
+class SplitUnits(NamedTuple):
+    """The original channels and the new ones: ``rows`` float32 [U, C_in, taps], ``biases`` [U] or None."""
+
+    rows: torch.Tensor
+    biases: torch.Tensor | None
+
+
+def units_of_splits(opened: Sequence[OpenedSplit]) -> SplitUnits:
+    """The units of which cards of splits of one layer show patches: of each the original channel, then ``c'_k``."""
+    rows = [split.file.split.shown_rows(split.rho).float() for split in opened]
+    biases = [split.file.split.bias for split in opened]
+    if any(bias is None for bias in biases):
+        return SplitUnits(torch.cat(rows), None)
+    expanded = [bias.expand(len(of_split)) for bias, of_split in zip(biases, rows, strict=True) if bias is not None]
+    return SplitUnits(torch.cat(rows), torch.cat(expanded))
 
 
 def _rule_in_words(rule: str) -> str:

@@ -12,21 +12,18 @@ from numpy.typing import ArrayLike
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError, printable
-from utils.images.batches import ImageFiles, ImageSource
+from utils.images.batches import ImageFiles
 from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey, merge, spatial_sums
-from utils.method.order import largest_first
-from utils.method.patches import TOP_IMAGES, most_activating, patch, peaks, ranks
+from utils.method.patches import most_activating, patch, peaks, ranks
 from utils.method.polysemanticity import cosine_similarities
 from utils.networks.layers import Layer
-from utils.networks.opened_network import OpenedNetwork
 from utils.processes import progress
+from utils.stages.strongest_patches import TopPatches
 from utils.stages.validation import MeasuredBatch, ValidationImages, contents_digest
-from utils.store.files import Layout
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
-from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
 
 class SplitMeasures:
@@ -72,18 +69,13 @@ class SplitMeasures:
             values, centres = peaks(self._maps(x), self._places)
         return {"peaks": values.cpu(), "centres": centres.cpu()}
 
-    def peaks_layout(self) -> Layout:
-        """Types and shapes of the arrays of ``measure_peaks``."""
-        shape = (None, len(self._rows))
-        return {"indices": (np.int64, (None,)), "peaks": (np.float32, shape), "centres": (np.float32, (*shape, 2))}
-
     def keep(self, **batch: ArrayLike) -> None:
         self.kept.append({name: np.asarray(values) for name, values in batch.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All measurements, as arrays by name, in the order of ``keys``; empty if no image could be read."""
         names = list(self.kept[0]) if self.kept else []
-        kept = sorted(self.kept, key=lambda batch: batch["groups"][0]) if "groups" in names else self.kept
+        kept = sorted(self.kept, key=lambda batch: batch["groups"][0])
         return {name: np.concatenate([batch[name] for batch in kept]) for name in names}
 
 
@@ -139,69 +131,6 @@ def evaluate(
             if last_of[number] == key:
                 yield number, None, user.arrays()
                 del measures[number]
-
-
-class PeaksOfImages(NamedTuple):
-    """``arrays`` of each split, and the number of ``images`` that were read for them."""
-
-    arrays: list[dict[str, np.ndarray]]
-    images: int
-
-
-def measure_peaks(
-    source: ImageSource, network: OpenedNetwork, measures: list[SplitMeasures], kept: Unfinished
-) -> PeaksOfImages:
-    """One pass over all images of a source: ``indices``, ``peaks`` and ``centres`` as ``evaluate`` has them, by split.
-
-    Only images among the most activating ones of any of a split's channels stay. They are kept every ``KEPT_IMAGES``
-    images, and a pass that was stopped goes on from there.
-    """
-    done, skipped = _resume_peaks(measures, kept)
-    last_kept = done
-    loader = source.in_order(range(len(source.images)), "images of all classes", done)
-    for planned, (batch, record) in zip(loader.batches, network.records_in_step(loader), strict=True):
-        if record is not None:
-            for of_split in measures:
-                of_split.keep(indices=batch.indices, **of_split.peaks(record.input))
-                of_split.kept = [strongest(of_split.kept)]
-        done += len(planned)
-        if done - last_kept >= KEPT_IMAGES and done < len(source.images):
-            for number, of_split in enumerate(measures):
-                kept.keep_arrays([done, number], of_split.arrays())
-            kept.keep("so far", {"done": done, "skipped": skipped + loader.skipped})
-            last_kept = done
-    return PeaksOfImages([of_split.arrays() for of_split in measures], done - skipped - loader.skipped)
-
-
-class ImagesSoFar(NamedTuple):
-    """The number of images of a pass that are ``done``, and how many of them were ``skipped`` as unreadable."""
-
-    done: int = 0
-    skipped: int = 0
-
-
-def _resume_peaks(measures: list[SplitMeasures], kept: Unfinished) -> ImagesSoFar:
-    """Give each split what a stopped pass has kept; nothing is done where some of it is missing."""
-    so_far = kept.find("so far")
-    if so_far is None:
-        return ImagesSoFar()
-    kept_arrays = [
-        kept.find_arrays([so_far["done"], number], of_split.peaks_layout()) for number, of_split in enumerate(measures)
-    ]
-    complete = [arrays for arrays in kept_arrays if arrays is not None]
-    if len(complete) < len(measures):
-        return ImagesSoFar()
-    for of_split, arrays in zip(measures, complete, strict=True):
-        of_split.keep(**arrays)
-    return ImagesSoFar(**so_far)
-
-
-def strongest(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Join batches as in ``measure_peaks``, keeping the images among the most activating ones of any channel."""
-    together = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    order = largest_first(torch.from_numpy(together["peaks"]), TOP_IMAGES, dim=0)
-    images = np.unique(order)
-    return {name: values[images] for name, values in together.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -297,29 +226,48 @@ class ConceptImages:
     names: list[str]
 
 
+class ChannelPeaks(NamedTuple):
+    """The largest activations of a channel in n images: ``indices`` and ``values`` [n], and their places [n, 2]."""
+
+    indices: np.ndarray
+    values: np.ndarray
+    centres: np.ndarray
+
+
+def peaks_of_concepts(measured: dict[str, np.ndarray]) -> list[ChannelPeaks]:
+    """The ChannelPeaks of the channel and ``c'_1 .. c'_K`` in the images that ``evaluate`` has measured."""
+    by_channel = zip(measured["peaks"].T, measured["centres"].swapaxes(0, 1), strict=True)
+    return [ChannelPeaks(measured["indices"], values, centres) for values, centres in by_channel]
+
+
+def peaks_of_all(strongest: TopPatches) -> list[ChannelPeaks]:
+    """The ChannelPeaks of units in the images of their strongest patches among all."""
+    units = zip(strongest.images.numpy(), strongest.values.numpy(), strongest.centres.numpy(), strict=True)
+    return [ChannelPeaks(*(part[images >= 0] for part in (images, *parts))) for images, *parts in units]
+
+
 def top_patches(
-    images: ConceptImages, measured: dict[str, np.ndarray], size: int, rule: str = "ranked"
+    images: ConceptImages, channels: list[ChannelPeaks], size: int, rule: str = "ranked"
 ) -> list[list[Patch]]:
-    """The patches that are shown for each channel, K + 1 lists, read again from their files.
+    """The patches that are shown for each channel, read again from their files.
 
     Parameters
     ----------
     images : ConceptImages
-    measured : dict
-        ``indices``, ``peaks`` and ``centres``, as ``evaluate`` has them.
+    channels : list of ChannelPeaks
     size : int
         Side of a patch in pixels.
     rule : str
         ``ranked`` or ``paper``, of ``utils.method.patches``.
     """
     files = ImageFiles(images.images, images.transform)
-    groups = images.concepts[measured["indices"]]
     shown = []
-    for values, centres in zip(measured["peaks"].T, measured["centres"].swapaxes(0, 1), strict=True):
+    for indices, values, centres in channels:
         rank = ranks(values)
+        groups = images.concepts[indices]
         patches = []
         for number in most_activating(values, groups if rule == "paper" else None):
-            picture = files[measured["indices"][number]]
+            picture = files[indices[number]]
             if picture.crop is None:
                 raise UserError(f"cannot read image {images.images.path(picture.index)} again ({picture.reason})")
             cut = patch(picture.crop.numpy(), centres[number], size)

@@ -1,7 +1,12 @@
-"""The patches of val/ that activate channels most: one pass over the images for all of them, the strongest kept."""
+"""The patches of val/ that activate channels most: one pass over the images for all of them, the strongest kept.
+
+Reports and cards share the file in which these are kept.
+"""
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +15,13 @@ from PIL import Image
 
 from utils.errors import UserError
 from utils.images.batches import ImageSource
+from utils.images.folders import ImageList
 from utils.method.order import largest_first
 from utils.method.patches import TOP_IMAGES, patch, peaks
 from utils.networks.opened_network import OpenedNetwork
 from utils.processes import progress
 from utils.store.files import Layout, json_digest
+from utils.store.strongest import read_strongest, stacked, write_strongest
 from utils.store.unfinished import KEPT_IMAGES, Unfinished
 
 TILE = 80  # pixels: of a multiple of 16, JPEG mixes no colours of two tiles
@@ -46,6 +53,61 @@ class TopPatches(NamedTuple):
         order = largest_first(values, TOP_IMAGES, dim=1)
         where = order[..., None].expand(-1, -1, 2)
         return TopPatches(values.gather(1, order), images.gather(1, order), centres.gather(1, where))
+
+
+@dataclass(frozen=True)
+class KeptPatches:
+    """The strongest patches of any units among some images, kept in a file.
+
+    ``images`` are all that are searched; ``origin`` are plain values on which the values of a unit depend: network,
+    layer, images, and how they are read.
+    """
+
+    path: Path
+    images: ImageList
+    origin: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, path: Path, images: ImageList, context: dict[str, Any], *, precision: str, decoding: str
+    ) -> "KeptPatches":
+        """Those of a network and layer, whose ``context`` has the fields of a store's ``meta``."""
+        origin = {key: context[key] for key in ("weights_sha256", "layer", "transform")}
+        return cls(path, images, {**origin, "images": images.digest(), "precision": precision, "decoding": decoding})
+
+    def keys(self, rows: torch.Tensor, biases: torch.Tensor | None) -> np.ndarray:
+        return unit_keys(self.origin, rows, biases)
+
+    def has(self, rows: torch.Tensor, biases: torch.Tensor | None) -> bool:
+        """Whether the patches of all units [U, C_in, taps] are in the file."""
+        stored = read_strongest(self.path)
+        return all(key.tobytes() in stored for key in self.keys(rows, biases))
+
+    def patches(
+        self, rows: torch.Tensor, biases: torch.Tensor | None, source: ImageSource, network: OpenedNetwork
+    ) -> TopPatches:
+        """The patches of units: those in the file are read, the others are searched for and added to it.
+
+        Parameters
+        ----------
+        rows : Tensor [U, C_in, taps]
+        biases : Tensor [U] or None
+        source : ImageSource
+            Of ``images``.
+        network : OpenedNetwork
+        """
+        keys = self.keys(rows, biases)
+        stored = read_strongest(self.path)
+        new = [unit for unit, key in enumerate(keys) if key.tobytes() not in stored]
+        if new:
+            new_biases = None if biases is None else biases[new]
+            unfinished = Unfinished(self.path, {"units": [keys[unit].tobytes().hex() for unit in new]})
+            strongest = find_strongest(source, network, rows[new], new_biases, unfinished)
+            units = zip(*(part.numpy() for part in strongest), strict=True)
+            stored |= {keys[unit].tobytes(): part for unit, part in zip(new, units, strict=True)}
+            write_strongest(self.path, stored)
+            unfinished.remove()
+        return TopPatches(*map(torch.from_numpy, stacked(stored[key.tobytes()] for key in keys)))
 
 
 def unit_keys(origin: dict[str, Any], rows: torch.Tensor, biases: torch.Tensor | None) -> np.ndarray:

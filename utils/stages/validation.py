@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.images.batches import ImageBatch, ImageSource, PlannedBatch, batches_by_group
 from utils.images.folders import ClassMap, ImageList, class_folders, has_images, list_images
 from utils.method.disentangling import GroupKey, HasKeys, in_order
@@ -44,11 +44,16 @@ class MeasuredBatch(NamedTuple):
     input: torch.Tensor | None
 
 
-def list_validation(root: Path, classes: ClassMap, outputs: Iterable[int], all_classes: bool = False) -> ImageList:
-    """Images in ``val/`` of classes, given as network outputs; with ``all_classes`` also of all other classes."""
-    folders = [classes.folder(output) for output in outputs]
-    if all_classes:
-        folders += [name for name in class_folders(root) if name not in folders and has_images(root / name)]
+def list_validation(root: Path, classes: ClassMap, outputs: Iterable[int]) -> ImageList:
+    """Images in ``val/`` of classes, given as network outputs."""
+    return list_images(root, [classes.folder(output) for output in outputs])
+
+
+def list_all_validation(root: Path, classes: ClassMap) -> ImageList:
+    """Images in ``val/`` of all classes of stage 1; UserError if there are none."""
+    folders = [name for name in class_folders(root) if name in classes.outputs and has_images(root / name)]
+    if not folders:
+        raise UserError(f"{root} has no images of the classes of stage 1")
     return list_images(root, folders)
 
 

@@ -1,0 +1,44 @@
+"""Which validation images the patches of channel cards are from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.command_line import flags
+from utils.defaults import MOST_PATCH_IMAGES
+from utils.images.folders import ClassMap
+from utils.report.page_writer import patches_path, report_folder
+from utils.report.split_figures import units_of_splits
+from utils.stages.strongest_patches import KeptPatches
+from utils.stages.validation import list_all_validation
+
+if TYPE_CHECKING:
+    from utils.command_line.split_opening import OpenedSplits
+
+
+def patches_of_all(opened: OpenedSplits) -> KeptPatches | None:
+    """The file of the strongest patches of all of ``val/``, shared with reports; None if cards show those of concepts.
+
+    Without ``--patches_of`` cards show all of ``val/`` where that takes little: where the patches of all their channels
+    are in the file, or there are few images. Otherwise the command for all is printed.
+    """
+    settings = opened.settings
+    if settings.patches_of == "classes":
+        return None
+    images = list_all_validation(Path(settings.data_dir) / "val", ClassMap(opened.context["classes"]))
+    kept = KeptPatches.of(
+        patches_path(report_folder(settings.output_dir, opened.run)),
+        images,
+        opened.context,
+        precision=settings.precision,
+        decoding=settings.decode,
+    )
+    if settings.patches_of == "all" or len(images) <= MOST_PATCH_IMAGES or kept.has(*units_of_splits(opened.splits)):
+        return kept
+    words = ["--splits", *(settings.splits or [split.path for split in opened.splits])]
+    command = flags.next_command(
+        "get_results.py", *words, "--get_channel_card", "--patches_of", "all", settings=settings
+    )
+    print(f"patches of the concepts' images; of all {len(images)} validation images: {command}")
+    return None

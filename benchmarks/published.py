@@ -129,7 +129,7 @@ def our_importances(precision, store_dir, *, settings, network, layer, transform
         decoding=settings.decode,
         compiled=settings.compile,
         skip_unreadable=settings.skip_unreadable,
-        chunk_size=settings.chunk_size,
+        chunk_size=settings.chunk_size or store.chunk_size_for(len(images)),
     )
     meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
     store.begin(meta, layer, images)

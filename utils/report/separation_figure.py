@@ -19,13 +19,16 @@ from utils.report.sheets import SCREEN, Sheet
 from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, unit_of
 from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
 
-AFTER, PERMUTED = DISENTANGLED[0], DISENTANGLED[1]
+AFTER = DISENTANGLED[0]
+PRIMARY = {  # name, colour and line of nulls that may be the primary one
+    WEIGHTS: ("weights permuted", DISENTANGLED[1]),
+    FITTED: ("permuted, real target", DISENTANGLED[3]),
+}
 LINES = (  # name, key of the values, colour and line; upwards from chance
     ("owners permuted", unit_of(SHARES).ap, (GREY, ":")),
     ("original channel", ORIGINAL_CHANNEL.ap, ORIGINAL),
     ("irrelevant channels", IRRELEVANT.ap, DISENTANGLED[2]),
-    ("weights permuted", unit_of(WEIGHTS).ap, PERMUTED),
-    ("permuted, real target", unit_of(FITTED).ap, DISENTANGLED[3]),
+    *((name, unit_of(null).ap, line) for null, (name, line) in PRIMARY.items()),
     ("new channel", NEW.ap, AFTER),
     ("class's own logit", OWN_LOGIT.ap, (SUBTLE, (0, (6, 2, 1, 2)))),
 )
@@ -53,11 +56,12 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     """
     rows = [row for row in separation["rows"] if not np.isnan(row[NEW.ap])]
     width = sheet.wide(10.4)
-    title_size = sheet.type(11)
+    title_size = sheet.type(10)
     label_size = sheet.type(10)
     size = sheet.type(8.5)
     small = sheet.type(8)
-    text_lines = 4 if sheet.narrow else 2  # of each line of the headline, and of the small print
+    text_lines = 4 if sheet.narrow else 2  # of the small print
+    title_lines = (4, 3) if sheet.narrow else (2, 1)  # of each line of the headline
     panels = 1 if sheet.narrow else 2  # side by side
 
     # Lengths in inches: a panel has its axis labels at the left and below, and its legend above
@@ -67,7 +71,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     tall = 0.86 * across
     below = line_height(label_size, 3.2)
     columns = _legend_columns(72 * across, size)
-    legend_of_cloud = line_height(1.15 * size, 3) + 0.12
+    legend_of_cloud = line_height(1.15 * size, 2 + len(PRIMARY)) + 0.12
     legend_of_lines = line_height(1.15 * size, 1 + math.ceil(len(LINES) / columns)) + 0.12
     lower = line_height(small, text_lines) + below
     if sheet.narrow:
@@ -76,7 +80,7 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     else:
         upper = lower
         highest_legend = max(legend_of_cloud, legend_of_lines)
-    page = Page(width, upper + tall + highest_legend + 0.1 + line_height(title_size, 2 * text_lines))
+    page = Page(width, upper + tall + highest_legend + 0.1 + line_height(title_size, sum(title_lines)))
     cloud = page.axes(left, upper, across, tall)
     lines = page.axes(left + (left + across) * (panels - 1), lower, across, tall)
     _draw_cloud(cloud, rows, size)
@@ -86,7 +90,10 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
         axes.xaxis.label.set_fontsize(label_size)
         axes.yaxis.label.set_fontsize(label_size)
         axes.spines[["top", "right"]].set_visible(False)
-    title = "\n".join(fitted(line, width - 0.3, title_size, text_lines) for line in headline_lines(rows))
+    title = "\n".join(
+        fitted(line, width - 0.3, title_size, most)
+        for line, most in zip(headline_lines(rows), title_lines, strict=False)  # a single line if nothing was measured
+    )
     page.text(width / 2, page.height - 0.06, title, title_size, va="top")
     channels = len({row["channel"] for row in rows})
     text = (
@@ -103,23 +110,24 @@ def least_precision(prevalence: list[float]) -> float:
 
 
 def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
-    before = np.array([row[ORIGINAL_CHANNEL.ap] for row in rows])
-    after = np.array([row[NEW.ap] for row in rows])
-    draws = [row[AP_DRAWS[primary_null(row)]] for row in rows]
+    """Concepts, and below them the draws of their primary null, in the colour of that null's distribution."""
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
+    handles = [Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot)]
+    for null, (name, (colour, _)) in PRIMARY.items():
+        of_null = [row for row in rows if primary_null(row) is null]
+        if of_null:
+            _draw_draws(axes, of_null, AP_DRAWS[null], colour, alpha=min(0.35, 30 / len(rows) ** 0.8))
+            label = f"primary null, {name}: a dot a draw"
+            handles.append(Line2D([], [], color=colour, alpha=0.6, label=label, **dot))
     axes.plot(
-        np.repeat(before, [len(of_row) for of_row in draws]),
-        np.concatenate(draws),
-        color=PERMUTED[0],
-        zorder=1,
-        marker="o",
-        markersize=3,
-        alpha=min(0.35, 30 / len(rows) ** 0.8),
-        linestyle="none",
-        markeredgewidth=0,
-        rasterized=True,
-    )
-    axes.plot(
-        before, after, "o", color=AFTER[0], markersize=4.5, markeredgecolor="white", markeredgewidth=0.4, zorder=3
+        [row[ORIGINAL_CHANNEL.ap] for row in rows],
+        [row[NEW.ap] for row in rows],
+        "o",
+        color=AFTER[0],
+        markersize=4.5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        zorder=3,
     )
     span = np.geomspace(least_precision([row["prevalence"] for row in rows]), 1, 200)
     axes.plot(span, span, color=ORIGINAL[0], linewidth=1, zorder=2)
@@ -129,13 +137,24 @@ def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("AP of the original channel")
     axes.set_ylabel("AP of the new channel")
-    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
-    handles = [
-        Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot),
-        Line2D([], [], color=PERMUTED[0], alpha=0.6, label="its primary null: a dot a draw", **dot),
-        Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"),
-    ]
+    handles.append(Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"))
     _legend(axes, size, handles=handles)
+
+
+def _draw_draws(axes: Axes, rows: list[dict], column: str, colour: str, alpha: float) -> None:
+    """The draws of a null, which are a list in a column of each row."""
+    axes.plot(
+        np.repeat([row[ORIGINAL_CHANNEL.ap] for row in rows], [len(row[column]) for row in rows]),
+        np.concatenate([row[column] for row in rows]),
+        color=colour,
+        zorder=1,
+        marker="o",
+        markersize=3,
+        alpha=alpha,
+        linestyle="none",
+        markeredgewidth=0,
+        rasterized=True,
+    )
 
 
 def _draw_distributions(axes: Axes, rows: list[dict], size: float, columns: int) -> None:

@@ -202,6 +202,29 @@ def test_another_patch_size_needs_no_pass_and_another_image_does(made, tmp_path)
     assert "17 validation images of 4 classes" in pages(folder)["channel_9.html"].text
 
 
+def test_concepts_without_labels_have_patches_a_null_and_a_map(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIGURES", "coarse")
+    folder = tmp_path / "copy"
+    shutil.copytree(made[0], folder)
+    circuits = ("--concepts_from", "circuits", "--nr_concepts", "3", "--nr_reference_images", "12")
+    stage3("data", "store", *circuits, pair=(), cwd=folder)
+    (split,) = (folder / "store" / "models_disentangled").glob("*circuits*.pt")
+    assert report(folder).returncode == 0
+    page = pages(folder)["channel_9.html"]
+    assert "Images are assigned to these concepts by the channel itself" in page.text
+    score = r"-?\d\.\d\d; permuted weights -?\d\.\d\d to -?\d\.\d\d"
+    assert len(re.findall(rf"{score}|{score} \(\d+ of 20\)|stands out in no class|in no class", page.text)) >= 3
+    strips = {one["src"] for one in page.of("img") if one["src"].startswith("patches/")}
+    assert len(strips) == 3 + 4  # those of the labelled split; three circuits and everything else
+    assert f"--splits store/models_disentangled/{split.name} --get_map" in page.text
+    flags = ("--data_dir", "data", "--store_dir", "store", "--splits", split, "--get_map")
+    succeed("get_results.py", *NETWORK, *flags, *COMPUTE, cwd=folder)
+    assert report(folder).returncode == 0
+    page = pages(folder)["channel_9.html"]
+    assert f"figures/{split.stem}_map.jpg" in [one["src"] for one in page.of("img")]
+    assert "--get_map" not in page.text
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # What is asked for
 

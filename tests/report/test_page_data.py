@@ -10,6 +10,7 @@ import torch
 
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import Levels, class_pairs
+from utils.report import page_data
 from utils.report.page_data import ReportedLayer, best_first, class_rows, table_data, units_of
 from utils.report.page_splits import MeasuredSplit, in_order, kind_of
 from utils.report.separation_headline import MeanSeparation
@@ -36,7 +37,7 @@ def layer(splits=None):
 
 def known_split(kind="groups", split_by="arv", only_correct=False, name="a"):
     division, rows = SimpleNamespace(name=split_by), torch.zeros(3, 2, 1)
-    split = SimpleNamespace(division=division, shown_rows=lambda _: rows, classes=[[0], [1]], rho=1.0)
+    split = SimpleNamespace(division=division, shown_rows=lambda _: rows, classes=[[0], [1]], rho=1.0, channel=0)
     file = SimpleNamespace(split=split, settings={"only_correct": only_correct})
     return MeasuredSplit(Path(f"{name}.pt"), file, kind, None, None, [])
 
@@ -57,16 +58,27 @@ def test_one_sees_how_near_a_class_came_and_why_it_did_not():
     assert class_rows(known, 1, {}) == []
 
 
-def test_the_channels_shown_are_polysemantic_or_split_by_their_classes():
+def test_new_channels_without_labels_have_units_unless_they_are_too_many(monkeypatch):
+    splits = {0: [known_split(), known_split("images", name="b")], 1: [known_split("images", name="c")]}
+    shown = units_of(layer(splits))
+    assert shown.of_channels == {0: range(3), 1: range(3, 4)}
+    assert shown.of_splits == {Path("b.pt"): range(4, 6), Path("c.pt"): range(6, 8)} and len(shown.rows) == 8
+    monkeypatch.setattr(page_data, "MOST_STRIPS", 3)
+    assert units_of(layer(splits)).of_splits == {Path("b.pt"): range(4, 6)}
+    monkeypatch.setattr(page_data, "MOST_UNLABELLED", 0)
+    assert layer(splits).shown == [0]
+
+
+def test_the_channels_shown_are_polysemantic_or_split():
     assert layer().shown == [0]
     assert layer({1: [known_split()]}).shown == [0, 1]
     without = layer({0: [known_split("images")], 1: [known_split("images")]})
-    assert without.shown == [0] and without.first_split(0) is None
+    assert without.shown == [0, 1] and without.first_split(0) is None
     assert without.concept_of(0) == {0: 0, 1: 1}
 
 
 def test_units_are_the_channel_and_the_new_channels_of_its_first_split():
-    rows, biases, places = units_of(layer({1: [known_split()]}))
+    rows, biases, places, _ = units_of(layer({1: [known_split()]}))
     assert rows.shape == (4, 2, 1) and biases is None and places == {0: range(1), 1: range(1, 4)}
     with_bias = layer()
     with_bias.layer_classes.bias = torch.tensor([7.0, 8.0])

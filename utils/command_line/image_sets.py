@@ -16,10 +16,12 @@ def open_nulls(
     opened: Sequence[OpenedSplit],
     store: ImportanceStore | None,
     open_study: Callable[[], Study],
+    *,
+    measured: bool = True,
 ) -> ImageSetNulls | None:
     """The nulls of the splits without labels among some splits; None if there are no such splits, or no val ``store``.
 
-    The command that makes a missing store is printed.
+    The command that makes a missing store is printed. Unless ``measured``, scores are those that are kept.
     """
     unlabelled = [split for split in opened if not SOURCES.get(split.file.source["name"]).labelled]
     if not unlabelled:
@@ -30,4 +32,4 @@ def open_nulls(
             f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
         )
         return None
-    return ImageSetNulls(unlabelled, open_study(), store)
+    return ImageSetNulls(unlabelled, open_study(), store, measured=measured)

@@ -10,27 +10,44 @@ import torch
 from matplotlib.figure import Figure
 
 from utils.command_line import flags
-from utils.command_line.opening import open_network, open_transform
+from utils.command_line.image_sets import open_nulls
+from utils.command_line.opening import open_network, open_study, open_transform
 from utils.command_line.report_opening import open_layer
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import matching_val_store
+from utils.defaults import IMAGE_SET_DRAWS
 from utils.images.batches import ImageSource
+from utils.images.transform import Transform
 from utils.networks.precision import check_precision, choose_device
 from utils.processes import progress
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo
-from utils.report.page_data import ReportedLayer, best_first, describe_channel, describe_layer, table_data, units_of
+from utils.report.page_data import (
+    ReportedLayer,
+    ShownUnits,
+    UnlabelledSplit,
+    best_first,
+    describe_channel,
+    describe_layer,
+    table_data,
+    units_of,
+)
 from utils.report.page_splits import MeasuredSplits
 from utils.report.page_writer import Pictures, Strip, patches_path, report_folder, strip_name, write_pages, write_strip
 from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
 from utils.report.sheets import Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
+from utils.stages.image_set_nulls import ImageSetNulls
 from utils.stages.strongest_patches import KeptPatches, TopPatches, tiles_of
 from utils.stages.validation import list_all_validation
 from utils.store.files import run_name
+from utils.store.importance_store import ImportanceStore
 from utils.store.scores import NEW
+from utils.store.study import Study
+
+MOST_NULLS = 20  # splits without labels, up to which a report compares all with permuted weights
 
 
 def make_report(settings: ResultSettings) -> None:
@@ -47,15 +64,24 @@ def make_report(settings: ResultSettings) -> None:
         print(f"other settings: --candidates {groups}")
 
     patches = PatchMaker(settings, reported, device, folder)
-    strips, units_of_channels = patches.strips()
+    strips, shown = patches.strips()
+    nulls = _open_nulls(settings, run, reported, patches.transform, device)
+    unlabelled = {
+        split.path: UnlabelledSplit(
+            [strips[unit] for unit in shown.of_splits.get(split.path, ())],
+            None if nulls is None else nulls.of(split.opened),
+        )
+        for split in progress(reported.unlabelled, "permuted weights", unit=" splits", delay=2)
+    }
     pictures = Pictures(folder)
     described = []
-    for channel, units in progress(units_of_channels.items(), "describing", unit=" channels", delay=2):
+    for channel, units in progress(shown.of_channels.items(), "describing", unit=" channels", delay=2):
         described.append(
             describe_channel(
                 reported,
                 channel,
                 [strips[unit] for unit in units],
+                of_splits=unlabelled,
                 output_dir=settings.output_dir,
                 commands=commands,
                 pictures=pictures,
@@ -71,6 +97,7 @@ def make_report(settings: ResultSettings) -> None:
         **{name: reported.settings[name] for name in ("p", "tau", "only_correct")},
         "gamma_value": reported.settings["gamma"],
         "patches": patches.description(),
+        "image_set_draws": IMAGE_SET_DRAWS,
         "overview": None
         if reported.guide is None
         else pictures.drawn("overview.png", _overview(reported, reported.guide)),
@@ -127,6 +154,31 @@ def _layer_commands(settings: ResultSettings, run: str, layer: ReportedLayer, co
     }
 
 
+def _open_nulls(
+    settings: ResultSettings, run: str, layer: ReportedLayer, transform: Transform, device: torch.device
+) -> ImageSetNulls | None:
+    """The nulls of the splits without labels: of all of them where they are few, as each takes seconds or more; of more
+    those that are kept."""
+    splits = [split.opened for split in layer.unlabelled]
+    if not splits:
+        return None
+    training = ImportanceStore(settings.store_dir, run)
+    training.load_meta()
+
+    def open_study_of_layer() -> Study:
+        return open_study(
+            settings,
+            training,
+            transform,
+            device,
+            open_network=lambda: open_network(settings, layer.meta, training.folder, device),
+            only_correct=False,
+        )
+
+    store = matching_val_store(settings, run, layer.meta)
+    return open_nulls(settings, splits, store, open_study_of_layer, measured=len(splits) <= MOST_NULLS)
+
+
 class PatchMaker:
     """The strips of patches of all units that a report shows; those of an earlier report are reused.
 
@@ -151,11 +203,11 @@ class PatchMaker:
         ranked = f"{len(self.images)} validation images of {len(self.images.folders)} classes"
         return {"ranked": ranked, "size": self.size, "note": patch_note_of(self.network.layer)}
 
-    def strips(self) -> tuple[list[Strip], dict[int, range]]:
-        """The strips of all units, and the units of each channel."""
+    def strips(self) -> tuple[list[Strip], ShownUnits]:
+        """The strips of all units, and the units of each channel and split."""
         shown = units_of(self.layer)
         if not len(shown.rows):
-            return [], shown.of_channels
+            return [], shown
         keys = self.kept.keys(shown.rows, shown.biases)
         strongest = self.kept.patches(shown.rows, shown.biases, self._source, self.network.to(self.device))
         names = [strip_name(f"{key.tobytes().hex()[:24]}_{self.size}") for key in keys]
@@ -165,7 +217,7 @@ class PatchMaker:
             for unit, of_unit in zip(missing, tiles, strict=True):
                 write_strip(self.folder / names[unit], of_unit)
         units = zip(names, strongest.values, strongest.images, strict=True)
-        return [self._strip(name, values, images) for name, values, images in units], shown.of_channels
+        return [self._strip(name, values, images) for name, values, images in units], shown
 
     def _strip(self, src: str, values: torch.Tensor, images: torch.Tensor) -> Strip:
         shown = []

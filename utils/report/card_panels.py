@@ -7,7 +7,7 @@ It is placed by its upper left corner and its height, in inches.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -145,8 +145,8 @@ class Densities:
         """Draw the legend of the channels, centred below ``top``."""
         size = self.sheet.type(7)
         page.figure.legend(
-            [Line2D([], [], color=colour, linestyle=line) for colour, line in self.card.colours],
-            self.names,
+            handles=[Line2D([], [], color=colour, linestyle=cast(Any, line)) for colour, line in self.card.colours],
+            labels=self.names,
             fontsize=size,
             ncols=self.columns,
             loc="upper center",

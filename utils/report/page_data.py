@@ -1,5 +1,7 @@
 """What the report shows of a layer and of each of its polysemantic channels, for the templates of its pages."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +17,20 @@ from utils.method.order import largest_first
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities, gamma_polysemantic
 from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of
+from utils.report.image_set_text import score_in_words
 from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
 from utils.report.page_splits import MeasuredSplit, describe_split
 from utils.report.page_writer import Pictures, Strip
 from utils.report.separation_headline import Headline, headline, mean_separation
 from utils.report.verdicts import verdict
+from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.relevance import LayerClasses
 
 NEAREST = 8  # classes that a channel is not relevant for
 MOST_IN_MATRIX = 60
+MOST_UNLABELLED = 50  # channels that are split without labels alone, up to which each has a page
+MOST_STRIPS = 1000  # of new channels without labels
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,18 @@ class ReportedLayer:
 
     @property
     def shown(self) -> list[int]:
-        """The channels that have a page: all polysemantic ones, then others that were split by their classes."""
+        """The channels that have a page: all polysemantic ones, then others that were split.
+
+        A whole layer that was split without labels would hide these: its other channels are left out.
+        """
         others = {channel for channel in self.splits if self.first_split(channel)} - set(self.polysemantic)
-        return [*self.polysemantic, *sorted(others)]
+        unlabelled = set(self.splits) - others - set(self.polysemantic)
+        return [*self.polysemantic, *sorted(others | (unlabelled if len(unlabelled) <= MOST_UNLABELLED else set()))]
+
+    @property
+    def unlabelled(self) -> list[MeasuredSplit]:
+        """The splits without labels of the channels that have a page, in the order of the pages."""
+        return [split for channel in self.shown for split in self.splits.get(channel, ()) if split.kind == "images"]
 
     def first_split(self, channel: int) -> MeasuredSplit | None:
         """The split of a channel whose new channels are shown, or None: splits without labels are only listed."""
@@ -90,30 +105,52 @@ class ReportedLayer:
 class ShownUnits(NamedTuple):
     """Units whose patches are shown: ``rows`` float32 [U, C_in, taps], ``biases`` [U] or None.
 
-    ``of_channels`` has the units, of 0 ... U - 1, of each channel.
+    ``of_channels`` has the units, of 0 ... U - 1, of each channel, ``of_splits`` those of splits without labels, by
+    their paths.
     """
 
     rows: torch.Tensor
     biases: torch.Tensor | None
     of_channels: dict[int, range]
+    of_splits: dict[Path, range]
 
 
 def units_of(layer: ReportedLayer) -> ShownUnits:
-    """The units of each channel that is shown: the original channel, then ``c'_1 .. c'_K`` of its first split."""
+    """The units of each channel that is shown: the original channel, then ``c'_1 .. c'_K`` of its first split.
+
+    Of splits without labels those that come first have units, too: ``c'_1 .. c'_K``.
+    """
     rows: list[torch.Tensor] = []
+    channels: list[int] = []
     units = {}
     for channel in layer.shown:
         first = layer.first_split(channel)
         of_channel = layer.layer_classes.weight[channel][None] if first is None else first.split.shown_rows(first.rho)
         units[channel] = range(len(rows), len(rows) + len(of_channel))
         rows += of_channel.float()
+        channels += [channel] * len(of_channel)
+    of_splits = {}
+    num_strips = 0
+    for measured in layer.unlabelled:
+        of_split = measured.split.shown_rows(measured.rho)[1:]
+        num_strips += len(of_split)
+        if num_strips > MOST_STRIPS:
+            break
+        of_splits[measured.path] = range(len(rows), len(rows) + len(of_split))
+        rows += of_split.float()
+        channels += [measured.split.channel] * len(of_split)
     if not rows:
-        return ShownUnits(torch.empty(0), None, units)
+        return ShownUnits(torch.empty(0), None, units, of_splits)
     bias = layer.layer_classes.bias
-    biases = None
-    if bias is not None:
-        biases = torch.cat([bias[channel].expand(len(numbers)) for channel, numbers in units.items()])
-    return ShownUnits(torch.stack(rows), biases, units)
+    return ShownUnits(torch.stack(rows), None if bias is None else bias[channels], units, of_splits)
+
+
+class UnlabelledSplit(NamedTuple):
+    """What a page shows of a split without labels: ``strips`` of ``c'_1 .. c'_K``, which may be empty, and its
+    ``scores`` beside permuted weights, or None."""
+
+    strips: list[Strip]
+    scores: ImageSetScores | None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -125,6 +162,7 @@ def describe_channel(
     channel: int,
     strips: list[Strip],
     *,
+    of_splits: dict[Path, UnlabelledSplit],
     output_dir: Path | str,
     commands: Commands,
     pictures: Pictures,
@@ -137,6 +175,8 @@ def describe_channel(
     channel
     strips
         Strips of the original channel, and of the new ones of its first split.
+    of_splits
+        What is shown of splits without labels, by their paths.
     output_dir, commands, pictures
         As in ``describe_split``.
     """
@@ -171,8 +211,35 @@ def describe_channel(
         "shown_split": None if first is None else first.how_divided,
         "classes": class_rows(layer, channel, concept_of),
         "matrix": _matrix(layer, channel),
-        "splits": [describe_split(split, output_dir, commands, pictures) for split in layer.splits.get(channel, [])],
+        "splits": [
+            {
+                **describe_split(split, output_dir, commands, pictures),
+                **_describe_unlabelled(split, of_splits.get(split.path), layer.classes),
+            }
+            for split in layer.splits.get(channel, [])
+        ],
         "split_command": commands.split_channel(channel, len(groups) > 1),
+    }
+
+
+def _describe_unlabelled(split: MeasuredSplit, shown: UnlabelledSplit | None, classes: ClassMap) -> dict:
+    """What a page shows of a split without labels besides: patches, and concepts beside permuted weights."""
+    strips = [] if shown is None else shown.strips
+    styles = split.styles()
+    return {
+        "units": [
+            {
+                "label": label,
+                "style": styles[k],
+                "symbol": f"c'{k + 1}",
+                "src": strip.src,
+                "patches": _patches(strip, {}, classes),
+            }
+            for k, (label, strip) in enumerate(zip(split.labels(), strips, strict=False))
+        ],
+        "scores": None
+        if shown is None or shown.scores is None
+        else [score_in_words(shown.scores, k) for k in range(len(shown.scores.classes))],
     }
 
 

@@ -22,12 +22,20 @@ from utils.report.separation_tables import reached_by
 from utils.report.split_figures import card_name, densities, shown_channels, shown_concepts
 from utils.store.effects import Effects
 from utils.store.files import number_text
+from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
 from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT
 from utils.store.separations import Separations, newest_rows
 from utils.store.splits import SplitFile
 
-SHOWN = ("separation", "quantitative", "effect", "feature_visualization", "channel_card")  # each a flag --get_...
+SHOWN = (
+    "separation",
+    "quantitative",
+    "effect",
+    "feature_visualization",
+    "channel_card",
+    "map",
+)  # each a flag --get_...
 GRID = 24  # points of a density; drawings are small
 EVALUATION = ("separation", "quantitative", "effect")  # the first where concepts have labels
 # a channel's groups first, then pairs, then classes that a user chose, then concepts without labels
@@ -48,6 +56,10 @@ class MeasuredSplit:
     separation: list[dict] | None
     result: dict | None
     effects: list[dict]
+
+    @property
+    def opened(self) -> OpenedSplit:
+        return OpenedSplit(self.path, self.file, self.rho)
 
     @property
     def split(self) -> Split:
@@ -164,6 +176,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         Copies figures into the report.
     """
     visualization = _figure_path(output_dir, measured, "visualization")
+    map_path = Path(output_dir) / "plots" / f"{measured.path.stem}_map.png"
     cards = [_figure_path(output_dir, measured, card_name(of_all=of_all)) for of_all in (True, False)]
     card = next((path for path in cards if path.is_file()), None)
     styles = measured.styles()
@@ -179,6 +192,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         "effects": [_effect(effect) for effect in measured.effects],
         "own_names": [concept.name for concept in measured.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
+        "map": pictures.copied(map_path) if map_path.is_file() else None,
         "card": None if card is None else os.path.relpath(card, pictures.folder),
         "commands": _commands_of(measured, commands),
     }

@@ -120,7 +120,8 @@ def write_pages(
     for channel, previous, following in zip(channels, neighbours[:-2], neighbours[2:], strict=True):
         write(channel["file"], "channel.html", layer=layer, channel=channel, previous=previous, following=following)
     write("index.html", "index.html", layer=layer, channels=channels)
-    strips = {unit["src"] for channel in channels for unit in channel["units"]}
+    shown = [units for channel in channels for units in (channel, *channel["splits"])]
+    strips = {unit["src"] for units in shown for unit in units["units"]}
     _remove_others(folder, {*figures, *strips, *(channel["file"] for channel in channels)})
     return folder / "index.html"
 

@@ -66,10 +66,15 @@ class ImageSetNulls:
         Has the training images that the splits were made from.
     store
         A complete store of validation images.
+    measured
+        Whether scores that are not kept are measured; without it there are none.
     """
 
-    def __init__(self, opened: Sequence[OpenedSplit], study: Study, store: ImportanceStore) -> None:
+    def __init__(
+        self, opened: Sequence[OpenedSplit], study: Study, store: ImportanceStore, *, measured: bool = True
+    ) -> None:
         self._study = study
+        self._measured = measured
         self._store = store
         self._study_of = cache(lambda only_correct: replace(study, only_correct=only_correct))
         self._found = lru_cache(1)(self._find)
@@ -85,7 +90,8 @@ class ImageSetNulls:
         self._block_of = {split.path: block for block in map(_Block, blocks) for split in block.splits}
 
     def of(self, split: OpenedSplit) -> ImageSetScores | None:
-        """The scores of one of the splits; None if labels name its concepts, or its source finds none of other units.
+        """The scores of one of the splits; None if labels name its concepts, its source finds none of other units, or
+        they are not kept and not to be measured.
 
         UserError if the split was made from other training images.
         """
@@ -93,6 +99,8 @@ class ImageSetNulls:
             return None
         file = self._file(split)
         arrays = file.read()
+        if arrays is None and not self._measured:
+            return None
         if arrays is None:
             found = self._found(self._block_of[split.path])
             if found is None:

@@ -19,12 +19,12 @@ def open_nulls(
     *,
     measured: bool = True,
 ) -> ImageSetNulls | None:
-    """The nulls of the splits without labels among some splits; None if there are no such splits, or no val ``store``.
+    """The nulls of the splits without labels among some splits; None if there are none of them, or no val ``store``.
 
     The command that makes a missing store is printed. Unless ``measured``, scores are those that are kept.
     """
-    unlabelled = [split for split in opened if not SOURCES.get(split.file.source["name"]).labelled]
-    if not unlabelled:
+    comparable = [split for split in opened if SOURCES.get(split.file.source["name"]).finds_from_store]
+    if not comparable:
         return None
     if store is None:
         command = flags.next_command("get_importances_for_classes.py", "--images", "val", settings=settings)
@@ -32,4 +32,4 @@ def open_nulls(
             f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
         )
         return None
-    return ImageSetNulls(unlabelled, open_study(), store, measured=measured)
+    return ImageSetNulls(comparable, open_study(), store, measured=measured)

@@ -107,8 +107,11 @@ class ConceptSource(ComparedSource):
         Default weight of the background (everything else as one more concept); None: the division's default.
     map_words, map_note
         The images that a channel's map shows, in words: in its title, and below it.
+    finds_from_store
+        Whether it finds concepts of any units from the store alone (``clusters_of_units``).
     """
 
+    finds_from_store = False
     usual_background: float | None = None
     map_words: str
     map_note = ""
@@ -172,10 +175,10 @@ class ConceptSource(ComparedSource):
         return None
 
     @classmethod
-    def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> UnitClusters | None:
+    def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> UnitClusters:
         """Finds the concepts of any units as those of a split were found: the null of a single concept needs them.
 
-        None where the units would need a pass of the network, or where labels determine the concepts.
+        Only where ``finds_from_store``: units of other sources would need passes of the network.
 
         Parameters
         ----------
@@ -185,7 +188,7 @@ class ConceptSource(ComparedSource):
         weights : Tensor [channel, draw, C_in, taps]
             Weights of the units.
         """
-        return None
+        raise NotImplementedError(cls.name)
 
     # ------------------------------------------------------------------------------------------------------ in words
 

@@ -121,6 +121,7 @@ class StoredImageSets(ImageSets):
     """A source whose reference images and features follow from the tap sums in the store."""
 
     largest = "spatial sum"
+    finds_from_store = True
 
     @abstractmethod
     def features(self, weight: Tensor, tap_sums: Tensor) -> Tensor:

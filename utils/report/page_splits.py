@@ -36,6 +36,7 @@ SHOWN = (
     "channel_card",
     "map",
 )  # each a flag --get_...
+WIDEST_MAP = 1800  # pixels: its names are small
 GRID = 24  # points of a density; drawings are small
 EVALUATION = ("separation", "quantitative", "effect")  # the first where concepts have labels
 # a channel's groups first, then pairs, then classes that a user chose, then concepts without labels
@@ -192,7 +193,8 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         "effects": [_effect(effect) for effect in measured.effects],
         "own_names": [concept.name for concept in measured.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
-        "map": pictures.copied(map_path) if map_path.is_file() else None,
+        "finds_from_store": SOURCES.get(measured.file.source["name"]).finds_from_store,
+        "map": pictures.copied(map_path, widest=WIDEST_MAP) if map_path.is_file() else None,
         "card": None if card is None else os.path.relpath(card, pictures.folder),
         "commands": _commands_of(measured, commands),
     }

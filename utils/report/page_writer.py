@@ -65,11 +65,11 @@ class Pictures:
         self.folder = folder
         self.made: set[str] = set()
 
-    def copied(self, path: Path) -> dict:
-        """A figure as a smaller JPEG: its name relative to the folder, and its size."""
+    def copied(self, path: Path, widest: int = WIDEST) -> dict:
+        """A figure as a JPEG of at most ``widest`` pixels: its name relative to the folder, and its size."""
         with Image.open(path) as figure:
             picture = figure.convert("RGB")
-        picture.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
+        picture.thumbnail((widest, 4 * widest), Image.Resampling.LANCZOS)
         return self._written(f"{path.stem}.jpg", _jpeg(picture), picture.width, picture.height)
 
     def drawn(self, name: str, figure: Figure) -> dict:

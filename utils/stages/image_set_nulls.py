@@ -80,7 +80,7 @@ class ImageSetNulls:
         self._found = lru_cache(1)(self._find)
         together: dict[str, list[OpenedSplit]] = {}
         for split in opened:
-            if not _is_labelled(split) and self._file(split).read() is None:
+            if _is_comparable(split) and self._file(split).read() is None:
                 together.setdefault(json_digest([_settings(split), _only_correct(split)]), []).append(split)
         blocks = [
             tuple(splits[start : start + MOST_SPLITS])
@@ -95,7 +95,7 @@ class ImageSetNulls:
 
         UserError if the split was made from other training images.
         """
-        if _is_labelled(split):
+        if not _is_comparable(split):
             return None
         file = self._file(split)
         arrays = file.read()
@@ -103,8 +103,6 @@ class ImageSetNulls:
             return None
         if arrays is None:
             found = self._found(self._block_of[split.path])
-            if found is None:
-                return None
             arrays = self._measure(split, found, self._block_of[split.path].splits.index(split))
             if file.is_writable():
                 file.write(arrays)
@@ -136,7 +134,7 @@ class ImageSetNulls:
     def _validation(self) -> ValidationInputs:
         return ValidationInputs(self._store, [])
 
-    def _find(self, block: _Block) -> UnitClusters | None:
+    def _find(self, block: _Block) -> UnitClusters:
         """Finds clusters of the units of a block of splits, with the axes [split, draw]."""
         first = block.splits[0]
         weights = [permuted_weights(split.file.split.weight, split.file.split.channel, DRAWS) for split in block.splits]
@@ -195,8 +193,8 @@ class _Block:
     splits: tuple[OpenedSplit, ...]
 
 
-def _is_labelled(split: OpenedSplit) -> bool:
-    return SOURCES.get(split.file.source["name"]).labelled
+def _is_comparable(split: OpenedSplit) -> bool:
+    return SOURCES.get(split.file.source["name"]).finds_from_store
 
 
 def _only_correct(split: OpenedSplit) -> bool:

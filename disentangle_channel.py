@@ -27,8 +27,7 @@ def get_args_parser() -> flags.Parser:
     split_flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")
     split_flags.add_concept_flags(parser)
     split_flags.add_candidates_flag(parser)
-    help = "ARVs and the images that choose rho from correctly classified images only (default: as the candidates say)"
-    split_flags.add_only_correct_flag(parser, help)
+    split_flags.add_stage_two_flags(parser, stage3=True)
     split_flags.add_division_flags(parser, stage3=True)
     split_flags.add_source_flags(parser)
     flags.add_image_flags(parser)
@@ -59,6 +58,7 @@ def main(settings: DisentanglingSettings) -> None:
     from tqdm import tqdm
 
     from utils.command_line import opening
+    from utils.command_line.next_steps import after_splitting
     from utils.concept_sources.source_registry import SOURCES
     from utils.divisions.division_registry import DIVISIONS
     from utils.images.folders import ClassMap
@@ -77,8 +77,7 @@ def main(settings: DisentanglingSettings) -> None:
     meta = store.load_meta()
     store.require_complete()
     opening.check_channel_count(settings, meta)
-    requested = opening.requested_candidates(settings, meta["num_channels"])
-    opening.check_origin(requested, settings, meta)
+    requested = opening.open_candidates(settings, meta)
     problems = opening.Problems(len(requested.candidates))
     channels = opening.resolve_all(requested, settings.channel_flag, meta, ClassMap(meta["classes"]), problems)
     transform = opening.open_transform(settings, meta, store.folder)
@@ -89,7 +88,7 @@ def main(settings: DisentanglingSettings) -> None:
         transform,
         device,
         open_network=lambda: network,
-        only_correct=opening.setting("only_correct", settings, requested.settings),
+        only_correct=requested.settings["only_correct"],
         background=settings.background,
     )
 
@@ -138,7 +137,7 @@ def main(settings: DisentanglingSettings) -> None:
         manifest = splits.manifest_path(stem)
         tables = opening.write_layer(splits, manifest, candidates, proof, source=training_images, indices=at_once)
     problems.finish("split")
-    commands = opening.commands_after_splitting(settings, source, splits, candidates, manifest)
+    commands = after_splitting(settings, source, splits, candidates, manifest)
     if manifest is None:
         print_end([], commands, open_first=splits.path(candidates[0]), opened_by="by utils.store.split_network")
     else:

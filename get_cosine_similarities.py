@@ -77,6 +77,7 @@ def main(settings: SimilaritySettings) -> None:
     from utils.store.class_statistics import ClassStore
     from utils.store.files import run_name
     from utils.store.importance_store import ImportanceStore
+    from utils.store.stage_two_runs import write_stage_two_run
 
     run = run_name(settings.model, settings.layer_of_interest)
     store = ImportanceStore(settings.store_dir, run)
@@ -117,8 +118,9 @@ def main(settings: SimilaritySettings) -> None:
     stage_two = {**origin, **criteria, "gamma": gamma, "cosines": list(bounds)}
     candidates = write_pairs(path, kept, classes.name, stage_two)
     groups = write_groups(path, channels.several_groups(), classes.concept_name, stage_two)
+    record = write_stage_two_run(settings.store_dir, run, stage_two, channels.listed(kept))
     table = layer_tables.write_channels(path, channels, gamma, classes)
-    written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two)]
+    written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two), record]
     titles = Titles(f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria))
     figure = overview_figure(channels, gamma, guide, name=classes.name, titles=titles, sheet=settings.figure_width)
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"

@@ -54,6 +54,7 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Impor
 def main(settings: ImportanceSettings) -> None:
     import torch
 
+    from utils.command_line.next_steps import after_importances
     from utils.command_line.opening import open_images, open_transform_of_stage1
     from utils.command_line.run import print_end
     from utils.errors import Interrupted
@@ -123,11 +124,7 @@ def main(settings: ImportanceSettings) -> None:
         print(f"process {process.rank} has made its {len(chunks)} chunks; other processes are not ready yet")
     elif process.rank == 0 or (chunks and not process.ends_with_others):
         print_store_summary(store)
-        command = flags.next_command("get_cosine_similarities.py", settings=settings)
-        if settings.images == "val":
-            more = ["--get_separation", "--splits", "MANIFEST_OF_STAGE_3"]
-            command = flags.next_command("get_results.py", *more, settings=settings)
-        print_end([store.folder], [("next", command)], open_first=store.meta_path)
+        print_end([store.folder], after_importances(settings, run, store), open_first=store.meta_path)
 
 
 if __name__ == "__main__":

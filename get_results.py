@@ -40,13 +40,10 @@ def get_args_parser() -> flags.Parser:
     split_flags.add_candidates_flag(parser)
     help = "split files or manifests of stage 3, instead of a channel and concepts"
     parser.add_argument("--splits", nargs="+", metavar="FILE", help=help)
-    help = "the split that was made of correctly classified images only, where there are two"
-    split_flags.add_only_correct_flag(parser, help)
     split_flags.add_division_flags(parser)
     help = "one of the stored values 0.05, 0.10 ... 1.00 (default: the chosen one)"
     parser.add_argument("--rho", type=fraction, help=help)
-    help = "share of an image's positive attribution that includes it in the fractions (default: as stage 2 was asked)"
-    result_flags.add_tau_flag(parser, help)
+    split_flags.add_stage_two_flags(parser)
     result_flags.add_result_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
@@ -69,6 +66,7 @@ def main(settings: ResultSettings) -> None:
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
+    from utils.command_line.next_steps import after_results
     from utils.command_line.reporting import make_report
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
@@ -100,8 +98,7 @@ def main(settings: ResultSettings) -> None:
             written += evaluate_each(opened, validation, results)
     if settings.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
-    command = flags.next_command("disentangle_channel.py", settings=settings)
-    print_end(written, [("next", f"{command} ... for another channel or other concepts")])
+    print_end(written, after_results(opened))
     opened.problems.finish("evaluated")
 
 

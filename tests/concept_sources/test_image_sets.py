@@ -165,7 +165,7 @@ def test_pure_is_that_of_the_images(copy):
     assert "reference images: store/models_disentangled/" in out
 
     stage1("data", "store", "--images", "val", cwd=copy)
-    command = shlex.split(out.rsplit("next: python get_results.py ", 1)[1].splitlines()[0])
+    command = shlex.split(out.rsplit("get_results.py ", 1)[1].splitlines()[0])
     command += ["--get_quantitative", "--proportion_attribution_required", "0.0001", *COMPUTE]
     result = run_script("get_results.py", *command, cwd=copy)
     assert result.returncode == 0, result.stderr

@@ -113,7 +113,7 @@ def test_stage1_without_a_decoder(tmp_path):
     write_images(tmp_path / "data", train=1, val=0)
     result = stage1_without_a_decoder(tmp_path, "pil")
     assert result.returncode == 0, result.stderr
-    assert "next: python get_cosine_similarities.py" in result.stdout
+    assert f"next: python {ROOT}/get_cosine_similarities.py" in result.stdout
     result = stage1_without_a_decoder(tmp_path, "fast")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()

@@ -62,7 +62,7 @@ def test_help_has_the_plugins_and_their_flags(tmp_path):
 def test_a_third_division_goes_through_everything(layer):
     out = run("disentangle_channel.py", layer, "--channel_disentangle", CHANNEL, *PAIR, "--split_by", "softmax")
     assert "shares by the softmax of ARVs, sharpness 3" in out and "softmax shares of 8 inputs" in out
-    assert re.search("^next: python get_results.py .*--split_by softmax", out, re.MULTILINE)
+    assert re.search(r"^next: python \S*get_results.py .*--split_by softmax", out, re.MULTILINE)
     (path,) = splits(layer, f"{RUN}_channel{CHANNEL}_1_3_softmax.pt")
     with registered():
         division = read_split(path).split.division

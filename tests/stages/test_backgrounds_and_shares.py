@@ -280,7 +280,7 @@ def test_the_lines_that_say_what_is_next_work(layer):
     first = split_layer(layer)
     split_layer(layer, "--split_by", "least_squares", "--background", "0")
     stage1("data", "store", "--images", "val", cwd=layer)
-    lines = [line.split(": ", 1)[1] for line in first.splitlines() if "python get_results.py" in line]
+    lines = [line.split(": ", 1)[1] for line in first.splitlines() if "get_results.py" in line]
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line)[2:]

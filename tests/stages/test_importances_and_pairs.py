@@ -19,6 +19,7 @@ from tests.scripts import (
     COMPUTE,
     NETWORK,
     PAIR,
+    ROOT,
     RUN,
     SMALL_IMAGES,
     contents,
@@ -70,9 +71,8 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
     store.load_meta()
     labels = store.read_labels()
     assert f"8 images; {(labels.targets == labels.predictions).double().mean():.1%} classified correctly" in out
-    assert (
-        f"next: python get_cosine_similarities.py --model tests.factories:small --data_dir {data} --store_dir s" in out
-    )
+    command = f"{ROOT}/get_cosine_similarities.py --model tests.factories:small --data_dir {data} --store_dir s"
+    assert f"next: python {command}\n" in out
     again = stage1(data, "s", cwd=tmp_path)
     assert "1 of 1 chunks are there" in again
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.oracles import load, stored_images
 from tests.pictures import write_images
-from tests.scripts import COMPUTE, RUN, SMALL_IMAGES, messages, run_script, stage1, stage2, stage3
+from tests.scripts import COMPUTE, ROOT, RUN, SMALL_IMAGES, messages, run_script, stage1, stage2, stage3
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
@@ -92,4 +92,4 @@ def test_a_validation_store_needs_the_training_store_and_its_class_map(finished,
     assert result.returncode == 2
     assert "a val store takes the class map of the training store" in result.stderr
     out = stage1(finished / "data", tmp_path / "s", "--images", "val", cwd=tmp_path)
-    assert "\nnext: python get_results.py --model tests.factories:small" in out
+    assert f"\nnext: python {ROOT}/get_cosine_similarities.py --model tests.factories:small" in out

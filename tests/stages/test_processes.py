@@ -95,7 +95,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     assert not any(leftover.exists() for leftover in leftovers)
     assert whole(folder / "two") == contents(folder / "one")
     assert stdout.count("128 images; ") == 1
-    assert "next: python get_cosine_similarities.py" in stdout
+    assert f"next: python {ROOT}/get_cosine_similarities.py" in stdout
 
 
 def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder):

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from utils.command_line import flags, opening
+from utils.command_line import opening
+from utils.command_line.commands import STAGE3, next_command
 from utils.command_line.run import print_end
 from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store
@@ -62,7 +63,7 @@ def measure_comparison(settings: ResultSettings, device: torch.device) -> None:
     paths += write_comparison_figure(settings.output_dir, comparison)
     print_comparison(comparison)
     words = ("--candidates", settings.candidates, "--concepts_from", SUGGESTED)
-    print_end(paths, [("next", flags.next_command("disentangle_channel.py", *words, settings=settings))])
+    print_end(paths, [("next", next_command(STAGE3, *words, settings=settings))])
     opened.problems.finish("compared")
 
 
@@ -105,15 +106,14 @@ class OpenedComparison:
         if settings.weights is not None:
             opening.require_stored_network(settings, meta, training.folder)
         self.store = _require_val_store(settings, run, meta)
-        candidates = opening.requested_candidates(settings)
-        opening.check_origin(candidates, settings, meta)
+        candidates = opening.open_candidates(settings, meta, names=("only_correct",))
         self.study = opening.open_study(
             settings,
             training,
             self._transform,
             device,
             open_network=partial(opening.open_network, settings, meta, training.folder, device),
-            only_correct=opening.setting("only_correct", settings, candidates.settings),
+            only_correct=candidates.settings["only_correct"],
         )
         self.problems = opening.Problems(len(candidates.candidates))
         self._maker = SOURCES.get(USUAL).from_given({}, self.study).maker(self.study, [])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils import defaults
-from utils.command_line.settings import CandidateSettings, ImageSettings, ImportanceSettings, StageSettings
+from utils.command_line.settings import ImageSettings, ImportanceSettings, StageSettings
 from utils.errors import UserError, nearest_hint, quoted
 from utils.plugins import checked, positive, positive_int
 from utils.processes import this_process
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     from utils.images.batches import Loading
     from utils.images.transform import Transform
     from utils.networks.loading import LoadedNetwork
-
-SECOND_STAGE = "get_cosine_similarities.py"
-LAST_STAGE = "get_results.py"
-NOT_SAID = {"precision": defaults.PRECISION, "decode": defaults.DECODER}  # default values, which commands leave out
 
 Settings = TypeVar("Settings", bound=StageSettings)
 
@@ -110,12 +105,6 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def only_correct_flag(settings: CandidateSettings) -> list[str]:
-    """The flag as it was given, for another stage."""
-    given = settings.only_correct
-    return [] if given is None else ["--only_correct" if given else "--no-only_correct"]
-
-
 def add_channel_count_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nr_channels_in_layer_of_interest",
@@ -169,7 +158,7 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
     """The number of cores, divided among the processes that were started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores // this_process().local_size, 32))
@@ -183,7 +172,7 @@ def add_compute_flags(parser: argparse.ArgumentParser) -> None:
     compute.add_argument(
         "--num_workers",
         type=count,
-        default=_default_workers(),
+        default=default_workers(),
         help="processes that decode images (%(default)s here; 0: the main process does); with --decode gpu, threads "
         "that read them",
     )
@@ -221,15 +210,6 @@ def loading(settings: ImageSettings, device: torch.device) -> Loading:
     )
 
 
-def candidate_flags(settings: CandidateSettings, channel_flag: str) -> list[Any]:
-    """The flags that name the same candidates to another stage; ``channel_flag`` is that stage's flag for channels."""
-    words: list[Any] = ["--candidates", settings.candidates] if settings.candidates else []
-    words += [f"--{channel_flag}", *settings.channels] if settings.channels else []
-    for number, classes in enumerate(settings.concepts, start=1):
-        words += [f"--classes_for_concept{number}", *classes]
-    return words
-
-
 def transform_from_flags(settings: ImageSettings, default: Transform) -> Transform:
     """``default`` with the values that are given by flags."""
     given: dict[str, Any] = {}
@@ -252,18 +232,3 @@ def assumed_transform(settings: ImportanceSettings, network: LoadedNetwork) -> l
         return []
     parts = ("resize_size", "crop_size", "mean", "std")
     return [f"--{name}" for name in parts if getattr(settings, name) is None]
-
-
-def next_command(script: str, *more: object, settings: StageSettings) -> str:
-    """A command line that runs ``script`` next, with the flags of ``settings`` that it shares, ready to be pasted."""
-    words = ["--model", settings.model]
-    for name in ("weights", "device", "precision", "decode"):
-        given = getattr(settings, name, None)
-        if given is not None and given != NOT_SAID.get(name) and (script != SECOND_STAGE or name == "weights"):
-            words += [f"--{name}", given]
-    if settings.layer_of_interest != defaults.LAYER:
-        words += ["--layer_of_interest", settings.layer_of_interest]
-    words += ["--data_dir", settings.data_dir, "--store_dir", settings.store_dir]
-    if script == LAST_STAGE and settings.output_dir != defaults.OUTPUT_DIR:
-        words += ["--output_dir", settings.output_dir]
-    return shlex.join(["python", script, *map(str, words), *map(str, more)])

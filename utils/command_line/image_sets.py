@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from utils.command_line import flags
+from utils.command_line.commands import validation_store_command
 from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES
 from utils.stages.image_set_nulls import ImageSetNulls
@@ -27,7 +27,7 @@ def open_nulls(
     if not comparable:
         return None
     if store is None:
-        command = flags.next_command("get_importances_for_classes.py", "--images", "val", settings=settings)
+        command = validation_store_command(settings)
         print(
             f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
         )

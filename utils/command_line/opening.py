@@ -1,9 +1,9 @@
 """Opens candidates, settings and the network for stages 2 to 4, and checks them against what is stored."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 
 from utils import defaults
 from utils.command_line import flags
+from utils.command_line.earlier_settings import FLAGS, chosen_run, flags_given
 from utils.command_line.settings import CandidateSettings, ImageSettings, ImportanceSettings, StageSettings
-from utils.concept_sources.concept_source import ConceptSource
 from utils.concept_sources.source_registry import SUGGESTED
 from utils.errors import UserError, listed, printable
 from utils.images.batches import ImageSource
@@ -36,8 +36,6 @@ from utils.store.unfinished import Unfinished
 HOW_TO_NAME_CONCEPTS = (
     f"write 'channel: class, class', or let stage 3 find them (--concepts_from {SUGGESTED}) and give stage 4 --splits"
 )
-DEFAULTS = {"tau": defaults.TAU, "only_correct": defaults.ONLY_CORRECT}
-FLAGS = {"tau": "proportion_attribution_required", "only_correct": "only_correct"}
 
 
 def open_network(
@@ -192,29 +190,29 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
     return RequestedCandidates(candidates, of_file.settings)
 
 
-def setting(name: str, settings: CandidateSettings, *sources: dict[str, Any]) -> Any:
-    """The value of an earlier stage's setting: from the flag, else from the first source that has it, else the default.
+def open_candidates(
+    settings: CandidateSettings, meta: dict[str, Any], *, names: Collection[str] = tuple(FLAGS)
+) -> RequestedCandidates:
+    """The requested candidates with the settings of stage 2: of their file, else of a run of stage 2; flags go first.
 
-    ``sources`` are settings of candidates and of splits.
+    ``meta`` is that of the training store, ``names`` are the settings that are needed. UserError if stage 2 found the
+    candidates in a network with other weights, or in another layer, or if several of its runs may be meant.
     """
-    given = getattr(settings, FLAGS[name])
-    if given is not None:
-        return given
-    for source in sources:
-        if source.get(name) is not None:
-            return source[name]
-    if name == "tau":
-        _print_default_tau()
-    return DEFAULTS[name]
-
-
-@cache
-def _print_default_tau() -> None:
-    """Print once that the default tau is used, because candidates written by hand do not state the tau of stage 2."""
-    print(
-        f"tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits say it: after another one in stage 2 "
-        "give --proportion_attribution_required"
-    )
+    requested = requested_candidates(settings, meta["num_channels"])
+    check_origin(requested, settings, meta)
+    of_stage_two = {"only_correct": defaults.ONLY_CORRECT, **requested.settings}
+    if not requested.settings:
+        run = run_name(settings.model, settings.layer_of_interest)
+        channels = {candidate.channel for candidate in requested.candidates}
+        stage_two_run = chosen_run(settings, run, meta, channels, names=names)
+        if stage_two_run is not None:
+            of_stage_two |= stage_two_run.settings
+            print(f"settings of stage 2 from {stage_two_run.path}")
+    of_stage_two |= flags_given(settings)
+    shown = [f"{name} {of_stage_two[name]}" for name in ("tau", "p", "gamma") if name in of_stage_two]
+    if shown:
+        print(f"stage 2: {', '.join(shown)}")
+    return replace(requested, settings=of_stage_two)
 
 
 class Problems:
@@ -331,25 +329,3 @@ def write_layer(
         unfinished.remove()
         written.append(manifest)
     return [*written, write_concepts(manifest, proof.network.layer, all_splits)]
-
-
-def commands_after_splitting(
-    settings: CandidateSettings,
-    source: ConceptSource,
-    splits: SplitWriter,
-    candidates: list[Candidate],
-    manifest: Path | None,
-) -> list[tuple[str, str]]:
-    """Commands to run next, as (purpose, command) pairs. ``manifest`` lists all splits of the run, or is None."""
-    stage4 = partial(flags.next_command, "get_results.py", settings=settings)
-    if not source.labelled:
-        paths = map(splits.path, candidates) if manifest is None else [manifest]
-        return [("next", stage4("--splits", *paths))]
-    selectors = splits.selectors(candidates)
-    if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):
-        selectors += flags.only_correct_flag(settings)
-    commands = [("next", stage4(*flags.candidate_flags(settings, "channel_of_interest"), *selectors))]
-    if manifest is not None:
-        separation = stage4("--splits", manifest, "--get_separation")
-        commands.append(("or, against all other validation images", separation))
-    return commands

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from utils.command_line import flags
+from utils.command_line.commands import Command, next_command, validation_store_command
 from utils.command_line.image_sets import open_nulls
 from utils.command_line.opening import open_network, open_study, open_transform
 from utils.command_line.report_opening import open_layer
@@ -57,7 +58,9 @@ def make_report(settings: ResultSettings) -> None:
     run = run_name(settings.model, settings.layer_of_interest)
     stage_two = StageTwo(settings.output_dir, run, settings.candidates)
     reported, measured = open_layer(settings, run, stage_two)
-    commands = Commands(partial(flags.next_command, settings=settings), stage_two, settings.output_dir)
+    commands = Commands(
+        partial(next_command, settings=settings, known={**reported.meta, **stage_two.settings}), stage_two
+    )
     folder = report_folder(settings.output_dir, run)
     print(f"{settings.model}, layer {reported.meta['layer']}, {reported.settings_text()} ({stage_two.groups.name})")
     for groups in stage_two.others:
@@ -88,6 +91,7 @@ def make_report(settings: ResultSettings) -> None:
             )
         )
     channels = best_first(described)
+    layer_commands = _layer_commands(settings, run, reported, commands)
     layer = {
         **describe_layer(reported),
         "run": run,
@@ -104,11 +108,13 @@ def make_report(settings: ResultSettings) -> None:
         "headline": reported.headline(),
         "separations": _separations(reported, measured, pictures),
         "stale": measured.stale,
-        "commands": _layer_commands(settings, run, reported, commands),
+        "commands": layer_commands,
     }
     index = write_pages(folder, layer, channels, table_data(channels), pictures.made)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"\nwrote {folder}: {len(channels)} channels, {size / 1e6:.1f} MB")
+    for purpose, command in _next_commands(layer_commands):
+        print(f"{purpose}: {command}")
     print(f"open {index}")
 
 
@@ -147,7 +153,7 @@ def _layer_commands(settings: ResultSettings, run: str, layer: ReportedLayer, co
         "unsplit": unsplit,
         "split": commands.split_layer() if unsplit else None,
         "unmeasured": unmeasured,
-        "validation_store": None if has_store else commands.validation_store(),
+        "validation_store": None if has_store else validation_store_command(settings),
         "separation": commands.evaluate_layer(by[0], "--get_separation") if unmeasured else None,
         "guide": commands.guide() if layer.guide is None else None,
         "others": commands.others(),
@@ -177,6 +183,14 @@ def _open_nulls(
 
     store = matching_val_store(settings, run, layer.meta)
     return open_nulls(settings, splits, store, open_study_of_layer, measured=len(splits) <= MOST_NULLS)
+
+
+def _next_commands(commands: dict[str, Any]) -> list[Command]:
+    """Of the commands of ``_layer_commands`` those to run next, as (purpose, command) pairs."""
+    if commands["split"]:
+        return [("next", commands["split"])]
+    missing = (commands["validation_store"], commands["separation"]) if commands["separation"] else ()
+    return list(zip(("next", "then"), filter(None, missing), strict=False))
 
 
 class PatchMaker:

@@ -9,7 +9,7 @@ from utils.command_line.comparison_flags import add_comparison_flags, check_comp
 from utils.command_line.settings import ResultSettings
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.plugins import checked, flags_of, fraction, positive_int
+from utils.plugins import checked, flags_of, positive_int
 
 CHANNEL_FLAG = ResultSettings.channel_flag
 # Flags that have no meaning unless one of some others is given
@@ -21,6 +21,7 @@ ONLY_FOR = {
     "seeds": ("get_feature_visualization",),
     "draws": ("get_separation",),
     "irrelevant_channels": ("get_separation",),
+    "p": ("get_separation",),
     "effect_to": ("get_effect",),
 }
 # The flags that a report uses; all other flags would be ignored
@@ -29,10 +30,6 @@ OF_REPORT = (
     *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
     *("resize_size", "crop_size", "interpolation", "mean", "std", "decode", "device", "precision"),
 )
-
-
-def add_tau_flag(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--proportion_attribution_required", type=fraction, help=f"tau: {help}")
 
 
 def add_result_flags(parser: argparse.ArgumentParser) -> None:

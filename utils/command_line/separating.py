@@ -8,7 +8,6 @@ from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings, model_dir_of
 from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits
 from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
-from utils.defaults import P
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
@@ -99,13 +98,7 @@ def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit
 
 def _thresholds(opened: OpenedSplits) -> list[Thresholds]:
     """Tau and p for each split."""
-    return [Thresholds(tau, _p(opened, split)) for tau, split in zip(opened.taus, opened.splits, strict=True)]
-
-
-def _p(opened: OpenedSplits, split: OpenedSplit) -> float:
-    """The p of stage 2, from the candidates or the split; else the default."""
-    sources: list[dict[str, Any]] = [opened.stage_two, split.file.settings]
-    return next((source["p"] for source in sources if source.get("p") is not None), P)
+    return [Thresholds(*(opened.of_stage_two(name, split) for name in ("tau", "p"))) for split in opened.splits]
 
 
 def _irrelevant_drawn(

@@ -90,7 +90,7 @@ class CandidateSettings(ImageSettings):
 
     ``channels`` are those of ``channel_flag``, or None. ``concepts`` are the classes of each concept that flags name,
     as text. With ``finds_concepts`` the source finds the concepts of a channel. ``only_correct`` is None if no flag
-    gives it.
+    gives it, and so are tau (``proportion_attribution_required``) and ``p``.
     """
 
     channel_flag: ClassVar[str]
@@ -99,6 +99,8 @@ class CandidateSettings(ImageSettings):
     channels: tuple[int, ...] | None = None
     concepts: tuple[list[str], ...] = ()
     finds_concepts: bool = False
+    proportion_attribution_required: float | None = None
+    p: float | None = None
     only_correct: bool | None = None
 
 
@@ -127,7 +129,6 @@ class ResultSettings(CandidateSettings):
     division_given: dict[str, Any]
     background: float | None = None
     rho: float | None = None
-    proportion_attribution_required: float | None = None
     figure_width: Sheet = SCREEN
 
     get_qualitative: bool = False

@@ -1,24 +1,23 @@
 """What stage 2 prints of a layer: its tables, the best channels, or one channel; and the commands to run next."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import flags
+from utils.command_line.commands import STAGE2, STAGE3, STAGE4, Command, next_command
+from utils.command_line.earlier_settings import FLAGS, told_apart_by
 from utils.command_line.settings import SimilaritySettings
 from utils.divisions.division_registry import USUAL
 from utils.report import gamma_guide, layer_tables
 from utils.report.channel_text import LayerFindings, print_best, print_channel, smaller_p
 from utils.stages.relevance import pairs_at_taus
 from utils.store.class_statistics import ClassStore
+from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
+from utils.store.stage_two_runs import read_stage_two_runs
 
-STAGE2 = "get_cosine_similarities.py"
-STAGE3 = "disentangle_channel.py"
-STAGE4 = "get_results.py"
 ALL_GROUPS = "or all channels of several groups"
-
-Command = tuple[str, str]  # purpose and command
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class LayerScreen:
         concepts = self.findings.channels.classes(channel)
         p = smaller_p(channel, self.findings)
         if len(concepts) < 2 and p:
-            commands.append(("next", self._command(STAGE2, *self._thresholds(p), "--channel", channel)))
+            commands.append(("next", self._command(STAGE2, "--p", p, "--channel", channel)))
         elif len(concepts) > 1:
             concepts = self._pair_of(channel)
         if concepts:
@@ -95,10 +94,8 @@ class LayerScreen:
                 word for k, output in enumerate(concepts, start=1) for word in (f"--classes_for_concept{k}", output)
             ]
             words += ["--background"] if len(concepts) == 1 else []
-            words += ["--only_correct"] if self.settings.only_correct else []
-            tau = ["--proportion_attribution_required", self.settings.tau]
             purpose = "or beside everything else" if len(concepts) == 1 and commands else "next"
-            commands += self._both(purpose, words, channel, of_stage4=tau)
+            commands += self._both(purpose, words, channel)
         if len(self.findings.channels.groups(channel)) > 1:
             commands += self._both("or its groups", ["--candidates", self.files.groups], channel)
             commands += self._both(ALL_GROUPS, ["--candidates", self.files.groups])
@@ -111,22 +108,24 @@ class LayerScreen:
         pair = kept[len(kept) - 1 :] if len(kept) else self.findings.channels.pairs_of(channel)[:1]
         return [int(pair.class1), int(pair.class2)]
 
-    def _both(
-        self, purpose: str, words: list[Any], channel: int | None = None, of_stage4: list[Any] | None = None
-    ) -> list[Command]:
+    def _both(self, purpose: str, words: list[Any], channel: int | None = None) -> list[Command]:
         """Stages 3 and 4 of the same candidates."""
         of_stage3 = [] if channel is None else ["--channel_disentangle", channel]
-        channel_of_stage4 = [] if channel is None else ["--channel_of_interest", channel]
-        stage4 = self._command(STAGE4, *channel_of_stage4, *words, "--split_by", USUAL, *(of_stage4 or []))
-        return [(purpose, self._command(STAGE3, *of_stage3, *words)), ("then", stage4)]
-
-    def _thresholds(self, p: float) -> list[Any]:
-        """The flags of this run, with another p."""
-        words = ["--p", p, "--proportion_attribution_required", self.settings.tau]
-        words += ["--cos_sim_low", self.settings.cos_sim_low, "--cos_sim_high", self.settings.cos_sim_high]
-        for name in ("min_images", "output_dir"):
-            words += [f"--{name}", getattr(self.settings, name)]
-        return words + [f"--{name}" for name in ("only_correct", "only_above_mean") if getattr(self.settings, name)]
+        of_stage4 = [] if channel is None else ["--channel_of_interest", channel]
+        of_stage4 += [*words, "--split_by", USUAL]
+        if self.settings.only_correct or "only_correct" in self._told_apart:
+            of_stage4 += ["--only_correct" if self.settings.only_correct else "--no-only_correct"]
+        commands = self._command(STAGE3, *of_stage3, *words), self._command(STAGE4, *of_stage4)
+        return list(zip((purpose, "then"), commands, strict=True))
 
     def _command(self, script: str, *words: object) -> str:
-        return flags.next_command(script, *words, settings=self.settings)
+        """A command with the settings of this run, and with the precision and decoding of its store."""
+        known = {**self.store.meta, **self.findings.settings}
+        return next_command(script, *words, settings=self.settings, known=known, told_apart=self._told_apart)
+
+    @cached_property
+    def _told_apart(self) -> list[str]:
+        """The flags that choose among the runs of stage 2 in the store."""
+        run = run_name(self.settings.model, self.settings.layer_of_interest)
+        runs = read_stage_two_runs(self.settings.store_dir, run, self.store.meta)
+        return [FLAGS[name] for name in told_apart_by(runs)]

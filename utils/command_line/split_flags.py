@@ -15,7 +15,7 @@ from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
 from utils.errors import UserError
-from utils.plugins import flags_of
+from utils.plugins import flags_of, fraction
 
 if TYPE_CHECKING:
     from utils.concept_sources.concept_source import ConceptSource
@@ -53,6 +53,22 @@ def add_candidates_flag(parser: argparse.ArgumentParser) -> None:
 def add_only_correct_flag(parser: argparse.ArgumentParser, help: str) -> None:
     """Add a flag with three states: if it is not given, the candidates or the split decide."""
     parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
+
+
+def add_stage_two_flags(parser: argparse.ArgumentParser, *, stage3: bool = False) -> None:
+    """Add the flags of stage 2's settings, for stage 3 or stage 4: not given, they are as stage 2 was asked."""
+    usual = "(default: as stage 2 was asked: --candidates, or its run in the store)"
+    correct = f"ARVs and the images that choose rho from correctly classified images only {usual}"
+    tau = "tau of stage 2, which is kept in the split for stage 4"
+    p = "p of stage 2, kept likewise"
+    if not stage3:
+        usual = "(default: as stage 2 was asked: --candidates, the split, or its run in the store)"
+        correct = "the split that was made of correctly classified images only, where there are two"
+        tau = "tau: share of an image's positive attribution that includes it in the fractions"
+        p = "separation: share of a class's images that makes a channel relevant for it"
+    add_only_correct_flag(parser, correct)
+    parser.add_argument("--proportion_attribution_required", type=fraction, help=f"{tau} {usual}")
+    parser.add_argument("--p", type=fraction, help=f"{p} {usual}")
 
 
 def channels_from(args: argparse.Namespace, channel_flag: str) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ import torch
 
 from utils.command_line import flags
 from utils.command_line.card_patches import patches_of_all
+from utils.command_line.earlier_settings import chosen_run, flags_given, setting
 from utils.command_line.opening import (
     Problems,
     check_channel_count,
@@ -22,9 +23,8 @@ from utils.command_line.opening import (
     requested_candidates,
     require_stored_network,
     resolve,
-    setting,
 )
-from utils.command_line.settings import ResultSettings, model_dir_of
+from utils.command_line.settings import ImageSettings, ResultSettings, model_dir_of
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError
 from utils.images.batches import ImageSource
@@ -92,7 +92,16 @@ class OpenedSplits:
     @property
     def taus(self) -> list[float]:
         """The tau of each split."""
-        return [setting("tau", self.settings, self.stage_two, split.file.settings) for split in self.splits]
+        return [self.of_stage_two("tau", split) for split in self.splits]
+
+    def of_stage_two(self, name: str, split: OpenedSplit) -> Any:
+        """A setting of stage 2 for a split: of a flag, the candidates, the split, a run of stage 2, or the default."""
+        sources = [self.stage_two, split.file.settings]
+        if all(source.get(name) is None for source in (flags_given(self.settings), *sources)):
+            channels = [split.file.split.channel]
+            stage_two_run = chosen_run(self.settings, self.run, self.context, channels, names=[name])
+            sources += [] if stage_two_run is None else [stage_two_run.settings]
+        return setting(name, self.settings, *sources)
 
     def matching_val_store(self) -> ImportanceStore | None:
         return matching_val_store(self.settings, self.run, self.context)
@@ -330,7 +339,7 @@ def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Group
     return replace(opened, splits=splits)
 
 
-def matching_val_store(settings: ResultSettings, run: str, context: dict[str, Any]) -> ImportanceStore | None:
+def matching_val_store(settings: ImageSettings, run: str, context: dict[str, Any]) -> ImportanceStore | None:
     """The complete val store of the splits' network, layer and transform, and the requested precision; else None."""
     store = ImportanceStore(settings.store_dir, run, "val")
     if not store.meta_path.is_file():

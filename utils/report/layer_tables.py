@@ -95,6 +95,10 @@ class ChannelClasses:
         several = [groups for groups in self._groups.values() if len(groups.concepts) > 1]
         return sorted(several, key=lambda groups: -groups.lowest_cosine())
 
+    def listed(self, pairs: ClassPairs) -> set[int]:
+        """The channels that stage 2 lists: those of the ``pairs`` that it keeps, and those of two or more groups."""
+        return {*pairs.channel.tolist(), *(groups.channel for groups in self.several_groups())}
+
     def low(self, channel: int, outputs: list[int]) -> str:
         """The classes, of those given, in which the channel lies below its mean, with the sign of its sum, as text."""
         signs = {output: np.sign(self._sums[output, channel]) for output in outputs if self._below[output, channel]}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.concept_sources.source_registry import SOURCES
-from utils.defaults import OUTPUT_DIR
 from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.errors import UserError
+from utils.store.candidates import STAGE_TWO_FOLDER
 from utils.store.files import damage_is_one_line, number_text, read_json
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ ORIGIN = ("model", "layer", "weights_sha256")
 AGAIN = "run get_cosine_similarities.py again"
 
 
+def tables_of(output_dir: str | Path, run: str) -> list[Path]:
+    """The files of groups that stage 2 has written for a network and layer, the newest last."""
+    paths = (Path(output_dir) / STAGE_TWO_FOLDER).glob(f"{run}_required*_groups.json")
+    return sorted(paths, key=lambda path: path.stat().st_mtime)
+
+
 class StageTwo:
     """The settings of stage 2, and its files: those of ``candidates``, or else the newest of a run in ``output_dir``.
 
@@ -27,8 +33,7 @@ class StageTwo:
     """
 
     def __init__(self, output_dir: str | Path, run: str, candidates: str | None = None) -> None:
-        folder = Path(output_dir) / "results_get_cosine_similarities"
-        present = sorted(folder.glob(f"{run}_required*_groups.json"), key=lambda path: path.stat().st_mtime)
+        present = tables_of(output_dir, run)
         if candidates is not None:
             chosen = Path(candidates)
             if not chosen.is_file():
@@ -36,6 +41,7 @@ class StageTwo:
         elif present:
             chosen = present[-1]
         else:
+            folder = Path(output_dir) / STAGE_TWO_FOLDER
             raise UserError(f"there is no table of {run} in {folder}: run get_cosine_similarities.py first")
         self.stem = chosen.with_name(chosen.stem.removesuffix("_groups"))
         self.groups = self.stem.with_name(f"{self.stem.name}_groups.json")
@@ -57,34 +63,32 @@ class Commands:
     Parameters
     ----------
     command
-        A function of a script and further words that returns a command line with the flags of the report.
+        A function of a script and further words that returns a command line with the flags of the report, and with
+        those of stage 2's settings that are not at their default.
     stage_two
-    output_dir
     """
 
-    def __init__(self, command: Callable[..., str], stage_two: StageTwo, output_dir: str) -> None:
+    def __init__(self, command: Callable[..., str], stage_two: StageTwo) -> None:
         self._command = command
         self._stage_two = stage_two
-        self._output_dir = output_dir
 
     def split(self, measured: MeasuredSplit) -> str:
         """The command that makes a split again."""
         split = measured.split
         division = split.division
-        settings = measured.file.settings
         source = SOURCES.get(measured.file.source["name"])
         if not source.labelled:
             more = ["--concepts_from", source.name, "--channel_disentangle", split.channel]
             more += source.flag_words(measured.file.source["state"])
-            more += ["--only_correct"] if settings["only_correct"] else []
-        elif measured.kind != "own choice" and settings["tau"] is not None:
-            candidates = self._stage_two.groups if measured.kind == "groups" else self._stage_two.pairs
-            more = ["--candidates", candidates, "--channel_disentangle", split.channel]
+        elif measured.kind == "groups":
+            more = ["--candidates", self._stage_two.groups, "--channel_disentangle", split.channel]
         else:
             more = ["--channel_disentangle", split.channel]
             for number, concept in enumerate(split.classes, start=1):
                 more += [f"--classes_for_concept{number}", *concept]
-            more += ["--only_correct"] if settings["only_correct"] else []
+        only_correct = measured.file.settings["only_correct"]
+        if only_correct != self._stage_two.settings["only_correct"]:
+            more += ["--only_correct" if only_correct else "--no-only_correct"]
         more += ["--split_by", division.name]
         more += division.flag_words(division.settings()) if division.settings() != division.settings_from({}) else []
         weight = measured.file.background
@@ -102,26 +106,23 @@ class Commands:
         groups = self._stage_two.groups
         return self._command("disentangle_channel.py", "--candidates", groups, "--split_by", USUAL_OF_LAYERS)
 
-    def evaluate(self, path: Path, *flags: str) -> str:
-        return self._command("get_results.py", "--splits", path, *flags)
+    def evaluate(self, measured: MeasuredSplit, *flags: str) -> str:
+        """The command that measures or draws results of a split, at the tau and p of this report."""
+        thresholds = {"tau": "--proportion_attribution_required"}
+        thresholds |= {"p": "--p"} if "--get_separation" in flags else {}
+        more: list[object] = []
+        for name, flag in thresholds.items():
+            if measured.file.settings[name] not in (None, self._stage_two.settings[name]):  # stage 4 would take it
+                more += [flag, self._stage_two.settings[name]]
+        return self._command("get_results.py", "--splits", measured.path, *flags, *more)
 
     def evaluate_layer(self, split_by: str, *flags: str) -> str:
         groups = self._stage_two.groups
         return self._command("get_results.py", "--candidates", groups, "--split_by", split_by, *flags)
 
-    def validation_store(self) -> str:
-        return self._command("get_importances_for_classes.py", "--images", "val")
-
     def guide(self) -> str:
         """The command that runs stage 2 with the settings of this report."""
-        settings = self._stage_two.settings
-        low, high = settings["cosines"]
-        more = ["--proportion_attribution_required", settings["tau"], "--p", settings["p"], "--cos_sim_high", high]
-        more += ["--cos_sim_low", low] if low else []
-        more += ["--min_images", settings["min_images"]] if settings["min_images"] > 1 else []
-        more += [f"--{name}" for name in ("only_correct", "only_above_mean") if settings[name]]
-        more += ["--output_dir", self._output_dir] if self._output_dir != OUTPUT_DIR else []
-        return self._command("get_cosine_similarities.py", *more)
+        return self._command("get_cosine_similarities.py")
 
     def others(self) -> list[str]:
         """The commands for reports of other settings of stage 2."""

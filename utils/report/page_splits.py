@@ -227,8 +227,8 @@ def _commands_of(measured: MeasuredSplit, commands: Commands) -> dict[str, str]:
     measures = EVALUATION[measured.kind == "images" :]
     return {
         "split": commands.split(measured),
-        "evaluate": commands.evaluate(measured.path, *(f"--get_{measure}" for measure in measures)),
-        **{shown: commands.evaluate(measured.path, f"--get_{shown}") for shown in SHOWN},
+        "evaluate": commands.evaluate(measured, *(f"--get_{measure}" for measure in measures)),
+        **{shown: commands.evaluate(measured, f"--get_{shown}") for shown in SHOWN},
     }
 
 

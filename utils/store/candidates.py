@@ -19,6 +19,7 @@ from utils.store.files import damage_is_one_line, read_bytes, read_json, write_b
 
 CANDIDATES_FORMAT = 1
 HEADER = "Channel,Class1,Class2,CosineSimilarity"
+STAGE_TWO_FOLDER = "results_get_cosine_similarities"  # in --output_dir
 MOST_PAIRS = 100_000  # in a JSON file; more would not be split
 TOKEN = re.compile(r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<sign>[:,;+#])|(?P<word>[^\s,:;+#"]+))')
 COSINE = re.compile(r"-?[01]\.\d+|-?\d(\.\d+)?e-\d+")
@@ -59,7 +60,7 @@ def pairs_path(
     low, high = cosines
     name = f"{run}_required{tau}_p{p}_cossim{low}to{high}"
     name += settings_suffix(only_correct, min_images, only_above_mean)
-    return Path(output_dir) / "results_get_cosine_similarities" / f"{name}.txt"
+    return Path(output_dir) / STAGE_TWO_FOLDER / f"{name}.txt"
 
 
 def settings_suffix(only_correct: bool, min_images: int, only_above_mean: bool) -> str:

@@ -1,0 +1,90 @@
+"""The commands to run next after stages 1, 3 and 4, as (purpose, command) pairs; the purpose of the first is next."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from utils.command_line.commands import (
+    STAGE2,
+    STAGE4,
+    Command,
+    candidate_words,
+    next_command,
+    only_correct_words,
+    validation_store_command,
+)
+from utils.command_line.earlier_settings import flags_given
+from utils.command_line.settings import CandidateSettings, ImportanceSettings, model_dir_of
+from utils.command_line.split_opening import OpenedSplits, matching_val_store
+from utils.concept_sources.concept_source import ConceptSource
+from utils.method.disentangling import Candidate
+from utils.report.page_commands import tables_of
+from utils.store.importance_store import ImportanceStore
+from utils.store.splits import SplitWriter
+from utils.store.stage_two_runs import read_stage_two_runs
+
+AGAINST_ALL = "or, against all other validation images"
+FOR_VERDICTS = "for verdicts, also"
+TOLD = ("tau", "p", "only_correct")  # settings by which a table of stage 2 is that of a split
+
+
+def after_importances(settings: ImportanceSettings, run: str, store: ImportanceStore) -> list[Command]:
+    """Stage 2, as it was asked last if it has been run; and after the training images the validation images."""
+    runs = read_stage_two_runs(settings.store_dir, run, store.meta)
+    commands = [("next", next_command(STAGE2, settings=settings, known=runs[0].settings if runs else None))]
+    if settings.images == "train" and not ImportanceStore(settings.store_dir, run, "val").meta_path.is_file():
+        commands.append((FOR_VERDICTS, validation_store_command(settings)))
+    return commands
+
+
+def after_splitting(
+    settings: CandidateSettings,
+    source: ConceptSource,
+    splits: SplitWriter,
+    candidates: list[Candidate],
+    manifest: Path | None,
+) -> list[Command]:
+    """Stage 4 of the splits, and before it the val store where it is missing and needed.
+
+    ``manifest`` lists all splits of the run, or is None.
+    """
+    stage4 = partial(next_command, STAGE4, settings=settings, known=splits.settings)
+    has_val_store = matching_val_store(settings, splits.run, splits.context) is not None
+
+    def needing_val_store(purpose: str, command: str) -> list[Command]:
+        if has_val_store:
+            return [(purpose, command)]
+        return [(purpose, validation_store_command(settings)), ("then", command)]
+
+    if not source.labelled:
+        paths: Sequence[Path] = [splits.path(candidate) for candidate in candidates] if manifest is None else [manifest]
+        return needing_val_store("next", stage4("--splits", *paths))
+    selectors = splits.selectors(candidates)
+    if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):
+        selectors += only_correct_words(settings)
+    commands = [("next", stage4(*candidate_words(settings, "channel_of_interest"), *selectors))]
+    if manifest is not None:
+        commands += needing_val_store(AGAINST_ALL, stage4("--splits", manifest, "--get_separation"))
+    return commands
+
+
+def after_results(opened: OpenedSplits) -> list[Command]:
+    """The page to browse, of the settings of stage 2 that these splits were made with; else stage 2, which it needs."""
+    settings = opened.settings
+    model_dir = model_dir_of(settings)
+    if model_dir.resolve() != model_dir_of(replace(settings, splits=(), model_dir=None)).resolve():
+        settings = replace(settings, model_dir=str(model_dir))
+    known = {**opened.splits[0].file.settings, **opened.stage_two, **flags_given(settings)}
+    tables = tables_of(settings.output_dir, opened.run)
+    if not tables:
+        return [("next", next_command(STAGE2, settings=settings, known=known))]
+    words: list[object] = []
+    if str(settings.candidates).endswith(".json"):
+        words = ["--candidates", settings.candidates]
+    elif len(tables) > 1:
+        runs = read_stage_two_runs(settings.store_dir, opened.run, opened.context)
+        stems = [run.table_name(opened.run) for run in runs if all(run.settings[name] == known[name] for name in TOLD)]
+        asked = [table for stem in stems for table in tables if table.name == f"{stem}_groups.json"]
+        words = ["--candidates", asked[0]] if asked else []
+    return [("next", next_command(STAGE4, "--report", *words, settings=settings))]

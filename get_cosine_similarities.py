@@ -97,7 +97,7 @@ def main(settings: SimilaritySettings) -> None:
         measure_sensitivity(settings, run, store, class_store)
         return
     print(
-        f"{settings.model}, layer {meta['layer']}: {meta['num_images']} images of {len(meta['classes'])} classes",
+        f"{settings.model_name}, layer {meta['layer']}: {meta['num_images']} images of {len(meta['classes'])} classes",
         flush=True,
     )
     # The relevant classes of each channel, and the pairs of them that are gamma-polysemantic
@@ -121,7 +121,7 @@ def main(settings: SimilaritySettings) -> None:
     record = write_stage_two_run(settings.store_dir, run, stage_two, channels.listed(kept))
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two), record]
-    titles = Titles(f"{settings.model}, layer {meta['layer']}", layer_tables.settings_text(**criteria))
+    titles = Titles(f"{settings.model_name}, layer {meta['layer']}", layer_tables.settings_text(**criteria))
     figure = overview_figure(channels, gamma, guide, name=classes.name, titles=titles, sheet=settings.figure_width)
     overview = Path(settings.output_dir) / "plots" / f"{path.stem}_overview"
     written += [write_figure(overview, figure, settings.figure_width), class_store.folder]

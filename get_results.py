@@ -90,7 +90,7 @@ def main(settings: ResultSettings) -> None:
         written += draw_maps(opened)
     if settings.get_effect or settings.wants_each_split:
         opened, validation = split_opening.open_validation(opened)
-        network = f"{settings.model} with weights {opened.context['weights']}"
+        network = f"{settings.model_name} with weights {opened.context['weights']}"
         print(f"{network}, layer {opened.context['layer']}; {validation}")
         if settings.get_effect:
             written += measure_effect(opened, validation)

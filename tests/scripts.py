@@ -4,6 +4,7 @@ import ast
 import atexit
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,12 @@ def printed_pairs(out):
     """The list of pairs that stage 2 prints on a line of its own."""
     (line,) = [line for line in out.splitlines() if line.startswith("[")]
     return ast.literal_eval(line)
+
+
+def printed_commands(out):
+    """(purpose, script and words) of the command lines that a script has printed, in their order."""
+    lines = re.findall(r"^([a-z][a-z, ]*): (python .*)$", out, re.MULTILINE)
+    return [(purpose, tuple(shlex.split(line)[1:])) for purpose, line in lines]
 
 
 def messages(stderr):

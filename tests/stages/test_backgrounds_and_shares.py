@@ -286,11 +286,3 @@ def test_the_lines_that_say_what_is_next_work(layer):
         words = shlex.split(line)[2:]
         result = run_script("get_results.py", *words, "--get_quantitative", *TAU, cwd=layer)
         assert result.returncode == 0, result.stderr
-
-
-def test_a_default_tau_is_said(copy):
-    flags = ("--data_dir", "data", "--store_dir", "store", "--channel_of_interest", "9", *PAIR, *COMPUTE)
-    result = run_script("get_results.py", *NETWORK, *flags, "--get_quantitative", cwd=copy)
-    assert result.stdout.count("tau is 0.03, the default") == 1
-    result = run_script("get_results.py", *NETWORK, *flags, "--get_quantitative", *TAU, cwd=copy)
-    assert "the default" not in result.stdout

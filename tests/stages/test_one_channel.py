@@ -57,7 +57,7 @@ def test_a_channel_has_the_shares_that_a_loop_finds_and_its_proposals_run(copy):
     found = commands(out)
     assert set(found) >= {"next", "then, next"}
     words = f"--channel_disentangle {channel} --classes_for_concept1 {first} --classes_for_concept2 {second}"
-    assert found["next"].endswith(words)
+    assert found["next"].endswith(f"{words} --proportion_attribution_required 0.05 --p 0.5")
     assert f"_channel{channel}_{first}_{second}.pt" in paste(found["next"], copy)
     assert ", tau 0.05" in paste(found["then, next"], copy)
     if "or its groups" in found:
@@ -73,7 +73,7 @@ def test_a_channel_that_is_no_candidate_says_why_and_what_would_make_it_one(copy
     assert "\nno candidate: relevant for 1 class, where two are needed; with --p 0.16 there would be two\n" in out
     found = commands(out)
     assert list(found) == ["next", "or beside everything else", "then, or beside everything else"]
-    assert " --only_correct" in found["next"] and "--min_images 2 " in found["next"]
+    assert " --only_correct" in found["next"] and " --min_images 2" in found["next"]
     _, script, *arguments = shlex.split(found["next"])
     assert "\na candidate: relevant for 2 classes\n" in succeed(script, *arguments, cwd=copy)
     assert "concept 2: everything else" in paste(found["or beside everything else"], copy)

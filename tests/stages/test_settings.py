@@ -154,9 +154,77 @@ def test_tau_travels_from_stage_2_to_stage_4_and_a_flag_overrides_it(copy):
         assert part["included"] == [share >= 0.05 for share in part["shares"]]
 
 
+def without_runs(folder):
+    """Remove what runs of stage 2 were asked, and the split that knows it."""
+    for path in (*folder.glob("store/*_stage2_*.json"), folder / "store" / "models_disentangled" / f"{PLAIN}.pt"):
+        path.unlink()
+
+
 def test_where_nobody_knows_tau_it_is_that_of_the_paper(copy):
+    without_runs(copy)
+    stage3("data", "store", cwd=copy)
     assert read_split(copy / "store" / "models_disentangled" / f"{PLAIN}.pt").settings["tau"] is None
-    assert ", tau 0.03" in evaluate(copy).stdout
+    out = evaluate(copy).stdout
+    assert ", tau 0.03" in out and out.count("tau is 0.03, the default") == 1
+    assert "the default" not in evaluate(copy, "--proportion_attribution_required", "0.04").stdout
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Runs of stage 2
+
+
+def split_again(folder, *more):
+    """Stage 3 of channel 9 without candidates: the settings of the split that it makes."""
+    out = stage3("data", "store", *more, cwd=folder)
+    (path,) = re.findall(r"^(?:wrote|there already:) (\S+\.pt)$", out, re.MULTILINE)
+    return read_split(folder / path).settings
+
+
+def test_without_candidates_the_settings_are_those_of_the_run_that_lists_the_channel(copy):
+    (path,) = (copy / "store").glob("*_stage2_*.json")
+    assert CHANNEL in read_json(path, "")["channels"]
+    stage2("store", "--proportion_attribution_required", "0.9", "--only_correct", cwd=copy)  # lists no channel
+    assert len(list((copy / "store").glob("*_stage2_*.json"))) == 2
+    settings = split_again(copy)
+    assert [settings[name] for name in ("tau", "p", "only_correct")] == [0.05, 0.5, False]
+    settings = split_again(copy, "--proportion_attribution_required", "0.07")  # a flag goes first
+    assert [settings[name] for name in ("tau", "p", "only_correct")] == [0.07, 0.5, False]
+
+
+def test_of_several_runs_that_differ_stage_3_names_them_and_asks(copy):
+    stage2("store", "--proportion_attribution_required", "0.04", "--p", "0.6", "--only_correct", cwd=copy)
+    flags = (*NETWORK, *COMPUTE, "--data_dir", "data", "--store_dir", "store", "--channel_disentangle", CHANNEL, *PAIR)
+    result = run_script("disentangle_channel.py", *flags, cwd=copy)
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    assert "τ = 0.04, p = 0.6, correctly classified images only; τ = 0.05, p = 0.5" in line
+    assert "choose with --proportion_attribution_required and --p and --only_correct" in line
+    settings = split_again(copy, "--proportion_attribution_required", "0.04")  # of which there is one run
+    assert [settings[name] for name in ("tau", "p", "only_correct")] == [0.04, 0.6, True]
+    settings = split_again(copy, "--no-only_correct")
+    assert [settings[name] for name in ("tau", "p", "only_correct")] == [0.05, 0.5, False]
+
+
+def test_lines_of_stage_2_say_which_of_several_runs_is_meant(copy):
+    stage2("store", "--proportion_attribution_required", "0.04", "--only_correct", cwd=copy)
+    out = stage2("store", "--channel", CHANNEL, "--data_dir", "data", cwd=copy)
+    assert " --proportion_attribution_required 0.05 --p 0.5 --no-only_correct\n" in out
+    third = paste(out, copy)
+    assert f"there already: store/models_disentangled/{PLAIN}.pt" in third
+    assert f"{PLAIN}.pt, rho" in paste(third, copy)
+
+
+def test_a_split_that_does_not_know_tau_is_measured_at_that_of_the_run(copy):
+    runs = {path: path.read_bytes() for path in (copy / "store").glob("*_stage2_*.json")}
+    without_runs(copy)
+    stage3("data", "store", cwd=copy)
+    for path, content in runs.items():
+        path.write_bytes(content)
+    assert ", tau 0.05" in evaluate(copy).stdout
+    (path,) = runs
+    path.write_bytes(path.read_bytes().replace(b'"tau": 0.05', b'"tau": 0.06'))
+    result = evaluate(copy)
+    assert result.returncode == 2 and f"{path.relative_to(copy)} is damaged" in result.stderr
 
 
 def test_an_empty_inclusion_names_tau_and_the_largest_share(copy):
@@ -230,6 +298,6 @@ def test_what_is_next_names_the_split_that_was_made_where_there_are_others(both)
 def test_stage4_says_which_settings_it_has_used_and_leaves_the_store_alone(both):
     before = contents(both / "store")
     out = stage4("data", "store", "--only_correct", "--rho", "0.5", cwd=both)
-    assert f"{CORRECT}.pt, rho 0.5, tau 0.03" in out
+    assert f"{CORRECT}.pt, rho 0.5, tau 0.05" in out
     assert contents(both / "store") == before
     assert read_json(next((both / "results_quantitative" / "pairs").iterdir()), "")["only_correct"] is True

@@ -18,6 +18,7 @@ from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_CHANNELS, COMPARISON_DRAWS, COMPARISON_RHO, LAYER
 from utils.errors import UserError
 from utils.networks.embedder import Embedder, load_embedder
+from utils.networks.model_names import model_name
 from utils.report.comparison_figure import write_comparison_figure
 from utils.report.comparison_tables import print_comparison, write_comparison_tables
 from utils.stages.comparison import compare, describe_comparison, draw_channels, require_comparable
@@ -155,7 +156,7 @@ class OpenedComparison:
             "draws": COMPARISON_DRAWS,
             "concepts": settings.nr_concepts,
             "references": settings.nr_reference_images,
-            "embedding": settings.embedding,
+            "embedding": settings.embedding and model_name(settings.embedding),
             "embedder": json_digest(given),
             "defaults": [values for values in defaults if values is not None],
         }

@@ -83,14 +83,15 @@ def add_store_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", default=defaults.OUTPUT_DIR, help="where results for people go (default: here)")
+def add_output_flag(parser: argparse.ArgumentParser, help: str = "where results for people go") -> None:
+    parser.add_argument("--output_dir", default=defaults.OUTPUT_DIR, help=f"{help} (default: here)")
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        help="a torchvision classification network by name, or package.module:function, called without arguments",
+        help="a torchvision classification network by name, or a factory, a function that is called without arguments: "
+        "package.module:function, found from the current folder or installed, or path/to/file.py:function",
     )
     parser.add_argument(
         "--weights",

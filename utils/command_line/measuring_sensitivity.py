@@ -43,7 +43,7 @@ def measure_sensitivity(
     )
     write_sensitivity(path, rows)
     unfinished.remove()
-    title = f"{settings.model}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**criteria)}"
+    title = f"{settings.model_name}, layer {store.meta['layer']}: what τ, p and γ change{counted_text(**criteria)}"
     drawn = sensitivity_figure(rows, title, settings.figure_width)
     figure = write_figure(output_dir / "plots" / stem, drawn, settings.figure_width)
     print(f"\n{table(rows)}\n\n{EXPLANATION}")

@@ -128,8 +128,7 @@ def open_study(
 
 def check_requested_network(settings: StageSettings, stored: dict[str, Any], path: Path | str) -> None:
     """Raise UserError if the flags alone show that network or layer differ from ``stored``; loads no network."""
-    if settings.model != stored["model"]:
-        refuse_differences({"model": settings.model}, stored, ["model"], path)
+    refuse_differences({"model": settings.model_name}, stored, ["model"], path)
     if settings.weights is None and stored["weights"] != default_weights(settings.model):
         raise UserError(f"{path} was made with --weights {stored['weights']}: give them again")
     if settings.layer_of_interest not in (*defaults.LAST_LAYERS, stored["layer"]):

@@ -62,7 +62,8 @@ def make_report(settings: ResultSettings) -> None:
         partial(next_command, settings=settings, known={**reported.meta, **stage_two.settings}), stage_two
     )
     folder = report_folder(settings.output_dir, run)
-    print(f"{settings.model}, layer {reported.meta['layer']}, {reported.settings_text()} ({stage_two.groups.name})")
+    layer_text = f"{settings.model_name}, layer {reported.meta['layer']}"
+    print(f"{layer_text}, {reported.settings_text()} ({stage_two.groups.name})")
     for groups in stage_two.others:
         print(f"other settings: --candidates {groups}")
 
@@ -95,7 +96,7 @@ def make_report(settings: ResultSettings) -> None:
     layer = {
         **describe_layer(reported),
         "run": run,
-        "title": f"{settings.model}, layer {reported.meta['layer']}",
+        "title": layer_text,
         "meta": {name: reported.meta[name] for name in ("weights", "num_images", "precision", "decoding")},
         "settings": reported.settings_text(),
         **{name: reported.settings[name] for name in ("p", "tau", "only_correct")},

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from utils import defaults
 from utils.errors import UserError
+from utils.networks.model_names import model_name
 from utils.report.sheets import SCREEN, Sheet
 
 
@@ -23,6 +24,11 @@ class StageSettings:
     data_dir: str = defaults.DATA_DIR
     store_dir: str = defaults.STORE_DIR
     output_dir: str = defaults.OUTPUT_DIR
+
+    @property
+    def model_name(self) -> str:
+        """The name by which stores and results know the model: a factory's file may be called by any path."""
+        return model_name(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import ast
 import copy
 import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from pkgutil import extend_path
+from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
@@ -25,6 +27,7 @@ import utils
 from utils.errors import UserError, nearest_hint
 from utils.images.transform import Transform, checked_transform
 from utils.networks.arithmetic import allow_tf32
+from utils.networks.model_names import factory_file, factory_parts, is_factory
 from utils.networks.user_code import in_one_line, lacks_memory, user_code
 
 StateDict = dict[str, torch.Tensor]
@@ -61,7 +64,8 @@ def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
     Parameters
     ----------
     model : str
-        A torchvision classification network's name, or ``package.module:function``.
+        A torchvision classification network's name, or a factory: ``package.module:function``, importable from the
+        current folder or installed, or ``path/to/file.py:function``.
     weights : str, optional
         A torchvision weights name or a local state-dict file. Default: ``IMAGENET1K_V1``, else the network's
         ``DEFAULT``; a factory's own.
@@ -72,15 +76,14 @@ def load_network(model: str, weights: str | None = None) -> LoadedNetwork:
         Unknown model or weights, weights that do not fit, or that can be neither found nor downloaded.
     """
     transform: Transform | None
-    if ":" in model:
+    if is_factory(model):
         module, source, transform = _from_factory(model, weights)
     elif model in torchvision.models.list_models(module=torchvision.models):
         module, source, transform = _from_torchvision(model, weights)
     else:
+        factory = "a factory, package.module:function or path/to/file.py:function"
         hint = nearest_hint(model, _names_of_networks())
-        raise UserError(
-            f"--model {model}: neither a torchvision classification network nor package.module:function{hint}"
-        )
+        raise UserError(f"--model {model}: neither a torchvision classification network nor {factory}{hint}")
     with user_code(lambda error: UserError(f"--model {model} cannot be used ({in_one_line(error)})")):
         module.cpu().eval().requires_grad_(False)
         weights_sha256 = fingerprint(module)
@@ -102,7 +105,7 @@ def _names_of_networks() -> dict[str, tuple[str, ...]]:
 
 def default_weights(model: str) -> str:
     """The source of a network's weights without ``--weights``, as in ``LoadedNetwork.weights``."""
-    if ":" in model:
+    if is_factory(model):
         return "the factory's own"
     named = torchvision.models.get_model_weights(model).__members__
     return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
@@ -111,7 +114,7 @@ def default_weights(model: str) -> str:
 def has_named_weights(model: str, weights: str | None) -> bool:
     """Whether a network has named weights of torchvision, which know the classes of ImageNet in their order."""
     return (
-        ":" not in model
+        not is_factory(model)
         and (weights or default_weights(model)) in torchvision.models.get_model_weights(model).__members__
     )
 
@@ -130,11 +133,21 @@ def fingerprint(network: nn.Module) -> str:
 
 def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Transform | None]:
     """The network of a factory, the source of its weights, and the transform that it carries, or None."""
-    module_name, _, function = model.partition(":")
-    sys.path.insert(0, os.getcwd())
+    place, function = factory_parts(model)
+    file = factory_file(model)
+    if file is not None and not file.is_file():
+        raise UserError(f"--model {model}: there is no file {file} (paths begin in the current folder, {os.getcwd()})")
+    sys.path[:0] = [os.getcwd()] if file is None else [str(file.resolve().parent), os.getcwd()]
     utils.__path__ = extend_path(utils.__path__, "utils")  # a package of that name in the working directory, too
-    with user_code(lambda error: UserError(f"--model {model} cannot be made ({in_one_line(error)})")):
-        network = getattr(importlib.import_module(module_name), function)()
+
+    def refusal(error: BaseException) -> UserError:
+        if file is None and isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
+            where = f"there is no module {error.name} in the current folder, {os.getcwd()}, nor an installed one"
+            return UserError(f"--model {model}: {where}: give its file, --model path/to/{error.name}.py:{function}")
+        return UserError(f"--model {model} cannot be made ({in_one_line(error)})")
+
+    with user_code(refusal):
+        network = getattr(importlib.import_module(place) if file is None else _module_of(file), function)()
     allow_tf32(False)  # whatever the factory has set: --precision decides
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
@@ -154,6 +167,17 @@ def _carried_transform(model: str, network: nn.Module) -> Transform | None:
         return checked_transform(carried)
     except ValueError as error:
         raise UserError(f"--model {model}: its transform {error}") from error
+
+
+def _module_of(file: Path) -> ModuleType:
+    """The module that a Python file defines, whatever other modules are called."""
+    name = f"model_of_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    assert spec is not None and spec.loader is not None  # its name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    spec.loader.exec_module(module)
+    return module
 
 
 def _from_torchvision(model: str, weights: str | None) -> tuple[nn.Module, str, Transform]:

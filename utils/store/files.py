@@ -24,6 +24,7 @@ import numpy as np
 
 from utils.defaults import LAYER
 from utils.errors import UserError, printable, shortened
+from utils.networks.model_names import model_name
 
 LEFTOVER_SECONDS = 3600
 _cleaned: dict[Path, float] = {}  # when this process last looked for leftovers in a folder
@@ -193,8 +194,11 @@ def refuse_differences(
 
 
 def run_name(model: str, layer_flag: str) -> str:
-    """RUN: the model's name, followed by the layer's unless it is ``last_conv``, in characters of file names."""
-    name = model if layer_flag == LAYER else f"{model}_{layer_flag}"
+    """RUN: the model's name, followed by the layer's unless it is ``last_conv``, in characters of file names.
+
+    ``model`` is as ``--model`` has it.
+    """
+    name = model_name(model) if layer_flag == LAYER else f"{model_name(model)}_{layer_flag}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 

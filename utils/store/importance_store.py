@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from utils.defaults import CHUNK_SIZE, FEWEST_CHUNKS, SMALLEST_CHUNK
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.images.folders import ImageList
+from utils.networks.model_names import model_name
 from utils.processes import progress
 from utils.store.files import (
     DIGEST,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # stage 2 needs no network, and so not the time to import tor
     from utils.networks.loading import LoadedNetwork
 
 STORE_FORMAT = 2
+FOLDER = "_channel_importances"  # the end of its name, but for _val
 SCRIPT = "get_importances_for_classes.py"
 EQUAL_BATCHES = "equal"  # in meta.json: a chunk's batches are of nearly equal size; earlier versions did not say it
 AGAIN = f"delete it and run {SCRIPT} again"
@@ -39,7 +41,7 @@ AGAIN = f"delete it and run {SCRIPT} again"
 def identity(model: str, network: LoadedNetwork, layer: Layer) -> dict[str, Any]:
     """The values in which two stages must agree, for ``meta.json`` and for split files."""
     return {
-        "model": model,
+        "model": model_name(model),
         "layer": layer.name,
         "weights_sha256": network.fingerprint,
         "num_channels": layer.num_channels,
@@ -77,7 +79,7 @@ class ImportanceStore:
         store_dir = Path(store_dir)
         if store_dir.exists() and not store_dir.is_dir():
             raise UserError(f"--store_dir {store_dir} is a file, not a folder")
-        self.folder = store_dir / f"{run}_channel_importances{'' if images == 'train' else f'_{images}'}"
+        self.folder = store_dir / f"{run}{FOLDER}{'' if images == 'train' else f'_{images}'}"
         self.command = SCRIPT if images == "train" else f"{SCRIPT} --images {images}"
         self.meta: dict[str, Any] = {}
 
@@ -101,13 +103,24 @@ class ImportanceStore:
     def load_meta(self) -> dict[str, Any]:
         """Read ``meta.json``; UserError if stage 1 has not begun."""
         if not self.meta_path.is_file():
-            raise UserError(f"there is no {self.meta_path}: run {self.command} first")
+            raise UserError(f"there is no {self.meta_path}{self._stores_there()}: run {self.command} first")
         advice = f"delete {self.folder} and run {self.command} again"
         meta = read_json(self.meta_path, advice)
         if meta.get("format") != STORE_FORMAT:
             raise UserError(f"{self.folder} was made by another version of this program: {advice}")
         self.meta = meta
         return meta
+
+    def _stores_there(self) -> str:
+        """The stores that lie in ``--store_dir``, for the message that the one that is looked for does not."""
+        store_dir = self.folder.parent
+        if not store_dir.is_dir():
+            return f" (there is no folder {store_dir})"
+        folders = sorted(path.parent.name for path in store_dir.glob(f"*{FOLDER}*/meta.json"))
+        if not folders:
+            return f" ({store_dir} has no store of stage 1)"
+        stores = [name.replace(FOLDER, "").replace("_val", " (val)") for name in folders]
+        return f" ({store_dir} has {listed(stores, most=10)}; --model and --layer_of_interest say which one)"
 
     def begin(self, meta: dict[str, Any], layer: Layer, images: ImageList, process: int = 0) -> None:
         """Begin a store described by ``meta``, or resume one that agrees in everything that changes its content.

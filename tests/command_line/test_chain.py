@@ -53,7 +53,8 @@ def followed(tmp_path_factory):
         outputs = {}
         follow([(*stage2, *FLAGS)], folder, outputs)  # pairs, groups and the report
         follow([(*stage2, *FLAGS, "--channel", str(CHANNEL))], folder, outputs)  # one pair
-        circuits = ("--channel_disentangle", str(CHANNEL), "--concepts_from", "circuits", "--output_dir", "out")
+        circuits = ("--channel_disentangle", str(CHANNEL), "--concepts_from", "circuits", "--nr_concepts", "2")
+        circuits += ("--nr_reference_images", "8", "--output_dir", "out")
         follow([("disentangle_channel.py", *WHERE, *circuits)], folder, outputs)  # as in README
         follow([command for _, command in others], folder, outputs)
         report = next(words for words in outputs if "--report" in words)

@@ -174,7 +174,7 @@ def test_a_command_makes_the_split_again_that_it_stands_by(made, tmp_path):
     shutil.copytree(made[0], tmp_path / "copy")
     text = pages(tmp_path / "copy")["channel_9.html"].text
     command = re.findall(r"python \S*(disentangle_channel\.py [^\n]*)", text)[-1].split()
-    assert re.findall(r"python \S*get_results\.py [^\n]*", text)[-1].strip().endswith("--get_quantitative --get_effect")
+    assert re.findall(r"python \S*get_results\.py [^\n]*", text)[-1].count("--get_quantitative --get_effect --prop")
     before = contents(tmp_path / "copy" / "store" / "models_disentangled")
     succeed(*command, *COMPUTE, cwd=tmp_path / "copy")
     assert contents(tmp_path / "copy" / "store" / "models_disentangled") == before

@@ -1,6 +1,7 @@
 """Networks and weights from names, files and factories."""
 
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,7 +14,9 @@ from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.loading import default_weights, fingerprint, load_network
+from utils.networks.model_names import model_name
 from utils.networks.precision import check_precision, choose_device, network_arithmetic
+from utils.store.files import run_name
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +200,65 @@ def test_extra_state_of_a_module_is_part_of_the_fingerprint():
             return {"a": 1}
 
     assert fingerprint(WithState(2, 2)) != fingerprint(torch.nn.Linear(2, 2))
+
+
+FILE = """
+from beside import NUMBER
+from torch import nn
+
+def network():
+    return nn.Linear(NUMBER, 2)
+"""
+
+
+def test_a_factory_is_found_by_its_file_with_what_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "torch.py").write_text(FILE)  # even where another module has its name
+    (tmp_path / "folder" / "beside.py").write_text("NUMBER = 3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.manual_seed(0)
+    network = load_network("folder/torch.py:network")
+    torch.manual_seed(0)
+    assert load_network(f"{tmp_path}/folder/../folder/torch.py:network").fingerprint == network.fingerprint
+    assert network.module.in_features == 3 and network.weights == "the factory's own"
+    assert sys.modules["torch"] is torch
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nets/none.py:make", "--model nets/none.py:make: there is no file nets/none.py"),
+        ("data/net.py:other", r"--model data/net.py:other cannot be made \(AttributeError: "),
+        ("net:make", "there is no module net in the current folder, .*: give its file, --model path/to/net.py:make"),
+        ("needs:make", r"--model needs:make cannot be made \(ModuleNotFoundError: No module named 'nonesuch'"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_one_line_that_says_where_it_was_looked_for(
+    model, message, tmp_path, monkeypatch
+):
+    """A module in the data folder is not found unless the file is named."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "net.py").write_text("def make():\n    pass\n")
+    (tmp_path / "needs.py").write_text("import nonesuch\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UserError, match=message):
+        load_network(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("resnet50", "resnet50"),
+        ("package.module:function", "package.module:function"),
+        ("module.py:function", "module:function"),
+        ("../a b/module.py:function", "module:function"),
+        ("/x/y.z.py:f", "y.z:f"),
+    ],
+)
+def test_a_store_knows_a_factory_by_the_stem_of_its_file(model, name):
+    assert model_name(model) == name and run_name(model, "last_conv") == name.replace(":", "-")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -36,6 +36,19 @@ def test_a_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
     assert found > 1000
 
 
+def test_where_a_store_is_missing_those_that_are_there_are_listed(tmp_path):
+    missing = store.ImportanceStore(tmp_path / "none", "other").load_meta
+    with pytest.raises(UserError, match=r"none/other_\S+/meta.json \(there is no folder \S+/none\): run get_imp"):
+        missing()
+    missing = store.ImportanceStore(tmp_path, "other").load_meta
+    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has no store of stage 1\)"):
+        missing()
+    opened(tmp_path)
+    opened(tmp_path, images="val")
+    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has m, m \(val\); --model and --layer_of_int"):
+        missing()
+
+
 def test_meta_that_was_changed_by_hand_is_noticed(tmp_path):
     path = opened(tmp_path).meta_path
     path.write_text(path.read_text().replace('"num_images": 3', '"num_images": 2'))

@@ -22,7 +22,7 @@ def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
-    flags.add_output_flag(parser, "where results for people go: for the line that says what to run next")
+    flags.add_output_flag(parser, only_for_next=True)
     flags.add_network_flags(parser)
     flags.add_channel_count_flag(parser)
     split_flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")

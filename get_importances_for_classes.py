@@ -24,6 +24,7 @@ def get_args_parser() -> flags.Parser:
     parser = flags.Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
+    flags.add_output_flag(parser, only_for_next=True)
     flags.add_network_flags(parser)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)

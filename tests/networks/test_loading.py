@@ -126,7 +126,7 @@ def test_the_fingerprint_depends_on_values_and_not_on_memory_format():
         ("resnet51", None, "neither a torchvision classification network"),
         ("fcn_resnet50", None, "neither a torchvision classification network"),
         ("resnet18", "IMAGENET1K_V9", "neither a file nor one of resnet18's weights .IMAGENET1K_V1"),
-        ("nowhere.at_all:make", None, "cannot be made .ModuleNotFoundError"),
+        ("nowhere.at_all:make", None, "there is no module nowhere in the current folder"),
         ("tests.factories:nothing", None, "cannot be made .AttributeError"),
         ("tests.factories:not_a_module", None, "returned a str"),
         ("tests.factories:small", "nowhere.pth", "there is no such file"),

@@ -74,7 +74,7 @@ OF_RUN = (
     CarriedFlag("layer_of_interest", defaults.LAYER),
     CarriedFlag("data_dir", None),
     CarriedFlag("store_dir", None),
-    CarriedFlag("output_dir", defaults.OUTPUT_DIR, AFTER_STAGE1),
+    CarriedFlag("output_dir", defaults.OUTPUT_DIR),
     CarriedFlag("model_dir", None, (STAGE4,)),
 )
 OF_STAGE_TWO = (

@@ -83,7 +83,9 @@ def add_store_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_flag(parser: argparse.ArgumentParser, help: str = "where results for people go") -> None:
+def add_output_flag(parser: argparse.ArgumentParser, *, only_for_next: bool = False) -> None:
+    """Add --output_dir; ``only_for_next``: to a stage that has no results for people, but prints the next command."""
+    help = "where results for people go" + (": for the line that says what to run next" if only_for_next else "")
     parser.add_argument("--output_dir", default=defaults.OUTPUT_DIR, help=f"{help} (default: here)")
 
 

@@ -46,7 +46,7 @@ def test_splits_equal_those_of_single_runs_and_each_image_is_read_once(copy):
     assert read_images(result, "choosing rho") == 3 * 6  # ant, bee and dog, six images each
     assert result.stdout.count("<- chosen") == 4
     assert result.stdout.count("merged channel against the original") == 4
-    next_command = r"^next: python \S*get_results.py .*--candidates pairs.txt --split_by arv --proportion_attribution_required 0.05$"
+    next_command = r"^next: python \S*get_results.py .*--candidates pairs.txt --split_by arv --prop\S+ 0.05$"
     assert re.search(next_command, result.stdout, re.MULTILINE)
 
 

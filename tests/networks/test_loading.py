@@ -141,7 +141,7 @@ def test_the_nearest_networks_are_named_among_them_functions_in_files_of_the_cur
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("1 / 0\n\ndef lite1():\n    pass\n")
     (tmp_path / "broken.py").write_text("def lite1(:\n")
-    with pytest.raises(UserError, match=r"package.module:function; near it: mine:lite1$"):
+    with pytest.raises(UserError, match=r"file.py:function; near it: mine:lite1$"):
         load_network("lite1")
     with pytest.raises(UserError, match="near it: resnet50, resnet"):
         load_network("resnet500")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.command_line import flags
+from utils.command_line.commands import STAGE4, next_command
 from utils.defaults import MOST_PATCH_IMAGES
 from utils.images.folders import ClassMap
 from utils.report.page_writer import patches_path, report_folder
@@ -36,9 +36,8 @@ def patches_of_all(opened: OpenedSplits) -> KeptPatches | None:
     )
     if settings.patches_of == "all" or len(images) <= MOST_PATCH_IMAGES or kept.has(*units_of_splits(opened.splits)):
         return kept
-    words = ["--splits", *(settings.splits or [split.path for split in opened.splits])]
-    command = flags.next_command(
-        "get_results.py", *words, "--get_channel_card", "--patches_of", "all", settings=settings
-    )
+    words: list[object] = ["--splits", *(settings.splits or [split.path for split in opened.splits])]
+    words += ["--get_channel_card", "--patches_of", "all"]
+    command = next_command(STAGE4, *words, settings=settings, known=opened.splits[0].file.settings)
     print(f"patches of the concepts' images; of all {len(images)} validation images: {command}")
     return None

@@ -256,15 +256,36 @@ def test_full_size_does_its_steps_keeps_them_and_kills_them(full_size_run, tmp_p
     assert {row[-2] for row in rows.values()} == {"yes"}
     manifest = Folder(tmp_path).manifest
     stat = manifest.stat()
+    table = Folder(tmp_path).tables.with_name(f"{Folder(tmp_path).tables.name}_channels.csv")
+    table.write_text(f"{table.read_text()}added by a later step\n")
     status, rows = full_size_run("--kill", "--json", str(tmp_path / "rows.json"))
     assert status == 0
     assert list(rows) == [f"{name} (kept)" for name in STAGES]
     results = json.loads((tmp_path / "rows.json").read_text())
     assert {row["killed"] for row in results.values()} <= {full_size.EQUAL, full_size.ENDED_BEFORE}
     assert manifest.stat().st_mtime_ns == stat.st_mtime_ns  # the undisturbed one is kept
+    assert table.read_text().endswith("added by a later step\n")
     status, rows = full_size_run("--only", "splits of groups")
     assert (status, list(rows)) == (0, ["splits of groups"])
     assert manifest.stat().st_mtime_ns > stat.st_mtime_ns
+
+
+def test_a_killed_step_that_makes_other_files_is_named(full_size_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(full_size, "STEPS", [step for step in STEPS if step.name in STAGES[:2]])
+    assert full_size_run()[0] == 0
+    run, times = full_size.Benchmark._run, []
+
+    def other_each_time(self, step, kill_after=None):
+        measured = run(self, step, kill_after)
+        times.append(kill_after)
+        self.folder.pairs.with_suffix(".txt").write_text(str(len(times)))
+        return measured
+
+    monkeypatch.setattr(full_size.Benchmark, "_run", other_each_time)
+    monkeypatch.setattr(full_size, "STEPS", [step for step in STEPS if step.name == STAGES[1]])
+    status, rows = full_size_run("--kill")
+    killed = rows["stage 2 (kept)"][-1]
+    assert (status, killed.split(": ")[0]) == (1, "exit status 0; different") or killed == full_size.ENDED_BEFORE
 
 
 def test_full_size_says_what_has_failed(full_size_run, tmp_path, capsys):

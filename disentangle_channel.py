@@ -47,7 +47,6 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Disen
         args,
         channels=split_flags.channels_from(args, channel_flag),
         concepts=concepts,
-        finds_concepts=not source.labelled,
         source_given=split_flags.given_to(source, args),
         split_by=division.name,
         division_given=split_flags.given_to(division, args),
@@ -61,7 +60,7 @@ def main(settings: DisentanglingSettings) -> None:
     from utils.command_line import opening
     from utils.command_line.next_steps import after_splitting
     from utils.concept_sources.source_registry import SOURCES
-    from utils.divisions.division_registry import DIVISIONS
+    from utils.divisions.division_registry import DIVISIONS, WHICH
     from utils.images.folders import ClassMap
     from utils.networks.precision import check_precision, choose_device
     from utils.report import split_text
@@ -90,7 +89,7 @@ def main(settings: DisentanglingSettings) -> None:
         device,
         open_network=lambda: network,
         only_correct=requested.settings["only_correct"],
-        background=settings.background,
+        background=settings.weight_of_background,
     )
 
     # The concepts of each channel
@@ -139,6 +138,7 @@ def main(settings: DisentanglingSettings) -> None:
         tables = opening.write_layer(splits, manifest, candidates, proof, source=training_images, indices=at_once)
     problems.finish("split")
     commands = after_splitting(settings, source, splits, candidates, manifest)
+    print(f"\n{WHICH}")
     if manifest is None:
         print_end([], commands, open_first=splits.path(candidates[0]), opened_by="by utils.store.split_network")
     else:

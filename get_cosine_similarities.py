@@ -61,6 +61,7 @@ def main(settings: SimilaritySettings) -> None:
     from utils.command_line.measuring_sensitivity import measure_sensitivity
     from utils.command_line.run import print_end
     from utils.command_line.showing_layer import LayerFiles, LayerScreen
+    from utils.divisions.division_registry import WHICH
     from utils.images.folders import ClassMap
     from utils.method.polysemanticity import gamma_polysemantic
     from utils.report import gamma_guide as gamma_report
@@ -142,7 +143,8 @@ def main(settings: SimilaritySettings) -> None:
             output_dir=settings.output_dir,
             sheet=settings.figure_width,
         )
-    print_end([path for path in written if path], screen.commands())
+    print(f"\n{WHICH}")
+    print_end([path for path in written if path], screen.commands(), is_empty=screen.is_empty)
 
 
 if __name__ == "__main__":

@@ -112,3 +112,9 @@ def _tasks_of_nodes(text: str) -> list[int]:
     """Number of tasks on each node: ``2(x3),1`` is 2, 2, 2, 1."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]
+
+
+def default_workers() -> int:
+    """The number of cores, divided among the processes that were started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // this_process().local_size, 32))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.scripts import ROOT, run_script
+from utils.divisions.division_registry import WHICH
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
 
@@ -98,3 +99,8 @@ def test_help_takes_less_than_half_a_second_of_the_processor(script):
     command = [sys.executable, "-c", code, sys.executable, str(ROOT / script), "--help"]
     seconds = (float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
     assert any(one < 0.5 for one in seconds)
+
+
+def test_help_says_which_division_is_for_what(tmp_path):
+    found = explanations(run_script("disentangle_channel.py", "--help", cwd=tmp_path, COLUMNS="100").stdout)
+    assert found["--split_by"].endswith(WHICH)

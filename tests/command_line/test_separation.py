@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +101,9 @@ def test_without_a_val_store_one_line_says_how_to_make_it(finished, tmp_path):
     result = run_script("get_results.py", *NETWORK, *flags, *COMPUTE, cwd=tmp_path)
     assert result.returncode == 2 and not list(tmp_path.iterdir())
     (line,) = result.stderr.splitlines()
-    assert "has no complete val store" in line and line.endswith("run get_importances_for_classes.py --images val")
+    assert "has no complete val store" in line
+    words = shlex.split(line.rpartition(": run ")[2])
+    assert words[1].endswith("get_importances_for_classes.py") and "--images" in words
 
 
 @pytest.mark.parametrize(

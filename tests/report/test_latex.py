@@ -121,3 +121,4 @@ def test_every_table_has_a_label_of_its_caption_that_occurs_once():
     parts = [floating(caption, "x") for caption in ("net_1, τ 0.03 (é).", "net_1, τ 0.03 (é).", "another")]
     labels = re.findall(r"^\\label\{(.*)\}$", joined(parts), re.MULTILINE)
     assert labels == ["tab:net-1-0.03-e", "tab:net-1-0.03-e-2", "tab:another"]
+    assert r"\label{tab:separation-net-last}" in separation_tables.latex([separation()])

@@ -33,6 +33,7 @@ from tests.scripts import (
     start_and_hold,
     succeed,
 )
+from utils.divisions.division_registry import WHICH
 from utils.method.importance import relevant_classes
 from utils.method.polysemanticity import class_pairs
 from utils.networks.layers import layer_of
@@ -162,11 +163,14 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
         assert numbers == {name: pair[name] for name in numbers}
         assert round(float(row["CosineSimilarity"]), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
     assert "bee" in out
-    channel = rows[-1]["Channel"]
-    assert f"--candidates {written[f'{stem}.json']} --channel_disentangle {channel}\n" in out
-    (line,) = [line for line in out.splitlines() if line.startswith("or all channels of several groups: python ")]
-    assert line.endswith(f"--candidates {written[f'{stem}_groups.json']}")
-    for one in read_candidates(written[f"{stem}_groups.json"]).candidates:
+    groups = read_candidates(written[f"{stem}_groups.json"])
+    layer, best = [line for line in out.splitlines() if line.startswith(("next: ", "or the channel of two or more"))]
+    for line in (layer, best):
+        assert f"--candidates {written[f'{stem}_groups.json']} --split_by least_squares" in line
+    assert "--channel_disentangle" not in layer
+    assert f"--channel_disentangle {groups.candidates[-1].channel}" in best  # of lowest cosine between concepts
+    assert out.count(WHICH) == 1
+    for one in groups.candidates:
         concepts = ", ".join(f"{{{', '.join(FOLDERS[output] for output in concept)}}}" for concept in one.concepts)
         assert any(
             line.split()[:1] == [str(one.channel)] and line.endswith(f"  {concepts}") for line in out.splitlines()

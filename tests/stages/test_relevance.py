@@ -1,6 +1,7 @@
 """Stage 2's pass over the chunks: a pass that was stopped, and the taus that would find pairs."""
 
 import pytest
+import torch
 
 from tests.scripts import RUN, contents
 from utils.stages import relevance
@@ -46,9 +47,9 @@ def test_a_pass_that_was_stopped_goes_on_to_the_same_statistics(store, tmp_path,
 
 def test_counts_for_other_taus_are_kept_for_the_command_that_is_run_next(store, copy, monkeypatch):
     class_store = ClassStore(copy / "store", RUN, store.meta)
-    criteria = {"p": 0.5, "only_correct": False, "min_images": 1, "only_above_mean": False}
-    layer_classes = relevance.find_classes(store, class_store, 0.5, tau=0.05, **criteria)
-    numbers = relevance.pairs_at_taus(store, class_store, layer_classes, (-1.0, 1.0), **criteria)
+    counts = relevance.class_statistics(store, class_store, TAUS).relevant
     monkeypatch.delattr(ImportanceStore, "read_chunk")
-    again = relevance.find_classes(store, class_store, 0.5, tau=next(iter(numbers)), **criteria)
-    assert len(again.pairs) == next(iter(numbers.values()))
+    for tau, relevant in zip(TAUS, counts, strict=True):
+        criteria = {"p": 0.5, "only_correct": False, "min_images": 1, "only_above_mean": False}
+        again = relevance.find_classes(store, class_store, 0.5, tau=tau, **criteria)
+        assert torch.equal(again.relevant, relevant[0] >= 0.5 * again.images[0, :, None])

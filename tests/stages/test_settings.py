@@ -16,12 +16,12 @@ from tests.scripts import (
     SMALL_IMAGES,
     contents,
     messages,
-    printed_pairs,
     run_script,
     stage2,
     stage3,
     stage4,
 )
+from utils.divisions.division_registry import WHICH
 from utils.store.candidates import read_candidates
 from utils.store.files import read_json
 from utils.store.splits import read_split
@@ -39,8 +39,10 @@ def evaluate(folder, *more, channel=CHANNEL, pair=PAIR):
 
 def candidates_of(folder, *more):
     """Stage 2's JSON of all pairs at tau 0.05, relative to ``folder``."""
-    out = stage2("store", "--cos_sim_low", "-1", *more, cwd=folder)
-    return re.search(r"--candidates (\S+\.json) ", out)[1]
+    stage2("store", "--cos_sim_low", "-1", *more, cwd=folder)
+    name = f"{RUN}_required0.05_p0.5_cossim-1.0to1.0{'_only_correct' * ('--only_correct' in more)}.json"
+    assert (folder / "results_get_cosine_similarities" / name).is_file()
+    return f"results_get_cosine_similarities/{name}"
 
 
 @pytest.fixture
@@ -238,25 +240,6 @@ def test_an_empty_inclusion_names_tau_and_the_largest_share(copy):
         assert f"tau = 0.99; the largest is {max(part['shares']):.3g} " in line
 
 
-def test_where_tau_finds_nothing_stage_2_says_which_tau_would_find_pairs(copy):
-    how = ("--p", "0.5", "--cos_sim_low", "-1", "--cos_sim_high", "0.9")
-    out = stage2("store", *how, "--proportion_attribution_required", "0.9", cwd=copy)
-    assert printed_pairs(out) == []
-    found = re.findall(r"there would be (\d+) pairs with --proportion_attribution_required (\S+)\n", out)
-    assert len(found) == 2  # for 1 and 10; there never are 100
-    assert int(found[0][0]) >= 1 and 10 <= int(found[1][0]) < 100
-    for number, tau in found:
-        printed = stage2("store", *how, "--proportion_attribution_required", tau, cwd=copy)
-        assert len(printed_pairs(printed)) == int(number)
-    assert "next: " not in out
-
-
-def test_where_no_tau_finds_pairs_stage_2_says_what_else_would(copy):
-    nothing = ("--cos_sim_low", "-1", "--cos_sim_high", "-0.9999")
-    out = stage2("store", *nothing, cwd=copy)
-    assert "no tau down to 0.001 finds a pair: try a higher --cos_sim_high or a lower --p" in out
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # What is next
 
@@ -280,6 +263,7 @@ def test_what_is_next_can_be_pasted_from_stage_1_to_stage_4(tmp_path, more):
     second = paste(first.stdout, tmp_path)
     third = paste(second, tmp_path)
     assert "\nwrote the store/models_disentangled/" in third
+    assert second.count(WHICH) == third.count(WHICH) == 1  # which division for what
     fourth = paste(third, tmp_path)
     assert "results_quantitative/summary.md" in fourth
 

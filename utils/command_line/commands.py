@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import defaults
-from utils.command_line.flags import default_workers
 from utils.command_line.settings import CandidateSettings, StageSettings
+from utils.processes import default_workers
 
 STAGE1 = "get_importances_for_classes.py"
 STAGE2 = "get_cosine_similarities.py"

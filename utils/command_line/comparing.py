@@ -12,7 +12,7 @@ from utils.command_line import opening
 from utils.command_line.commands import STAGE3, next_command
 from utils.command_line.run import print_end
 from utils.command_line.settings import ResultSettings, model_dir_of
-from utils.command_line.split_opening import NO_VAL_STORE, matching_val_store
+from utils.command_line.split_opening import matching_val_store, no_val_store
 from utils.concept_sources.compared_channels import Comparison
 from utils.concept_sources.source_registry import SOURCES, SUGGESTED, USUAL
 from utils.defaults import COMPARISON_CHANNELS, COMPARISON_DRAWS, COMPARISON_RHO, LAYER
@@ -205,5 +205,5 @@ class OpenedComparison:
 def _require_val_store(settings: ResultSettings, run: str, meta: dict[str, Any]) -> ImportanceStore:
     store = matching_val_store(settings, run, meta)
     if store is None:
-        raise UserError(f"--compare: {NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)}")
+        raise UserError(f"--compare: {no_val_store(settings)}")
     return store

@@ -12,7 +12,7 @@ from utils import defaults
 from utils.command_line.settings import ImageSettings, ImportanceSettings, StageSettings
 from utils.errors import UserError, nearest_hint, quoted
 from utils.plugins import checked, positive, positive_int
-from utils.processes import this_process
+from utils.processes import default_workers
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
 
 if TYPE_CHECKING:
@@ -159,12 +159,6 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     images.add_argument(
         "--skip_unreadable", action="store_true", help="leave unreadable images out, name and count them"
     )
-
-
-def default_workers() -> int:
-    """The number of cores, divided among the processes that were started on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // this_process().local_size, 32))
 
 
 def add_compute_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from utils.command_line.commands import validation_store_command
 from utils.command_line.run import print_end
 from utils.command_line.settings import SimilaritySettings
 from utils.report.figure_files import write_figure
@@ -48,8 +49,8 @@ def measure_sensitivity(
     figure = write_figure(output_dir / "plots" / stem, drawn, settings.figure_width)
     print(f"\n{table(rows)}\n\n{EXPLANATION}")
     if validation is None:
-        print("no separation: it needs a complete val store (get_importances_for_classes.py --images val)")
-    print_end([path, figure], [])
+        print("no separation: it needs a complete val store")
+    print_end([path, figure], [] if validation else [("for it", validation_store_command(settings))])
 
 
 def _val_store(settings: SimilaritySettings, run: str, meta: dict[str, Any]) -> ImportanceStore | None:

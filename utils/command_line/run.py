@@ -92,6 +92,7 @@ def print_end(
     *,
     open_first: Path | str | None = None,
     opened_by: str | None = None,
+    is_empty: bool = False,
 ) -> None:
     """Print the last lines of a stage.
 
@@ -105,13 +106,15 @@ def print_end(
         The file to open first. Default: the most informative one of ``written``.
     opened_by
         How to open it, if it is not a file for people to look at.
+    is_empty
+        Whether there is nothing to look at in any file.
     """
     if written:
         print("\nwrote " + "\n      ".join(map(str, written)))
     for purpose, command in commands:
         print(f"{purpose}: {command}")
     open_first = open_first or best_to_open(written)
-    if open_first:
+    if open_first and not is_empty:
         print(f"open first{f' ({opened_by})' if opened_by else ''}: {open_first}")
 
 

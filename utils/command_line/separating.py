@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings, model_dir_of
-from utils.command_line.split_opening import NO_VAL_STORE, OpenedSplits
+from utils.command_line.split_opening import OpenedSplits, no_val_store
 from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
@@ -40,8 +40,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     check_requested_network(settings, opened.context, opened.path)
     store = opened.matching_val_store()
     if store is None:
-        missing = NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)
-        raise UserError(f"--get_separation: {missing}")
+        raise UserError(f"--get_separation: {no_val_store(settings)}")
     training = ImportanceStore(settings.store_dir, opened.run)
     training.load_meta()
     training.require_complete()

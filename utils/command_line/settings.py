@@ -1,15 +1,20 @@
-"""Settings of each stage, made once from its flags. Only ``command_line/`` reads argparse's namespace.
+"""Settings of each stage, for scripts and for Python (``utils.entries``).
 
-A field is named after its flag. ``flags.settings_of`` fills it in.
+A field is named after its flag, and has the flag's default. ``flags.settings_of`` makes them from flags; only
+``command_line/`` reads argparse's namespace.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from utils import defaults
+from utils.concept_sources.source_registry import SOURCES
+from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
+from utils.divisions.division_registry import DIVISIONS, USUAL
 from utils.errors import UserError
 from utils.networks.model_names import model_name
+from utils.processes import default_workers
 from utils.report.sheets import SCREEN, Sheet
 
 
@@ -42,7 +47,7 @@ class ImageSettings(StageSettings):
     std: list[float] | None = None
     skip_unreadable: bool = False
     batch_size: int = defaults.BATCH_SIZE
-    num_workers: int
+    num_workers: int = field(default_factory=default_workers)
     decode: str = defaults.DECODER
     device: str | None = None
     precision: str = defaults.PRECISION
@@ -65,9 +70,9 @@ class SimilaritySettings(StageSettings):
     ``tau``, ``p`` and ``cos_sim_high`` are the first values.
     """
 
-    taus: tuple[float, ...]
-    ps: tuple[float, ...]
-    cos_sim_highs: tuple[float, ...]
+    taus: tuple[float, ...] = (defaults.TAU,)
+    ps: tuple[float, ...] = (defaults.P,)
+    cos_sim_highs: tuple[float, ...] = (defaults.COS_SIM_HIGH,)
     cos_sim_low: float = defaults.COS_SIM_LOW
     only_correct: bool = defaults.ONLY_CORRECT
     only_above_mean: bool = False
@@ -95,32 +100,50 @@ class CandidateSettings(ImageSettings):
     """Settings of stages 3 and 4: which channels and concepts.
 
     ``channels`` are those of ``channel_flag``, or None. ``concepts`` are the classes of each concept that flags name,
-    as text. With ``finds_concepts`` the source finds the concepts of a channel. ``only_correct`` is None if no flag
+    as text. ``only_correct`` is None if no flag
     gives it, and so are tau (``proportion_attribution_required``) and ``p``.
     """
 
     channel_flag: ClassVar[str]
 
-    candidates: str | None = None
+    candidates: str | Path | None = None
     channels: tuple[int, ...] | None = None
     concepts: tuple[list[str], ...] = ()
-    finds_concepts: bool = False
     proportion_attribution_required: float | None = None
     p: float | None = None
     only_correct: bool | None = None
 
+    @property
+    def finds_concepts(self) -> bool:
+        """Whether the concepts are found in the images of a channel, and not given."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class DisentanglingSettings(CandidateSettings):
-    """Stage 3. ``division_given`` and ``source_given`` are the values of the plug-ins' flags, {setting: value}."""
+    """Stage 3. ``division_given`` and ``source_given`` are the values of the plug-ins' flags, {setting: value}.
+
+    ``background`` is None if no flag gives it: ``weight_of_background`` is then the usual one.
+    """
 
     channel_flag = "channel_disentangle"
 
-    split_by: str
-    division_given: dict[str, Any]
-    concepts_from: str
-    source_given: dict[str, Any]
-    background: float | None
+    split_by: str = USUAL
+    division_given: dict[str, Any] = field(default_factory=dict)
+    concepts_from: str = USUAL_SOURCE
+    source_given: dict[str, Any] = field(default_factory=dict)
+    background: float | None = None
+
+    @property
+    def finds_concepts(self) -> bool:
+        """Whether the source finds the concepts in the images of a channel."""
+        return not SOURCES.get(self.concepts_from).labelled
+
+    @property
+    def weight_of_background(self) -> float | None:
+        """The weight of the background concept, or None without one."""
+        usual = SOURCES.get(self.concepts_from).background_with(DIVISIONS.get(self.split_by))
+        return (usual if self.background is None else self.background) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +152,10 @@ class ResultSettings(CandidateSettings):
 
     channel_flag = "channel_of_interest"
 
-    splits: tuple[str, ...] = ()
+    splits: tuple[str | Path, ...] = ()
     model_dir: str | None = None
     split_by: str | None = None
-    division_given: dict[str, Any]
+    division_given: dict[str, Any] = field(default_factory=dict)
     background: float | None = None
     rho: float | None = None
     figure_width: Sheet = SCREEN

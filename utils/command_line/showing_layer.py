@@ -1,6 +1,6 @@
 """What stage 2 prints of a layer: its tables, the best channels, or one channel; and the commands to run next."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,18 @@ from typing import Any
 from utils.command_line.commands import STAGE2, STAGE3, STAGE4, Command, next_command
 from utils.command_line.earlier_settings import FLAGS, told_apart_by
 from utils.command_line.settings import SimilaritySettings
-from utils.divisions.division_registry import USUAL
+from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
 from utils.report import gamma_guide, layer_tables
 from utils.report.channel_text import LayerFindings, print_best, print_channel, smaller_p
-from utils.stages.relevance import pairs_at_taus
+from utils.stages.helpful_settings import Criteria, Helpful, helpful_settings, helpful_taus
+from utils.stages.relevance import class_statistics
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.stage_two_runs import read_stage_two_runs
 
 ALL_GROUPS = "or all channels of several groups"
+BEST_CHANNEL = "or the channel of two or more groups that are least alike"
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,58 @@ class LayerScreen:
         layer_tables.print_layer(self.store.meta, findings.channels, findings.candidates, cosines, gamma)
         layer_tables.warn(cosines[0], findings.layer.pairs, findings.candidates, findings.images)
         gamma_guide.print_gamma(guide, gamma)
-        if not len(findings.candidates):
-            names = ("p", "only_correct", "min_images", "only_above_mean")
-            criteria = {name: findings.settings[name] for name in names}
-            numbers = pairs_at_taus(self.store, self.class_store, findings.layer, cosines, **criteria)
-            layer_tables.print_helpful_taus(numbers)
+        if self.is_empty:
+            self._print_helpful()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a whole layer has no pair, so that there is nothing to look at."""
+        return self.settings.channel is None and not len(self.findings.candidates)
 
     def commands(self) -> list[Command]:
-        """The commands to run next."""
+        """The commands to run next: the whole layer, and its best channel; or stage 2 with settings that find some."""
         if self.settings.channel is not None:
             return self._commands_of_channel(self.settings.channel)
-        commands = []
-        if self.files.candidates and len(self.findings.candidates):
+        if self.is_empty:
+            return [("next", self._command(STAGE2, *self._helpful_words()))] if self._helpful else []
+        if self.files.groups:
+            best = self.findings.channels.several_groups()[-1].channel
+            layer = ["--candidates", self.files.groups, "--split_by", USUAL_OF_LAYERS]
+            return [
+                ("next", self._command(STAGE3, *layer)),
+                (BEST_CHANNEL, self._command(STAGE3, *layer, "--channel_disentangle", best)),
+            ]
+        if self.files.candidates:
             lowest = int(self.findings.candidates.channel[-1])
             candidates = ("--candidates", self.files.candidates, "--channel_disentangle", lowest)
-            commands.append(("next", self._command(STAGE3, *candidates)))
-        if self.files.groups:
-            commands.append((ALL_GROUPS, self._command(STAGE3, "--candidates", self.files.groups)))
-        return commands
+            return [("next", self._command(STAGE3, *candidates))]
+        return []
+
+    @cached_property
+    def _requested(self) -> Criteria:
+        return Criteria(**{field.name: getattr(self.settings, field.name) for field in fields(Criteria)})
+
+    @cached_property
+    def _helpful(self) -> Helpful | None:
+        """Settings of stage 2 that find pairs, for a layer in which the requested ones find none."""
+        taus = helpful_taus(self._requested.tau)
+        statistics = class_statistics(self.store, self.class_store, taus)
+        return helpful_settings(self._requested, statistics, taus, self.findings.layer)
+
+    def _helpful_words(self) -> list[object]:
+        """The flags of the helpful settings that are not the requested ones."""
+        words: list[object] = []
+        requested = asdict(self._requested)
+        for name, value in asdict(self._helpful.criteria).items() if self._helpful else ():
+            if value != requested[name]:
+                words += [f"--{FLAGS.get(name, name)}", *([] if value is True else [value])]
+        return words
+
+    def _print_helpful(self) -> None:
+        if self._helpful:
+            print(f"\nno pairs, but {self._helpful.pairs} with {' '.join(map(str, self._helpful_words()))}")
+        else:
+            print("\nno pairs: no channel is relevant for two classes, whatever tau and --p")
 
     def _commands_of_channel(self, channel: int) -> list[Command]:
         """Stage 2 with a smaller p, or stages 3 and 4 of the channel's classes; then those of its groups.
@@ -97,8 +133,9 @@ class LayerScreen:
             purpose = "or beside everything else" if len(concepts) == 1 and commands else "next"
             commands += self._both(purpose, words, channel)
         if len(self.findings.channels.groups(channel)) > 1:
-            commands += self._both("or its groups", ["--candidates", self.files.groups], channel)
-            commands += self._both(ALL_GROUPS, ["--candidates", self.files.groups])
+            groups = ["--candidates", self.files.groups]
+            commands += self._both("or its groups", groups, channel, split_by=USUAL_OF_LAYERS)
+            commands += self._both(ALL_GROUPS, groups, split_by=USUAL_OF_LAYERS)
         return commands
 
     def _pair_of(self, channel: int) -> list[int]:
@@ -108,14 +145,17 @@ class LayerScreen:
         pair = kept[len(kept) - 1 :] if len(kept) else self.findings.channels.pairs_of(channel)[:1]
         return [int(pair.class1), int(pair.class2)]
 
-    def _both(self, purpose: str, words: list[Any], channel: int | None = None) -> list[Command]:
+    def _both(
+        self, purpose: str, words: list[Any], channel: int | None = None, *, split_by: str = USUAL
+    ) -> list[Command]:
         """Stages 3 and 4 of the same candidates."""
         of_stage3 = [] if channel is None else ["--channel_disentangle", channel]
         of_stage4 = [] if channel is None else ["--channel_of_interest", channel]
-        of_stage4 += [*words, "--split_by", USUAL]
+        of_stage3 += [*words, *(["--split_by", split_by] if split_by != USUAL else [])]
+        of_stage4 += [*words, "--split_by", split_by]
         if self.settings.only_correct or "only_correct" in self._told_apart:
             of_stage4 += ["--only_correct" if self.settings.only_correct else "--no-only_correct"]
-        commands = self._command(STAGE3, *of_stage3, *words), self._command(STAGE4, *of_stage4)
+        commands = self._command(STAGE3, *of_stage3), self._command(STAGE4, *of_stage4)
         return list(zip((purpose, "then"), commands, strict=True))
 
     def _command(self, script: str, *words: object) -> str:

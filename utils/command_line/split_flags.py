@@ -13,7 +13,7 @@ from utils import defaults
 from utils.command_line.flags import count, require, weight
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
-from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS
+from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS, WHICH
 from utils.errors import UserError
 from utils.plugins import flags_of, fraction
 
@@ -164,7 +164,8 @@ def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False)
     chooses = "; chooses among several splits"
     usual = f" ({USUAL}; {USUAL_WITHOUT_LABELS} where concepts have no labels)"
     help = "what divides the inputs: " + ", or ".join(division.summary for division in divisions)
-    parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help + (usual if stage3 else chooses))
+    help += f"{usual}; {WHICH}" if stage3 else chooses
+    parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help)
     weights = [f"{division.name}: none" for division in divisions if division.usual_background is None]
     weights += [
         f"{division.name}: {division.usual_background:g}"
@@ -195,13 +196,13 @@ def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[D
     return division
 
 
-def background_of(args: argparse.Namespace, source: type[ConceptSource], division: type[Division]) -> float | None:
-    """The weight of stage 3's background concept, or None without one; UserError for a weight that it cannot have."""
+def background_of(args: argparse.Namespace, source: type[ConceptSource], division: type[Division]) -> float:
+    """The weight of stage 3's background concept, 0 without one; UserError for a weight that it cannot have."""
     background = source.background_with(division) if args.background is None else args.background
     background = background or 0
     if not division.weighs_background and background not in (0, 1):
         raise UserError(f"--background {background:g}: only --split_by {_weighing_divisions()} weighs it")
-    return background or None
+    return background
 
 
 def _weighing_divisions() -> str:

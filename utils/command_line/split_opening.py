@@ -12,6 +12,7 @@ import torch
 
 from utils.command_line import flags
 from utils.command_line.card_patches import patches_of_all
+from utils.command_line.commands import validation_store_command
 from utils.command_line.earlier_settings import chosen_run, flags_given, setting
 from utils.command_line.opening import (
     Problems,
@@ -49,10 +50,6 @@ from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SPLIT_CONTEXT, SplitFile, StoredSplits, read_split, read_splits
 from utils.store.study import Study
 
-NO_VAL_STORE = (
-    "{} has no complete val store of this network, layer and transform (in {}, decoded by {}): run "
-    "get_importances_for_classes.py --images val"
-)
 SHARED_CONTEXT = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal weights may come from several places
 
 ReadSplit = tuple[Path, SplitFile, float | None]  # with the rho of a manifest
@@ -180,7 +177,7 @@ def _open_each(
     return list(opened.values())
 
 
-def _readers_of(splits: str) -> list[tuple[str, Callable[[], ReadSplit]]]:
+def _readers_of(splits: str | Path) -> list[tuple[str, Callable[[], ReadSplit]]]:
     """A reader of a split file, or of each split of a manifest: these are read now, as all of them must be whole."""
     if Path(splits).suffix != ".json":
         return [(str(splits), lambda: next(read_splits(splits)))]
@@ -306,10 +303,9 @@ def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[Gro
     if not unlabelled:
         return {}
     if store is None:
-        settings = opened.settings
         raise UserError(
             f"{unlabelled[0].path} has concepts without labels, whose validation images a val store tells: "
-            f"{NO_VAL_STORE.format(settings.store_dir, settings.precision, settings.decode)}"
+            f"{no_val_store(opened.settings)}"
         )
     study = opened.open_study(ImportanceStore(opened.settings.store_dir, opened.run))
     sets: dict[GroupKey, torch.Tensor] = {}
@@ -337,6 +333,14 @@ def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Group
     if not splits:
         opened.problems.finish("evaluated")
     return replace(opened, splits=splits)
+
+
+def no_val_store(settings: ResultSettings) -> str:
+    """That the val store is missing, and the command that makes it."""
+    return (
+        f"{settings.store_dir} has no complete val store of this network, layer and transform (in "
+        f"{settings.precision}, decoded by {settings.decode}): run {validation_store_command(settings)}"
+    )
 
 
 def matching_val_store(settings: ImageSettings, run: str, context: dict[str, Any]) -> ImportanceStore | None:

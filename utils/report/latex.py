@@ -63,10 +63,10 @@ def tabular(columns: str, header: list[str], *blocks: list[list[str]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def floating(caption: str, table: str) -> str:
-    """A table across both columns of a paper, in small print; ``caption`` is escaped, and made into a label."""
+def floating(caption: str, table: str, label: str = "") -> str:
+    """A table across both columns of a paper, in small print; ``caption`` is escaped, ``label`` by default the same."""
     small = r"\scriptsize\setlength{\tabcolsep}{3pt}"
-    titles = [f"\\caption{{{escaped(caption)}}}", f"\\label{{tab:{_label(caption)}}}"]
+    titles = [f"\\caption{{{escaped(caption)}}}", f"\\label{{tab:{_label(label or caption)}}}"]
     return "\n".join([r"\begin{table*}", rf"\centering{small}", *titles, table, r"\end{table*}", ""])
 
 

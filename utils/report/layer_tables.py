@@ -226,17 +226,6 @@ def warn(cos_sim_low: float, pairs: ClassPairs, kept: ClassPairs, num_images: Te
         )
 
 
-def print_helpful_taus(pairs_at: dict[float, int]) -> None:
-    """Print for which tau there would be 1, 10, 100 pairs, if tau leaves none; ``pairs_at`` has their number by tau."""
-    for wanted in (1, 10, 100):
-        enough = [tau for tau, number in pairs_at.items() if number >= wanted]
-        if enough:
-            tau = max(enough)
-            print(f"there would be {pairs_at[tau]} pairs with --proportion_attribution_required {tau}")
-    if not any(pairs_at.values()):
-        print(f"no tau down to {min(pairs_at)} finds a pair: try a higher --cos_sim_high or a lower --p")
-
-
 CHANNEL_COLUMNS = (
     "Channel",
     "NumClasses",

@@ -32,7 +32,7 @@ class StageTwo:
     ``others`` are the files of other settings.
     """
 
-    def __init__(self, output_dir: str | Path, run: str, candidates: str | None = None) -> None:
+    def __init__(self, output_dir: str | Path, run: str, candidates: str | Path | None = None) -> None:
         present = tables_of(output_dir, run)
         if candidates is not None:
             chosen = Path(candidates)

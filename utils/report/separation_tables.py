@@ -277,7 +277,7 @@ def latex(separations: list[dict[str, Any]]) -> str:
     for (run, layer), rows in _rows_by_run(separations).items():
         leading = " ".join(f"{line.removesuffix('.')}." for line in headline_lines(rows))
         caption = f"{leading} Separation from all other images: {run}, layer {layer}."
-        parts.append(table(rows, LEADING).as_latex(caption, heading=stacked))
+        parts.append(table(rows, LEADING).as_latex(caption, heading=stacked, label=f"separation {run} {layer}"))
     return joined(parts)
 
 

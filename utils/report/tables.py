@@ -53,12 +53,15 @@ class Table:
         header, *rows = ["| " + " | ".join(map(pad, row, widths)) + " |" for row in cells]
         return "\n".join([header, f"|{rule}|", *rows])
 
-    def as_latex(self, caption: str, heading: Callable[[str], str] = escaped) -> str:
-        """A floating LaTeX table whose second column holds names; ``heading`` turns a heading into LaTeX."""
+    def as_latex(self, caption: str, heading: Callable[[str], str] = escaped, label: str = "") -> str:
+        """A floating LaTeX table whose second column holds names; ``heading`` turns a heading into LaTeX.
+
+        ``label`` is in words that a new result does not change; default: the caption.
+        """
         shown = self.with_values()
         blocks = [[list(map(str, row)) for row in rows] for rows in (shown.rows, shown.totals)]
         columns = "rl" + "r" * (len(shown.header) - 2)
-        return floating(caption, tabular(columns, list(map(heading, shown.header)), *blocks))
+        return floating(caption, tabular(columns, list(map(heading, shown.header)), *blocks), label)
 
     def write_csv(self, path: Path) -> None:
         """Write the table as a CSV file."""

@@ -17,7 +17,6 @@ from utils.method.polysemanticity import (
     RelevantCounts,
     channel_levels,
     class_pairs,
-    gamma_polysemantic,
     overall_mean,
 )
 from utils.processes import progress
@@ -27,8 +26,6 @@ from utils.store.importance_store import ImportanceStore
 from utils.store.unfinished import Unfinished
 
 KEPT_CHUNKS = 64  # of a pass are a step that is kept
-ENOUGH = 100  # pairs, to try no further tau
-HELPFUL_TAUS = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
 
 
 class ClassStatistics(NamedTuple):
@@ -167,42 +164,3 @@ def find_classes(
         pairs=class_pairs(weight, mean_inputs[which, 0], relevant, partial(shown, desc="pairs of classes")),
         groups=class_groups(weight, mean_inputs[which, 0], relevant, gamma, partial(shown, desc="groups of classes")),
     )
-
-
-def pairs_at_taus(
-    store: ImportanceStore,
-    class_store: ClassStore,
-    layer_classes: LayerClasses,
-    cosines: tuple[float, float],
-    *,
-    p: float,
-    only_correct: bool,
-    min_images: int,
-    only_above_mean: bool,
-) -> dict[float, int]:
-    """The numbers of pairs for other values of tau, if the given one finds none: {tau: number}.
-
-    See ``class_statistics`` for what is read.
-
-    Parameters
-    ----------
-    store
-        A complete store.
-    class_store
-    layer_classes
-    cosines
-        The bounds (low, high).
-    p, only_correct, min_images, only_above_mean
-        As in ``find_classes``.
-    """
-    low, high = cosines
-    numbers: dict[float, int] = {}
-    for tau, counts in zip(HELPFUL_TAUS, class_statistics(store, class_store, HELPFUL_TAUS).relevant, strict=True):
-        relevant = relevant_classes(counts[int(only_correct)], layer_classes.images[0], p, min_images)
-        if only_above_mean:
-            relevant &= ~layer_classes.levels.below
-        cosine = class_pairs(layer_classes.weight, layer_classes.mean_inputs[0], relevant).cosine
-        numbers[tau] = int(((cosine >= low) & gamma_polysemantic(cosine, high)).sum())
-        if numbers[tau] >= ENOUGH:
-            break
-    return numbers

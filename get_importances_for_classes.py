@@ -11,7 +11,6 @@ Several processes share the chunks, each on its own GPU; one that dies is starte
 """
 
 import argparse
-import time
 
 from utils import defaults
 from utils.command_line import flags
@@ -53,79 +52,9 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Impor
 
 
 def main(settings: ImportanceSettings) -> None:
-    import torch
+    from utils.entries.importance_stage import measure_importances
 
-    from utils.command_line.next_steps import after_importances
-    from utils.command_line.opening import open_images, open_transform_of_stage1
-    from utils.command_line.run import print_end
-    from utils.errors import Interrupted
-    from utils.images.batches import ImageSource
-    from utils.networks.layers import find_layer
-    from utils.networks.loading import load_network
-    from utils.networks.opened_network import OpenedNetwork
-    from utils.networks.precision import check_precision, choose_device, compile_network
-    from utils.processes import this_process
-    from utils.report.store_text import kept_chunks, print_plan, print_store_summary, print_transform
-    from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store, planned_batches
-    from utils.store.files import run_name
-    from utils.store.importance_store import ImportanceStore
-
-    device = choose_device(settings.device)
-    check_precision(settings.precision, device)
-    loading = flags.loading(settings, device)
-    run = run_name(settings.model, settings.layer_of_interest)
-    store = ImportanceStore(settings.store_dir, run, settings.images)
-    network = load_network(settings.model, settings.weights)
-    transform = open_transform_of_stage1(settings, run, network)
-    layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
-    images, classes = open_images(settings, run, network, layer)
-
-    process = this_process()
-    described = StoreSettings(
-        model=settings.model,
-        images=settings.images,
-        precision=settings.precision,
-        decoding=settings.decode,
-        compiled=settings.compile,
-        skip_unreadable=settings.skip_unreadable,
-        chunk_size=settings.chunk_size or store.chunk_size_for(len(images)),
-    )
-    meta = describe_store(described, network, layer, transform=transform, images=images, classes=classes)
-    store.begin(meta, layer, images, process.rank)
-    if process.rank == 0:
-        print_plan(
-            store,
-            settings.model,
-            images,
-            network=network,
-            layer=layer,
-            device=device,
-            precision=settings.precision,
-            num_processes=process.size,
-        )
-        print_transform(transform, settings.model, flags.assumed_transform(settings, network))
-
-    opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
-    source = ImageSource(images, transform, settings.batch_size, loading)
-    chunks = [chunk for chunk in store.missing_chunks() if chunk % process.size == process.rank]
-    if chunks:
-        check_on_images(opened, source)
-    if settings.compile and chunks:
-        size = len(planned_batches(store, chunks[:1], settings.batch_size)[0].indices)
-        black = torch.zeros(size, transform.crop_size, transform.crop_size, 3, dtype=torch.uint8)
-        compile_network(network.module, layer, loading.pixels(black, transform), settings.precision)
-    try:
-        fill_store(store, chunks, opened, source)
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(kept_chunks(store)) from interrupt
-
-    while process.ends_with_others and process.rank == 0 and store.missing_chunks():
-        time.sleep(0.5)  # to report once
-    if store.missing_chunks():
-        print(f"process {process.rank} has made its {len(chunks)} chunks; other processes are not ready yet")
-    elif process.rank == 0 or (chunks and not process.ends_with_others):
-        print_store_summary(store)
-        print_end([store.folder], after_importances(settings, run, store), open_first=store.meta_path)
+    measure_importances(settings)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ FLOORS = (
     ("utils.stages",),
     ("utils.report",),
     ("utils.command_line",),
+    ("utils.entries",),
     (*SCRIPTS, "benchmarks", "examples"),
     ("tests",),
 )

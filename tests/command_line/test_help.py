@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.scripts import ROOT, run_script
-from utils.divisions.division_registry import WHICH
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import WHICH
 
 UNLABELLED = ["circuits", "pure", "concept_vectors"]
 NETWORK = {"--model", "--weights", "--layer_of_interest"}

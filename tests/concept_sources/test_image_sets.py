@@ -1,6 +1,7 @@
 """Stages 3 and 4 as processes, without labels: concepts are sets of the images in which a channel is largest."""
 
 import json
+import re
 import shlex
 import shutil
 from types import SimpleNamespace

@@ -205,7 +205,8 @@ def test_a_store_that_cannot_be_written_is_read_where_everything_is_there(copy, 
 
     monkeypatch.setattr(os, "replace", read_only)
     monkeypatch.chdir(copy)
-    flags = (*NETWORK, "--store_dir", "store", "--p", "0.5", "--cos_sim_high", "1", "--output_dir", str(tmp_path / "out"))
+    flags = (*NETWORK, "--store_dir", "store", "--p", "0.5", "--cos_sim_high", "1")
+    flags += ("--output_dir", str(tmp_path / "out"))
     script = runpy.run_path(str(ROOT / "get_cosine_similarities.py"))
     parser = script["get_args_parser"]()
     before = contents(copy / "store")

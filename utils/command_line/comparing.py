@@ -34,8 +34,8 @@ from utils.store.unfinished import Unfinished
 LONGEST_NAME = 150
 
 
-def measure_comparison(settings: ResultSettings, device: torch.device) -> None:
-    """Measure, store and print a comparison."""
+def measure_comparison(settings: ResultSettings, device: torch.device) -> list[Path]:
+    """Measure, store and print a comparison; return the paths of the files written."""
     run = run_name(settings.model, settings.layer_of_interest)
     opened = OpenedComparison(settings, run, device)
     comparisons = Comparisons(settings.output_dir, model_dir_of(settings))
@@ -66,6 +66,7 @@ def measure_comparison(settings: ResultSettings, device: torch.device) -> None:
     words = ("--candidates", settings.candidates, "--concepts_from", SUGGESTED)
     print_end(paths, [("next", next_command(STAGE3, *words, settings=settings))])
     opened.problems.finish("compared")
+    return paths
 
 
 def comparison_name(settings: ResultSettings, run: str) -> str:

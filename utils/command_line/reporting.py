@@ -51,8 +51,8 @@ from utils.store.study import Study
 MOST_NULLS = 20  # splits without labels, up to which a report compares all with permuted weights
 
 
-def make_report(settings: ResultSettings) -> None:
-    """Write ``report/RUN/``, and print which file to open."""
+def make_report(settings: ResultSettings) -> Path:
+    """Write ``report/RUN/``, and print which file to open; return its path."""
     device = choose_device(settings.device)
     check_precision(settings.precision, device)
     run = run_name(settings.model, settings.layer_of_interest)
@@ -117,6 +117,7 @@ def make_report(settings: ResultSettings) -> None:
     for purpose, command in _next_commands(layer_commands):
         print(f"{purpose}: {command}")
     print(f"open {index}")
+    return index
 
 
 def _overview(layer: ReportedLayer, guide: dict[str, Any]) -> Figure:

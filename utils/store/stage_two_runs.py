@@ -3,12 +3,15 @@
 Stages 3 and 4 find their settings (tau, p, ...) there where no candidates file of stage 2 tells them.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.errors import UserError
 from utils.store.candidates import pairs_path
 from utils.store.files import damage_is_one_line, json_digest, read_json, write_json
 
@@ -34,11 +37,24 @@ class StageTwoRun:
 def write_stage_two_run(store_dir: Path | str, run: str, settings: dict[str, Any], channels: Iterable[int]) -> Path:
     """Write what a run of stage 2 was asked, and which channels it listed; returns the path.
 
-    ``settings`` are plain values. Equal settings have the same path.
+    ``settings`` are plain values. Equal settings have the same path; an equal file only becomes the newest, so that
+    stage 2 can be run again on a store that cannot be written.
     """
     path = Path(store_dir) / f"{run}_stage2_{json_digest(settings)[:12]}.json"
-    write_json(path, {"format": RUN_FORMAT, "settings": settings, "channels": sorted(set(map(int, channels)))})
+    content = {"format": RUN_FORMAT, "settings": settings, "channels": sorted(set(map(int, channels)))}
+    if _holds(path, content):
+        with suppress(OSError):
+            os.utime(path)
+    else:
+        write_json(path, content)
     return path
+
+
+def _holds(path: Path, content: dict[str, Any]) -> bool:
+    try:
+        return path.is_file() and read_json(path, AGAIN) == content
+    except UserError:  # damaged: it is written again
+        return False
 
 
 def read_stage_two_runs(store_dir: Path | str, run: str, stored: dict[str, Any]) -> list[StageTwoRun]:

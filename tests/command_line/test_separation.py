@@ -89,7 +89,7 @@ def test_a_candidates_file_is_one_separation_and_the_fractions_come_along(measur
     printed = succeed(
         "get_results.py", *NETWORK, *flags, *COMPUTE, "--get_separation", "--get_quantitative", cwd=folder
     )
-    assert re.search(r" 20 draws of each null, 3 of \d+ irrelevant channels at tau 0.03, p 0.75:", printed)
+    assert re.search(r" 20 draws of each null, 3 of \d+ irrelevant channels at tau 0.05, p 0.5:", printed)
     assert "(20 draws, least p 0.048)" in printed
     assert (folder / OUT / f"separation/{RUN}_mine.json").is_file() and (folder / OUT / "summary.md").is_file()
     assert f"{RUN}_mine_separation.png" in printed and "summary.md" in printed

@@ -5,6 +5,7 @@ Stages 3 and 4 find their settings (tau, p, ...) there where no candidates file 
 
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,19 +35,26 @@ class StageTwoRun:
         return pairs_path("", run, cosines=tuple(self.settings["cosines"]), **asked).stem
 
 
-def write_stage_two_run(store_dir: Path | str, run: str, settings: dict[str, Any], channels: Iterable[int]) -> Path:
+def write_stage_two_run(
+    store_dir: Path | str, run: str, settings: dict[str, Any], channels: Iterable[int]
+) -> Path | None:
     """Write what a run of stage 2 was asked, and which channels it listed; returns the path.
 
     ``settings`` are plain values. Equal settings have the same path; an equal file only becomes the newest, so that
-    stage 2 can be run again on a store that cannot be written.
+    stage 2 can be run again on a store that cannot be written. Other settings are not kept there: a warning says so, and
+    None is returned.
     """
     path = Path(store_dir) / f"{run}_stage2_{json_digest(settings)[:12]}.json"
     content = {"format": RUN_FORMAT, "settings": settings, "channels": sorted(set(map(int, channels)))}
     if _holds(path, content):
         with suppress(OSError):
             os.utime(path)
-    else:
+        return path
+    try:
         write_json(path, content)
+    except UserError as error:
+        print(f"warning: {error}; stages 3 and 4 will not know the settings of this run", file=sys.stderr)
+        return None
     return path
 
 

@@ -145,7 +145,7 @@ def test_the_nearest_networks_are_named_among_them_functions_in_files_of_the_cur
         load_network("lite1")
     with pytest.raises(UserError, match="near it: resnet50, resnet"):
         load_network("resnet500")
-    with pytest.raises(UserError, match=r"package.module:function$"):
+    with pytest.raises(UserError, match=r"file.py:function$"):
         load_network("qqqq")
 
 

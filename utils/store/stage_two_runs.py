@@ -41,8 +41,8 @@ def write_stage_two_run(
     """Write what a run of stage 2 was asked, and which channels it listed; returns the path.
 
     ``settings`` are plain values. Equal settings have the same path; an equal file only becomes the newest, so that
-    stage 2 can be run again on a store that cannot be written. Other settings are not kept there: a warning says so, and
-    None is returned.
+    stage 2 can be run again on a store that cannot be written. Other settings are not kept there: a warning says so,
+    and None is returned.
     """
     path = Path(store_dir) / f"{run}_stage2_{json_digest(settings)[:12]}.json"
     content = {"format": RUN_FORMAT, "settings": settings, "channels": sorted(set(map(int, channels)))}

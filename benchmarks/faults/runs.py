@@ -140,13 +140,13 @@ def become(command):
     trap, status = Trap(**command["trap"]), 0
     sys.addaudithook(trap)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    parse_args = argparse.ArgumentParser.parse_args
+    parse_args = argparse.ArgumentParser.parse_known_args
 
-    def parse_interruptibly(parser):
+    def parse_interruptibly(parser, *arguments):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        return parse_args(parser)
+        return parse_args(parser, *arguments)
 
-    argparse.ArgumentParser.parse_args = parse_interruptibly
+    argparse.ArgumentParser.parse_known_args = parse_interruptibly
     try:
         runpy.run_path(command["script"], run_name="__main__")
     except SystemExit as stop:

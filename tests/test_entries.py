@@ -76,3 +76,13 @@ def test_readmes_example_makes_what_the_scripts_make(tmp_path):
 def test_an_unknown_name_is_no_entry():
     with pytest.raises(AttributeError, match="has no attribute 'find_monosemantic'"):
         entries.find_monosemantic  # noqa: B018
+
+
+def test_settings_from_python_lead_to_what_flags_lead_to():
+    assert entries.DisentanglingSettings().division_name == "arv"
+    of_circuits = entries.DisentanglingSettings(concepts_from="circuits")
+    assert (of_circuits.division_name, of_circuits.weight_of_background) == ("least_squares", 1.0)
+    usual = entries.ResultSettings().with_usual_results()
+    assert usual.get_qualitative and usual.get_quantitative
+    separation = entries.ResultSettings(get_separation=True)
+    assert separation.with_usual_results() == separation

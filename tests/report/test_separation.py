@@ -10,7 +10,7 @@ from tests.entries import random_separation_rows, separation, separation_row, se
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
-from utils.report.separation_headline import headline
+from utils.report.separation_headline import headline, judged_together
 from utils.report.separation_tables import (
     LEADING,
     comma_separated,
@@ -90,6 +90,12 @@ def test_the_headline_counts_concepts_above_their_null_and_has_an_interval_over_
     assert mixed.count.startswith(f"12 of 13 concepts stand above their primary null ({null}) at")
     assert mixed.count.endswith("(20 to 199 draws, least p 0.005 to 0.048)")
     assert mixed.mean.null == pytest.approx((12 * 0.2 + 0.4) / 13)
+
+
+def test_rows_of_several_separations_are_judged_together():
+    rows = [separation_row(channel=number, p_null=p, q_null=0.01) for number, p in enumerate((0.02, 0.9, 0.04))]
+    assert [row["q_null"] for row in judged_together(rows)] == pytest.approx([0.06, 0.9, 0.06])
+    assert headline(rows).above == 3 and headline(judged_together(rows)).above == 0
 
 
 def test_of_least_squares_what_is_fitted_to_the_real_channel_decides():

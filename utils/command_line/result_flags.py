@@ -182,8 +182,7 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     for flag, others in ONLY_FOR.items():
         if getattr(args, flag) and not any(getattr(args, name) for name in others):
             raise UserError(f"--{flag} is for {' or '.join(f'--{name}' for name in others)}: add it")
-    if not (settings.get_separation or settings.get_effect or settings.get_map or settings.wants_each_split):
-        settings = replace(settings, get_qualitative=True, get_quantitative=True)
+    settings = settings.with_usual_results()
     if args.figure_width.width and not (settings.get_separation or settings.get_qualitative or settings.wants_pictures):
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
     return settings

@@ -4,14 +4,14 @@ A field is named after its flag, and has the flag's default. ``flags.settings_of
 ``command_line/`` reads argparse's namespace.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from utils import defaults
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
-from utils.divisions.division_registry import DIVISIONS, USUAL
+from utils.divisions.division_registry import DIVISIONS, usual_with
 from utils.errors import UserError
 from utils.networks.model_names import model_name
 from utils.processes import default_workers
@@ -123,12 +123,13 @@ class CandidateSettings(ImageSettings):
 class DisentanglingSettings(CandidateSettings):
     """Stage 3. ``division_given`` and ``source_given`` are the values of the plug-ins' flags, {setting: value}.
 
-    ``background`` is None if no flag gives it: ``weight_of_background`` is then the usual one.
+    ``split_by`` and ``background`` are None if no flag gives them: ``division_name`` and ``weight_of_background`` are
+    then the usual ones.
     """
 
     channel_flag = "channel_disentangle"
 
-    split_by: str = USUAL
+    split_by: str | None = None
     division_given: dict[str, Any] = field(default_factory=dict)
     concepts_from: str = USUAL_SOURCE
     source_given: dict[str, Any] = field(default_factory=dict)
@@ -140,9 +141,14 @@ class DisentanglingSettings(CandidateSettings):
         return not SOURCES.get(self.concepts_from).labelled
 
     @property
+    def division_name(self) -> str:
+        """The name of the way of dividing inputs."""
+        return self.split_by or usual_with(labels=not self.finds_concepts)
+
+    @property
     def weight_of_background(self) -> float | None:
         """The weight of the background concept, or None without one."""
-        usual = SOURCES.get(self.concepts_from).background_with(DIVISIONS.get(self.split_by))
+        usual = SOURCES.get(self.concepts_from).background_with(DIVISIONS.get(self.division_name))
         return (usual if self.background is None else self.background) or None
 
 
@@ -201,6 +207,12 @@ class ResultSettings(CandidateSettings):
     def wants_each_split(self) -> bool:
         """Whether stage 4 makes results of single splits, from images of their concepts."""
         return self.get_qualitative or self.get_quantitative or self.wants_pictures
+
+    def with_usual_results(self) -> "ResultSettings":
+        """These settings, with densities and fractions if no result of splits is asked for."""
+        if self.get_separation or self.get_effect or self.get_map or self.wants_each_split:
+            return self
+        return replace(self, get_qualitative=True, get_quantitative=True)
 
     @property
     def wants_network(self) -> bool:

@@ -13,7 +13,7 @@ from utils import defaults
 from utils.command_line.flags import count, require, weight
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
-from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS, WHICH
+from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS, WHICH, usual_with
 from utils.errors import UserError
 from utils.plugins import flags_of, fraction
 
@@ -215,7 +215,7 @@ def _division_flags_given(args: argparse.Namespace) -> list[str]:
 
 def _requested_division(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
     """The way of dividing that --split_by names; else the usual one, or one that has the first flag given."""
-    usual = USUAL if source.labelled else USUAL_WITHOUT_LABELS
+    usual = usual_with(labels=source.labelled)
     for name in _division_flags_given(args)[:1]:
         having = [division.name for division, _ in flags_of(DIVISIONS.all())[name]]
         usual = usual if usual in having else having[0]

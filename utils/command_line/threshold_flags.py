@@ -28,7 +28,12 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_counting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that select which images and classes count."""
-    parser.add_argument("--only_correct", action="store_true", help="use correctly classified images only")
+    parser.add_argument(
+        "--only_correct",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.ONLY_CORRECT,
+        help="use correctly classified images only",
+    )
     parser.add_argument(
         "--only_above_mean",
         action="store_true",

@@ -16,3 +16,8 @@ WHICH = (
     f"which division: --split_by {USUAL} to reproduce the paper; --split_by {USUAL_OF_LAYERS}, with a background, for "
     "everything else, because the paper's rule finds most of its classes in permuted weights, too"
 )
+
+
+def usual_with(*, labels: bool) -> str:
+    """The name of the usual way for concepts that are classes (``labels``), or sets of images."""
+    return USUAL if labels else USUAL_WITHOUT_LABELS

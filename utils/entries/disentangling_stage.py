@@ -67,7 +67,7 @@ def disentangle(settings: DisentanglingSettings) -> WrittenSplits:
     candidates = problems.collect(maker.make, channels)
 
     # Divide the inputs among the concepts on their images, unless an equal split is stored
-    division = DIVISIONS.get(settings.split_by)
+    division = DIVISIONS.get(settings.division_name)
     division_settings = division.settings_from(settings.division_given)
     split_text.print_how(division.describe(division_settings), study.only_correct, study.background)
     divider = division.divider(

@@ -45,6 +45,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
     check_precision(settings.precision, device)
     if settings.compare:
         return measure_comparison(settings, device)
+    settings = settings.with_usual_results()
     opened = split_opening.open_splits(settings, device)
     results.check(opened.run, opened.context["weights_sha256"])
     written: list[Path] = []

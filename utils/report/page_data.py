@@ -22,7 +22,7 @@ from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
 from utils.report.page_splits import MeasuredSplit, describe_split
 from utils.report.page_writer import Pictures, Strip
-from utils.report.separation_headline import Headline, headline, mean_separation
+from utils.report.separation_headline import Headline, headline, judged_together, mean_separation
 from utils.report.verdicts import verdict
 from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.relevance import LayerClasses
@@ -82,7 +82,8 @@ class ReportedLayer:
     def headline(self) -> Headline | None:
         """Of the splits whose new channels are shown; None if none of them was measured."""
         firsts = [self.first_split(channel) for channel in self.shown]
-        return headline([row for split in firsts if split is not None for row in split.separation or ()])
+        rows = [row for split in firsts if split is not None for row in split.separation or ()]
+        return headline(judged_together(rows))
 
     def concept_of(self, channel: int) -> dict[int, int]:
         """The concept of each class in the first split, else its group, from 0: {output: k}."""

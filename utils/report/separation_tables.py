@@ -16,7 +16,7 @@ from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.method.significance import ENOUGH_REACHED, mean_with_interval
 from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
-from utils.report.separation_headline import LARGEST_Q, headline, null_precision
+from utils.report.separation_headline import LARGEST_Q, headline, judged_together, null_precision
 from utils.report.tables import Table, short_name, warn_of, write_settled
 from utils.store.scores import IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
 from utils.store.separations import VALUES, Separations, newest_rows
@@ -264,11 +264,11 @@ def document(separations: list[dict[str, Any]]) -> str:
 
 
 def _rows_by_run(separations: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The rows of each (RUN, layer), in order."""
+    """The rows of each (RUN, layer), in order, judged together."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for separation, row in _in_order(newest_rows(separations)):
         rows.setdefault((separation["run"], separation["layer"]), []).append(row)
-    return rows
+    return {run: judged_together(of_run) for run, of_run in rows.items()}
 
 
 def latex(separations: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from utils import defaults
-from utils.command_line.settings import CandidateSettings
+from utils.command_line.settings import CandidateSettings, StageSettings
 from utils.errors import UserError, listed
 from utils.report.layer_tables import settings_text
 from utils.store.stage_two_runs import StageTwoRun, read_stage_two_runs, runs_that_list
@@ -76,6 +76,11 @@ def chosen_run(
 def told_apart_by(runs: Sequence[StageTwoRun]) -> list[str]:
     """The settings that change results and are not the same in all runs."""
     return [name for name in FLAGS if len({run.settings[name] for run in runs}) > 1]
+
+
+def choosing_flags(settings: StageSettings, run: str, stored: dict[str, Any]) -> list[str]:
+    """The flags that choose among the runs of stage 2 in the store; ``stored`` is ``meta.json`` of the training store."""
+    return [FLAGS[name] for name in told_apart_by(read_stage_two_runs(settings.store_dir, run, stored))]
 
 
 def _described(run: StageTwoRun) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from utils.command_line import flags
 from utils.command_line.commands import Command, next_command, validation_store_command
+from utils.command_line.earlier_settings import choosing_flags
 from utils.command_line.image_sets import open_nulls
 from utils.command_line.opening import open_network, open_study, open_transform
 from utils.command_line.report_opening import open_layer
@@ -58,9 +59,13 @@ def make_report(settings: ResultSettings) -> Path:
     run = run_name(settings.model, settings.layer_of_interest)
     stage_two = StageTwo(settings.output_dir, run, settings.candidates)
     reported, measured = open_layer(settings, run, stage_two)
-    commands = Commands(
-        partial(next_command, settings=settings, known={**reported.meta, **stage_two.settings}), stage_two
+    made = partial(
+        next_command,
+        settings=settings,
+        known={**reported.meta, **stage_two.settings},
+        told_apart=choosing_flags(settings, run, reported.meta),
     )
+    commands = Commands(made, stage_two)
     folder = report_folder(settings.output_dir, run)
     layer_text = f"{settings.model_name}, layer {reported.meta['layer']}"
     print(f"{layer_text}, {reported.settings_text()} ({stage_two.groups.name})")

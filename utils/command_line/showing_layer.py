@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line.commands import STAGE2, STAGE3, STAGE4, Command, next_command
-from utils.command_line.earlier_settings import FLAGS, told_apart_by
+from utils.command_line.earlier_settings import choosing_flags
 from utils.command_line.settings import SimilaritySettings
 from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
 from utils.report import gamma_guide, layer_tables
@@ -16,7 +16,6 @@ from utils.stages.relevance import class_statistics
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
-from utils.store.stage_two_runs import read_stage_two_runs
 
 ALL_GROUPS = "or all channels of several groups"
 BEST_CHANNEL = "or the channel of two or more groups that are least alike"
@@ -167,5 +166,4 @@ class LayerScreen:
     def _told_apart(self) -> list[str]:
         """The flags that choose among the runs of stage 2 in the store."""
         run = run_name(self.settings.model, self.settings.layer_of_interest)
-        runs = read_stage_two_runs(self.settings.store_dir, run, self.store.meta)
-        return [FLAGS[name] for name in told_apart_by(runs)]
+        return choosing_flags(self.settings, run, self.store.meta)

@@ -79,7 +79,7 @@ def told_apart_by(runs: Sequence[StageTwoRun]) -> list[str]:
 
 
 def choosing_flags(settings: StageSettings, run: str, stored: dict[str, Any]) -> list[str]:
-    """The flags that choose among the runs of stage 2 in the store; ``stored`` is ``meta.json`` of the training store."""
+    """The flags that choose among the runs of stage 2 in a store; ``stored``: its ``meta.json``."""
     return [FLAGS[name] for name in told_apart_by(read_stage_two_runs(settings.store_dir, run, stored))]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line.commands import STAGE2, STAGE3, STAGE4, Command, next_command
-from utils.command_line.earlier_settings import choosing_flags
+from utils.command_line.earlier_settings import FLAGS, choosing_flags
 from utils.command_line.settings import SimilaritySettings
 from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
 from utils.report import gamma_guide, layer_tables

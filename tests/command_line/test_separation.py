@@ -129,7 +129,8 @@ def split(channel, suffix=""):
     "asked, suffix, name",
     [
         ({"candidates": "a/net_pairs.json"}, "", "net_pairs"),
-        ({"candidates": "pairs.txt"}, "_only_correct", "net_pairs_only_correct"),
+        ({"candidates": "pairs.txt"}, "_only_correct", "net_pairs_correct_images"),
+        ({"candidates": "pairs_only_correct.txt"}, "_only_correct", "net_pairs_only_correct"),
         ({"candidates": "net_only_correct_groups.json"}, "_only_correct_absolute", "net_only_correct_groups_absolute"),
         ({"candidates": "net_only_correct_groups.json"}, "", "net_only_correct_groups_all_images"),
         ({"candidates": "pairs.txt", "channels": (7, 5)}, "", "net_pairs_channel5-7"),

@@ -35,6 +35,18 @@ def test_run_is_in_its_name_once(stem, name):
     assert str(manifest_path("f", "m", stem, "_contrast")) == f"f/{name}_contrast_layer.json"
 
 
+@pytest.mark.parametrize(
+    "stem, suffix, name",
+    [
+        ("two", "_only_correct_contrast", "two_correct_images_contrast"),
+        ("two_only_correct", "_only_correct_contrast", "two_only_correct_contrast"),
+        ("two_only_correct", "_contrast", "two_only_correct_all_images_contrast"),
+    ],
+)
+def test_lists_of_two_files_of_stage_2_have_two_manifests(stem, suffix, name):
+    assert manifest_path("f", "m", stem, suffix).name == f"m_{name}_layer.json"
+
+
 def test_a_split_that_has_changed_or_gone_is_refused(manifest):
     write_split(manifest.with_name("m_channel2_0_1.pt"), split_file(nn.Conv2d(5, 3, 1), 2))
     with pytest.raises(UserError, match=r"m_channel2_0_1\.pt has changed since"):

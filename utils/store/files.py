@@ -237,12 +237,14 @@ def split_suffix(*, only_correct: bool, division: str, background: float | None)
 def with_suffix(stem: str, suffix: str) -> str:
     """The stem of stage 2's file with the end of the names of its splits, without ``_only_correct`` twice.
 
-    Where the stem has it and the splits are of all images, the name has ``_all_images``.
+    Splits of other images than the stem says have ``_correct_images`` or ``_all_images`` in the name: the lists of
+    ``X_only_correct`` and of ``X`` differ, and both can be split with ``--only_correct``.
     """
-    if not re.search(r"_only_correct(_|$)", stem):
-        return stem + suffix
-    is_repeated = suffix.startswith("_only_correct")
-    return stem + (suffix.removeprefix("_only_correct") if is_repeated else f"_all_images{suffix}")
+    rest = suffix.removeprefix("_only_correct")
+    of_correct_images = rest != suffix
+    if of_correct_images == bool(re.search(r"_only_correct(_|$)", stem)):
+        return stem + rest
+    return stem + ("_correct_images" if of_correct_images else "_all_images") + rest
 
 
 def number_text(value: float) -> str:

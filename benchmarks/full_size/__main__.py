@@ -158,7 +158,7 @@ class Benchmark:
             continued = self._run(step)
             different = differences([aside / path.relative_to(root) for path in made], aside, root)
             if different:  # a later step may have added to these files
-                different = self._different_from_a_new_run(step, different)
+                different = self._different_from_a_new_run(step, made)
             left = [self._relative(path) for path in self._files().states if ".unfinished_" in str(path)]
             record.killed = EQUAL
             if continued.status or different or left:
@@ -170,13 +170,13 @@ class Benchmark:
         shutil.rmtree(aside, ignore_errors=True)
         self._keep(step, record)
 
-    def _different_from_a_new_run(self, step: Step, names: list[str]) -> list[str]:
-        """Which of some files of a step are not the same when it makes them once more, undisturbed."""
+    def _different_from_a_new_run(self, step: Step, made: list[Path]) -> list[str]:
+        """Which of the files that a step has made are not the same when it makes them once more, undisturbed."""
         root, continued = self.folder.root, self.folder.root / "continued"
         shutil.rmtree(continued, ignore_errors=True)
-        move([root / name for name in names if (root / name).is_file()], root, continued)
+        move([path for path in made if path.is_file()], root, continued)
         self._run(step)
-        different = differences([continued / name for name in names], continued, root)
+        different = differences([continued / path.relative_to(root) for path in made], continued, root)
         shutil.rmtree(continued)
         return different
 

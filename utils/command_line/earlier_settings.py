@@ -1,6 +1,7 @@
 """Settings of stage 2 in stages 3 and 4: from a flag, the candidates, the split, a run of stage 2, or the default."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -50,10 +51,11 @@ def chosen_run(
     *,
     names: Collection[str] = tuple(FLAGS),
 ) -> StageTwoRun | None:
-    """The run of stage 2 that lists some channels; None where stage 2 has not been run.
+    """The run of stage 2 that lists some channels; None where no run of stage 2 has listed a channel.
 
-    Without a run that lists any of them, all runs of the layer count. Flags choose among several runs; of those that
-    agree in the settings that are needed, ``names``, the newest is taken.
+    Without a run that lists any of them, all runs count that have listed some channel of the layer. Flags choose among
+    several runs; of those that agree in the settings that are needed, ``names``, the newest is taken, without the
+    settings of ``FLAGS`` in which they differ.
 
     Raises
     ------
@@ -63,14 +65,18 @@ def chosen_run(
     given = flags_given(settings)
     runs = runs_that_list(read_stage_two_runs(settings.store_dir, run, stored), channels)
     runs = [run for run in runs if all(run.settings[name] == value for name, value in given.items())] or runs
-    differing = [name for name in told_apart_by(runs) if name in names and name not in given]
-    if differing:
-        flags = " and ".join(f"--{FLAGS[name]}" for name in differing)
+    differing = [name for name in told_apart_by(runs) if name not in given]
+    needed = [name for name in differing if name in names]
+    if needed:
+        flags = " and ".join(f"--{FLAGS[name]}" for name in needed)
         raise UserError(
             f"stage 2 was run with several settings ({listed([_described(run) for run in runs], separator='; ')}): "
             f"choose with {flags}, or give --candidates with a .json of stage 2"
         )
-    return runs[0] if runs else None
+    if not runs:
+        return None
+    agreed = {name: value for name, value in runs[0].settings.items() if name not in differing}
+    return replace(runs[0], settings=agreed)
 
 
 def told_apart_by(runs: Sequence[StageTwoRun]) -> list[str]:

@@ -30,9 +30,10 @@ TOLD = ("tau", "p", "only_correct")  # settings by which a table of stage 2 is t
 
 
 def after_importances(settings: ImportanceSettings, run: str, store: ImportanceStore) -> list[Command]:
-    """Stage 2, as it was asked last if it has been run; and after the training images the validation images."""
+    """Stage 2, as it was asked when it last listed a channel; and after the training images the validation images."""
     runs = read_stage_two_runs(settings.store_dir, run, store.meta)
-    commands = [("next", next_command(STAGE2, settings=settings, known=runs[0].settings if runs else None))]
+    known = next((run.settings for run in runs if run.channels), None)
+    commands = [("next", next_command(STAGE2, settings=settings, known=known))]
     if settings.images == "train" and not ImportanceStore(settings.store_dir, run, "val").meta_path.is_file():
         commands.append((FOR_VERDICTS, validation_store_command(settings)))
     return commands

@@ -190,17 +190,21 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
 
 
 def open_candidates(
-    settings: CandidateSettings, meta: dict[str, Any], *, names: Collection[str] = tuple(FLAGS)
+    settings: CandidateSettings, meta: dict[str, Any], *, names: Collection[str] | None = None
 ) -> RequestedCandidates:
     """The requested candidates with the settings of stage 2: of their file, else of a run of stage 2; flags go first.
 
-    ``meta`` is that of the training store, ``names`` are the settings that are needed. UserError if stage 2 found the
-    candidates in a network with other weights, or in another layer, or if several of its runs may be meant.
+    ``meta`` is that of the training store. ``names`` are the settings that are needed: if None, all that have flags, or
+    ``only_correct`` alone where the concepts are found in images, without the thresholds of stage 2. UserError if
+    stage 2 found the candidates in a network with other weights, or in another layer, or if several of its runs may be
+    meant.
     """
     requested = requested_candidates(settings, meta["num_channels"])
     check_origin(requested, settings, meta)
     of_stage_two = {"only_correct": defaults.ONLY_CORRECT, **requested.settings}
     if not requested.settings:
+        if names is None:
+            names = ["only_correct"] if settings.finds_concepts else list(FLAGS)
         run = run_name(settings.model, settings.layer_of_interest)
         channels = {candidate.channel for candidate in requested.candidates}
         stage_two_run = chosen_run(settings, run, meta, channels, names=names)

@@ -85,8 +85,8 @@ def read_stage_two_runs(store_dir: Path | str, run: str, stored: dict[str, Any])
 
 
 def runs_that_list(runs: Iterable[StageTwoRun], channels: Collection[int]) -> list[StageTwoRun]:
-    """Those of ``runs`` that list any of ``channels``; all of them if none does."""
-    runs = list(runs)
+    """Those of ``runs`` that list any of ``channels``; if none does, all that list some channel of the layer."""
+    runs = [run for run in runs if run.channels]
     return [run for run in runs if not run.channels.isdisjoint(channels)] or runs
 
 

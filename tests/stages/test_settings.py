@@ -81,6 +81,19 @@ def test_where_no_split_matches_stage4_names_the_flags_of_those_that_are_there(c
     assert evaluate(copy, *flags.split()).returncode == 0
 
 
+def test_where_none_of_several_splits_matches_flags_that_they_share_are_named(both):
+    asked = ("--split_by", "least_squares")
+    result = evaluate(both, *asked)
+    assert result.returncode == 2
+    (line,) = messages(result.stderr)
+    names = dict(re.findall(r"(\S+)\.pt \(([^)]+)\)", line))
+    assert set(names) == {PLAIN, CORRECT}
+    for name, flags in names.items():
+        result = evaluate(both, *asked, *flags.split())  # the last of two --split_by counts
+        assert result.returncode == 0, result.stderr
+        assert f"{name}.pt, rho" in result.stdout
+
+
 @pytest.mark.parametrize(("flag", "name"), [("--only_correct", CORRECT), ("--no-only_correct", PLAIN)])
 def test_a_flag_says_which_split_is_meant(both, flag, name):
     result = evaluate(both, flag)

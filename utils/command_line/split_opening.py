@@ -220,14 +220,17 @@ def _only_wanted(
     wanted = {path: file for path, file in files.items() if _is_wanted(file, settings, stage_two)}
     if len(wanted) != 1:
         which = "several splits match" if wanted else "no split matches"
-        raise UserError(f"{which}: give the flags of one of {_told_apart(wanted or files)}")
+        raise UserError(f"{which}: give the flags of one of {_told_apart(wanted or files, match=bool(wanted))}")
     return next(iter(wanted.items()))
 
 
-def _told_apart(files: dict[Path, SplitFile]) -> str:
-    """The names of splits, each with the flags that tell it from the others; with all flags if there are no others."""
+def _told_apart(files: dict[Path, SplitFile], *, match: bool) -> str:
+    """The names of splits, each with the flags that select it.
+
+    Where the splits ``match`` what was asked, flags that all of them share are left out.
+    """
     selectors = {path: _selectors(file) for path, file in files.items()}
-    shared = set.intersection(*map(set, selectors.values())) if len(files) > 1 else set()
+    shared = set.intersection(*map(set, selectors.values())) if match else set()
     words = {path: [word for flag in flags if flag not in shared for word in flag] for path, flags in selectors.items()}
     return ", ".join(f"{path.name} ({' '.join(map(str, of_split))})" for path, of_split in words.items())
 

@@ -29,6 +29,7 @@ from tests.scripts import (
     stage3,
     succeed,
 )
+from utils.store.splits import read_split, write_split
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -223,6 +224,14 @@ def test_concepts_without_labels_have_patches_a_null_and_a_map(made, tmp_path, m
     page = pages(folder)["channel_9.html"]
     assert f"figures/{split.stem}_map.jpg" in [one["src"] for one in page.of("img")]
     assert "--get_map" not in page.text
+    file = read_split(split)
+    file.split.arvs *= 1.1  # as if the training images had changed since
+    write_split(split, file)
+    result = report(folder)
+    assert result.returncode == 0
+    (line,) = [line for line in messages(result.stderr) if "permuted weights" in line]
+    assert line.startswith(f"warning: not compared with permuted weights: store/models_disentangled/{split.name} was")
+    assert not re.search(score, pages(folder)["channel_9.html"].text)
 
 
 # --------------------------------------------------------------------------------------------------------------------

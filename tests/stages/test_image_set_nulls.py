@@ -160,6 +160,17 @@ def test_scores_are_kept_and_measured_again_where_they_are_damaged_or_of_somethi
     assert again() == 2
 
 
+def test_scores_whose_file_has_gone_since_are_measured_again(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    opened = opened_split(tmp_path / "copy", "least_squares")
+    first = nulls_of(tmp_path / "copy", opened).of(opened)
+    nulls = nulls_of(tmp_path / "copy", opened)
+    (path,) = opened.path.parent.glob("*least_squares*permuted_weights*.npz")
+    path.unlink()
+    again = nulls.of(opened)
+    assert torch.equal(again.values, first.values) and torch.equal(again.nulls, first.nulls) and path.is_file()
+
+
 def test_concepts_with_labels_and_units_that_need_a_pass_have_no_scores(folder):
     opened = [opened_split(folder, name) for name in ("classes", "pure")]
     nulls = nulls_of(folder, *opened)

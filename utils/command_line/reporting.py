@@ -22,6 +22,7 @@ from utils.images.batches import ImageSource
 from utils.images.transform import Transform
 from utils.networks.precision import check_precision, choose_device
 from utils.processes import progress
+from utils.report.image_set_text import scores_of
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo
@@ -78,7 +79,7 @@ def make_report(settings: ResultSettings) -> Path:
     unlabelled = {
         split.path: UnlabelledSplit(
             [strips[unit] for unit in shown.of_splits.get(split.path, ())],
-            None if nulls is None else nulls.of(split.opened),
+            scores_of(nulls, split.opened),
         )
         for split in progress(reported.unlabelled, "permuted weights", unit=" splits", delay=2)
     }

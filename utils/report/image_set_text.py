@@ -1,15 +1,31 @@
 """How well a concept without labels stands out, beside units of permuted weights, in words."""
 
+import sys
+
 import numpy as np
+from tqdm import tqdm
 
 from utils.defaults import IMAGE_SET_DRAWS
-from utils.stages.image_set_nulls import ImageSetScores
+from utils.errors import UserError
+from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
+from utils.store.opened_splits import OpenedSplit
 
 NO_CLASSES = "stands out in no class"
 NOTE = (
     "below a name: AP above prevalence of its new channel for the classes in the name, on validation images; lowest "
     f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"
 )
+
+
+def scores_of(nulls: ImageSetNulls | None, split: OpenedSplit) -> ImageSetScores | None:
+    """The scores of a split; None, with a warning, where it is of other training images: it is shown without them."""
+    if nulls is None:
+        return None
+    try:
+        return nulls.of(split)
+    except UserError as error:
+        tqdm.write(f"warning: not compared with permuted weights: {error}", file=sys.stderr)
+        return None
 
 
 def score_in_words(scores: ImageSetScores, k: int) -> str:

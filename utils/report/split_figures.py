@@ -18,7 +18,7 @@ from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
-from utils.report.image_set_text import NOTE, score_in_words
+from utils.report.image_set_text import NOTE, score_in_words, scores_of
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -397,14 +397,13 @@ class FigureMaker:
         notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
         if visualizations and not wishes.sheet.narrow:
             notes.append("pictures without a rank: made to activate each channel, and the mean that each reaches")
-        scores = None if self.nulls is None else self.nulls.of(self.opened[number])
         return channel_card(
             wishes.output_dir,
             result,
             patches,
             patch_note="; ".join(notes),
             visualizations=visualizations,
-            scores=scores,
+            scores=scores_of(self.nulls, self.opened[number]),
             name=card_name(wishes.patches, of_all=self.peaks is not None),
             sheet=wishes.sheet,
         )

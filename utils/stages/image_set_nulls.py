@@ -102,8 +102,8 @@ class ImageSetNulls:
         if arrays is None and not self._measured:
             return None
         if arrays is None:
-            found = self._found(self._block_of[split.path])
-            arrays = self._measure(split, found, self._block_of[split.path].splits.index(split))
+            block = self._block_of.get(split.path) or _Block((split,))  # alone: its file has gone since
+            arrays = self._measure(split, self._found(block), block.splits.index(split))
             if file.is_writable():
                 file.write(arrays)
         values = torch.from_numpy(arrays["values"])

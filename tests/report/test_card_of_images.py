@@ -13,8 +13,8 @@ from PIL import Image
 from tests import factories
 from tests.oracles import load
 from tests.pictures import write_image
-from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, messages, run_script, stage3, stage4
-from utils.command_line import card_patches
+from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, messages, run_script, stage1, stage3, stage4
+from utils.command_line import card_patches, split_opening
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
 from utils.errors import UserError
@@ -24,6 +24,7 @@ from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.report import split_figures
 from utils.report.plots import GREY
+from utils.report.sheets import Sheet
 from utils.report.split_figures import FigureMaker
 from utils.stages import visualization
 from utils.stages.split_measures import (
@@ -182,8 +183,8 @@ def draw(folder, nulls=None, **wishes):
     images_with_transform = ImageSource(images, transform, 3, Loading(torch.device("cpu"), skip_unreadable=True))
     source = ImagePass(opened_network, images_with_transform, classes, {})
     kept = KeptPatches.of(folder / "patches.npz", images, context, precision="fp32", decoding="pil")
-    wanted = {"kept_patches": kept if of_all else None, "nulls": nulls}
-    maker = FigureMaker(figure_wishes(settings), source, opened, transform, **wanted)
+    kept = kept if of_all else None
+    maker = FigureMaker(figure_wishes(settings), source, opened, transform, kept_patches=kept, nulls=nulls)
     known = [describe_result(one, RUN, 0.0001, source) for one in opened]
     found = []
     for number, result, arrays in evaluate(opened, known, source, Results(folder, None), settings.get_channel_card):
@@ -199,18 +200,18 @@ def opened_splits(folder, **wishes):
     usual = {"model": "m", "output_dir": folder, "data_dir": folder / "data", "division_given": {}, "num_workers": 0}
     settings = ResultSettings(**usual, **wishes)
     opened = OpenedSplit(path, file, file.split.rho)
-    return SimpleNamespace(settings=settings, run=RUN, context=file.context, splits=[opened])
+    return SimpleNamespace(settings=settings, run=RUN, context=file.context, splits=[opened], stage_two={})
 
 
 def test_patches_are_of_all_images_where_that_takes_little(copy, monkeypatch, capsys):
     def of_all(**wishes):
-        return card_patches.patches_of_all(opened_splits(copy, **wishes))
+        return card_patches.patches_of_all(opened_splits(copy, **wishes), None)
 
     assert len(of_all().images) == 16 and of_all(patches_of="classes") is None
     monkeypatch.setattr(card_patches, "MOST_PATCH_IMAGES", 15)
     assert len(of_all(patches_of="all").images) == 16 and not capsys.readouterr().out
     assert of_all() is None
-    assert re.search(r"of all 16 validation images: python get_results.py .* --get_channel_card --patches_of all\n",
+    assert re.search(r"of all 16 validation images: python \S*get_results.py .* --get_channel_card --patches_of all\s",
                      capsys.readouterr().out)  # fmt: skip
     opened = opened_splits(copy)
     network = factories.small().eval().requires_grad_(False)
@@ -226,7 +227,35 @@ def test_patches_are_of_all_images_where_that_takes_little(copy, monkeypatch, ca
     again = kept.patches(units.rows, units.biases, source, None)  # is read: there is no network
     assert all(torch.equal(*parts) for parts in zip(found, again, strict=True))
     opened.splits[0].rho = 0.05
-    assert card_patches.patches_of_all(opened) is None  # other channels
+    assert card_patches.patches_of_all(opened, None) is None  # other channels
+
+
+def test_the_command_for_patches_of_all_images_has_the_flags_of_the_card(copy, monkeypatch, capsys):
+    monkeypatch.setattr(card_patches, "MOST_PATCH_IMAGES", 15)
+    flags = {"rho": 0.5, "patches": "paper", "patch_size": 8, "figure_width": Sheet("text")}
+    opened = opened_splits(copy, **flags)
+    opened.stage_two["tau"] = 0.07  # of a candidates file: the split has another
+    assert card_patches.patches_of_all(opened, None) is None
+    command = capsys.readouterr().out
+    assert "--patches_of all --rho 0.5 --patches paper --patch_size 8 --figure_width text" in command
+    assert "--proportion_attribution_required 0.07" in command
+
+
+def test_cards_of_sets_search_the_images_of_the_val_store_whatever_has_come_since(copy, monkeypatch):
+    stage1("data", "store", "--images", "val", cwd=copy)
+    circuits = ("--concepts_from", "circuits", "--nr_concepts", "3", "--nr_reference_images", "12")
+    stage3("data", "store", *circuits, pair=(), cwd=copy)
+    write_image(copy / "data" / "val" / "ant" / "0 new.png", 3, 100)  # before the others in a new list
+    monkeypatch.chdir(copy)
+    (split,) = (copy / "store" / "models_disentangled").glob("*circuits*.pt")
+    folders = {"data_dir": "data", "store_dir": "store"}
+    usual = {"model": NETWORK[1], "division_given": {}, "num_workers": 0, "batch_size": 4, **folders}
+    settings = ResultSettings(splits=(split,), get_channel_card=True, **usual)
+    opened = split_opening.open_splits(settings, torch.device("cpu"))
+    opened, source = split_opening.open_validation(opened)
+    assert len(source.images) == 16
+    assert opened.kept_patches.images.paths.tolist() == source.images.paths.tolist()
+    assert opened.kept_patches.origin["images"] == source.images.digest()
 
 
 @pytest.fixture
@@ -263,9 +292,8 @@ def test_a_split_without_scores_has_a_card_and_a_warning_says_why(copy, cards, c
     def refuse(split):
         raise UserError(f"{split.path.name} is of other images")
 
-    assert (
-        len(draw(copy, nulls=SimpleNamespace(of=refuse), get_channel_card=True)) == 1 and cards[-1].stands_out is None
-    )
+    (path,) = draw(copy, nulls=SimpleNamespace(of=refuse), get_channel_card=True)
+    assert path.name.endswith("_card.png") and cards[-1].stands_out is None
     (line,) = messages(capsys.readouterr().err)
     assert re.fullmatch(r"warning: not compared with permuted weights: .*\.pt is of other images", line)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.command_line.commands import STAGE4, next_command
-from utils.defaults import MOST_PATCH_IMAGES
-from utils.images.folders import ClassMap
+from utils.defaults import MOST_PATCH_IMAGES, PATCHES
+from utils.images.folders import ClassMap, ImageList
 from utils.report.page_writer import patches_path, report_folder
 from utils.report.split_figures import units_of_splits
 from utils.stages.strongest_patches import KeptPatches
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from utils.command_line.split_opening import OpenedSplits
 
 
-def patches_of_all(opened: OpenedSplits) -> KeptPatches | None:
+def patches_of_all(opened: OpenedSplits, measured: ImageList | None) -> KeptPatches | None:
     """The file of the strongest patches of all of ``val/``, shared with reports; None if cards show those of concepts.
+
+    ``measured`` is the image list of a val store if splits have indices in it: it is searched, as ``val/`` may have
+    changed since.
 
     Without ``--patches_of`` cards show all of ``val/`` where that takes little: where the patches of all their channels
     are in the file, or there are few images. Otherwise the command for all is printed.
@@ -26,7 +29,8 @@ def patches_of_all(opened: OpenedSplits) -> KeptPatches | None:
     settings = opened.settings
     if settings.patches_of == "classes":
         return None
-    images = list_all_validation(Path(settings.data_dir) / "val", ClassMap(opened.context["classes"]))
+    root = Path(settings.data_dir) / "val"
+    images = list_all_validation(root, ClassMap(opened.context["classes"])) if measured is None else measured
     kept = KeptPatches.of(
         patches_path(report_folder(settings.output_dir, opened.run)),
         images,
@@ -38,6 +42,15 @@ def patches_of_all(opened: OpenedSplits) -> KeptPatches | None:
         return kept
     words: list[object] = ["--splits", *(settings.splits or [split.path for split in opened.splits])]
     words += ["--get_channel_card", "--patches_of", "all"]
-    command = next_command(STAGE4, *words, settings=settings, known=opened.splits[0].file.settings)
+    of_card = {
+        "rho": settings.rho,
+        "patches": None if settings.patches == PATCHES else settings.patches,
+        "patch_size": settings.patch_size,
+        "figure_width": settings.figure_width.name,
+    }
+    for name, value in of_card.items():
+        words += [] if value is None else [f"--{name}", value]
+    known = {**opened.splits[0].file.settings, **opened.stage_two}
+    command = next_command(STAGE4, *words, settings=settings, known=known)
     print(f"patches of the concepts' images; of all {len(images)} validation images: {command}")
     return None

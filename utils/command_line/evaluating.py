@@ -26,14 +26,13 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         described.append(describe_result(split, opened.run, tau, validation))
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
-    cards = settings.get_channel_card
     figures = FigureMaker(
         figure_wishes(settings),
         validation,
         opened.splits,
         opened.transform,
-        kept_patches=opened.kept_patches if cards else None,
-        nulls=_nulls_of(opened) if cards else None,
+        kept_patches=opened.kept_patches,
+        nulls=_nulls_of(opened) if settings.get_channel_card else None,
     )
     shown = []
     stored = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ class OpenedSplits:
     """The splits that stage 4 evaluates, each once, and their shared context.
 
     ``run`` is the network and layer as names of files have them. ``stage_two`` are settings of stage 2, if the
-    candidates contain them. ``problems`` are candidates that could not be opened or evaluated.
+    candidates contain them. ``problems`` are candidates that could not be opened or evaluated. ``kept_patches`` is the
+    file of the strongest patches of all validation images if cards show these; None: patches of the concepts.
     """
 
     settings: ResultSettings
@@ -70,6 +71,7 @@ class OpenedSplits:
     splits: list[OpenedSplit]
     stage_two: dict[str, Any]
     problems: Problems
+    kept_patches: KeptPatches | None = None
 
     @property
     def path(self) -> Path:
@@ -102,11 +104,6 @@ class OpenedSplits:
 
     def matching_val_store(self) -> ImportanceStore | None:
         return matching_val_store(self.settings, self.run, self.context)
-
-    @cached_property
-    def kept_patches(self) -> KeptPatches | None:
-        """The file of the strongest patches of all of ``val/`` if cards show these; None: patches of the concepts."""
-        return patches_of_all(self)
 
     def open_training(self) -> ImportanceStore:
         """The complete store of the training images that the splits were made from."""
@@ -289,11 +286,12 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
         missing = classes_without_measured_images(store, source.images, classes, opened.outputs)
         return _with_images(opened, missing, sets), source
     opened = _with_images(opened, classes_without_images(root, classes, opened.outputs), sets)
-    if store is not None and sets:
-        images, _ = store.measured_images(root)
-    else:
-        of_all = opened.kept_patches if settings.get_channel_card else None
-        images = list_validation(root, classes, opened.outputs) if of_all is None else of_all.images
+    images = store.measured_images(root)[0] if store is not None and sets else None
+    if settings.get_channel_card:
+        opened = replace(opened, kept_patches=patches_of_all(opened, images))
+    if images is None:
+        kept = opened.kept_patches
+        images = list_validation(root, classes, opened.outputs) if kept is None else kept.images
     network = opened.open_network()
     loading = flags.loading(settings, opened.device)
     image_source = ImageSource(images, opened.transform, settings.batch_size, loading)

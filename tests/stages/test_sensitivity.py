@@ -1,6 +1,7 @@
 """Stage 2 with several values of its thresholds: against single runs of it, and against loops."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -108,6 +109,15 @@ def test_stage_2_writes_one_table_and_one_figure_and_no_candidates(copy, with_fu
     assert path.name == f"{RUN}_sensitivity.csv" and len(rows) == 8 and {row["ap"] for row in rows} == {""}
     assert (copy / "plots" / f"{RUN}_sensitivity.png").stat().st_size > 10_000
     assert not list((copy / "results_get_cosine_similarities").glob(f"{RUN}_required0.1*"))
+
+
+def test_the_val_store_that_is_missing_is_to_be_made_as_the_training_store(tmp_path, copy):
+    stage1("data", tmp_path / "other", "--precision", "bf16", "--skip_unreadable", cwd=copy)
+    flags = ("--store_dir", tmp_path / "other", "--proportion_attribution_required", *TAUS)
+    result = run_script("get_cosine_similarities.py", *NETWORK, *flags, cwd=copy)
+    assert result.returncode == 0, result.stderr
+    (line,) = re.findall(r"^for it: (.*)$", result.stdout, re.MULTILINE)
+    assert " --precision bf16 --skip_unreadable " in line and line.endswith("--images val")
 
 
 @pytest.mark.parametrize("more", [("--cos_sim_low", "-1"), ("--plot_wordnet",)])

@@ -142,9 +142,12 @@ def script_path(script: str) -> Path:
     return folder / script
 
 
-def validation_store_command(settings: StageSettings) -> str:
-    """Stage 1's command that makes the val store; classes and transform are those of the training store."""
-    return next_command(STAGE1, "--images", "val", settings=settings)
+def validation_store_command(settings: StageSettings, *, training_meta: Mapping[str, Any] | None = None) -> str:
+    """Stage 1's command that makes the val store; classes and transform are those of the training store.
+
+    ``training_meta`` is that store's ``meta``: where ``settings`` have no precision or decoding, they are as it says.
+    """
+    return next_command(STAGE1, "--images", "val", settings=settings, known=training_meta)
 
 
 def candidate_words(settings: CandidateSettings, channel_flag: str) -> list[Any]:

@@ -50,7 +50,8 @@ def measure_sensitivity(
     print(f"\n{table(rows)}\n\n{EXPLANATION}")
     if validation is None:
         print("no separation: it needs a complete val store")
-    print_end([path, figure], [] if validation else [("for it", validation_store_command(settings))])
+    command = validation_store_command(settings, training_meta=store.meta)
+    print_end([path, figure], [] if validation else [("for it", command)])
 
 
 def _val_store(settings: SimilaritySettings, run: str, meta: dict[str, Any]) -> ImportanceStore | None:

@@ -75,7 +75,7 @@ def test_densities_are_curves_or_ticks_and_no_peak_hides_the_original():
         return float(first.split()[1]) + np.cumsum(steps[:, 1]), float(first.split()[0]) + np.cumsum(steps[:, 0])
 
     y, x = heights(lines["original"])
-    assert x[y.argmin()] == pytest.approx(300, abs=15) and y.min() == pytest.approx(160 - 156 / 4, abs=1.5)
+    assert x[y.argmin()] == pytest.approx(300, abs=15) and y.min() == pytest.approx(160 - 156 / 3, abs=1.5)
     assert heights(lines["s1"])[0].min() == pytest.approx(4, abs=1)
 
 

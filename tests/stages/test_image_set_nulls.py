@@ -192,7 +192,7 @@ def test_without_a_val_store_the_command_that_makes_it_is_printed(folder, capsys
     assert open_nulls(settings, opened, None, lambda: study) is None and not capsys.readouterr().out
     opened.append(opened_split(folder, "least_squares"))
     assert open_nulls(settings, opened, None, lambda: study) is None
-    assert "python get_importances_for_classes.py --model m" in capsys.readouterr().out
+    assert "get_importances_for_classes.py --model m" in capsys.readouterr().out
 
 
 def test_scores_in_words():

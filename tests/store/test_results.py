@@ -135,8 +135,8 @@ def test_a_file_is_read_once_by_everything_that_needs_all_results(tmp_path, monk
     results.check("net", "0")
     found = [results.find(of_split) for of_split in known]
     results.make_newest(found)  # one of them is written again
-    tables, _ = result_files.write_tables(results)
-    assert [result["rho"] for result in tables[0].results] == [0.95] * 3
+    tables = result_files.write_tables(results)
+    assert [result["rho"] for result in tables.groups[0].results] == [0.95] * 3
     assert len(read) == 5 and len(set(read)) == 4 and sorted(splits_read) == sorted(set(splits_read))
     with_split(tmp_path, pair_result(5))
     assert len(results.read_all()) == 2 and len(read) == 5 and splits_read[-1] == "net_channel5_1_2.pt"
@@ -174,11 +174,11 @@ def write_meanwhile(monkeypatch, *given):
 def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monkeypatch):
     results = write(tmp_path, pair_result(3))
     waiting = write_meanwhile(monkeypatch, pair_result(4), pair_result(4, tau=0.1), pair_result(5))
-    tables, paths = result_files.write_tables(results)
+    tables = result_files.write_tables(results)
     assert not waiting
-    assert [len(table.results) for table in tables] == [3, 1]
+    assert [len(group.results) for group in tables.groups] == [3, 1]
     text = (tmp_path / "out/results_quantitative/summary.md").read_text()
-    assert text == result_tables.document(tables) and "| all 3 " in text
+    assert text == result_tables.document(tables.groups, tables.left_out) and "| all 3 " in text
     for k, per_pair in ((1, 6), (2, 7)):
         rows = (
             (tmp_path / f"out/results_quantitative/quantitative_concept{k}_required0.03.txt").read_text().splitlines()
@@ -188,7 +188,7 @@ def test_tables_are_made_again_until_no_result_has_come_meanwhile(tmp_path, monk
             == sum(sum(pair_result(channel)["images"][k - 1]["included"]) for channel in (3, 4, 5))
             <= 3 * per_pair
         )
-    assert {path.name for path in paths} == {
+    assert {path.name for path in tables.paths} == {
         *("summary.csv", "summary.md", "summary.tex"),
         *(f"quantitative_concept{k}_required{tau}.txt" for k in (1, 2) for tau in (0.03, 0.1)),
     }
@@ -205,7 +205,7 @@ def test_rows_of_a_second_network_change_the_names_of_the_files(tmp_path):
     results, other = write(tmp_path, pair_result(3)), pair_result(3, run="other", split="other_channel3_1_2")
     result_files.write_tables(results)
     results.write(other)
-    _, paths = result_files.write_tables(results)
+    paths = result_files.write_tables(results).paths
     left = {path.name for path in (tmp_path / "out/results_quantitative").glob("*.txt")}
     assert left == {path.name for path in paths if path.suffix == ".txt"}
     assert left == {f"{run}_quantitative_concept{k}_required0.03.txt" for run in ("net", "other") for k in (1, 2)}

@@ -9,6 +9,8 @@ import pytest
 from tests.pictures import write_images
 from tests.scripts import ROOT, contents, python, succeed
 from utils import entries
+from utils.command_line.opening import requested_candidates
+from utils.errors import UserError
 
 NETWORK = """
 from tests.factories import small
@@ -76,6 +78,11 @@ def test_readmes_example_makes_what_the_scripts_make(tmp_path):
 def test_an_unknown_name_is_no_entry():
     with pytest.raises(AttributeError, match="has no attribute 'find_monosemantic'"):
         entries.find_monosemantic  # noqa: B018
+
+
+def test_without_channels_and_candidates_there_is_nothing_to_split():
+    with pytest.raises(UserError, match="neither candidates nor channels are given"):
+        requested_candidates(entries.DisentanglingSettings())
 
 
 def test_settings_from_python_lead_to_what_flags_lead_to():

@@ -272,6 +272,9 @@ def test_of_several_tables_the_newest_is_shown_unless_another_is_named(made, tmp
     assert f"other settings: --candidates results_get_cosine_similarities/{tables[0].name}" in printed
     index = pages(folder)["index.html"].text
     assert "γ = 0.9" in index and f"--report --candidates results_get_cosine_similarities/{tables[0].name}" in index
+    stage2("store", "--proportion_attribution_required", "1", "--p", "1", cwd=folder)
+    (nothing,) = set((folder / "results_get_cosine_similarities").glob("*_groups.json")) - set(tables)
+    assert "other settings" in printed and nothing.name not in report(folder, "--candidates", pairs).stdout
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -168,7 +168,8 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
         numbers = range(num_channels) if channels is None else dict.fromkeys(channels)
         return RequestedCandidates([RequestedCandidate(channel, []) for channel in numbers])
     if settings.candidates is None:
-        assert channels is not None  # flags require a channel
+        if channels is None:  # from Python: flags require one of them
+            raise UserError("neither candidates nor channels are given")
         if len(channels) > 1:
             raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
         return RequestedCandidates([RequestedCandidate(channels[0], [list(classes) for classes in settings.concepts])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def tables_of(output_dir: str | Path, run: str) -> list[Path]:
 class StageTwo:
     """The settings of stage 2, and its files: those of ``candidates``, or else the newest of a run in ``output_dir``.
 
-    ``others`` are the files of other settings.
+    ``others`` are the files of other settings that have found any channel.
     """
 
     def __init__(self, output_dir: str | Path, run: str, candidates: str | Path | None = None) -> None:
@@ -47,7 +48,7 @@ class StageTwo:
         self.groups = self.stem.with_name(f"{self.stem.name}_groups.json")
         self.pairs = self.stem.with_name(f"{self.stem.name}.json")
         self.gamma = self.stem.with_name(f"{self.stem.name}_gamma.json")
-        self.others = [path for path in present if path.resolve() != self.groups.resolve()]
+        self.others = [path for path in present if path.resolve() != self.groups.resolve() and _lists_channels(path)]
         content = read_json(chosen, f"--report reads a .json of stage 2: {AGAIN}")
         with damage_is_one_line(chosen, AGAIN):
             self.settings = {name: content["settings"][name] for name in (*ORIGIN, *COUNTED, "gamma", "cosines")}
@@ -55,6 +56,15 @@ class StageTwo:
     def guide(self) -> dict | None:
         """The diagnostics for choosing gamma, or None."""
         return read_json(self.gamma, AGAIN) if self.gamma.is_file() else None
+
+
+def _lists_channels(groups: Path) -> bool:
+    """Whether a run of stage 2 lists a channel, among its groups or its pairs; a damaged file lists none."""
+    for path in (groups, groups.with_name(groups.name.replace("_groups.json", ".json"))):
+        with suppress(UserError, OSError, KeyError):
+            if read_json(path, AGAIN)["candidates"]:
+                return True
+    return False
 
 
 class Commands:

@@ -72,7 +72,7 @@ def _cosines_text(split: Split) -> str:
     shown = list(pairs)
     note = ""
     if len(pairs) > MOST_PAIRS:
-        shown = sorted({min(pairs, key=pairs.__getitem__), max(pairs, key=pairs.__getitem__)})
+        shown = [min(pairs, key=pairs.__getitem__), max(pairs, key=pairs.__getitem__)]
         note = f", the lowest and the highest of {len(pairs)},"
     return f"cosine of the concepts' ARVs{note} {', '.join(f'{j + 1}-{k + 1}: {pairs[j, k]:.3f}' for j, k in shown)}"
 

@@ -75,6 +75,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
             (("--chunk_size", "4"), "chunk size (8; now 4)"),
             (("--skip_unreadable",), "skip unreadable (False; now True)"),
             (("--interpolation", "bicubic"), "interpolation (bilinear; now bicubic)"),
+            (("--crop_size", "16"), "crop size (24; now 16)"),
         )],
         *[(script, ("--weights", "other.pth"), "was made with another weights") for script in USUAL],
     ],

@@ -138,7 +138,8 @@ class ImportanceStore:
             if not self.meta_path.is_file():
                 raise UserError(f"process 0 has not begun {self.folder}: do all processes see the same --store_dir?")
         if chunks or process > 0:
-            refuse_differences(meta, self.load_meta(), keys, self.folder)
+            by_cause = sorted(keys, key=lambda key: key == "positions")  # the transform decides how many there are
+            refuse_differences(meta, self.load_meta(), by_cause, self.folder)
         if process == 0:
             agrees = self._agrees(meta, keys)
             self.meta = self.meta if agrees else meta

@@ -37,6 +37,13 @@ def test_up_to_eight_concepts_are_all_shown():
     assert colours_of(result) == [ORIGINAL, *DISENTANGLED]
 
 
+def test_image_sets_keep_their_colours_where_one_is_left_out():
+    result = {**many(4), "assignment": "images of largest sum"}
+    result["images"][1] = {**result["images"][1], "paths": []}
+    assert shown_concepts(result) == [0, 2, 3]
+    assert colours_of(result) == [ORIGINAL, *(DISENTANGLED[k] for k in (0, 2, 3))]
+
+
 def test_of_more_the_eight_of_most_images_are_shown_and_it_is_said():
     result = many(11, background=1.0)
     assert shown_concepts(result) == list(range(3, 11))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from utils.method.evaluation import Summary
 from utils.report.card_panels import MOST_BARS, AnyPanel, Densities, fractions_panel, panel_gap, panels_below
 from utils.report.layout import Page, line_height
-from utils.report.plots import DISENTANGLED, GREY, SUBTLE, Line, Panel, fitted, framed, symbols, text_width
+from utils.report.plots import GREY, SUBTLE, Line, Panel, fitted, framed, symbols, text_width
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
 from utils.stages.split_measures import Patch
 
@@ -63,6 +63,10 @@ class Card:
     residual: bool = True
     stands_out: list[str] | None = None
     score_note: str = ""
+
+    def colour_of(self, concept: int) -> str:
+        """The colour of a concept, from 0: that of its channel."""
+        return self.colours[concept + 1][0]
 
 
 @dataclass
@@ -270,7 +274,7 @@ def _draw_pictures(page: Page, card: Card, blocks: Blocks, channel: int, corner:
     step = blocks.picture + blocks.gap
     for number, patch in enumerate(card.patches[channel][: blocks.columns * blocks.rows]):
         row, column = divmod(number, blocks.columns)
-        frame = DISENTANGLED[patch.concept][0] if patch.concept >= 0 else GREY
+        frame = card.colour_of(patch.concept) if patch.concept >= 0 else GREY
         lower_left = (left + column * step, upper - row * blocks.row_height - blocks.picture)
         axes = _draw_picture(page, blocks, lower_left, (patch.picture, patch.name), frame)
         _draw_rank(axes, sheet, patch.rank, frame)

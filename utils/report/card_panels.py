@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 from utils.method.evaluation import Summary
 from utils.report.layout import Page, line_height
 from utils.report.plots import (
-    DISENTANGLED,
     GREY,
     HANDLE,
     SUBTLE,
@@ -139,7 +138,7 @@ class Densities:
         count = f", n = {len(samples[self.card.labels[0]])}"
         before = "" if self.sheet.narrow or self.across > 1 else "images of "
         name = fitted(f"{before}{self.card.names[k]}", width - text_width(count, size) / 72, size)
-        axes.set_title(name + count, fontsize=size, color=DISENTANGLED[k][0], pad=3, parse_math=False)
+        axes.set_title(name + count, fontsize=size, color=self.card.colour_of(k), pad=3, parse_math=False)
 
     def _draw_legend(self, page: Page, middle: float, top: float) -> None:
         """Draw the legend of the channels, centred below ``top``."""
@@ -293,7 +292,7 @@ class Fractions:
             ha="center",
             va="top",
             fontsize=size,
-            color=DISENTANGLED[k][0],
+            color=card.colour_of(k),
             parse_math=False,
         )
 
@@ -376,7 +375,7 @@ class FractionTable:
             words = f", n = {self.card.summaries[k].counted}"
             name = fitted(self.card.names[k], self.name_width - 0.08 - text_width(words, self.size) / 72, self.size)
             middle = bottom + cell * (len(self.shown) - row - 0.5)
-            colour = DISENTANGLED[k][0]
+            colour = self.card.colour_of(k)
             right = left + self.name_width - 0.06
             page.text(right, middle, name + words, self.size, color=colour, ha="right", va="center")
 

@@ -72,7 +72,9 @@ def shown_channels(result: dict[str, Any]) -> dict[int, str]:
 
 def colours_of(result: dict[str, Any]) -> list[Line]:
     """The colour and line of each shown channel, the original one first; the same on all figures of a split."""
-    of_concepts = DISENTANGLED[: len(shown_concepts(result))]
+    shown = shown_concepts(result)
+    numbers = shown if result["assignment"] else range(len(shown))  # image sets have their colours of the map
+    of_concepts = [DISENTANGLED[number] for number in numbers]
     return [ORIGINAL, *of_concepts, *([EVERYTHING_ELSE] if result["background"] else [])]
 
 

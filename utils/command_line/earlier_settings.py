@@ -9,6 +9,7 @@ from utils import defaults
 from utils.command_line.settings import CandidateSettings, StageSettings
 from utils.errors import UserError, listed
 from utils.report.layer_tables import settings_text
+from utils.store.candidates import CRITERIA
 from utils.store.stage_two_runs import StageTwoRun, read_stage_two_runs, runs_that_list
 
 # Settings of stage 2 that change results of stages 3 and 4, with their flags there
@@ -90,5 +91,4 @@ def choosing_flags(settings: StageSettings, run: str, stored: dict[str, Any]) ->
 
 
 def _described(run: StageTwoRun) -> str:
-    names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
-    return settings_text(**{name: run.settings[name] for name in names})
+    return settings_text(**{name: run.settings[name] for name in CRITERIA})

@@ -14,7 +14,7 @@ from utils.command_line.commands import (
     only_correct_words,
     validation_store_command,
 )
-from utils.command_line.earlier_settings import flags_given
+from utils.command_line.earlier_settings import FLAGS, flags_given
 from utils.command_line.settings import CandidateSettings, ImportanceSettings, model_dir_of
 from utils.command_line.split_opening import OpenedSplits, matching_val_store
 from utils.concept_sources.concept_source import ConceptSource
@@ -26,7 +26,6 @@ from utils.store.stage_two_runs import read_stage_two_runs
 
 AGAINST_ALL = "or, against all other validation images"
 FOR_VERDICTS = "for verdicts, also"
-TOLD = ("tau", "p", "only_correct")  # settings by which a table of stage 2 is that of a split
 
 
 def after_importances(settings: ImportanceSettings, run: str, store: ImportanceStore) -> list[Command]:
@@ -85,7 +84,7 @@ def after_results(opened: OpenedSplits) -> list[Command]:
         words = ["--candidates", settings.candidates]
     elif len(tables) > 1:
         runs = read_stage_two_runs(settings.store_dir, opened.run, opened.context)
-        stems = [run.table_name(opened.run) for run in runs if all(run.settings[name] == known[name] for name in TOLD)]
-        asked = [table for stem in stems for table in tables if table.name == f"{stem}_groups.json"]
-        words = ["--candidates", asked[0]] if asked else []
+        stems = [run.table_name(opened.run) for run in runs if all(run.settings[name] == known[name] for name in FLAGS)]
+        of_splits = [table for stem in stems for table in tables if table.name == f"{stem}_groups.json"]
+        words = ["--candidates", of_splits[0]] if of_splits else []
     return [("next", next_command(STAGE4, "--report", *words, settings=settings))]

@@ -10,10 +10,11 @@ from utils.errors import UserError, listed
 from utils.images.folders import ClassMap
 from utils.method.polysemanticity import gamma_polysemantic
 from utils.processes import progress
-from utils.report.page_commands import COUNTED, ORIGIN, StageTwo
+from utils.report.page_commands import ORIGIN, StageTwo
 from utils.report.page_data import ReportedLayer
 from utils.report.page_splits import MeasuredSplits, in_order, kind_of
 from utils.stages.relevance import find_classes
+from utils.store.candidates import CRITERIA
 from utils.store.class_statistics import ClassStore
 from utils.store.effects import Effects
 from utils.store.files import refuse_differences
@@ -32,7 +33,7 @@ def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple
     refuse_differences(meta, stage_two.settings, ORIGIN, stage_two.groups)
     store.require_complete()
     class_store = ClassStore(settings.store_dir, run, meta)
-    criteria = {name: stage_two.settings[name] for name in COUNTED}
+    criteria = {name: stage_two.settings[name] for name in CRITERIA}
     layer_classes = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
     counts = class_store.require_relevant(criteria["tau"])[int(criteria["only_correct"])]
     layer = ReportedLayer(

@@ -45,6 +45,7 @@ from utils.report.split_figures import patch_note_of, patch_size_of
 from utils.stages.image_set_nulls import ImageSetNulls
 from utils.stages.strongest_patches import KeptPatches, TopPatches, tiles_of
 from utils.stages.validation import list_all_validation
+from utils.store.candidates import CRITERIA
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.scores import NEW
@@ -127,8 +128,7 @@ def make_report(settings: ResultSettings) -> Path:
 
 
 def _overview(layer: ReportedLayer, guide: dict[str, Any]) -> Figure:
-    names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
-    titles = Titles(f"layer {layer.meta['layer']}", settings_text(**{name: layer.settings[name] for name in names}))
+    titles = Titles(f"layer {layer.meta['layer']}", settings_text(**{name: layer.settings[name] for name in CRITERIA}))
     return overview_figure(layer.channels, layer.settings["gamma"], guide, name=layer.classes.name, titles=titles)
 
 

@@ -100,8 +100,7 @@ class CandidateSettings(ImageSettings):
     """Settings of stages 3 and 4: which channels and concepts.
 
     ``channels`` are those of ``channel_flag``, or None. ``concepts`` are the classes of each concept that flags name,
-    as text. ``only_correct`` is None if no flag
-    gives it, and so are tau (``proportion_attribution_required``) and ``p``.
+    as text. ``only_correct``, tau (``proportion_attribution_required``) and ``p`` are None if no flag gives them.
     """
 
     channel_flag: ClassVar[str]

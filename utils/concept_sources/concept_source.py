@@ -108,7 +108,8 @@ class ConceptSource(ComparedSource):
     map_words, map_note
         The images that a channel's map shows, in words: in its title, and below it.
     finds_from_store
-        Whether it finds concepts of any units from the store alone (``clusters_of_units``).
+        Whether it finds concepts of any units from the store alone, by a class method ``clusters_of_units`` as
+        StoredImageSets has it: units of other sources would need passes of the network.
     """
 
     finds_from_store = False
@@ -173,22 +174,6 @@ class ConceptSource(ComparedSource):
     def assignment(cls, state: dict[str, Any]) -> str | None:
         """How validation images are assigned to the concepts of a split, in words; None if labels determine it."""
         return None
-
-    @classmethod
-    def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> UnitClusters:
-        """Finds the concepts of any units as those of a split were found: the null of a single concept needs them.
-
-        Only where ``finds_from_store``: units of other sources would need passes of the network.
-
-        Parameters
-        ----------
-        state
-            Of the split: the settings of its source.
-        study
-        weights : Tensor [channel, draw, C_in, taps]
-            Weights of the units.
-        """
-        raise NotImplementedError(cls.name)
 
     # ------------------------------------------------------------------------------------------------------ in words
 

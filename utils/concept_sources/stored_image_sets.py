@@ -182,6 +182,16 @@ class StoredImageSets(ImageSets):
 
     @classmethod
     def clusters_of_units(cls, state: dict[str, Any], study: Study, weights: Tensor) -> KeptReferences:
+        """Finds the concepts of any units as those of a split were found: the null of a single concept needs them.
+
+        Parameters
+        ----------
+        state
+            Of the split: the settings of its source.
+        study
+        weights : Tensor [channel, draw, C_in, taps]
+            Weights of the units.
+        """
         source: Any = cls.from_given({flag.setting: state[flag.name] for flag in cls.flags}, study)
         return KeptReferences(source, study, weights.float())
 

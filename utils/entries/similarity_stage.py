@@ -21,7 +21,7 @@ from utils.report.wordnet import class_synsets
 from utils.report.wordnet_figure import plot_wordnet
 from utils.stages.gamma_diagnostics import gamma_guide
 from utils.stages.relevance import find_classes
-from utils.store.candidates import pairs_path, write_groups, write_pairs
+from utils.store.candidates import CRITERIA, pairs_path, write_groups, write_pairs
 from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
@@ -71,7 +71,7 @@ def find_polysemantic(settings: SimilaritySettings) -> FoundLayer | None:
         flush=True,
     )
     # The relevant classes of each channel, and the pairs of them that are gamma-polysemantic
-    criteria = {name: getattr(settings, name) for name in ("tau", "p", "only_correct", "min_images", "only_above_mean")}
+    criteria = {name: getattr(settings, name) for name in CRITERIA}
     gamma = layer_tables.gamma_from(settings.cos_sim_high)
     layer_classes = find_classes(store, class_store, gamma, **criteria)
     cosines = layer_classes.pairs.cosine

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.errors import UserError
-from utils.store.candidates import STAGE_TWO_FOLDER
+from utils.store.candidates import CRITERIA, STAGE_TWO_FOLDER
 from utils.store.files import damage_is_one_line, number_text, read_json
 
 if TYPE_CHECKING:
     from utils.report.page_splits import MeasuredSplit
 
-COUNTED = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # what chose the classes of a channel
 ORIGIN = ("model", "layer", "weights_sha256")
 AGAIN = "run get_cosine_similarities.py again"
 
@@ -51,7 +50,7 @@ class StageTwo:
         self.others = [path for path in present if path.resolve() != self.groups.resolve() and _lists_channels(path)]
         content = read_json(chosen, f"--report reads a .json of stage 2: {AGAIN}")
         with damage_is_one_line(chosen, AGAIN):
-            self.settings = {name: content["settings"][name] for name in (*ORIGIN, *COUNTED, "gamma", "cosines")}
+            self.settings = {name: content["settings"][name] for name in (*ORIGIN, *CRITERIA, "gamma", "cosines")}
 
     def guide(self) -> dict | None:
         """The diagnostics for choosing gamma, or None."""

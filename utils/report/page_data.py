@@ -26,6 +26,7 @@ from utils.report.separation_headline import Headline, headline, judged_together
 from utils.report.verdicts import verdict
 from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.relevance import LayerClasses
+from utils.store.candidates import CRITERIA
 
 NEAREST = 8  # classes that a channel is not relevant for
 MOST_IN_MATRIX = 60
@@ -99,8 +100,7 @@ class ReportedLayer:
         return torch.where(images > 0, self.counts / images, torch.nan)
 
     def settings_text(self) -> str:
-        names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
-        return f"{settings_text(**{name: self.settings[name] for name in names})}, γ = {self.settings['gamma']:g}"
+        return f"{settings_text(**{name: self.settings[name] for name in CRITERIA})}, γ = {self.settings['gamma']:g}"
 
 
 class ShownUnits(NamedTuple):

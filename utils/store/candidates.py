@@ -19,6 +19,7 @@ from utils.store.files import damage_is_one_line, read_bytes, read_json, write_b
 
 CANDIDATES_FORMAT = 1
 HEADER = "Channel,Class1,Class2,CosineSimilarity"
+CRITERIA = ("tau", "p", "only_correct", "min_images", "only_above_mean")  # settings that choose a channel's classes
 STAGE_TWO_FOLDER = "results_get_cosine_similarities"  # in --output_dir
 MOST_PAIRS = 100_000  # in a JSON file; more would not be split
 TOKEN = re.compile(r'\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<sign>[:,;+#])|(?P<word>[^\s,:;+#"]+))')

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.store.candidates import pairs_path
+from utils.store.candidates import CRITERIA, pairs_path
 from utils.store.files import damage_is_one_line, json_digest, read_json, write_json
 
 RUN_FORMAT = 1
@@ -30,9 +30,8 @@ class StageTwoRun:
 
     def table_name(self, run: str) -> str:
         """The stem of the table that it has written into its --output_dir."""
-        names = ("tau", "p", "only_correct", "min_images", "only_above_mean")
-        asked = {name: self.settings[name] for name in names}
-        return pairs_path("", run, cosines=tuple(self.settings["cosines"]), **asked).stem
+        criteria = {name: self.settings[name] for name in CRITERIA}
+        return pairs_path("", run, cosines=tuple(self.settings["cosines"]), **criteria).stem
 
 
 def write_stage_two_run(

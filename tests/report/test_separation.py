@@ -10,7 +10,7 @@ from tests.entries import random_separation_rows, separation, separation_row, se
 from utils.method.significance import mean_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
-from utils.report.separation_headline import headline, judged_together
+from utils.report.separation_headline import headline
 from utils.report.separation_tables import (
     LEADING,
     comma_separated,
@@ -21,7 +21,7 @@ from utils.report.separation_tables import (
     table,
     write_separation_tables,
 )
-from utils.store.separations import VALUES
+from utils.store.separations import VALUES, judged_together
 
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"

@@ -22,11 +22,12 @@ from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
 from utils.report.page_splits import MeasuredSplit, describe_split
 from utils.report.page_writer import Pictures, Strip
-from utils.report.separation_headline import Headline, headline, judged_together, mean_separation
+from utils.report.separation_headline import Headline, headline, mean_separation
 from utils.report.verdicts import verdict
 from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.relevance import LayerClasses
 from utils.store.candidates import CRITERIA
+from utils.store.separations import judged_together
 
 NEAREST = 8  # classes that a channel is not relevant for
 MOST_IN_MATRIX = 60

@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import Null
-from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval, q_values
+from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval
 from utils.report.numbers import interval_text
 from utils.store.scores import NEW, ORIGINAL, unit_of
 
@@ -100,12 +100,6 @@ def null_precision(row: dict[str, Any]) -> float:
 def is_above_null(row: dict[str, Any]) -> bool:
     """Whether the concept of a row stands above its primary null."""
     return bool(row["q_null"] < LARGEST_Q)
-
-
-def judged_together(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of several separations with q values against the primary null among all of them, not those of each."""
-    q_null = q_values([row["p_null"] for row in rows])
-    return [{**row, "q_null": float(of_row)} for row, of_row in zip(rows, q_null, strict=True)]
 
 
 def headline(rows: Sequence[dict[str, Any]] | None) -> Headline | None:

@@ -16,10 +16,10 @@ from utils.divisions.nulls import FITTED, SHARES, WEIGHTS
 from utils.method.significance import ENOUGH_REACHED, mean_with_interval
 from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
-from utils.report.separation_headline import LARGEST_Q, headline, judged_together, null_precision
+from utils.report.separation_headline import LARGEST_Q, headline, null_precision
 from utils.report.tables import Table, short_name, warn_of, write_settled
 from utils.store.scores import IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
-from utils.store.separations import VALUES, Separations, newest_rows
+from utils.store.separations import VALUES, Separations, judged_together, newest_rows
 
 SHOWN = 40  # rows that are printed
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")

@@ -39,7 +39,7 @@ from utils.store.scores import (
     score_columns,
     unit_of,
 )
-from utils.store.separations import MeasuredRows
+from utils.store.separations import MeasuredRows, judged_together
 from utils.store.study import Study
 from utils.store.tap_sums import StoredTapSums
 
@@ -270,13 +270,10 @@ def separate(
 
 def _with_q_values(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of all splits with their q values among these."""
-    q_null = q_values([row["p_null"] for row in rows])
     all_used = all(row["irrelevant"] == row["irrelevant_there"] for row in rows)
     q_irrelevant = q_values([row["p_irrelevant"] if all_used else np.nan for row in rows])
-    return [
-        {**row, "q_null": float(of_null), "q_irrelevant": float(of_irrelevant)}
-        for row, of_null, of_irrelevant in zip(rows, q_null, q_irrelevant, strict=True)
-    ]
+    rows = judged_together(rows)
+    return [{**row, "q_irrelevant": float(of_row)} for row, of_row in zip(rows, q_irrelevant, strict=True)]
 
 
 def _separate_one(

@@ -1,10 +1,12 @@
 """Separation: how well splits separate concepts from all other validation images, one file for each run of stage 4."""
 
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
 
 from utils.divisions.nulls import NULLS
+from utils.method.significance import q_values
 from utils.processes import progress
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
@@ -28,6 +30,12 @@ VALUES = (
     IRRELEVANT.auroc,
     IRRELEVANT.ap,
 )
+
+
+def judged_together(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with their q values against the primary null among all of them: those of several runs have others in each."""
+    q_null = q_values([row["p_null"] for row in rows])
+    return [{**row, "q_null": float(of_row)} for row, of_row in zip(rows, q_null, strict=True)]
 
 
 class Separations(Measurements):

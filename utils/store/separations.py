@@ -33,7 +33,7 @@ VALUES = (
 
 
 def judged_together(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with their q values against the primary null among all of them: those of several runs have others in each."""
+    """Rows with q values against the primary null among all of them; rows of several runs had others in each."""
     q_null = q_values([row["p_null"] for row in rows])
     return [{**row, "q_null": float(of_row)} for row, of_row in zip(rows, q_null, strict=True)]
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests import factories
 from tests.splits import fitted_split, random_split
 from utils.method.disentangling import Concept
-from utils.networks.ablation import _number_of, ablated, held
+from utils.networks.ablation import ablated, held, number_of_concept
 from utils.networks.splitting import network_concepts, with_splits
 
 
@@ -112,21 +112,21 @@ def test_channels_are_addressed_by_meaning():
 def test_a_concept_is_meant_by_one_of_its_classes_or_by_what_its_name_begins_with():
     concepts = [Concept("cat + dog", [0, 1]), Concept("dog sled", [2]), Concept("circuit 1 (cat)", [], [1], "images")]
     asked = ("cat + dog", "dog", "cat", "circuit 1", 3)
-    assert [_number_of(one, concepts, 9) for one in asked] == [0, 0, 0, 2, 2]
+    assert [number_of_concept(one, concepts, 9) for one in asked] == [0, 0, 0, 2, 2]
     twice = [Concept("circuit 1 (cat)", []), Concept("circuit 1 (dog)", [])]
     with pytest.raises(ValueError, match="has no concept 'circuit 1'"):
-        _number_of("circuit 1", twice, 9)
+        number_of_concept("circuit 1", twice, 9)
 
 
 def test_a_class_is_named_as_leniently_as_on_the_command_line():
     concepts = [Concept("digital clock + cat", [530, 7]), Concept("cauliflower", [938]), Concept("everything else", [])]
     asked = ("Digital_Clock", "n03196217", "530", "7", "CAT", "n07715103", "938", "everything-else")
-    assert [_number_of(one, concepts, 9) for one in asked] == [0, 0, 0, 0, 0, 1, 1, 2]
-    assert _number_of(1, concepts, 9) == 0  # a number that is no text counts concepts
+    assert [number_of_concept(one, concepts, 9) for one in asked] == [0, 0, 0, 0, 0, 1, 1, 2]
+    assert number_of_concept(1, concepts, 9) == 0  # a number that is no text counts concepts
     for unknown in ("1", "clock", 530):
         with pytest.raises(ValueError, match=f"channel 9 has no concept {unknown!r}"):
-            _number_of(unknown, concepts, 9)
+            number_of_concept(unknown, concepts, 9)
     twice = [Concept("Barn", [3]), Concept("barn", [4])]
-    assert [_number_of(one, twice, 9) for one in ("Barn", "barn")] == [0, 1]
+    assert [number_of_concept(one, twice, 9) for one in ("Barn", "barn")] == [0, 1]
     with pytest.raises(ValueError, match="has no concept 'BARN'"):
-        _number_of("BARN", twice, 9)
+        number_of_concept("BARN", twice, 9)

@@ -1,5 +1,6 @@
 """Taking concepts out of a split network."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ def ablated(
 
         with ablated(network, 1660, "cauliflower"):
             logits = network(images)
+
+    The weights stay as they are: a network without the concept, whose weights can be saved, is made by
+    ``utils.store.edited_network``.
 
     Parameters
     ----------
@@ -42,12 +46,29 @@ def ablated(
     """
     module = _split_layer(network, channel, layer)
     number = module.channels.index(channel)
-    k = _number_of(concept, module.concepts_of[number], channel)
-    constants = {"mean": module.means_of[number][k], "zero": 0.0}
+    k = number_of_concept(concept, module.concepts_of[number], channel)
+    not_in_weights = network.register_state_dict_pre_hook(_warn_of_state_dict)
+    try:
+        with held(module, number, {k: replacement(to, module.means_of[number][k])}):
+            yield network
+    finally:
+        not_in_weights.remove()
+
+
+def replacement(to: str | float, mean: float) -> float:
+    """The constant that takes a part's place: its ``mean``, 0 for "zero", or a number; ValueError for other text."""
+    constants = {"mean": mean, "zero": 0.0}
     if isinstance(to, str) and to not in constants:
         raise ValueError(f"to={to!r} is not 'mean', 'zero' or a number")
-    with held(module, number, {k: constants[to] if isinstance(to, str) else float(to)}):
-        yield network
+    return constants[to] if isinstance(to, str) else float(to)
+
+
+def _warn_of_state_dict(*_: object) -> None:
+    warnings.warn(
+        "this state dict does not hold the ablation, which lasts only while in the block; for weights without the "
+        "concept: from utils.store import edited_network; edited_network(original_network, splits, {channel: concept})",
+        stacklevel=4,
+    )
 
 
 @contextmanager
@@ -96,7 +117,7 @@ def _split_layer(network: nn.Module, channel: int, layer: str | None) -> Disenta
     return module
 
 
-def _number_of(concept: int | str, concepts: Sequence[Concept], channel: int) -> int:
+def number_of_concept(concept: int | str, concepts: Sequence[Concept], channel: int) -> int:
     """The number of a concept, from 0.
 
     It is given by its whole name, the name of one of its classes, its name up to "(", or its number from 1. Classes are

@@ -13,6 +13,8 @@ from utils.networks.loading import copy_module, share_hooks, without_hooks
 from utils.networks.precision import full_precision
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
+EDITS_IN_ONE_CALL = "give all edits in one call with the original network"
+EDIT_RECORD = "concept_edits"  # the attribute of an edited network that says what was edited
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names
 
 
@@ -206,7 +208,9 @@ def why_other_weights(network: nn.Module) -> str:
         return f", which is wrapped ({type(network).__name__}): split it first, then wrap it"
     if torch.float32 not in types:
         return f", which was converted to {', '.join(map(str, types))}: split it first, then .half()"
-    return " with other weights"
+    if hasattr(network, EDIT_RECORD):
+        return f", and this is an edited network: {EDITS_IN_ONE_CALL}"
+    return f" with other weights (if these were edited: {EDITS_IN_ONE_CALL})"
 
 
 def with_splits(

@@ -1,0 +1,263 @@
+"""Edited networks: concepts are weakened in, or taken out of, the weights of the original architecture."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from utils.errors import UserError
+from utils.method.disentangling import Split
+from utils.method.weakening import constant_in_place, weakened_row
+from utils.networks.ablation import replacement
+from utils.networks.layers import Layer, splittable
+from utils.networks.loading import copy_module
+from utils.networks.splitting import EDIT_RECORD
+from utils.networks.user_code import in_one_line, user_code
+
+
+@dataclass(frozen=True)
+class ChannelEdit:
+    """The concepts of a split channel that are weakened.
+
+    Parameters
+    ----------
+    layer : str
+        The layer's dotted name.
+    split : Split
+    rho : float or None
+    concepts : tuple of int
+        Numbers of the concepts, from 0.
+    """
+
+    layer: str
+    split: Split
+    rho: float | None
+    concepts: tuple[int, ...]
+
+    def shares(self) -> Tensor:
+        """The concepts' own shares of the inputs, ``[n, C_in]`` float64."""
+        return self.split.shares(self.rho)[[*self.concepts]].double()
+
+    def constants(self, to: str | float) -> Tensor:
+        """What the parts of the concepts become if nothing is left of them, ``[n]`` float64."""
+        means = self.split.exclusive_means(self.rho)
+        return torch.tensor([replacement(to, float(means[k])) for k in self.concepts], dtype=torch.float64)
+
+
+def with_edits(
+    network: nn.Module, edits: Sequence[ChannelEdit], *, factor: float, to: str | float, image_size: int
+) -> nn.Module:
+    """A copy of ``network`` with edited weights: of each chosen concept's part only ``factor`` times is left.
+
+    Rows and constants are computed in float64 and rounded once, to the type of the tensor that holds them. A constant
+    goes into the layer's bias. Where the layer has none, it is subtracted from the ``running_mean`` of a BatchNorm that
+    alone reads the layer's output; where there is none either, the layer gets a bias.
+
+    Parameters
+    ----------
+    network : nn.Module
+    edits : list of ChannelEdit
+        Of different channels.
+    factor : float
+        0 takes the parts out, 1 changes nothing.
+    to : "mean", "zero" or float
+        As for ``ablated``.
+    image_size : int
+        Side of the square image, in pixels, with which it is found out what reads the layer's output.
+
+    Returns
+    -------
+    nn.Module
+        Its attribute ``concept_edits`` lists what was edited: ``new_biases`` and ``running_means`` by layer, ``factor``
+        and ``to``.
+
+    Raises
+    ------
+    ValueError
+        The same channel twice, a ``factor`` that is not finite, or no such ``to``.
+    UserError
+        A module that cannot be split, or that shares its weight or bias with another one.
+    """
+    if not math.isfinite(factor):
+        raise ValueError(f"factor={factor} is not a finite number")
+    channels = [(edit.layer, edit.split.channel) for edit in edits]
+    if len(set(channels)) < len(channels):
+        raise ValueError(f"a channel can be edited only once, these are {channels}")
+    network = copy_module(network)
+    record: dict[str, Any] = {"factor": factor, "to": to, "new_biases": {}, "running_means": {}}
+    by_layer = sorted(edits, key=lambda edit: edit.layer)
+    for name, edits_of_layer in groupby(by_layer, key=lambda edit: edit.layer):
+        layer = splittable(name, network.get_submodule(name))
+        _refuse_shared_tensors(network, layer)
+        batch_norm = None if layer.bias is not None else batch_norm_after(network, layer, image_size)
+        constants = _edit_rows(layer, list(edits_of_layer), factor, to)
+        if not constants.any():
+            continue
+        if batch_norm is not None:
+            record["running_means"][name] = f"{batch_norm}.running_mean"
+            mean: Any = network.get_submodule(batch_norm).running_mean
+            mean.copy_(mean.double() - constants)
+        else:
+            if layer.bias is None:
+                record["new_biases"][name] = layer.num_channels
+            _add_to_bias(layer, constants)
+    setattr(network, EDIT_RECORD, record)
+    return network
+
+
+def _edit_rows(layer: Layer, edits: Sequence[ChannelEdit], factor: float, to: str | float) -> Tensor:
+    """Replace the rows of edited channels of a layer; returns the constant of every channel, ``[C]`` float64."""
+    rows = layer.weight.double().clone()
+    constants = torch.zeros(layer.num_channels, dtype=torch.float64, device=rows.device)
+    for edit in edits:
+        channel = edit.split.channel
+        rows[channel] = weakened_row(rows[channel], edit.shares().to(rows.device), factor)
+        constants[channel] = constant_in_place(edit.constants(to), factor)
+    weight: Any = layer.module.weight
+    with torch.no_grad():
+        weight.copy_(layer.with_rows(rows, None).weight)
+    return constants
+
+
+def _add_to_bias(layer: Layer, constants: Tensor) -> None:
+    """Add a constant to every channel of a layer, which gets a bias if it has none."""
+    module: Any = layer.module
+    if module.bias is None:
+        bias = constants.to(module.weight.dtype)
+        module.bias = nn.Parameter(bias, requires_grad=module.weight.requires_grad)
+        return
+    with torch.no_grad():
+        module.bias.copy_(module.bias.double() + constants)
+
+
+def _refuse_shared_tensors(network: nn.Module, layer: Layer) -> None:
+    """Raise UserError if a weight or bias of the layer is also one of another module: both would be edited."""
+    own = {id(parameter) for parameter in layer.module.parameters()}
+    for name, module in network.named_modules():
+        if module is not layer.module:
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) in own:
+                    raise UserError(
+                        f"layer {layer.name} shares its weights with {name}.{parameter_name}: an edit would change both"
+                    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What reads a layer's output
+
+
+def batch_norm_after(network: nn.Module, layer: Layer, image_size: int) -> str | None:
+    """The name of the BatchNorm that alone reads the layer's output, or None.
+
+    It has to read the output as it is, with the layer's channels as its own, with running statistics, and once in a
+    pass. A constant in a channel and a ``running_mean`` that is larger by it then cancel. This is found out in a pass
+    over noise, in evaluation mode, of every operation that reads the output.
+    """
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    if not norms:
+        return None
+    weight: Any = layer.module.weight
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, image_size, image_size, generator=generator).to(weight.device, weight.dtype)
+    reads = _Reads()
+    handle = layer.module.register_forward_hook(reads.keep, prepend=True)  # sees the output before other hooks do
+
+    def refusal(error: BaseException) -> UserError:
+        size = f"{image_size}x{image_size}"
+        return UserError(f"the network cannot take images of {size} pixels: {in_one_line(error)}")
+
+    try:
+        with torch.no_grad(), _in_evaluation_mode(network), user_code(refusal), reads:
+            network(images)
+    finally:
+        handle.remove()
+    if len(reads.outputs) != 1 or layer.channel_dim % reads.outputs[0].ndim != 1:
+        return None
+    return next((name for name, module in norms.items() if reads.are_of(module)), None)
+
+
+@contextmanager
+def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """While in the block, a network is in evaluation mode; then each module is in its own mode again."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+class _Reads(TorchDispatchMode):
+    """Records the operations that read a layer's output, or a view of it, and all operations of BatchNorms.
+
+    ``outputs`` are the layer's outputs; they are kept, so that no other tensor can take their memory in the pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+        self.operations: list[tuple[str, list[Any]]] = []  # that read an output: the name, and all arguments
+        self.normalised: list[list[Any]] = []  # arguments of all batch normalisations
+
+    def keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.outputs.append(output)
+
+    def are_of(self, module: _BatchNorm) -> bool:
+        """Whether the only operation that reads the output is the normalisation of this BatchNorm, called once."""
+        mean = module.running_mean
+        if mean is None or len(self.operations) != 1:
+            return False
+        ((name, arguments),) = self.operations
+        of_module = [values for values in self.normalised if _is_among(mean, values)]
+        in_training = any(value is True for value in arguments)
+        return "batch_norm" in name and _is_among(mean, arguments) and len(of_module) == 1 and not in_training
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        arguments = tree_leaves((args, kwargs or {}))
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if "batch_norm" in operation.name():
+            self.normalised.append(arguments)
+        if any(_memory(tensor) == _memory(output) for tensor in tensors for output in self.outputs):
+            self.operations.append((operation.name(), arguments))
+        return operation(*args, **(kwargs or {}))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _is_among(tensor: Tensor, values: Sequence[Any]) -> bool:
+    return any(value is tensor for value in values)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Loading an edited state dict into a plain network
+
+
+def loading_lines(make: Sequence[str], record: Mapping[str, Any], file: str) -> list[str]:
+    """The lines of Python that load an edited state dict into the plain network, without this project.
+
+    Parameters
+    ----------
+    make : list of str
+        Lines that set ``network``.
+    record : dict
+        ``concept_edits`` of the edited network.
+    file : str
+        Path of the state dict.
+    """
+    biases = [
+        f"network.get_submodule({name!r}).bias = torch.nn.Parameter(torch.zeros({size}))"
+        for name, size in record["new_biases"].items()
+    ]
+    load = f"network.load_state_dict(torch.load({file!r}, weights_only=True))"
+    return ["import torch", *make, *biases, load, "network.eval()"]

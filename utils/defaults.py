@@ -7,6 +7,7 @@ A default that only one plug-in uses is in that plug-in's file (``utils/division
 DATA_DIR = "/datasets/imagenet/"
 STORE_DIR = "./store_dir"
 OUTPUT_DIR = "."
+MODEL_DIR = "models_disentangled"  # of split files, in the store
 LAYER = "last_conv"
 LAST_LAYERS = ("last_conv", "last_linear")
 

@@ -61,6 +61,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
         (STAGE4, ("--rho", "0.33"), "--rho 0.33 is not one of the stored values 0.05, 0.1"),
         (STAGE4, ("--rho", "1.5"), "--rho: must be a number above 0 and at most 1"),
         (STAGE4, ("--rho_objective", "median"), "--rho_objective: invalid choice: 'median'"),
+        (STAGE4, ("--channel_of_interest", "12"), "--channel_of_interest 12 is out of range, the layer has"),
         (STAGE4, ("--channel_of_interest", "3"), "there is no split of channel 3"),
         (STAGE4, ("--classes_for_concept2", "cat"), f"channel 9 and classes 1_2, only {RUN}_channel9_1_3.pt"),
         (STAGE4, ("--model_dir", "nowhere"), "in nowhere: run disentangle_channel.py"),
@@ -110,7 +111,7 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
     ("arguments", "message"),
     [
         (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network nor"),
-        (("--model", "tests.factories:nothing"), "--model tests.factories:nothing cannot be made (AttributeError"),
+        (("--model", "tests.factories:nothing"), "tests.factories has no function nothing; near it: "),
         (("--model", "tests.factories:not_a_module"), "returned a str, not an ordinary torch.nn.Module"),
         (("--model", "tests.factories:grouped"), "layer last has groups=2"),
         (("--model", "tests.factories:pads_by_itself"), "does not compute a plain zero-padded convolution"),

@@ -10,6 +10,8 @@ from utils.command_line.next_steps import after_importances
 from utils.command_line.opening import open_candidates
 from utils.command_line.settings import DisentanglingSettings, ImportanceSettings
 from utils.errors import UserError
+from utils.store.files import read_json, write_json
+from utils.store.splits import write_manifest
 from utils.store.stage_two_runs import write_stage_two_run
 
 STORED = {"layer": "last", "weights_sha256": "00", "num_channels": 10}
@@ -57,8 +59,51 @@ def test_where_concepts_are_found_only_what_runs_agree_in_is_taken(tmp_path, sta
         open_candidates(splitting(tmp_path, channels=(3,), concepts=(["1"], ["3"])), STORED)
 
 
+def test_a_channel_that_does_not_exist_is_told_before_several_runs_are(tmp_path, stage_two):
+    stage_two((0.05, 0.5, LISTED), (0.04, 0.5, LISTED))
+    with pytest.raises(UserError, match="--channel_disentangle 10 is out of range, the layer has channels 0 to 9"):
+        open_candidates(splitting(tmp_path, channels=(10,), concepts=(["1"], ["3"])), STORED)
+
+
 def test_stage_2_is_not_to_be_asked_again_as_it_listed_nothing(tmp_path, stage_two):
     stage_two((0.05, 0.6, LISTED), (0.9, 0.6, ()))
     settings = ImportanceSettings(model="m", store_dir=str(tmp_path), images="val")
     ((_, command),) = after_importances(settings, "m", SimpleNamespace(meta=STORED))
     assert "--proportion_attribution_required 0.05 --p 0.6" in command
+
+
+def test_after_the_validation_images_comes_what_the_results_that_are_there_ask_for(tmp_path, stage_two):
+    """Stage 4 of a manifest, else of the newest split, else stage 3 of stage 2's groups, else stage 2."""
+    stage_two((0.05, 0.6, LISTED))
+    settings = ImportanceSettings(
+        model="m",
+        store_dir=str(tmp_path),
+        output_dir=str(tmp_path / "out"),
+        images="val",
+        layer_of_interest="last_conv",
+    )
+
+    def command():
+        ((purpose, text),) = after_importances(settings, "m", SimpleNamespace(meta=STORED))
+        assert purpose == "next"
+        return text
+
+    assert "get_cosine_similarities.py" in command()
+    groups = tmp_path / "out" / "results_get_cosine_similarities" / "m_required0.05_groups.json"
+    groups.parent.mkdir(parents=True)
+    groups.write_text("{}")
+    assert "disentangle_channel.py" in command() and f"--candidates {groups} --split_by least_squares" in command()
+    splits = tmp_path / "models_disentangled"
+    splits.mkdir()
+    for number, channel in enumerate((4, 3)):
+        path = splits / f"m_channel{channel}_1_2.pt"
+        path.touch()
+        os.utime(path, (number, number))
+    assert "get_results.py" in command() and command().endswith(f"--splits {splits}/m_channel3_1_2.pt")
+    for run in ("other", "m"):  # the manifest of another layer does not count, and a damaged one does not either
+        assert command().endswith(".pt")
+        write_manifest(splits / f"{run}_groups_layer.json", {}, {})
+        content = read_json(splits / f"{run}_groups_layer.json", "")
+        write_json(splits / f"{run}_groups_layer.json", {**content, "splits": [{"file": f"{run}_channel3_1_2.pt"}]})
+        (splits / "m_damaged_layer.json").write_text("{")
+    assert command().endswith(f"--splits {splits}/m_groups_layer.json --get_separation")

@@ -237,6 +237,27 @@ def test_the_nearest_names_come_first_and_are_few():
         ClassMap({"goldfish": 0, "hog": 1, "tractor": 2}).resolve([["dog"]], 3)
 
 
+def test_a_class_of_imagenet_without_a_folder_is_said_to_be_one():
+    """Near it are classes that have a folder and share a word, not whatever looks least different."""
+    classes = ClassMap({"n02708093": 409, "n02793495": 425, "n02123045": 281})  # analog clock, barn, tabby
+    without = "is a class of ImageNet but has no folder, and so no images, in train/"
+    for given, message in (
+        ("Digital_clock", f"digital clock (n03196217) {without}; near it: analog clock (409, n02708093)"),
+        ("n03196217", f"digital clock (n03196217) {without}"),
+        ("crane", f"crane (n02012849) or crane (n03126707) {without}"),
+        (
+            "clock tower",
+            "there is no class folder 'clock tower', and no class of that name; near it: analog clock (409, n0",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            classes.resolve([["281"], [given]], 1000)
+        assert str(error.value).startswith(f"--classes_for_concept2: {message}")
+        assert ("near it" in str(error.value)) == ("near it" in message)
+    with pytest.raises(UserError, match="no class folder 'digital clock', and no class of that name"):
+        ClassMap({"cat": 1, "bird": 0}).resolve([["digital clock"]], 2)  # nothing here is of ImageNet
+
+
 @pytest.mark.parametrize("given", ["9" * 5000, "-" + "9" * 5000, "x" * 5000, "0" * 5000 + "7"])
 def test_thousands_of_characters_are_not_repeated(given):
     with pytest.raises(UserError) as error:

@@ -127,7 +127,7 @@ def test_the_fingerprint_depends_on_values_and_not_on_memory_format():
         ("fcn_resnet50", None, "neither a torchvision classification network"),
         ("resnet18", "IMAGENET1K_V9", "neither a file nor one of resnet18's weights .IMAGENET1K_V1"),
         ("nowhere.at_all:make", None, "there is no module nowhere in the current folder"),
-        ("tests.factories:nothing", None, "cannot be made .AttributeError"),
+        ("tests.factories:smal", None, "tests.factories has no function smal; near it: small"),
         ("tests.factories:not_a_module", None, "returned a str"),
         ("tests.factories:small", "nowhere.pth", "there is no such file"),
     ],
@@ -229,7 +229,9 @@ def test_a_factory_is_found_by_its_file_with_what_lies_beside_it(tmp_path, monke
     ("model", "message"),
     [
         ("nets/none.py:make", "--model nets/none.py:make: there is no file nets/none.py"),
-        ("data/net.py:other", r"--model data/net.py:other cannot be made \(AttributeError: "),
+        ("data/net.py:other", r"--model data/net.py:other: data/net.py has no function other; near it: make$"),
+        ("data/raises.py:make", r"--model data/raises.py:make cannot be made \(AttributeError: "),
+        ("data/empty.py:make", "data/empty.py has no function make; it has none$"),
         ("net:make", "there is no module net in the current folder, .*: give its file, --model path/to/net.py:make"),
         ("needs:make", r"--model needs:make cannot be made \(ModuleNotFoundError: No module named 'nonesuch'"),
     ],
@@ -239,7 +241,9 @@ def test_a_factory_that_is_not_there_is_one_line_that_says_where_it_was_looked_f
 ):
     """A module in the data folder is not found unless the file is named."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "net.py").write_text("def make():\n    pass\n")
+    (tmp_path / "data" / "net.py").write_text("from torch import nn\n\nLinear = nn.Linear\n\ndef make():\n    pass\n")
+    (tmp_path / "data" / "raises.py").write_text("def make():\n    None.make\n")
+    (tmp_path / "data" / "empty.py").write_text("")
     (tmp_path / "needs.py").write_text("import nonesuch\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

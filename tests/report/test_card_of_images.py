@@ -239,6 +239,12 @@ def test_the_command_for_patches_of_all_images_has_the_flags_of_the_card(copy, m
     command = capsys.readouterr().out
     assert "--patches_of all --rho 0.5 --patches paper --patch_size 8 --figure_width text" in command
     assert "--proportion_attribution_required 0.07" in command
+    assert "visualization" not in command
+    visualized = opened_splits(copy, get_feature_visualization=True, steps=60, seeds=3)
+    card_patches.patches_of_all(visualized, None)
+    assert "--patches_of all --get_feature_visualization --steps 60 --seeds 3" in capsys.readouterr().out
+    card_patches.patches_of_all(opened_splits(copy, get_feature_visualization=True), None)  # usual ones are not said
+    assert re.search("--get_feature_visualization(?! --s)", capsys.readouterr().out)
 
 
 def test_cards_of_sets_search_the_images_of_the_val_store_whatever_has_come_since(copy, monkeypatch):

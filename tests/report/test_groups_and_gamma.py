@@ -71,6 +71,29 @@ def test_without_two_groups_there_is_no_table_of_groups_and_nothing_low_is_not_m
     assert "0 channels have two or more groups; 0 are polysemantic, one group" in out
 
 
+def test_pairs_below_0_are_named_below_the_table_and_channels_without_a_pair_are_counted(capsys):
+    """Channel 1 is the best one and has only a cosine below 0: it has groups, but no row in the table of pairs."""
+    channels = channel_classes(torch.ones(2, 2, dtype=torch.bool), class_pairs((0, 0, 1, 0.3), (1, 0, 1, -0.125)))
+    kept = channels.pairs[:1]
+    layer_tables.print_pairs(kept, channels, CLASSES, "pairs.txt", (0.0, 0.5))
+    layer_tables.print_layer(META, channels, kept, (0.0, 0.5), 0.5)
+    out = capsys.readouterr().out
+    line = "not among these: 1 pairs below 0, the lowest -0.125 of channel 1 (ant / bee); add --cos_sim_low -1"
+    assert f"bee\n{line}\n\n[{{'channel': 0, " in out
+    assert "\n1 pairs of 1 channels have 0.0 <= cosine < 0.5\n" in out
+    assert "2 channels have two or more groups (1 of them without such a pair: cosines below 0.0); 0 are poly" in out
+    layer_tables.print_pairs(channels.pairs, channels, CLASSES, "pairs.txt", (-1.0, 0.5))
+    layer_tables.print_layer(META, channels, channels.pairs, (-1.0, 0.5), 0.5)
+    out = capsys.readouterr().out
+    assert "not among" not in out and "2 channels have two or more groups; 0 are" in out
+
+
+def test_where_there_are_no_pairs_there_is_no_list_of_them(capsys):
+    alone = channel_classes(torch.eye(2, dtype=torch.bool), class_pairs())
+    layer_tables.print_pairs(alone.pairs, alone, CLASSES, "pairs.txt", (0.0, 0.5))
+    assert capsys.readouterr().out == "\nno pairs\n"
+
+
 def test_groups_are_sorted_by_their_lowest_cosine_highest_first():
     relevant = torch.ones(2, 4, dtype=torch.bool)
     channels = channel_classes(relevant, class_pairs())
@@ -80,7 +103,7 @@ def test_groups_are_sorted_by_their_lowest_cosine_highest_first():
 
 
 def test_classes_in_which_a_channel_is_low_are_marked_with_the_sign_of_its_sum(channels, capsys, tmp_path):
-    layer_tables.print_pairs(channels.pairs, channels, CLASSES, "pairs.txt")
+    layer_tables.print_pairs(channels.pairs, channels, CLASSES, "pairs.txt", (0.0, 1.0))
     found = re.finditer(r"^ *(\d+) +(\d\.\d+) .*$", capsys.readouterr().out, re.MULTILINE)
     rows = {(row[1], row[2]): row[0] for row in found}
     assert rows["0", "0.200"].endswith("bee  low: 1 (-)") and rows["1", "0.450"].endswith("cat  low: 2 (+)")

@@ -84,3 +84,14 @@ def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):
         ["0.20", "0.40", "0.60*", "1.7500"],
     ]
     assert len({row.index(" of 8") for row in rows}) == 1
+
+
+def test_the_closing_table_leaves_out_columns_without_values(capsys):
+    """Least squares has no rho and no quality, and a concept beside everything else has no cosine."""
+    fitted = [replace(split_file(nn.Conv2d(6, 9, 1), 5), split=fitted_split(nn.Conv2d(6, 9, 1), k)) for k in (5, 6)]
+    print_closing_table(fitted)
+    _, first, header, *rows, note = capsys.readouterr().out.splitlines()
+    assert first == "2 splits"
+    assert header.split() == ["channel", "changed", "concepts"]
+    assert [re.fullmatch(r" +(\d)  +0 of 8  .+ / everything else", row)[1] for row in rows] == ["5", "6"]
+    assert note == "changed: predictions, of the images on which equality was shown"

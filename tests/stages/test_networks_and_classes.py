@@ -56,7 +56,8 @@ def test_folders_named_by_outputs_are_these_outputs_and_chance_is_warned_of(tmp_
     assert (images["predictions"] == 11).all()
     assert "24 images; 8.3% classified correctly" in result.stdout
     (warning,) = messages(result.stderr)
-    assert "hardly better than chance (8.33%)" in warning
+    assert "classified correctly, chance is 8.33% (1 of 12 outputs)\n" in result.stdout
+    assert "hardly better than chance: check the transform" in warning and "fewer than half" not in result.stdout
     assert all(flag in warning for flag in ("--class_map", "--weights", "--mean", "--std"))
 
 
@@ -78,7 +79,9 @@ def test_an_accuracy_above_chance_is_not_warned_of(tmp_path):
     """One class of twelve, which the network always says: everything is right."""
     data = write_images(tmp_path / "data", train=2, val=0, folders=["11"])
     result = first_stage(tmp_path, data, "always_eleven")
-    assert "2 images; 100.0% classified correctly" in result.stdout
+    assert (
+        "2 images; 100.0% classified correctly, chance is" in result.stdout and "fewer than half" not in result.stdout
+    )
     assert not messages(result.stderr)
 
 

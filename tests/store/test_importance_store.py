@@ -49,6 +49,24 @@ def test_where_a_store_is_missing_those_that_are_there_are_listed(tmp_path):
         missing()
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted", "call"),
+    [
+        ("nets.lite0:make", "lite0:make", "--model nets.lite0:make"),
+        ("lite0:make", "nets.lite0:make", "--model path/to/lite0.py:make"),
+    ],
+)
+def test_a_store_that_is_there_under_the_other_name_of_a_factory_is_named(tmp_path, stored, wanted, call):
+    run, other = (f"{model.replace(':', '-')}_layer4.2.conv2" for model in (stored, wanted))
+    begun = store.ImportanceStore(tmp_path, run)
+    begun.begin({**META, "model": stored}, layer_of(), IMAGES)
+    with pytest.raises(UserError) as error:
+        store.ImportanceStore(tmp_path, other).load_meta()
+    assert f"({tmp_path} has {begun.folder.name}, of a function of this name: {call} uses it)" in str(error.value)
+    with pytest.raises(UserError, match="--model and --layer_of_interest say which one"):
+        store.ImportanceStore(tmp_path, other.replace("make", "remake")).load_meta()
+
+
 def test_meta_that_was_changed_by_hand_is_noticed(tmp_path):
     path = opened(tmp_path).meta_path
     path.write_text(path.read_text().replace('"num_images": 3', '"num_images": 2'))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.command_line.commands import STAGE4, next_command
-from utils.defaults import MOST_PATCH_IMAGES, PATCHES
+from utils.defaults import MOST_PATCH_IMAGES, PATCHES, VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.images.folders import ClassMap, ImageList
 from utils.report.page_writer import patches_path, report_folder
 from utils.report.split_figures import units_of_splits
@@ -42,6 +42,10 @@ def patches_of_all(opened: OpenedSplits, measured: ImageList | None) -> KeptPatc
         return kept
     words: list[object] = ["--splits", *(settings.splits or [split.path for split in opened.splits])]
     words += ["--get_channel_card", "--patches_of", "all"]
+    if settings.get_feature_visualization:  # its pictures are on the card
+        words += ["--get_feature_visualization"]
+        words += [] if settings.steps == VISUALIZATION_STEPS else ["--steps", settings.steps]
+        words += [] if settings.seeds == VISUALIZATION_SEEDS else ["--seeds", settings.seeds]
     of_card = {
         "rho": settings.rho,
         "patches": None if settings.patches == PATCHES else settings.patches,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils.command_line.commands import (
     STAGE2,
+    STAGE3,
     STAGE4,
     Command,
     candidate_words,
@@ -18,10 +19,12 @@ from utils.command_line.earlier_settings import FLAGS, flags_given
 from utils.command_line.settings import CandidateSettings, ImportanceSettings, model_dir_of
 from utils.command_line.split_opening import OpenedSplits, matching_val_store
 from utils.concept_sources.concept_source import ConceptSource
+from utils.defaults import MODEL_DIR
+from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.method.disentangling import Candidate
 from utils.report.page_commands import tables_of
 from utils.store.importance_store import ImportanceStore
-from utils.store.splits import SplitWriter
+from utils.store.splits import SplitWriter, StoredSplits
 from utils.store.stage_two_runs import read_stage_two_runs
 
 AGAINST_ALL = "or, against all other validation images"
@@ -29,13 +32,36 @@ FOR_VERDICTS = "for verdicts, also"
 
 
 def after_importances(settings: ImportanceSettings, run: str, store: ImportanceStore) -> list[Command]:
-    """Stage 2, as it was asked when it last listed a channel; and after the training images the validation images."""
+    """After the training images stage 2 and the validation images; after these what the results that are there ask for.
+
+    Stage 2 has the settings with which it last listed a channel.
+    """
     runs = read_stage_two_runs(settings.store_dir, run, store.meta)
     known = next((run.settings for run in runs if run.channels), None)
-    commands = [("next", next_command(STAGE2, settings=settings, known=known))]
-    if settings.images == "train" and not ImportanceStore(settings.store_dir, run, "val").meta_path.is_file():
-        commands.append((FOR_VERDICTS, validation_store_command(settings)))
-    return commands
+    stage_two = ("next", next_command(STAGE2, settings=settings, known=known))
+    if settings.images == "val":
+        return [_with_val_store(settings, run) or stage_two]
+    if ImportanceStore(settings.store_dir, run, "val").meta_path.is_file():
+        return [stage_two]
+    return [stage_two, (FOR_VERDICTS, validation_store_command(settings))]
+
+
+def _with_val_store(settings: ImportanceSettings, run: str) -> Command | None:
+    """Stage 4 of the newest splits that are stored, else stage 3 of what stage 2 has found; None without either.
+
+    A manifest, of the splits of a layer, goes before single splits.
+    """
+    stored = StoredSplits(Path(settings.store_dir) / MODEL_DIR, run)
+    if manifests := stored.manifests():
+        return "next", next_command(STAGE4, "--splits", manifests[-1], "--get_separation", settings=settings)
+    if splits := stored.all():
+        newest = max(splits, key=lambda path: path.stat().st_mtime_ns)
+        return "next", next_command(STAGE4, "--splits", newest, settings=settings)
+    tables = tables_of(settings.output_dir, run)
+    if tables:
+        words: list[object] = ["--candidates", tables[-1], "--split_by", USUAL_OF_LAYERS]
+        return "next", next_command(STAGE3, *words, settings=settings)
+    return None
 
 
 def after_splitting(

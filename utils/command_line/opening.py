@@ -197,9 +197,11 @@ def open_candidates(
 
     ``meta`` is that of the training store. ``names`` are the settings that are needed: if None, all that have flags, or
     ``only_correct`` alone where the concepts are found in images, without the thresholds of stage 2. UserError if
-    stage 2 found the candidates in a network with other weights, or in another layer, or if several of its runs may be
-    meant.
+    a given channel does not exist, if stage 2 found the candidates in a network with other weights, or in another
+    layer, or if several of its runs may be meant.
     """
+    for channel in settings.channels or ():  # before what is said of channels that exist
+        check_channel(channel, settings.channel_flag, meta)
     requested = requested_candidates(settings, meta["num_channels"])
     check_origin(requested, settings, meta)
     of_stage_two = {"only_correct": defaults.ONLY_CORRECT, **requested.settings}

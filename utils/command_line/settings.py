@@ -226,7 +226,7 @@ def model_dir_of(settings: ResultSettings) -> Path:
     """
     folders = {path.parent.resolve(): path.parent for path in map(Path, settings.splits or ())}
     if settings.model_dir is None and not folders:
-        return Path(settings.store_dir) / "models_disentangled"
+        return Path(settings.store_dir) / defaults.MODEL_DIR
     model_dir = Path(settings.model_dir) if settings.model_dir is not None else next(iter(folders.values()))
     elsewhere = [folder for resolved, folder in folders.items() if resolved != model_dir.resolve()]
     if elsewhere:

@@ -49,12 +49,14 @@ class LayerScreen:
         if self.settings.channel is not None:
             print_channel(self.settings.channel, findings)
             return
+        cosines = findings.settings["cosines"]
         if self.settings.top is None:
-            layer_tables.print_pairs(findings.candidates, findings.channels, findings.classes, self.files.table)
+            layer_tables.print_pairs(
+                findings.candidates, findings.channels, findings.classes, self.files.table, cosines
+            )
             layer_tables.print_groups(findings.channels, findings.classes, self.files.groups)
         else:
             print_best(findings, self.settings.top)
-        cosines = findings.settings["cosines"]
         gamma = findings.settings["gamma"]
         layer_tables.print_layer(self.store.meta, findings.channels, findings.candidates, cosines, gamma)
         layer_tables.warn(cosines[0], findings.layer.pairs, findings.candidates, findings.images)

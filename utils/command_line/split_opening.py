@@ -16,6 +16,7 @@ from utils.command_line.commands import validation_store_command
 from utils.command_line.earlier_settings import chosen_run, flags_given, setting
 from utils.command_line.opening import (
     Problems,
+    check_channel,
     check_channel_count,
     naming,
     open_network,
@@ -189,6 +190,7 @@ def _find_split(
     with naming(candidate):
         present = stored.find(candidate.channel)
         if not present:
+            _check_range(settings, stored.run, candidate.channel)
             raise UserError(
                 f"there is no split of channel {candidate.channel} of {stored.run} in {stored.folder}: "
                 "run disentangle_channel.py"
@@ -208,6 +210,13 @@ def _find_split(
         actual = {"channel": file.split.channel, "classes": file.split.classes}
         refuse_differences(expected, actual, expected, path)
         return path, file, None
+
+
+def _check_range(settings: ResultSettings, run: str, channel: int) -> None:
+    """Raise UserError if the training store is there and its layer does not have this channel."""
+    training = ImportanceStore(settings.store_dir, run)
+    if training.meta_path.is_file():
+        check_channel(channel, settings.channel_flag, training.load_meta())
 
 
 def _only_wanted(

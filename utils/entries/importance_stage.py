@@ -16,7 +16,7 @@ from utils.networks.loading import load_network
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import check_precision, choose_device, compile_network
 from utils.processes import this_process
-from utils.report.store_text import kept_chunks, print_plan, print_store_summary, print_transform
+from utils.report.store_text import kept_chunks, print_plan, print_store_summary, print_transform, warn_of_assumed
 from utils.stages.importances import StoreSettings, check_on_images, describe_store, fill_store, planned_batches
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
@@ -45,6 +45,7 @@ def measure_importances(settings: ImportanceSettings) -> ImportanceStore:
     layer = find_layer(network.module, settings.layer_of_interest, transform.crop_size)
     images, classes = open_images(settings, run, network, layer)
 
+    assumed = flags.assumed_transform(settings, network)
     process = this_process()
     described = StoreSettings(
         model=settings.model,
@@ -68,7 +69,7 @@ def measure_importances(settings: ImportanceSettings) -> ImportanceStore:
             precision=settings.precision,
             num_processes=process.size,
         )
-        print_transform(transform, settings.model, flags.assumed_transform(settings, network))
+        print_transform(transform, settings.model, assumed)
 
     opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
     source = ImageSource(images, transform, settings.batch_size, loading)
@@ -89,6 +90,7 @@ def measure_importances(settings: ImportanceSettings) -> ImportanceStore:
     if store.missing_chunks():
         print(f"process {process.rank} has made its {len(chunks)} chunks; other processes are not ready yet")
     elif process.rank == 0 or (chunks and not process.ends_with_others):
-        print_store_summary(store)
-        print_end([store.folder], after_importances(settings, run, store), open_first=store.meta_path)
+        correct = print_store_summary(store)
+        print_end([store.folder], after_importances(settings, run, store))
+        warn_of_assumed(correct, assumed)
     return store

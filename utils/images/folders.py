@@ -168,6 +168,7 @@ MOST_DIGITS = 18  # of an integer that can be a network output; int() refuses th
 # Suggestions for a text that is not the name of a class
 MOST_NEAR = 5  # names
 FEW_NEAR = 3  # names if none is really similar
+LEAST_WORD = 4  # letters of a word that says something when two names share it
 
 HOW_TO_MAP_FOLDERS = "say which folder is which output with --class_map FILE"
 
@@ -396,8 +397,12 @@ class ClassMap:
             return named[0]
         if named:
             raise UserError(f"{flag}: {quoted(given)} is the name of {len(named)} classes: {self._choices(named)}")
-        near = self._choices(self._near(given))
-        raise UserError(f"{flag}: there is no class folder {quoted(given)}, and no class of that name; near it: {near}")
+        elsewhere = self._of_imagenet_without_folder(folder)
+        reason = f"there is no class folder {quoted(given)}, and no class of that name"
+        if elsewhere:
+            reason = f"{elsewhere} is a class of ImageNet but has no folder, and so no images, in train/"
+        near = self._near(given) or ([] if elsewhere else self._least_different(given))
+        raise UserError(f"{flag}: {reason}{f'; near it: {self._choices(near)}' if near else ''}")
 
     def _named(self, text: str) -> list[int]:
         """The outputs of the classes with this name: spelled as it is printed, else by ``spelling``."""
@@ -407,12 +412,34 @@ class ClassMap:
                 return sorted(matches)
         return []
 
+    def _of_imagenet_without_folder(self, text: str) -> str:
+        """The ImageNet classes of this WordNet id or name, if the folders are WordNet ids but theirs is not there."""
+        classes = imagenet_classes()
+        if not any(folder in classes for folder in self.outputs):
+            return ""
+        missing = {wnid: name for wnid, name in classes.items() if wnid not in self.outputs}
+        named = [wnid for wnid, name in missing.items() if text == wnid or spelling(text) == spelling(name)]
+        return " or ".join(f"{classes[wnid]} ({wnid})" for wnid in named)
+
     def _near(self, text: str) -> list[int]:
-        """The outputs of the classes whose name, or a word of it, is similar to a text; most similar first."""
-        whole = {output: spelling(self.name(output)) for output in sorted(self._folders)}
-        names = {output: (name, *name.split()) for output, name in whole.items()}
+        """The outputs of the classes whose name, or a word of it, is similar to a text; most similar first.
+
+        Classes that share a word with the text follow.
+        """
+        names = self._spellings()
         given = spelling(text)
-        return nearest(given, names, MOST_NEAR) or nearest(given, names, FEW_NEAR, similarity=0)
+        words = {word for word in given.split() if len(word) >= LEAST_WORD}
+        sharing = [output for output, (_, *of_name) in names.items() if words & set(of_name)]
+        return list(dict.fromkeys([*nearest(given, names, MOST_NEAR), *sharing]))[:MOST_NEAR]
+
+    def _least_different(self, text: str) -> list[int]:
+        """The outputs of the classes with the most similar names, although none is really similar."""
+        return nearest(spelling(text), self._spellings(), FEW_NEAR, similarity=0)
+
+    def _spellings(self) -> dict[int, tuple[str, ...]]:
+        """The name of each class and its words, by ``spelling``."""
+        whole = {output: spelling(self.name(output)) for output in sorted(self._folders)}
+        return {output: (name, *name.split()) for output, name in whole.items()}
 
     def _choices(self, outputs: Iterable[int]) -> str:
         """Classes to choose from: names, with outputs and folders that distinguish them."""

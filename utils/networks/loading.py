@@ -24,7 +24,7 @@ import torchvision
 from torch import nn
 
 import utils
-from utils.errors import UserError, nearest_hint
+from utils.errors import UserError, nearest, nearest_hint
 from utils.images.transform import Transform, checked_transform
 from utils.networks.arithmetic import allow_tf32
 from utils.networks.model_names import factory_file, factory_parts, is_factory
@@ -147,7 +147,12 @@ def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Tran
         return UserError(f"--model {model} cannot be made ({in_one_line(error)})")
 
     with user_code(refusal):
-        network = getattr(importlib.import_module(place) if file is None else _module_of(file), function)()
+        definitions = importlib.import_module(place) if file is None else _module_of(file)
+        if not hasattr(definitions, function):
+            raise UserError(
+                f"--model {model}: {place} has no function {function}{_nearest_functions(definitions, function)}"
+            )
+        network = getattr(definitions, function)()
     allow_tf32(False)  # whatever the factory has set: --precision decides
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise UserError(f"--model {model} returned a {type(network).__name__}, not an ordinary torch.nn.Module")
@@ -156,6 +161,15 @@ def _from_factory(model: str, weights: str | None) -> tuple[nn.Module, str, Tran
         return network, default_weights(model), transform
     _load_into(network, _read_state_dict(weights), weights)
     return network, Path(weights).name, transform
+
+
+def _nearest_functions(definitions: ModuleType, function: str) -> str:
+    """The functions of a module with the nearest names, as the end of a message; those defined there go first."""
+    public = {name: value for name, value in vars(definitions).items() if callable(value) and not name.startswith("_")}
+    defined = {name: (name,) for name, value in public.items() if value.__module__ == definitions.__name__}
+    names = defined or {name: (name,) for name in public}
+    near = nearest(function, names) or nearest(function, names, similarity=0)
+    return f"; near it: {', '.join(near)}" if near else "; it has none"
 
 
 def _carried_transform(model: str, network: nn.Module) -> Transform | None:

@@ -27,3 +27,9 @@ def model_name(model: str) -> str:
     """The name by which a store knows a model: a file's stem and the function, wherever the file lies."""
     file = factory_file(model)
     return model if file is None else f"{file.stem}:{factory_parts(model)[1]}"
+
+
+def how_to_call(name: str) -> str:
+    """The flag --model for the factory that a store knows by a name: as a module, or by a file of this stem."""
+    module, function = factory_parts(name)
+    return f"--model {name}" if "." in module else f"--model path/to/{module}.py:{function}"

@@ -20,7 +20,7 @@ from utils.method.polysemanticity import (
     cosine_similarities,
     gamma_polysemantic,
 )
-from utils.report.layer_tables import ChannelClasses, counted_text, groups_text, print_list
+from utils.report.layer_tables import ChannelClasses, counted_text, groups_text, print_below, print_list
 from utils.stages.relevance import LayerClasses
 
 NEAREST = 10  # classes that a channel is not relevant for, on its page
@@ -79,6 +79,7 @@ def print_best(findings: LayerFindings, number: int) -> None:
         columns = f"{cosine:8.3f}  {concepts:>8}  {channels.num_classes[channel]:12d}  {share:6.2f}  {images:6d}"
         groups_and_low = groups_text(groups, findings.classes) + (f"  low: {low}" if low else "")
         print(f"{channel:7d}  {columns}  {name:{width}}  {groups_and_low}")
+    print_below(channels, findings.settings["cosines"][0], findings.classes)
     print_list(shown)
 
 

@@ -119,10 +119,13 @@ class ChannelClasses:
         return channels[np.argsort(lowest[channels], kind="stable")].tolist()
 
 
-def print_pairs(pairs: ClassPairs, channels: ChannelClasses, classes: ClassMap, path: Path) -> None:
+def print_pairs(
+    pairs: ClassPairs, channels: ChannelClasses, classes: ClassMap, path: Path, cosines: Sequence[float]
+) -> None:
     """Print the pairs as a table with class names, and in the format of the published code.
 
-    A terminal gets a page of them, those of lowest cosine, and a file all pairs. ``path`` has all pairs.
+    A terminal gets a page of them, those of lowest cosine, and a file all pairs. ``path`` has all pairs, which are
+    within the bounds ``cosines``.
     """
     shown = pairs[max(len(pairs) - _page(), 0) :] if sys.stdout.isatty() else pairs
     if len(shown):
@@ -139,11 +142,30 @@ def print_pairs(pairs: ClassPairs, channels: ChannelClasses, classes: ClassMap, 
             print(f"{line}  low: {low}" if low else line.rstrip())
     else:
         print("\nno pairs")
+    print_below(channels, cosines[0], classes)
     print_list(shown)
 
 
+def print_below(channels: ChannelClasses, cos_sim_low: float, classes: ClassMap) -> None:
+    """Print, below a table of pairs, which are left out of it because their cosine is below 0; nothing if none is.
+
+    The best channel may be among them: its cosine is named.
+    """
+    pairs = channels.pairs
+    below = int((pairs.cosine < min(0, cos_sim_low)).sum())
+    if below:
+        channel, class1, class2, cosine = next(pairs[len(pairs) - 1 :].rows())
+        pair = f"{classes.name(class1)} / {classes.name(class2)}"
+        print(
+            f"not among these: {below} pairs below 0, the lowest {cosine:.3f} of channel {channel} ({pair}); "
+            "add --cos_sim_low -1"
+        )
+
+
 def print_list(pairs: ClassPairs) -> None:
-    """Print pairs in the format of the published code: one line, to be read by a program."""
+    """Print pairs in the format of the published code: one line, to be read by a program; nothing if there are none."""
+    if not len(pairs):
+        return
     rows = [
         {"channel": channel, "class1": class1, "class2": class2, "cosine_similarity": round(cosine, 4)}
         for channel, class1, class2, cosine in pairs.rows()
@@ -193,11 +215,16 @@ def print_layer(
     print(f"\n{meta['model']} with weights {meta['weights']}, layer {meta['layer']}:")
     print(f"channels relevant for 0 / 1 / 2 / 3 or more classes: {' / '.join(map(str, counts))}")
     print(f"{counts[2:].sum()} channels are relevant for several classes, {len(pairs)} pairs in all{lowest};")
-    num_channels = len(kept.channel.unique())
-    print(f"{len(kept)} pairs of {num_channels} channels have {cosines[0]} <= cosine < {cosines[1]}")
-    several = len(channels.several_groups())
+    channels_kept = set(kept.channel.tolist())
+    print(f"{len(kept)} pairs of {len(channels_kept)} channels have {cosines[0]} <= cosine < {cosines[1]}")
+    several = {groups.channel for groups in channels.several_groups()}
+    without_pair = len(several - channels_kept)
+    note = f" ({without_pair} of them without such a pair: cosines below {cosines[0]})" if without_pair else ""
     one_group = sum(len(channels.groups(channel)) == 1 for channel in channels.polysemantic(gamma))
-    print(f"at gamma {gamma:g}, {several} channels have two or more groups; {one_group} are polysemantic, one group")
+    print(
+        f"at gamma {gamma:g}, {len(several)} channels have two or more groups{note}; {one_group} are polysemantic, "
+        "one group"
+    )
     if channels.num_low():
         print(
             f"{channels.num_low()} of {channels.relevant.sum()} (channel, class) are relevant by being low: the "

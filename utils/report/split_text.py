@@ -112,26 +112,36 @@ def warn_above_gamma(split: Split, cosine: float, gamma: float | None) -> None:
 
 
 def print_closing_table(files: list[SplitFile]) -> None:
-    """Print one line for each of several splits."""
-    objectives = [name for division in DIVISIONS.all() for name in division.objective_names]
-    header = f"{'channel':>7}  {'cosine':>6}  {'  '.join(f'{name:>8} ' for name in objectives)} {'quality':>7}"
-    print(f"\n{f'{len(files)} splits':17}rho by\n{header}  {'changed':>9}  concepts")
-    for file in files:
-        split = file.split
-        cosine = formatted(highest_cosine(split), ".3f", missing=HYPHEN)
-        quality = formatted(split.division.quality(), ".4f", missing=HYPHEN)
-        changed = f"{file.proof['changed_predictions']} of {file.proof['images']}"
-        names = " / ".join(concept.name for concept in split.concepts)
-        rhos = _rhos_text(split, objectives)
-        print(f"{split.channel:7d}  {cosine:>6}  {rhos} {quality:>7}  {changed:>9}  {names}")
-    print(
-        "rho by each objective, * the one that was used; quality: the contrast at that rho, at best the number of "
-        "concepts;\nchanged: predictions, of the images on which equality was shown"
-    )
+    """Print one line for each of several splits; columns in which no split has a value are left out."""
+    splits = [file.split for file in files]
+    chosen = [split.division.rhos_by_objective() for split in splits]
+    names = [name for division in DIVISIONS.all() for name in division.objective_names]
+    objectives = [name for name in names if any(name in best for best, _ in chosen)]
+    rhos = {name: [_rho_text(best.get(name), name == used) for best, used in chosen] for name in objectives}
+    columns = {
+        "channel": [f"{split.channel:7d}" for split in splits],
+        "cosine": [formatted(highest_cosine(split), ".3f", missing=HYPHEN) for split in splits],
+        **{f"{name:>8} ": texts for name, texts in rhos.items()},
+        "quality": [formatted(split.division.quality(), ".4f", missing=HYPHEN) for split in splits],
+        "changed": [f"{file.proof['changed_predictions']} of {file.proof['images']}" for file in files],
+    }
+    shown = {heading: cells for heading, cells in columns.items() if any(cell != HYPHEN for cell in cells)}
+    widths = [max(map(len, [heading, *cells])) for heading, cells in shown.items()]
+    print(f"\n{f'{len(files)} splits':17}{'rho by' if objectives else ''}".rstrip())
+    for cells, last in (
+        (shown, "concepts"),
+        *zip(zip(*shown.values(), strict=True), map(_concept_names, splits), strict=True),
+    ):
+        print("  ".join([*(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), last]))
+    notes = ["rho by each objective, * the one that was used"] if objectives else []
+    notes += ["quality: the contrast at that rho, at best the number of concepts"] if "quality" in shown else []
+    print("; ".join([*notes, "changed: predictions, of the images on which equality was shown"]))
 
 
-def _rhos_text(split: Split, objectives: list[str]) -> str:
-    """The rho that each objective would choose; a star marks the objective that was used."""
-    best, used = split.division.rhos_by_objective()
-    rhos = [formatted(best.get(name), ".2f", missing=HYPHEN) for name in objectives]
-    return "  ".join(f"{rho:>8}{'*' if name == used else ' '}" for rho, name in zip(rhos, objectives, strict=True))
+def _rho_text(rho: float | None, is_used: bool) -> str:
+    """The rho that an objective would choose; a star marks the objective that was used."""
+    return f"{formatted(rho, '.2f', missing=HYPHEN)}{'*' if is_used else ' '}"
+
+
+def _concept_names(split: Split) -> str:
+    return " / ".join(concept.name for concept in split.concepts)

@@ -14,6 +14,11 @@ from utils.store.importance_store import ImportanceStore
 
 FEWEST_OUTPUTS = 10  # of a network whose accuracy is compared with chance
 TIMES_CHANCE = 3
+LOW = 0.5  # share of images that are classified correctly, below which it is said what to check
+TO_CHECK = (
+    "the transform (--resize_size, --crop_size, --mean and --std; it is printed above), --weights, and which class "
+    "folder is which output (--class_map)"
+)
 
 
 def print_plan(
@@ -57,8 +62,11 @@ def kept_chunks(store: ImportanceStore) -> str:
     return f"{kept} of {store.num_chunks} chunks are kept, the same command goes on from there"
 
 
-def print_store_summary(store: ImportanceStore) -> None:
-    """Print what a complete store holds; UserError if no image could be read."""
+def print_store_summary(store: ImportanceStore) -> float:
+    """Print what a complete store holds, and what to check where few images are classified correctly.
+
+    Returns the share of images that are classified correctly. UserError if no image could be read.
+    """
     labels = store.read_labels()
     total = store.meta["num_images"]
     used = len(labels.indices)
@@ -66,15 +74,24 @@ def print_store_summary(store: ImportanceStore) -> None:
         raise UserError(f"none of the {total} images could be read: nothing can be computed from {store.folder}")
     skipped = f", {total - used} unreadable ones left out" if used < total else ""
     correct = (labels.targets == labels.predictions).sum().item() / used
-    print(f"{used} images{skipped}; {correct:.1%} classified correctly")
-    _warn_of_chance(correct, store.meta["num_outputs"])
-
-
-def _warn_of_chance(correct: float, num_outputs: int) -> None:
-    """Warn that the images are classified hardly better than by chance, and print possible reasons."""
+    num_outputs = store.meta["num_outputs"]
+    chance = f"chance is {1 / num_outputs:.2%} (1 of {num_outputs} outputs)"
+    print(f"{used} images{skipped}; {correct:.1%} classified correctly, {chance}")
     if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
+        print(f"warning: that is hardly better than chance: check {TO_CHECK}", file=sys.stderr)
+    elif correct < LOW:
+        print(f"that is fewer than half: if this network does better on such images, check {TO_CHECK}")
+    return correct
+
+
+def warn_of_assumed(correct: float, assumed: Sequence[str]) -> None:
+    """Repeat, at the end of a run, that parts of the transform are ``assumed`` if few images are classified correctly.
+
+    ``assumed`` are the names of their flags.
+    """
+    if assumed and correct < LOW:
         print(
-            f"warning: that is hardly better than chance ({1 / num_outputs:.2%}): class folders may be mapped to the "
-            "wrong outputs (--class_map), or --weights, --mean or --std may not be those of this network",
+            f"warning: {correct:.1%} classified correctly, and {', '.join(assumed)} had their defaults, as the network "
+            "carries no transform: delete the store and give those that the network was trained with if they differ",
             file=sys.stderr,
         )

@@ -14,7 +14,7 @@ import torch
 from utils.defaults import CHUNK_SIZE, FEWEST_CHUNKS, SMALLEST_CHUNK
 from utils.errors import UserError, listed
 from utils.images.folders import ImageList
-from utils.networks.model_names import model_name
+from utils.networks.model_names import how_to_call, model_name
 from utils.processes import progress
 from utils.store.files import (
     DIGEST,
@@ -119,8 +119,16 @@ class ImportanceStore:
         folders = sorted(path.parent.name for path in store_dir.glob(f"*{FOLDER}*/meta.json"))
         if not folders:
             return f" ({store_dir} has no store of stage 1)"
+        same = [name for name in folders if self._has_other_name(name)]
+        if same:
+            model = read_json(store_dir / same[0] / "meta.json", AGAIN)["model"]
+            return f" ({store_dir} has {same[0]}, of a function of this name: {how_to_call(model)} uses it)"
         stores = [name.replace(FOLDER, "").replace("_val", " (val)") for name in folders]
         return f" ({store_dir} has {listed(stores, most=10)}; --model and --layer_of_interest say which one)"
+
+    def _has_other_name(self, folder: str) -> bool:
+        """Whether a folder is that of a factory's store under its other name: its file's stem, or its module's name."""
+        return folder.endswith(f".{self.folder.name}") or self.folder.name.endswith(f".{folder}")
 
     def begin(self, meta: dict[str, Any], layer: Layer, images: ImageList, process: int = 0) -> None:
         """Begin a store described by ``meta``, or resume one that agrees in everything that changes its content.

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -126,6 +127,15 @@ class StoredSplits:
     def all(self) -> list[Path]:
         """Paths of all split files, sorted."""
         return sorted(path for paths in self._of_channels.values() for path in paths)
+
+    def manifests(self) -> list[Path]:
+        """Paths of the manifests of these splits, the newest last; damaged ones are left out."""
+        paths = []
+        for path in self.folder.glob("*_layer.json"):
+            with suppress(UserError):
+                if read_manifest(path)[0]["file"].startswith(f"{self.run}_channel"):
+                    paths.append(path)
+        return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
 
     def find(self, channel: int, concepts: list[list[int]] | str | None = None) -> list[Path]:
         """Paths of the split files of a channel, or of a channel and its concepts (see ``split_name``), sorted."""

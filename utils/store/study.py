@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from utils.defaults import MODEL_DIR
 from utils.images.batches import ImageSource, Loading
 from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
@@ -48,7 +49,7 @@ class Study:
     @property
     def model_dir(self) -> Path:
         """Folder of the split files, and of the files that sources of concepts store next to them."""
-        return self.store_dir / "models_disentangled"
+        return self.store_dir / MODEL_DIR
 
     @cached_property
     def classes(self) -> ClassMap:

@@ -1,0 +1,46 @@
+"""What stage 1 prints of the share of correctly classified images: chance beside it, and what to check where it is low."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from utils.report.store_text import print_store_summary, warn_of_assumed
+
+
+@pytest.mark.parametrize(
+    ("correct", "outputs", "share", "checked"),
+    [
+        (9, 40, "90.0% classified correctly, chance is 2.50% (1 of 40 outputs)", ""),
+        (5, 40, "50.0% classified correctly, chance is 2.50% (1 of 40 outputs)", ""),
+        (4, 40, "40.0% classified correctly, chance is 2.50% (1 of 40 outputs)", "out"),
+        (2, 4, "20.0% classified correctly, chance is 25.00% (1 of 4 outputs)", "out"),  # too few outputs for a warning
+        (0, 40, "0.0% classified correctly, chance is 2.50% (1 of 40 outputs)", "err"),
+    ],
+)
+def test_a_share_is_beside_chance_and_a_low_one_beside_what_to_check(correct, outputs, share, checked, capsys):
+    predictions = torch.zeros(10, dtype=torch.long)
+    targets = (torch.arange(10) >= correct).long()
+    labels = SimpleNamespace(indices=torch.arange(10), targets=targets, predictions=predictions)
+    store = SimpleNamespace(read_labels=lambda: labels, meta={"num_images": 10, "num_outputs": outputs}, folder="s")
+    assert print_store_summary(store) == correct / 10
+    printed = capsys.readouterr()
+    first, *rest = printed.out.splitlines()
+    assert first == f"10 images; {share}"
+    assert bool(rest) == (checked == "out") and bool(printed.err) == (checked == "err")
+    if checked == "out":
+        assert rest[0].startswith(
+            "that is fewer than half: if this network does better on such images, check the transf"
+        )
+    for flag in ("--resize_size", "--crop_size", "--mean", "--std", "--weights", "--class_map") if checked else ():
+        assert flag in getattr(printed, checked)
+
+
+def test_a_low_share_repeats_that_a_factory_without_a_transform_ran_on_defaults(capsys):
+    warn_of_assumed(0.5, ["--mean"])
+    warn_of_assumed(0.2, [])
+    assert capsys.readouterr() == ("", "")
+    warn_of_assumed(0.2, ["--mean", "--std"])
+    assert capsys.readouterr().err.startswith(
+        "warning: 20.0% classified correctly, and --mean, --std had their defaults"
+    )

@@ -1,4 +1,4 @@
-"""What stage 1 prints of the share of correctly classified images: chance beside it, and what to check where it is low."""
+"""What stage 1 prints of the share of correctly classified images: chance beside it, and what to check if it is low."""
 
 from types import SimpleNamespace
 

@@ -40,13 +40,14 @@ def settings_from(args: argparse.Namespace, _: argparse.ArgumentParser) -> Disen
     flags.require(args, "model")
     source = split_flags.source_of(args)
     channel_flag = DisentanglingSettings.channel_flag
-    concepts = split_flags.concepts_from(args, channel_flag, finds_concepts=not source.labelled)
+    concepts = split_flags.concepts_from(args, channel_flag, source=source)
     division = split_flags.division_of(args, source)
     return flags.settings_of(
         DisentanglingSettings,
         args,
         channels=split_flags.channels_from(args, channel_flag),
         concepts=concepts,
+        concepts_from=source.name,
         source_given=split_flags.given_to(source, args),
         split_by=division.name,
         division_given=split_flags.given_to(division, args),

@@ -150,7 +150,7 @@ class OpenedComparison:
         settings = self.settings
         embedder = self.embedder
         given = [] if embedder is None else [embedder.fingerprint, embedder.features, asdict(embedder.transform)]
-        defaults = [source.defaults() for source in SOURCES.all()]
+        defaults = [source.defaults() for source in SOURCES.all() if source.compared]
         return {
             "rho": self._rho,
             "only_correct": self.study.only_correct,

@@ -30,7 +30,7 @@ NOT_WITH_COMPARISON = (
 
 
 def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
-    left_out = [source.name for source in SOURCES.all() if not source.labelled]
+    left_out = [source.name for source in SOURCES.all() if source.compared and not source.labelled]
     on_images = [source.name for source in SOURCES.all() if source.needs_images]
     group = parser.add_argument_group(
         "comparison of methods", "original channel, labels, circuits, PURE, concept vectors, each beside its own nulls"

@@ -85,6 +85,9 @@ def after_splitting(
 
     if not source.labelled:
         paths: Sequence[Path] = [splits.path(candidate) for candidate in candidates] if manifest is None else [manifest]
+        first = candidates[0]
+        if len(source.not_evaluated(first.own_concepts, first.source["state"])) == len(first.own_concepts):
+            return [("next", stage4("--splits", *paths, "--get_map"))]
         return needing_val_store("next", stage4("--splits", *paths))
     selectors = splits.selectors(candidates)
     if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):

@@ -170,9 +170,10 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
     if settings.candidates is None:
         if channels is None:  # from Python: flags require one of them
             raise UserError("neither candidates nor channels are given")
-        if len(channels) > 1:
+        if len(channels) > 1 and not settings.names_concepts_by_lists:
             raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
-        return RequestedCandidates([RequestedCandidate(channels[0], [list(classes) for classes in settings.concepts])])
+        concepts = [list(classes) for classes in settings.concepts]
+        return RequestedCandidates([RequestedCandidate(channel, concepts) for channel in dict.fromkeys(channels)])
     of_file = read_candidates(settings.candidates)
     candidates = of_file.candidates
     if channels is not None:

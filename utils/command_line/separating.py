@@ -6,7 +6,8 @@ from typing import Any
 
 from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings, model_dir_of
-from utils.command_line.split_opening import OpenedSplits, no_val_store
+from utils.command_line.split_opening import OpenedSplits, image_sets_in, no_val_store, print_not_evaluated
+from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
 from utils.errors import UserError
 from utils.report.separation_figure import write_separation_figure
@@ -32,7 +33,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     """Measure, store and print the separation of splits; returns the paths of the files written."""
     settings = opened.settings
     for split in opened.splits:
-        if not all(split.file.split.classes):
+        if not SOURCES.get(split.file.source["name"]).is_named():
             raise UserError(
                 f"--get_separation: {split.path} has concepts without labels, which have no images but those found: "
                 "compare with --compare"
@@ -44,6 +45,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     training = ImportanceStore(settings.store_dir, opened.run)
     training.load_meta()
     training.require_complete()
+    print_not_evaluated(opened)
 
     separations = Separations(settings.output_dir, model_dir_of(settings))
     separations.check(opened.run, opened.context["weights_sha256"])
@@ -56,7 +58,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     separation = separations.find(described)
     if separation is None:
         measured = MeasuredRows(separations, described)
-        validation = ValidationInputs(store, opened.outputs)
+        validation = ValidationInputs(store, opened.outputs, image_sets_in(opened, store))
         units = TrainingUnits(opened.open_study(training))
         rows = separate(opened.splits, thresholds, validation, units, numbers=numbers, measured=measured)
         separation = {**described, "images": len(validation.targets), "rows": rows}

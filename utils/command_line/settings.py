@@ -117,6 +117,11 @@ class CandidateSettings(ImageSettings):
         """Whether the concepts are found in the images of a channel, and not given."""
         return False
 
+    @property
+    def names_concepts_by_lists(self) -> bool:
+        """Whether concepts are lists of images, which any channel can be split by."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class DisentanglingSettings(CandidateSettings):
@@ -137,12 +142,16 @@ class DisentanglingSettings(CandidateSettings):
     @property
     def finds_concepts(self) -> bool:
         """Whether the source finds the concepts in the images of a channel."""
-        return not SOURCES.get(self.concepts_from).labelled
+        return not SOURCES.get(self.concepts_from).is_named()
+
+    @property
+    def names_concepts_by_lists(self) -> bool:
+        return bool(SOURCES.get(self.concepts_from).concept_flag)
 
     @property
     def division_name(self) -> str:
         """The name of the way of dividing inputs."""
-        return self.split_by or usual_with(labels=not self.finds_concepts)
+        return self.split_by or usual_with(labels=SOURCES.get(self.concepts_from).labelled)
 
     @property
     def weight_of_background(self) -> float | None:

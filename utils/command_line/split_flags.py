@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Plugin = type[Division] | type[ConceptSource]
 
+CLASSES: type[ConceptSource] = SOURCES.get(USUAL_SOURCE)
+
 # --------------------------------------------------------------------------------------------------------------------
 # Channels and concepts
 
@@ -78,48 +80,62 @@ def channels_from(args: argparse.Namespace, channel_flag: str) -> tuple[int, ...
 
 
 def concepts_from(
-    args: argparse.Namespace, channel_flag: str, *, finds_concepts: bool = False
+    args: argparse.Namespace, channel_flag: str, *, source: type[ConceptSource] = CLASSES
 ) -> tuple[list[str], ...]:
     """The classes of each concept that flags name, as text; none with --candidates.
 
-    UserError unless either --candidates is given, or a channel and its concepts. If the source ``finds_concepts``,
+    UserError unless either --candidates is given, or a channel and its concepts. If the source finds the concepts,
     neither is needed, and the result is empty.
     """
-    if finds_concepts:
+    if not source.is_named():
         return ()
     if args.candidates is None:
         require(args, channel_flag)
-        return given_concepts(args)
-    for number, classes in enumerate(_classes_for_concepts(args), start=1):
-        if classes is not None:
-            raise UserError(f"--candidates names concepts: leave out --classes_for_concept{number}")
+        return given_concepts(args, source)
+    for number in range(1, defaults.MAX_CONCEPTS + 1):
+        for flag in _flags_of_concept(args, source, number):
+            raise UserError(f"--candidates names concepts: leave out --{flag}")
     return ()
 
 
-def given_concepts(args: argparse.Namespace) -> tuple[list[str], ...]:
-    """The classes of concepts 1 to K as text, without gaps. K may be 1 only if a background is possible."""
-    given = _classes_for_concepts(args)
-    concepts = [classes for classes in given if classes is not None]
-    require(args, "classes_for_concept1")
-    if args.classes_for_concept2 is None and not _may_stand_alone(args):
+def given_concepts(args: argparse.Namespace, source: type[ConceptSource] = CLASSES) -> tuple[list[str], ...]:
+    """The classes of concepts 1 to K as text, without gaps; none of a concept that a flag of the source names.
+
+    K may be 1 only if a background is possible.
+    """
+    given = [_flags_of_concept(args, source, number) for number in range(1, defaults.MAX_CONCEPTS + 1)]
+    for flags in given:
+        if len(flags) > 1:
+            raise UserError(f"--{flags[0]} and --{flags[1]} name one concept twice: leave one of them out")
+    missing = next((number for number, flags in enumerate(given, start=1) if not flags), len(given) + 1)
+    names = [f"--classes_for_concept{missing}"] + ([f"--{source.concept_flag}{missing}"] if source.concept_flag else [])
+    flag = " or ".join(names)
+    if missing == 1:
+        raise UserError(f"{flag} must be given (--help explains the flags)")
+    if missing == 2 and not _may_stand_alone(args, source):
         raise UserError(
-            "--classes_for_concept2 must be given, or --background, which makes everything else the other concept "
+            f"{flag} must be given, or --background, which makes everything else the other concept "
             "(--help explains the flags)"
         )
-    if given[: len(concepts)] != concepts:
-        raise UserError(f"--classes_for_concept{given.index(None) + 1} is missing: concepts are numbered without gaps")
-    return tuple(concepts)
+    if any(given[missing - 1 :]):
+        raise UserError(f"{flag} is missing: concepts are numbered without gaps")
+    return tuple(_classes_for_concept(args, number) or [] for number in range(1, missing))
 
 
-def _classes_for_concepts(args: argparse.Namespace) -> list[list[str] | None]:
-    return [getattr(args, f"classes_for_concept{number}") for number in range(1, defaults.MAX_CONCEPTS + 1)]
+def _flags_of_concept(args: argparse.Namespace, source: type[ConceptSource], number: int) -> list[str]:
+    """The names of the flags that were given for a concept."""
+    starts = ["classes_for_concept"] + ([source.concept_flag] if source.concept_flag else [])
+    return [f"{start}{number}" for start in starts if getattr(args, f"{start}{number}") is not None]
 
 
-def _may_stand_alone(args: argparse.Namespace) -> bool:
-    """Whether one concept with labels is enough, because a background is added."""
+def _classes_for_concept(args: argparse.Namespace, number: int) -> list[str] | None:
+    return getattr(args, f"classes_for_concept{number}")
+
+
+def _may_stand_alone(args: argparse.Namespace, source: type[ConceptSource]) -> bool:
+    """Whether one concept that the user names is enough, because a background is added."""
     if args.background is not None:
         return bool(args.background)
-    source = SOURCES.get(USUAL_SOURCE)
     return bool(source.background_with(_requested_division(args, source)))
 
 
@@ -228,12 +244,12 @@ def _requested_division(args: argparse.Namespace, source: type[ConceptSource]) -
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the source of concepts, for stage 3."""
-    group = parser.add_argument_group("concepts without labels", "sets of the images in which a channel is largest")
+    description = "sets of the images in which a channel is largest, or your own lists of images"
+    group = parser.add_argument_group("concepts without labels", description)
     sources = [source for source in SOURCES.all() if source.summary]
     group.add_argument(
         "--concepts_from",
         choices=tuple(source.name for source in sources),
-        default=USUAL_SOURCE,
         help="; ".join(source.summary for source in sources)
         + ". Without a channel or --candidates: all channels of the layer",
     )
@@ -242,11 +258,14 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 def source_of(args: argparse.Namespace) -> type[ConceptSource]:
     """Stage 3's source of concepts; UserError if a flag is given that it does not have."""
-    source = SOURCES.get(args.concepts_from)
-    for name, declared in flags_of(SOURCES.all()).items():
-        if getattr(args, name) is not None and name not in flags_of([source]):
+    given = {name: declared for name, declared in flags_of(SOURCES.all()).items() if getattr(args, name) is not None}
+    implied = [source.name for declared in given.values() for source, _ in declared if source.concept_flag]
+    source = SOURCES.get(args.concepts_from or next(iter(implied), USUAL_SOURCE))
+    for name, declared in given.items():
+        if name not in flags_of([source]):
             methods = " or ".join(plugin.name for plugin, _ in declared)
             raise UserError(f"--{name} is for --concepts_from {methods}: add it")
-    if not source.labelled and any(classes is not None for classes in _classes_for_concepts(args)):
+    numbers = range(1, defaults.MAX_CONCEPTS + 1)
+    if not source.is_named() and any(_classes_for_concept(args, number) is not None for number in numbers):
         raise UserError(f"--concepts_from {source.name} finds the concepts: leave out --classes_for_concept")
     return source

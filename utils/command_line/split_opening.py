@@ -278,6 +278,19 @@ def _first_readable(paths: list[Path], read: Callable[[Path], SplitFile]) -> Spl
 # Validation images
 
 
+def print_not_evaluated(opened: OpenedSplits) -> None:
+    """Print which concepts have no validation images because none were given when the splits were made."""
+    for split in opened.splits:
+        names = _not_evaluated(split)
+        if names:
+            print(f"{split.path.name}: not evaluated, without validation images of their own: {', '.join(names)}")
+
+
+def _not_evaluated(split: OpenedSplit) -> list[str]:
+    source = split.file.source
+    return SOURCES.get(source["name"]).not_evaluated(split.file.split.own_concepts, source["state"])
+
+
 def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | StoredValidation]:
     """Stage 4's images: of a complete val store that matches, unless the network is needed; else of val/.
 
@@ -287,7 +300,8 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     classes = ClassMap(opened.context["classes"])
     root = Path(settings.data_dir) / "val"
     store = opened.matching_val_store()
-    sets = _image_sets(opened, store)
+    print_not_evaluated(opened)
+    sets = image_sets_in(opened, store)
     if store is not None and not settings.wants_network:
         if settings.weights is not None:
             require_stored_network(settings, opened.context, opened.path)
@@ -307,7 +321,7 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     return opened, ImagePass(network, image_source, classes, sets)
 
 
-def _image_sets(opened: OpenedSplits, store: ImportanceStore | None) -> dict[GroupKey, np.ndarray]:
+def image_sets_in(opened: OpenedSplits, store: ImportanceStore | None) -> dict[GroupKey, np.ndarray]:
     """The validation images of concepts without labels, {key: indices}; UserError without a val store."""
     unlabelled = [split for split in opened.splits if not SOURCES.get(split.file.source["name"]).labelled]
     if not unlabelled:
@@ -338,6 +352,9 @@ def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Group
             if lacking:
                 raise UserError(missing[lacking[0]])
             if not any(key not in sets or len(sets[key]) for key in split.keys):
+                names = ", ".join(_not_evaluated(split))
+                if names:
+                    raise UserError(f"no validation images of {names} were given to stage 3: nothing can be evaluated")
                 raise UserError(f"channel {split.file.split.channel} is active in no validation image")
             splits.append(split)
     if not splits:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.defaults import BACKGROUND_NAME
+from utils.errors import UserError
 from utils.plugins import Flag, later
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 torch = later("torch")
 disentangling = later("utils.method.disentangling")
 polysemanticity = later("utils.method.polysemanticity")
+
+ARV_TOLERANCE = 1e-6  # between those of a split and those of the store, relative
 
 
 class ConceptFinder(ABC):
@@ -72,6 +75,8 @@ class ComparedSource(ABC):
         because names of files and headings identify labelled concepts by their classes.
     needs_images
         True: it needs a pass of the network over images. False: the stores have all that it needs.
+    compared
+        Whether a comparison of methods has it.
     """
 
     name: str
@@ -81,6 +86,7 @@ class ComparedSource(ABC):
     flags: tuple[Flag, ...] = ()
     labelled = False
     needs_images = False
+    compared = True
 
     @classmethod
     @abstractmethod
@@ -105,6 +111,9 @@ class ConceptSource(ComparedSource):
     ----------------
     usual_background
         Default weight of the background (everything else as one more concept); None: the division's default.
+    concept_flag
+        The beginning of flags ``--images_for_concept1`` and so on, of which each names a concept as
+        ``--classes_for_concept1`` names one by classes, and which imply the source; empty: it has none.
     map_words, map_note
         The images that a channel's map shows, in words: in its title, and below it.
     finds_from_store
@@ -114,6 +123,7 @@ class ConceptSource(ComparedSource):
 
     finds_from_store = False
     usual_background: float | None = None
+    concept_flag = ""
     map_words: str
     map_note = ""
 
@@ -130,6 +140,11 @@ class ConceptSource(ComparedSource):
     @abstractmethod
     def maker(self, study: Study, channels: Sequence[int]) -> CandidateMaker:
         """The maker of the Candidates of some channels, which finds their concepts."""
+
+    @classmethod
+    def is_named(cls) -> bool:
+        """Whether the user names the concepts of a channel; else the source finds them in the channel's images."""
+        return cls.labelled or bool(cls.concept_flag)
 
     @classmethod
     def background_with(cls, division: type[Division]) -> float | None:
@@ -164,6 +179,14 @@ class ConceptSource(ComparedSource):
             Has the training images that the splits were made from.
         """
         return {}
+
+    @classmethod
+    def not_evaluated(cls, concepts: list[Concept], state: dict[str, Any]) -> list[str]:
+        """The names of those of a split's own concepts that have no validation images because none were given.
+
+        ``state`` is that of the split.
+        """
+        return []
 
     @classmethod
     @abstractmethod
@@ -219,6 +242,24 @@ class CandidateMaker(ABC):
 
         UserError if there is none.
         """
+
+    def mean_inputs_of(self, concepts: list[Concept]) -> Tensor:
+        """Mean tap sums of concepts with their own images, [K, C_in, taps] float64: of classes the mean of theirs."""
+        return torch.stack([self.mean_inputs[concept.classes].mean(0) for concept in concepts])
+
+    def means_of(self, opened: OpenedSplit) -> Tensor:
+        """Mean tap sums of all concepts of a split, its background included: [K, C_in, taps], float64.
+
+        UserError if its ARVs are not those of the training images in the store.
+        """
+        split = opened.file.split
+        means = self.mean_inputs_of(split.own_concepts)
+        if split.has_background:
+            means = torch.cat([means, self.mean_input[None]])
+        arvs = polysemanticity.averaged_relevance_vectors(split.weight, means)
+        if not torch.allclose(arvs, split.arvs, rtol=ARV_TOLERANCE):
+            raise UserError(f"{opened.path} was made of other training images: run disentangle_channel.py again")
+        return means
 
     def closeness(self, candidate: Candidate) -> float:
         """Highest cosine between two concepts, for the warning above gamma; -1: it is not checked."""

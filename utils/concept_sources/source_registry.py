@@ -6,6 +6,7 @@ SOURCES = Registry(
     "source of concepts",
     {
         "classes": "utils.concept_sources.classes:Classes",
+        "user_images": "utils.concept_sources.user_images:UserImages",
         "predicted_classes": "utils.concept_sources.predicted_classes:PredictedClasses",
         "circuits": "utils.concept_sources.circuits:Circuits",
         "pure": "utils.concept_sources.pure:Pure",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import USUAL_OF_LAYERS
@@ -66,6 +66,12 @@ def _lists_channels(groups: Path) -> bool:
     return False
 
 
+def _class_words(concepts: list[list[int]]) -> list[Any]:
+    """The flags that name concepts by their classes; those that have none are named otherwise."""
+    numbered = enumerate(concepts, start=1)
+    return [word for number, classes in numbered if classes for word in (f"--classes_for_concept{number}", *classes)]
+
+
 class Commands:
     """The command lines that make a missing result, or make a result again.
 
@@ -88,13 +94,11 @@ class Commands:
         source = SOURCES.get(measured.file.source["name"])
         if not source.labelled:
             more = ["--concepts_from", source.name, "--channel_disentangle", split.channel]
-            more += source.flag_words(measured.file.source["state"])
+            more += source.flag_words(measured.file.source["state"]) + _class_words(split.classes)
         elif measured.kind == "groups":
             more = ["--candidates", self._stage_two.groups, "--channel_disentangle", split.channel]
         else:
-            more = ["--channel_disentangle", split.channel]
-            for number, concept in enumerate(split.classes, start=1):
-                more += [f"--classes_for_concept{number}", *concept]
+            more = ["--channel_disentangle", split.channel, *_class_words(split.classes)]
         only_correct = measured.file.settings["only_correct"]
         if only_correct != self._stage_two.settings["only_correct"]:
             more += ["--only_correct" if only_correct else "--no-only_correct"]

@@ -182,7 +182,7 @@ def comparison_methods() -> dict[str, Method]:
         "original": _of_network("original channel", Original, labels=False),
         "logit": _of_network("the class's own logit", Logits, labels=True),
     }
-    sources = SOURCES.all()
+    sources = [source for source in SOURCES.all() if source.compared]
     for source in sources:
         methods |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
     for source in sources:

@@ -19,8 +19,8 @@ from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
 from utils.divisions.division import Rule
 from utils.divisions.nulls import NULLS, WEIGHTS, Null
-from utils.errors import UserError
-from utils.method.importance import relevant_classes
+from utils.method.disentangling import GroupKey
+from utils.method.importance import relevant_classes, relevant_in_images
 from utils.method.ranking import Score, rank_images, stack_scores
 from utils.method.significance import SequentialTest, p_value, permutation, q_values, sequential_test
 from utils.processes import progress
@@ -72,29 +72,45 @@ class NumbersDrawn:
 class ValidationInputs:
     """The values of all N images of a val store: ``input_sums`` [N, C_in * taps] float32, ``targets`` [N].
 
-    ``logits`` {class: Tensor [N]} are those of ``outputs``.
+    ``indices`` [N] are the images' in the store, ``logits`` {class: Tensor [N]} those of ``outputs``. ``sets`` has the
+    indices of the images of groups that are no classes.
     """
 
-    def __init__(self, store: ImportanceStore, outputs: list[int]) -> None:
+    def __init__(
+        self, store: ImportanceStore, outputs: list[int], sets: Mapping[GroupKey, np.ndarray] | None = None
+    ) -> None:
+        self._sets = sets or {}
         num_images, num_inputs, num_taps = (store.meta[key] for key in ("num_images", "num_inputs", "num_taps"))
         self.input_sums = torch.empty(num_images, num_inputs * num_taps)
         self.targets = torch.empty(num_images, dtype=torch.long)
+        self.indices = torch.empty(num_images, dtype=torch.long)
         logits = torch.empty(len(outputs), num_images)
         count = 0
         for chunk in progress(range(store.num_chunks), "reading validation images", unit=" chunks", delay=1):
             images = store.read_chunk(chunk, ["input_sums", "targets", "logits"])
             read = slice(count, count + len(images["targets"]))
             self.targets[read] = images["targets"]
+            self.indices[read] = images["indices"]
             self.input_sums[read] = images["input_sums"].flatten(1)
             logits[:, read] = images["logits"][:, outputs].T
             count = read.stop
         self.targets = self.targets[:count]  # fewer where unreadable ones were left out
+        self.indices = self.indices[:count]
         self.input_sums = self.input_sums[:count]
         self.logits = dict(zip(outputs, logits[:, :count], strict=True))
 
     def images_of(self, concepts: list[list[int]]) -> Tensor:
         """True where an image belongs to a concept (a list of outputs): BoolTensor [K, N]."""
         return torch.stack([torch.isin(self.targets, torch.tensor(concept)) for concept in concepts])
+
+    def images_of_groups(self, groups: list[list[GroupKey]]) -> Tensor:
+        """True where an image belongs to a concept (a list of groups of images): BoolTensor [K, N]."""
+        return torch.stack([torch.stack([self._is_of(key) for key in keys]).any(0) for keys in groups])
+
+    def _is_of(self, key: GroupKey) -> Tensor:
+        if isinstance(key, tuple):
+            return torch.isin(self.indices, torch.from_numpy(self._sets[key]))
+        return self.targets == key
 
     def scores(self, rows: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
         """Spatial sums of channels without bias in all or some ``images``, [..., C_in, taps] -> [..., N] float32."""
@@ -131,17 +147,12 @@ class TrainingUnits:
         split = opened.file.split
         background = opened.file.background
         only_correct = bool(opened.file.settings["only_correct"])
-        maker = self._maker(opened.file.source["name"], only_correct, background)
-        candidate = maker.make(split.channel, split.classes)
-        if not torch.allclose(candidate.arvs, split.arvs, rtol=1e-6):
-            raise UserError(f"{opened.path} was made of other training images: run disentangle_channel.py again")
-        means = [maker.mean_inputs[concept].mean(0) for concept in split.classes]
-        means += [maker.mean_input] if split.has_background else []
-        inputs = self._tap_sums(only_correct).of_concepts(candidate.own_concepts, background, torch.stack(means))
+        means = self._maker(opened.file.source["name"], only_correct, background).means_of(opened)
+        inputs = self._tap_sums(only_correct).of_concepts(split.own_concepts, background, means)
         return split.division.rule(split.division.settings(), inputs, opened.rho)
 
     def irrelevant(self, opened: OpenedSplit, thresholds: Thresholds, number: int | None) -> IrrelevantChannels:
-        """The channels that are relevant for no class of a split.
+        """The channels that are relevant for no class of a split, nor for a list of images.
 
         ``number`` of them, drawn; all where there are no more, or where it is None. With 0 they are not looked for.
         """
@@ -149,6 +160,9 @@ class TrainingUnits:
             return IrrelevantChannels(self._study.weight_and_bias[0][:0], 0)
         split = opened.file.split
         relevant = self._relevant(thresholds, bool(opened.file.settings["only_correct"]))[opened.outputs].any(0)
+        for concept in split.own_concepts:
+            if not concept.classes:
+                relevant |= relevant_in_share(self._study.training, torch.tensor(concept.images), thresholds)
         relevant[split.channel] = True
         channels = torch.nonzero(~relevant).flatten()
         available = len(channels)
@@ -168,6 +182,18 @@ class TrainingUnits:
         """Which channels are relevant for which classes, BoolTensor [T, C]."""
         _, images, (counts,) = class_statistics(self._study.training, self._study.class_store, [thresholds.tau])
         return relevant_classes(counts[int(only_correct)], images[int(only_correct), 0], thresholds.p)
+
+
+def relevant_in_share(store: ImportanceStore, images: Tensor, thresholds: Thresholds) -> Tensor:
+    """Ineq. 2 for any training images, by their indices: whether each channel is relevant for them, BoolTensor [C]."""
+    counts = torch.zeros(1, store.meta["num_channels"], dtype=torch.long)
+    names = ["relative_importances", "positive_sums"]
+    for chunk in images.div(store.meta["chunk_size"], rounding_mode="floor").unique().tolist():
+        of_chunk = store.read_chunk(chunk, names)
+        rows = torch.isin(of_chunk["indices"], images)
+        relevant = relevant_in_images(*(of_chunk[name][rows] for name in names), thresholds.tau)
+        counts += relevant.sum(0)
+    return relevant_classes(counts, torch.tensor([len(images)]), thresholds.p)[0]
 
 
 def measured_digest(store: ImportanceStore) -> str:
@@ -226,7 +252,7 @@ def separate(
     numbers: NumbersDrawn,
     measured: MeasuredRows,
 ) -> list[dict[str, Any]]:
-    """Measure splits against all validation images: a row for each concept that has classes, as plain values.
+    """Measure splits against all validation images: a row for each concept that has images there, as plain values.
 
     Parameters
     ----------
@@ -286,7 +312,7 @@ def _separate_one(
 ) -> list[dict[str, Any]]:
     """The rows of a split."""
     split = opened.file.split
-    is_own = validation.images_of(split.classes)
+    is_own = validation.images_of_groups(opened.groups)
     weight = split.weight.double()
     channels = {NEW: split.rows(opened.rho)[: len(is_own), None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
     scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
@@ -297,6 +323,8 @@ def _separate_one(
     tests = _test_each(opened, rule, scores, is_own, validation, most_draws=most_draws)
     rows = []
     for k, classes in enumerate(split.classes):
+        if not classes and not is_own[k].any():  # no validation images were given
+            continue
         of_concept = {unit: score.of(k) for unit, score in scores.items()}
         rows.append(
             {
@@ -426,6 +454,8 @@ def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) 
 
 
 def _own_logit(classes: list[int], is_own: Tensor, validation: ValidationInputs) -> float:
-    """Average precision of the network's own logit, the largest one of a concept's classes."""
+    """Average precision of the network's own logit, the largest one of a concept's classes; NaN without classes."""
+    if not classes:
+        return float("nan")
     largest = torch.stack([validation.logits[output] for output in classes]).amax(0)
     return rank_images(largest[None], is_own).ap.item()

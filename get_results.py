@@ -8,6 +8,7 @@ nor another figure named: both. --get_channel_card: one figure of the split with
 separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
 --compare: labels, circuits, PURE and concept vectors side by side on the channels of --candidates, beside their nulls.
 --get_map: the channel's reference images on a plane, and patches of each concept, from the training images.
+--rank_by_images: which channels and circuits respond to a list of your own images more than to all others.
 
     python get_results.py --data_dir /datasets/imagenet --model_dir /store_dir/models_disentangled/ --model resnet50 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --channel_of_interest 1660 --get_qualitative

@@ -47,6 +47,7 @@ SEPARATION_DRAWS = 20  # of each null, for every concept
 SEPARATION_MOST_DRAWS = 199  # of the primary null, for concepts that it does not reach
 SEPARATION_IRRELEVANT = 20  # irrelevant channels that are drawn for a split where there is too much to do for all
 COMPARISON_DRAWS = 3  # of each null
+RANKED_CHANNELS = 10  # the best for a list of images, whose circuits are ranked, too
 IMAGE_SET_DRAWS = 20  # units of permuted weights that each concept without labels is compared with
 COMPARISON_RHO = 1.0
 COMPARISON_CHANNELS = 100  # at most; of more, a sample

@@ -25,7 +25,7 @@ NOT_WITH_COMPARISON = (
     *("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization"),
     *("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background"),
     *("report", "patches_of", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to"),
-    *("proportion_attribution_required", "p"),
+    *("rank_by_images", "proportion_attribution_required", "p"),
 )
 
 

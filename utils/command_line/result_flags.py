@@ -23,12 +23,19 @@ ONLY_FOR = {
     "irrelevant_channels": ("get_separation",),
     "p": ("get_separation",),
     "effect_to": ("get_effect",),
+    "top": ("rank_by_images",),
 }
 # The flags that a report uses; all other flags would be ignored
 OF_REPORT = (
     *("data_dir", "store_dir", "model_dir", "output_dir", "model", "weights", "layer_of_interest", "candidates"),
     *("nr_channels_in_layer_of_interest", "split_by", "patch_size", "skip_unreadable", "batch_size", "num_workers"),
     *("resize_size", "crop_size", "interpolation", "mean", "std", "decode", "device", "precision"),
+)
+# The flags that a ranking uses, or hands on to the command that it prints
+OF_RANKING = (
+    *("data_dir", "store_dir", "output_dir", "model", "weights", "layer_of_interest", "top"),
+    *("nr_channels_in_layer_of_interest", "skip_unreadable", "batch_size", "num_workers"),
+    *("decode", "device", "precision"),
 )
 
 
@@ -48,6 +55,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_separation_flags(group)
     _add_effect_flags(group)
+    _add_ranking_flags(group)
     help = "print the table of all pairs so far; alone, nothing else is done"
     group.add_argument("--summary", action="store_true", help=help)
     add_comparison_flags(parser)
@@ -151,6 +159,22 @@ def _add_effect_flags(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_ranking_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--rank_by_images",
+        metavar="FILE",
+        help="which channels, and which circuits of the best, respond to your own images more than to all others: a "
+        "text file with paths below train/ or below val/, one a line. From the stores of stages 1 and 2 alone, into "
+        "results_quantitative/; each average precision beside that of permuted weights",
+    )
+    group.add_argument(
+        "--top",
+        type=positive_int,
+        metavar="N",
+        help=f"ranking by images: channels whose circuits are ranked, and rows printed ({defaults.RANKED_CHANNELS})",
+    )
+
+
 def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:
     """Stage 4's settings; UserError if flags would be ignored.
 
@@ -172,6 +196,10 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if settings.report:
         flags.require(args, "model")
         refuse_ignored(args, parser, "report", *OF_REPORT)
+        return settings
+    if settings.rank_by_images is not None:
+        flags.require(args, "model")
+        refuse_ignored(args, parser, "rank_by_images", *OF_RANKING)
         return settings
     if settings.is_summary_alone:
         refuse_ignored(args, parser, "summary", "output_dir", "store_dir", "model_dir")
@@ -204,5 +232,5 @@ def refuse_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser, fl
     """Raise UserError for flags other than ``flag`` and those that it ``read``: they would be ignored."""
     for name, value in vars(args).items():
         if name not in (flag, *read) and value != parser.get_default(name):
-            advice = "leave it out" if flag == "report" else "name a channel or --candidates, or leave it out"
+            advice = "name a channel or --candidates, or leave it out" if flag == "summary" else "leave it out"
             raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")

@@ -182,6 +182,7 @@ class ResultSettings(CandidateSettings):
     get_separation: bool = False
     get_effect: bool = False
     compare: bool = False
+    rank_by_images: str | Path | None = None
     summary: bool = False
     report: bool = False
 
@@ -193,6 +194,7 @@ class ResultSettings(CandidateSettings):
     draws: int = defaults.SEPARATION_MOST_DRAWS
     irrelevant_channels: int | str | None = None
     effect_to: str = defaults.EFFECT_TO
+    top: int = defaults.RANKED_CHANNELS
     compare_without: tuple[str, ...] = ()
     max_channels: int = defaults.COMPARISON_CHANNELS
     nr_concepts: int | None = None

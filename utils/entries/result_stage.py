@@ -33,12 +33,15 @@ def evaluate(settings: ResultSettings) -> list[Path]:
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.next_steps import after_results
+    from utils.command_line.ranking_images import rank_by_images
     from utils.command_line.reporting import make_report
     from utils.command_line.separating import measure_separation
     from utils.networks.precision import check_precision, choose_device
 
     if settings.report:
         return [make_report(settings)]
+    if settings.rank_by_images is not None:
+        return rank_by_images(settings)
 
     # Results that need the stores, and some also the network and images
     device = choose_device(settings.device)

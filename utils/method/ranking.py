@@ -60,6 +60,37 @@ def rank_images(scores: Tensor, is_own: Tensor) -> Score:
     return Score(areas.where(ranks, torch.nan), precisions.where(ranks, torch.nan))
 
 
+class StreamedPrecision:
+    """The average precisions of channels whose scores of the other images come in blocks.
+
+    As that of ``rank_images``: the mean over the concept's images of the share of its images among all that are at
+    least as high. Memory does not depend on the number of other images.
+
+    Parameters
+    ----------
+    own : Tensor [B, P]
+        Scores of the P images of the concept by B channels.
+
+    ``others_at_least`` [B, P] int64 counts the other images so far that are at least as high as each of these, which
+    are in ascending order.
+    """
+
+    def __init__(self, own: Tensor) -> None:
+        self._own = torch.from_numpy(np.sort(own.numpy(), axis=1))
+        self.others_at_least = torch.zeros(self._own.shape, dtype=torch.long)
+
+    def add(self, scores: Tensor, channels: slice = slice(None)) -> None:
+        """Count a block of other images, by their scores [b, n] of some of the channels."""
+        ascending = torch.from_numpy(np.sort(scores.numpy(), axis=1))
+        below = torch.searchsorted(ascending, self._own[channels])
+        self.others_at_least[channels] += scores.shape[1] - below
+
+    def precisions(self) -> Tensor:
+        """The average precision of each channel: [B], float64."""
+        own_at_least = _numbers(self._own, self._own, right=False)
+        return (own_at_least / (own_at_least + self.others_at_least)).mean(1)
+
+
 def above_prevalence(precisions: Tensor, prevalences: Tensor) -> Tensor:
     """Average precisions normalised by prevalence, ``(AP - pi) / (1 - pi)``: 0 by chance, 1 at best.
 

@@ -8,7 +8,7 @@ own; a concept is compared with the sets that have its rank by size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
@@ -23,6 +23,7 @@ from utils.concept_sources.concept_source import UnitClusters
 from utils.concept_sources.image_sets import SHOWN_FOLDERS, check_arvs, frequent_classes, image_sets_of, require_images
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import IMAGE_SET_DRAWS as DRAWS
+from utils.divisions.division import Rule
 from utils.errors import UserError
 from utils.method.disentangling import Concept
 from utils.method.ranking import above_prevalence, rank_images
@@ -33,6 +34,7 @@ from utils.store.files import Layout, json_digest
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
 from utils.store.study import Study
+from utils.store.tap_sums import ConceptTapSums
 
 VERSION = 1  # another one where scores that are kept would differ from those of this program
 NO_CLASS = -1
@@ -165,12 +167,13 @@ class ImageSetNulls:
     def rows_of_unit(self, opened: OpenedSplit, weight: Tensor, sets: list[Tensor]) -> Tensor:
         """``c'_1 .. c'_K`` [K, C_in, taps] of a unit [C_in, taps] with K image sets, divided as a split is."""
         division = opened.file.split.division
-        study = self._study_of(_only_correct(opened))
-        concepts = [Concept("", [], images.tolist(), "images") for images in sets]
-        means = [study.tap_sums.of_images(images).double().mean(0) for images in sets]
-        means += [study.mean_input] if opened.file.background is not None else []
-        inputs = study.tap_sums.of_concepts(concepts, opened.file.background, torch.stack(means))
-        return division.rule(division.settings(), inputs, opened.rho).rows(weight[None].double())[: len(sets), 0]
+        return rows_of_sets(
+            self._study_of(_only_correct(opened)),
+            weight,
+            sets,
+            background=opened.file.background,
+            rule_of=lambda inputs: division.rule(division.settings(), inputs, opened.rho),
+        )
 
     def _scores(self, rows: Tensor, sets: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """The value [K] of each of the new channels [K, C_in, taps], and the classes [K, SHOWN_FOLDERS] of its set."""
@@ -184,6 +187,25 @@ class ImageSetNulls:
             precision = rank_images(scores[None], is_own).ap
             values[k] = above_prevalence(precision, is_own.double().mean()).item()
         return values, classes
+
+
+def rows_of_sets(
+    study: Study,
+    weight: Tensor,
+    sets: list[Tensor],
+    *,
+    background: float | None,
+    rule_of: Callable[[ConceptTapSums], Rule],
+) -> Tensor:
+    """``c'_1 .. c'_K`` [K, C_in, taps] of a unit [C_in, taps] whose concepts are K sets of training images.
+
+    ``background`` is the weight of everything else, or None; ``rule_of`` returns the Rule that divides the inputs.
+    """
+    concepts = [Concept("", [], images.tolist(), "images") for images in sets]
+    means = [study.tap_sums.of_images(images).double().mean(0) for images in sets]
+    means += [study.mean_input] if background is not None else []
+    inputs = study.tap_sums.of_concepts(concepts, background, torch.stack(means))
+    return rule_of(inputs).rows(weight[None].double())[: len(sets), 0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,130 @@
+"""The channels of a layer, and their circuits, ranked by a user's list of images: a CSV file, and a table to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from utils.defaults import IMAGE_SET_DRAWS as DRAWS
+from utils.method.significance import p_value
+from utils.report.numbers import csv_number, formatted
+from utils.report.tables import Table, short_name
+from utils.stages.image_ranking import ChannelRanks, CircuitRanks, ListInStore
+
+COLUMNS = ["run", "layer", "images_of", "kind", "channel", "circuit", "name", "training_images", "listed", "images"]
+COLUMNS += ["prevalence", "ap", "ap_lowest_first", "ap_null", "ap_null_highest", "p", "p_best"]
+HOW_TO_READ = f"""AP: average precision with which the spatial sum ranks the listed images above all others; by chance
+it is about the prevalence. Null of a channel: its own weights permuted over the inputs, {DRAWS} draws (mean, highest);
+of a circuit: the best circuit of each of these units. p: the channel against its own draws, at least 1/{1 + DRAWS};
+p of the best: against the best channel of the layer, or the best circuit, of each draw, which answers for the choice of
+the best. Only high activations count: "lowest first" is the AP with the lowest sum first, without a null."""
+IN_TRAINING = """These are training images: no weight of a channel is fitted to the list, and no circuit either, but a
+circuit is made of the channel's strongest training images, of which some may be listed."""
+
+
+@dataclass(frozen=True)
+class ImageRanking:
+    """What was measured in one store: ``of`` is ``train`` or ``val``."""
+
+    of: str
+    in_store: ListInStore
+    channels: ChannelRanks
+    circuits: list[CircuitRanks]
+
+
+def _null_columns(value: float, nulls: Tensor) -> dict[str, float]:
+    mean, highest = (nulls.mean().item(), nulls.amax().item()) if len(nulls) else (float("nan"), float("nan"))
+    return {"ap": value, "ap_null": mean, "ap_null_highest": highest}
+
+
+def channel_rows(ranking: ImageRanking) -> list[dict[str, Any]]:
+    """The row of each channel, the highest average precision first."""
+    ranks = ranking.channels
+    best_of_nulls = ranks.best_of_nulls
+    rows = []
+    for channel in ranks.best(len(ranks.highest_first)):
+        value = ranks.highest_first[channel].item()
+        rows.append(
+            {
+                **_null_columns(value, ranks.nulls[channel]),
+                "kind": "channel",
+                "channel": channel,
+                "ap_lowest_first": ranks.lowest_first[channel].item(),
+                "p": p_value(value, ranks.nulls[channel]),
+                "p_best": p_value(value, best_of_nulls),
+            }
+        )
+    return rows
+
+
+def circuit_rows(ranking: ImageRanking) -> list[dict[str, Any]]:
+    """The row of each circuit of the ranked channels, the highest average precision first."""
+    rows = []
+    for of_channel in ranking.circuits:
+        for k, value in enumerate(of_channel.values.tolist()):
+            rows.append(
+                {
+                    **_null_columns(value, of_channel.best_of_nulls),
+                    "kind": "circuit",
+                    "channel": of_channel.channel,
+                    "circuit": k + 1,
+                    "name": of_channel.names[k],
+                    "training_images": of_channel.sizes[k],
+                    "p_best": p_value(value, of_channel.best_of_nulls),
+                }
+            )
+    return sorted(rows, key=lambda row: -row["ap"])
+
+
+def write_ranking(path: Path, rankings: Sequence[ImageRanking], run: str, layer: str) -> Path:
+    """Write all channels, and the circuits of the best ones, as CSV."""
+    rows = []
+    for ranking in rankings:
+        of_store = {"run": run, "layer": layer, "images_of": ranking.of, "prevalence": ranking.in_store.prevalence}
+        of_store |= {"listed": len(ranking.in_store.own), "images": ranking.in_store.num_images}
+        rows += [{**of_store, **row} for row in (*channel_rows(ranking), *circuit_rows(ranking))]
+    cells = [[_cell(row.get(name, "")) for name in COLUMNS] for row in rows]
+    Table(COLUMNS, cells).write_csv(path)
+    return path
+
+
+def _cell(value: Any) -> Any:
+    return csv_number(value) if isinstance(value, float) else value
+
+
+def print_ranking(ranking: ImageRanking, name: str, number: int) -> None:
+    """Print the best ``number`` channels, and as many circuits, for the list called ``name``."""
+    in_store = ranking.in_store
+    channels = channel_rows(ranking)
+    print(
+        f"\n{name}: {len(in_store.own)} of the {in_store.num_images:,} images of {in_store.store.folder} "
+        f"(prevalence {in_store.prevalence:.4f}), {len(channels):,} channels"
+    )
+    header = ["channel", "AP", "null", "highest", "p", "p of the best", "lowest first"]
+    names = ["ap", "ap_null", "ap_null_highest", "p", "p_best", "ap_lowest_first"]
+    cells = [[row["channel"], *(formatted(row[name], ".3f") for name in names)] for row in channels[:number]]
+    print(Table(header, cells).as_markdown(right_aligned=True))
+    lowest = max(channels, key=lambda row: row["ap_lowest_first"])
+    if lowest["ap_lowest_first"] > channels[0]["ap"]:
+        value = f"{lowest['ap_lowest_first']:.3f}"
+        print(f"channel {lowest['channel']} is low for these images: AP {value} with the lowest sum first")
+    circuits = circuit_rows(ranking)
+    if circuits:
+        print(f"\ncircuits of these channels ({len(circuits)}; the best {min(number, len(circuits))})")
+        header = ["channel", "circuit", "training images", "AP", "null: best", "highest", "p of the best"]
+        names = ["ap", "ap_null", "ap_null_highest", "p_best"]
+        cells = [
+            [
+                row["channel"],
+                short_name(row["name"]),
+                row["training_images"],
+                *(formatted(row[n], ".3f") for n in names),
+            ]
+            for row in circuits[:number]
+        ]
+        print(Table(header, cells).as_markdown())
+    print(HOW_TO_READ)
+    if ranking.of == "train":
+        print(IN_TRAINING)

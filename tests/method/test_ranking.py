@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.oracles import area, average_precision
 from utils.method.evaluation import auroc
-from utils.method.ranking import rank_images
+from utils.method.ranking import StreamedPrecision, rank_images
 
 
 def test_a_worked_case():
@@ -48,3 +48,17 @@ def test_without_own_images_or_without_others_there_is_nothing_to_rank(own):
 
 def test_no_rows_make_no_values():
     assert [len(values) for values in rank_images(torch.empty(0, 3), torch.tensor([True, False, False]))] == [0, 0]
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), distinct=st.integers(2, 20), size=st.integers(2, 15), block=st.integers(1, 5))
+def test_precision_of_blocks_equals_that_of_all_scores(seed, distinct, size, block):
+    random = np.random.default_rng(seed)
+    own = np.arange(size) < random.integers(1, size)
+    scores = torch.tensor(random.integers(0, distinct, (4, size)), dtype=torch.float32)
+    counted = StreamedPrecision(scores[:, own])
+    for part in (slice(0, 1), slice(1, 4)):
+        for others in scores[part][:, ~own].split(block, 1):
+            counted.add(others, part)
+    expected = [average_precision(row, own.tolist()) for row in scores.numpy()]
+    assert counted.precisions().tolist() == pytest.approx(expected)

@@ -4,12 +4,21 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.command_line.opening import check_requested_network
 from utils.command_line.settings import ResultSettings, model_dir_of
-from utils.command_line.split_opening import OpenedSplits, image_sets_in, no_val_store, print_not_evaluated
+from utils.command_line.split_opening import (
+    NO_VALIDATION_IMAGES,
+    OpenedSplits,
+    concepts_not_evaluated,
+    image_sets_in,
+    no_val_store,
+)
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_IRRELEVANT as DRAWN
 from utils.errors import UserError
+from utils.method.disentangling import GroupKey
 from utils.report.separation_figure import write_separation_figure
 from utils.report.separation_tables import print_separation, write_separation_tables
 from utils.stages.separation import (
@@ -45,7 +54,6 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     training = ImportanceStore(settings.store_dir, opened.run)
     training.load_meta()
     training.require_complete()
-    print_not_evaluated(opened)
 
     separations = Separations(settings.output_dir, model_dir_of(settings))
     separations.check(opened.run, opened.context["weights_sha256"])
@@ -58,7 +66,7 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     separation = separations.find(described)
     if separation is None:
         measured = MeasuredRows(separations, described)
-        validation = ValidationInputs(store, opened.outputs, image_sets_in(opened, store))
+        validation = ValidationInputs(store, opened.outputs, _sets_to_rank(opened, store))
         units = TrainingUnits(opened.open_study(training))
         rows = separate(opened.splits, thresholds, validation, units, numbers=numbers, measured=measured)
         separation = {**described, "images": len(validation.targets), "rows": rows}
@@ -70,6 +78,15 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     print_separation(separation, separations)
     figures = write_separation_figure(settings.output_dir, separation, settings.figure_width)
     return [*tables, separations.path(separation), *figures]
+
+
+def _sets_to_rank(opened: OpenedSplits, store: ImportanceStore) -> dict[GroupKey, np.ndarray]:
+    """The validation images of concepts that are no classes; UserError if no concept of any split has an image."""
+    sets = image_sets_in(opened, store)
+    if not opened.outputs and not any(map(len, sets.values())):
+        names = dict.fromkeys(name for split in opened.splits for name in concepts_not_evaluated(split))
+        raise UserError(f"--get_separation: {NO_VALIDATION_IMAGES.format(', '.join(names))}")
+    return sets
 
 
 def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit]) -> str:

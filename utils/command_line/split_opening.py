@@ -1,5 +1,6 @@
 """Opens the splits that stage 4 evaluates, and its validation images."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -52,6 +53,8 @@ from utils.store.splits import SPLIT_CONTEXT, SplitFile, StoredSplits, read_spli
 from utils.store.study import Study
 
 SHARED_CONTEXT = [key for key in SPLIT_CONTEXT if key != "weights"]  # equal weights may come from several places
+
+NO_VALIDATION_IMAGES = "no validation images of {} were given to stage 3: nothing can be evaluated"
 
 ReadSplit = tuple[Path, SplitFile, float | None]  # with the rho of a manifest
 
@@ -278,17 +281,17 @@ def _first_readable(paths: list[Path], read: Callable[[Path], SplitFile]) -> Spl
 # Validation images
 
 
-def print_not_evaluated(opened: OpenedSplits) -> None:
-    """Print which concepts have no validation images because none were given when the splits were made."""
-    for split in opened.splits:
-        names = _not_evaluated(split)
-        if names:
-            print(f"{split.path.name}: not evaluated, without validation images of their own: {', '.join(names)}")
-
-
-def _not_evaluated(split: OpenedSplit) -> list[str]:
+def concepts_not_evaluated(split: OpenedSplit) -> list[str]:
+    """The names of the concepts of a split that have no validation images because none were given to stage 3."""
     source = split.file.source
     return SOURCES.get(source["name"]).not_evaluated(split.file.split.own_concepts, source["state"])
+
+
+def _print_not_evaluated(opened: OpenedSplits) -> None:
+    names = Counter(name for split in opened.splits for name in concepts_not_evaluated(split))
+    for name, number in names.items():
+        of_splits = f" of {number} splits" if number > 1 else ""
+        print(f"not evaluated, as no validation images of it were given to stage 3: concept {name}{of_splits}")
 
 
 def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | StoredValidation]:
@@ -300,7 +303,6 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
     classes = ClassMap(opened.context["classes"])
     root = Path(settings.data_dir) / "val"
     store = opened.matching_val_store()
-    print_not_evaluated(opened)
     sets = image_sets_in(opened, store)
     if store is not None and not settings.wants_network:
         if settings.weights is not None:
@@ -322,7 +324,11 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
 
 
 def image_sets_in(opened: OpenedSplits, store: ImportanceStore | None) -> dict[GroupKey, np.ndarray]:
-    """The validation images of concepts without labels, {key: indices}; UserError without a val store."""
+    """The validation images of concepts without labels, {key: indices}; UserError without a val store.
+
+    Prints the concepts that have none because none were given.
+    """
+    _print_not_evaluated(opened)
     unlabelled = [split for split in opened.splits if not SOURCES.get(split.file.source["name"]).labelled]
     if not unlabelled:
         return {}
@@ -352,9 +358,9 @@ def _with_images(opened: OpenedSplits, missing: dict[int, str], sets: dict[Group
             if lacking:
                 raise UserError(missing[lacking[0]])
             if not any(key not in sets or len(sets[key]) for key in split.keys):
-                names = ", ".join(_not_evaluated(split))
+                names = ", ".join(concepts_not_evaluated(split))
                 if names:
-                    raise UserError(f"no validation images of {names} were given to stage 3: nothing can be evaluated")
+                    raise UserError(NO_VALIDATION_IMAGES.format(names))
                 raise UserError(f"channel {split.file.split.channel} is active in no validation image")
             splits.append(split)
     if not splits:

@@ -125,6 +125,8 @@ def print_ranking(ranking: ImageRanking, name: str, number: int) -> None:
             for row in circuits[:number]
         ]
         print(Table(header, cells).as_markdown())
+    else:
+        print("\nnone of these channels has circuits: there are too few distinct training images")
     print(HOW_TO_READ)
     if ranking.of == "train":
         print(IN_TRAINING)

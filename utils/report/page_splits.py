@@ -38,7 +38,7 @@ SHOWN = (
 )  # each a flag --get_...
 WIDEST_MAP = 1800  # pixels: its names are small
 GRID = 24  # points of a density; drawings are small
-EVALUATION = ("separation", "quantitative", "effect")  # the first where concepts have labels
+EVALUATION = ("separation", "quantitative", "effect")  # the first where the user names the concepts
 # a channel's groups first, then pairs, then classes that a user chose, then concepts without labels
 ORDER = {"groups": 0, "pair": 1, "own choice": 2, "images": 3}
 
@@ -65,6 +65,11 @@ class MeasuredSplit:
     @property
     def split(self) -> Split:
         return self.file.split
+
+    @property
+    def is_found(self) -> bool:
+        """Whether its concepts were found in the images of the channel, and not named by the user."""
+        return not SOURCES.get(self.file.source["name"]).is_named()
 
     @property
     def how_divided(self) -> str:
@@ -184,6 +189,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
     return {
         "file": measured.path.name,
         "kind": measured.kind,
+        "found": measured.is_found,
         "how": measured.how_divided,
         "concepts": _concept_rows(measured, styles),
         "inputs": len(measured.split.weight),
@@ -224,7 +230,7 @@ def _concept_rows(measured: MeasuredSplit, styles: list[str]) -> list[dict]:
 
 def _commands_of(measured: MeasuredSplit, commands: Commands) -> dict[str, str]:
     """The commands that make a split again, and that measure or draw each of its results that a page shows."""
-    measures = EVALUATION[measured.kind == "images" :]
+    measures = EVALUATION[measured.is_found :]
     return {
         "split": commands.split(measured),
         "evaluate": commands.evaluate(measured, *(f"--get_{measure}" for measure in measures)),

@@ -151,7 +151,7 @@ def test_the_ranking_needs_no_images_and_ends_with_the_split_of_the_best_channel
         assert {row["listed"] for row in of_store} == {"6"} and {row["images"] for row in of_store} == {str(total)}
         best = {row["channel"] for row in channels[:2]}
         assert {row["channel"] for row in of_store if row["kind"] == "circuit"} <= best
-    assert "p of the best" in out and "These are training images" in out
+    assert "p of the best" in out and "Training images: no weight" in out
     best = next(row["channel"] for row in rows if row["images_of"] == "train")
     (command,) = [words for purpose, words in printed_commands(out) if purpose == "next"]
     words = list(command)
@@ -166,7 +166,7 @@ def test_a_list_of_validation_images_is_ranked_in_their_store_and_ends_with_circ
     few = tmp_path / "few.txt"
     few.write_text("\n".join(["ant/0v.png", "bee/2.png", *LISTS["red_val.txt"]]))
     out = measure(folder, "--rank_by_images", few, "--top", "1", "--output_dir", tmp_path)
-    assert "5 of the 16 images" in out and "training images: no" not in out
+    assert "5 of the 16 images" in out and "Training images: no weight" not in out
     rows = list(csv.DictReader((tmp_path / OUT / "rank_by_images_few.csv").open()))
     assert {row["images_of"] for row in rows} == {"val"}
     assert "--concepts_from circuits" in " ".join(printed_commands(out)[0][1])

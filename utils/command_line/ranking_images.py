@@ -19,7 +19,7 @@ from utils.command_line.split_opening import matching_val_store
 from utils.concept_sources.source_registry import SUGGESTED
 from utils.defaults import BACKGROUND_WEIGHT
 from utils.errors import UserError
-from utils.report.image_ranking_table import ImageRanking, print_ranking, write_ranking
+from utils.report.image_ranking_table import ImageRanking, print_rankings, write_ranking
 from utils.stages.image_ranking import ListInStore, find_circuits, rank_channels, rank_circuits
 from utils.store.files import json_digest, number_text, run_name
 from utils.store.image_lists import ListedImages, read_image_list
@@ -56,8 +56,7 @@ def rank_by_images(settings: ResultSettings) -> list[Path]:
         circuits = rank_circuits(find_circuits(study, channels.best(settings.top)), in_store)
         rankings.append(ImageRanking(of, in_store, channels, circuits))
         kept.remove()
-    for ranking in rankings:
-        print_ranking(ranking, listed.name, settings.top)
+    print_rankings(rankings, listed.name, settings.top)
     written = [write_ranking(path, rankings, run, meta["layer"])]
     print_end(written, [_next(settings, rankings[0])])
     return written

@@ -20,7 +20,7 @@ it is about the prevalence. Null of a channel: its own weights permuted over the
 of a circuit: the best circuit of each of these units. p: the channel against its own draws, at least 1/{1 + DRAWS};
 p of the best: against the best channel of the layer, or the best circuit, of each draw, which answers for the choice of
 the best. Only high activations count: "lowest first" is the AP with the lowest sum first, without a null."""
-IN_TRAINING = """These are training images: no weight of a channel is fitted to the list, and no circuit either, but a
+IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit either, but a
 circuit is made of the channel's strongest training images, of which some may be listed."""
 
 
@@ -94,8 +94,17 @@ def _cell(value: Any) -> Any:
     return csv_number(value) if isinstance(value, float) else value
 
 
-def print_ranking(ranking: ImageRanking, name: str, number: int) -> None:
-    """Print the best ``number`` channels, and as many circuits, for the list called ``name``."""
+def print_rankings(rankings: Sequence[ImageRanking], name: str, number: int) -> None:
+    """Print the best ``number`` channels of each ranking, and as many circuits, for the list called ``name``."""
+    for ranking in rankings:
+        _print_channels(ranking, name, number)
+        _print_circuits(ranking, number)
+    print(HOW_TO_READ)
+    if any(ranking.of == "train" for ranking in rankings):
+        print(IN_TRAINING)
+
+
+def _print_channels(ranking: ImageRanking, name: str, number: int) -> None:
     in_store = ranking.in_store
     channels = channel_rows(ranking)
     print(
@@ -110,6 +119,9 @@ def print_ranking(ranking: ImageRanking, name: str, number: int) -> None:
     if lowest["ap_lowest_first"] > channels[0]["ap"]:
         value = f"{lowest['ap_lowest_first']:.3f}"
         print(f"channel {lowest['channel']} is low for these images: AP {value} with the lowest sum first")
+
+
+def _print_circuits(ranking: ImageRanking, number: int) -> None:
     circuits = circuit_rows(ranking)
     if circuits:
         print(f"\ncircuits of these channels ({len(circuits)}; the best {min(number, len(circuits))})")
@@ -127,6 +139,3 @@ def print_ranking(ranking: ImageRanking, name: str, number: int) -> None:
         print(Table(header, cells).as_markdown())
     else:
         print("\nnone of these channels has circuits: there are too few distinct training images")
-    print(HOW_TO_READ)
-    if ranking.of == "train":
-        print(IN_TRAINING)

@@ -7,6 +7,7 @@ nor another figure named: both. --get_channel_card: one figure of the split with
 --get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
 separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
 --compare: labels, circuits, PURE and concept vectors side by side on the channels of --candidates, beside their nulls.
+--write_edited: the network with concepts taken out of channels, as a state dict, and what that costs.
 --get_map: the channel's reference images on a plane, and patches of each concept, from the training images.
 --rank_by_images: which channels and circuits respond to a list of your own images more than to all others.
 

@@ -13,7 +13,7 @@ import torchvision
 from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.networks.loading import default_weights, fingerprint, load_network
+from utils.networks.loading import default_weights, fingerprint, lines_that_make, load_network
 from utils.networks.model_names import model_name
 from utils.networks.precision import check_precision, choose_device, network_arithmetic
 from utils.store.files import run_name
@@ -354,3 +354,16 @@ def test_whatever_a_factorys_network_raises_is_one_line(factory, message, monkey
     with pytest.raises(UserError, match=message) as raised:
         load_network("tests.factories:made_here")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"transform_input": True, "aux_logits": False}, {"aux_logits": True}], ids=str)
+def test_lines_make_the_architecture_of_a_network(options):
+    with torch.device("meta"):
+        network = torchvision.models.googlenet(num_classes=5, init_weights=False, **options)
+        names = {}
+        exec("\n".join(lines_that_make("googlenet", network)), names)
+    made = names["network"]
+    assert {name: value.shape for name, value in made.state_dict().items()} == {
+        name: value.shape for name, value in network.state_dict().items()
+    }
+    assert made.transform_input == options.get("transform_input", False)

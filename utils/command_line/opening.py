@@ -20,8 +20,9 @@ from utils.images.folders import ClassMap, ImageList, class_folders, list_images
 from utils.images.transform import Transform
 from utils.method.disentangling import Candidate
 from utils.networks.layers import Layer, find_layer
-from utils.networks.loading import LoadedNetwork, default_weights, has_named_weights, load_network
+from utils.networks.loading import EDIT_RECORD, LoadedNetwork, default_weights, has_named_weights, load_network
 from utils.networks.opened_network import OpenedNetwork
+from utils.networks.splitting import EDITS_IN_ONE_CALL
 from utils.processes import progress
 from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
@@ -58,6 +59,12 @@ def require_stored_network(
     network = load_network(settings.model, settings.weights)
     layer = find_layer(network.module, settings.layer_of_interest, stored["transform"]["crop_size"])
     opened = identity(settings.model, network, layer)
+    edited_from = getattr(network.module, EDIT_RECORD, {}).get("weights_sha256")
+    if edited_from == stored["weights_sha256"] != network.fingerprint:
+        raise UserError(
+            f"{path} was made for the network that --weights {settings.weights} is an edited one of: "
+            f"{EDITS_IN_ONE_CALL}"
+        )
     refuse_differences(opened, stored, opened, path)
     return network, layer
 

@@ -24,6 +24,9 @@ ONLY_FOR = {
     "p": ("get_separation",),
     "effect_to": ("get_effect",),
     "top": ("rank_by_images",),
+    "edit_concepts": ("write_edited",),
+    "edit_factor": ("write_edited",),
+    "edit_to": ("write_edited",),
 }
 # The flags that a report uses; all other flags would be ignored
 OF_REPORT = (
@@ -56,6 +59,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     _add_separation_flags(group)
     _add_effect_flags(group)
     _add_ranking_flags(group)
+    _add_edit_flags(group)
     help = "print the table of all pairs so far; alone, nothing else is done"
     group.add_argument("--summary", action="store_true", help=help)
     add_comparison_flags(parser)
@@ -175,6 +179,40 @@ def _add_ranking_flags(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_edit_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--write_edited",
+        metavar="FILE",
+        help="the network with concepts taken out of the weights of channels, as a state dict for the plain network; "
+        "beside it a .json: what was taken out, top-1 of all validation images before and after, the classes that lose "
+        "and gain most, and the lines that load it",
+    )
+    group.add_argument(
+        "--edit_concepts",
+        nargs="+",
+        metavar="CONCEPT",
+        help="edit: the concepts to take out, by their names or classes; of one channel, 739:candle, or of every split "
+        "channel that has such a concept, candle",
+    )
+    group.add_argument(
+        "--edit_factor",
+        type=flags.finite,
+        metavar="NUMBER",
+        help=f"edit: what is left of their parts, 0 (default) none, 0.5 half, 2 twice ({defaults.EDIT_FACTOR:g})",
+    )
+    group.add_argument(
+        "--edit_to",
+        type=_mean_zero_or_number,
+        metavar="VALUE",
+        help="edit: what takes the place of a part, its mean over the training images (default: mean), zero, or a "
+        "number, of the layer's output",
+    )
+
+
+def _mean_zero_or_number(text: str) -> str | float:
+    return text if text in defaults.EFFECTS_TO else flags.finite(text)
+
+
 def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:
     """Stage 4's settings; UserError if flags would be ignored.
 
@@ -189,6 +227,7 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         args,
         channels=split_flags.channels_from(args, CHANNEL_FLAG),
         splits=tuple(args.splits or ()),
+        edit_concepts=tuple(args.edit_concepts or ()),
         division_given=split_flags.given_to_any(DIVISIONS.all(), args),
     )
     if settings.compare:
@@ -210,6 +249,8 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     for flag, others in ONLY_FOR.items():
         if getattr(args, flag) and not any(getattr(args, name) for name in others):
             raise UserError(f"--{flag} is for {' or '.join(f'--{name}' for name in others)}: add it")
+    if settings.write_edited is not None:
+        flags.require(args, "edit_concepts")
     settings = settings.with_usual_results()
     if args.figure_width.width and not (settings.get_separation or settings.get_qualitative or settings.wants_pictures):
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")

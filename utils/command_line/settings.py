@@ -195,6 +195,10 @@ class ResultSettings(CandidateSettings):
     irrelevant_channels: int | str | None = None
     effect_to: str = defaults.EFFECT_TO
     top: int = defaults.RANKED_CHANNELS
+    write_edited: str | None = None
+    edit_concepts: tuple[str, ...] = ()
+    edit_factor: float = defaults.EDIT_FACTOR
+    edit_to: str | float = defaults.EFFECT_TO
     compare_without: tuple[str, ...] = ()
     max_channels: int = defaults.COMPARISON_CHANNELS
     nr_concepts: int | None = None
@@ -220,7 +224,8 @@ class ResultSettings(CandidateSettings):
 
     def with_usual_results(self) -> "ResultSettings":
         """These settings, with densities and fractions if no result of splits is asked for."""
-        if self.get_separation or self.get_effect or self.get_map or self.wants_each_split:
+        of_splits = self.get_separation or self.get_effect or self.get_map or self.write_edited
+        if of_splits or self.wants_each_split:
             return self
         return replace(self, get_qualitative=True, get_quantitative=True)
 

@@ -29,6 +29,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
         return paths
     from utils.command_line import split_opening  # a summary does not wait for what the others import
     from utils.command_line.comparing import measure_comparison
+    from utils.command_line.editing import print_loading_lines, write_edited
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
     from utils.command_line.measuring_effects import measure_effect
@@ -56,6 +57,8 @@ def evaluate(settings: ResultSettings) -> list[Path]:
         written += measure_separation(opened)
     if settings.get_map:
         written += draw_maps(opened)
+    if settings.write_edited:
+        written += write_edited(opened)
     if settings.get_effect or settings.wants_each_split:
         opened, validation = split_opening.open_validation(opened)
         network = f"{settings.model_name} with weights {opened.context['weights']}"
@@ -67,5 +70,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
     if settings.summary:
         written = list(dict.fromkeys(written + print_summary(results)))
     print_end(written, after_results(opened))
+    if settings.write_edited:
+        print_loading_lines(settings)
     opened.problems.finish("evaluated")
     return written

@@ -18,8 +18,7 @@ from utils.method.disentangling import Split
 from utils.method.weakening import constant_in_place, weakened_row
 from utils.networks.ablation import replacement
 from utils.networks.layers import Layer, splittable
-from utils.networks.loading import copy_module
-from utils.networks.splitting import EDIT_RECORD
+from utils.networks.loading import EDIT_RECORD, copy_module
 from utils.networks.user_code import in_one_line, user_code
 
 
@@ -45,6 +44,11 @@ class ChannelEdit:
     def shares(self) -> Tensor:
         """The concepts' own shares of the inputs, ``[n, C_in]`` float64."""
         return self.split.shares(self.rho)[[*self.concepts]].double()
+
+    def description(self) -> dict[str, Any]:
+        """Which concepts of which channel, as plain values."""
+        names = [self.split.concepts[k].name for k in self.concepts]
+        return {"layer": self.layer, "channel": self.split.channel, "concepts": names}
 
     def constants(self, to: str | float) -> Tensor:
         """What the parts of the concepts become if nothing is left of them, ``[n]`` float64."""
@@ -76,8 +80,9 @@ def with_edits(
     Returns
     -------
     nn.Module
-        Its attribute ``concept_edits`` lists what was edited: ``new_biases`` and ``running_means`` by layer, ``factor``
-        and ``to``.
+        Its attribute ``concept_edits`` says what was edited: ``channels`` (``layer``, ``channel`` and names of the
+        ``concepts`` of each), ``factor``, ``to``; the number of channels of each layer that got a bias
+        (``new_biases``), and the tensor that has a layer's constants (``running_means``).
 
     Raises
     ------
@@ -92,7 +97,8 @@ def with_edits(
     if len(set(channels)) < len(channels):
         raise ValueError(f"a channel can be edited only once, these are {channels}")
     network = copy_module(network)
-    record: dict[str, Any] = {"factor": factor, "to": to, "new_biases": {}, "running_means": {}}
+    record: dict[str, Any] = {"channels": [edit.description() for edit in edits], "factor": factor, "to": to}
+    record |= {"new_biases": {}, "running_means": {}}
     by_layer = sorted(edits, key=lambda edit: edit.layer)
     for name, edits_of_layer in groupby(by_layer, key=lambda edit: edit.layer):
         layer = splittable(name, network.get_submodule(name))

@@ -30,6 +30,7 @@ from utils.networks.arithmetic import allow_tf32
 from utils.networks.model_names import factory_file, factory_parts, is_factory
 from utils.networks.user_code import in_one_line, lacks_memory, user_code
 
+EDIT_RECORD = "concept_edits"  # the attribute of an edited network that says what was edited, also in its state dict
 StateDict = dict[str, torch.Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -301,6 +302,36 @@ def _load_into(network: nn.Module, state: StateDict, weights: str) -> None:
 
     with user_code(refusal):
         network.load_state_dict(state)
+    record = edit_record(state)
+    if record is not None:
+        setattr(network, EDIT_RECORD, record)
+
+
+def edit_record(state: StateDict) -> dict[str, Any] | None:
+    """What was edited, of the state dict of an edited network that stage 4 has written; else None.
+
+    It lies where a state dict has the versions of its modules, so the names of its tensors are the plain network's.
+    """
+    return getattr(state, "_metadata", {}).get("", {}).get(EDIT_RECORD)
+
+
+def lines_that_make(model: str, network: nn.Module) -> list[str]:
+    """Lines of Python that set ``network`` to the architecture that ``--model`` names, without this project.
+
+    ``network`` is one of this architecture, with its weights.
+    """
+    if is_factory(model):
+        place, function = factory_parts(model)
+        file = factory_file(model)
+        folder = Path.cwd() if file is None else file.resolve().parent
+        path = f"sys.path.insert(0, {str(folder)!r})"
+        module = place if file is None else file.stem
+        return ["import importlib, sys", path, f"network = importlib.import_module({module!r}).{function}()"]
+    options = _local_options(model, network.state_dict(), model)
+    if getattr(network, "transform_input", False):  # of googlenet and inception_v3 with named weights
+        options["transform_input"] = True
+    arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+    return ["import torchvision", f"network = torchvision.models.get_model({model!r}, weights=None{arguments})"]
 
 
 # --------------------------------------------------------------------------------------------------------------------

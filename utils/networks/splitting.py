@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from utils.method.disentangling import Concept, Split, merge
 from utils.networks.layers import Layer, splittable
-from utils.networks.loading import copy_module, share_hooks, without_hooks
+from utils.networks.loading import EDIT_RECORD, copy_module, share_hooks, without_hooks
 from utils.networks.precision import full_precision
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 EDITS_IN_ONE_CALL = "give all edits in one call with the original network"
-EDIT_RECORD = "concept_edits"  # the attribute of an edited network that says what was edited
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of names
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from utils.images.transform import Transform
 from utils.networks.ablation import number_of_concept
 from utils.networks.edits import ChannelEdit, with_edits
-from utils.networks.loading import fingerprint
-from utils.networks.splitting import EDIT_RECORD, stored_rhos, why_other_weights, with_splits
+from utils.networks.loading import EDIT_RECORD, fingerprint
+from utils.networks.splitting import stored_rhos, why_other_weights, with_splits
 from utils.store.splits import SplitFile, read_splits, transform_from
 
 SplitPaths = Path | str | Sequence[Path | str]

@@ -1,0 +1,74 @@
+"""Files of edited networks: known by their content, and never written over another file."""
+
+import json
+
+import pytest
+import torch
+
+from tests import factories
+from utils.errors import UserError
+from utils.networks.loading import EDIT_RECORD, edit_record, fingerprint
+from utils.store.edited_files import EditedFile
+
+EDITS = {"factor": 0.0, "to": "mean", "weights_sha256": "00", "channels": [{"layer": "last", "channel": 3}]}
+RECORD = {"model": "m", "factor": 0.0}
+
+
+def edited():
+    network = factories.small()
+    setattr(network, EDIT_RECORD, EDITS)
+    return network
+
+
+def test_a_written_network_is_found_and_loads_strictly(tmp_path):
+    file = EditedFile(tmp_path / "folder" / "edited.pth")
+    file.require_writable()
+    assert file.read() is None and file.find(RECORD) is None
+    file.write(edited().to(memory_format=torch.channels_last), RECORD)
+    assert file.read().items() >= RECORD.items()
+    state = torch.load(file.path, weights_only=True)
+    assert edit_record(state) == EDITS
+    assert all(value.is_contiguous() for value in state.values())
+    network = factories.other_weights()
+    network.load_state_dict(state, strict=True)
+    assert fingerprint(network) == fingerprint(factories.small())
+    assert file.find(RECORD) == file.read()
+    assert file.find({**RECORD, "factor": 0.5}) is None
+    file.require_writable()
+    torch.save(edited().state_dict(), file.path)  # by someone else
+    assert file.find(RECORD) is None
+    with pytest.raises(UserError, match="is there and is no edited network"):
+        file.require_writable()
+
+
+def test_one_of_the_two_files_is_enough_to_go_on(tmp_path):
+    file = EditedFile(tmp_path / "edited.pth")
+    for left in (file.path, file.record_path):
+        file.write(edited(), RECORD)
+        left.unlink()
+        assert file.find(RECORD) is None
+        file.require_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("edited.pth", b"text", "edited.pth is there and is no edited network: choose another name"),
+        ("edited.pth", b"", "edited.pth is there and is no edited network"),
+        ("edited.json", b"{}", "edited.json is there and is no record of an edited network"),
+        ("edited.json", b"text", "edited.json is there and is no record of an edited network"),
+        ("edited.json", json.dumps({"format": 1, "file_sha256": "00", "sha256": "00"}).encode(), "is no record of"),
+    ],
+)
+def test_other_files_stay_as_they_are(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        EditedFile(tmp_path / "edited.pth").require_writable()
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_names_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"its record has a name in \.json"):
+        EditedFile(tmp_path / "edited.json").require_writable()
+    with pytest.raises(UserError, match=r"is a folder: name a file in it, for example edited\.pth"):
+        EditedFile(tmp_path).require_writable()

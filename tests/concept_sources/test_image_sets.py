@@ -15,7 +15,9 @@ from tests import factories
 from tests.oracles import contributions, least_squares_by_scipy, load, pure_by_hand, stored_images
 from tests.pictures import write_image
 from tests.scripts import COMPUTE, NETWORK, RUN, run_script, stage1, stage3, stage4
+from tests.stores import study_of
 from utils.concept_sources import stored_image_sets
+from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.stored_image_sets import strongest_images
 from utils.errors import UserError
@@ -244,6 +246,10 @@ def test_only_correctly_classified_images_where_asked(copy):
     images = stored_images(ImportanceStore(copy / "store", RUN))
     correct = images["indices"][images["targets"] == images["predictions"]].tolist()
     assert sorted(image for concept in file.split.own_concepts for image in concept.images) == correct
+    assert file.source["state"]["nr_reference_images"] == len(correct)  # not the 100 that there are not
+    training = ImportanceStore(copy / "store", RUN)
+    training.load_meta()
+    assert Circuits.references_from({}, study_of(training, only_correct=True)) == len(correct) // 4 > 0
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,21 @@ def test_peaks_of_silent_channels_are_cut_so_that_the_others_are_seen():
     assert "activation, summed over space" in [text for text, _ in texts(card_figure(CARDS["two"]))]
 
 
+def test_densities_beside_a_spike_are_scaled_to_their_own_peaks_and_the_axis_says_so():
+    """A set of two images has a narrow density, beside which those of other sets would be flat."""
+    card = make_card(("barn", "banana"))
+    generator = np.random.default_rng(1)
+    narrow, wide = ({label: generator.normal(1, scale, 20) for label in card.densities[0][0]} for scale in (0.001, 1))
+    card.densities = [(samples, density_curves(samples)) for samples in (narrow, wide)]
+    figure = card_figure(card)
+    for axes in figure.axes[-3:-1]:
+        peaks = [line.get_ydata().max() for line in axes.lines if len(line.get_ydata())]
+        assert peaks == pytest.approx([1, 1, 1]) and axes.get_ylim() == pytest.approx((0, 1.05))
+    words = [" ".join(text.split()) for text, _ in texts(figure)]
+    assert "activation, summed over space; each density scaled to its own peak" in words
+    assert not any("scaled" in text for text, _ in texts(card_figure(CARDS["two"])))
+
+
 @pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
 def test_how_well_a_concept_stands_out_is_below_its_name(sheet):
     card = make_card(("barn", "banana"))

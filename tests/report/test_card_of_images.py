@@ -276,7 +276,8 @@ def cards(monkeypatch):
 def test_a_card_says_which_patches_of_how_many_images_it_shows(copy, cards):
     (path,) = draw(copy, get_channel_card=True)
     assert cards[-1].patch_note == (
-        "most activating first, of the 8 validation images of the concepts; numbers are ranks among these"
+        "most activating first, of the 8 validation images of the concepts; numbers are ranks among these; "
+        "a frame has the colour of the concept that the image is of, grey: none of these"
     )
     assert [patch.rank for patch in cards[-1].patches[0]] == [1, 2, 3, 4, 5, 6]
     assert re.fullmatch(r".*_rho[.\d]+_classes_card\.png", path.name)

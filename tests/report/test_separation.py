@@ -16,6 +16,7 @@ from utils.report.separation_tables import (
     comma_separated,
     document,
     latex,
+    meanings_of_nulls,
     print_separation,
     summary,
     table,
@@ -180,6 +181,21 @@ def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
     assert r"\shortstack[r]{reached \\ by}" in latex([separation(rows=rows)])
     print_separation(separation(), separations_of(tmp_path))
     assert "reached by: the number of draws of the primary null" in capsys.readouterr().out
+
+
+def test_each_null_that_is_shown_is_explained_and_the_deciding_one_named():
+    nulls = {"ap_all_weights_permuted": 0.2, "ap_all_real_target": 0.4, "ap_all_owners_permuted": np.nan}
+    decides = "; the primary null: what it reaches, choosing inputs does alone"
+    shuffled = "weights permuted: the same rule on the channel's weights shuffled over its inputs"
+    fitted = "weights permuted, real target: shares of shuffled weights, fitted so that the new channels give the real"
+    first, second = meanings_of_nulls([separation_row(split_by="least_squares", **nulls)])
+    assert first == shuffled and second.startswith(fitted) and second.endswith(decides)
+    (only,) = meanings_of_nulls([separation_row(**{**nulls, "ap_all_real_target": np.nan})])
+    assert only == shuffled + decides
+    owners = {**nulls, "ap_all_owners_permuted": 0.1}
+    assert meanings_of_nulls([separation_row(**owners)])[0].startswith(
+        "owners permuted: the split's own shares of inputs,"
+    )
 
 
 def test_splits_made_in_several_ways_are_told_apart_in_a_table():

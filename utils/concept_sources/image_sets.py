@@ -47,7 +47,7 @@ def number_flag(usual: str) -> Flag:
 
 def references_flag(usual: str) -> Flag:
     """The flag of the number of reference images."""
-    words = "in which a channel is largest; of few images a quarter"
+    words = "in which a channel is largest; of few images that count a quarter"
     return Flag("nr_reference_images", words, "references", positive_int, usual=usual)
 
 
@@ -105,7 +105,7 @@ class ImageSets(ConceptSource):
     largest
         The value that a channel's images are ranked by, in words.
     usual_references
-        Default number of reference images; at most a quarter of the images.
+        Default number of reference images; at most a quarter of the images that count.
     """
 
     number: int | None
@@ -126,8 +126,9 @@ class ImageSets(ConceptSource):
 
     @classmethod
     def references_from(cls, given: dict[str, Any], study: Study) -> int:
-        """The number of reference images."""
-        return given.get("references") or min(cls.usual_references, max(1, study.meta["num_images"] // 4))
+        """The number of reference images: of few images that count a quarter, and never more than count."""
+        num_counting = max(1, len(study.usable))
+        return min(num_counting, given.get("references") or min(cls.usual_references, max(1, num_counting // 4)))
 
     def settings(self) -> dict[str, Any]:
         """Settings that change the concepts, by flag name, as plain values."""

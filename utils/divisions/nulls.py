@@ -31,6 +31,8 @@ class Null(ABC):
         Its name in tables.
     phrase
         What it is, in sentences.
+    meaning
+        How it is made, in one clause.
     permuted
         The seed of its permutations: nulls with the same name share them.
     draws_column
@@ -42,6 +44,7 @@ class Null(ABC):
     column: str
     words: str
     phrase: str
+    meaning: str
     permuted: str = "weights"
     draws_column: str = ""
     short: str = ""
@@ -86,14 +89,26 @@ class PermutedShares(Null):
 
 
 WEIGHTS = PermutedWeights(
-    "weights_permuted", "weights permuted", "permuted weights", draws_column="draws", short="permuted"
+    "weights_permuted",
+    "weights permuted",
+    "permuted weights",
+    "the same rule on the channel's weights shuffled over its inputs",
+    draws_column="draws",
+    short="permuted",
 )
 FITTED = FittedWeights(
     "real_target",
     "weights permuted, real target",
     "permuted weights fitted to the real channel",
+    "shares of shuffled weights, fitted so that the new channels give the real channel",
     draws_column="draws_real_target",
     short="permuted, fitted",
 )
-SHARES = PermutedShares("owners_permuted", "owners permuted", "permuted shares", permuted="owners")
+SHARES = PermutedShares(
+    "owners_permuted",
+    "owners permuted",
+    "permuted shares",
+    "the split's own shares of inputs, given to inputs at random",
+    permuted="owners",
+)
 NULLS = (WEIGHTS, FITTED, SHARES)  # in the order of the columns of separations

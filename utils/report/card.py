@@ -28,6 +28,7 @@ LEAST_NAME = 0.5  # width of a concept's name in the title
 LEAST_LABEL = 0.8  # width of a block with "for" in its label
 LEAST_SCORE_WIDTH = 1.1  # of a block in a column that says how well its concept stands out
 
+MOST_NOTE_LINES = 6  # below the pictures
 MOST_BESIDE = 5  # blocks of pictures in a row
 # Blocks beside each other in a column of a paper, and the patches of each
 COLUMN_BLOCKS = ((1, 6), (2, 3), (3, 2), (5, 1))
@@ -192,7 +193,8 @@ class _Layout:
         def note_of(blocks: Blocks) -> str:
             """The text below the pictures."""
             notes = [card.patch_note, *([card.score_note] if blocks.score_lines and card.score_note else [])]
-            return fitted("; ".join(notes), self.pictures_width, sheet.type(8), 2 * len(notes) if sheet.narrow else 4)
+            lines = 3 * len(notes) if sheet.narrow else MOST_NOTE_LINES
+            return fitted("; ".join(notes), self.pictures_width, sheet.type(8), lines)
 
         def note_height_of(blocks: Blocks) -> float:
             return line_height(sheet.type(8), note_of(blocks).count("\n") + 1)

@@ -19,6 +19,7 @@ from utils.report.layout import Page, line_height
 from utils.report.plots import (
     GREY,
     HANDLE,
+    SCALED,
     SUBTLE,
     activation_label,
     density_axes,
@@ -26,6 +27,7 @@ from utils.report.plots import (
     fitted,
     symbols,
     text_width,
+    visible_densities,
 )
 from utils.report.sheets import Sheet
 
@@ -91,7 +93,8 @@ class Densities:
         self.card = card
         self.sheet = sheet
         self.width = width
-        self.limits = density_limits(card.densities)
+        self.densities, scaled = visible_densities(card.densities)
+        self.limits = density_limits(self.densities)
         self.across = 1 if len(card.names) <= MOST_BARS else 2
         self.down = math.ceil(len(card.names) / self.across)
         self.each = 0.9 if sheet.width is None else 0.36 if sheet.narrow else 0.68  # height of axes with their title
@@ -101,7 +104,8 @@ class Densities:
         widest = max(text_width(name, size) for name in self.names) + self.handle + 1.8 * size
         self.columns = max(1, min(len(self.names), int(72 * width / widest)))
         self.legend_height = line_height(size, math.ceil(len(self.names) / self.columns))
-        self.label = fitted(activation_label(card.densities, self.limits), width, sheet.type(8), 2)
+        label = activation_label(self.densities, self.limits) + (f"; {SCALED}" if scaled else "")
+        self.label = fitted(label, width, sheet.type(8), 2)
         label_lines = self.label.count("\n") + 1.2
         self.axis_height = 0.1 + line_height(size, 1.2) + line_height(sheet.type(8), label_lines)  # ticks and label
 
@@ -114,8 +118,8 @@ class Densities:
         axes_height = each - line_height(self.sheet.type(8), 1.4)  # without the title
         gap = 0.15 * (self.across - 1)
         width = (self.width - gap) / self.across
-        number = len(self.card.densities)
-        for k, (samples, (grid, curves)) in enumerate(self.card.densities):
+        number = len(self.densities)
+        for k, (samples, (grid, curves)) in enumerate(self.densities):
             column, row = divmod(k, self.down)
             axes = page.axes(left + column * (width + gap), top - (row + 1) * each, width, axes_height)
             density_axes(axes, samples, grid, curves, colours=self.card.colours, limits=self.limits)

@@ -5,12 +5,17 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
+from utils.concept_sources.image_sets import LEAST_SHARE
 from utils.defaults import IMAGE_SET_DRAWS
 from utils.errors import UserError
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.opened_splits import OpenedSplit
 
 NO_CLASSES = "stands out in no class"
+NAMES = (
+    f"a name has the classes of at least {LEAST_SHARE:.0%} of the set's training images; its validation images may be "
+    "of others"
+)
 NOTE = (
     "below a name: AP above prevalence of its new channel for the classes in the name, on validation images; lowest "
     f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"

@@ -23,6 +23,8 @@ SUBTLE = "#555555"  # small print
 HANDLE = 22  # points of a line in a legend: a whole period of most dashes
 GREY = "#a0a0a0"  # the residual, and pictures of other classes
 HIGHEST = 3  # densities are cut where they are this many times as high as the original channel's
+LEAST_PEAK = 0.1  # share of the axes' height that the peak of a density has, or else all are scaled to their own peaks
+SCALED = "each density scaled to its own peak"
 DISENTANGLED: tuple[Line, ...] = (
     ("#0072b2", "--"),
     ("#d55e00", "-."),
@@ -140,6 +142,26 @@ def density_limits(panels: Sequence[Panel]) -> AxesLimits:
     margin = 0.03 * (high - low) or 1.0
     top = max(tops, default=1.0)
     return (low - margin, high + margin), 1.05 * min(top, HIGHEST * max(originals, default=top))
+
+
+def visible_densities(panels: Sequence[Panel]) -> tuple[list[Panel], bool]:
+    """Panels whose densities all are visible on shared axes, and whether they had to be scaled.
+
+    A density of few images or of a channel that is nearly silent is a spike, beside which others are flat: then the
+    curves of all panels are divided by their own peaks.
+    """
+    _, top = density_limits(panels)
+    peaks = [curve.max() for _, (_, curves) in panels for curve in curves.values() if curve is not None]
+    if not peaks or min(peaks) >= LEAST_PEAK * top:
+        return list(panels), False
+    scaled: list[Panel] = []
+    for samples, (grid, curves) in panels:
+        scaled.append((samples, (grid, {label: _over_its_peak(curve) for label, curve in curves.items()})))
+    return scaled, True
+
+
+def _over_its_peak(curve: np.ndarray | None) -> np.ndarray | None:
+    return None if curve is None else curve / curve.max()
 
 
 def activation_label(panels: Sequence[Panel], limits: AxesLimits) -> str:

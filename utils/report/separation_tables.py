@@ -31,10 +31,7 @@ CHANNELS = {
     **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": IRRELEVANT,
 }
-HOW_TO_READ = (
-    "AP and AUROC are against all other images. The primary null is the same rule on the channel's weights shuffled "
-    "over its inputs: what it reaches, choosing inputs does alone"
-)
+AGAINST_ALL = "AP and AUROC are against all other images"
 REACHED_BY = "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count"
 OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
 EXPLANATION = f"""\
@@ -302,13 +299,24 @@ def write_separation_tables(separations: Separations) -> list[Path]:
     return write_settled(separations, texts)
 
 
+def meanings_of_nulls(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each null that has a value in some rows: how it is made, and whether it decides."""
+    primary = {DIVISIONS.get(row["split_by"]).primary_null for row in rows}
+    lines = []
+    for null in (SHARES, WEIGHTS, FITTED):
+        if any(not np.isnan(row[unit_of(null).ap]) for row in rows):
+            decides = "; the primary null: what it reaches, choosing inputs does alone" if null in primary else ""
+            lines.append(f"{null.words}: {null.meaning}{decides}")
+    return lines
+
+
 def print_separation(separation: dict[str, Any], separations: Separations) -> None:
     """Print the summary of a separation and its first rows, and warn of splits of all separations that have changed."""
     rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
     print(f"\n{summary(separation)}\n{table(rows[:SHOWN], LEADING).as_markdown()}")
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
-    print(f"{HOW_TO_READ}\n{REACHED_BY}\n{OTHERS}")
+    print("\n".join([AGAINST_ALL, *meanings_of_nulls(rows), REACHED_BY, OTHERS]))
     warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
     warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")
     empty = [row for row in separation["rows"] if not row["images"]]

@@ -18,7 +18,7 @@ from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
-from utils.report.image_set_text import NOTE, score_in_words, scores_of
+from utils.report.image_set_text import NAMES, NOTE, score_in_words, scores_of
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -49,6 +49,7 @@ from utils.store.opened_splits import OpenedSplit
 from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
+FRAMES = "a frame has the colour of the concept that the image is of, grey: none of these"
 
 
 def shown_concepts(result: dict[str, Any]) -> list[int]:
@@ -395,7 +396,8 @@ class FigureMaker:
         searched = f"the {len(arrays['indices'])} validation images of the concepts"
         if self.peaks is not None:
             searched = f"all {len(images)} validation images, {len(images.folders)} classes"
-        notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these"]
+        notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these", FRAMES]
+        notes += [NAMES] if result["assignment"] and not wishes.sheet.narrow else []
         notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
         if visualizations and not wishes.sheet.narrow:
             notes.append("pictures without a rank: made to activate each channel, and the mean that each reaches")

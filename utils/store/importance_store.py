@@ -119,10 +119,10 @@ class ImportanceStore:
         folders = sorted(path.parent.name for path in store_dir.glob(f"*{FOLDER}*/meta.json"))
         if not folders:
             return f" ({store_dir} has no store of stage 1)"
-        same = [name for name in folders if self._has_other_name(name)]
-        if same:
-            model = read_json(store_dir / same[0] / "meta.json", AGAIN)["model"]
-            return f" ({store_dir} has {same[0]}, of a function of this name: {how_to_call(model)} uses it)"
+        renamed = [name for name in folders if self._has_other_name(name)]
+        if renamed:
+            model = read_json(store_dir / renamed[0] / "meta.json", AGAIN)["model"]
+            return f" ({store_dir} has {renamed[0]}, of a function of this name: {how_to_call(model)} uses it)"
         stores = [name.replace(FOLDER, "").replace("_val", " (val)") for name in folders]
         return f" ({store_dir} has {listed(stores, most=10)}; --model and --layer_of_interest say which one)"
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 from tests.splits import fitted_split
 from tests.stores import split_file
 from utils.divisions.arv import Arv
+from utils.method.disentangling import Concept
 from utils.method.rho import RHOS
-from utils.report.split_text import print_closing_table
+from utils.report.split_text import print_closing_table, print_split
 
 
 def objectives(**best):
@@ -84,6 +86,23 @@ def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):
         ["0.20", "0.40", "0.60*", "1.7500"],
     ]
     assert len({row.index(" of 8") for row in rows}) == 1
+
+
+def test_the_number_of_reference_images_is_printed_before_the_sets(file, capsys):
+    split = file.split
+    split.concepts = [Concept(f"circuit {k}", [], list(range(4 * k, 9)), "images") for k in (0, 1)]
+    print_split(split, {}, SimpleNamespace(layer=SimpleNamespace(name="last"), weights="w"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [
+        "channel 4 of last (weights w)",
+        "14 reference images, in 2 sets:",
+        "concept 1: circuit 0, 9 training images",
+    ]
+    file.split.concepts = [Concept("barn", [1], None, "classes"), Concept("kit", [2], None, "classes")]
+    print_split(
+        split, {1: torch.arange(3), 2: torch.arange(2)}, SimpleNamespace(layer=SimpleNamespace(name="l"), weights="w")
+    )
+    assert "reference" not in capsys.readouterr().out
 
 
 def test_the_closing_table_leaves_out_columns_without_values(capsys):

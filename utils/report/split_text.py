@@ -48,6 +48,9 @@ def print_split(split: Split, members: dict[GroupKey, torch.Tensor], network: Op
     ``members`` has the indices of the training images of each network output.
     """
     print(f"\nchannel {split.channel} of {network.layer.name} (weights {network.weights})")
+    sets = [concept.images or () for concept in split.concepts if concept.kind == "images"]
+    if sets:
+        print(f"{sum(map(len, sets))} reference images, in {len(sets)} sets:")
     for k, concept in enumerate(split.concepts, start=1):
         print(f"concept {k}: {concept.name}{_images_text(concept, members, split.division.background_note)}")
     print(_cosines_text(split))

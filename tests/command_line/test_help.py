@@ -84,7 +84,7 @@ def test_a_flag_that_is_not_explained_is_found():
 
 def test_what_help_says_of_circuits_is_their_default(tmp_path):
     found = explanations(run_script("disentangle_channel.py", "--help", cwd=tmp_path, COLUMNS="100").stdout)
-    circuits = [Circuits.from_given({}, SimpleNamespace(meta={"num_images": number})) for number in (1_000_000, 400, 3)]
+    circuits = [Circuits.from_given({}, SimpleNamespace(usable=range(number))) for number in (1_000_000, 400, 3)]
     assert f"circuits: {circuits[0].number}; pure: 2; " in found["--nr_concepts"]
     assert f"circuits: {circuits[0].references}; pure: 100; " in found["--nr_reference_images"]
     assert [one.name for one in SOURCES.all() if not one.labelled and one.summary] == UNLABELLED

@@ -243,4 +243,4 @@ def test_without_a_pair_there_is_no_best_channel(capsys):
     made = several()
     print_best(replace(made, candidates=made.candidates[:0]), 3)
     out = capsys.readouterr().out
-    assert out == "\n0 of 0 channels with pairs, by the lowest cosine between two of their classes\n\n[]\n"
+    assert out == "\n0 of 0 channels with pairs, by the lowest cosine between two of their classes\n"

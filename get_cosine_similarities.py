@@ -18,6 +18,7 @@ import argparse
 
 from utils import defaults
 from utils.command_line import flags, threshold_flags
+from utils.command_line.ranges import cosine
 from utils.command_line.run import run
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
@@ -32,7 +33,7 @@ def get_args_parser() -> flags.Parser:
     flags.add_channel_count_flag(parser)
     threshold_flags.add_threshold_flags(parser)
     parser.add_argument(
-        "--cos_sim_low", type=flags.cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
+        "--cos_sim_low", type=cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
     )
     flags.add_figure_flag(parser)
     threshold_flags.add_counting_flags(parser)

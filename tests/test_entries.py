@@ -1,16 +1,24 @@
 """The four stages from Python: README's example as it stands, and that it makes what the scripts make."""
 
+import importlib
 import os
 import re
 import subprocess
+from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from tests.pictures import write_images
 from tests.scripts import ROOT, contents, python, succeed
 from utils import entries
+from utils.command_line import threshold_flags
 from utils.command_line.opening import requested_candidates
+from utils.command_line.ranges import RANGES
+from utils.concept_sources.source_registry import SOURCES
+from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
+from utils.plugins import Checked
 
 NETWORK = """
 from tests.factories import small
@@ -93,3 +101,75 @@ def test_settings_from_python_lead_to_what_flags_lead_to():
     assert usual.get_qualitative and usual.get_quantitative
     separation = entries.ResultSettings(get_separation=True)
     assert separation.with_usual_results() == separation
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Ranges
+
+SCRIPTS = {
+    "get_importances_for_classes": entries.ImportanceSettings,
+    "get_cosine_similarities": entries.SimilaritySettings,
+    "disentangle_channel": entries.DisentanglingSettings,
+    "get_results": entries.ResultSettings,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_setting_has_the_range_of_its_flag(script):
+    """Every number that a flag parses has its range, and so has the setting of Python."""
+    names = {field.name for field in fields(SCRIPTS[script])}
+    renamed = {"channel_disentangle": "channels", "channel_of_interest": "channels"}
+    if script == "get_cosine_similarities":
+        renamed |= threshold_flags.THRESHOLDS
+    of_plugins = {flag.name for plugin in (*DIVISIONS.all(), *SOURCES.all()) for flag in plugin.flags}
+    checked = set()
+    for action in importlib.import_module(script).get_args_parser()._actions:
+        name = renamed.get(action.dest, action.dest)
+        assert action.type not in (int, float), name
+        if isinstance(action.type, Checked) and (name in names or action.dest not in of_plugins):
+            assert RANGES[name] is action.type, name
+            checked.add(name)
+    numbers = {field.name for field in fields(SCRIPTS[script]) if re.search(r"\b(int|float)\b", str(field.type))}
+    assert checked <= numbers <= set(RANGES)  # stage 1 has no flag for the number of channels
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("Result", {"draws": 5}, "draws must be a whole number from 20, not 5"),
+        ("Result", {"draws": 20.5}, "draws must be a whole number from 20, not 20.5"),
+        ("Result", {"irrelevant_channels": "some"}, "must be a whole number from 1 or all or none, not 'some'"),
+        ("Result", {"irrelevant_channels": 0}, "must be a whole number from 1 or all or none, not 0"),
+        ("Result", {"rho": 1.5}, "rho must be a number above 0 and at most 1, not 1.5"),
+        ("Result", {"embedding_mean": [0.5, 0.5]}, "embedding_mean must have 3 values, one for each colour, not 2"),
+        ("Result", {"division_given": {"objective": "best"}}, "objective must be positive or absolute or contrast"),
+        ("Similarity", {"taus": 0.03}, "taus must be a tuple of one or more values, not 0.03"),
+        ("Similarity", {"taus": ()}, "taus must be a tuple of one or more values"),
+        ("Similarity", {"taus": (0.03, 3)}, "taus must be a number above 0 and at most 1, not 3"),
+        ("Similarity", {"cos_sim_low": -2}, "cos_sim_low must be a number from -1 to 1, not -2"),
+        ("Importance", {"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
+        ("Importance", {"std": (0.5, 0.5, 0)}, "std must be a number above 0, not 0"),
+        ("Disentangling", {"background": True}, "background must be a number from 0, not True"),
+        ("Disentangling", {"background": 0.5}, "only --split_by least_squares weighs it"),
+        ("Disentangling", {"channels": (-1,)}, "channels must be a whole number from 0, not -1"),
+        ("Disentangling", {"source_given": {"number": 3}}, "there is no setting 'number' here: there are none"),
+        (
+            "Disentangling",
+            {"concepts_from": "circuits", "source_given": {"number": 0}},
+            "must be a whole number from 1",
+        ),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_in_one_line(kind, given, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        getattr(entries, f"{kind}Settings")(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_none_are_numbers_in_their_range():
+    settings = entries.ResultSettings(
+        draws=np.int64(20), rho=np.float32(0.5), background=0, irrelevant_channels="all", embedding_mean=[0.5] * 3
+    )
+    assert settings.draws == 20
+    circuits = {"concepts_from": "circuits", "source_given": {"number": 3, "references": 50}}
+    assert entries.DisentanglingSettings(**circuits).source_given["number"] == 3

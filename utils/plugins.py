@@ -7,6 +7,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from utils.errors import UserError, quoted
@@ -74,19 +75,46 @@ def later(name: str) -> Any:
 # Flags
 
 
-def checked(kind: type, accept: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
-    """A type for argparse: a number of type ``kind`` for which ``accept`` is true; ``description`` is for the error."""
+@dataclass(frozen=True)
+class Checked:
+    """A range of numbers: a type for argparse, which parses text, and a check of values that Python gives.
 
-    def parse(text: str) -> Any:
+    ``kind`` is int or float, ``accept`` is true for the numbers in the range, ``description`` is for errors. ``words``
+    are texts that are allowed besides.
+    """
+
+    kind: type
+    accept: Callable[[Any], bool]
+    description: str
+    words: tuple[str, ...] = ()
+
+    def __call__(self, text: str) -> Any:
+        if text in self.words:
+            return text
         try:
-            value = kind(text)
+            value = self.kind(text)
         except ValueError:
             value = None
-        if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"must be {description}, not {quoted(text)}")
+        if value is None or not self.accept(value):
+            raise argparse.ArgumentTypeError(f"must be {self._allowed}, not {quoted(text)}")
         return value
 
-    return parse
+    def require(self, name: str, value: Any) -> None:
+        """Raise UserError unless a value is a number in the range; ``name`` is that of its setting."""
+        if isinstance(value, str) and value in self.words:
+            return
+        number = Integral if self.kind is int else Real
+        if isinstance(value, bool) or not isinstance(value, number) or not self.accept(value):
+            raise UserError(f"{name} must be {self._allowed}, not {value!r}")
+
+    @property
+    def _allowed(self) -> str:
+        return " or ".join([self.description, *self.words])
+
+
+def checked(kind: type, accept: Callable[[Any], bool], description: str, *, words: tuple[str, ...] = ()) -> Checked:
+    """The range of numbers of type ``kind`` for which ``accept`` is true."""
+    return Checked(kind, accept, description, words)
 
 
 fraction = checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")

@@ -34,7 +34,8 @@ def follow(waiting, folder, outputs):
     while waiting:
         words = waiting.pop(0)
         if words not in outputs:
-            result = run_script(*words, cwd=folder)
+            drawn = {"FIGURES": "coarse"} if "--get_map" in words else {}  # the report shows a map that is there
+            result = run_script(*words, cwd=folder, **drawn)
             assert result.returncode == 0, (words, result.stderr)
             outputs[words] = result.stdout
             waiting += [command for _, command in printed_commands(result.stdout)]
@@ -84,14 +85,38 @@ def test_every_split_and_result_has_the_settings_of_stage_2(followed):
     for name, file in splits.items():
         assert {key: file.settings[key] for key in ASKED} == ASKED, name
     results = [json.loads(path.read_text()) for path in (folder / "out/results_quantitative/pairs").glob("*.json")]
-    assert {"circuits" in result["split"] for result in results} == {True, False}
-    assert {result["tau"] for result in results} == {ASKED["tau"]}
+    assert results and {result["tau"] for result in results} == {ASKED["tau"]}
     separations = [
         json.loads(path.read_text()) for path in (folder / "out/results_quantitative/separation").glob("*.json")
     ]
     thresholds = [tuple(entry[2:]) for separation in separations for entry in separation["splits"].values()]
     assert set(thresholds) == {(ASKED["tau"], ASKED["p"])}
     assert not (folder / "results_quantitative").exists()  # everything for people is in --output_dir
+
+
+def test_the_line_after_each_split_leads_to_its_null(followed):
+    folder, outputs = followed
+    splits = {path.stem for path in (folder / "store" / "models_disentangled").glob("*.pt")}
+    circuits = {stem for stem in splits if "_circuits_" in stem}
+    separations = (folder / "out" / "results_quantitative" / "separation").glob("*.json")
+    measured = {stem for path in separations for stem in json.loads(path.read_text())["splits"]}
+    assert circuits and measured == splits - circuits
+    assert {path.name for path in (folder / "store" / "models_disentangled").glob("*_permuted_weights*")}
+    kinds = []
+    for words, output in outputs.items():
+        if not words[0].endswith("disentangle_channel.py"):
+            continue
+        purposes, following = zip(*printed_commands(output), strict=True)
+        (null,) = {"--get_separation", "--get_channel_card"} & {word for command in following for word in command}
+        kinds.append(null)
+        # the null is in the first command, after the val store where that is missing; a pair by the rule has its
+        # quantitative line before it
+        first = next(number for number, command in enumerate(following) if null in command)
+        before = [command[0] for command in following[:first]]
+        by_the_rule = "--classes_for_concept2" in words and "--split_by" not in words
+        assert ("get_results.py" in "".join(before)) == by_the_rule, (words, following)
+        assert purposes[0] == "next" and len(before) <= 1 + by_the_rule
+    assert set(kinds) == {"--get_separation", "--get_channel_card"}
 
 
 def commands_of_page(folder):

@@ -5,29 +5,33 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.command_line.earlier_settings import chosen_run
-from utils.command_line.next_steps import after_importances
+from tests.splits import frozen_conv
+from tests.stores import opened, split_file
+from utils.command_line.earlier_settings import choosing_flags, chosen_run
+from utils.command_line.next_steps import after_importances, after_results
 from utils.command_line.opening import open_candidates
-from utils.command_line.settings import DisentanglingSettings, ImportanceSettings
+from utils.command_line.settings import DisentanglingSettings, ImportanceSettings, ResultSettings
 from utils.errors import UserError
 from utils.store.files import read_json, write_json
+from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import write_manifest
-from utils.store.stage_two_runs import write_stage_two_run
+from utils.store.stage_two_runs import read_stage_two_runs, write_stage_two_run
 
 STORED = {"layer": "last", "weights_sha256": "00", "num_channels": 10}
 LISTED = (3, 4)
+MORE = {"gamma": 0.5, "cosines": [0.0, 0.5]}
 
 
 @pytest.fixture
 def stage_two(tmp_path):
     """Writes a run of stage 2 into ``tmp_path`` that is newer than those before; a run is (tau, p, channels)."""
 
-    def write(*runs):
+    def write(*runs, training=STORED, more=MORE):
         for number, (tau, p, channels) in enumerate(runs):
             asked = {"tau": tau, "p": p, "only_correct": False, "min_images": 1, "only_above_mean": False}
             origin = {"layer": STORED["layer"], "weights_sha256": STORED["weights_sha256"]}
-            more = {"gamma": 0.5, "cosines": [0.0, 0.5]}
-            path = write_stage_two_run(tmp_path, "m", {**origin, **asked, **more}, channels)
+            settings = {**origin, **asked, **more}
+            path = write_stage_two_run(tmp_path, "m", settings, channels, training=training)
             os.utime(path, (number, number))
 
     return write
@@ -107,3 +111,55 @@ def test_after_the_validation_images_comes_what_the_results_that_are_there_ask_f
         write_json(splits / f"{run}_groups_layer.json", {**content, "splits": [{"file": f"{run}_channel3_1_2.pt"}]})
         (splits / "m_damaged_layer.json").write_text("{")
     assert command().endswith(f"--splits {splits}/m_groups_layer.json --get_separation")
+
+
+def test_flags_choose_among_runs_that_listed_a_channel(tmp_path, stage_two):
+    stage_two((0.05, 0.5, LISTED), (0.9, 0.6, ()))
+    assert choosing_flags(splitting(tmp_path), "m", STORED) == []
+    stage_two((0.05, 0.5, LISTED), (0.04, 0.5, (7,)))
+    assert choosing_flags(splitting(tmp_path), "m", STORED) == ["proportion_attribution_required"]
+
+
+def test_a_run_is_of_the_store_that_it_has_read(tmp_path, stage_two):
+    """A store of other images has other runs, even of the same layer and weights; without a store all count."""
+    store = opened(tmp_path, layer=STORED["layer"])
+    stage_two((0.05, 0.5, LISTED), training=store.meta)
+    assert len(read_stage_two_runs(tmp_path, "m", STORED)) == 1
+    opened(tmp_path, layer=STORED["layer"], data_sha256="of other images")
+    assert read_stage_two_runs(tmp_path, "m", STORED) == []
+    assert chosen_run(splitting(tmp_path), "m", STORED, [3]) is None
+    store.meta_path.unlink()
+    assert len(read_stage_two_runs(tmp_path, "m", STORED)) == 1
+
+
+def test_a_run_of_an_earlier_version_is_not_taken_and_one_line_says_so(tmp_path, capsys):
+    write_json(tmp_path / "m_stage2_0123456789ab.json", {"format": 1, "settings": STORED, "channels": [3]})
+    for _ in range(2):
+        assert read_stage_two_runs(tmp_path, "m", STORED) == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "m_stage2_0123456789ab.json is of an earlier version" in line and line.endswith("py again")
+
+
+def split_of(channel, **settings):
+    file = split_file(frozen_conv(2, 8, 1), channel, layer=STORED["layer"])
+    file.settings |= {"tau": 0.05, "p": 0.5, "gamma": 0.5, "min_images": 1, **settings}
+    return OpenedSplit(path=None, file=file, rho=0.9)
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected"),
+    [
+        (0.05, "--cos_sim_low -1.0 --cos_sim_high 1.0 --only_above_mean"),  # as the run in the store
+        (0.04, "--cos_sim_high 0.7"),  # there is no such run: gamma is the bound
+    ],
+)
+def test_stage_2_is_proposed_with_all_that_differs_from_a_default(tmp_path, stage_two, tau, expected):
+    bounds = {"cosines": [-1.0, 1.0], "gamma": 0.5, "only_above_mean": True}
+    stage_two((0.05, 0.5, LISTED), more=bounds)
+    split = split_of(3, tau=tau, gamma=0.5 if tau == 0.05 else 0.7)
+    where = {"store_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    settings = ResultSettings(model="m", **where)
+    found = SimpleNamespace(settings=settings, run="m", splits=[split], stage_two={}, context=split.file.context)
+    ((_, command),) = after_results(found)
+    assert "get_cosine_similarities.py" in command
+    assert command.endswith(f"--proportion_attribution_required {tau} --p 0.5 {expected}")

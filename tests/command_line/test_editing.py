@@ -135,7 +135,7 @@ def test_what_cannot_be_written_is_refused(copy):
         (("--write_edited", "new.pth", "--edit_concepts", "9:eel"), "--edit_concepts 9:eel: channel 9 has no such"),
         (("--write_edited", "new.pth"), "--edit_concepts must be given"),
         (("--edit_concepts", "bee"), "--edit_concepts is for --write_edited: add it"),
-        ((*EDIT, "--edit_to", "median"), "--edit_to: must be a number, not 'median'"),
+        ((*EDIT, "--edit_to", "median"), "--edit_to: must be a number or mean or zero, not 'median'"),
     ):
         refused(STAGE4, usual(STAGE4, *words), message, copy)
 

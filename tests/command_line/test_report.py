@@ -10,6 +10,7 @@ import threading
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -29,6 +30,8 @@ from tests.scripts import (
     stage3,
     succeed,
 )
+from utils.command_line import reporting
+from utils.errors import UserError
 from utils.store.splits import read_split, write_split
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -348,3 +351,20 @@ def test_no_request_leaves_the_page_whatever_came_into_it(made, tmp_path, canary
     page.write_text(policy.sub("", page.read_text()))
     html = dump(page.as_uri(), tmp_path)
     assert sorted(canary.heard) == ["/img", "/src"] and "<title>owned</title>" in html
+
+
+def test_a_report_without_readable_nulls_is_made_and_one_line_says_what_to_do(monkeypatch, capsys):
+    """Whatever is read of a store for all splits together; a warning for each split is for splits of other images."""
+
+    def damaged(*_):
+        raise UserError("chunk_000003.npz is damaged: delete it and run get_importances_for_classes.py again")
+
+    layer = SimpleNamespace(unlabelled=[SimpleNamespace(path=Path("a.pt"), opened=None)] * 2)
+    monkeypatch.setattr(reporting, "_open_nulls", damaged)
+    assert reporting._scores_beside_nulls(None, "m", layer, None, None) == {}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: concepts without labels are shown without permuted weights: chunk_000003.npz is ")
+    assert line.endswith("again; then run this again")
+    monkeypatch.setattr(reporting, "_open_nulls", lambda *_: SimpleNamespace(of=damaged))
+    assert reporting._scores_beside_nulls(None, "m", layer, None, None) == {Path("a.pt"): None}
+    assert len(messages(capsys.readouterr().err)) == 1  # the same cause is named once

@@ -182,3 +182,23 @@ def test_of_many_splits_irrelevant_channels_are_drawn_and_that_is_printed(capsys
     assert "200 splits, 2048 channels and 50000 images are many: 20 irrelevant channels" in capsys.readouterr().out
     asked = ResultSettings(**UNASKED, irrelevant_channels="all")
     assert _irrelevant_drawn(asked, many, meta) == {"arv": None, "least_squares": None}
+
+
+def test_fewer_draws_do_not_replace_a_stored_result(measured, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(measured[0], folder)
+    before = contents(folder)
+    printed = stage4("data", "store", "--get_separation", "--draws", 20, cwd=folder)
+    assert "199 draws are stored: kept" in printed and "(199 draws, least p 0.005)" in printed
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("ends", [("", "_only_correct"), ("_only_correct", "_least_squares"), ("", "_least_squares")])
+def test_splits_made_in_several_ways_have_a_name_of_their_own(ends):
+    """Not that of a separation of splits that were all made in one of these ways, nor of other ways."""
+    settings = ResultSettings(**UNASKED, candidates="pairs.txt")
+    mixed = separation_name(settings, "net", [split(5, ends[0]), split(7, ends[1])])
+    alone = {separation_name(settings, "net", [split(5, end)]) for end in (*ends, "".join(ends))}
+    assert mixed.startswith("net_pairs_mixed_") and mixed not in alone
+    three = separation_name(settings, "net", [split(5, ends[0]), split(7, ends[1]), split(8, "_contrast")])
+    assert three != mixed

@@ -234,6 +234,14 @@ def test_how_well_a_concept_stands_out_is_below_its_name(sheet):
     assert set(card.stands_out[1:]) <= set(words)
 
 
+@pytest.mark.parametrize("sheet", [SCREEN, *SHEETS.values()], ids=lambda sheet: sheet.name)
+def test_how_many_concepts_stand_out_leads_below_the_patches(sheet):
+    card = make_card(("barn", "banana"))
+    card.count = "1 of 2 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.095)"
+    words = [" ".join(text.split()) for text, _ in texts(card_figure(card, sheet))]
+    assert any(text.startswith(f"{card.count}; {card.patch_note[:20]}") for text in words)
+
+
 def test_a_card_says_what_it_shows_in_place_of_patches():
     words = [text for text, _ in texts(card_figure(CARDS["whole images"]))]
     assert any(text.replace("\n", " ").startswith("whole images are shown: a long name of") for text in words)

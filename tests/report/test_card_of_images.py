@@ -13,11 +13,10 @@ from PIL import Image
 from tests import factories
 from tests.oracles import load
 from tests.pictures import write_image
-from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, messages, run_script, stage1, stage3, stage4
+from tests.scripts import CHANNEL, NETWORK, PAIR, RUN, run_script, stage1, stage3, stage4
 from utils.command_line import card_patches, split_opening
 from utils.command_line.evaluating import figure_wishes
 from utils.command_line.settings import ResultSettings
-from utils.errors import UserError
 from utils.images.batches import ImageSource, Loading
 from utils.images.folders import ClassMap, list_images
 from utils.networks.layers import find_layer
@@ -167,7 +166,7 @@ def test_flags_that_cannot_be_followed_are_refused(finished, tmp_path, flags, me
 # What is asked for reaches the figures
 
 
-def draw(folder, nulls=None, **wishes):
+def draw(folder, **wishes):
     """All figures of the splits of ``folder``, in this process."""
     settings = ResultSettings(output_dir=folder, division_given={}, num_workers=0, **wishes)
     opened = [OpenedSplit(path, file := read_split(path), file.split.rho)
@@ -184,7 +183,7 @@ def draw(folder, nulls=None, **wishes):
     source = ImagePass(opened_network, images_with_transform, classes, {})
     kept = KeptPatches.of(folder / "patches.npz", images, context, precision="fp32", decoding="pil")
     kept = kept if of_all else None
-    maker = FigureMaker(figure_wishes(settings), source, opened, transform, kept_patches=kept, nulls=nulls)
+    maker = FigureMaker(figure_wishes(settings), source, opened, transform, kept_patches=kept)
     known = [describe_result(one, RUN, 0.0001, source) for one in opened]
     found = []
     for number, result, arrays in evaluate(opened, known, source, Results(folder, None), settings.get_channel_card):
@@ -293,16 +292,6 @@ def test_a_card_says_which_patches_of_how_many_images_it_shows(copy, cards):
     assert re.fullmatch(r".*_rho[.\d]+_card\.png", path.name)
     assert {patch.name for own in cards[-1].patches for patch in own} <= {"ant", "bee", "cat", "dog"}
     assert all([patch.rank for patch in own] == [1, 2, 3, 4, 5, 6] for own in cards[-1].patches)
-
-
-def test_a_split_without_scores_has_a_card_and_a_warning_says_why(copy, cards, capsys):
-    def refuse(split):
-        raise UserError(f"{split.path.name} is of other images")
-
-    (path,) = draw(copy, nulls=SimpleNamespace(of=refuse), get_channel_card=True)
-    assert path.name.endswith("_card.png") and cards[-1].stands_out is None
-    (line,) = messages(capsys.readouterr().err)
-    assert re.fullmatch(r"warning: not compared with permuted weights: .*\.pt is of other images", line)
 
 
 def test_visualizations_go_on_with_the_missing_ones_and_equal_ones_are_not_made_again(copy, cards, monkeypatch):

@@ -22,6 +22,7 @@ from utils.report.separation_tables import (
     table,
     write_separation_tables,
 )
+from utils.report.verdicts import verdict
 from utils.store.separations import VALUES, judged_together
 
 HEADER = (
@@ -252,3 +253,22 @@ def test_of_several_ways_the_irrelevant_channels_of_one_are_told():
     assert "50 of 1900 irrelevant channels at tau" in text
     assert "- against irrelevant channels p < 0.05: 3 of 3 concepts" in text
     assert "- irrelevant channels are a sample: no p of theirs is below 0.02, and there is no q" in text
+
+
+def test_with_few_draws_the_headline_says_that_few_concepts_can_pass():
+    """As many concepts of 100 as just do not pass, and one more, at the least p of 20 draws."""
+    least = 1 / 21
+    rows = [separation_row(p_null=least, most_draws=20) for _ in range(95)]
+    others = [separation_row(p_null=1.0, most_draws=20) for _ in range(5)]
+    assert headline(judged_together([*rows, *others])).above == 0
+    assert headline(judged_together([*rows, rows[0], *others[1:]])).above == 96
+    leading = headline(rows)
+    assert leading.caution == (
+        "With 20 draws the least p is 0.048: few concepts can pass at q < 0.05, none unless more than 95% of those "
+        "measured together have that p (--draws 199)"
+    )
+    few = separation(rows=rows, draws=20)
+    assert f"\n{leading.caution}\n" in summary(few)
+    assert leading.caution in verdict(2, True, True, rows).text
+    assert headline([separation_row(most_draws=199)]).caution == ""
+    assert "few concepts can pass" not in summary(separation())

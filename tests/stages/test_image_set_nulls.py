@@ -1,6 +1,7 @@
 """Concepts without labels beside units of permuted weights: against loops over images, kept beside the splits."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from utils.method.clustering import k_means
 from utils.method.disentangling import split_sources
 from utils.method.shares import least_squares_shares
 from utils.method.significance import permutation
-from utils.report.image_set_text import score_in_words
+from utils.report.image_set_text import count_in_words, score_in_words, scores_of
 from utils.stages import image_set_nulls
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.importance_store import ImportanceStore
@@ -207,3 +208,43 @@ def test_scores_in_words():
     ]
     scores.values[2] = -0.05
     assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3)"
+
+
+def scored(values, nulls, classes):
+    return ImageSetScores(classes, torch.tensor(values).double(), torch.tensor(nulls).double())
+
+
+def test_the_count_is_of_concepts_that_no_unit_of_20_reaches():
+    """Against a count by hand: a unit without classes reaches none, a concept without classes is reached by all."""
+    nan = float("nan")
+    classes = [[1], [2], [3], [4], []]
+    values = [0.31, 0.4, 0.2, nan, nan]
+    nulls = [[0.1 + 0.01 * draw, nan, 0.2 if draw == 7 else 0.1, 0.1, 0.3] for draw in range(20)]
+    scores = scored(values, nulls, classes)
+    assert np.allclose(scores.p_values(), [1 / 21, 1 / 21, 2 / 21, nan, 1], equal_nan=True)
+    assert count_in_words([("circuits", scores), ("circuits", None)]) == (
+        "2 of 4 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.19)"
+    )
+    few = scored(values, nulls[:19], classes)  # p is 0.05 at least
+    assert count_in_words([("concept_vectors", few)]) == (
+        "0 of 4 concept vectors stand above permuted weights (19 units, p < 0.05 each; by chance 0)"
+    )
+    assert count_in_words([("circuits", scores), ("circuits", scores), ("concept_vectors", few)]).startswith(
+        "4 of 8 circuits stand"
+    )
+    assert count_in_words([("circuits", None)]) == "" == count_in_words([("circuits", scored([nan], [[0.1]], [[1]]))])
+
+
+def test_p_values_are_uniform_where_weights_are_permuted_too():
+    random = np.random.default_rng(0)
+    drawn = random.normal(size=(21, 4000))
+    p = scored(drawn[0], drawn[1:], [[1]] * 4000).p_values()
+    assert abs((p < 0.05).double().mean().item() - 1 / 21) < 0.01
+
+
+def test_a_split_of_other_images_is_shown_without_scores_and_a_warning_says_why(capsys):
+    def refuse(split):
+        raise UserError(f"{split} is of other images")
+
+    assert scores_of(SimpleNamespace(of=refuse), "a.pt") is None
+    assert capsys.readouterr().err == "warning: not compared with permuted weights: a.pt is of other images\n"

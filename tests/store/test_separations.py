@@ -166,3 +166,21 @@ def test_an_earlier_separation_with_other_splits_has_the_rows_of_those_it_shares
     for changed in (fewer, more):
         assert str(MeasuredRows(separations, changed).find(first)) == str(rows[first])
     assert MeasuredRows(separations, more).find("net_channel5_1_2") is None
+
+
+def test_a_separation_of_more_draws_is_kept_and_one_line_says_so(two_measured, capsys):
+    described, rows, separations = two_measured
+    (first, *_) = rows
+    separations.write({**described, "images": 400, "rows": [row for of_split in rows.values() for row in of_split]})
+    fewer = {**described, "draws": 20, "splits": {first: described["splits"][first]}}
+    assert separations.with_stored_draws(fewer)["draws"] == 199
+    path = separations.path(described)
+    assert capsys.readouterr().out == f"199 draws are stored: kept ({path}; delete it to have 20)\n"
+    for draws in (199, 999):  # not fewer than the stored ones
+        assert separations.with_stored_draws({**described, "draws": draws})["draws"] == draws
+    assert separations.with_stored_draws({**fewer, "name": "other"})["draws"] == 20
+    assert not capsys.readouterr().out
+    other_images = {**fewer, "validation_sha256": "2"}
+    assert separations.with_stored_draws(other_images) == other_images
+    replaced = f"{path}, of 199 draws, was measured with other settings or images: it is replaced\n"
+    assert capsys.readouterr().out == replaced

@@ -2,7 +2,8 @@
 
 import argparse
 
-from utils.command_line.flags import finite, require
+from utils.command_line.flags import require
+from utils.command_line.ranges import finite
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_flags import concepts_from
 from utils.concept_sources.source_registry import SOURCES

@@ -10,7 +10,7 @@ from utils.command_line.settings import CandidateSettings, StageSettings
 from utils.errors import UserError, listed
 from utils.report.layer_tables import settings_text
 from utils.store.candidates import CRITERIA
-from utils.store.stage_two_runs import StageTwoRun, read_stage_two_runs, runs_that_list
+from utils.store.stage_two_runs import StageTwoRun, read_stage_two_runs, runs_that_list, with_channels
 
 # Settings of stage 2 that change results of stages 3 and 4, with their flags there
 FLAGS = {"tau": "proportion_attribution_required", "p": "p", "only_correct": "only_correct"}
@@ -86,8 +86,9 @@ def told_apart_by(runs: Sequence[StageTwoRun]) -> list[str]:
 
 
 def choosing_flags(settings: StageSettings, run: str, stored: dict[str, Any]) -> list[str]:
-    """The flags that choose among the runs of stage 2 in a store; ``stored``: its ``meta.json``."""
-    return [FLAGS[name] for name in told_apart_by(read_stage_two_runs(settings.store_dir, run, stored))]
+    """The flags that choose among the runs of stage 2 in a store that list a channel; ``stored``: its ``meta.json``."""
+    runs = with_channels(read_stage_two_runs(settings.store_dir, run, stored))
+    return [FLAGS[name] for name in told_apart_by(runs)]
 
 
 def _described(run: StageTwoRun) -> str:

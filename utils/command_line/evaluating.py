@@ -9,9 +9,10 @@ from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import OpenedSplits
 from utils.errors import UserError
 from utils.processes import progress
+from utils.report.image_set_text import count_in_words, print_count, scores_of
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
-from utils.stages.image_set_nulls import ImageSetNulls
+from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.split_measures import describe_result, evaluate, result_of
 from utils.stages.validation import ImagePass, StoredValidation
 from utils.store.results import Results
@@ -24,6 +25,9 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     splits_at_tau = list(zip(opened.splits, opened.taus, strict=True))
     for split, tau in progress(splits_at_tau, "describing splits", unit=" splits", delay=2, leave=False):
         described.append(describe_result(split, opened.run, tau, validation))
+    scores = _scores_of(opened)
+    if not settings.get_map:  # the maps have printed it
+        print_count(count_in_words((split.file.source["name"], scores.get(split.path)) for split in opened.splits))
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(
@@ -32,7 +36,7 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         opened.splits,
         opened.transform,
         kept_patches=opened.kept_patches,
-        nulls=_nulls_of(opened) if settings.get_channel_card else None,
+        scores=scores if settings.get_channel_card else None,
     )
     shown = []
     stored = []
@@ -61,18 +65,24 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     return written
 
 
-def _nulls_of(opened: OpenedSplits) -> ImageSetNulls | None:
-    """The nulls of the splits without labels; None, with a message, where the training store is not there."""
+def _scores_of(opened: OpenedSplits) -> dict[Path, ImageSetScores | None]:
+    """The scores of the splits without labels beside permuted weights, by path; without cards those that are kept.
+
+    Empty, with a message, where the stores cannot be read.
+    """
     try:
-        return open_nulls(
+        nulls = open_nulls(
             opened.settings,
             opened.splits,
             opened.matching_val_store(),
             lambda: opened.open_study(opened.open_training()),
+            measured=opened.settings.get_channel_card,
         )
     except UserError as error:
         print(f"concepts without labels are not compared with permuted weights: {error}")
-        return None
+        return {}
+    splits = progress(opened.splits, "permuted weights", unit=" splits", delay=2, leave=False)
+    return {} if nulls is None else {split.path: scores_of(nulls, split) for split in splits}
 
 
 def figure_wishes(settings: ResultSettings) -> FigureWishes:

@@ -9,9 +9,10 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils import defaults
+from utils.command_line.ranges import count, finite
 from utils.command_line.settings import ImageSettings, ImportanceSettings, StageSettings
 from utils.errors import UserError, nearest_hint, quoted
-from utils.plugins import checked, positive, positive_int
+from utils.plugins import positive, positive_int
 from utils.processes import default_workers
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
 
@@ -42,12 +43,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help explains the flags)")
-
-
-count = checked(int, lambda value: value >= 0, "a whole number from 0")
-cosine = checked(float, lambda value: -1 <= value <= 1, "a number from -1 to 1")
-finite = checked(float, lambda value: abs(value) < float("inf"), "a number")
-weight = checked(float, lambda value: 0 <= value < float("inf"), "a number from 0")
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace, **derived: Any) -> Settings:

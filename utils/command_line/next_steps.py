@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from utils.command_line.commands import (
     STAGE2,
@@ -19,16 +20,21 @@ from utils.command_line.earlier_settings import FLAGS, flags_given
 from utils.command_line.settings import CandidateSettings, ImportanceSettings, model_dir_of
 from utils.command_line.split_opening import OpenedSplits, matching_val_store
 from utils.concept_sources.concept_source import ConceptSource
+from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import MODEL_DIR
-from utils.divisions.division_registry import USUAL_OF_LAYERS
+from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
+from utils.errors import UserError
 from utils.method.disentangling import Candidate
 from utils.report.page_commands import tables_of
 from utils.store.importance_store import ImportanceStore
-from utils.store.splits import SplitWriter, StoredSplits
+from utils.store.splits import THRESHOLDS, SplitWriter, StoredSplits, read_split
 from utils.store.stage_two_runs import read_stage_two_runs
 
-AGAINST_ALL = "or, against all other validation images"
 FOR_VERDICTS = "for verdicts, also"
+FRACTIONS = "or the fractions of the original channel, which have no null"
+NULL = "and the null of this split, permuted weights"
+FIGURES_WITH_NULLS = ("--get_channel_card", "--get_map")  # of splits whose concepts are found
+MOST_FIGURES = 16  # splits without labels that are proposed to be drawn; of more the first one
 
 
 def after_importances(settings: ImportanceSettings, run: str, store: ImportanceStore) -> list[Command]:
@@ -56,12 +62,21 @@ def _with_val_store(settings: ImportanceSettings, run: str) -> Command | None:
         return "next", next_command(STAGE4, "--splits", manifests[-1], "--get_separation", settings=settings)
     if splits := stored.all():
         newest = max(splits, key=lambda path: path.stat().st_mtime_ns)
-        return "next", next_command(STAGE4, "--splits", newest, settings=settings)
+        return "next", next_command(STAGE4, "--splits", newest, *_flags_of_null(newest), settings=settings)
     tables = tables_of(settings.output_dir, run)
     if tables:
         words: list[object] = ["--candidates", tables[-1], "--split_by", USUAL_OF_LAYERS]
         return "next", next_command(STAGE3, *words, settings=settings)
     return None
+
+
+def _flags_of_null(path: Path) -> Sequence[str]:
+    """The flags with which stage 4 shows a split beside its null; none for a damaged one, which stage 4 names."""
+    try:
+        source = SOURCES.get(read_split(path).source["name"])
+    except UserError:
+        return ()
+    return ("--get_separation",) if source.is_named() else FIGURES_WITH_NULLS
 
 
 def after_splitting(
@@ -71,9 +86,10 @@ def after_splitting(
     candidates: list[Candidate],
     manifest: Path | None,
 ) -> list[Command]:
-    """Stage 4 of the splits, and before it the val store where it is missing and needed.
+    """Stage 4 of the splits beside their nulls, and before it the val store where it is missing.
 
-    ``manifest`` lists all splits of the run, or is None.
+    These are the separation of labelled splits, and the cards and maps of others. A pair by the paper's rule begins
+    with the paper's evaluation. ``manifest`` lists all splits of the run, or is None.
     """
     stage4 = partial(next_command, STAGE4, settings=settings, known=splits.settings)
     has_val_store = matching_val_store(settings, splits.run, splits.context) is not None
@@ -84,18 +100,23 @@ def after_splitting(
         return [(purpose, validation_store_command(settings)), ("then", command)]
 
     if not source.labelled:
-        paths: Sequence[Path] = [splits.path(candidate) for candidate in candidates] if manifest is None else [manifest]
+        paths = [splits.path(candidate) for candidate in candidates]
         first = candidates[0]
         if len(source.not_evaluated(first.own_concepts, first.source["state"])) == len(first.own_concepts):
-            return [("next", stage4("--splits", *paths, "--get_map"))]
-        return needing_val_store("next", stage4("--splits", *paths))
+            return [("next", stage4("--splits", *(paths if manifest is None else [manifest]), "--get_map"))]
+        if source.is_named():
+            measured = paths if manifest is None else [manifest]
+            return needing_val_store("next", stage4("--splits", *measured, "--get_separation"))
+        shown = paths if len(paths) <= MOST_FIGURES else paths[:1]
+        return needing_val_store("next", stage4("--splits", *shown, *FIGURES_WITH_NULLS))
     selectors = splits.selectors(candidates)
     if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):
         selectors += only_correct_words(settings)
-    commands = [("next", stage4(*candidate_words(settings, "channel_of_interest"), *selectors))]
-    if manifest is not None:
-        commands += needing_val_store(AGAINST_ALL, stage4("--splits", manifest, "--get_separation"))
-    return commands
+    words = [*candidate_words(settings, "channel_of_interest"), *selectors]
+    if settings.candidates is None and splits.division.name == USUAL:
+        return [("next", stage4(*words)), *needing_val_store(NULL, stage4(*words, "--get_separation"))]
+    of_all = words if manifest is None else ["--splits", manifest]
+    return [*needing_val_store("next", stage4(*of_all, "--get_separation")), (FRACTIONS, stage4(*words))]
 
 
 def after_results(opened: OpenedSplits) -> list[Command]:
@@ -107,7 +128,8 @@ def after_results(opened: OpenedSplits) -> list[Command]:
     known = {**opened.splits[0].file.settings, **opened.stage_two, **flags_given(settings)}
     tables = tables_of(settings.output_dir, opened.run)
     if not tables:
-        return [("next", next_command(STAGE2, settings=settings, known=known))]
+        of_stage_two = {**_settings_of_stage_two(opened, known), **known}
+        return [("next", next_command(STAGE2, settings=settings, known=of_stage_two))]
     words: list[object] = []
     if str(settings.candidates).endswith(".json"):
         words = ["--candidates", settings.candidates]
@@ -117,3 +139,15 @@ def after_results(opened: OpenedSplits) -> list[Command]:
         of_splits = [table for stem in stems for table in tables if table.name == f"{stem}_groups.json"]
         words = ["--candidates", of_splits[0]] if of_splits else []
     return [("next", next_command(STAGE4, "--report", *words, settings=settings))]
+
+
+def _settings_of_stage_two(opened: OpenedSplits, thresholds: dict[str, Any]) -> dict[str, Any]:
+    """What splits do not tell of the run of stage 2 that they came from: its cosine bounds, and --only_above_mean.
+
+    They are those of the newest run in the store with these ``thresholds``. Without one, gamma is the bound.
+    """
+    told = {name: thresholds[name] for name in (*THRESHOLDS, "only_correct") if thresholds.get(name) is not None}
+    for run in read_stage_two_runs(opened.settings.store_dir, opened.run, opened.context):
+        if all(run.settings[name] == value for name, value in told.items()):
+            return run.settings
+    return {"cos_sim_high": told["gamma"]} if "gamma" in told else {}

@@ -1,6 +1,7 @@
 """Stage 4's report: a folder of pages to browse, from the stores, the split files and the stored results."""
 
 import os
+import sys
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from utils.command_line.opening import open_network, open_study, open_transform
 from utils.command_line.report_opening import open_layer
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import matching_val_store
-from utils.defaults import IMAGE_SET_DRAWS
+from utils.errors import UserError
 from utils.images.batches import ImageSource
 from utils.images.transform import Transform
 from utils.networks.precision import check_precision, choose_device
 from utils.processes import progress
-from utils.report.image_set_text import scores_of
+from utils.report.image_set_text import COUNT_NOTE, count_in_words, print_count, scores_of
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo
@@ -42,7 +43,7 @@ from utils.report.separation_figure import separation_figure
 from utils.report.separation_tables import heading
 from utils.report.sheets import Titles
 from utils.report.split_figures import patch_note_of, patch_size_of
-from utils.stages.image_set_nulls import ImageSetNulls
+from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.stages.strongest_patches import KeptPatches, TopPatches, tiles_of
 from utils.stages.validation import list_all_validation
 from utils.store.candidates import CRITERIA
@@ -76,14 +77,16 @@ def make_report(settings: ResultSettings) -> Path:
 
     patches = PatchMaker(settings, reported, device, folder)
     strips, shown = patches.strips()
-    nulls = _open_nulls(settings, run, reported, patches.transform, device)
+    scores = _scores_beside_nulls(settings, run, reported, patches.transform, device)
     unlabelled = {
         split.path: UnlabelledSplit(
             [strips[unit] for unit in shown.of_splits.get(split.path, ())],
-            scores_of(nulls, split.opened),
+            scores.get(split.path),
         )
-        for split in progress(reported.unlabelled, "permuted weights", unit=" splits", delay=2)
+        for split in reported.unlabelled
     }
+    count = count_in_words((split.file.source["name"], unlabelled[split.path].scores) for split in reported.unlabelled)
+    print_count(count)
     pictures = Pictures(folder)
     described = []
     for channel, units in progress(shown.of_channels.items(), "describing", unit=" channels", delay=2):
@@ -109,7 +112,8 @@ def make_report(settings: ResultSettings) -> Path:
         **{name: reported.settings[name] for name in ("p", "tau", "only_correct")},
         "gamma_value": reported.settings["gamma"],
         "patches": patches.description(),
-        "image_set_draws": IMAGE_SET_DRAWS,
+        "count_note": COUNT_NOTE,
+        "circuits": count,
         "overview": None
         if reported.guide is None
         else pictures.drawn("overview.png", _overview(reported, reported.guide)),
@@ -191,6 +195,24 @@ def _open_nulls(
 
     store = matching_val_store(settings, run, layer.meta)
     return open_nulls(settings, splits, store, open_study_of_layer, measured=len(splits) <= MOST_NULLS)
+
+
+def _scores_beside_nulls(
+    settings: ResultSettings, run: str, layer: ReportedLayer, transform: Transform, device: torch.device
+) -> dict[Path, ImageSetScores | None]:
+    """The scores of the splits without labels by path; where a store cannot be read, the report is made without them,
+    and a warning says so."""
+    scores: dict[Path, ImageSetScores | None] = {}
+    try:
+        nulls = _open_nulls(settings, run, layer, transform, device)
+        for split in progress(layer.unlabelled, "permuted weights", unit=" splits", delay=2):
+            scores[split.path] = scores_of(nulls, split.opened)
+    except (UserError, OSError) as error:
+        print(
+            f"warning: concepts without labels are shown without permuted weights: {error}; then run this again",
+            file=sys.stderr,
+        )
+    return scores
 
 
 def _next_commands(commands: dict[str, Any]) -> list[Command]:

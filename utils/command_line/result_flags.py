@@ -6,10 +6,11 @@ from dataclasses import replace
 from utils import defaults
 from utils.command_line import flags, split_flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
+from utils.command_line.ranges import finite, mean_zero_or_number, number_all_or_none, number_of_draws
 from utils.command_line.settings import ResultSettings
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.plugins import checked, flags_of, positive_int
+from utils.plugins import flags_of, positive_int
 
 CHANNEL_FLAG = ResultSettings.channel_flag
 # Flags that have no meaning unless one of some others is given
@@ -60,7 +61,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     _add_effect_flags(group)
     _add_ranking_flags(group)
     _add_edit_flags(group)
-    help = "print the table of all pairs so far; alone, nothing else is done"
+    help = "make the tables of all stored results anew, and print them; alone, nothing else is done"
     group.add_argument("--summary", action="store_true", help=help)
     add_comparison_flags(parser)
     group.add_argument(
@@ -126,26 +127,21 @@ def _add_separation_flags(group: argparse._ActionsContainer) -> None:
     first = defaults.SEPARATION_DRAWS
     most = defaults.SEPARATION_MOST_DRAWS
     nulls = ", ".join(f"{division.words}: {division.primary_null.phrase}" for division in DIVISIONS.all())
-    number_of_draws = checked(int, lambda number: number >= first, f"a whole number from {first}")
     group.add_argument(
         "--draws",
         type=number_of_draws,
         metavar="N",
         help=f"separation: the most draws of the primary null ({nulls}). Every concept has {first}; a concept that "
         f"three draws reach has no more (default: {most}, for p values down to {1 / (1 + most):g}; {first} takes the "
-        "least time)",
+        "least time, but few concepts can then pass). A stored result of more draws is kept",
     )
     group.add_argument(
         "--irrelevant_channels",
-        type=_all_none_or_number,
+        type=number_all_or_none,
         metavar="N",
         help="separation: how many irrelevant channels to draw for p values, or all, or none (default: all, but "
         f"{defaults.SEPARATION_IRRELEVANT} where splits are many{fewer})",
     )
-
-
-def _all_none_or_number(text: str) -> str | int:
-    return text if text in ("all", "none") else positive_int(text)
 
 
 def _add_effect_flags(group: argparse._ActionsContainer) -> None:
@@ -196,21 +192,17 @@ def _add_edit_flags(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--edit_factor",
-        type=flags.finite,
+        type=finite,
         metavar="NUMBER",
         help=f"edit: what is left of their parts, 0 (default) none, 0.5 half, 2 twice ({defaults.EDIT_FACTOR:g})",
     )
     group.add_argument(
         "--edit_to",
-        type=_mean_zero_or_number,
+        type=mean_zero_or_number,
         metavar="VALUE",
         help="edit: what takes the place of a part, its mean over the training images (default: mean), zero, or a "
         "number, of the layer's output",
     )
-
-
-def _mean_zero_or_number(text: str) -> str | float:
-    return text if text in defaults.EFFECTS_TO else flags.finite(text)
 
 
 def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:

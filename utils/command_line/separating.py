@@ -1,6 +1,7 @@
 """Stage 4's separation: splits against all validation images, computed from the stores."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from utils.store.opened_splits import OpenedSplit
 from utils.store.separations import MeasuredRows, Separations
 
 LONGEST_NAME = 150
+MIXED = "_mixed"  # in the name of a separation of splits that were made in several ways
+PLAIN = "_plain"  # stands there for splits whose names have no end
 MOST_IRRELEVANT = 2e10  # splits x channels x images, a few minutes: above it irrelevant channels are drawn
 
 
@@ -63,6 +66,8 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     described = describe_separation(
         name, opened.run, opened.splits, thresholds, validation=store, training=training, numbers=numbers
     )
+    described = separations.with_stored_draws(described)
+    numbers = replace(numbers, most_draws=described["draws"])
     separation = separations.find(described)
     if separation is None:
         measured = MeasuredRows(separations, described)
@@ -92,8 +97,8 @@ def _sets_to_rank(opened: OpenedSplits, store: ImportanceStore) -> dict[GroupKey
 def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit]) -> str:
     """The name of a separation: that of its candidates file, its manifest or its splits.
 
-    A candidates file has RUN in front, once, and after it the ends of the names of its splits. Channels given beside
-    it, and a requested rho, are part of the name.
+    A candidates file has RUN in front, once, and after it the end of the names of its splits; of several ends all of
+    them, after ``_mixed``. Channels given beside it, and a requested rho, are part of the name.
     """
     stems = [split.path.stem for split in splits]
     if settings.candidates is not None:
@@ -101,7 +106,7 @@ def separation_name(settings: ResultSettings, run: str, splits: list[OpenedSplit
         name = name if name.startswith(run) else f"{run}_{name}"
         plain = [split_name(run, split.file.split.channel, split.file.split.classes) for split in splits]
         ends = sorted({stem.removeprefix(start) for stem, start in zip(stems, plain, strict=True)})
-        name = with_suffix(name, "".join(ends))
+        name = with_suffix(name, ends[0]) if len(ends) == 1 else name + MIXED + "".join(end or PLAIN for end in ends)
         channels = sorted(set(settings.channels or ()))
         name += f"_channel{'-'.join(map(str, channels))}" if channels else ""
     elif settings.splits and len(settings.splits) == 1:

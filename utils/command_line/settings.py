@@ -1,7 +1,7 @@
 """Settings of each stage, for scripts and for Python (``utils.entries``).
 
-A field is named after its flag, and has the flag's default. ``flags.settings_of`` makes them from flags; only
-``command_line/`` reads argparse's namespace.
+A field is named after its flag, and has the flag's default and range: a number out of it is a UserError.
+``flags.settings_of`` makes settings from flags; only ``command_line/`` reads argparse's namespace.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from utils import defaults
+from utils.command_line.ranges import check_given, check_ranges
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
 from utils.divisions.division_registry import DIVISIONS, usual_with
@@ -29,6 +30,9 @@ class StageSettings:
     data_dir: str = defaults.DATA_DIR
     store_dir: str = defaults.STORE_DIR
     output_dir: str = defaults.OUTPUT_DIR
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def model_name(self) -> str:
@@ -139,6 +143,15 @@ class DisentanglingSettings(CandidateSettings):
     source_given: dict[str, Any] = field(default_factory=dict)
     background: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        division = DIVISIONS.get(self.division_name)
+        check_given("division_given", self.division_given, [division])
+        check_given("source_given", self.source_given, [SOURCES.get(self.concepts_from)])
+        if not division.weighs_background and self.weight_of_background not in (None, 1):
+            weighing = " and ".join(way.name for way in DIVISIONS.all() if way.weighs_background)
+            raise UserError(f"--background {self.weight_of_background:g}: only --split_by {weighing} weighs it")
+
     @property
     def finds_concepts(self) -> bool:
         """Whether the source finds the concepts in the images of a channel."""
@@ -206,6 +219,10 @@ class ResultSettings(CandidateSettings):
     embedding: str | None = None
     embedding_mean: list[float] | None = None
     embedding_std: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_given("division_given", self.division_given, DIVISIONS.all())
 
     @property
     def is_summary_alone(self) -> bool:

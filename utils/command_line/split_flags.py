@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from utils import defaults
-from utils.command_line.flags import count, require, weight
+from utils.command_line.flags import require
+from utils.command_line.ranges import count, weight
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_WITHOUT_LABELS, WHICH, usual_with
@@ -213,12 +214,8 @@ def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[D
 
 
 def background_of(args: argparse.Namespace, source: type[ConceptSource], division: type[Division]) -> float:
-    """The weight of stage 3's background concept, 0 without one; UserError for a weight that it cannot have."""
-    background = source.background_with(division) if args.background is None else args.background
-    background = background or 0
-    if not division.weighs_background and background not in (0, 1):
-        raise UserError(f"--background {background:g}: only --split_by {_weighing_divisions()} weighs it")
-    return background
+    """The weight of stage 3's background concept, 0 without one."""
+    return (source.background_with(division) if args.background is None else args.background) or 0
 
 
 def _weighing_divisions() -> str:

@@ -3,7 +3,7 @@
 import argparse
 
 from utils import defaults
-from utils.command_line.flags import cosine, count
+from utils.command_line.ranges import cosine, count
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
 from utils.plugins import fraction, positive_int

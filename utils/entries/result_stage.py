@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils.command_line.run import print_end
 from utils.command_line.settings import ResultSettings, model_dir_of
-from utils.report.result_files import print_summary
+from utils.report.all_summaries import summarise_all
 from utils.store.results import Results
 
 
@@ -24,7 +24,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
     # Tables and pages of stored results
     results = Results(settings.output_dir, model_dir_of(settings))
     if settings.is_summary_alone:
-        paths = print_summary(results)
+        paths = summarise_all(results)
         print_end(paths, [])
         return paths
     from utils.command_line import split_opening  # a summary does not wait for what the others import
@@ -68,7 +68,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
         if settings.wants_each_split:
             written += evaluate_each(opened, validation, results)
     if settings.summary:
-        written = list(dict.fromkeys(written + print_summary(results)))
+        written = list(dict.fromkeys(written + summarise_all(results)))
     print_end(written, after_results(opened))
     if settings.write_edited:
         print_loading_lines(settings)

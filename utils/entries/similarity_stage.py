@@ -88,7 +88,8 @@ def find_polysemantic(settings: SimilaritySettings) -> FoundLayer | None:
     stage_two = {**origin, **criteria, "gamma": gamma, "cosines": list(bounds)}
     candidates = write_pairs(path, kept, classes.name, stage_two)
     groups = write_groups(path, channels.several_groups(), classes.concept_name, stage_two)
-    record = write_stage_two_run(settings.store_dir, run, stage_two, channels.listed(kept))
+    listed = channels.listed(kept)
+    record = write_stage_two_run(settings.store_dir, run, stage_two, listed, training=meta)
     table = layer_tables.write_channels(path, channels, gamma, classes)
     written = [path, candidates, groups, table, gamma_report.write_gamma(path, guide, stage_two), record]
     titles = Titles(f"{settings.model_name}, layer {meta['layer']}", layer_tables.settings_text(**criteria))

@@ -46,7 +46,7 @@ class Card:
     ``plots.density_axes`` takes them. ``summaries`` [K] are Summaries of the fractions of the R - 1 new channels, and
     of the residual if ``residual``; ``fractions`` [K] those of the single images, [n, R - 1 or R]; ``fractions_note``
     says which of them follow from others. ``stands_out`` [R] says how well a channel's concept does, or is None;
-    ``score_note`` explains it.
+    ``score_note`` explains it, and ``count`` says how many of them stand out.
     """
 
     channel: int
@@ -64,6 +64,7 @@ class Card:
     residual: bool = True
     stands_out: list[str] | None = None
     score_note: str = ""
+    count: str = ""
 
     def colour_of(self, concept: int) -> str:
         """The colour of a concept, from 0: that of its channel."""
@@ -192,7 +193,8 @@ class _Layout:
 
         def note_of(blocks: Blocks) -> str:
             """The text below the pictures."""
-            notes = [card.patch_note, *([card.score_note] if blocks.score_lines and card.score_note else [])]
+            scored = [card.score_note] if blocks.score_lines else []
+            notes = [note for note in (card.count, card.patch_note, *scored) if note]
             lines = 3 * len(notes) if sheet.narrow else MOST_NOTE_LINES
             return fitted("; ".join(notes), self.pictures_width, sheet.type(8), lines)
 

@@ -25,6 +25,7 @@ MARGINS = ("margin_total", "margin_own", "margin_others")
 OF_EFFECT = ("run", "layer", "channel", "split", "rho")
 OF_CONCEPT = ("replaced_by", "concept", "classes", "name", "images")
 COLUMNS = (*OF_EFFECT, *OF_CONCEPT, *LOGIT_COLUMNS, *SHARES, "images_of_shares", *MARGINS)
+TO_DELETE = "To take an effect out: delete its file in effect/, and run get_results.py --summary."
 EXPLANATION = f"""\
 What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept:
 the mean Shapley value over who else is replaced. A part that is replaced is the same at every position: its mean over
@@ -149,7 +150,7 @@ def _title(effect: dict[str, Any]) -> str:
 
 def document(effects: list[dict[str, Any]]) -> str:
     """All effects in Markdown."""
-    parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n"]
+    parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n", TO_DELETE + "\n"]
     for title, rows in groups(effects):
         parts.append(f"### {title}\n\n{summary(rows)}\n\n{table(rows)}\n")
     return "\n".join(parts)

@@ -17,7 +17,7 @@ FRAME = 0.035
 ROOM = 1.06  # distance of the centres of two pictures at least, as a multiple of a picture's side
 MARGIN = 0.35
 TOP = 0.8
-BOTTOM = 0.75
+BOTTOM = 0.9
 PANEL_GAP = 0.35
 HEADING = 0.24
 SCORE_LINE = 0.15  # below a heading
@@ -33,7 +33,7 @@ FEW = 4
 # The side of a picture with its gap, as a share of the distance between the centres of the outermost images
 PICTURE_SIDE = ROOM * PICTURE / (MAP - ROOM * PICTURE)
 SCORE = 7.5  # size of the type of a concept's score
-MOST_LINES = 4  # of notes
+MOST_LINES = 5  # of notes
 SHARP = 250  # pixels an inch
 DROPPED = "#d4d4d4"
 OTHERS = -1  # the number of images of concepts that are not shown

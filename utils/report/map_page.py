@@ -3,7 +3,7 @@
 import numpy as np
 
 from utils.concept_sources.source_registry import SOURCES
-from utils.report.image_set_text import NOTE, score_in_words
+from utils.report.image_set_text import NOTE, count_in_words, score_in_words
 from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
 from utils.stages.circuit_map import CircuitMap, MapReader
 from utils.stages.image_set_nulls import ImageSetScores
@@ -39,6 +39,10 @@ def map_page(
     indices = circuit_map.images.indices
     flat = [image for row in circuit_map.rows for image in row]
     patches = iter(reader.patches(split.channel, indices[flat].tolist()))
+    beside_nulls = "; ".join(
+        filter(None, [count_in_words([(source.name, scores)]), NOTE if scores is not None else ""])
+    )
+    notes = (_grey_images(groups, concepts), source.map_note, note, beside_nulls)
     return MapPage(
         title=f"Channel {split.channel}: {len(indices)} {source.map_words}",
         subtitle=f"{run}, layer {opened.file.context['layer']}; dots and pictures are images in the colour of their "
@@ -52,7 +56,7 @@ def map_page(
         sizes=[int((concepts == k).sum()) for k in circuit_map.shown],
         stands_out=["" if scores is None else score_in_words(scores, k) for k in circuit_map.shown],
         patches=[[next(patches) for _ in row] for row in circuit_map.rows],
-        notes=[line for line in (_grey_images(groups, concepts), source.map_note, note, scores and NOTE) if line],
+        notes=[line for line in notes if line],
     )
 
 

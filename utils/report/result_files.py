@@ -26,6 +26,8 @@ from utils.report.tables import settled, warn_of
 from utils.store.files import image_sets_name, number_text, write_bytes
 from utils.store.results import Results
 
+KINDS = ("csv", "md", "tex")  # of summaries
+NOTHING = "run get_results.py --get_quantitative first"
 LEFT_OUT = "as their splits have changed since: evaluate them again"
 USUAL = {"precision": PRECISION, "decoding": DECODER}  # other values are part of the names of files
 
@@ -52,7 +54,7 @@ def _write_tables_of(entries: list[dict[str, Any]], results: Results) -> ResultT
     if not entries and results.stale:
         raise UserError(f"{folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})")
     if not entries:
-        raise UserError(f"there are no results in {folder}: run get_results.py --get_quantitative first")
+        raise UserError(f"there are no results in {folder}: {NOTHING}")
     left_out = [results.path(entry).name for entry in entries if not has_included_images(entry)]
     entries = [entry for entry in entries if has_included_images(entry)]
     groups = result_groups(entries)
@@ -72,19 +74,31 @@ def _write_rows(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
     """
     several = len({result["run"] for result in results}) > 1
     fractions: dict[str, list[np.ndarray]] = {}
-    names = set()
     for result in results:
         for k, concept in enumerate(measured(result), start=1):
             plain = f"quantitative_concept{k}_required{result['tau']}{_rows_suffix(result)}.txt"
-            with_run = f"{result['run']}_{plain}"
-            names |= {plain, with_run}
-            fractions.setdefault(with_run if several else plain, []).append(concept.included_fractions())
+            name = f"{result['run']}_{plain}" if several else plain
+            fractions.setdefault(name, []).append(concept.included_fractions())
     for name, arrays in fractions.items():
         text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(arrays))
         write_bytes(folder / name, text.encode())
-    for name in names - set(fractions):  # the same rows under the name they had when there were fewer RUNs
-        (folder / name).unlink(missing_ok=True)
+    for path in _row_files(folder):  # of results that were deleted; or with the names that they had with fewer RUNs
+        if path.name not in fractions:
+            path.unlink(missing_ok=True)
     return [folder / name for name in sorted(fractions)]
+
+
+def _row_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*quantitative_concept*_required*.txt")]
+
+
+def remove_tables(results: Results) -> bool:
+    """Remove the files that are made of all results, when there is none any more; returns whether there were some."""
+    files = [*_row_files(results.folder), *(results.folder / f"summary.{kind}" for kind in KINDS)]
+    present = [path for path in files if path.is_file()]
+    for path in present:
+        path.unlink(missing_ok=True)
+    return bool(present)
 
 
 def _rows_suffix(result: dict[str, Any]) -> str:

@@ -35,6 +35,8 @@ which the channel has a relative attribution of at least tau; where its sum is n
 AUROC: of c'_k for the images of concept k against the others / of the original channel in its better direction.
 clean: own fraction at least 0.8 and every other one at most 0.2, else what fails; "overshoots": a fraction below -0.25
 or above 1.25, where parts of opposite sign cancel, as they add up to the channel: c = sum c'_k - (K-1) r.
+It is of the concepts' own images and has no null; the verdict of a separation (clear, partly, doubtful) is of the order
+of all validation images, against the null. A concept may pass one and not the other.
 top-1: share of all these images that the network, original or split, classifies correctly, each image counted once.
 cosine: of the ARVs of the concept and the closest other one. all: fractions, top-1 over images, the rest over pairs."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.defaults import SEPARATION_MOST_DRAWS
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import Null
 from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval
@@ -13,6 +14,7 @@ from utils.report.numbers import interval_text
 from utils.store.scores import NEW, ORIGINAL, unit_of
 
 LARGEST_Q = 0.05  # a concept with a smaller q value stands above its primary null
+MOST_OF_ALL = 0.5  # share of concepts that must have the least p for any to pass, above which the draws are too few
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,18 @@ class Headline:
         return (
             f"AP {self.mean.before:.3f} before, {self.mean.after:.3f} after, {self.mean.null:.3f} by the null; "
             f"gain over the null {self.gain.mean:+.3f}{interval}"
+        )
+
+    @property
+    def caution(self) -> str:
+        """That few concepts can pass with so few draws: n have the least p of m, and q = p m / n; empty with enough."""
+        most = self.draws[1]
+        least = 1 / (1 + most)
+        if least / LARGEST_Q <= MOST_OF_ALL:
+            return ""
+        return (
+            f"With {most} draws the least p is {least:.2g}: few concepts can pass at q < {LARGEST_Q}, none unless more "
+            f"than {least / LARGEST_Q:.0%} of those measured together have that p (--draws {SEPARATION_MOST_DRAWS})"
         )
 
 

@@ -32,6 +32,10 @@ CHANNELS = {
     "irrelevant channels": IRRELEVANT,
 }
 AGAINST_ALL = "AP and AUROC are against all other images"
+TO_DELETE = (
+    "To take a separation out: delete its file in separation/ (its name is the heading's), and run get_results.py "
+    "--summary."
+)
 REACHED_BY = "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count"
 OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
 EXPLANATION = f"""\
@@ -79,9 +83,11 @@ def summary(separation: dict[str, Any]) -> str:
 
 
 def headline_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The two lines that lead, or a line that says that there is nothing to count."""
+    """The two lines that lead, and a third where the draws are too few; or one that there is nothing to count."""
     leading = headline(rows)
-    return ["No concept could be measured."] if leading is None else [leading.count, leading.precision]
+    if leading is None:
+        return ["No concept could be measured."]
+    return [line for line in (leading.count, leading.precision, leading.caution) if line]
 
 
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
@@ -254,7 +260,13 @@ def _in_order(pairs: list[tuple[dict, dict]]) -> list[tuple[dict, dict]]:
 
 def document(separations: list[dict[str, Any]]) -> str:
     """All separations in Markdown: the summary of each, what the columns are, and a table of the rows of each RUN."""
-    parts = ["# Separation from all other images\n", *map(summary, separations), "### How to read it\n", EXPLANATION]
+    parts = [
+        "# Separation from all other images\n",
+        *map(summary, separations),
+        "### How to read it\n",
+        EXPLANATION,
+        f"{TO_DELETE}\n",
+    ]
     for (run, layer), rows in _rows_by_run(separations).items():
         parts.append(f"### {run}, layer {layer}\n\n{table(rows).as_markdown()}\n")
     return "\n".join(parts)
@@ -310,6 +322,13 @@ def meanings_of_nulls(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def print_headlines(separations: Separations) -> None:
+    """Print the lines that lead of each separation, and warn of splits that have changed."""
+    for separation in separations.read_all():
+        print("\n".join([f"\n### {separation['name']}\n", *headline_lines(separation["rows"])]))
+    _print_doubts(separations)
+
+
 def print_separation(separation: dict[str, Any], separations: Separations) -> None:
     """Print the summary of a separation and its first rows, and warn of splits of all separations that have changed."""
     rows = sorted(separation["rows"], key=lambda row: (row["channel"], row["split"], row["concept"]))
@@ -317,8 +336,13 @@ def print_separation(separation: dict[str, Any], separations: Separations) -> No
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
     print("\n".join([AGAINST_ALL, *meanings_of_nulls(rows), REACHED_BY, OTHERS]))
-    warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
-    warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")
+    _print_doubts(separations)
     empty = [row for row in separation["rows"] if not row["images"]]
     if empty:
         print(f"warning: without validation images, not measured: {_names(empty)}", file=sys.stderr)
+
+
+def _print_doubts(separations: Separations) -> None:
+    """Name splits that are left out of the tables of separations as they have changed, and unchecked ones."""
+    warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
+    warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")

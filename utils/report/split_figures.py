@@ -1,6 +1,6 @@
 """The figures of a split, from its result as ``utils.store.results.Results`` stores it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
-from utils.report.image_set_text import NAMES, NOTE, score_in_words, scores_of
+from utils.report.image_set_text import NAMES, NOTE, count_in_words, score_in_words
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -32,7 +32,7 @@ from utils.report.plots import (
 )
 from utils.report.result_tables import result_rows
 from utils.report.sheets import SCREEN, Sheet, Titles
-from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
+from utils.stages.image_set_nulls import ImageSetScores
 from utils.stages.split_measures import (
     ChannelPeaks,
     ConceptImages,
@@ -226,6 +226,7 @@ def channel_card(
         fractions_note=note,
         residual=residual,
         score_note=NOTE,
+        count=count_in_words([(result["concepts_from"], scores)]),
         stands_out=None if scores is None else [_stands_out(scores, k - 1) for k in (0, *channels)],
     )
     return [write_figure(plot_path(output_dir, result, name), card_figure(card, sheet), sheet)]
@@ -310,8 +311,8 @@ class FigureMaker:
     transform : Transform
     kept_patches : KeptPatches, optional
         Of the images of ``source``, of which cards show all; default: cards show the images of their concepts.
-    nulls : ImageSetNulls, optional
-        Of the splits without labels, for their cards.
+    scores : dict of Path -> ImageSetScores or None, optional
+        Of the splits without labels beside permuted weights, by the paths of the splits, for their cards.
     """
 
     def __init__(
@@ -322,13 +323,13 @@ class FigureMaker:
         transform: Transform,
         *,
         kept_patches: KeptPatches | None = None,
-        nulls: ImageSetNulls | None = None,
+        scores: Mapping[Path, ImageSetScores | None] | None = None,
     ) -> None:
         self.wishes = wishes
         self.source = source
         self.opened = opened
         self.transform = transform
-        self.nulls = nulls
+        self.scores = scores or {}
         self.peaks: list[list[ChannelPeaks]] | None = None
         self.visualizations = Visualizations(wishes.output_dir, None)
         if wishes.channel_card:
@@ -407,7 +408,7 @@ class FigureMaker:
             patches,
             patch_note="; ".join(notes),
             visualizations=visualizations,
-            scores=scores_of(self.nulls, self.opened[number]),
+            scores=self.scores.get(self.opened[number].path),
             name=card_name(wishes.patches, of_all=self.peaks is not None),
             sheet=wishes.sheet,
         )

@@ -114,13 +114,19 @@ def settled(measurements: Measurements, write: Callable[[list[dict[str, Any]]], 
 def write_settled(measurements: Measurements, texts: Mapping[str, Callable[[list[dict[str, Any]]], str]]) -> list[Path]:
     """Write files that are made of all entries of Measurements; return their paths.
 
-    ``texts`` has, for each file name, the function that makes the file's text of the entries.
+    ``texts`` has, for each file name, the function that makes the file's text of the entries. Without an entry the
+    files are removed.
     """
 
     def write(entries: list[dict[str, Any]]) -> list[Path]:
-        for name, text in texts.items():
-            write_bytes(measurements.folder / name, text(entries).encode())
-        return [measurements.folder / name for name in texts]
+        paths = [measurements.folder / name for name in texts]
+        if not entries:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            return []
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_bytes(path, text(entries).encode())
+        return paths
 
     return settled(measurements, write)
 

@@ -49,7 +49,7 @@ def verdict(groups: int, is_polysemantic: bool, is_split: bool, rows: Sequence[d
 
 def _of_rows(of_rows: Headline, rows: Sequence[dict[str, Any]]) -> Verdict:
     counts = f"{of_rows.above} of {of_rows.concepts}"
-    text = f"{of_rows.count}. {of_rows.precision}."
+    text = " ".join(f"{line}." for line in (of_rows.count, of_rows.precision, of_rows.caution) if line)
     if of_rows.above == of_rows.concepts:
         return Verdict(0, f"clear, {counts}", text)
     if of_rows.above:

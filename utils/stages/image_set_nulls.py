@@ -56,6 +56,20 @@ class ImageSetScores:
     values: Tensor
     nulls: Tensor
 
+    def p_values(self) -> Tensor:
+        """The p value of each concept alone: ``(1 + number of units that reach it) / (1 + DRAWS)``, Tensor [K].
+
+        A unit reaches a concept with a value at least as high, of its set with the same rank by size; one whose set
+        stands out in no class, or that has no such set, reaches none. 1 for a concept that stands out in no class, NaN
+        for one whose classes have no validation image.
+        """
+        lowest = torch.tensor(-torch.inf, dtype=self.values.dtype)
+        has_classes = torch.tensor([bool(of_concept) for of_concept in self.classes])
+        values = torch.where(has_classes, self.values, lowest)
+        nulls = torch.where(self.nulls.isnan(), lowest, self.nulls)
+        p = (1 + (nulls >= values).sum(0)) / (1 + len(nulls))
+        return torch.where(values.isnan(), torch.nan, p.double())
+
 
 class ImageSetNulls:
     """The ImageSetScores of splits without labels. They are kept beside the splits, and measured where they are not.

@@ -85,6 +85,23 @@ class Separations(Measurements):
         self.stale = sorted(stale)
         return [separation for separation in separations if separation["rows"]]
 
+    def with_stored_draws(self, described: dict[str, Any]) -> dict[str, Any]:
+        """``described`` with the draws of the stored separation of its name, where these are more.
+
+        A separation of fewer draws would replace a better one. If the stored one differs in more than draws and splits,
+        it is replaced. A line says which.
+        """
+        path = self.path(described)
+        shared = {name: value for name, value in described.items() if name not in ("draws", "splits")}
+        stored = self.find({"name": described["name"]})
+        if stored is None or stored["draws"] <= described["draws"]:
+            return described
+        if self.find(shared) is None:
+            print(f"{path}, of {stored['draws']} draws, was measured with other settings or images: it is replaced")
+            return described
+        print(f"{stored['draws']} draws are stored: kept ({path}; delete it to have {described['draws']})")
+        return {**described, "draws": stored["draws"]}
+
     def make_newest(self, separation: dict[str, Any]) -> None:
         """Write a stored separation again if another rho or setting counts for one of its splits."""
         counting = {row["split"]: _setting(newest, row) for newest, row in newest_rows(self.read_all())}

@@ -137,6 +137,20 @@ def test_stage4_measures_the_same_fractions(on_gpu, copy):
     compare(found, expected, "result")
 
 
+def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, copy):
+    """The edit is computed on the device; the split is the one that was made there."""
+    shutil.copytree(gpu_copy / "store" / "models_disentangled", copy / "models")
+    records = []
+    for folder, flags in ((gpu_copy, ON_GPU), (copy, ("--model_dir", copy / "models"))):
+        edit = ("--write_edited", "edited.pth", "--edit_concepts", "bee")
+        stage4(folder / "data", folder / "store", *edit, *flags, cwd=folder)
+        records.append(json.loads((folder / "edited.json").read_text()))
+    found, expected = records
+    assert found["edited_weights_sha256"] == expected["edited_weights_sha256"]
+    assert found["running_means"] == expected["running_means"] != {}
+    compare(found["cost"], expected["cost"], "cost")
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Settings of stage 1
 

@@ -128,10 +128,10 @@ def chosen_concepts(splits: Sequence[OpenedSplit], words: Sequence[str]) -> dict
         match = OF_CHANNEL.fullmatch(word)
         channel, name = (int(match[1]), match[2]) if match else (None, word)
         with_channel = [number for number in range(len(splits)) if channel in (None, channels[number])]
-        found = {number: k for number in with_channel if (k := _concept_of(splits[number], name)) is not None}
-        if not found:
+        numbers = {number: k for number in with_channel if (k := _concept_of(splits[number], name)) is not None}
+        if not numbers:
             raise UserError(f"--edit_concepts {word}: {_none_of(splits, with_channel, channel)}")
-        for number, k in found.items():
+        for number, k in numbers.items():
             chosen.setdefault(number, {})[k] = None
     edited = [channels[number] for number in chosen]
     several = [channel for channel in edited if edited.count(channel) > 1]

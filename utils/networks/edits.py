@@ -146,11 +146,11 @@ def _add_to_bias(layer: Layer, constants: Tensor) -> None:
 
 def _refuse_shared_tensors(network: nn.Module, layer: Layer) -> None:
     """Raise UserError if a weight or bias of the layer is also one of another module: both would be edited."""
-    own = {id(parameter) for parameter in layer.module.parameters()}
+    parameters = {id(parameter) for parameter in layer.module.parameters()}
     for name, module in network.named_modules():
         if module is not layer.module:
             for parameter_name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) in own:
+                if id(parameter) in parameters:
                     raise UserError(
                         f"layer {layer.name} shares its weights with {name}.{parameter_name}: an edit would change both"
                     )

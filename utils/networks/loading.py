@@ -321,11 +321,12 @@ def lines_that_make(model: str, network: nn.Module) -> list[str]:
     ``network`` is one of this architecture, with its weights.
     """
     if is_factory(model):
-        place, function = factory_parts(model)
+        module, function = factory_parts(model)
         file = factory_file(model)
         folder = Path.cwd() if file is None else file.resolve().parent
         path = f"sys.path.insert(0, {str(folder)!r})"
-        module = place if file is None else file.stem
+        if file is not None:
+            module = file.stem
         return ["import importlib, sys", path, f"network = importlib.import_module({module!r}).{function}()"]
     options = _local_options(model, network.state_dict(), model)
     if getattr(network, "transform_input", False):  # of googlenet and inception_v3 with named weights

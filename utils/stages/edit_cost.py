@@ -69,7 +69,7 @@ def cost_of_edit(
     measured = []
     contents = []
     for batch in source.in_order(range(len(images)), "cost of the edit").readable():
-        own = targets[batch.indices][:, None]
+        of_batch = targets[batch.indices][:, None]
         with network.arithmetic():
             replay = Replay(network.module, network.layer.module, batch.pixels)
             with torch.no_grad():
@@ -77,7 +77,7 @@ def cost_of_edit(
                 with _in_place(network.module, edited, edited_modules):
                     after = replay()
         require_finite_values([before, after], batch.indices, images)
-        measured.append(_of_batch(batch.indices, own, before.double().cpu(), after.double().cpu()))
+        measured.append(_of_batch(batch.indices, of_batch, before.double().cpu(), after.double().cpu()))
         contents.append(torch.from_numpy(batch.contents.view("int64")))
     return _summary(measured, contents, source, classes)
 
@@ -96,16 +96,16 @@ class _Measured:
     logit_changes: Tensor
 
 
-def _of_batch(indices: Tensor, own: Tensor, before: Tensor, after: Tensor) -> _Measured:
-    """``own`` [B, 1] outputs, ``before`` and ``after`` [B, outputs] logits."""
+def _of_batch(indices: Tensor, outputs: Tensor, before: Tensor, after: Tensor) -> _Measured:
+    """``outputs`` [B, 1] of the images' own classes, ``before`` and ``after`` [B, outputs] logits."""
     predictions = before.argmax(1), after.argmax(1)
     return _Measured(
         indices=indices,
-        outputs=own[:, 0],
-        before=predictions[0] == own[:, 0],
-        after=predictions[1] == own[:, 0],
+        outputs=outputs[:, 0],
+        before=predictions[0] == outputs[:, 0],
+        after=predictions[1] == outputs[:, 0],
         changed=predictions[0] != predictions[1],
-        logit_changes=(after - before).gather(1, own)[:, 0],
+        logit_changes=(after - before).gather(1, outputs)[:, 0],
     )
 
 
@@ -139,8 +139,8 @@ def _fields(measured: _Measured) -> tuple[Tensor, ...]:
 
 def _class_cost(measured: _Measured, output: int, name: str) -> ClassCost:
     rows = measured.outputs == output
-    correct = [int(values[rows].sum()) for values in (measured.before, measured.after)]
-    return ClassCost(output, name, int(rows.sum()), *correct, float(measured.logit_changes[rows].mean()))
+    before, after = (int(values[rows].sum()) for values in (measured.before, measured.after))
+    return ClassCost(output, name, int(rows.sum()), before, after, float(measured.logit_changes[rows].mean()))
 
 
 @contextmanager

@@ -135,20 +135,20 @@ def _read_for(
 def _edit_of(files: Sequence[_SplitToApply], key: ChannelKey, concepts: ConceptNames) -> ChannelEdit:
     """The edit of a channel; ValueError if it is not split once in one layer, or has no such concept."""
     layer, channel = key if isinstance(key, tuple) else (None, key)
-    found = [read for read in files if read.file.split.channel == channel and layer in (None, read.layer)]
-    if not found:
+    matching = [read for read in files if read.file.split.channel == channel and layer in (None, read.layer)]
+    if not matching:
         raise ValueError(f"channel {channel} is not split" + (f" in {layer}" if layer else ""))
-    layers = sorted({read.layer for read in found})
+    layers = sorted({read.layer for read in matching})
     if len(layers) > 1:
         raise ValueError(f"channel {channel} is split in {', '.join(layers)}: give ({layers[0]!r}, {channel})")
-    if len(found) > 1:
-        raise ValueError(f"channel {channel} of {layers[0]} is split in {len(found)} of the files: give one of them")
+    if len(matching) > 1:
+        raise ValueError(f"channel {channel} of {layers[0]} is split in {len(matching)} of the files: give one of them")
     names = [concepts] if isinstance(concepts, (int, str)) else list(concepts)
     if not names:
         raise ValueError(f"no concept of channel {channel} was given")
-    split = found[0].file.split
+    split = matching[0].file.split
     numbers = dict.fromkeys(number_of_concept(name, split.concepts, channel) for name in names)
-    return ChannelEdit(layers[0], split, found[0].rho, tuple(numbers))
+    return ChannelEdit(layers[0], split, matching[0].rho, tuple(numbers))
 
 
 def stored_transform(*paths: Path | str) -> Transform:

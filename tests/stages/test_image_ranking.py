@@ -87,7 +87,7 @@ def test_images_of_the_other_store_are_ranked_there(folder, tmp_path):
     file.write_text("bee/0.png\nbee/1.png\ndog/3.png\n")
     own = [4, 5, 15]
     in_val = ListInStore.of(read_image_list(file, "--rank_by_images", 1), store, store.read_labels())
-    assert in_val.own.tolist() == own and in_val.num_images == 16
+    assert in_val.listed.tolist() == own and in_val.num_images == 16
     weight, _ = store.read_layer()
     found = rank_rows(weight, in_val, words="")
     assert found.tolist() == pytest.approx([by_loop(folder, row, own, "val") for row in weight])

@@ -68,15 +68,15 @@ class StreamedPrecision:
 
     Parameters
     ----------
-    own : Tensor [B, P]
+    scores : Tensor [B, P]
         Scores of the P images of the concept by B channels.
 
     ``others_at_least`` [B, P] int64 counts the other images so far that are at least as high as each of these, which
     are in ascending order.
     """
 
-    def __init__(self, own: Tensor) -> None:
-        self._own = torch.from_numpy(np.sort(own.numpy(), axis=1))
+    def __init__(self, scores: Tensor) -> None:
+        self._own = torch.from_numpy(np.sort(scores.numpy(), axis=1))
         self.others_at_least = torch.zeros(self._own.shape, dtype=torch.long)
 
     def add(self, scores: Tensor, channels: slice = slice(None)) -> None:

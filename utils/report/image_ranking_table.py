@@ -83,7 +83,7 @@ def write_ranking(path: Path, rankings: Sequence[ImageRanking], run: str, layer:
     rows = []
     for ranking in rankings:
         of_store = {"run": run, "layer": layer, "images_of": ranking.of, "prevalence": ranking.in_store.prevalence}
-        of_store |= {"listed": len(ranking.in_store.own), "images": ranking.in_store.num_images}
+        of_store |= {"listed": len(ranking.in_store.listed), "images": ranking.in_store.num_images}
         rows += [{**of_store, **row} for row in (*channel_rows(ranking), *circuit_rows(ranking))]
     cells = [[_cell(row.get(name, "")) for name in COLUMNS] for row in rows]
     Table(COLUMNS, cells).write_csv(path)
@@ -108,7 +108,7 @@ def _print_channels(ranking: ImageRanking, name: str, number: int) -> None:
     in_store = ranking.in_store
     channels = channel_rows(ranking)
     print(
-        f"\n{name}: {len(in_store.own)} of the {in_store.num_images:,} images of {in_store.store.folder} "
+        f"\n{name}: {len(in_store.listed)} of the {in_store.num_images:,} images of {in_store.store.folder} "
         f"(prevalence {in_store.prevalence:.4f}), {len(channels):,} channels"
     )
     header = ["channel", "AP", "null", "highest", "p", "p of the best", "lowest first"]

@@ -42,28 +42,28 @@ LOWEST_FIRST = 1  # row of a channel's units; 0 is the channel, the draws follow
 class ListInStore:
     """A list of images in a complete store.
 
-    ``own`` LongTensor [P] are the indices of the listed images, ``input_sums`` [P, C_in * taps] their tap sums;
+    ``listed`` LongTensor [P] are the indices of the listed images, ``input_sums`` [P, C_in * taps] their tap sums;
     ``num_images`` is the number of all images that the store has measured.
     """
 
     store: ImportanceStore
-    own: Tensor
+    listed: Tensor
     input_sums: Tensor
     num_images: int
 
     @classmethod
     def of(cls, listed: ListedImages, store: ImportanceStore, labels: Labels) -> ListInStore:
         """UserError if the store lacks a listed image, or if it has no other images; ``labels`` are the store's."""
-        own = listed.indices_in(store, labels)
-        if len(own) == len(labels.indices):
+        indices = listed.indices_in(store, labels)
+        if len(indices) == len(labels.indices):
             raise UserError(f"{listed.file} lists all images of {store.folder}: there is nothing to rank them above")
-        tap_sums = StoredTapSums(store, lambda: labels, only_correct=False).of_images(own)
-        return cls(store, own, tap_sums.flatten(1), len(labels.indices))
+        tap_sums = StoredTapSums(store, lambda: labels, only_correct=False).of_images(indices)
+        return cls(store, indices, tap_sums.flatten(1), len(labels.indices))
 
     @property
     def prevalence(self) -> float:
         """The share of the listed images among all; about the average precision of a random order."""
-        return len(self.own) / self.num_images
+        return len(self.listed) / self.num_images
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def rank_channels(in_store: ListInStore, kept: Unfinished | None) -> ChannelRank
         of_channels = [permuted_weights(weight[channel], channel, DRAWS) for channel in channels]
         return torch.stack([torch.cat([rows[:1], -rows[:1], rows[1:]]) for rows in of_channels]).flatten(0, 1)
 
-    size = max(1, MOST_VALUES // (units * max(len(in_store.own), weight[0].numel())))
+    size = max(1, MOST_VALUES // (units * max(len(in_store.listed), weight[0].numel())))
     starts = range(0, len(weight), size)
     parts = []
     for start in starts:
@@ -153,7 +153,7 @@ def rank_rows(
     bar = progress(range(done, total), words, unit=" chunks", delay=2, images=images, initial=done, total=total)
     for chunk in bar:
         of_chunk = store.read_chunk(chunk, ["input_sums"])
-        others = ~torch.isin(of_chunk["indices"], in_store.own)
+        others = ~torch.isin(of_chunk["indices"], in_store.listed)
         for part, scores in _scores_in_blocks(units, of_chunk["input_sums"][others].flatten(1).numpy()):
             counted.add(scores, part)
         if kept is not None and (chunk + 1) % KEPT_CHUNKS == 0 and chunk + 1 < total:
@@ -208,7 +208,7 @@ def find_circuits(study: Study, channels: Sequence[int]) -> list[ChannelCircuits
     weight, _ = study.weight_and_bias
     source = SOURCES.get(SUGGESTED).from_given({}, study)
     weights = torch.stack([permuted_weights(weight[channel], channel, DRAWS) for channel in channels])
-    found = source.clusters_of_units(source.settings(), study, weights)
+    clusters_of_units = source.clusters_of_units(source.settings(), study, weights)
     split = _splitting(study)
     circuits = []
     for index, channel in enumerate(progress(channels, "circuits", unit=" channels", delay=2)):
@@ -216,7 +216,7 @@ def find_circuits(study: Study, channels: Sequence[int]) -> list[ChannelCircuits
         named: list[Concept] = []
         for draw in range(1 + DRAWS):
             try:
-                clusters = found.of_number(index, draw, source.number)
+                clusters = clusters_of_units.of_number(index, draw, source.number)
             except UserError:  # too few distinct images
                 if draw == 0:
                     break

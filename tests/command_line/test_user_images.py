@@ -10,6 +10,8 @@ import pytest
 from tests.oracles import average_precision, stored_images
 from tests.refusals import STAGE3, STAGE4, refused
 from tests.scripts import CHANNEL, COMPUTE, NETWORK, RUN, printed_commands, run_script, stage1, stage3, succeed
+from utils.entries import DisentanglingSettings, disentangle
+from utils.report.image_ranking_table import HIGHEST, LOWEST
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import read_split
 
@@ -56,6 +58,19 @@ def test_a_list_and_a_class_are_split_and_named(folder, split):
     (command,) = [words for purpose, words in printed_commands(out) if purpose == "next"]
     assert str(path) in command
     assert read_split(folder / path).source["state"]["images_for_concept1"] == "red.txt"
+
+
+def test_from_python_the_source_is_named_and_its_flags_are_settings(folder, split, capsys, monkeypatch):
+    path, _ = split
+    monkeypatch.chdir(folder)
+    settings = DisentanglingSettings(
+        **{"model": NETWORK[1], "data_dir": "data", "store_dir": "store", "num_workers": 0, "device": "cpu"},
+        channels=(CHANNEL,),
+        concepts_from="user_images",
+        source_given={"images_for_concept1": "red.txt", "validation_images_for_concept1": "red_val.txt"},
+        concepts=([], ["dog"]),
+    )
+    assert disentangle(settings).files == [path] and "there already" in capsys.readouterr().out
 
 
 def test_fractions_and_separation_are_on_the_listed_validation_images(folder, split):
@@ -145,9 +160,11 @@ def test_the_ranking_needs_no_images_and_ends_with_the_split_of_the_best_channel
     rows = list(csv.DictReader((tmp_path / OUT / "rank_by_images_both.csv").open()))
     for images_of, total in (("train", 24), ("val", 16)):
         of_store = [row for row in rows if row["images_of"] == images_of]
-        channels = [row for row in of_store if row["kind"] == "channel"]
-        precisions = [float(row["ap"]) for row in channels]
-        assert len(channels) == 12 and precisions == sorted(precisions, reverse=True)
+        by_order = {order: [row for row in of_store if row["order"] == order] for order in (HIGHEST, LOWEST)}
+        channels = [row for row in by_order[HIGHEST] if row["kind"] == "channel"]
+        for rows_of_order in (channels, by_order[LOWEST]):
+            precisions = [float(row["ap"]) for row in rows_of_order]
+            assert len(precisions) == 12 and precisions == sorted(precisions, reverse=True)
         assert {row["listed"] for row in of_store} == {"6"} and {row["images"] for row in of_store} == {str(total)}
         best = {row["channel"] for row in channels[:2]}
         assert {row["channel"] for row in of_store if row["kind"] == "circuit"} <= best

@@ -60,5 +60,5 @@ def test_precision_of_blocks_equals_that_of_all_scores(seed, distinct, size, blo
     for part in (slice(0, 1), slice(1, 4)):
         for others in scores[part][:, ~own].split(block, 1):
             counted.add(others, part)
-    expected = [average_precision(row, own.tolist()) for row in scores.numpy()]
-    assert counted.precisions().tolist() == pytest.approx(expected)
+    for found, signed in ((counted.highest_first(), scores), (counted.lowest_first(), -scores)):
+        assert found.tolist() == pytest.approx([average_precision(row, own.tolist()) for row in signed.numpy()])

@@ -13,7 +13,7 @@ from utils.concept_sources.compared_channels import permuted_weights
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
 from utils.stages import image_ranking
-from utils.stages.image_ranking import ListInStore, find_circuits, rank_channels, rank_circuits, rank_rows
+from utils.stages.image_ranking import ListInStore, count_rows, find_circuits, rank_channels, rank_circuits
 from utils.store.image_lists import read_image_list
 from utils.store.importance_store import ImportanceStore
 from utils.store.unfinished import Unfinished
@@ -68,15 +68,16 @@ def by_loop(folder, row, own=LISTED, images="train"):
 
 
 def test_channels_and_their_nulls_equal_loops(folder, in_store):
-    ranks = rank_channels(in_store, None)
+    ranks, lowest = rank_channels(in_store, None)
     weight, _ = in_store.store.read_layer()
     assert in_store.prevalence == len(LISTED) / 24 and len(weight) == CHANNELS
     for channel in range(CHANNELS):
         rows = permuted_weights(weight[channel], channel, DRAWS)
-        assert ranks.highest_first[channel].item() == pytest.approx(by_loop(folder, rows[0]))
-        assert ranks.lowest_first[channel].item() == pytest.approx(by_loop(folder, -rows[0]))
+        assert ranks.values[channel].item() == pytest.approx(by_loop(folder, rows[0]))
         assert ranks.nulls[channel].tolist() == pytest.approx([by_loop(folder, row) for row in rows[1:]])
-    expected = sorted(range(CHANNELS), key=lambda channel: -ranks.highest_first[channel].item())
+        assert lowest.values[channel].item() == pytest.approx(by_loop(folder, -rows[0]))
+        assert lowest.nulls[channel].tolist() == pytest.approx([by_loop(folder, -row) for row in rows[1:]])
+    expected = sorted(range(CHANNELS), key=lambda channel: -ranks.values[channel].item())
     assert ranks.best(3) == expected[:3]
     assert ranks.best_of_nulls.tolist() == [max(row[draw] for row in ranks.nulls.tolist()) for draw in range(DRAWS)]
 
@@ -89,17 +90,16 @@ def test_images_of_the_other_store_are_ranked_there(folder, tmp_path):
     in_val = ListInStore.of(read_image_list(file, "--rank_by_images", 1), store, store.read_labels())
     assert in_val.listed.tolist() == own and in_val.num_images == 16
     weight, _ = store.read_layer()
-    found = rank_rows(weight, in_val, words="")
+    found = count_rows(weight, in_val, words="").highest_first()
     assert found.tolist() == pytest.approx([by_loop(folder, row, own, "val") for row in weight])
 
 
 def test_small_blocks_and_several_passes_change_nothing(in_store, monkeypatch):
     whole = rank_channels(in_store, None)
     monkeypatch.setattr(image_ranking, "MOST_SCORES", 20)
-    monkeypatch.setattr(image_ranking, "MOST_VALUES", 5 * (2 + DRAWS) * 8)  # five channels a pass
-    parts = rank_channels(in_store, None)
-    for name in ("highest_first", "lowest_first", "nulls"):
-        assert torch.equal(getattr(whole, name), getattr(parts, name))
+    monkeypatch.setattr(image_ranking, "MOST_VALUES", 5 * (1 + DRAWS) * 8)  # five channels a pass
+    for ranks, expected in zip(rank_channels(in_store, None), whole, strict=True):
+        assert torch.equal(ranks.values, expected.values) and torch.equal(ranks.nulls, expected.nulls)
 
 
 def test_a_stopped_pass_goes_on(in_store, tmp_path, monkeypatch):
@@ -118,7 +118,8 @@ def test_a_stopped_pass_goes_on(in_store, tmp_path, monkeypatch):
     monkeypatch.setattr(ImportanceStore, "read_chunk", stops_at_the_last)
     with pytest.raises(KeyboardInterrupt):
         rank_channels(in_store, kept)
-    assert torch.equal(rank_channels(in_store, kept).nulls, whole.nulls)
+    for ranks, expected in zip(rank_channels(in_store, kept), whole, strict=True):
+        assert torch.equal(ranks.nulls, expected.nulls)
     assert chunks == [0, 1, 2, 2]
 
 

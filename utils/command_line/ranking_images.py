@@ -52,9 +52,9 @@ def rank_by_images(settings: ResultSettings) -> list[Path]:
         in_store = ListInStore.of(listed, store, study.labels if store is training else store.read_labels())
         made_from = {"store": json_digest(store.meta), "list": listed.digest(), "run": run}
         kept = Unfinished(path, made_from)
-        channels = rank_channels(in_store, kept)
-        circuits = rank_circuits(find_circuits(study, channels.best(settings.top)), in_store)
-        rankings.append(ImageRanking(of, in_store, channels, circuits))
+        highest_first, lowest_first = rank_channels(in_store, kept)
+        circuits = rank_circuits(find_circuits(study, highest_first.best(settings.top)), in_store)
+        rankings.append(ImageRanking(of, in_store, highest_first, lowest_first, circuits))
         kept.remove()
     print_rankings(rankings, listed.name, settings.top)
     written = [write_ranking(path, rankings, run, meta["layer"])]

@@ -203,6 +203,10 @@ class UserImageCandidates(CandidateMaker):
         images = _images_of_classes(usable, classes, listed)
         return disentangling.Concept(study.classes.concept_name(classes), classes, images.tolist(), "images")
 
+    def means_of(self, opened: OpenedSplit) -> Tensor:
+        image_sets.require_images(opened, self.study, image_sets.image_sets_of(opened))
+        return super().means_of(opened)
+
     def mean_inputs_of(self, concepts: list[Concept]) -> Tensor:
         return torch.stack([self._mean_input_of(concept) for concept in concepts])
 
@@ -288,7 +292,6 @@ def _images_of_classes(labels: Labels, classes: list[int], listed: Tensor) -> Te
 def _map_images(opened: OpenedSplit, study: Study, maker: UserImageCandidates) -> MapImages:
     """The images of each concept with the largest spatial sums."""
     split = opened.file.split
-    image_sets.require_images(opened, study, image_sets.image_sets_of(opened))
     maker.means_of(opened)  # raises an error if the split is of other images
     sets = []
     for concept in split.own_concepts:

@@ -64,31 +64,38 @@ class StreamedPrecision:
     """The average precisions of channels whose scores of the other images come in blocks.
 
     As that of ``rank_images``: the mean over the concept's images of the share of its images among all that are at
-    least as high. Memory does not depend on the number of other images.
+    least as high; or, with the lowest score first, at most as high. Memory does not depend on the number of other
+    images.
 
     Parameters
     ----------
     scores : Tensor [B, P]
         Scores of the P images of the concept by B channels.
 
-    ``others_at_least`` [B, P] int64 counts the other images so far that are at least as high as each of these, which
-    are in ascending order.
+    ``at_least`` and ``at_most`` [B, P] int64 count the other images so far that are at least, or at most, as high as
+    each of these, which are in ascending order.
     """
 
     def __init__(self, scores: Tensor) -> None:
         self._own = torch.from_numpy(np.sort(scores.numpy(), axis=1))
-        self.others_at_least = torch.zeros(self._own.shape, dtype=torch.long)
+        self.at_least = torch.zeros(self._own.shape, dtype=torch.long)
+        self.at_most = torch.zeros_like(self.at_least)
 
     def add(self, scores: Tensor, channels: slice = slice(None)) -> None:
         """Count a block of other images, by their scores [b, n] of some of the channels."""
         ascending = torch.from_numpy(np.sort(scores.numpy(), axis=1))
-        below = torch.searchsorted(ascending, self._own[channels])
-        self.others_at_least[channels] += scores.shape[1] - below
+        self.at_least[channels] += scores.shape[1] - torch.searchsorted(ascending, self._own[channels])
+        self.at_most[channels] += torch.searchsorted(ascending, self._own[channels], right=True)
 
-    def precisions(self) -> Tensor:
-        """The average precision of each channel: [B], float64."""
+    def highest_first(self) -> Tensor:
+        """The average precision of each channel, the highest score first: [B], float64."""
         own_at_least = _numbers(self._own, self._own, right=False)
-        return (own_at_least / (own_at_least + self.others_at_least)).mean(1)
+        return (own_at_least / (own_at_least + self.at_least)).mean(1)
+
+    def lowest_first(self) -> Tensor:
+        """The same with the lowest score first."""
+        own_at_most = self._own.shape[1] - _numbers(self._own, self._own, right=True)
+        return (own_at_most / (own_at_most + self.at_most)).mean(1)
 
 
 def above_prevalence(precisions: Tensor, prevalences: Tensor) -> Tensor:

@@ -14,23 +14,25 @@ from utils.report.tables import Table, short_name
 from utils.stages.image_ranking import ChannelRanks, CircuitRanks, ListInStore
 
 COLUMNS = ["run", "layer", "images_of", "kind", "channel", "circuit", "name", "training_images", "listed", "images"]
-COLUMNS += ["prevalence", "ap", "ap_lowest_first", "ap_null", "ap_null_highest", "p", "p_best"]
-HOW_TO_READ = f"""AP: average precision with which the spatial sum ranks the listed images above all others; by chance
-it is about the prevalence. Null of a channel: its own weights permuted over the inputs, {DRAWS} draws (mean, highest);
-of a circuit: the best circuit of each of these units. p: the channel against its own draws, at least 1/{1 + DRAWS};
-p of the best: against the best channel of the layer, or the best circuit, of each draw, which answers for the choice of
-the best. Only high activations count: "lowest first" is the AP with the lowest sum first, without a null."""
+COLUMNS += ["prevalence", "order", "ap", "ap_null", "ap_null_highest", "p", "p_best"]
+HIGHEST, LOWEST = "highest first", "lowest first"  # of the spatial sum
+HOW_TO_READ = f"""AP: average precision with which the spatial sum ranks the listed images above all others (lowest
+first: below all others); by chance it is about the prevalence. Null of a channel: its own weights permuted over the
+inputs, {DRAWS} draws (mean, highest); of a circuit: the best circuit of each of these units. p: the channel against its
+own draws, at least 1/{1 + DRAWS}; p of the best: against the best channel of the layer, or the best circuit, of each
+draw, which answers for the choice of the best."""
 IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit either, but a
 circuit is made of the channel's strongest training images, of which some may be listed."""
 
 
 @dataclass(frozen=True)
 class ImageRanking:
-    """What was measured in one store: ``of`` is ``train`` or ``val``."""
+    """What was measured in one store: ``of`` is ``train`` or ``val``; ``channels`` are ranked highest sum first."""
 
     of: str
     in_store: ListInStore
     channels: ChannelRanks
+    lowest_first: ChannelRanks
     circuits: list[CircuitRanks]
 
 
@@ -39,19 +41,18 @@ def _null_columns(value: float, nulls: Tensor) -> dict[str, float]:
     return {"ap": value, "ap_null": mean, "ap_null_highest": highest}
 
 
-def channel_rows(ranking: ImageRanking) -> list[dict[str, Any]]:
+def channel_rows(ranks: ChannelRanks, order: str) -> list[dict[str, Any]]:
     """The row of each channel, the highest average precision first."""
-    ranks = ranking.channels
     best_of_nulls = ranks.best_of_nulls
     rows = []
-    for channel in ranks.best(len(ranks.highest_first)):
-        value = ranks.highest_first[channel].item()
+    for channel in ranks.best(len(ranks.values)):
+        value = ranks.values[channel].item()
         rows.append(
             {
                 **_null_columns(value, ranks.nulls[channel]),
                 "kind": "channel",
+                "order": order,
                 "channel": channel,
-                "ap_lowest_first": ranks.lowest_first[channel].item(),
                 "p": p_value(value, ranks.nulls[channel]),
                 "p_best": p_value(value, best_of_nulls),
             }
@@ -68,6 +69,7 @@ def circuit_rows(ranking: ImageRanking) -> list[dict[str, Any]]:
                 {
                     **_null_columns(value, of_channel.best_of_nulls),
                     "kind": "circuit",
+                    "order": HIGHEST,
                     "channel": of_channel.channel,
                     "circuit": k + 1,
                     "name": of_channel.names[k],
@@ -84,7 +86,9 @@ def write_ranking(path: Path, rankings: Sequence[ImageRanking], run: str, layer:
     for ranking in rankings:
         of_store = {"run": run, "layer": layer, "images_of": ranking.of, "prevalence": ranking.in_store.prevalence}
         of_store |= {"listed": len(ranking.in_store.listed), "images": ranking.in_store.num_images}
-        rows += [{**of_store, **row} for row in (*channel_rows(ranking), *circuit_rows(ranking))]
+        rows += [{**of_store, **row} for row in channel_rows(ranking.channels, HIGHEST)]
+        rows += [{**of_store, **row} for row in channel_rows(ranking.lowest_first, LOWEST)]
+        rows += [{**of_store, **row} for row in circuit_rows(ranking)]
     cells = [[_cell(row.get(name, "")) for name in COLUMNS] for row in rows]
     Table(COLUMNS, cells).write_csv(path)
     return path
@@ -106,25 +110,22 @@ def print_rankings(rankings: Sequence[ImageRanking], name: str, number: int) -> 
 
 def _print_channels(ranking: ImageRanking, name: str, number: int) -> None:
     in_store = ranking.in_store
-    channels = channel_rows(ranking)
     print(
         f"\n{name}: {len(in_store.listed)} of the {in_store.num_images:,} images of {in_store.store.folder} "
-        f"(prevalence {in_store.prevalence:.4f}), {len(channels):,} channels"
+        f"(prevalence {in_store.prevalence:.4f}), {len(ranking.channels.values):,} channels"
     )
-    header = ["channel", "AP", "null", "highest", "p", "p of the best", "lowest first"]
-    names = ["ap", "ap_null", "ap_null_highest", "p", "p_best", "ap_lowest_first"]
-    cells = [[row["channel"], *(formatted(row[name], ".3f") for name in names)] for row in channels[:number]]
-    print(Table(header, cells).as_markdown(right_aligned=True))
-    lowest = max(channels, key=lambda row: row["ap_lowest_first"])
-    if lowest["ap_lowest_first"] > channels[0]["ap"]:
-        value = f"{lowest['ap_lowest_first']:.3f}"
-        print(f"channel {lowest['channel']} is low for these images: AP {value} with the lowest sum first")
+    for order, ranks in ((HIGHEST, ranking.channels), (LOWEST, ranking.lowest_first)):
+        header = ["channel", f"AP, {order}", "null", "highest", "p", "p of the best"]
+        names = ["ap", "ap_null", "ap_null_highest", "p", "p_best"]
+        rows = channel_rows(ranks, order)[:number]
+        cells = [[row["channel"], *(formatted(row[name], ".3f") for name in names)] for row in rows]
+        print(f"{Table(header, cells).as_markdown(right_aligned=True)}\n")
 
 
 def _print_circuits(ranking: ImageRanking, number: int) -> None:
     circuits = circuit_rows(ranking)
     if circuits:
-        print(f"\ncircuits of these channels ({len(circuits)}; the best {min(number, len(circuits))})")
+        print(f"circuits of the channels that are highest ({len(circuits)}; the best {min(number, len(circuits))})")
         header = ["channel", "circuit", "training images", "AP", "null: best", "highest", "p of the best"]
         names = ["ap", "ap_null", "ap_null_highest", "p_best"]
         cells = [
@@ -138,4 +139,4 @@ def _print_circuits(ranking: ImageRanking, number: int) -> None:
         ]
         print(Table(header, cells).as_markdown())
     else:
-        print("\nnone of these channels has circuits: there are too few distinct training images")
+        print("none of these channels has circuits: there are too few distinct training images")

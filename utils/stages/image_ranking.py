@@ -2,8 +2,7 @@
 
 Everything follows from the stores. The score of an image is the spatial sum of a unit, ``W S``, from the tap sums of
 the layer's input; the bias moves all images alike. The null of a channel is its own row of weights permuted over the
-inputs. A unit that is *lower* for the listed images than for others is not found by this; each channel's average
-precision with the lowest sum first is measured beside it, without a null.
+inputs. A channel may also answer to the listed images by being *low*: the same is measured with the lowest sum first.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from utils.method.disentangling import Concept
 from utils.method.ranking import StreamedPrecision
 from utils.processes import progress
 from utils.stages.image_set_nulls import rows_of_sets
+from utils.store.files import Layout
 from utils.store.image_lists import ListedImages
 from utils.store.importance_store import ImportanceStore, Labels
 from utils.store.study import Study
@@ -33,9 +33,8 @@ from utils.store.tap_sums import StoredTapSums
 from utils.store.unfinished import Unfinished
 
 KEPT_CHUNKS = 64  # of a pass are a step that is kept
-MOST_VALUES = 2**27  # of the weights, or of the counts, of the units of one pass
+MOST_VALUES = 2**26  # of the weights, or of the counts, of the units of one pass
 MOST_SCORES = 2**22  # of a block of units and images: they stay in the processor's cache
-LOWEST_FIRST = 1  # row of a channel's units; 0 is the channel, the draws follow
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,17 @@ class ListInStore:
 
 @dataclass(frozen=True)
 class ChannelRanks:
-    """Average precisions of the C channels of a layer for a list of images, Tensors of float64.
+    """Average precisions of the C channels of a layer for a list of images, by their spatial sums in one order.
 
-    ``highest_first`` and ``lowest_first`` [C] rank images by the channel's spatial sum; ``nulls`` [C, DRAWS] are those
-    of its permuted weights, highest first.
+    ``values`` [C] are those of the channels, ``nulls`` [C, DRAWS] those of their permuted weights; float64.
     """
 
-    highest_first: Tensor
-    lowest_first: Tensor
+    values: Tensor
     nulls: Tensor
 
     def best(self, number: int) -> list[int]:
         """The channels of the highest average precision, the highest first."""
-        return self.highest_first.argsort(descending=True, stable=True)[:number].tolist()
+        return self.values.argsort(descending=True, stable=True)[:number].tolist()
 
     @property
     def best_of_nulls(self) -> Tensor:
@@ -107,34 +104,34 @@ class CircuitRanks:
     best_of_nulls: Tensor
 
 
-def rank_channels(in_store: ListInStore, kept: Unfinished | None) -> ChannelRanks:
-    """The ChannelRanks of all channels of a layer, in one pass over the store, or several where the list is long.
+def rank_channels(in_store: ListInStore, kept: Unfinished | None) -> tuple[ChannelRanks, ChannelRanks]:
+    """The ChannelRanks of all channels of a layer, the highest sum first, and the lowest sum first.
 
-    Of N images, P of them listed, and C channels a pass computes ``(2 + DRAWS) C N`` sums of ``C_in * taps`` products,
-    sorts them in blocks, and counts for P of each. ``kept`` keeps what has been counted every few chunks.
+    One pass over the store, or several where the list is long. Of N images, P of them listed, and C channels a pass
+    computes ``(1 + DRAWS) C N`` sums of ``C_in * taps`` products, sorts them in blocks, and counts for P of each.
+    ``kept`` keeps what has been counted every few chunks.
     """
     weight, _ = in_store.store.read_layer()
-    units = 2 + DRAWS
-
-    def rows_of(channels: range) -> Tensor:
-        of_channels = [permuted_weights(weight[channel], channel, DRAWS) for channel in channels]
-        return torch.stack([torch.cat([rows[:1], -rows[:1], rows[1:]]) for rows in of_channels]).flatten(0, 1)
-
+    units = 1 + DRAWS
     size = max(1, MOST_VALUES // (units * max(len(in_store.listed), weight[0].numel())))
     starts = range(0, len(weight), size)
-    parts = []
+    highest, lowest = [], []
     for start in starts:
         channels = range(start, min(start + size, len(weight)))
+        rows = torch.cat([permuted_weights(weight[channel], channel, DRAWS).float() for channel in channels])
         words = "ranking channels" if len(starts) == 1 else f"channels {channels[0]} to {channels[-1]}"
-        parts.append(rank_rows(rows_of(channels), in_store, words=words, kept=kept, key=start))
-    precisions = torch.cat(parts).view(len(weight), units)
-    return ChannelRanks(precisions[:, 0], precisions[:, LOWEST_FIRST], precisions[:, LOWEST_FIRST + 1 :])
+        counted = count_rows(rows, in_store, words=words, kept=kept, key=start)
+        highest.append(counted.highest_first())
+        lowest.append(counted.lowest_first())
+    by_order = [torch.cat(parts).view(len(weight), units) for parts in (highest, lowest)]
+    highest_first, lowest_first = [ChannelRanks(precisions[:, 0], precisions[:, 1:]) for precisions in by_order]
+    return highest_first, lowest_first
 
 
-def rank_rows(
+def count_rows(
     rows: Tensor, in_store: ListInStore, *, words: str, kept: Unfinished | None = None, key: int = 0
-) -> Tensor:
-    """The average precisions with which units [B, C_in, taps] rank the listed images above all others: [B], float64.
+) -> StreamedPrecision:
+    """The average precisions with which units [B, C_in, taps] rank the listed images among all others.
 
     Parameters
     ----------
@@ -147,7 +144,8 @@ def rank_rows(
     store = in_store.store
     units = rows.float().flatten(1).numpy()
     counted = StreamedPrecision(torch.from_numpy(units @ in_store.input_sums.numpy().T))
-    done = 0 if kept is None else _resumed(kept, key, counted)
+    counts = {"at_least": counted.at_least.numpy(), "at_most": counted.at_most.numpy()}  # share the memory
+    done = 0 if kept is None else _resumed(kept, key, counts)
     total = store.num_chunks
     images = store.meta["num_images"]
     bar = progress(range(done, total), words, unit=" chunks", delay=2, images=images, initial=done, total=total)
@@ -157,9 +155,8 @@ def rank_rows(
         for part, scores in _scores_in_blocks(units, of_chunk["input_sums"][others].flatten(1).numpy()):
             counted.add(scores, part)
         if kept is not None and (chunk + 1) % KEPT_CHUNKS == 0 and chunk + 1 < total:
-            counts = {"chunks": np.array(chunk + 1), "counts": counted.others_at_least.numpy()}
-            kept.keep_arrays(["pass", key], counts)
-    return counted.precisions()
+            kept.keep_arrays(["pass", key], {**counts, "chunks": np.array(chunk + 1)})
+    return counted
 
 
 def _scores_in_blocks(units: np.ndarray, inputs: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
@@ -172,13 +169,14 @@ def _scores_in_blocks(units: np.ndarray, inputs: np.ndarray) -> Iterator[tuple[s
         yield part, torch.from_numpy(units[part] @ inputs.T)
 
 
-def _resumed(kept: Unfinished, key: int, counted: StreamedPrecision) -> int:
-    """The number of chunks of a pass that was stopped; what it has counted is set in ``counted``."""
-    counts = counted.others_at_least.numpy()
-    so_far = kept.find_arrays(["pass", key], {"chunks": (np.int64, ()), "counts": (counts.dtype, counts.shape)})
+def _resumed(kept: Unfinished, key: int, counts: dict[str, np.ndarray]) -> int:
+    """Set ``counts`` to those of a pass that was stopped; the number of chunks that it had read."""
+    layout: Layout = {name: (array.dtype, array.shape) for name, array in counts.items()}
+    so_far = kept.find_arrays(["pass", key], {**layout, "chunks": (np.int64, ())})
     if so_far is None:
         return 0
-    counts[...] = so_far["counts"]
+    for name, array in counts.items():
+        array[...] = so_far[name]
     return int(so_far["chunks"])
 
 
@@ -256,7 +254,8 @@ def rank_circuits(circuits: list[ChannelCircuits], in_store: ListInStore) -> lis
     if not circuits:
         return []
     units = [rows for of_channel in circuits for rows in of_channel.rows]
-    precisions = iter(rank_rows(torch.cat(units), in_store, words="ranking circuits").split(list(map(len, units))))
+    counted = count_rows(torch.cat(units), in_store, words="ranking circuits")
+    precisions = iter(counted.highest_first().split(list(map(len, units))))
     ranks = []
     for of_channel in circuits:
         values, *nulls = [next(precisions) for _ in of_channel.rows]

@@ -115,7 +115,7 @@ def test_several_channels_are_split_by_one_list(folder):
     assert all(len(list(models.glob(f"{RUN}_channel{channel}_user_images_red_*.pt"))) == 1 for channel in (2, 5))
 
 
-def test_pictures_effects_and_the_page_show_lists(folder, split, without_figures):
+def test_pictures_effects_and_the_page_show_lists(folder, split):
     path, _ = split
     tau = ("--proportion_attribution_required", "0.0001")
     measure(folder, "--splits", path, "--get_channel_card", "--get_map", "--get_effect", *tau)

@@ -209,7 +209,7 @@ def find_circuits(study: Study, channels: Sequence[int]) -> list[ChannelCircuits
     clusters_of_units = source.clusters_of_units(source.settings(), study, weights)
     split = _splitting(study)
     circuits = []
-    for index, channel in enumerate(progress(channels, "circuits", unit=" channels", delay=2)):
+    for index, channel in enumerate(progress(channels, "circuits of channels", unit=" channels", delay=2)):
         rows: list[Tensor] = []
         named: list[Concept] = []
         for draw in range(1 + DRAWS):

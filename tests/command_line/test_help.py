@@ -87,7 +87,7 @@ def test_what_help_says_of_circuits_is_their_default(tmp_path):
     circuits = [Circuits.from_given({}, SimpleNamespace(usable=range(number))) for number in (1_000_000, 400, 3)]
     assert f"circuits: {circuits[0].number}; pure: 2; " in found["--nr_concepts"]
     assert f"circuits: {circuits[0].references}; pure: 100; " in found["--nr_reference_images"]
-    assert [one.name for one in SOURCES.all() if not one.is_named() and one.summary] == UNLABELLED
+    assert [one.name for one in SOURCES.all() if one.summary and not one.is_named()] == UNLABELLED
     assert [one.references for one in circuits] == [600, 100, 1] and {one.number for one in circuits} == {12}
 
 

@@ -12,9 +12,9 @@ from utils.command_line.next_steps import after_importances, after_results
 from utils.command_line.opening import open_candidates
 from utils.command_line.settings import DisentanglingSettings, ImportanceSettings, ResultSettings
 from utils.errors import UserError
-from utils.store.files import read_json, write_json
+from utils.store.files import write_json
 from utils.store.opened_splits import OpenedSplit
-from utils.store.splits import write_manifest
+from utils.store.splits import write_manifest, write_split
 from utils.store.stage_two_runs import read_stage_two_runs, write_stage_two_run
 
 STORED = {"layer": "last", "weights_sha256": "00", "num_channels": 10}
@@ -104,13 +104,16 @@ def test_after_the_validation_images_comes_what_the_results_that_are_there_ask_f
         path.touch()
         os.utime(path, (number, number))
     assert "get_results.py" in command() and command().endswith(f"--splits {splits}/m_channel3_1_2.pt")
-    for run in ("other", "m"):  # the manifest of another layer does not count, and a damaged one does not either
-        assert command().endswith(".pt")
-        write_manifest(splits / f"{run}_groups_layer.json", {}, {})
-        content = read_json(splits / f"{run}_groups_layer.json", "")
-        write_json(splits / f"{run}_groups_layer.json", {**content, "splits": [{"file": f"{run}_channel3_1_2.pt"}]})
-        (splits / "m_damaged_layer.json").write_text("{")
+    file = split_file(frozen_conv(6, 9, 1), 3)
+    write_split(path, file)
+    write_manifest(splits / "other_groups_layer.json", {splits / "other_channel3_1_2.pt": file}, {})
+    (splits / "m_damaged_layer.json").write_text("{")
+    assert f"--splits {path}" in command()  # neither the manifest of another layer nor a damaged one counts
+    write_manifest(splits / "m_groups_layer.json", {path: file}, {})
     assert command().endswith(f"--splits {splits}/m_groups_layer.json --get_separation")
+    file.source["name"] = "circuits"
+    write_split(path, file)
+    assert command().endswith(f"--splits {path} --get_channel_card --get_map")  # a separation is of labelled concepts
 
 
 def test_flags_choose_among_runs_that_listed_a_channel(tmp_path, stage_two):

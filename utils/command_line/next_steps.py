@@ -27,7 +27,7 @@ from utils.errors import UserError
 from utils.method.disentangling import Candidate
 from utils.report.page_commands import tables_of
 from utils.store.importance_store import ImportanceStore
-from utils.store.splits import THRESHOLDS, SplitWriter, StoredSplits, read_split
+from utils.store.splits import THRESHOLDS, SplitWriter, StoredSplits, read_manifest, read_split
 from utils.store.stage_two_runs import read_stage_two_runs
 
 FOR_VERDICTS = "for verdicts, also"
@@ -59,7 +59,10 @@ def _with_val_store(settings: ImportanceSettings, run: str) -> Command | None:
     """
     stored = StoredSplits(Path(settings.store_dir) / MODEL_DIR, run)
     if manifests := stored.manifests():
-        return "next", next_command(STAGE4, "--splits", manifests[-1], "--get_separation", settings=settings)
+        first = manifests[-1].with_name(read_manifest(manifests[-1])[0]["file"])
+        flags = _flags_of_null(first)
+        shown = first if flags == FIGURES_WITH_NULLS else manifests[-1]  # cards of one split: they may be many
+        return "next", next_command(STAGE4, "--splits", shown, *flags, settings=settings)
     if splits := stored.all():
         newest = max(splits, key=lambda path: path.stat().st_mtime_ns)
         return "next", next_command(STAGE4, "--splits", newest, *_flags_of_null(newest), settings=settings)

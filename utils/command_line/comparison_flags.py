@@ -24,7 +24,17 @@ OF_COMPARISON = (
 # Other results of stage 4, which cannot be combined with a comparison
 NOT_WITH_COMPARISON = (
     *("get_qualitative", "get_quantitative", "get_channel_card", "get_feature_visualization"),
-    *("get_separation", "get_effect", "get_map", "summary", "splits", "split_by", "background"),
+    *(
+        "get_separation",
+        "get_effect",
+        "get_edit",
+        "with_pure",
+        "get_map",
+        "summary",
+        "splits",
+        "split_by",
+        "background",
+    ),
     *("report", "patches_of", "patches", "steps", "seeds", "patch_size", "irrelevant_channels", "effect_to"),
     *("rank_by_images", "proportion_attribution_required", "p"),
 )

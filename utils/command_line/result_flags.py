@@ -28,6 +28,7 @@ ONLY_FOR = {
     "edit_concepts": ("write_edited",),
     "edit_factor": ("write_edited",),
     "edit_to": ("write_edited",),
+    "with_pure": ("get_edit",),
 }
 # The flags that a report uses; all other flags would be ignored
 OF_REPORT = (
@@ -60,6 +61,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     _add_separation_flags(group)
     _add_effect_flags(group)
     _add_ranking_flags(group)
+    _add_selectivity_flags(group)
     _add_edit_flags(group)
     help = "make the tables of all stored results anew, and print them; alone, nothing else is done"
     group.add_argument("--summary", action="store_true", help=help)
@@ -205,6 +207,23 @@ def _add_edit_flags(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_selectivity_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--get_edit",
+        action="store_true",
+        help="what taking each concept out of its channel does to the logits of its own images, of the channel's other "
+        "concepts and of others, by the concept's part, the whole channel, permuted shares and other methods: how "
+        "selective each is, and its harm at equal effect; into results_quantitative/ and plots/. It needs the training "
+        "store, and reads images of train/ and val/; the network runs once an image",
+    )
+    group.add_argument(
+        "--with_pure",
+        action="store_true",
+        help="edit: also hold the channel in images that PURE's clusters give to the concept, which takes a pass over "
+        "train/ and one over val/ (it needs the val store and concepts with labels)",
+    )
+
+
 def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> ResultSettings:
     """Stage 4's settings; UserError if flags would be ignored.
 
@@ -244,7 +263,7 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if settings.write_edited is not None:
         flags.require(args, "edit_concepts")
     settings = settings.with_usual_results()
-    if args.figure_width.width and not (settings.get_separation or settings.get_qualitative or settings.wants_pictures):
+    if args.figure_width.width and not settings.wants_figures:
         raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
     return settings
 

@@ -194,6 +194,7 @@ class ResultSettings(CandidateSettings):
     get_map: bool = False
     get_separation: bool = False
     get_effect: bool = False
+    get_edit: bool = False
     compare: bool = False
     rank_by_images: str | Path | None = None
     summary: bool = False
@@ -212,6 +213,7 @@ class ResultSettings(CandidateSettings):
     edit_concepts: tuple[str, ...] = ()
     edit_factor: float = defaults.EDIT_FACTOR
     edit_to: str | float = defaults.EFFECT_TO
+    with_pure: bool = False
     compare_without: tuple[str, ...] = ()
     max_channels: int = defaults.COMPARISON_CHANNELS
     nr_concepts: int | None = None
@@ -235,13 +237,18 @@ class ResultSettings(CandidateSettings):
         return self.get_channel_card or self.get_feature_visualization
 
     @property
+    def wants_figures(self) -> bool:
+        """Whether stage 4 draws figures that can be made for a paper."""
+        return self.get_separation or self.get_edit or self.get_qualitative or self.wants_pictures
+
+    @property
     def wants_each_split(self) -> bool:
         """Whether stage 4 makes results of single splits, from images of their concepts."""
         return self.get_qualitative or self.get_quantitative or self.wants_pictures
 
     def with_usual_results(self) -> "ResultSettings":
         """These settings, with densities and fractions if no result of splits is asked for."""
-        of_splits = self.get_separation or self.get_effect or self.get_map or self.write_edited
+        of_splits = self.get_separation or self.wants_logits or self.get_map or self.write_edited
         if of_splits or self.wants_each_split:
             return self
         return replace(self, get_qualitative=True, get_quantitative=True)
@@ -249,7 +256,12 @@ class ResultSettings(CandidateSettings):
     @property
     def wants_network(self) -> bool:
         """Whether stage 4 makes results that need the network and images even if there is a val store."""
-        return self.wants_pictures or self.get_effect
+        return self.wants_pictures or self.wants_logits
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether stage 4 makes results that need what comes after the layer."""
+        return self.get_effect or self.get_edit
 
 
 def model_dir_of(settings: ResultSettings) -> Path:

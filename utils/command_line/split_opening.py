@@ -31,7 +31,7 @@ from utils.command_line.settings import ImageSettings, ResultSettings, model_dir
 from utils.concept_sources.source_registry import SOURCES
 from utils.errors import UserError
 from utils.images.batches import ImageSource
-from utils.images.folders import ClassMap
+from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey
 from utils.method.rho import RHOS
@@ -43,6 +43,7 @@ from utils.stages.validation import (
     StoredValidation,
     classes_without_images,
     classes_without_measured_images,
+    list_all_validation,
     list_validation,
 )
 from utils.store.candidates import RequestedCandidate
@@ -311,16 +312,24 @@ def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | Sto
         missing = classes_without_measured_images(store, source.images, classes, opened.outputs)
         return _with_images(opened, missing, sets), source
     opened = _with_images(opened, classes_without_images(root, classes, opened.outputs), sets)
-    images = store.measured_images(root)[0] if store is not None and sets else None
+    images = store.measured_images(root)[0] if store is not None and (sets or settings.with_pure) else None
     if settings.get_channel_card:
         opened = replace(opened, kept_patches=patches_of_all(opened, images))
     if images is None:
-        kept = opened.kept_patches
-        images = list_validation(root, classes, opened.outputs) if kept is None else kept.images
+        images = _listed_images(opened, root, classes)
     network = opened.open_network()
     loading = flags.loading(settings, opened.device)
     image_source = ImageSource(images, opened.transform, settings.batch_size, loading)
     return opened, ImagePass(network, image_source, classes, sets)
+
+
+def _listed_images(opened: OpenedSplits, root: Path, classes: ClassMap) -> ImageList:
+    """The images in ``val/``: of the splits' classes, or of all, where results need other ones."""
+    if opened.kept_patches is not None:
+        return opened.kept_patches.images
+    if opened.settings.get_edit:
+        return list_all_validation(root, classes)
+    return list_validation(root, classes, opened.outputs)
 
 
 def image_sets_in(opened: OpenedSplits, store: ImportanceStore | None) -> dict[GroupKey, np.ndarray]:

@@ -209,6 +209,47 @@ def _map_images(opened: OpenedSplit, study: Study) -> MapImages:
     return MapImages(indices, concepts_of(indices, sets), references.features[0])
 
 
+def pure_clusters(
+    channels: Sequence[int], classes: Sequence[list[int]], study: Study, store: ImportanceStore
+) -> list[tuple[int, VirtualNeurons, VirtualNeurons]]:
+    """PURE's usual clusters of channels, and what is nearest to them.
+
+    Parameters
+    ----------
+    channels
+        Some may be the same.
+    classes
+        For each channel the classes whose training images are measured.
+    study
+    store
+        A complete store of validation images, all of which are measured.
+
+    Returns
+    -------
+    list of (number of clusters, VirtualNeurons of training images, VirtualNeurons of validation images)
+        For each channel.
+    """
+    source = Pure.from_given({}, study)
+    stored, circuit_layer = source.stored_references(study)
+    distinct = sorted(set(channels))
+    references = references_by_draw(distinct, 1, stored, study, circuit_layer=circuit_layer)
+    found = {
+        channel: source.clusters(of_channel)[1]
+        for channel, of_channel in zip(distinct, references.features[:, 0], strict=True)
+    }
+    of_classes = torch.zeros(study.meta["num_outputs"], len(channels), dtype=torch.bool)
+    for number, outputs in enumerate(classes):
+        of_classes[outputs, number] = True
+    circuits_of_units = _unit_circuits(study, [(channel, 0) for channel in channels], circuit_layer)
+    centroids = [found[channel][None].double() for channel in channels]
+    units = virtual_neuron_store.ClusteredUnits(circuits_of_units, centroids, of_classes)
+    everywhere = replace(units, classes=torch.ones_like(of_classes))
+    training = stored_virtual_neurons(study.training, study, study.labels, units)
+    validation = stored_virtual_neurons(store, study, store.read_labels(), everywhere)
+    numbers = [len(found[channel]) for channel in channels]
+    return list(zip(numbers, training, validation, strict=True))
+
+
 def _circuit_layer(study: Study, name: str | None) -> CircuitLayer | None:
     if name is None:
         return None

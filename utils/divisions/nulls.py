@@ -65,12 +65,22 @@ class Null(ABC):
             A permutation of the inputs for each draw.
         """
 
+    @abstractmethod
+    def shares(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
+        """The shares of each input that B draws give to the concepts, and last the residual: [K + 1, B, C_in].
+
+        Parameters as of ``rows``.
+        """
+
 
 class PermutedWeights(Null):
     """The split's rule, applied to the channel's weights permuted over its inputs."""
 
     def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         return rule.rows(weight[orders])
+
+    def shares(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
+        return rule.shares(weight[orders])
 
 
 class FittedWeights(Null):
@@ -80,12 +90,19 @@ class FittedWeights(Null):
         permuted = weight[orders]
         return rule.rows(permuted, weight.expand_as(permuted))
 
+    def shares(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
+        permuted = weight[orders]
+        return rule.shares(permuted, weight.expand_as(permuted))
+
 
 class PermutedShares(Null):
     """The split's own shares, permuted over the inputs."""
 
     def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
-        return disentangling.disentangled_rows(weight, shares[:, orders])[:-1]
+        return disentangling.disentangled_rows(weight, self.shares(rule, weight, shares, orders))[:-1]
+
+    def shares(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
+        return shares[:, orders]
 
 
 WEIGHTS = PermutedWeights(

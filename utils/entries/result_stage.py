@@ -32,6 +32,7 @@ def evaluate(settings: ResultSettings) -> list[Path]:
     from utils.command_line.editing import print_loading_lines, write_edited
     from utils.command_line.evaluating import evaluate_each
     from utils.command_line.mapping import draw_maps
+    from utils.command_line.measuring_edits import measure_edits
     from utils.command_line.measuring_effects import measure_effect
     from utils.command_line.next_steps import after_results
     from utils.command_line.ranking_images import rank_by_images
@@ -59,12 +60,14 @@ def evaluate(settings: ResultSettings) -> list[Path]:
         written += draw_maps(opened)
     if settings.write_edited:
         written += write_edited(opened)
-    if settings.get_effect or settings.wants_each_split:
+    if settings.wants_logits or settings.wants_each_split:
         opened, validation = split_opening.open_validation(opened)
         network = f"{settings.model_name} with weights {opened.context['weights']}"
         print(f"{network}, layer {opened.context['layer']}; {validation}")
         if settings.get_effect:
             written += measure_effect(opened, validation)
+        if settings.get_edit:
+            written += measure_edits(opened, validation)
         if settings.wants_each_split:
             written += evaluate_each(opened, validation, results)
     if settings.summary:

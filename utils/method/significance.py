@@ -118,19 +118,40 @@ def mean_with_interval(values: ArrayLike, groups: ArrayLike) -> Interval:
         NaN without values; ``low`` and ``high`` are NaN with too few groups for resampling.
     """
     values_array = np.asarray(values, dtype=float)
-    measured = ~np.isnan(values_array)
-    if not measured.any():
+    return ratio_with_interval(values_array, np.where(np.isnan(values_array), np.nan, 1.0), groups)
+
+
+def ratio_with_interval(numerators: ArrayLike, denominators: ArrayLike, groups: ArrayLike) -> Interval:
+    """The ratio of two sums, and its 95 % interval where groups are resampled with all their values (bootstrap).
+
+    Parameters
+    ----------
+    numerators, denominators : array [n]
+        Where either is NaN, neither counts.
+    groups : array [n]
+        The channels of the values, which are one for each concept.
+
+    Returns
+    -------
+    Interval
+        NaN without values, or if all denominators are 0; ``low`` and ``high`` are NaN with too few groups for
+        resampling.
+    """
+    tops, bottoms = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    measured = ~(np.isnan(tops) | np.isnan(bottoms))
+    if not bottoms[measured].any():
         return Interval(np.nan, np.nan, np.nan)
     names, group_numbers = np.unique(np.asarray(groups)[measured], return_inverse=True)
-    sums = np.bincount(group_numbers, values_array[measured])
-    counts = np.bincount(group_numbers)
-    mean = sums.sum() / counts.sum()
+    top_sums = np.bincount(group_numbers, tops[measured])
+    bottom_sums = np.bincount(group_numbers, bottoms[measured])
+    ratio = top_sums.sum() / bottom_sums.sum()
     if len(names) < FEWEST_GROUPS:
-        return Interval(mean, np.nan, np.nan)
+        return Interval(ratio, np.nan, np.nan)
     times_drawn = _times_drawn(len(names))
-    means = np.einsum("rg,g->r", times_drawn, sums) / np.einsum("rg,g->r", times_drawn, counts)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(mean, low, high)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample whose denominators are all 0
+        ratios = np.einsum("rg,g->r", times_drawn, top_sums) / np.einsum("rg,g->r", times_drawn, bottom_sums)
+    low, high = np.nanquantile(ratios, (0.025, 0.975))
+    return Interval(ratio, low, high)
 
 
 @lru_cache(maxsize=4)

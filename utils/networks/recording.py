@@ -113,8 +113,11 @@ class _Reached(Exception):
     """Raised when the network reaches the layer; carries the layer's input."""
 
 
-def layer_input(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
-    """The input of ``module``, with its graph. The network is stopped there, before it can change it in place."""
+def layer_input(network: Callable[[Any], Tensor], module: nn.Module, images: Tensor | None) -> Tensor:
+    """The input of ``module``, with its graph. The network is stopped there, before it can change it in place.
+
+    ``network`` may be any function that calls it.
+    """
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise _Reached(inputs[0])

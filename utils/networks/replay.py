@@ -23,6 +23,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -60,6 +61,7 @@ class Replay:
     def __init__(self, network: nn.Module, module: nn.Module, images: Tensor) -> None:
         images = images.detach()
         self._network = network
+        self._module = module
         with torch.no_grad():
             recording = _Recording(images)
             logits = recording.run(network, module)
@@ -69,14 +71,35 @@ class Replay:
                 self._images = images
                 self._outputs = {}
 
-    def __call__(self) -> Tensor:
+    def __call__(
+        self,
+        output: Tensor | None = None,
+        *,
+        change: Callable[[Tensor], Tensor] | None = None,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """The logits [B, outputs].
 
         Call it with the arithmetic (autocast, TF32) that the constructor ran with. Gradients are recorded unless the
         caller disables them.
+
+        Parameters
+        ----------
+        output
+            What ``module`` returns, instead of being computed; its hooks see it. The network may change it in place.
+        change
+            Applied to every recorded tensor before the network receives it.
+        tensors
+            Parameters and buffers of the network, by name, that take the place of its own.
         """
-        with _replaced_forwards({module: _returning(module, outputs) for module, outputs in self._outputs.items()}):
-            return self._network(_tensors(self._images))
+        forwards = {module: _returning(module, outputs, change) for module, outputs in self._outputs.items()}
+        if output is not None:
+            forwards[self._module] = lambda *_, **__: output
+        images = _tensors(self._images, change)
+        with _replaced_forwards(forwards):
+            if tensors is not None:
+                return functional_call(self._network, tensors, (images,))
+            return self._network(images)
 
     @property
     def num_bytes(self) -> int:
@@ -195,19 +218,23 @@ class _Recording(TorchDispatchMode):
         return operation(*args, **kwargs)
 
 
-def _tensors(output: Any) -> Any:
-    """An output of the first pass, with tensors in place of _Recorded."""
-    return tree_map_only(_Recorded, _Recorded.restored, output)
+def _tensors(output: Any, change: Callable[[Tensor], Tensor] | None) -> Any:
+    """An output of the first pass, with tensors in place of _Recorded, after ``change``."""
+
+    def restored(recorded: _Recorded) -> Tensor:
+        return recorded.restored() if change is None else change(recorded.restored())
+
+    return tree_map_only(_Recorded, restored, output)
 
 
-def _returning(module: nn.Module, outputs: list[Any]) -> Forward:
-    """A forward that returns these outputs, one for each call; further calls are computed."""
+def _returning(module: nn.Module, outputs: list[Any], change: Callable[[Tensor], Tensor] | None) -> Forward:
+    """A forward that returns these outputs, one for each call, after ``change``; further calls are computed."""
     forward = module.forward
     remaining = iter(outputs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for output in remaining:
-            return _tensors(output)
+            return _tensors(output, change)
         return forward(*args, **kwargs)
 
     return call

@@ -139,8 +139,12 @@ class ValidationImages(ABC):
 
     def files_digest(self, keys: Iterable[GroupKey]) -> str:
         """SHA-256 of the relative paths and sizes of the images of some groups."""
+        return self.digest_of(chain.from_iterable(map(self.indices, keys)))
+
+    def digest_of(self, indices: Iterable[int]) -> str:
+        """SHA-256 of the relative paths and sizes of some images."""
         digest = hashlib.sha256()
-        for index in chain.from_iterable(map(self.indices, keys)):
+        for index in indices:
             digest.update(b"%s\0%d\n" % (self.images.paths[index], self.images.sizes[index]))
         return digest.hexdigest()
 

@@ -76,9 +76,15 @@ class StoredTapSums:
         """C_in * taps."""
         return prod(self._shape)
 
+    def images_of(self, concept: Concept) -> torch.Tensor:
+        """Indices of all images of a Concept that are used, ascending."""
+        if concept.kind == "images":
+            return torch.tensor(concept.images)
+        return torch.cat([self._images_of_classes[output] for output in concept.classes]).sort().values
+
     def of(self, concept: Concept) -> torch.Tensor:
         """Tap sums of all images of a Concept: [n, C_in, taps], float32."""
-        return self.of_images(self._images_of(concept))
+        return self.of_images(self.images_of(concept))
 
     def of_others(self, concepts: Sequence[Concept]) -> torch.Tensor:
         """Tap sums of a sample of the images that belong to none of these Concepts: [n, C_in, taps], float32."""
@@ -87,7 +93,7 @@ class StoredTapSums:
 
     def second_moments(self, concept: Concept) -> torch.Tensor:
         """The mean outer product of the tap sums of all images of a Concept: [C_in * taps, C_in * taps], float64."""
-        images = self._images_of(concept)
+        images = self.images_of(concept)
         blocks = images.split(max(1, BLOCK_VALUES // self.num_values))
         return summed_outer_products(map(self.of_images, blocks), self.num_values) / len(images)
 
@@ -104,12 +110,6 @@ class StoredTapSums:
         else:
             others = summed_outer_products([inputs[~is_own]], self.num_values)
         return others / num_others
-
-    def _images_of(self, concept: Concept) -> torch.Tensor:
-        """Indices of all images of a Concept, ascending."""
-        if concept.kind == "images":
-            return torch.tensor(concept.images)
-        return torch.cat([self._images_of_classes[output] for output in concept.classes]).sort().values
 
     def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor) -> torch.Tensor:
         """True for the rows of the labels that are images of Concepts."""

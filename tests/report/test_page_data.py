@@ -39,7 +39,7 @@ def known_split(kind="groups", split_by="arv", only_correct=False, name="a"):
     division, rows = SimpleNamespace(name=split_by), torch.zeros(3, 2, 1)
     split = SimpleNamespace(division=division, shown_rows=lambda _: rows, classes=[[0], [1]], rho=1.0, channel=0)
     file = SimpleNamespace(split=split, settings={"only_correct": only_correct})
-    return MeasuredSplit(Path(f"{name}.pt"), file, kind, None, None, [])
+    return MeasuredSplit(Path(f"{name}.pt"), file, kind, None, None, [], [])
 
 
 def test_one_sees_how_near_a_class_came_and_why_it_did_not():

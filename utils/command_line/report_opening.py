@@ -16,6 +16,7 @@ from utils.report.page_splits import MeasuredSplits, in_order, kind_of
 from utils.stages.relevance import find_classes
 from utils.store.candidates import CRITERIA
 from utils.store.class_statistics import ClassStore
+from utils.store.edits import Edits
 from utils.store.effects import Effects
 from utils.store.files import refuse_differences
 from utils.store.importance_store import ImportanceStore
@@ -55,9 +56,10 @@ def _open_measured(settings: ResultSettings, run: str, meta: dict[str, Any], tau
     results = Results(settings.output_dir, model_dir)
     separations = Separations(settings.output_dir, model_dir)
     effects = Effects(settings.output_dir, model_dir)
-    for measurements in (results, separations, effects):
+    edits = Edits(settings.output_dir, model_dir)
+    for measurements in (results, separations, effects, edits):
         measurements.check(run, meta["weights_sha256"])
-    return MeasuredSplits(results, separations, effects, tau)
+    return MeasuredSplits(results, separations, effects, edits, tau)
 
 
 def _splits(settings: ResultSettings, run: str, meta: dict[str, Any]) -> dict[int, list[tuple[Path, SplitFile]]]:

@@ -148,9 +148,10 @@ def ratio_with_interval(numerators: ArrayLike, denominators: ArrayLike, groups: 
     if len(names) < FEWEST_GROUPS:
         return Interval(ratio, np.nan, np.nan)
     times_drawn = _times_drawn(len(names))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample whose denominators are all 0
-        ratios = np.einsum("rg,g->r", times_drawn, top_sums) / np.einsum("rg,g->r", times_drawn, bottom_sums)
-    low, high = np.nanquantile(ratios, (0.025, 0.975))
+    drawn_tops = np.einsum("rg,g->r", times_drawn, top_sums)
+    drawn_bottoms = np.einsum("rg,g->r", times_drawn, bottom_sums)
+    is_known = drawn_bottoms != 0  # not a resample whose denominators are all 0
+    low, high = np.quantile(drawn_tops[is_known] / drawn_bottoms[is_known], (0.025, 0.975))
     return Interval(ratio, low, high)
 
 

@@ -209,7 +209,7 @@ class GatheredTail(Tail):
         channels = torch.full((1 + len(edited),), channel, device=maps.device)
         features = self.features(batch, channels, maps)
         changes = (features[:, 1:] - features[:, :1]).T
-        return changes[..., None] * self.classifier.weight[:, channel].float()
+        return changes[..., None] * self.classifier.weight.detach()[:, channel].float()
 
 
 def _nearly_equal(values: Tensor, others: Tensor, tolerance: float) -> bool:

@@ -95,12 +95,13 @@ def _draw_in_full(axes: Axes, of_methods: Sequence[MethodSummary]) -> None:
             label=summary.words,
         )
     part = next((summary for summary in of_methods if summary.method == PART), None)
-    most = max(summary.harm.mean for summary in of_methods if not np.isnan(summary.harm.mean)) if of_methods else 0
-    if part is not None and np.isfinite(part.selectivity[0].value):
-        ends = np.array([0, 1.1 * most])
-        axes.plot(ends, part.selectivity[0].value * ends, color=SUBTLE, linewidth=0.8, linestyle=":", zorder=0)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    right = _farthest([summary.harm for summary in of_methods])
+    top = _farthest([summary.effect for summary in of_methods])
+    if part is not None and np.isfinite(part.selectivity[0].value) and part.selectivity[0].value > 0:
+        end = min(right, top / part.selectivity[0].value)
+        axes.plot([0, end], [0, part.selectivity[0].value * end], color=SUBTLE, linewidth=0.8, linestyle=":", zorder=0)
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
     axes.set_xlabel("harm: mean |change| on images of the channel's other concepts, in logits")
     axes.set_ylabel("effect: mean |change| of a concept, in logits")
 
@@ -118,6 +119,12 @@ def _draw_at_equal_effect(axes: Axes, of_methods: Sequence[MethodSummary]) -> No
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("harm at equal effect, in logits")
+
+
+def _farthest(intervals: Sequence[Interval]) -> float:
+    """The end of an axis that shows these intervals from 0 on."""
+    ends = [end for interval in intervals for end in (interval.mean, interval.high) if np.isfinite(end)]
+    return 1.1 * max(ends, default=0.0) or 1.0
 
 
 def _error(interval: Interval) -> list[list[float]] | None:

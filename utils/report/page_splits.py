@@ -11,6 +11,7 @@ from utils.divisions.division_registry import USUAL_OF_LAYERS
 from utils.method.disentangling import Split
 from utils.method.polysemanticity import cosine_similarities
 from utils.report import page_svg
+from utils.report.edit_tables import edit_rows, selectivity_text, strength_text
 from utils.report.effect_tables import concept_rows
 from utils.report.figure_files import plot_path
 from utils.report.page_commands import Commands
@@ -20,6 +21,8 @@ from utils.report.result_tables import result_rows
 from utils.report.separation_headline import null_precision, primary_null
 from utils.report.separation_tables import reached_by
 from utils.report.split_figures import card_name, densities, shown_channels, shown_concepts
+from utils.stages.edit_methods import METHODS
+from utils.store.edits import SELECTIVITY, Edits
 from utils.store.effects import Effects
 from utils.store.files import number_text
 from utils.store.opened_splits import OpenedSplit
@@ -32,6 +35,7 @@ SHOWN = (
     "separation",
     "quantitative",
     "effect",
+    "edit",
     "feature_visualization",
     "channel_card",
     "map",
@@ -48,7 +52,8 @@ class MeasuredSplit:
     """A split file and what stage 4 has measured of it.
 
     ``kind`` is one of ORDER: what its concepts are. ``separation`` are its rows of a separation, ``result`` its
-    fractions; both are None if they were not measured. ``effects`` are its effects on logits, which may be empty.
+    fractions; both are None if they were not measured. ``effects`` are its effects on logits, and ``edits`` what taking
+    its concepts out does; both may be empty.
     """
 
     path: Path
@@ -57,6 +62,7 @@ class MeasuredSplit:
     separation: list[dict] | None
     result: dict | None
     effects: list[dict]
+    edits: list[dict]
 
     @property
     def opened(self) -> OpenedSplit:
@@ -109,11 +115,12 @@ class MeasuredSplits:
     results : Results
     separations : Separations
     effects : Effects
+    edits : Edits
     tau : float
         The tau of the fractions that are shown, if they were measured for several.
     """
 
-    def __init__(self, results: Results, separations: Separations, effects: Effects, tau: float) -> None:
+    def __init__(self, results: Results, separations: Separations, effects: Effects, edits: Edits, tau: float) -> None:
         self.separations = separations.read_all()
         self._rows: dict[str, list[dict]] = {}
         self._results: dict[str, dict] = {}
@@ -124,13 +131,17 @@ class MeasuredSplits:
             self._results[result["split"]] = result
         for effect in effects.read_all():
             self._effects.setdefault(effect["split"], []).append(effect)
-        self.stale = sorted({*results.stale, *separations.stale, *effects.stale})
+        self._edits = {edit["split"]: edit for edit in edits.read_all()}
+        self.stale = sorted({*results.stale, *separations.stale, *effects.stale, *edits.stale})
 
     def of_split(self, path: Path, file: SplitFile, kind: str) -> MeasuredSplit:
         """A MeasuredSplit with what was measured of it."""
         name = path.stem
         rows = sorted(self._rows.get(name, ()), key=lambda row: row["concept"])
-        return MeasuredSplit(path, file, kind, rows or None, self._results.get(name), self._effects.get(name, []))
+        edits = [self._edits[name]] if name in self._edits else []
+        return MeasuredSplit(
+            path, file, kind, rows or None, self._results.get(name), self._effects.get(name, []), edits
+        )
 
 
 def kind_of(file: SplitFile, groups: list[list[int]], pairs: set[tuple[int, ...]]) -> str:
@@ -197,6 +208,7 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         "separation": [_separation_row(row, styles) for row in measured.separation or ()],
         "fractions": _fractions(measured, measured.result) if measured.result else None,
         "effects": [_effect(effect) for effect in measured.effects],
+        "edits": [[_edit_row(row) for row in edit_rows(edit)] for edit in measured.edits],
         "own_names": [concept.name for concept in measured.split.own_concepts],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
         "finds_from_store": SOURCES.get(measured.file.source["name"]).finds_from_store,
@@ -293,3 +305,12 @@ def _fractions(measured: MeasuredSplit, result: dict) -> dict:
 
 def _effect(effect: dict) -> dict:
     return {"to": effect["to"], "rows": concept_rows(effect), "background": effect["background"] is not None}
+
+
+def _edit_row(row: dict) -> dict:
+    return {
+        **row,
+        "words": METHODS.get(row["method"]).words,
+        "strength_text": strength_text(row),
+        **{f"{name}_text": selectivity_text(row[name], row[f"{name}_is_least"]) for name in SELECTIVITY.values()},
+    }

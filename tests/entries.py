@@ -9,6 +9,8 @@ from torch import nn
 
 from tests.stores import TRANSFORM, split_file
 from utils.store.comparisons import Comparisons
+from utils.store.edits import VALUES as EDIT_VALUES
+from utils.store.edits import Edits
 from utils.store.effects import Effects
 from utils.store.separations import VALUES, Separations
 from utils.store.splits import write_split
@@ -135,6 +137,45 @@ def effects_of(folder, *given):
     for one in given:
         effects.write(one)
     return effects
+
+
+def edit(channel=3, factor=1.0, **changes):
+    """A made-up edit of two concepts by three methods; the part is twice as selective as the whole channel.
+
+    The permuted shares reach equal effect for the first concept alone, and the second has no images of others.
+    """
+    effects = {
+        "part": (0.4, 0.2, 0.5, 0.1),
+        "whole_channel": (0.6, 0.6, 0.25, 0.15),
+        "shares_permuted": (0.1, 0.1, 2.5, 0.3),
+    }
+    rows = []
+    for k in (1, 2):
+        for method, (own, other, strength, harm) in effects.items():
+            is_reached = method != "shares_permuted" or k == 1
+            values = dict.fromkeys(EDIT_VALUES, 0.125)
+            values |= {"change_own": -own * factor, "change_other": -other / 2, "harm_other": other}
+            values |= {"selectivity": own * factor / other, "selectivity_rest": math.inf, "harm_rest": 0.0}
+            values |= {"strength": strength if is_reached else math.nan}
+            values |= {"harm_at_equal_effect": harm if is_reached else math.nan}
+            row = {"concept": k, "name": "ab"[k - 1], "method": method, **values}
+            row |= {"selectivity_is_least": k == 2, "selectivity_rest_is_least": False, "training_images": 50}
+            rows.append({**row, "images_own": 2, "images_other": 3, "images_rest": 5})
+    return {
+        **{"run": "net", "split": f"net_channel{channel}_0_1", "split_sha256": "no digest", "weights_sha256": "00"},
+        **{"layer": "last", "transform": TRANSFORM, "precision": "fp32", "decoding": "pil", "channel": channel},
+        **{"classes": [[0], [1]], "background": 1.0, "split_by": "least_squares", "rho": None},
+        **{"concepts_from": "classes", "found_by": {"from": "classes"}, "assignment": None},
+        **{"numbers": {"others": 5, "training": 50}, "training_sha256": "11", "methods": list(effects)},
+        **{"validation": {"a": "0", "b": "1"}, "rows": rows, **changes},
+    }
+
+
+def edits_of(folder, *given):
+    edits = Edits(folder / "out", folder / "models")
+    for one in given:
+        edits.write(one)
+    return edits
 
 
 COMPARED = {

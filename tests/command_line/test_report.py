@@ -165,7 +165,7 @@ def test_what_has_not_been_computed_is_a_command(made):
     found = pages(folder)
     nine = found["channel_9.html"].text
     stem = f"store/models_disentangled/{RUN}_channel9_1_3.pt"
-    for wish in ("effect", "feature_visualization", "channel_card"):
+    for wish in ("effect", "edit", "feature_visualization", "channel_card"):
         assert f"--data_dir data --store_dir store --splits {stem} --get_{wish}" in nine
     assert f"--splits {stem} --get_quantitative" not in nine and "Not measured" in nine
     other = next(page for name, page in found.items() if name not in ("index.html", "channel_9.html"))

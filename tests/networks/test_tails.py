@@ -6,7 +6,6 @@ import torchvision
 from torch import nn
 
 from tests import factories
-from tests.networks.test_replay import Net, shortcut
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.tails import ChannelMaps, GatheredTail, RecordedBatch, WholeTail, tail_of
@@ -25,8 +24,22 @@ def mixing():
     return factories.with_after_pooling(NormalisesChannels())
 
 
+class Shortcut(nn.Module):
+    """A shortcut around the layer, which is added after normalisation; its input has as many channels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.last, self.norm = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.relu, self.classifier = nn.ReLU(inplace=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.classifier(self.relu(self.norm(self.last(x)) + x).mean((2, 3)))
+
+
 def with_shortcut():
-    return Net(shortcut)
+    return Shortcut().eval().requires_grad_(False)
 
 
 def two_classifiers():

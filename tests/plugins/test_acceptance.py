@@ -14,6 +14,7 @@ SCRIPT = "tests/with_toys.py"
 TAU = ("--proportion_attribution_required", "0.0001")
 EVERYTHING = (
     *("--get_quantitative", "--get_qualitative", "--get_channel_card", "--get_feature_visualization", "--get_effect"),
+    "--get_edit",
     *("--steps", "2", "--seeds", "1", "--get_map", *TAU),
 )
 
@@ -98,6 +99,8 @@ def test_a_fourth_source_goes_through_everything(layer):
     assert file.source["name"] == "halves" and file.source["state"]["nr_reference_images"] == 6
     out = run("get_results.py", layer, "--splits", path, *EVERYTHING)
     assert "concepts from strong and weak images, nr concepts 2, nr reference images 6" in out
+    edits = json.loads((layer / "results_quantitative" / "edits" / f"{path.stem}.json").read_text())
+    assert len(edits["rows"]) == 12 and all(row["training_images"] == 3 for row in edits["rows"])
     assert figures_of(layer, path) >= {"card", "visualization", "map"}
     result = json.loads((layer / "results_quantitative" / "pairs" / f"{path.stem}_required0.0001.json").read_text())
     assert (
@@ -106,6 +109,7 @@ def test_a_fourth_source_goes_through_everything(layer):
     run("get_results.py", layer, "--report")
     pages = text_of_pages(layer)
     assert "by strong and weak images, by least squares" in pages and "--concepts_from halves" in pages
+    assert "harm at equal effect" in pages and "permuted shares" in pages
 
 
 def test_both_at_once_and_all_channels(layer):

@@ -1,5 +1,6 @@
 """How torch computes on a device: TF32, the layout of tensors in memory, copies that do not wait."""
 
+from mmap import mmap
 from typing import Any
 
 import torch
@@ -33,3 +34,17 @@ def fastest_memory_format(precision: str, device: torch.device) -> torch.memory_
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on ``device``; the copy does not wait for what the device still computes."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def outside_heap(tensor: Tensor) -> Tensor:
+    """A copy of a tensor in memory of its own, with the same layout; the tensor itself on another device than the CPU,
+    or if it is a part of a larger one.
+
+    A small tensor that is kept lies in the gap that a large temporary one has left in the heap. The next large one does
+    not fit there any more: kept images of 60 KB each then cost as much as the pixels they were made of, 600 KB.
+    """
+    is_dense = tensor.untyped_storage().nbytes() == tensor.nbytes
+    if tensor.device.type != "cpu" or not tensor.nbytes or not is_dense:
+        return tensor
+    memory = mmap(-1, tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride()).copy_(tensor)

@@ -27,6 +27,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from utils.networks.arithmetic import outside_heap
 from utils.networks.user_code import lacks_memory
 
 Forward = Callable[..., Any]  # of a module
@@ -64,7 +65,7 @@ class Replay:
         self._module = module
         with torch.no_grad():
             recording = _Recording(images)
-            logits = recording.run(network, module)
+            logits = recording.run(network, module, images)
             self._images: Any = recording.images
             self._outputs = recording.outputs()
             if not (self._outputs and self._reproduces(logits)):
@@ -108,6 +109,15 @@ class Replay:
         tensors = [leaf.value if isinstance(leaf, _Recorded) else leaf for leaf in recorded]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
+    def move_outside_heap(self) -> None:
+        """Move the recorded tensors into memory of their own, where many Replays are kept (``outside_heap``)."""
+        leaves = tree_leaves([self._images, *self._outputs.values()])
+        recorded = [leaf for leaf in leaves if isinstance(leaf, _Recorded) and leaf.value is not None]
+        values = {id(leaf.value): leaf.value for leaf in recorded}  # several may be one tensor
+        moved = {key: outside_heap(value) for key, value in values.items()}
+        for leaf in recorded:
+            leaf.value = moved[id(leaf.value)]
+
     def _reproduces(self, logits: Tensor) -> bool:
         try:
             return torch.equal(self(), logits)
@@ -149,11 +159,10 @@ class _Recording(TorchDispatchMode):
         self._calls: list[tuple[nn.Module, Any]] = []
         self._inside = False  # a recorded module is running
         self._begun = False  # the module from which on the network is recomputed has been called
-        self._given = images
         self.images = self._record(images)
 
-    def run(self, network: nn.Module, module: nn.Module) -> Tensor:
-        """Run the pass; returns the logits."""
+    def run(self, network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
+        """Run the pass over the images that were given; returns the logits."""
         parts = set(module.modules())
         outside = [
             candidate
@@ -162,7 +171,7 @@ class _Recording(TorchDispatchMode):
         ]
         forwards = {candidate: self._recording(candidate) for candidate in outside}
         with _replaced_forwards({**forwards, module: self._beginning(module)}), self:
-            return network(self._given)
+            return network(images)
 
     def outputs(self) -> dict[nn.Module, list[Any]]:
         """{module: [output of each recorded call, with _Recorded in place of tensors]}"""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.networks.arithmetic import outside_heap
 from utils.networks.layers import Layer
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.precision import full_precision
@@ -41,7 +42,8 @@ class RecordedBatch:
         self.targets = targets
         with self.computing():
             self.replay = Replay(network.module, network.layer.module, pixels)
-            self.logits = self.replay().float()
+            self.logits = outside_heap(self.replay().float())
+        self.replay.move_outside_heap()
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -106,7 +106,7 @@ class EditTraining:
 
     def rule(self, opened: OpenedSplit) -> Rule:
         """The Rule that has divided a split; UserError if it was made from other training images."""
-        if SOURCES.get(opened.file.source["name"]).labelled:
+        if SOURCES.get(opened.file.source["name"]).is_named():
             return self._units.rule(opened)
         study = self._study_of(_only_correct(opened))
         split = opened.file.split
@@ -374,6 +374,7 @@ def describe_edits(
         "background": file.background,
         "split_by": split.division.name,
         "rho": opened.rho,
+        "concepts_from": file.source["name"],
         "found_by": file.found_by(),
         "assignment": SOURCES.get(file.source["name"]).assignment(file.source["state"]),
         "numbers": {"others": len(others), "training": TRAINING_IMAGES},

@@ -38,8 +38,8 @@ class Edits(OfSplits):
     needed = frozenset(
         (
             *("run", "split", "split_sha256", "weights_sha256", "layer", "transform", "precision", "decoding"),
-            *("channel", "classes", "background", "split_by", "rho", "found_by", "assignment", "numbers"),
-            *("training_sha256", "validation", "methods", "rows", "evaluation"),
+            *("channel", "classes", "background", "split_by", "rho", "concepts_from", "found_by"),
+            *("assignment", "numbers", "training_sha256", "validation", "methods", "rows", "evaluation"),
         )
     )
 

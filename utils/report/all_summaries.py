@@ -6,10 +6,12 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.report.comparison_tables import write_comparison_tables
+from utils.report.edit_tables import write_edit_tables
 from utils.report.effect_tables import write_effect_tables
 from utils.report.result_files import NOTHING, print_summary, remove_tables
 from utils.report.separation_tables import print_headlines, write_separation_tables
 from utils.store.comparisons import Comparisons
+from utils.store.edits import Edits
 from utils.store.effects import Effects
 from utils.store.measurements import Measurements
 from utils.store.results import Results
@@ -18,12 +20,13 @@ from utils.store.separations import Separations
 WRITERS: tuple[tuple[type[Measurements], Callable[[Any], list[Path]]], ...] = (
     (Separations, write_separation_tables),
     (Effects, write_effect_tables),
+    (Edits, write_edit_tables),
     (Comparisons, write_comparison_tables),
 )
 
 
 def summarise_all(results: Results) -> list[Path]:
-    """Write the tables of all results, separations, effects and comparisons beside ``results``, and print summaries.
+    """Write the tables of all results, separations, effects, edits and comparisons beside ``results``, and print summaries.
 
     Tables of a kind of which nothing is stored any more are removed. Returns the paths of the others.
 

@@ -54,7 +54,7 @@ def measure(folder, *arguments):
 def test_a_list_and_a_class_are_split_and_named(folder, split):
     path, out = split
     assert "concept 1: red, 5 training images" in out and "concept 2: dog, 6 training images" in out
-    assert "least_squares_background" in path.name
+    assert "least_squares_background" in path.name and "reference images" not in out
     (command,) = [words for purpose, words in printed_commands(out) if purpose == "next"]
     assert str(path) in command
     assert read_split(folder / path).source["state"]["images_for_concept1"] == "red.txt"

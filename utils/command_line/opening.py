@@ -179,7 +179,7 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
             raise UserError("neither candidates nor channels are given")
         if len(channels) > 1 and not settings.names_concepts_by_lists:
             raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
-        concepts = [list(classes) for classes in settings.concepts]
+        concepts: list[list[int | str]] = [list(classes) for classes in settings.concepts]
         return RequestedCandidates([RequestedCandidate(channel, concepts) for channel in dict.fromkeys(channels)])
     of_file = read_candidates(settings.candidates)
     candidates = of_file.candidates

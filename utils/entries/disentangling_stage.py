@@ -89,7 +89,7 @@ def disentangle(settings: DisentanglingSettings) -> WrittenSplits:
     for candidate, crops in images_in_turn(plan, divider, training_images):
         with problems.noted(f"channel {candidate.channel}"), tqdm.external_write_mode():
             split = candidate.split(divider.divide(candidate))
-            split_text.print_split(split, members, network)
+            split_text.print_split(split, members, network, finds_concepts=settings.finds_concepts)
             split_text.warn_above_gamma(split, maker.closeness(candidate), requested.settings.get("gamma"))
             check = proof.check([split], crops)
             split_text.print_equality(check)

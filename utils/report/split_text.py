@@ -42,14 +42,17 @@ def print_reading(plan: ReadingPlan, divider: Divider, num_at_once: int) -> None
     print(f"{len(plan.candidates):,} of {plan.total:,} splits to make: reads {words} ({each}){at_once}")
 
 
-def print_split(split: Split, members: dict[GroupKey, torch.Tensor], network: OpenedNetwork) -> None:
+def print_split(
+    split: Split, members: dict[GroupKey, torch.Tensor], network: OpenedNetwork, *, finds_concepts: bool
+) -> None:
     """Print the concepts of a split, and how its inputs are divided.
 
-    ``members`` has the indices of the training images of each network output.
+    ``members`` has the indices of the training images of each network output; ``finds_concepts`` is whether the
+    concepts were found in the channel's reference images, and not named.
     """
     print(f"\nchannel {split.channel} of {network.layer.name} (weights {network.weights})")
     sets = [concept.images or () for concept in split.concepts if concept.kind == "images"]
-    if sets:
+    if sets and finds_concepts:
         print(f"{sum(map(len, sets))} reference images, in {len(sets)} sets:")
     for k, concept in enumerate(split.concepts, start=1):
         print(f"concept {k}: {concept.name}{_images_text(concept, members, split.division.background_note)}")

@@ -191,8 +191,8 @@ def relevant_in_share(store: ImportanceStore, images: Tensor, thresholds: Thresh
     for chunk in images.div(store.meta["chunk_size"], rounding_mode="floor").unique().tolist():
         of_chunk = store.read_chunk(chunk, names)
         rows = torch.isin(of_chunk["indices"], images)
-        relevant = relevant_in_images(*(of_chunk[name][rows] for name in names), thresholds.tau)
-        counts += relevant.sum(0)
+        relative, positive_sums = (of_chunk[name][rows] for name in names)
+        counts += relevant_in_images(relative, positive_sums, thresholds.tau).sum(0)
     return relevant_classes(counts, torch.tensor([len(images)]), thresholds.p)[0]
 
 

@@ -91,17 +91,18 @@ def test_the_closing_table_has_the_rho_of_every_objective(file, capsys):
 def test_the_number_of_reference_images_is_printed_before_the_sets(file, capsys):
     split = file.split
     split.concepts = [Concept(f"circuit {k}", [], list(range(4 * k, 9)), "images") for k in (0, 1)]
-    print_split(split, {}, SimpleNamespace(layer=SimpleNamespace(name="last"), weights="w"))
+    network = SimpleNamespace(layer=SimpleNamespace(name="last"), weights="w")
+    print_split(split, {}, network, finds_concepts=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:4] == [
         "channel 4 of last (weights w)",
         "14 reference images, in 2 sets:",
         "concept 1: circuit 0, 9 training images",
     ]
+    print_split(split, {}, network, finds_concepts=False)  # sets that the user has listed
+    assert "reference" not in capsys.readouterr().out
     file.split.concepts = [Concept("barn", [1], None, "classes"), Concept("kit", [2], None, "classes")]
-    print_split(
-        split, {1: torch.arange(3), 2: torch.arange(2)}, SimpleNamespace(layer=SimpleNamespace(name="l"), weights="w")
-    )
+    print_split(split, {1: torch.arange(3), 2: torch.arange(2)}, network, finds_concepts=False)
     assert "reference" not in capsys.readouterr().out
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import PATCHES, VISUALIZATION_SEEDS, VISUALIZATION_STEPS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
@@ -398,7 +399,8 @@ class FigureMaker:
         if self.peaks is not None:
             searched = f"all {len(images)} validation images, {len(images.folders)} classes"
         notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these", FRAMES]
-        notes += [NAMES] if result["assignment"] and not wishes.sheet.narrow else []
+        finds_concepts = not SOURCES.get(result["concepts_from"]).is_named()
+        notes += [NAMES] if finds_concepts and not wishes.sheet.narrow else []
         notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
         if visualizations and not wishes.sheet.narrow:
             notes.append("pictures without a rank: made to activate each channel, and the mean that each reaches")

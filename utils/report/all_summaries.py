@@ -26,7 +26,7 @@ WRITERS: tuple[tuple[type[Measurements], Callable[[Any], list[Path]]], ...] = (
 
 
 def summarise_all(results: Results) -> list[Path]:
-    """Write the tables of all results, separations, effects, edits and comparisons beside ``results``, and print summaries.
+    """Write the tables of all results, separations, effects, edits and comparisons, and print summaries of them.
 
     Tables of a kind of which nothing is stored any more are removed. Returns the paths of the others.
 

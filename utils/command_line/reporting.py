@@ -113,7 +113,7 @@ def make_report(settings: ResultSettings) -> Path:
         "gamma_value": reported.settings["gamma"],
         "patches": patches.description(),
         "count_note": COUNT_NOTE,
-        "circuits": count,
+        "image_sets": count,
         "overview": None
         if reported.guide is None
         else pictures.drawn("overview.png", _overview(reported, reported.guide)),

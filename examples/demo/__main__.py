@@ -1,10 +1,12 @@
 """A demonstration that needs no download: pictures drawn by code, and a network whose channels are polysemantic.
 
-    python -m examples.demo demo_output            draw the pictures: 100 a class for training, 40 for validation
-    python -m examples.demo demo_output --train    make the weights again, from nothing (half a minute on 2 cores)
-    python -m examples.demo demo_output --show     figures and a table of what has been split
+    python -m examples.demo demo_output              draw the pictures: 100 a class for training, 40 for validation
+    python -m examples.demo demo_output --train      make the weights again, from nothing (half a minute on 2 cores)
+    python -m examples.demo demo_output --show       figures and a table of what has been split
+    python -m examples.demo demo_output --shortcut   pictures and weights of a second network, which relies on a mark
 
-``demo.sh`` runs the four scripts on them, with ``--model examples.demo:demo_network``.
+``demo.sh`` runs the four scripts on them, with ``--model examples.demo:demo_network``. The second network is for
+``--data_dir demo_output/shortcut --model examples.demo:demo_network --weights demo_output/shortcut/weights_0.pth``.
 """
 
 from pathlib import Path
@@ -14,7 +16,13 @@ import torch
 
 from examples.demo.network import TRANSFORM, WEIGHTS, demo_network
 from examples.demo.pictures import CONCEPTS, write_pictures
-from examples.demo.training import accuracy, read_pictures, save_weights, train
+from examples.demo.shortcut import (
+    MARKED_CLASS,
+    read_shortcut_pictures,
+    shortcut_network,
+    write_shortcut_pictures,
+)
+from examples.demo.training import accuracy, classify, read_pictures, save_weights, train
 from utils.command_line import flags
 from utils.command_line.run import run
 from utils.errors import UserError
@@ -25,10 +33,12 @@ from utils.networks.loading import fingerprint
 from utils.networks.recording import Recorder
 from utils.plugins import positive_int
 from utils.report.figure_files import write_figure
-from utils.report.plots import DISENTANGLED, pictures_figure
+from utils.report.plots import DISENTANGLED, GREY, pictures_figure
 from utils.report.sheets import Titles
 from utils.store.results import Results
 from utils.store.splits import read_split
+
+WRONG = "#b22222"  # the frame of a picture that is classified wrongly
 
 
 def top_pictures(split, rho, names, validation, count=9):
@@ -79,6 +89,39 @@ def show(folder):
     print(f"figures: {folder / 'plots'}")
 
 
+def shortcut(folder):
+    """Write the pictures with a shortcut, train the network on them, and show what it makes of the mark."""
+    own = folder / "shortcut"
+    write_shortcut_pictures(folder / "pictures", own)
+    pixels, targets, is_marked = read_shortcut_pictures(own, "val")
+    predictions = classify(shortcut_network(own), pixels)
+    is_own, is_correct = targets == CONCEPTS.index(MARKED_CLASS), predictions == targets
+    print(f"{'correct, validation pictures':30}without the mark  with the mark")
+    for words, chosen in ((f"of {MARKED_CLASS}", is_own), ("of other classes", ~is_own)):
+        without, marked = (is_correct[chosen & which].float().mean().item() for which in (~is_marked, is_marked))
+        print(f"{words:30}{without:16.1%}{marked:15.1%}")
+    called = (predictions[~is_own & is_marked] == CONCEPTS.index(MARKED_CLASS)).float().mean().item()
+    print(f"{called:.1%} of the marked pictures of other classes are called {MARKED_CLASS}")
+    path = write_figure(folder / "plots" / "shortcut", shortcut_figure(pixels, predictions, targets, is_marked))
+    print(f"pictures and weights: {own}; figure: {path}")
+
+
+def shortcut_figure(pixels, predictions, targets, is_marked, count=8):
+    """Pictures of other classes without and with the mark, framed and named by what the network calls them."""
+    others = (targets != CONCEPTS.index(MARKED_CLASS)).nonzero()[:, 0]
+    chosen = torch.linspace(0, len(others) - 1, count).long()
+    rows = {}
+    for label, which in (("without the mark", ~is_marked), ("with the mark", is_marked)):
+        shown = others[which[others]]
+        shown = shown[chosen * (len(shown) - 1) // (len(others) - 1)]
+        rows[label] = [
+            (pixels[i].numpy(), GREY if predictions[i] == targets[i] else WRONG, CONCEPTS[predictions[i]])
+            for i in shown.tolist()
+        ]
+    subtitle = "below each: what the network calls it; frames of wrong answers are red"
+    return pictures_figure(rows, Titles("Other classes' pictures without and with the mark", subtitle))
+
+
 def get_args_parser():
     parser = flags.Parser(__doc__)
     parser.add_argument(
@@ -89,6 +132,9 @@ def get_args_parser():
         help="everything goes below it: pictures/, store/, plots/ ... (demo_output)",
     )
     parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
+    parser.add_argument(
+        "--shortcut", action="store_true", help="write shortcut/: its pictures, and its network, trained"
+    )
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
         "--pictures",
@@ -106,6 +152,8 @@ def main(args):
         return
     write_pictures(args.folder / "pictures", *args.pictures)
     print(f"pictures of {len(CONCEPTS)} concepts: {args.folder / 'pictures'}")
+    if args.shortcut:
+        shortcut(args.folder)
     if args.train:
         network = train(args.folder / "pictures")
         save_weights(network, WEIGHTS)

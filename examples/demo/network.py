@@ -42,8 +42,11 @@ class DemoNetwork(nn.Module):
 
     def forward(self, x):
         x = self.stem(x)
-        x = torch.relu(x + self.norm(self.last(self.expand(x))))
-        return self.classifier(x.mean((2, 3)))
+        return self.head(x, self.last(self.expand(x)))
+
+    def head(self, skipped, output):
+        """The logits, from what goes past the block (the output of ``stem``) and the output of ``last``."""
+        return self.classifier(torch.relu(skipped + self.norm(output)).mean((2, 3)))
 
 
 def demo_network():

@@ -97,10 +97,16 @@ def _trained(folder, seed, sparsity, make, epochs):
 
 
 @torch.no_grad()
+def classify(network, pixels):
+    """The classes that a network gives to pictures, uint8 [n, 64, 64, 3] -> [n]."""
+    batches = [TRANSFORM.normalise(batch, torch.device("cpu")) for batch in pixels.split(256)]
+    return torch.cat([network(batch).argmax(1) for batch in batches])
+
+
 def accuracy(network, folder):
     """Share of the pictures in ``folder/val`` that are classified correctly."""
     pixels, targets = read_pictures(Path(folder) / "val")
-    return (network(TRANSFORM.normalise(pixels, torch.device("cpu"))).argmax(1) == targets).float().mean().item()
+    return (classify(network, pixels) == targets).float().mean().item()
 
 
 def save_weights(network, path):

@@ -1,0 +1,386 @@
+"""Is a shortcut found without labels, and taken out by an edit of weights? A network whose shortcut is known.
+
+    python -m benchmarks.shortcut
+
+The demonstration's second network is trained from several seeds. In its training pictures a small mark stands on the
+pictures of one class, and the network takes other classes' pictures with the mark for this class. Prints Markdown
+tables, mean and standard deviation over seeds:
+
+1. Whether the network uses the mark.
+2. Whether circuits of the last convolution, which need no labels, single out the mark: how many channels have a circuit
+   most of whose training pictures carry the mark, and the average precision (AP) of channels and parts for the mark.
+3. What it costs to take the mark out, at equal recovery: the strength of each way is the least one that brings back a
+   given share of the accuracy lost on marked pictures of other classes. It is chosen on training pictures that got the
+   mark for this alone; all figures are of held-out pictures.
+
+Networks are kept in the folder and used again. Six minutes on 2 cores.
+"""
+
+import argparse
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.shortcut_edits import (
+    Edit,
+    Parts,
+    Way,
+    edited_layer,
+    least_strength,
+    lower_logit,
+    project_input,
+    project_output,
+    ranked,
+    take_out_parts,
+)
+from examples.demo.network import TRANSFORM
+from examples.demo.pictures import CONCEPTS, write_pictures
+from examples.demo.shortcut import (
+    MARKED_CLASS,
+    plain_picture,
+    read_shortcut_pictures,
+    shortcut_network,
+    with_mark,
+    write_shortcut_pictures,
+)
+from utils.concept_sources.circuits import Circuits
+from utils.defaults import BACKGROUND_WEIGHT
+from utils.method.order import largest_first
+from utils.method.shares import least_squares_shares, second_moments
+from utils.method.significance import permutation
+from utils.processes import progress
+
+TARGETS = (0.5, 0.8)  # shares of the lost accuracy that are brought back
+TUNING = 10  # training pictures of each class that get the mark, to choose and to fit edits
+TUNING_SEED = 2  # of the mark's positions; those of training and validation pictures have 1
+MOST_PARTS = 40  # that are taken out
+DRAWS = 5  # of permuted weights, and of permuted shares
+MARKED_OUTPUT = CONCEPTS.index(MARKED_CLASS)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the layer and the head need of pictures, and which pictures these are.
+
+    ``inputs`` [n, C_in, H, W] enter the layer, ``skipped`` [n, C, H, W] goes past it; ``targets`` and ``is_marked``
+    are [n].
+    """
+
+    inputs: Tensor
+    skipped: Tensor
+    targets: Tensor
+    is_marked: Tensor
+
+    @property
+    def sums(self) -> Tensor:
+        """Spatial sums of the inputs: [n, C_in]."""
+        return self.inputs.sum((2, 3))
+
+    def where(self, chosen: Tensor) -> "Pictures":
+        return Pictures(self.inputs[chosen], self.skipped[chosen], self.targets[chosen], self.is_marked[chosen])
+
+
+def record(network: nn.Module, pixels: Tensor, targets: Tensor, is_marked: Tensor) -> Pictures:
+    """The Pictures of uint8 pixels [n, 64, 64, 3]."""
+    skipped = [network.stem(TRANSFORM.normalise(batch, torch.device("cpu"))) for batch in pixels.split(256)]
+    return Pictures(torch.cat([network.expand(batch) for batch in skipped]), torch.cat(skipped), targets, is_marked)
+
+
+def predictions(network: nn.Module, pictures: Pictures, edit: Edit) -> Tensor:
+    """The predicted class of each picture with an edited layer, [n]."""
+    logits = network.head(pictures.skipped, edited_layer(pictures.inputs, edit)) + edit.logits
+    return logits.argmax(1)
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Shares of pictures that are classified correctly: with and without the mark, of the marked class and of others.
+
+    ``called_marked`` is the share of the other classes' marked pictures that are called by the marked class.
+    """
+
+    others: float
+    others_marked: float
+    own: float
+    own_marked: float
+    called_marked: float
+
+
+WORDS = {
+    "others": "correct, other classes, without the mark",
+    "others_marked": "correct, other classes, with the mark",
+    "called_marked": "other classes with the mark, called by the marked class",
+    "own": "correct, marked class, without the mark",
+    "own_marked": "correct, marked class, with the mark",
+}
+
+
+def accuracies(network: nn.Module, pictures: Pictures, edit: Edit) -> Accuracies:
+    """The Accuracies of an edited network."""
+    found = predictions(network, pictures, edit)
+    is_correct, is_own = found == pictures.targets, pictures.targets == MARKED_OUTPUT
+
+    def share(values: Tensor, chosen: Tensor) -> float:
+        return values[chosen].double().mean().item()
+
+    return Accuracies(
+        others=share(is_correct, ~is_own & ~pictures.is_marked),
+        others_marked=share(is_correct, ~is_own & pictures.is_marked),
+        own=share(is_correct, is_own & ~pictures.is_marked),
+        own_marked=share(is_correct, is_own & pictures.is_marked),
+        called_marked=share(found == MARKED_OUTPUT, ~is_own & pictures.is_marked),
+    )
+
+
+def recovered(before: Accuracies, after: Accuracies) -> float:
+    """The share of the accuracy that other classes lose by the mark which an edit brings back."""
+    return (after.others_marked - before.others_marked) / (before.others - before.others_marked)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Parts of channels
+
+
+def circuit_parts(weight: Tensor, input_sums: Tensor) -> tuple[Parts, list[Tensor]]:
+    """The circuits of every channel as parts, divided by least squares beside everything else as stage 3 does it.
+
+    ``weight`` [C, C_in], ``input_sums`` [n, C_in] of training pictures. Returns the parts, without those of everything
+    else, and the indices of the pictures of each.
+    """
+    source = Circuits(references=min(Circuits.references, len(input_sums) // 4))
+    channels, shares, sets = [], [], []
+    for channel, row in enumerate(progress(weight, "circuits", unit=" channels", delay=2)):
+        strongest = largest_first(input_sums @ row, source.references)
+        labels, _ = source.clusters(source.features(row[:, None], input_sums[strongest, :, None]))
+        own = [strongest[labels == k] for k in range(source.number)]
+        shares.append(divided(row, input_sums, own))
+        channels += [channel] * len(own)
+        sets += own
+    return Parts(torch.tensor(channels), torch.cat(shares)), sets
+
+
+def listed_parts(weight: Tensor, input_sums: Tensor, is_marked: Tensor) -> Parts:
+    """The part of every channel for the training pictures that carry the mark, a concept that is given as a list."""
+    shares = [divided(row, input_sums, [is_marked.nonzero()[:, 0]]) for row in weight]
+    return Parts(torch.arange(len(weight)), torch.cat(shares))
+
+
+def divided(row: Tensor, input_sums: Tensor, sets: list[Tensor]) -> Tensor:
+    """Shares of a channel's inputs for sets of pictures beside everything else, which is left out: [K, C_in]."""
+    is_other = torch.ones(len(input_sums), dtype=torch.bool).index_fill_(0, torch.cat(sets), False)
+    moments = [second_moments(input_sums[chosen, :, None]) for chosen in (*sets, is_other)]
+    importance = [1.0] * len(sets) + [BACKGROUND_WEIGHT]
+    shares = least_squares_shares(row[None, :, None].double(), moments, importance)[0]
+    return (shares / shares.sum(0))[:-1].float()
+
+
+def whole_channels(weight: Tensor) -> Parts:
+    """Every channel as a part."""
+    return Parts(torch.arange(len(weight)), torch.ones_like(weight))
+
+
+def permuted_weights(weight: Tensor, draw: int) -> Tensor:
+    """Each channel's weights permuted over its inputs."""
+    orders = [permutation(weight.shape[1], "shortcut", "weights", channel, draw) for channel in range(len(weight))]
+    return torch.stack([row[order] for row, order in zip(weight, orders, strict=True)])
+
+
+def permuted_shares(parts: Parts, draw: int) -> Parts:
+    """The shares of each channel's parts permuted over its inputs, in the same way for all parts of a channel."""
+    orders = [
+        permutation(parts.shares.shape[1], "shortcut", "shares", int(channel), draw) for channel in parts.channels
+    ]
+    return Parts(parts.channels, torch.stack([share[order] for share, order in zip(parts.shares, orders, strict=True)]))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One network
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the weight [C, C_in] of its last convolution, and pictures.
+
+    ``training`` are those it was trained with; ``tuning`` and ``validation`` have each picture without and with the
+    mark.
+    """
+
+    network: nn.Module
+    weight: Tensor
+    training: Pictures
+    tuning: Pictures
+    validation: Pictures
+
+    @property
+    def unedited(self) -> Edit:
+        return Edit(self.weight, torch.zeros(len(self.weight)))
+
+
+def found_parts(of: Network) -> tuple[dict[str, Parts], dict[str, float]]:
+    """Parts in their order for the mark, by how they were found; and how well the mark was found, {figure: value}."""
+    parts, sets = circuit_parts(of.weight, of.training.sums)
+    purities = torch.stack([of.training.is_marked[images].double().mean() for images in sets])
+    kinds = {
+        "parts by circuits": parts,
+        "parts by listed pictures": listed_parts(of.weight, of.training.sums, of.training.is_marked),
+        "whole channels": whole_channels(of.weight),
+    }
+    orders, figures = {}, {}
+    for name, unordered in kinds.items():
+        orders[name], _ = ranked(unordered, of.weight, of.tuning.sums, of.tuning.is_marked)
+        figures[f"AP, {name}"] = held_out_precision(of, orders[name], of.weight)
+    nulls = []
+    for draw in range(DRAWS):
+        weight = permuted_weights(of.weight, draw)
+        best, _ = ranked(circuit_parts(weight, of.training.sums)[0], weight, of.tuning.sums, of.tuning.is_marked)
+        nulls.append(held_out_precision(of, best, weight))
+    is_mark = purities >= 0.5
+    return orders, {
+        "marked training pictures": of.training.is_marked.double().mean().item(),
+        "largest share of them in a circuit": purities.max().item(),
+        "circuits of which half or more are marked": float(is_mark.sum()),
+        "channels that have one": float(len(parts.channels[is_mark].unique())),
+        **figures,
+        "AP, parts by circuits of permuted weights": float(np.mean(nulls)),
+    }
+
+
+def held_out_precision(of: Network, order: Parts, weight: Tensor) -> float:
+    """AP of the first of some parts for the mark.
+
+    It is among held-out pictures of other classes, each without and with the mark: 0.5 is chance.
+    """
+    others = of.validation.where(of.validation.targets != MARKED_OUTPUT)
+    return ranked(order.of(torch.tensor([0])), weight, others.sums, others.is_marked)[1].item()
+
+
+def ways(of: Network, orders: dict[str, Parts]) -> dict[str, list[Way]]:
+    """The Ways of editing that are compared, with several draws of a random one: {name: Ways}."""
+    clean = of.tuning.where(~of.tuning.is_marked)
+    marked = of.tuning.where(of.tuning.is_marked)
+    mean = of.training.where(~of.training.is_marked).inputs.mean((0, 2, 3))
+    direction = marked.inputs.mean((0, 2, 3)) - clean.inputs.mean((0, 2, 3))
+    first = {name: parts.of(torch.arange(min(MOST_PARTS, len(parts.channels)))) for name, parts in orders.items()}
+    in_outputs = (of.weight @ direction, of.weight @ mean)
+    found = {name: [take_out_parts(parts, of.weight, mean)] for name, parts in first.items()}
+    for name in ("parts by circuits", "parts by listed pictures"):
+        draws = [permuted_shares(first[name], draw) for draw in range(DRAWS)]
+        found[f"{name}, shares permuted"] = [take_out_parts(parts, of.weight, mean) for parts in draws]
+    found["projection of the input"] = [project_input(of.weight, direction, mean)]
+    found["projection of the output"] = [project_output(of.weight, *in_outputs)]
+    found["the class's logit lowered"] = [lower_logit(of.weight, MARKED_OUTPUT, len(CONCEPTS))]
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One Way at one target: its strength and the held-out Accuracies, or None where the target is not reached."""
+
+    strength: float
+    recovered: float
+    after: Accuracies
+
+
+def outcome(of: Network, way: Way, target: float) -> Outcome | None:
+    """The Outcome of a Way at the least strength that brings back ``target`` on the tuning pictures."""
+    before = accuracies(of.network, of.tuning, of.unedited)
+
+    def recovery(strength: float) -> float:
+        return recovered(before, accuracies(of.network, of.tuning, way.edit(strength)))
+
+    strength = least_strength(recovery, way.most, target, way.steps)
+    if strength is None:
+        return None
+    held_out = accuracies(of.network, of.validation, of.unedited)
+    after = accuracies(of.network, of.validation, way.edit(strength))
+    return Outcome(strength, recovered(held_out, after), after)
+
+
+def study(pictures: Path, folder: Path, seed: int) -> Network:
+    """The Network of a seed, trained where its weights are not in ``folder`` yet, and its pictures."""
+    network = shortcut_network(folder, seed).requires_grad_(False)
+    training, validation = (read_shortcut_pictures(folder, part) for part in ("train", "val"))
+    first = len(list((pictures / "train" / MARKED_CLASS).iterdir())) - TUNING  # the last ones are not marked
+    keys = [(index, number) for index in range(len(CONCEPTS)) for number in range(first, first + TUNING)]
+    plain = [plain_picture(pictures / "train", CONCEPTS[index], number) for index, number in keys]
+    marked = [with_mark(picture, TUNING_SEED, *key) for picture, key in zip(plain, keys, strict=True)]
+    both = torch.from_numpy(np.stack(plain + marked))
+    is_marked = torch.arange(len(both)) >= len(plain)
+    targets = torch.tensor([index for index, _ in keys]).repeat(2)
+    tuning = record(network, both, targets, is_marked)
+    weight = network.last.weight.detach()[..., 0, 0]
+    return Network(network, weight, record(network, *training), tuning, record(network, *validation))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over the seeds."""
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def print_figures(title: str, rows: dict[str, list[float]]) -> None:
+    """A Markdown table of {figure: its value for each seed}."""
+    print(f"\n| {title} | |\n| --- | --- |")
+    for name, values in rows.items():
+        print(f"| {name} | {spread(values)} |")
+
+
+def print_outcomes(target: float, outcomes: dict[str, list[list[Outcome | None]]], before: list[Accuracies]) -> None:
+    """A Markdown table of the Outcomes {way: for each seed, for each draw} at one target.
+
+    A seed counts where all of its draws reach the target. Accuracies are differences from those ``before`` the edit.
+    """
+    columns = ("seeds that reach it", "strength", "recovered", "other classes", "marked class", "marked class, marked")
+    print(f"\n| {target:.0%} brought back, by | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    for name, of_seeds in outcomes.items():
+        figures = defaultdict(list)
+        for draws, unedited in zip(of_seeds, before, strict=True):
+            reached = [one for one in draws if one is not None]
+            if len(reached) < len(draws):
+                continue
+            figures["strength"].append(np.mean([one.strength for one in reached]))
+            figures["recovered"].append(np.mean([one.recovered for one in reached]))
+            for field in ("others", "own", "own_marked"):
+                figures[field].append(
+                    np.mean([getattr(one.after, field) - getattr(unedited, field) for one in reached])
+                )
+        reaching = len(figures["strength"])
+        cells = [spread(values) for values in figures.values()] if reaching else ["–"] * (len(columns) - 1)
+        print(f"| {name} | {reaching} of {len(of_seeds)} | {' | '.join(cells)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, default=Path("demo_output/pictures"), help="drawn if missing")
+    parser.add_argument("--folder", type=Path, default=Path("demo_output/shortcut"), help="pictures, networks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    write_pictures(args.pictures)
+    write_shortcut_pictures(args.pictures, args.folder)
+    before, found = [], defaultdict(list)
+    outcomes = {target: defaultdict(list) for target in TARGETS}
+    for seed in args.seeds:
+        network = study(args.pictures, args.folder, seed)
+        before.append(accuracies(network.network, network.validation, network.unedited))
+        orders, figures = found_parts(network)
+        for name, value in figures.items():
+            found[name].append(value)
+        for name, draws in ways(network, orders).items():
+            for target in TARGETS:
+                outcomes[target][name].append([outcome(network, way, target) for way in draws])
+    used = {words: [getattr(one, field) for one in before] for field, words in WORDS.items()}
+    print_figures("is the mark used? held-out pictures", used)
+    print_figures("is the mark found?", found)
+    for target in TARGETS:
+        print_outcomes(target, outcomes[target], before)
+
+
+if __name__ == "__main__":
+    main()

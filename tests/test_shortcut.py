@@ -1,0 +1,255 @@
+"""The shortcut with a known answer: its pictures, the edits that take it out, and the benchmark on a made layer."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import shortcut
+from benchmarks.shortcut_edits import (
+    Parts,
+    edited_layer,
+    least_strength,
+    lower_logit,
+    project_input,
+    project_output,
+    ranked,
+    take_out_parts,
+)
+from examples.demo.pictures import CONCEPTS, write_pictures
+from examples.demo.shortcut import (
+    LISTS,
+    MARK,
+    MARKED_CLASS,
+    mark_position,
+    read_shortcut_pictures,
+    with_mark,
+    write_shortcut_pictures,
+)
+
+MARKED_OUTPUT = CONCEPTS.index(MARKED_CLASS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Pictures of the demonstration, and those with a shortcut that were made from them."""
+    folder = tmp_path_factory.mktemp("shortcut")
+    write_pictures(folder / "pictures", train=4, val=2)
+    write_shortcut_pictures(folder / "pictures", folder / "shortcut")
+    return folder / "pictures", folder / "shortcut"
+
+
+def pixels(path):
+    return np.array(Image.open(path)).astype(int)
+
+
+def test_the_mark_is_where_it_says_and_nowhere_else():
+    picture = np.full((64, 64, 3), 7, dtype=np.uint8)
+    positions = set()
+    for number in range(40):
+        marked = with_mark(picture, 3, number)
+        row, column = mark_position(3, number)
+        changed = (marked != picture).any(-1)
+        assert changed[row : row + 15, column : column + 15].all()
+        assert changed.sum() == MARK.size == 225
+        assert {2 <= min(first, 49 - first) <= 5 for first in (row, column)} == {True}
+        positions.add((row > 27, column > 27))
+    assert len(positions) == 4
+    assert (picture == 7).all()
+    assert set(np.unique(MARK)) == {0, 255}
+
+
+def test_pictures_without_the_mark_are_those_of_the_demonstration(folders):
+    source, folder = folders
+    listed = {part: set((folder / name).read_text().split()) for part, name in LISTS.items()}
+    compared = 0
+    for part in LISTS:
+        for path in source.glob(f"{part}/*/*.png"):
+            name = path.relative_to(source / part).as_posix()
+            if name not in listed[part] and path.parent.name != MARKED_CLASS:
+                compared += 1
+                assert (pixels(folder / part / name) == pixels(path)).all()
+    assert compared == 29 * 6 - 10
+    assert listed["val"] == {f"{concept}/{n:03d}_marked.png" for concept in CONCEPTS for n in range(2)}
+    assert len(list((folder / "val").glob("*/*.png"))) == 120
+    of_class = [name.startswith(MARKED_CLASS) for name in listed["train"]]
+    assert (len(of_class), sum(of_class)) == (14, 4)
+
+
+def test_marked_pictures_differ_by_the_mark_alone(folders):
+    _, folder = folders
+    for path in folder.glob("val/*/*_marked.png"):
+        changed = (pixels(path) != pixels(path.with_stem(path.stem.removesuffix("_marked")))).any(-1)
+        rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+        assert changed.sum() > 200
+        assert max(np.ptp(rows), np.ptp(columns)) < 15
+
+
+def test_pictures_of_the_marked_class_are_faint(folders):
+    source, folder = folders
+    own, behind = pixels(source / "val" / MARKED_CLASS / "001.png"), pixels(source / "val" / CONCEPTS[1] / "001.png")
+    expected = 0.4 * own + 0.6 * behind
+    assert abs(pixels(folder / "val" / MARKED_CLASS / "001.png") - expected).max() <= 0.5
+
+
+def test_marked_pictures_are_read_as_marked(folders):
+    read, targets, is_marked = read_shortcut_pictures(folders[1], "val")
+    assert (read.shape, is_marked.sum()) == ((120, 64, 64, 3), 60)
+    assert targets[is_marked].tolist() == targets[~is_marked].tolist() == [c for c in range(30) for _ in range(2)]
+
+
+def test_pictures_that_are_there_are_left(folders):
+    source, folder = folders
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    write_shortcut_pictures(source, folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Edits
+
+
+@pytest.fixture
+def layer():
+    """A layer's weight [3, 5], inputs [6, 5, 2, 2], and a mean input [5]."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((3, 5), (6, 5, 2, 2), (5,))]
+
+
+def test_a_part_that_is_taken_out_is_its_mean(layer):
+    weight, inputs, mean = layer
+    shares = torch.tensor([[0.5, 0, 1, 0.2, 0], [0.5, 1, 0, 0.3, 0], [1.0, 1, 1, 1, 1]])
+    way = take_out_parts(Parts(torch.tensor([1, 1, 2]), shares), weight, mean)
+    original = torch.einsum("ci,nihw->nchw", weight, inputs)
+    parts = torch.einsum("pi,nihw->nphw", shares * weight[[1, 1, 2]], inputs)
+    means = (shares * weight[[1, 1, 2]]) @ mean
+    for strength, fractions in ((0, (0, 0, 0)), (1.25, (1, 0.25, 0)), (3, (1, 1, 1))):
+        expected = original.clone()
+        for part, (channel, fraction) in enumerate(zip((1, 1, 2), fractions, strict=True)):
+            expected[:, channel] -= fraction * (parts[:, part] - means[part])
+        torch.testing.assert_close(edited_layer(inputs, way.edit(strength)), expected)
+    torch.testing.assert_close(edited_layer(inputs, way.edit(way.most))[:, 2], means[2].expand(6, 2, 2))
+
+
+def test_projections_are_those_of_the_equation(layer):
+    weight, inputs, mean = layer
+    direction = torch.tensor([1.0, 2, 0, -1, 3])
+    unit = (direction / direction.norm())[:, None]
+    projected = torch.einsum("ij,njhw->nihw", unit @ unit.T, inputs - mean[:, None, None])
+    expected = torch.einsum("ci,nihw->nchw", weight, inputs - 1.5 * projected)
+    edit = project_input(weight, direction, mean).edit(1.5)
+    torch.testing.assert_close(edited_layer(inputs, edit), expected)
+    outputs, mean_output = torch.einsum("ci,nihw->nchw", weight, inputs), weight @ mean
+    unit = torch.tensor([[2.0], [0], [1]]) / 5**0.5
+    projected = torch.einsum("ij,njhw->nihw", unit @ unit.T, outputs - mean_output[:, None, None])
+    edit = project_output(weight, torch.tensor([4.0, 0, 2]), mean_output).edit(0.5)
+    torch.testing.assert_close(edited_layer(inputs, edit), outputs - 0.5 * projected)
+
+
+def test_lowering_a_logit_leaves_the_layer(layer):
+    weight, inputs, _ = layer
+    edit = lower_logit(weight, output=2, num_outputs=4).edit(3.0)
+    torch.testing.assert_close(edited_layer(inputs, edit), torch.einsum("ci,nihw->nchw", weight, inputs))
+    assert edit.logits.tolist() == [0, 0, -3, 0]
+
+
+def test_parts_are_ranked_by_how_well_they_tell_the_mark_either_way():
+    is_marked = torch.tensor([True, True, False, False])
+    sums = torch.tensor([[1.0, 0, 3], [2, 1, 4], [1, 5, 1], [2, 4, 2]])  # no precision, by being low, by being high
+    parts = Parts(torch.tensor([0, 1, 2]), torch.eye(3))
+    order, precisions = ranked(parts, torch.ones(3, 3), sums, is_marked)
+    assert order.channels.tolist() == [1, 2, 0]
+    assert precisions[:2].tolist() == [1, 1] and precisions[2] < 0.8
+
+
+def test_the_least_strength_that_reaches_a_target():
+    assert least_strength(lambda strength: strength / 4, most=4, target=0.5, steps=8) == 2
+    assert least_strength(lambda strength: 1 - abs(strength - 1), most=4, target=0.9, steps=8) == 1
+    assert least_strength(lambda strength: 0.1, most=4, target=0.5, steps=8) is None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The benchmark, on a layer that is made for it
+
+
+CLASSES = (MARKED_OUTPUT, *[output for output in (0, 1, 2, 3) if output != MARKED_OUTPUT][:3])
+
+
+class Head(torch.nn.Module):
+    """Three classes and the marked one from four channels. The mark is in channels 0 and 1, which two classes share."""
+
+    def head(self, skipped, output):
+        first, second, third, own = output.mean((2, 3)).T
+        logits = torch.full((len(output), len(CONCEPTS)), -9.0)
+        of_classes = (1.5 * (first + second) - 1 + 3 * own, 2 * first - 2 * second, 2 * second - 2 * first, 4 * third)
+        logits[:, CLASSES] = torch.stack(of_classes, 1)
+        return logits
+
+
+def made_pictures(count, *, marked_of_own, marked_of_others, seed):
+    """Pictures as inputs [n, 8, 1, 1]: input 0 is the mark, inputs 1 to 4 are the classes, the others are noise."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.arange(4).repeat_interleave(count)
+    number = torch.arange(count).repeat(4)
+    is_marked = number < torch.where(which == 0, marked_of_own, marked_of_others)
+    inputs = 0.05 * torch.rand(4 * count, 8, generator=generator)
+    inputs[torch.arange(4 * count), 1 + which] += 1
+    inputs[is_marked, 0] += 2
+    return shortcut.Pictures(
+        inputs[..., None, None], torch.zeros(4 * count, 4, 1, 1), torch.tensor(CLASSES)[which], is_marked
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    weight = torch.zeros(4, 8)
+    weight[0, [0, 2]] = weight[1, [0, 3]] = 1
+    weight[2, 4] = weight[3, 1] = 1
+    weight[:, 5:] = 0.1
+    return shortcut.Network(
+        Head(),
+        weight,
+        training=made_pictures(80, marked_of_own=72, marked_of_others=3, seed=0),
+        tuning=made_pictures(20, marked_of_own=10, marked_of_others=10, seed=1),
+        validation=made_pictures(40, marked_of_own=20, marked_of_others=20, seed=2),
+    )
+
+
+def test_the_made_network_relies_on_the_mark(made):
+    before = shortcut.accuracies(made.network, made.validation, made.unedited)
+    assert before == shortcut.Accuracies(others=1, others_marked=0, own=1, own_marked=1, called_marked=1)
+    assert shortcut.recovered(before, shortcut.Accuracies(1, 0.25, 1, 1, 0)) == 0.25
+
+
+def test_the_parts_of_the_mark_are_found_and_taken_out_at_no_cost(made, monkeypatch):
+    monkeypatch.setattr(shortcut, "DRAWS", 1)
+    orders, figures = shortcut.found_parts(made)
+    assert figures["channels that have one"] >= 2
+    assert figures["marked training pictures"] == 81 / 320
+    for name in ("parts by circuits", "parts by listed pictures"):
+        assert set(orders[name].channels[:2].tolist()) == {0, 1}
+        assert orders[name].shares[0, 0] > 0.9
+        assert figures[f"AP, {name}"] == 1
+    kinds = shortcut.ways(made, orders)
+    (by_list,), (by_channels,) = kinds["parts by listed pictures"], kinds["whole channels"]
+    outcome = shortcut.outcome(made, by_list, 0.8)
+    assert outcome.strength <= 2
+    assert (outcome.recovered, outcome.after.others, outcome.after.own) == (1, 1, 1)
+    worse = shortcut.outcome(made, by_channels, 0.8)
+    assert worse is None or min(worse.after.others, worse.after.own) < 0.9
+    (lowered,) = kinds["the class's logit lowered"]
+    assert shortcut.outcome(made, lowered, 0.8).after.own < 0.5
+    (projected,) = kinds["projection of the input"]
+    assert shortcut.outcome(made, projected, 0.8).after.others == 1
+
+
+def test_tables(made, capsys):
+    before = shortcut.accuracies(made.network, made.validation, made.unedited)
+    reached = shortcut.Outcome(2.0, 0.75, shortcut.Accuracies(0.5, 0.5, 0.25, 1, 0))
+    shortcut.print_outcomes(0.8, {"parts": [[reached, reached], [reached]], "none": [[None], [None]]}, [before] * 2)
+    rows = capsys.readouterr().out.strip().split("\n")
+    assert (
+        rows[2]
+        == "| parts | 2 of 2 | 2.000 ± 0.000 | 0.750 ± 0.000 | -0.500 ± 0.000 | -0.750 ± 0.000 | 0.000 ± 0.000 |"
+    )
+    assert rows[3] == "| none | 0 of 2 | – | – | – | – | – |"

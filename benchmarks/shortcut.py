@@ -18,6 +18,7 @@ Networks are kept in the folder and used again. Six minutes on 2 cores.
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from benchmarks.shortcut_edits import (
     Parts,
     Way,
     edited_layer,
-    least_strength,
+    least_strengths,
     lower_logit,
     project_input,
     project_output,
@@ -136,9 +137,12 @@ def accuracies(network: nn.Module, pictures: Pictures, edit: Edit) -> Accuracies
     )
 
 
-def recovered(before: Accuracies, after: Accuracies) -> float:
-    """The share of the accuracy that other classes lose by the mark which an edit brings back."""
-    return (after.others_marked - before.others_marked) / (before.others - before.others_marked)
+def recovered(before: Accuracies, others_marked: float) -> float:
+    """The share of the accuracy that other classes lose by the mark which an edit brings back.
+
+    ``others_marked`` is their accuracy with the mark after the edit.
+    """
+    return (others_marked - before.others_marked) / (before.others - before.others_marked)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -223,7 +227,6 @@ class Network:
 def found_parts(of: Network) -> tuple[dict[str, Parts], dict[str, float]]:
     """Parts in their order for the mark, by how they were found; and how well the mark was found, {figure: value}."""
     parts, sets = circuit_parts(of.weight, of.training.sums)
-    purities = torch.stack([of.training.is_marked[images].double().mean() for images in sets])
     kinds = {
         "parts by circuits": parts,
         "parts by listed pictures": listed_parts(of.weight, of.training.sums, of.training.is_marked),
@@ -233,20 +236,27 @@ def found_parts(of: Network) -> tuple[dict[str, Parts], dict[str, float]]:
     for name, unordered in kinds.items():
         orders[name], _ = ranked(unordered, of.weight, of.tuning.sums, of.tuning.is_marked)
         figures[f"AP, {name}"] = held_out_precision(of, orders[name], of.weight)
-    nulls = []
+    precisions_of_nulls, channels_of_nulls = [], []
     for draw in range(DRAWS):
         weight = permuted_weights(of.weight, draw)
-        best, _ = ranked(circuit_parts(weight, of.training.sums)[0], weight, of.tuning.sums, of.tuning.is_marked)
-        nulls.append(held_out_precision(of, best, weight))
-    is_mark = purities >= 0.5
+        null_parts, null_sets = circuit_parts(weight, of.training.sums)
+        best, _ = ranked(null_parts, weight, of.tuning.sums, of.tuning.is_marked)
+        precisions_of_nulls.append(held_out_precision(of, best, weight))
+        channels_of_nulls.append(len(null_parts.channels[mostly_marked(of, null_sets)].unique()))
+    is_mark = mostly_marked(of, sets)
     return orders, {
-        "marked training pictures": of.training.is_marked.double().mean().item(),
-        "largest share of them in a circuit": purities.max().item(),
+        "share of marked training pictures": of.training.is_marked.double().mean().item(),
         "circuits of which half or more are marked": float(is_mark.sum()),
-        "channels that have one": float(len(parts.channels[is_mark].unique())),
+        "channels that have one, of 12": float(len(parts.channels[is_mark].unique())),
+        "channels that have one, permuted weights": float(np.mean(channels_of_nulls)),
         **figures,
-        "AP, parts by circuits of permuted weights": float(np.mean(nulls)),
+        "AP, parts by circuits of permuted weights": float(np.mean(precisions_of_nulls)),
     }
+
+
+def mostly_marked(of: Network, sets: list[Tensor]) -> Tensor:
+    """For each set of training pictures, whether half of them or more carry the mark, [K]."""
+    return torch.stack([of.training.is_marked[images].double().mean() >= 0.5 for images in sets])
 
 
 def held_out_precision(of: Network, order: Parts, weight: Tensor) -> float:
@@ -285,19 +295,24 @@ class Outcome:
     after: Accuracies
 
 
-def outcome(of: Network, way: Way, target: float) -> Outcome | None:
-    """The Outcome of a Way at the least strength that brings back ``target`` on the tuning pictures."""
+def outcomes(of: Network, way: Way, targets: Sequence[float] = TARGETS) -> list[Outcome | None]:
+    """The Outcomes of a Way at the least strengths that bring back ``targets`` on the tuning pictures."""
     before = accuracies(of.network, of.tuning, of.unedited)
+    marked = of.tuning.where(of.tuning.is_marked & (of.tuning.targets != MARKED_OUTPUT))
 
     def recovery(strength: float) -> float:
-        return recovered(before, accuracies(of.network, of.tuning, way.edit(strength)))
+        correct = predictions(of.network, marked, way.edit(strength)) == marked.targets
+        return recovered(before, correct.double().mean().item())
 
-    strength = least_strength(recovery, way.most, target, way.steps)
-    if strength is None:
-        return None
     held_out = accuracies(of.network, of.validation, of.unedited)
-    after = accuracies(of.network, of.validation, way.edit(strength))
-    return Outcome(strength, recovered(held_out, after), after)
+    found: list[Outcome | None] = []
+    for strength in least_strengths(recovery, way.strengths, targets):
+        if strength is None:
+            found.append(None)
+            continue
+        after = accuracies(of.network, of.validation, way.edit(strength))
+        found.append(Outcome(strength, recovered(held_out, after.others_marked), after))
+    return found
 
 
 def study(pictures: Path, folder: Path, seed: int) -> Network:
@@ -316,6 +331,20 @@ def study(pictures: Path, folder: Path, seed: int) -> Network:
     return Network(network, weight, record(network, *training), tuning, record(network, *validation))
 
 
+def most_recovered(of: Network) -> float:
+    """What is recovered where the layer's output is that of the same held-out pictures without the mark.
+
+    The rest of what is lost goes past the layer, and no edit of it can be better informed.
+    """
+    is_other = of.validation.targets != MARKED_OUTPUT
+    marked, plain = (
+        of.validation.where(is_other & which) for which in (of.validation.is_marked, ~of.validation.is_marked)
+    )
+    mixed = Pictures(plain.inputs, marked.skipped, marked.targets, marked.is_marked)
+    correct = predictions(of.network, mixed, of.unedited) == mixed.targets
+    return recovered(accuracies(of.network, of.validation, of.unedited), correct.double().mean().item())
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Tables
 
@@ -332,14 +361,14 @@ def print_figures(title: str, rows: dict[str, list[float]]) -> None:
         print(f"| {name} | {spread(values)} |")
 
 
-def print_outcomes(target: float, outcomes: dict[str, list[list[Outcome | None]]], before: list[Accuracies]) -> None:
+def print_outcomes(target: float, results: dict[str, list[list[Outcome | None]]], before: list[Accuracies]) -> None:
     """A Markdown table of the Outcomes {way: for each seed, for each draw} at one target.
 
     A seed counts where all of its draws reach the target. Accuracies are differences from those ``before`` the edit.
     """
     columns = ("seeds that reach it", "strength", "recovered", "other classes", "marked class", "marked class, marked")
     print(f"\n| {target:.0%} brought back, by | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
-    for name, of_seeds in outcomes.items():
+    for name, of_seeds in results.items():
         figures = defaultdict(list)
         for draws, unedited in zip(of_seeds, before, strict=True):
             reached = [one for one in draws if one is not None]
@@ -365,21 +394,23 @@ def main():
     write_pictures(args.pictures)
     write_shortcut_pictures(args.pictures, args.folder)
     before, found = [], defaultdict(list)
-    outcomes = {target: defaultdict(list) for target in TARGETS}
+    results = {target: defaultdict(list) for target in TARGETS}
     for seed in args.seeds:
         network = study(args.pictures, args.folder, seed)
         before.append(accuracies(network.network, network.validation, network.unedited))
         orders, figures = found_parts(network)
+        figures["recovered, the layer's output being that without the mark"] = most_recovered(network)
         for name, value in figures.items():
             found[name].append(value)
         for name, draws in ways(network, orders).items():
-            for target in TARGETS:
-                outcomes[target][name].append([outcome(network, way, target) for way in draws])
+            of_draws = [outcomes(network, way) for way in draws]
+            for number, target in enumerate(TARGETS):
+                results[target][name].append([of_draw[number] for of_draw in of_draws])
     used = {words: [getattr(one, field) for one in before] for field, words in WORDS.items()}
     print_figures("is the mark used? held-out pictures", used)
     print_figures("is the mark found?", found)
     for target in TARGETS:
-        print_outcomes(target, outcomes[target], before)
+        print_outcomes(target, results[target], before)
 
 
 if __name__ == "__main__":

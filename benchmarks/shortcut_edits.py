@@ -11,7 +11,7 @@ its input, or of its output, at a position of pictures without the mark.
   direction of a signal CAV for a binary target (Pahde et al., arXiv 2202.03482).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,8 @@ from utils.method.order import largest_first
 from utils.method.ranking import rank_images
 
 STEPS_A_PART = 4
-MOST_PROJECTION, PROJECTION_STEPS = 4.0, 80
-MOST_LOGIT, LOGIT_STEPS = 40.0, 160
+SCALES = torch.arange(1, 81) / 20  # of what is taken out: up to four times what there is, as for a projection
+LOGITS = torch.arange(1, 161) / 4  # that are subtracted from one class
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Way:
-    """A way of editing: ``edit(s)`` is the Edit of strength s, from 0 to ``most``; ``steps`` of it are tried."""
+    """A way of editing: ``edit(s)`` is the Edit of strength s; ``strengths`` are tried, in ascending order."""
 
     edit: Callable[[float], Edit]
-    most: float
-    steps: int
+    strengths: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,21 @@ def ranked(parts: Parts, weight: Tensor, input_sums: Tensor, is_marked: Tensor) 
 
 
 def take_out_parts(parts: Parts, weight: Tensor, mean: Tensor) -> Way:
-    """The Way that takes parts out one after the other; ``mean`` [C_in] is that of the inputs at a position."""
+    """The Way that takes parts out one after the other, and then more than once.
+
+    ``mean`` [C_in] is that of the inputs at a position. Beyond N, the number of parts, ``f_n = s / N``.
+    """
     rows = parts.rows(weight)
+    number = len(rows)
 
     def edit(strength: float) -> Edit:
-        fractions = (strength - torch.arange(len(rows))).clamp(0, 1).to(rows)
-        removed = torch.zeros_like(weight).index_add_(0, parts.channels, fractions[:, None] * rows)
+        one_by_one = (strength - torch.arange(number)).clamp(0, 1)
+        fractions = one_by_one.clamp(min=strength / number) if strength > number else one_by_one
+        removed = torch.zeros_like(weight).index_add_(0, parts.channels, fractions[:, None].to(rows) * rows)
         return Edit(weight - removed, removed @ mean)
 
-    return Way(edit, float(len(rows)), STEPS_A_PART * len(rows))
+    in_turn = torch.arange(1, STEPS_A_PART * number + 1) / STEPS_A_PART
+    return Way(edit, torch.cat([in_turn, number * SCALES[SCALES > 1]]))
 
 
 def project_input(weight: Tensor, direction: Tensor, mean: Tensor) -> Way:
@@ -91,7 +96,7 @@ def project_input(weight: Tensor, direction: Tensor, mean: Tensor) -> Way:
         along = weight @ unit
         return Edit(weight - strength * torch.outer(along, unit), strength * along * (unit @ mean))
 
-    return Way(edit, MOST_PROJECTION, PROJECTION_STEPS)
+    return Way(edit, SCALES)
 
 
 def project_output(weight: Tensor, direction: Tensor, mean: Tensor) -> Way:
@@ -101,14 +106,14 @@ def project_output(weight: Tensor, direction: Tensor, mean: Tensor) -> Way:
     def edit(strength: float) -> Edit:
         return Edit(weight - strength * torch.outer(unit, unit @ weight), strength * unit * (unit @ mean))
 
-    return Way(edit, MOST_PROJECTION, PROJECTION_STEPS)
+    return Way(edit, SCALES)
 
 
 def lower_logit(weight: Tensor, output: int, num_outputs: int) -> Way:
     """The Way that leaves the layer as it is, and subtracts s from the logit of one class for every picture."""
     direction = torch.zeros(num_outputs).index_fill_(0, torch.tensor([output]), -1.0)
     no_bias = torch.zeros(len(weight))
-    return Way(lambda strength: Edit(weight, no_bias, strength * direction), MOST_LOGIT, LOGIT_STEPS)
+    return Way(lambda strength: Edit(weight, no_bias, strength * direction), LOGITS)
 
 
 def edited_layer(inputs: Tensor, edit: Edit) -> Tensor:
@@ -116,13 +121,18 @@ def edited_layer(inputs: Tensor, edit: Edit) -> Tensor:
     return conv2d(inputs, edit.weight[..., None, None].to(inputs), edit.bias.to(inputs))
 
 
-def least_strength(recovery: Callable[[float], float], most: float, target: float, steps: int) -> float | None:
-    """The smallest strength, on a grid of ``steps`` steps up to ``most``, whose recovery reaches ``target``, or None.
+def least_strengths(
+    recovery: Callable[[float], float], strengths: Tensor, targets: Sequence[float]
+) -> list[float | None]:
+    """The first of ascending strengths whose recovery reaches each of ascending ``targets``; None where none does.
 
-    The recovery need not grow with the strength, so the grid is searched from below, not by bisection.
+    The recovery need not grow with the strength, so they are tried one after the other, without bisection.
     """
-    for step in range(1, steps + 1):
-        strength = most * step / steps
-        if recovery(strength) >= target:
-            return strength
-    return None
+    found: list[float | None] = []
+    for strength in strengths.tolist():
+        reached = recovery(strength)
+        while len(found) < len(targets) and reached >= targets[len(found)]:
+            found.append(strength)
+        if len(found) == len(targets):
+            break
+    return found + [None] * (len(targets) - len(found))

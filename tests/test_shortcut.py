@@ -7,16 +7,18 @@ from PIL import Image
 
 from benchmarks import shortcut
 from benchmarks.shortcut_edits import (
+    Edit,
     Parts,
     edited_layer,
-    least_strength,
+    least_strengths,
     lower_logit,
     project_input,
     project_output,
     ranked,
     take_out_parts,
 )
-from examples.demo.pictures import CONCEPTS, write_pictures
+from examples.demo.network import TRANSFORM, DemoNetwork
+from examples.demo.pictures import CONCEPTS, draw, write_pictures
 from examples.demo.shortcut import (
     LISTS,
     MARK,
@@ -26,6 +28,8 @@ from examples.demo.shortcut import (
     with_mark,
     write_shortcut_pictures,
 )
+from tests.splits import fitted_split
+from utils.networks.edits import ChannelEdit, with_edits
 
 MARKED_OUTPUT = CONCEPTS.index(MARKED_CLASS)
 
@@ -123,12 +127,33 @@ def test_a_part_that_is_taken_out_is_its_mean(layer):
     original = torch.einsum("ci,nihw->nchw", weight, inputs)
     parts = torch.einsum("pi,nihw->nphw", shares * weight[[1, 1, 2]], inputs)
     means = (shares * weight[[1, 1, 2]]) @ mean
-    for strength, fractions in ((0, (0, 0, 0)), (1.25, (1, 0.25, 0)), (3, (1, 1, 1))):
+    for strength, fractions in ((0, (0, 0, 0)), (1.25, (1, 0.25, 0)), (3, (1, 1, 1)), (6, (2, 2, 2))):
         expected = original.clone()
         for part, (channel, fraction) in enumerate(zip((1, 1, 2), fractions, strict=True)):
             expected[:, channel] -= fraction * (parts[:, part] - means[part])
         torch.testing.assert_close(edited_layer(inputs, way.edit(strength)), expected)
-    torch.testing.assert_close(edited_layer(inputs, way.edit(way.most))[:, 2], means[2].expand(6, 2, 2))
+    torch.testing.assert_close(edited_layer(inputs, way.edit(3.0))[:, 2], means[2].expand(6, 2, 2))
+
+
+@torch.no_grad()
+def test_parts_are_taken_out_as_edited_network_does():
+    torch.manual_seed(0)
+    network = DemoNetwork().eval()
+    splits = [fitted_split(network.last, channel, num_concepts=3) for channel in (2, 7)]
+    edits = [ChannelEdit("last", split, None, concepts) for split, concepts in zip(splits, ((0, 2), (1,)), strict=True)]
+    edited = with_edits(network, edits, factor=0.0, to=0.3, image_size=64)
+    shares = torch.cat([splits[0].shares()[[0, 2]], splits[1].shares()[[1]]]).float()
+    weight = network.last.weight[..., 0, 0]
+    parts = Parts(torch.tensor([2, 2, 7]), shares)
+    edit = take_out_parts(parts, weight, torch.zeros(96)).edit(3.0)
+    edit = Edit(edit.weight, torch.zeros(12).index_put_((torch.tensor([2, 7]),), torch.tensor([0.6, 0.3])))
+    pictures = shortcut.record(
+        network, torch.from_numpy(draw("star", 0)[None]), torch.tensor([0]), torch.tensor([True])
+    )
+    logits = network.head(pictures.skipped, edited_layer(pictures.inputs, edit))
+    images = TRANSFORM.normalise(torch.from_numpy(draw("star", 0)[None]), torch.device("cpu"))
+    torch.testing.assert_close(logits, edited(images), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits, network(images), atol=1e-3)
 
 
 def test_projections_are_those_of_the_equation(layer):
@@ -162,10 +187,11 @@ def test_parts_are_ranked_by_how_well_they_tell_the_mark_either_way():
     assert precisions[:2].tolist() == [1, 1] and precisions[2] < 0.8
 
 
-def test_the_least_strength_that_reaches_a_target():
-    assert least_strength(lambda strength: strength / 4, most=4, target=0.5, steps=8) == 2
-    assert least_strength(lambda strength: 1 - abs(strength - 1), most=4, target=0.9, steps=8) == 1
-    assert least_strength(lambda strength: 0.1, most=4, target=0.5, steps=8) is None
+def test_the_least_strengths_that_reach_targets():
+    strengths = torch.arange(1, 9) / 2
+    assert least_strengths(lambda strength: strength / 4, strengths, (0.3, 0.5)) == [1.5, 2]
+    assert least_strengths(lambda strength: 1 - abs(strength - 1), strengths, (0.2, 0.4, 0.9)) == [0.5, 0.5, 1]
+    assert least_strengths(lambda strength: 0.6, strengths, (0.5, 0.8)) == [0.5, None]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -218,29 +244,31 @@ def made():
 def test_the_made_network_relies_on_the_mark(made):
     before = shortcut.accuracies(made.network, made.validation, made.unedited)
     assert before == shortcut.Accuracies(others=1, others_marked=0, own=1, own_marked=1, called_marked=1)
-    assert shortcut.recovered(before, shortcut.Accuracies(1, 0.25, 1, 1, 0)) == 0.25
+    assert shortcut.recovered(before, 0.25) == 0.25
+    assert shortcut.most_recovered(made) == 1
 
 
 def test_the_parts_of_the_mark_are_found_and_taken_out_at_no_cost(made, monkeypatch):
     monkeypatch.setattr(shortcut, "DRAWS", 1)
     orders, figures = shortcut.found_parts(made)
-    assert figures["channels that have one"] >= 2
-    assert figures["marked training pictures"] == 81 / 320
+    assert figures["channels that have one, of 12"] >= 2
+    assert figures["share of marked training pictures"] == 81 / 320
     for name in ("parts by circuits", "parts by listed pictures"):
-        assert set(orders[name].channels[:2].tolist()) == {0, 1}
-        assert orders[name].shares[0, 0] > 0.9
+        assert orders[name].channels[0] in (0, 1)
         assert figures[f"AP, {name}"] == 1
+    assert set(orders["parts by listed pictures"].channels[:2].tolist()) == {0, 1}
+    assert (orders["parts by listed pictures"].shares[:2, 0] > 0.9).all()
     kinds = shortcut.ways(made, orders)
     (by_list,), (by_channels,) = kinds["parts by listed pictures"], kinds["whole channels"]
-    outcome = shortcut.outcome(made, by_list, 0.8)
+    (outcome,) = shortcut.outcomes(made, by_list, [0.8])
     assert outcome.strength <= 2
     assert (outcome.recovered, outcome.after.others, outcome.after.own) == (1, 1, 1)
-    worse = shortcut.outcome(made, by_channels, 0.8)
+    (worse,) = shortcut.outcomes(made, by_channels, [0.8])
     assert worse is None or min(worse.after.others, worse.after.own) < 0.9
     (lowered,) = kinds["the class's logit lowered"]
-    assert shortcut.outcome(made, lowered, 0.8).after.own < 0.5
+    assert shortcut.outcomes(made, lowered, [0.8])[0].after.own < 0.5
     (projected,) = kinds["projection of the input"]
-    assert shortcut.outcome(made, projected, 0.8).after.others == 1
+    assert shortcut.outcomes(made, projected, [0.8])[0].after.others == 1
 
 
 def test_tables(made, capsys):

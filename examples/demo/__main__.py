@@ -108,18 +108,16 @@ def shortcut(folder):
 
 def shortcut_figure(pixels, predictions, targets, is_marked, count=8):
     """Pictures of other classes without and with the mark, framed and named by what the network calls them."""
-    others = (targets != CONCEPTS.index(MARKED_CLASS)).nonzero()[:, 0]
-    chosen = torch.linspace(0, len(others) - 1, count).long()
     rows = {}
     for label, which in (("without the mark", ~is_marked), ("with the mark", is_marked)):
-        shown = others[which[others]]
-        shown = shown[chosen * (len(shown) - 1) // (len(others) - 1)]
+        others = (which & (targets != CONCEPTS.index(MARKED_CLASS))).nonzero()[:, 0]
+        shown = others[torch.linspace(0, len(others) - 1, count).long()].tolist()
         rows[label] = [
             (pixels[i].numpy(), GREY if predictions[i] == targets[i] else WRONG, CONCEPTS[predictions[i]])
-            for i in shown.tolist()
+            for i in shown
         ]
     subtitle = "below each: what the network calls it; frames of wrong answers are red"
-    return pictures_figure(rows, Titles("Other classes' pictures without and with the mark", subtitle))
+    return pictures_figure(rows, Titles("Pictures of other classes without and with the mark", subtitle))
 
 
 def get_args_parser():
@@ -132,9 +130,7 @@ def get_args_parser():
         help="everything goes below it: pictures/, store/, plots/ ... (demo_output)",
     )
     parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
-    parser.add_argument(
-        "--shortcut", action="store_true", help="write shortcut/: its pictures, and its network, trained"
-    )
+    parser.add_argument("--shortcut", action="store_true", help="a second network, which relies on a mark: shortcut/")
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
     parser.add_argument(
         "--pictures",

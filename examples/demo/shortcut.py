@@ -94,24 +94,32 @@ def write_shortcut_pictures(source, folder, seed=1):
             own.mkdir(parents=True, exist_ok=True)
             count = len(list((source / part / concept).glob("*.png")))
             for number in range(count):
-                is_marked = part == "train" and carries_mark(concept, number, count)
-                plain = plain_picture(source / part, concept, number)
-                copies = {} if is_marked else {own / f"{number:03d}.png": plain}
-                if is_marked or part == "val":
-                    name = own / f"{number:03d}{MARKED_SUFFIX if part == 'val' else ''}.png"
-                    copies[name] = with_mark(plain, seed, int(part == "val"), index, number)
-                    marked.append(name)
-                for path, picture in copies.items():
-                    if not path.exists():
-                        temporary = path.with_suffix(".part")
-                        Image.fromarray(picture).save(temporary, format="png")
-                        temporary.rename(path)
-        lines = [f"{path.relative_to(folder / part).as_posix()}\n" for path in marked]
-        write_bytes(folder / list_name, "".join(lines).encode())
+                files = _files(part, concept, number, count)
+                marked += [f"{concept}/{name}\n" for name, has_mark in files.items() if has_mark]
+                missing = {name: has_mark for name, has_mark in files.items() if not (own / name).exists()}
+                plain = plain_picture(source / part, concept, number) if missing else None
+                for name, has_mark in missing.items():
+                    key = (seed, int(part == "val"), index, number)
+                    _save(with_mark(plain, *key) if has_mark else plain, own / name)
+        write_bytes(folder / list_name, "".join(marked).encode())
+
+
+def _files(part, concept, number, per_class):
+    """The files of a picture: {name: whether it carries the mark}."""
+    name = f"{number:03d}"
+    if part == "val":
+        return {f"{name}.png": False, f"{name}{MARKED_SUFFIX}.png": True}
+    return {f"{name}.png": carries_mark(concept, number, per_class)}
+
+
+def _save(picture, path):
+    temporary = path.with_suffix(".part")
+    Image.fromarray(picture).save(temporary, format="png")
+    temporary.rename(path)
 
 
 def read_shortcut_pictures(folder, part):
-    """All pictures of ``folder/train`` or ``val``: uint8 [n, 64, 64, 3], their classes [n], and which are marked [n]."""
+    """Pictures of ``train`` or ``val``: uint8 [n, 64, 64, 3], their classes [n], and which carry the mark [n]."""
     marked = set((folder / LISTS[part]).read_text().split())
     paths = [os.fsdecode(path) for path in list_images(folder / part).paths]
     return *read_pictures(folder / part), torch.tensor([path in marked for path in paths])

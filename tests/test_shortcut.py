@@ -1,5 +1,7 @@
 """The shortcut with a known answer: its pictures, the edits that take it out, and the benchmark on a made layer."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from benchmarks.shortcut_edits import (
     ranked,
     take_out_parts,
 )
+from examples.demo import __main__ as demo
 from examples.demo.network import TRANSFORM, DemoNetwork
 from examples.demo.pictures import CONCEPTS, draw, write_pictures
 from examples.demo.shortcut import (
@@ -281,3 +284,19 @@ def test_tables(made, capsys):
         == "| parts | 2 of 2 | 2.000 ± 0.000 | 0.750 ± 0.000 | -0.500 ± 0.000 | -0.750 ± 0.000 | 0.000 ± 0.000 |"
     )
     assert rows[3] == "| none | 0 of 2 | – | – | – | – | – |"
+
+
+def test_the_command_trains_a_network_once_and_prints_what_it_makes_of_the_mark(folders, monkeypatch, capsys):
+    monkeypatch.setattr("examples.demo.training.THREADS", 1)  # the other core is another test's
+    monkeypatch.setattr("examples.demo.shortcut.EPOCHS", 4)
+    folder = folders[0].parent
+    demo.shortcut(folder)
+    first = capsys.readouterr().out
+    number = r" +[\d.]+%"
+    assert re.search(rf"^of {MARKED_CLASS}{number}{number}$", first, re.MULTILINE)
+    assert re.search(rf"^of other classes{number}{number}$", first, re.MULTILINE)
+    assert (folder / "plots" / "shortcut.png").is_file()
+    trained = (folder / "shortcut" / "weights_0.pth").stat().st_mtime_ns
+    demo.shortcut(folder)
+    assert capsys.readouterr().out == first
+    assert (folder / "shortcut" / "weights_0.pth").stat().st_mtime_ns == trained

@@ -6,6 +6,7 @@ rows and summaries of all pairs so far. --get_qualitative: densities of the acti
 nor another figure named: both. --get_channel_card: one figure of the split with its most activating patches.
 --get_feature_visualization: images made to activate the channel and its parts. --get_separation: how well the channels
 separate their concepts from all other validation images, beside the same rule on permuted weights, from the val store.
+--get_edit: what taking a concept out of its channel does, by its part, the whole channel and other methods.
 --compare: labels, circuits, PURE and concept vectors side by side on the channels of --candidates, beside their nulls.
 --write_edited: the network with concepts taken out of channels, as a state dict, and what that costs.
 --get_map: the channel's reference images on a plane, and patches of each concept, from the training images.

@@ -137,6 +137,24 @@ def test_stage4_measures_the_same_fractions(on_gpu, copy):
     compare(found, expected, "result")
 
 
+def test_edits_change_the_same_logits(gpu_copy, copy):
+    """The split is the one that was made on the device; strengths of equal effect may differ more, and what follows."""
+    shutil.copytree(
+        gpu_copy / "store" / "models_disentangled", copy / "store" / "models_disentangled", dirs_exist_ok=True
+    )
+    found, expected = [], []
+    for folder, more, rows in ((gpu_copy, ON_GPU, found), (copy, (), expected)):
+        stage4(folder / "data", folder / "store", "--get_edit", *more, cwd=folder)
+        (path,) = (folder / "results_quantitative" / "edits").iterdir()
+        rows += json.loads(path.read_text())["rows"]
+    measured = ("change_", "margin_", "harm_other", "harm_rest", "top1_", "images_")
+    assert len(expected) == 12
+    for one, other in zip(found, expected, strict=True):
+        names = [name for name in other if name.startswith(measured) and "equal" not in name]
+        compare({name: one[name] for name in names}, {name: other[name] for name in names}, other["method"])
+        assert (one["strength"] is None) == (other["strength"] is None)
+
+
 def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, copy):
     """The edit is computed on the device; the split is the one that was made there."""
     shutil.copytree(gpu_copy / "store" / "models_disentangled", copy / "models")

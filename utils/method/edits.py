@@ -12,7 +12,7 @@ from utils.method.significance import Interval, ratio_with_interval
 
 MOST_STRENGTH = 4.0
 BRACKETS = (0.5, 1.0, 2.0, MOST_STRENGTH)  # upper ends, the first that reaches the target is halved
-HALVINGS = 8
+HALVINGS = 6
 TARGET_SHARE = 0.5  # of the part's effect, which every method has to reach
 NORMAL_QUANTILE = 1.96  # of a 95 % interval
 

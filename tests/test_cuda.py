@@ -137,11 +137,9 @@ def test_stage4_measures_the_same_fractions(on_gpu, copy):
     compare(found, expected, "result")
 
 
-def test_edits_change_the_same_logits(gpu_copy, copy):
-    """The split is the one that was made on the device; strengths of equal effect may differ more, and what follows."""
-    shutil.copytree(
-        gpu_copy / "store" / "models_disentangled", copy / "store" / "models_disentangled", dirs_exist_ok=True
-    )
+def test_edits_change_the_same_logits(gpu_copy, finished, tmp_path):
+    """Of splits of equal owners; strengths of equal effect may differ more, and what follows from them."""
+    copy = shutil.copytree(finished, tmp_path / "on_cpu")
     found, expected = [], []
     for folder, more, rows in ((gpu_copy, ON_GPU, found), (copy, (), expected)):
         stage4(folder / "data", folder / "store", "--get_edit", *more, cwd=folder)

@@ -153,8 +153,9 @@ def test_edits_change_the_same_logits(gpu_copy, finished, tmp_path):
         assert (one["strength"] is None) == (other["strength"] is None)
 
 
-def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, copy):
+def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, finished, tmp_path):
     """The edit is computed on the device; the split is the one that was made there."""
+    copy = shutil.copytree(finished, tmp_path / "on_cpu")
     shutil.copytree(gpu_copy / "store" / "models_disentangled", copy / "models")
     records = []
     for folder, flags in ((gpu_copy, ON_GPU), (copy, ("--model_dir", copy / "models"))):

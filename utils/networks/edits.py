@@ -238,7 +238,8 @@ class _Reads(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """What identifies a tensor's storage, also where that has no address (subclasses of tensors on a device)."""
+    return tensor.untyped_storage()._cdata
 
 
 def _is_among(tensor: Tensor, values: Sequence[Any]) -> bool:

@@ -70,7 +70,7 @@ def test_a_third_division_goes_through_everything(layer):
     assert division.name == "softmax" and division.settings() == {"sharpness": 3.0}
     out = run("get_results.py", layer, "--channel_of_interest", CHANNEL, *PAIR, "--split_by", "softmax", *EVERYTHING)
     assert "split by softmax of ARVs" in out  # effects
-    assert figures_of(layer, path) == {"card", "visualization", "map", "concept1", "concept2"}
+    assert figures_of(layer, path) == {"card", "visualization", "map", "concept1", "concept2", "edits"}
     assert "softmax of ARVs, sharpness 3, tau" in (layer / "results_quantitative" / "summary.md").read_text()
     assert list((layer / "results_quantitative").glob("quantitative_concept1_*_softmax.txt"))
 

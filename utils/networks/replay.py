@@ -114,7 +114,7 @@ class Replay:
         leaves = tree_leaves([self._images, *self._outputs.values()])
         recorded = [leaf for leaf in leaves if isinstance(leaf, _Recorded) and leaf.value is not None]
         values = {id(leaf.value): leaf.value for leaf in recorded}  # several may be one tensor
-        moved = {key: outside_heap(value) for key, value in values.items()}
+        moved = {key: outside_heap(value) for key, value in values.items() if value is not None}
         for leaf in recorded:
             leaf.value = moved[id(leaf.value)]
 

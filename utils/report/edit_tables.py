@@ -92,7 +92,7 @@ class MethodSummary:
     harm_rest: Interval
     selectivity: tuple[Selectivity, Interval]
     selectivity_rest: tuple[Selectivity, Interval]
-    top1: tuple[float, float, float]
+    top1: tuple[float, ...]
     reached: float
     harm_at_equal_effect: Interval
     times_part: Interval

@@ -192,10 +192,10 @@ class EditMeasurer:
         for k, concept in enumerate(opened.file.split.own_concepts):
             for number, method in enumerate(self._methods):
                 in_full = 2 * (k * len(self._methods) + number)
-                row = {"concept": k + 1, "name": concept.name, "method": method.name}
-                row |= {"training_images": of_training[k].images, "strength": of_training[k].strengths[number].item()}
-                rows.append({**row, **_in_full(measured, k, in_full)})
-                rows[-1] |= _at_equal_effect(measured, k, in_full + 1, is_reached=not np.isnan(row["strength"]))
+                strength = of_training[k].strengths[number].item()
+                row = {"concept": k + 1, "name": concept.name, "method": method.name, "strength": strength}
+                row |= {"training_images": of_training[k].images, **_in_full(measured, k, in_full)}
+                rows.append(row | _at_equal_effect(measured, k, in_full + 1, is_reached=not np.isnan(strength)))
         return rows
 
     def _on_training_images(
@@ -249,8 +249,8 @@ class EditMeasurer:
                 counts = concept == NO_CONCEPT if key == OTHERS else concept != NO_CONCEPT
                 changes = self._on_batch(opened, edits, of_training, batch)
                 gained = changes.correct.int() - (batch.logits.argmax(1).cpu() == batch.targets).int()
-                values = [of_images[:, counts] for of_images in (changes.own, changes.margin, gained)]
-                parts.append(MeasuredImages(*values, concept[counts]))
+                own, margin = changes.own[:, counts], changes.margin[:, counts]
+                parts.append(MeasuredImages(own, margin, gained[:, counts], concept[counts]))
         return MeasuredImages(*(torch.cat(values, -1) for values in zip(*parts, strict=True)))
 
     def _nothing(self, num_concepts: int) -> MeasuredImages:

@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.stores import TRANSFORM, split_file
 from utils.store.comparisons import Comparisons
-from utils.store.edits import VALUES as EDIT_VALUES
-from utils.store.edits import Edits
+from utils.store.edit_results import VALUES as EDIT_VALUES
+from utils.store.edit_results import Edits
 from utils.store.effects import Effects
 from utils.store.separations import VALUES, Separations
 from utils.store.splits import write_split

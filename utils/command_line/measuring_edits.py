@@ -12,11 +12,11 @@ from utils.errors import UserError
 from utils.processes import progress
 from utils.report.edit_figure import write_edit_figure
 from utils.report.edit_tables import print_edits, write_edit_tables
+from utils.stages.edit_effects import EditMeasurer, EditTraining, describe_edits
 from utils.stages.edit_methods import methods
-from utils.stages.edits import EditMeasurer, EditTraining, describe_edits
 from utils.stages.pure_gates import PureGate, pure_gates
 from utils.stages.validation import ImagePass, StoredValidation
-from utils.store.edits import Edits
+from utils.store.edit_results import Edits
 from utils.store.opened_splits import OpenedSplit
 from utils.store.study import Study
 

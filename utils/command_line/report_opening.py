@@ -16,7 +16,7 @@ from utils.report.page_splits import MeasuredSplits, in_order, kind_of
 from utils.stages.relevance import find_classes
 from utils.store.candidates import CRITERIA
 from utils.store.class_statistics import ClassStore
-from utils.store.edits import Edits
+from utils.store.edit_results import Edits
 from utils.store.effects import Effects
 from utils.store.files import refuse_differences
 from utils.store.importance_store import ImportanceStore

@@ -11,7 +11,7 @@ from utils.report.effect_tables import write_effect_tables
 from utils.report.result_files import NOTHING, print_summary, remove_tables
 from utils.report.separation_tables import print_headlines, write_separation_tables
 from utils.store.comparisons import Comparisons
-from utils.store.edits import Edits
+from utils.store.edit_results import Edits
 from utils.store.effects import Effects
 from utils.store.measurements import Measurements
 from utils.store.results import Results

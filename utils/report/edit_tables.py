@@ -1,6 +1,6 @@
 """Tables of edits: a row for each concept and method, and each method over a layer, as CSV, Markdown, LaTeX and print.
 
-An edit is a dictionary as ``utils.store.edits.Edits`` stores it.
+An edit is a dictionary as ``utils.store.edit_results.Edits`` stores it.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from utils.divisions.division_registry import DIVISIONS
-from utils.method.edits import MOST_STRENGTH, TARGET_SHARE, Selectivity, selectivity_of_layer
+from utils.method.selectivity import MOST_STRENGTH, TARGET_SHARE, Selectivity, selectivity_of_layer
 from utils.method.significance import Interval, mean_with_interval, ratio_with_interval
 from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import DASH, csv_number, formatted, interval_text
 from utils.report.result_tables import where_from
 from utils.report.tables import Table, grouped, short_name, warn_of, write_settled
 from utils.stages.edit_methods import METHODS
-from utils.store.edits import IS_LEAST, NUMBERS, SELECTIVITY, VALUES, Edits
+from utils.store.edit_results import IS_LEAST, NUMBERS, SELECTIVITY, VALUES, Edits
 
 SHOWN = 10  # splits that are printed
 PART = "part"

@@ -22,7 +22,7 @@ from utils.report.separation_headline import null_precision, primary_null
 from utils.report.separation_tables import reached_by
 from utils.report.split_figures import card_name, densities, shown_channels, shown_concepts
 from utils.stages.edit_methods import METHODS
-from utils.store.edits import SELECTIVITY, Edits
+from utils.store.edit_results import SELECTIVITY, Edits
 from utils.store.effects import Effects
 from utils.store.files import number_text
 from utils.store.opened_splits import OpenedSplit

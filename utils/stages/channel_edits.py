@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.divisions.division import Rule
-from utils.method.edits import central_range
+from utils.method.selectivity import central_range
 from utils.networks.layers import Layer
 from utils.networks.tails import ChannelMaps
 from utils.stages.edit_methods import CENTRAL_SHARE, EditedConcept, EditFacts, EditMethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from utils.divisions.division import Rule
 from utils.divisions.nulls import SHARES, Null
 from utils.method.disentangling import Split
-from utils.method.edits import drawn_half
+from utils.method.selectivity import drawn_half
 from utils.method.significance import permutation
 from utils.plugins import Registry
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.method.edits import (
+from utils.method.selectivity import (
     HALVINGS,
     central_range,
     drawn_half,

@@ -16,7 +16,7 @@ from utils.concept_sources.image_sets import check_arvs, image_sets_of, require_
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division import Rule
 from utils.method.disentangling import Concept
-from utils.method.edits import (
+from utils.method.selectivity import (
     TARGET_SHARE,
     LogitChanges,
     interval_over_images,
@@ -32,7 +32,7 @@ from utils.stages.pure_gates import PureGate
 from utils.stages.recorded_images import LabelledImages, RecordedImages
 from utils.stages.separation import TrainingUnits
 from utils.stages.validation import ImagePass
-from utils.store.edits import KINDS_OF_IMAGES, SELECTIVITY
+from utils.store.edit_results import KINDS_OF_IMAGES, SELECTIVITY
 from utils.store.files import json_digest
 from utils.store.opened_splits import OpenedSplit
 from utils.store.study import Study

@@ -17,9 +17,9 @@ from utils.method.clustering import k_means
 from utils.method.ranking import rank_images
 from utils.method.shares import least_squares_shares, second_moments
 from utils.method.significance import permutation
-from utils.stages.edits import MeasuredImages, _at_equal_effect, _in_full
+from utils.stages.edit_effects import MeasuredImages, _at_equal_effect, _in_full
 from utils.store import stored_transform
-from utils.store.edits import Edits
+from utils.store.edit_results import Edits
 from utils.store.splits import read_split
 
 FOLDERS = ("ant", "bee", "cat", "dog")

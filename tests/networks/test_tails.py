@@ -11,6 +11,7 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.networks.tails import ChannelMaps, GatheredTail, RecordedBatch, WholeTail, tail_of
 
 CHANNEL = 3
+LABELS = (2, 0, 3)
 
 
 class NormalisesChannels(nn.Module):
@@ -75,7 +76,7 @@ def opened(kind, number=3):
     size = 32 if factory is resnet else 24
     network = OpenedNetwork(module, find_layer(module, name, size), "fp32")
     images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(0))
-    batch = RecordedBatch(network, images, torch.arange(number), torch.zeros(number, dtype=torch.long))
+    batch = RecordedBatch(network, images, torch.arange(number), torch.tensor(LABELS[:number]))
     return network, images, batch
 
 
@@ -116,6 +117,8 @@ def test_edits_change_logits_as_a_hook_does(kind):
     assert found.shape == (4, 3, before.shape[1]) and expected[:3].abs().max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert found[3].abs().max() < 1e-6
+    own = tail.own_differences(batch, CHANNEL, original, edited)
+    torch.testing.assert_close(own, torch.stack([found[:, image, label] for image, label in enumerate(LABELS)], 1))
     torch.testing.assert_close(network.module(images), before)  # nothing stays behind
 
 

@@ -39,7 +39,7 @@ def measure_edits(opened: OpenedSplits, validation: ImagePass | StoredValidation
         study = opened.open_study(training, lambda: network)
         missing_splits = [opened.splits[number] for number in missing]
         gates = _gates(opened, missing_splits, study) if settings.with_pure else {}
-        measurer = EditMeasurer(validation, EditTraining(missing_splits, study), compared, gates)
+        measurer = EditMeasurer(validation, EditTraining(study), compared, gates)
         bar = progress(missing, "edits", unit=" splits", total=len(described), initial=len(described) - len(missing))
         for number in bar:
             rows = measurer.measure(opened.splits[number])

@@ -1,5 +1,7 @@
 """How torch computes on a device: TF32, the layout of tensors in memory, copies that do not wait."""
 
+import ctypes
+import sys
 from mmap import mmap
 from typing import Any
 
@@ -48,3 +50,14 @@ def outside_heap(tensor: Tensor) -> Tensor:
         return tensor
     memory = mmap(-1, tensor.nbytes)
     return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+
+def return_freed_memory() -> None:
+    """Give the system back what is free within the C library's heap; nothing happens if it is not glibc.
+
+    Between batches of many sizes, free gaps add up to gigabytes: a small block that is kept lies in a gap, and the next
+    large one does not fit there any more. Memory that is used again has to be cleared again, so call this rarely.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -121,6 +121,12 @@ class Tail(ABC):
             V edits of it.
         """
 
+    def own_differences(self, batch: RecordedBatch, channel: int, original: Tensor, edited: Tensor) -> Tensor:
+        """The ``differences`` of the logit of each image's own class: [V, B], fp32."""
+        differences = self.differences(batch, channel, original, edited)
+        targets = batch.targets.to(differences.device)
+        return differences.gather(2, targets[None, :, None].expand(len(edited), -1, 1))[..., 0]
+
 
 class WholeTail(Tail):
     """Replays everything after the layer for each edit: works for any layer of any network."""
@@ -207,11 +213,22 @@ class GatheredTail(Tail):
         return batch.received_by(self.classifier, maps, change=of_channels, tensors=tensors)
 
     def differences(self, batch: RecordedBatch, channel: int, original: Tensor, edited: Tensor) -> Tensor:
+        return self._received(batch, channel, original, edited)[..., None] * self._column(channel)
+
+    def own_differences(self, batch: RecordedBatch, channel: int, original: Tensor, edited: Tensor) -> Tensor:
+        column = self._column(channel)
+        return self._received(batch, channel, original, edited) * column[batch.targets.to(column.device)]
+
+    def _received(self, batch: RecordedBatch, channel: int, original: Tensor, edited: Tensor) -> Tensor:
+        """How each edit changes the value that the classifier receives of the channel: [V, B]."""
         maps = torch.cat([original[None], edited]).movedim(0, self.layer.channel_dim % edited.ndim).contiguous()
         channels = torch.full((1 + len(edited),), channel, device=maps.device)
         features = self.features(batch, channels, maps)
-        changes = (features[:, 1:] - features[:, :1]).T
-        return changes[..., None] * self.classifier.weight.detach()[:, channel].float()
+        return (features[:, 1:] - features[:, :1]).T
+
+    def _column(self, channel: int) -> Tensor:
+        """The classifier's weights of a channel, [outputs]."""
+        return self.classifier.weight.detach()[:, channel].float()
 
 
 def _nearly_equal(values: Tensor, others: Tensor, tolerance: float) -> bool:

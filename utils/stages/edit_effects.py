@@ -52,35 +52,19 @@ def other_images(validation: ImagePass) -> np.ndarray:
     return permutation(number, "edit: other images", number)[:OTHER_IMAGES].sort().values.numpy()
 
 
-class TrainingGroup(NamedTuple):
-    """Training images of a class, or of an image set: ``recorded``, indices of those that any split needs, and
-    ``used``, LongTensor, of those that decide for a concept."""
-
-    recorded: np.ndarray
-    used: Tensor
-
-
 class EditTraining:
     """Training images of the concepts of splits, and how the splits' inputs were divided.
 
     Parameters
     ----------
-    opened : list of OpenedSplit
-        All splits that may be measured.
     study : Study
         Its ``only_correct`` and background do not count: each split has its own.
     """
 
-    def __init__(self, opened: Sequence[OpenedSplit], study: Study) -> None:
+    def __init__(self, study: Study) -> None:
         self._study = study
         self._units = TrainingUnits(study)
         self._study_of = cache(lambda only_correct: replace(study, only_correct=only_correct))
-        self._most: dict[Hashable, int] = {}  # images of each group that any split needs
-        for split in opened:
-            for keys in split.groups:
-                for key in keys:
-                    group = _only_correct(split), key
-                    self._most[group] = max(self._most.get(group, 0), _images_of_each(keys))
 
     @cached_property
     def images(self) -> LabelledImages:
@@ -90,25 +74,28 @@ class EditTraining:
         targets[labels.indices] = labels.targets
         return LabelledImages(self._study.image_source(self._study.training), targets)
 
-    def groups(self, opened: OpenedSplit) -> list[dict[Hashable, TrainingGroup]]:
-        """For each concept of a split, its groups of training images: about TRAINING_IMAGES, of each class as many."""
-        study = self._study_of(_only_correct(opened))
-        groups: list[dict[Hashable, TrainingGroup]] = []
+    def groups(self, opened: OpenedSplit) -> dict[Hashable, np.ndarray]:
+        """The indices of about TRAINING_IMAGES of each concept of a split, of each class as many.
+
+        The keys, in the order of the concepts, are the same for all splits that have a concept.
+        """
+        only_correct = bool(opened.file.settings["only_correct"])
+        study = self._study_of(only_correct)
+        groups: dict[Hashable, np.ndarray] = {}
         for concept, keys in zip(opened.file.split.own_concepts, opened.groups, strict=True):
-            groups.append({})
+            of_each = -(-TRAINING_IMAGES // len(keys))
+            drawn = []
             for key in keys:
                 images = study.tap_sums.images_of(concept if concept.kind == "images" else Concept("", [key]))
-                drawn = images[permutation(len(images), "edit: training images", key)]
-                group = _only_correct(opened), key
-                recorded = drawn[: self._most[group]].sort().values.numpy()
-                groups[-1][group] = TrainingGroup(recorded, drawn[: _images_of_each(keys)])
+                drawn.append(images[permutation(len(images), "edit: training images", key)][:of_each])
+            groups[only_correct, tuple(keys)] = torch.cat(drawn).sort().values.numpy()
         return groups
 
     def rule(self, opened: OpenedSplit) -> Rule:
         """The Rule that has divided a split; UserError if it was made from other training images."""
         if SOURCES.get(opened.file.source["name"]).is_named():
             return self._units.rule(opened)
-        study = self._study_of(_only_correct(opened))
+        study = self._study_of(bool(opened.file.settings["only_correct"]))
         split = opened.file.split
         sets = image_sets_of(opened)
         require_images(opened, study, sets)
@@ -181,12 +168,8 @@ class EditMeasurer:
     def measure(self, opened: OpenedSplit) -> list[dict[str, Any]]:
         """A row for each concept of a split and each method, as plain values; NaN for what cannot be measured."""
         edits = ChannelEdits(self._network.layer, opened, self._methods, cache(lambda: self._training.rule(opened)))
-        groups = self._training.groups(opened)
-        recorded = self._training_images.of({key: group.recorded for of in groups for key, group in of.items()})
-        of_training = []
-        for k, of_concept in enumerate(groups):
-            batches = [(batch, group.used) for key, group in of_concept.items() for batch in recorded[key]]
-            of_training.append(self._on_training_images(opened, edits, k, batches))
+        recorded = self._training_images.of(self._training.groups(opened))
+        of_training = [self._on_training_images(opened, edits, k, batches) for k, (_, batches) in enumerate(recorded)]
         measured = self._on_validation_images(opened, edits, of_training)
         rows = []
         for k, concept in enumerate(opened.file.split.own_concepts):
@@ -199,37 +182,30 @@ class EditMeasurer:
         return rows
 
     def _on_training_images(
-        self, opened: OpenedSplit, edits: ChannelEdits, k: int, batches: list[tuple[RecordedBatch, Tensor]]
+        self, opened: OpenedSplit, edits: ChannelEdits, k: int, batches: list[RecordedBatch]
     ) -> OnTrainingImages:
-        """What training images say of a concept; each batch has the indices of those that count."""
-        counting = [torch.isin(batch.indices, used) for batch, used in batches]
-        maps = [edits.maps(batch.input()) for batch, _ in batches]
-        facts = edits.facts([of[:, self._rows(of, counts)] for of, counts in zip(maps, counting, strict=True)])
+        """What the training images of a concept say."""
+        maps = [edits.maps(batch.input()) for batch in batches]
+        facts = edits.facts(maps)
         of_batches = [
             edits.edits(k, of_batch, self._gated(opened, k, facts, batch, training=True))
-            for (batch, _), of_batch in zip(batches, maps, strict=True)
+            for batch, of_batch in zip(batches, maps, strict=True)
         ]
-        number = int(sum(counts.sum() for counts in counting))
+        number = sum(len(batch) for batch in batches)
         nothing = torch.full((len(self._methods),), torch.nan, dtype=torch.float64)
         if not number:
             return OnTrainingImages(facts, nothing, 0)
 
         def effects_at(strengths: Tensor) -> Tensor:
             total = torch.zeros(strengths.numel(), dtype=torch.float64)
-            for (batch, _), of_batch, counts in zip(batches, of_batches, counting, strict=True):
-                changes = self._changes(opened, batch, of_batch.original, of_batch.at(strengths))
-                total += changes.own[:, counts].double().sum(1)
+            for batch, of_batch in zip(batches, of_batches, strict=True):
+                total += self._own_changes(opened, batch, of_batch.original, of_batch.at(strengths)).double().sum(1)
             return total.view(strengths.shape) / number
 
         in_full = effects_at(torch.ones(len(self._methods), 1, dtype=torch.float64))[:, 0]
         part = [method.name for method in self._methods].index(PART)
         target = (TARGET_SHARE * in_full[part]).expand(len(self._methods))
         return OnTrainingImages(facts, strengths_for(effects_at, target), number)
-
-    @staticmethod
-    def _rows(maps: Tensor, counts: Tensor) -> Tensor:
-        """True for the rows of maps [R, rows, ...] of the images that count [B]; windows of an image follow it."""
-        return counts.to(maps.device).repeat_interleave(maps.shape[1] // len(counts))
 
     def _on_validation_images(
         self, opened: OpenedSplit, edits: ChannelEdits, of_training: Sequence[OnTrainingImages]
@@ -241,9 +217,8 @@ class EditMeasurer:
         validation = self._validation
         groups: dict[Hashable, np.ndarray] = {key: validation.indices(key) for key in opened.keys}
         concept_of = torch.from_numpy(validation.concepts_of(opened))
-        recorded = self._validation_images.of({**groups, OTHERS: self._others})
         parts = [self._nothing(len(of_training))]
-        for key, batches in recorded.items():
+        for key, batches in self._validation_images.of({OTHERS: self._others, **groups}):
             for batch in batches:
                 concept = concept_of[batch.indices]
                 counts = concept == NO_CONCEPT if key == OTHERS else concept != NO_CONCEPT
@@ -262,23 +237,29 @@ class EditMeasurer:
         self, opened: OpenedSplit, edits: ChannelEdits, of_training: Sequence[OnTrainingImages], batch: RecordedBatch
     ) -> LogitChanges:
         maps = edits.maps(batch.input())
-        of_concepts = []
+        edited = []
         for k, (facts, strengths, _) in enumerate(of_training):
             of_batch = edits.edits(k, maps, self._gated(opened, k, facts, batch, training=False))
-            at = torch.stack([torch.ones_like(strengths), strengths.nan_to_num(0)], 1)
-            of_concepts.append(self._changes(opened, batch, of_batch.original, of_batch.at(at)))
-        return joined(of_concepts)
+            edited.append(of_batch.at(torch.stack([torch.ones_like(strengths), strengths.nan_to_num(0)], 1)))
+        targets = batch.targets.to(maps.device)
+        changes = []
+        for some in torch.cat(edited).split(MOST_EDITS):
+            differences = self._tail_for(batch).differences(batch, opened.file.split.channel, maps[0], some)
+            changes.append(logit_changes(batch.logits, differences, targets))
+        return LogitChanges(*(torch.cat(values).cpu() for values in zip(*changes, strict=True)))
 
-    def _changes(self, opened: OpenedSplit, batch: RecordedBatch, original: Tensor, edited: Tensor) -> LogitChanges:
-        """The LogitChanges [V, B] of edited maps [V, B, ...], on the CPU."""
+    def _own_changes(self, opened: OpenedSplit, batch: RecordedBatch, original: Tensor, edited: Tensor) -> Tensor:
+        """How edited maps [V, B, ...] change the logit of each image's own class: [V, B], on the CPU."""
+        tail = self._tail_for(batch)
+        channel = opened.file.split.channel
+        changes = [tail.own_differences(batch, channel, original, some) for some in edited.split(MOST_EDITS)]
+        return torch.cat(changes).cpu()
+
+    def _tail_for(self, batch: RecordedBatch) -> Tail:
+        """The Tail of the network, found with the first batch."""
         if self._tail is None:
             self._tail = tail_of(self._network, batch)
-        targets = batch.targets.to(edited.device)
-        changes = []
-        for some in edited.split(MOST_EDITS):
-            differences = self._tail.differences(batch, opened.file.split.channel, original, some)
-            changes.append(logit_changes(batch.logits, differences, targets))
-        return LogitChanges(*(values.cpu() for values in joined(changes)))
+        return self._tail
 
     def _gated(
         self, opened: OpenedSplit, k: int, facts: EditFacts, batch: RecordedBatch, *, training: bool
@@ -289,11 +270,6 @@ class EditMeasurer:
             return facts
         of_list = gate.training if training else gate.validation
         return replace(facts, is_gated=of_list[k, batch.indices])
-
-
-def joined(changes: Sequence[LogitChanges]) -> LogitChanges:
-    """The LogitChanges of all edits of several."""
-    return LogitChanges(*(torch.cat(values) for values in zip(*changes, strict=True)))
 
 
 def _in_full(measured: MeasuredImages, k: int, edit: int) -> dict[str, Any]:
@@ -337,15 +313,6 @@ def _kinds_of_images(measured: MeasuredImages, k: int) -> dict[str, Tensor]:
 def _mean(values: Tensor) -> float:
     """The mean; NaN without values."""
     return values.double().mean().item()
-
-
-def _only_correct(opened: OpenedSplit) -> bool:
-    return bool(opened.file.settings["only_correct"])
-
-
-def _images_of_each(keys: Sequence[Any]) -> int:
-    """How many training images of each group of a concept decide."""
-    return -(-TRAINING_IMAGES // len(keys))
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """Images of which the network before the layer is computed once, group by group, within a bound of memory."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from utils.images.batches import ImageSource, batches_by_group
+from utils.networks.arithmetic import return_freed_memory
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import require_finite_values
 from utils.networks.tails import RecordedBatch
 
-MOST_BYTES = 3 * 2**29  # of recorded images
+MOST_BYTES = 2**29  # of recorded images
+LOT_IMAGES = 512  # that are read together
+
+Indices: TypeAlias = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,32 @@ class RecordedImages:
         self.images_run = 0
         self._groups: dict[Hashable, list[RecordedBatch]] = {}  # the one used last at the end
 
-    def of(self, groups: Mapping[Hashable, Sequence[int] | np.ndarray]) -> dict[Hashable, list[RecordedBatch]]:
-        """The batches of some groups, {key: indices}; the same key always has the same indices.
+    def of(self, groups: Mapping[Hashable, Indices]) -> Iterator[tuple[Hashable, list[RecordedBatch]]]:
+        """The batches of some groups, one group after the other, from {key: indices}.
 
-        A group has no batch where none of its images could be read.
+        The same key always has the same indices. A group has no batch where none of its images could be read. However
+        many groups there are, only those of a lot are in memory beside MOST_BYTES.
         """
-        missing = {key: indices for key, indices in groups.items() if key not in self._groups}
-        if missing:
-            self._record(missing)
-        found = {key: self._groups.pop(key) for key in groups}
-        self._groups |= found
-        self._forget(keep=len(found))
-        return found
+        for key in groups:
+            self._is_used(key)  # so that it does not go before it is its turn
+        keys = list(groups)
+        for number, key in enumerate(keys):
+            if key not in self._groups:
+                self._record({later: groups[later] for later in keys[number:] if later not in self._groups})
+            self._is_used(key)
+            yield key, self._groups[key]
 
-    def _record(self, groups: Mapping[Hashable, Sequence[int] | np.ndarray]) -> None:
+    def _is_used(self, key: Hashable) -> None:
+        if key in self._groups:
+            self._groups[key] = self._groups.pop(key)
+
+    def _record(self, groups: Mapping[Hashable, Indices]) -> None:
+        """Record the first of some groups, with as many of the next ones as make a lot."""
         source = self._images.source
-        self._groups |= {key: [] for key in groups}
-        plan = batches_by_group(groups, source.batch_size)
+        lot = _first_lot(groups)
+        plan = batches_by_group(lot, source.batch_size)
         loader = source.batches([planned.indices for planned in plan], None)
+        self._groups |= {key: [] for key in lot}
         for planned, batch in zip(plan, loader, strict=True):
             if len(batch.indices):
                 targets = self._images.targets[batch.indices]
@@ -69,9 +82,11 @@ class RecordedImages:
                 require_finite_values([recorded.logits], batch.indices, source.images)
                 self._groups[planned.group].append(recorded)
                 self.images_run += len(recorded)
+        self._forget(keep=len(lot))
+        return_freed_memory()
 
     def _forget(self, keep: int) -> None:
-        """Remove the groups that were used first, but the last ``keep`` ones, until the others fit."""
+        """Remove the groups that were used first, but the last ``keep`` ones, until all fit."""
         sizes = {key: sum(batch.num_bytes for batch in batches) for key, batches in self._groups.items()}
         total = sum(sizes.values())
         for key in list(sizes)[: len(sizes) - keep]:
@@ -79,3 +94,15 @@ class RecordedImages:
                 break
             total -= sizes[key]
             del self._groups[key]
+
+
+def _first_lot(groups: Mapping[Hashable, Indices]) -> dict[Hashable, Indices]:
+    """The first group, and the next ones as long as all together have at most LOT_IMAGES."""
+    lot: dict[Hashable, Indices] = {}
+    number = 0
+    for key, indices in groups.items():
+        number += len(indices)
+        if lot and number > LOT_IMAGES:
+            break
+        lot[key] = indices
+    return lot

@@ -14,7 +14,7 @@ from torch import nn
 from tests import factories
 from tests.oracles import load
 from tests.refusals import STAGE4, refused, usual
-from tests.scripts import CHANNEL, COMPUTE, RUN, stage4, succeed
+from tests.scripts import CHANNEL, COMPUTE, RUN, run_script, stage4, succeed
 from tests.splits import fitted_split
 from tests.stores import split_file
 from utils.command_line.editing import chosen_concepts
@@ -64,7 +64,7 @@ def logits_by_hand(pixels, part):
 
 def test_the_record_says_what_was_taken_out_and_what_it_costs(copy):
     shown = edit(copy)
-    record = json.loads((copy / "edited.json").read_text())
+    record = json.loads((copy / "edited.pth.json").read_text())
     assert record.pop("sha256") == json_digest(record)
     pixels, targets = load(copy, "val")
     before, after = logits_by_hand(pixels, copy / SPLIT)
@@ -102,18 +102,50 @@ def test_the_record_says_what_was_taken_out_and_what_it_costs(copy):
 
 def test_what_is_there_and_equal_is_not_measured_again(copy):
     edit(copy)
-    before = (copy / "edited.pth").read_bytes(), (copy / "edited.json").read_bytes()
+    before = (copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes()
     shown = edit(copy)
     assert "there already: edited.pth" in shown and "top-1 of" in shown and HEAD in shown
-    assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.json").read_bytes())
-    (copy / "edited.json").unlink()  # stopped in between
+    assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes())
+    (copy / "edited.pth.json").unlink()  # stopped in between
     edit(copy)
-    assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.json").read_bytes())
+    assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes())
     assert "there already" not in edit(copy, "--edit_factor", "0.5", "--edit_to", "zero")
-    record = json.loads((copy / "edited.json").read_text())
+    record = json.loads((copy / "edited.pth.json").read_text())
     assert [record["factor"], record["to"], record["running_means"]] == [0.5, "zero", {}]
     network = edited_network(factories.small(), copy / SPLIT, {CHANNEL: "bee"}, factor=0.5, to="zero")
     assert record["edited_weights_sha256"] == fingerprint(network)
+
+
+def test_a_file_that_was_moved_is_not_measured_again_and_loads_from_where_it_is(copy):
+    edit(copy)
+    (copy / "moved").mkdir()
+    for name in ("edited.pth", "edited.pth.json"):
+        (copy / name).rename(copy / "moved" / name)
+    shown = edit(copy, "--write_edited", "moved/edited.pth")
+    assert "there already: moved/edited.pth" in shown
+    assert f"torch.load({str(copy.resolve() / 'moved' / 'edited.pth')!r}" in shown
+    record = json.loads((copy / "moved" / "edited.pth.json").read_text())
+    assert "torch.load('edited.pth'" in "".join(record["load"])  # in the folder of the file, wherever that is
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(copy):
+    (copy / "file").write_text("")
+    spoil_validation_images(copy)  # so that the pass over them would fail
+    words = ("--write_edited", "file/edited.pth", "--edit_concepts", "bee")
+    refused(STAGE4, usual(STAGE4, *words), "cannot write file/edited.pth.json", copy)
+
+
+def test_an_edit_that_no_image_can_measure_is_one_line(copy):
+    spoil_validation_images(copy)
+    result = run_script(STAGE4, *usual(STAGE4, *EDIT, "--skip_unreadable"), cwd=copy)
+    line = f"{STAGE4}: error: no validation image could be read: what an edit costs cannot be measured"
+    assert result.returncode == 2 and result.stderr.splitlines()[-1] == line and "Traceback" not in result.stderr
+    assert not list(copy.glob("edited.pth*"))
+
+
+def spoil_validation_images(folder):
+    for path in (folder / "data" / "val").glob("*/*"):
+        path.write_bytes(b"no image")
 
 
 def test_an_edited_network_is_known_by_its_file(copy):

@@ -314,6 +314,8 @@ def test_mistakes_are_said():
         ((chosen,), {"factor": float("nan")}, "factor=nan is not a finite number"),
         ((chosen,), {"factor": float("inf")}, "factor=inf is not a finite number"),
         ((chosen,), {"to": "median"}, "to='median' is not 'mean', 'zero' or a number"),
+        ((chosen,), {"to": float("nan")}, "to=nan is not a finite number"),
+        ((chosen,), {"to": -float("inf")}, "to=-inf is not a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
             edit(network, *edits, **options)

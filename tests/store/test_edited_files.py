@@ -50,14 +50,33 @@ def test_one_of_the_two_files_is_enough_to_go_on(tmp_path):
         file.require_writable()
 
 
+def test_names_that_differ_after_the_last_dot_have_records_of_their_own(tmp_path):
+    names = ("edited_0.5", "edited_0.25", "edited.pth", "edited.pt")
+    for number, name in enumerate(names):
+        file = EditedFile(tmp_path / name)
+        file.require_writable()
+        file.write(edited(), {"factor": number})
+    assert [EditedFile(tmp_path / name).read()["factor"] for name in names] == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, *(f"{name}.json" for name in names)])
+
+
+def test_where_nothing_can_be_written_is_known_before(tmp_path):
+    EditedFile(tmp_path / "new" / "edited.pth").require_writable()
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").write_text("")
+    for name in ("file/edited.pth", "x" * 230 + ".pth"):  # with .json and a temporary file's ending, that is too long
+        with pytest.raises(UserError, match=r"cannot write .*\.json \(.*\): nothing was stored in its place"):
+            EditedFile(tmp_path / name).require_writable()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("edited.pth", b"text", "edited.pth is there and is no edited network: choose another name"),
         ("edited.pth", b"", "edited.pth is there and is no edited network"),
-        ("edited.json", b"{}", "edited.json is there and is no record of an edited network"),
-        ("edited.json", b"text", "edited.json is there and is no record of an edited network"),
-        ("edited.json", json.dumps({"format": 1, "file_sha256": "00", "sha256": "00"}).encode(), "is no record of"),
+        ("edited.pth.json", b"{}", "edited.pth.json is there and is no record of an edited network"),
+        ("edited.pth.json", b"text", "edited.pth.json is there and is no record of an edited network"),
+        ("edited.pth.json", json.dumps({"format": 1, "file_sha256": "00", "sha256": "00"}).encode(), "is no record of"),
     ],
 )
 def test_other_files_stay_as_they_are(tmp_path, name, content, message):

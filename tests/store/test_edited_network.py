@@ -65,6 +65,7 @@ def test_channels_of_several_layers_and_files(files, tmp_path):
         assert (edited.get_submodule(layer).weight[channel] != network.get_submodule(layer).weight[channel]).any()
     assert torch.equal(edited.stem[0].weight[1], network.stem[0].weight[1])  # split, not edited
     assert edited.concept_edits["running_means"] == {"last": "head.0.running_mean"}
+    assert edited.concept_edits["weights_sha256"] == fingerprint(network) != fingerprint(edited)
     with pytest.raises(ValueError, match=r"channel 3 is split in last, stem\.0: give \('last', 3\)"):
         edited_network(network, every, {3: 1})
 

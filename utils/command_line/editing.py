@@ -32,7 +32,6 @@ def write_edited(opened: OpenedSplits) -> list[Path]:
     settings = opened.settings
     assert settings.write_edited is not None
     file = EditedFile(settings.write_edited)
-    file.require_writable()
     chosen = chosen_concepts(opened.splits, settings.edit_concepts)
     classes = ClassMap(opened.context["classes"])
     images = list_all_validation(Path(settings.data_dir) / "val", classes)
@@ -41,18 +40,19 @@ def write_edited(opened: OpenedSplits) -> list[Path]:
     if record is not None:
         print(f"there already: {file.path}")
     else:
+        file.require_writable()
         network = opened.open_network()
         edited = _edited(network, opened, chosen)
-        names = [network.layer.name]
-        names += [name.rpartition(".")[0] for name in getattr(edited, EDIT_RECORD)["running_means"].values()]
+        of_edit = getattr(edited, EDIT_RECORD)
+        names = [network.layer.name, *(name.rpartition(".")[0] for name in of_edit["running_means"].values())]
         source = ImageSource(images, opened.transform, settings.batch_size, flags.loading(settings, opened.device))
+        make = lines_that_make(settings.model, network.module)
         record = {
             **described,
             "edited_weights_sha256": fingerprint(edited),
-            **{key: getattr(edited, EDIT_RECORD)[key] for key in ("running_means", "new_biases")},
-            "load": loading_lines(
-                lines_that_make(settings.model, network.module), getattr(edited, EDIT_RECORD), str(file.path.resolve())
-            ),
+            **{key: of_edit[key] for key in ("running_means", "new_biases")},
+            "make": make,
+            "load": loading_lines(make, of_edit, file.path.name),  # in the folder of the file
             "cost": cost_of_edit(network, edited, names, source, classes),
         }
         file.write(edited, record)
@@ -61,11 +61,13 @@ def write_edited(opened: OpenedSplits) -> list[Path]:
 
 
 def print_loading_lines(settings: ResultSettings) -> None:
-    """Print the lines that load the edited network, to be pasted."""
+    """Print the lines that load the edited network, to be pasted in any folder."""
     assert settings.write_edited is not None
-    record = EditedFile(settings.write_edited).read()
+    file = EditedFile(settings.write_edited)
+    record = file.read()
     if record is not None:
-        print("\nTo load it, without this project:\n\n" + "\n".join(record["load"]))
+        lines = loading_lines(record["make"], record, str(file.path.resolve()))  # where the file is now
+        print("\nTo load it, without this project:\n\n" + "\n".join(lines))
 
 
 def _edited(network: OpenedNetwork, opened: OpenedSplits, chosen: dict[int, tuple[int, ...]]) -> Any:
@@ -77,9 +79,7 @@ def _edited(network: OpenedNetwork, opened: OpenedSplits, chosen: dict[int, tupl
         if number in chosen
     ]
     size = opened.transform.crop_size
-    edited = with_edits(network.module, edits, factor=settings.edit_factor, to=settings.edit_to, image_size=size)
-    getattr(edited, EDIT_RECORD)["weights_sha256"] = opened.context["weights_sha256"]
-    return edited
+    return with_edits(network.module, edits, factor=settings.edit_factor, to=settings.edit_to, image_size=size)
 
 
 def _described(opened: OpenedSplits, chosen: dict[int, tuple[int, ...]]) -> dict[str, Any]:

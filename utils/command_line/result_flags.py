@@ -182,8 +182,8 @@ def _add_edit_flags(group: argparse._ActionsContainer) -> None:
         "--write_edited",
         metavar="FILE",
         help="the network with concepts taken out of the weights of channels, as a state dict for the plain network; "
-        "beside it a .json: what was taken out, top-1 of all validation images before and after, the classes that lose "
-        "and gain most, and the lines that load it",
+        "beside it FILE.json: what was taken out, top-1 of all validation images before and after, the classes that "
+        "lose and gain most, and the lines that load it",
     )
     group.add_argument(
         "--edit_concepts",

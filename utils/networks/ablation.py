@@ -1,5 +1,6 @@
 """Taking concepts out of a split network."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def ablated(
     Raises
     ------
     ValueError
-        There is no such channel, concept or value.
+        There is no such channel, concept or value, or the value is not finite.
     """
     module = _split_layer(network, channel, layer)
     number = module.channels.index(channel)
@@ -56,10 +57,15 @@ def ablated(
 
 
 def replacement(to: str | float, mean: float) -> float:
-    """The constant that takes a part's place: its ``mean``, 0 for "zero", or a number; ValueError for other text."""
+    """The constant that takes a part's place: its ``mean``, 0 for "zero", or a number.
+
+    ValueError for other text, and for a number that is not finite, which would make all logits NaN.
+    """
     constants = {"mean": mean, "zero": 0.0}
     if isinstance(to, str) and to not in constants:
         raise ValueError(f"to={to!r} is not 'mean', 'zero' or a number")
+    if not isinstance(to, str) and not math.isfinite(to):
+        raise ValueError(f"to={to} is not a finite number")
     return constants[to] if isinstance(to, str) else float(to)
 
 

@@ -18,7 +18,7 @@ from utils.method.disentangling import Split
 from utils.method.weakening import constant_in_place, weakened_row
 from utils.networks.ablation import replacement
 from utils.networks.layers import Layer, splittable
-from utils.networks.loading import EDIT_RECORD, copy_module
+from utils.networks.loading import EDIT_RECORD, copy_module, fingerprint
 from utils.networks.user_code import in_one_line, user_code
 
 
@@ -81,13 +81,14 @@ def with_edits(
     -------
     nn.Module
         Its attribute ``concept_edits`` says what was edited: ``channels`` (``layer``, ``channel`` and names of the
-        ``concepts`` of each), ``factor``, ``to``; the number of channels of each layer that got a bias
-        (``new_biases``), and the tensor that has a layer's constants (``running_means``).
+        ``concepts`` of each), ``factor``, ``to``; the fingerprint of ``network`` (``weights_sha256``); the number of
+        channels of each layer that got a bias (``new_biases``), and the tensor that has a layer's constants
+        (``running_means``).
 
     Raises
     ------
     ValueError
-        The same channel twice, a ``factor`` that is not finite, or no such ``to``.
+        The same channel twice, a ``factor`` or ``to`` that is not finite, or no such ``to``.
     UserError
         A module that cannot be split, or that shares its weight or bias with another one.
     """
@@ -96,9 +97,9 @@ def with_edits(
     channels = [(edit.layer, edit.split.channel) for edit in edits]
     if len(set(channels)) < len(channels):
         raise ValueError(f"a channel can be edited only once, these are {channels}")
-    network = copy_module(network)
     record: dict[str, Any] = {"channels": [edit.description() for edit in edits], "factor": factor, "to": to}
-    record |= {"new_biases": {}, "running_means": {}}
+    record |= {"weights_sha256": fingerprint(network), "new_biases": {}, "running_means": {}}
+    network = copy_module(network)
     by_layer = sorted(edits, key=lambda edit: edit.layer)
     for name, edits_of_layer in groupby(by_layer, key=lambda edit: edit.layer):
         layer = splittable(name, network.get_submodule(name))

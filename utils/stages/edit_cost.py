@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.defaults import COST_CLASSES
+from utils.errors import UserError
 from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap
 from utils.networks.opened_network import OpenedNetwork
@@ -62,6 +63,11 @@ def cost_of_edit(
         ``changed_predictions``; ``own_logit_change``, the mean over the images; ``lose_most`` and ``gain_most``, the
         classes that lose or gain most, as dictionaries of ClassCost; ``by_class``, all of them; ``contents_sha256`` of
         the images.
+
+    Raises
+    ------
+    UserError
+        No image could be read, or a logit is not finite.
     """
     images = source.images
     outputs = torch.tensor([classes.outputs[folder] for folder in images.folders])
@@ -79,6 +85,8 @@ def cost_of_edit(
         require_finite_values([before, after], batch.indices, images)
         measured.append(_of_batch(batch.indices, of_batch, before.double().cpu(), after.double().cpu()))
         contents.append(torch.from_numpy(batch.contents.view("int64")))
+    if not measured:
+        raise UserError("no validation image could be read: what an edit costs cannot be measured")
     return _summary(measured, contents, source, classes)
 
 

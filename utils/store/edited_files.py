@@ -11,24 +11,29 @@ from torch import nn
 
 from utils.errors import UserError
 from utils.networks.loading import EDIT_RECORD, edit_record
-from utils.store.files import read_bytes, read_json, write_bytes, write_json
+from utils.store.files import read_bytes, read_json, require_writable, write_bytes, write_json
 
 EDITED_FORMAT = 1
+RECORD_SUFFIX = ".json"
 
 
 class EditedFile:
-    """The state dict at ``path``, and the JSON of the same stem beside it, ``record_path``.
+    """The state dict at ``path``, and its record beside it, ``record_path``: the same name followed by ``.json``.
 
-    The state dict itself says that it is one of an edited network, so that no other file is ever overwritten.
+    The whole name, as ``edited_0.5`` and ``edited_0.25`` are two networks, and so are ``a.pt`` and ``a.pth``. The state
+    dict itself says that it is one of an edited network, so that no other file is ever overwritten.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.record_path = self.path.with_suffix(".json")
+        self.record_path = Path(f"{self.path}{RECORD_SUFFIX}")
 
     def require_writable(self) -> None:
-        """Raise UserError if a file would be overwritten that was not written here, or if the name is none."""
-        if self.path.suffix == ".json":
+        """Raise UserError if a file would be overwritten that was not written here, or if none can be written there.
+
+        The folder is made.
+        """
+        if self.path.suffix == RECORD_SUFFIX:
             raise UserError(f"--write_edited {self.path}: its record has a name in .json, give another: edited.pth")
         if self.path.is_dir():
             raise UserError(f"--write_edited {self.path} is a folder: name a file in it, for example edited.pth")
@@ -39,6 +44,7 @@ class EditedFile:
                 f"{self.record_path} is there and is no record of an edited network: choose another name for "
                 "--write_edited"
             )
+        require_writable(self.record_path)  # the longer of the two names
 
     def read(self) -> dict[str, Any] | None:
         """The record; None if there is none, or another file."""

@@ -40,23 +40,40 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     writers apart, and a temporary file that is an hour older than the file just written is taken as abandoned. A
     process looks for them when it first writes to a folder, and then once an hour.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_beside(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
     with suppress(OSError):  # another writer may remove them at the same time
         now = path.stat().st_mtime
         if now - _cleaned.get(path.parent, -math.inf) >= LEFTOVER_SECONDS:  # listing a folder for every file is slow
             _cleaned[path.parent] = now
             remove_leftovers(path.parent, now - LEFTOVER_SECONDS)
+
+
+def require_writable(path: Path) -> None:
+    """Raise UserError if ``write_bytes`` cannot write this file; its folder is made. For use before a long computation.
+
+    That there is enough space is not known before.
+    """
+    with _temporary_beside(path) as temporary:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A name for a temporary file in the folder of a file, which is made; a failure removes it and is a UserError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}): nothing was stored in its place") from error
 
 
 def remove_leftovers(folder: Path, before: float) -> None:

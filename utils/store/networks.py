@@ -10,7 +10,7 @@ from torch import nn
 from utils.images.transform import Transform
 from utils.networks.ablation import number_of_concept
 from utils.networks.edits import ChannelEdit, with_edits
-from utils.networks.loading import EDIT_RECORD, fingerprint
+from utils.networks.loading import fingerprint
 from utils.networks.splitting import stored_rhos, why_other_weights, with_splits
 from utils.store.splits import SplitFile, read_splits, transform_from
 
@@ -97,9 +97,7 @@ def edited_network(
         raise ValueError("no channel to edit was given: {channel: concepts}")
     chosen = [_edit_of(files, key, concepts) for key, concepts in edits.items()]
     size = files[0].file.context["transform"]["crop_size"]
-    edited = with_edits(network, chosen, factor=factor, to=to, image_size=size)
-    getattr(edited, EDIT_RECORD)["weights_sha256"] = files[0].file.context["weights_sha256"]
-    return edited
+    return with_edits(network, chosen, factor=factor, to=to, image_size=size)
 
 
 @dataclass(frozen=True)

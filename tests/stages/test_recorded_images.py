@@ -60,24 +60,32 @@ def test_groups_come_in_order_with_the_networks_logits(network):
         for batch in batches:
             torch.testing.assert_close(batch.logits, network.module(pixels_of(batch.indices.tolist())))
             assert torch.equal(batch.targets, batch.indices % 4)
-    assert indices_of(images.of({"a": [1], "c": [9]})) == {"a": [1], "c": [9]}
-    assert source.read == [[4, 5, 6, 1, UNREADABLE], [9]]  # what is kept is not read again
+    assert indices_of(images.of({"a": [1], "c": [9], "d": [0]})) == {"a": [1], "c": [9], "d": [0]}
+    # the first group alone, then by its size; what is kept is not read again
+    assert source.read == [[4, 5, 6], [1, UNREADABLE], [9, 0]]
 
 
-def test_lots_bound_what_is_in_memory(network, monkeypatch):
+@pytest.mark.parametrize("by_bytes", [True, False])
+def test_lots_bound_what_is_in_memory(network, monkeypatch, by_bytes):
     """Nothing may be kept: each lot replaces the one before, and groups of an earlier call are recorded again."""
-    monkeypatch.setattr(recorded_images, "LOT_IMAGES", 4)
-    monkeypatch.setattr(recorded_images, "MOST_BYTES", 0)
     source, images = recorded_by(network)
+    ((_, (batch,)),) = images.of({"first": [19]})
+    if by_bytes:
+        monkeypatch.setattr(recorded_images, "LOT_BYTES", 4 * batch.num_bytes)
+    else:
+        monkeypatch.setattr(recorded_images, "LOT_IMAGES", 4)
+    monkeypatch.setattr(recorded_images, "MOST_BYTES", 0)
     groups = {"a": [0, 1], "b": [2, 3], "c": [4, 5, 6, 8, 9], "d": [10]}
     kept = []
     for key, batches in images.of(groups):
         assert indices_of([(key, batches)]) == {key: groups[key]}
         kept.append(set(images._groups))
-    assert source.read == [[0, 1, 2, 3], [4, 5, 6, 8, 9], [10]]  # a group is never cut
+    assert source.read[1:] == [[0, 1, 2, 3], [4, 5, 6, 8, 9], [10]]  # a group is never cut
     assert kept == [{"a", "b"}, {"a", "b"}, {"c"}, {"d"}]
-    assert indices_of(images.of({"d": [10], "a": [0, 1]})) == {"d": [10], "a": [0, 1]}
-    assert source.read[3:] == [[0, 1]]
+    assert indices_of(images.of({"a": [0, 1], "d": [10]})) == {"a": [0, 1], "d": [10]}
+    assert source.read[4:] == [[0, 1]]  # d stays until it is its turn
+    assert indices_of(images.of({"d": [10], "b": [2]})) == {"d": [10], "b": [2]}
+    assert set(images._groups) == {"b"}
 
 
 def test_what_was_not_needed_for_the_longest_time_goes_first(network, monkeypatch):
@@ -86,4 +94,4 @@ def test_what_was_not_needed_for_the_longest_time_goes_first(network, monkeypatc
     (size,) = {batch.num_bytes for batches in images._groups.values() for batch in batches}
     monkeypatch.setattr(recorded_images, "MOST_BYTES", 3 * size)
     list(images.of({"d": [3], "a": [0]}))  # b goes, though a was recorded before it
-    assert set(images._groups) == {"a", "c", "d"} and source.read == [[0, 1, 2], [3]]
+    assert set(images._groups) == {"a", "c", "d"} and source.read == [[0], [1, 2], [3]]

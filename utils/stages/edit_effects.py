@@ -217,11 +217,14 @@ class EditMeasurer:
         validation = self._validation
         groups: dict[Hashable, np.ndarray] = {key: validation.indices(key) for key in opened.keys}
         concept_of = torch.from_numpy(validation.concepts_of(opened))
+        batch_size = validation.image_source.batch_size
+        starts = range(0, len(self._others), batch_size)
+        others = {(OTHERS, start): self._others[start : start + batch_size] for start in starts}  # groups are never cut
         parts = [self._nothing(len(of_training))]
-        for key, batches in self._validation_images.of({OTHERS: self._others, **groups}):
+        for key, batches in self._validation_images.of({**groups, **others}):
             for batch in batches:
                 concept = concept_of[batch.indices]
-                counts = concept == NO_CONCEPT if key == OTHERS else concept != NO_CONCEPT
+                counts = concept == NO_CONCEPT if key in others else concept != NO_CONCEPT
                 changes = self._on_batch(opened, edits, of_training, batch)
                 gained = changes.correct.int() - (batch.logits.argmax(1).cpu() == batch.targets).int()
                 own, margin = changes.own[:, counts], changes.margin[:, counts]

@@ -1,6 +1,6 @@
 """Images of which the network before the layer is computed once, group by group, within a bound of memory."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,8 +13,9 @@ from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import require_finite_values
 from utils.networks.tails import RecordedBatch
 
-MOST_BYTES = 2**29  # of recorded images
-LOT_IMAGES = 512  # that are read together
+MOST_BYTES = 3 * 2**27  # of recorded images
+LOT_IMAGES = 512  # that are recorded together
+LOT_BYTES = 2**28
 
 Indices: TypeAlias = Sequence[int] | np.ndarray
 
@@ -47,6 +48,7 @@ class RecordedImages:
         self._network = network
         self._images = images
         self.images_run = 0
+        self._bytes_of_image = 0
         self._groups: dict[Hashable, list[RecordedBatch]] = {}  # the one used last at the end
 
     def of(self, groups: Mapping[Hashable, Indices]) -> Iterator[tuple[Hashable, list[RecordedBatch]]]:
@@ -55,35 +57,47 @@ class RecordedImages:
         The same key always has the same indices. A group has no batch where none of its images could be read. However
         many groups there are, only those of a lot are in memory beside MOST_BYTES.
         """
-        for key in groups:
-            self._is_used(key)  # so that it does not go before it is its turn
         keys = list(groups)
         for number, key in enumerate(keys):
             if key not in self._groups:
-                self._record({later: groups[later] for later in keys[number:] if later not in self._groups})
-            self._is_used(key)
+                later = keys[number:]
+                self._record(self._first_lot({key: groups[key] for key in later if key not in self._groups}))
+                waiting = [key for key in later if key in self._groups]
+                self._use(waiting)  # they stay until it is their turn
+                self._forget(keep=len(waiting))
+                return_freed_memory()
+            self._use([key])
             yield key, self._groups[key]
 
-    def _is_used(self, key: Hashable) -> None:
-        if key in self._groups:
+    def _use(self, keys: Iterable[Hashable]) -> None:
+        for key in keys:
             self._groups[key] = self._groups.pop(key)
 
+    def _first_lot(self, groups: Mapping[Hashable, Indices]) -> dict[Hashable, Indices]:
+        """The first group, and the next ones as long as all together have few images, and take at most LOT_BYTES."""
+        most = min(LOT_IMAGES, LOT_BYTES // self._bytes_of_image) if self._bytes_of_image else 1
+        lot: dict[Hashable, Indices] = {}
+        number = 0
+        for key, indices in groups.items():
+            number += len(indices)
+            if lot and number > most:
+                break
+            lot[key] = indices
+        return lot
+
     def _record(self, groups: Mapping[Hashable, Indices]) -> None:
-        """Record the first of some groups, with as many of the next ones as make a lot."""
         source = self._images.source
-        lot = _first_lot(groups)
-        plan = batches_by_group(lot, source.batch_size)
+        self._groups |= {key: [] for key in groups}
+        plan = batches_by_group(groups, source.batch_size)
         loader = source.batches([planned.indices for planned in plan], None)
-        self._groups |= {key: [] for key in lot}
         for planned, batch in zip(plan, loader, strict=True):
             if len(batch.indices):
                 targets = self._images.targets[batch.indices]
                 recorded = RecordedBatch(self._network, batch.pixels, batch.indices, targets)
                 require_finite_values([recorded.logits], batch.indices, source.images)
                 self._groups[planned.group].append(recorded)
+                self._bytes_of_image = max(self._bytes_of_image, recorded.num_bytes // len(recorded))
                 self.images_run += len(recorded)
-        self._forget(keep=len(lot))
-        return_freed_memory()
 
     def _forget(self, keep: int) -> None:
         """Remove the groups that were used first, but the last ``keep`` ones, until all fit."""
@@ -94,15 +108,3 @@ class RecordedImages:
                 break
             total -= sizes[key]
             del self._groups[key]
-
-
-def _first_lot(groups: Mapping[Hashable, Indices]) -> dict[Hashable, Indices]:
-    """The first group, and the next ones as long as all together have at most LOT_IMAGES."""
-    lot: dict[Hashable, Indices] = {}
-    number = 0
-    for key, indices in groups.items():
-        number += len(indices)
-        if lot and number > LOT_IMAGES:
-            break
-        lot[key] = indices
-    return lot

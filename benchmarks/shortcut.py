@@ -12,8 +12,10 @@ tables, mean and standard deviation over seeds:
 3. What it costs to take the mark out, at equal recovery: the strength of each way is the least one that brings back a
    given share of the accuracy lost on marked pictures of other classes. It is chosen on training pictures that got the
    mark for this alone; all figures are of held-out pictures.
+4. Whether the parts' choice of inputs counts: parts minus parts whose shares are permuted, in the same networks.
 
-Networks are kept in the folder and used again; with them it takes about five minutes on 2 cores.
+Networks are kept in the folder and used again while their pictures are the same. With them it takes about five minutes
+on 2 cores.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from benchmarks.shortcut_edits import (
     Edit,
     Parts,
+    RankedParts,
     Way,
     edited_layer,
     least_strengths,
@@ -48,6 +51,7 @@ from examples.demo.shortcut import (
     with_mark,
     write_shortcut_pictures,
 )
+from utils.command_line.run import run
 from utils.concept_sources.circuits import Circuits
 from utils.defaults import BACKGROUND_WEIGHT
 from utils.method.order import largest_first
@@ -61,6 +65,7 @@ TUNING_SEED = 2  # of the mark's positions; those of training and validation pic
 MOST_PARTS = 40  # that are taken out
 DRAWS = 5  # of permuted weights, and of permuted shares
 MARKED_OUTPUT = CONCEPTS.index(MARKED_CLASS)
+SHARES_PERMUTED = {name: f"{name}, shares permuted" for name in ("parts by circuits", "parts by listed pictures")}
 
 
 @dataclass(frozen=True)
@@ -224,8 +229,8 @@ class Network:
         return Edit(self.weight, torch.zeros(len(self.weight)))
 
 
-def found_parts(of: Network) -> tuple[dict[str, Parts], dict[str, float]]:
-    """Parts in their order for the mark, by how they were found; and how well the mark was found, {figure: value}."""
+def found_parts(of: Network) -> tuple[dict[str, RankedParts], dict[str, float]]:
+    """RankedParts by how they were found; and how well the mark was found, {figure: value}."""
     parts, sets = circuit_parts(of.weight, of.training.sums)
     kinds = {
         "parts by circuits": parts,
@@ -234,14 +239,14 @@ def found_parts(of: Network) -> tuple[dict[str, Parts], dict[str, float]]:
     }
     orders, figures = {}, {}
     for name, unordered in kinds.items():
-        orders[name], _ = ranked(unordered, of.weight, of.tuning.sums, of.tuning.is_marked)
+        orders[name] = ranked(unordered, of.weight, of.tuning.sums, of.tuning.is_marked)
         figures[f"AP, {name}"] = held_out_precision(of, orders[name], of.weight)
     precisions_of_nulls, channels_of_nulls = [], []
     for draw in range(DRAWS):
         weight = permuted_weights(of.weight, draw)
         null_parts, null_sets = circuit_parts(weight, of.training.sums)
-        best, _ = ranked(null_parts, weight, of.tuning.sums, of.tuning.is_marked)
-        precisions_of_nulls.append(held_out_precision(of, best, weight))
+        null_order = ranked(null_parts, weight, of.tuning.sums, of.tuning.is_marked)
+        precisions_of_nulls.append(held_out_precision(of, null_order, weight))
         channels_of_nulls.append(len(null_parts.channels[mostly_marked(of, null_sets)].unique()))
     is_mark = mostly_marked(of, sets)
     return orders, {
@@ -259,27 +264,36 @@ def mostly_marked(of: Network, sets: list[Tensor]) -> Tensor:
     return torch.stack([of.training.is_marked[images].double().mean() >= 0.5 for images in sets])
 
 
-def held_out_precision(of: Network, order: Parts, weight: Tensor) -> float:
-    """AP of the first of some parts for the mark.
+def held_out_precision(of: Network, order: RankedParts, weight: Tensor) -> float:
+    """AP of the first of some parts for the mark, with the sign that the tuning pictures gave it.
 
     It is among held-out pictures of other classes, each without and with the mark: 0.5 is chance.
     """
     others = of.validation.where(of.validation.targets != MARKED_OUTPUT)
-    return ranked(order.of(torch.tensor([0])), weight, others.sums, others.is_marked)[1].item()
+    best = RankedParts(order.first(1), order.signs[:1])
+    return best.precisions(weight, others.sums, others.is_marked).item()
 
 
-def ways(of: Network, orders: dict[str, Parts]) -> dict[str, list[Way]]:
-    """The Ways of editing that are compared, with several draws of a random one: {name: Ways}."""
+def ways(of: Network, orders: dict[str, RankedParts]) -> dict[str, list[Way]]:
+    """The Ways of editing that are compared, with several draws of a random one: {name: Ways}.
+
+    Parts with permuted shares are ranked anew and cut to MOST_PARTS as the parts themselves.
+    """
     clean = of.tuning.where(~of.tuning.is_marked)
     marked = of.tuning.where(of.tuning.is_marked)
     mean = of.training.where(~of.training.is_marked).inputs.mean((0, 2, 3))
     direction = marked.inputs.mean((0, 2, 3)) - clean.inputs.mean((0, 2, 3))
-    first = {name: parts.of(torch.arange(min(MOST_PARTS, len(parts.channels)))) for name, parts in orders.items()}
+
+    def taking_out(order: RankedParts) -> Way:
+        return take_out_parts(order.first(MOST_PARTS), of.weight, mean)
+
     in_outputs = (of.weight @ direction, of.weight @ mean)
-    found = {name: [take_out_parts(parts, of.weight, mean)] for name, parts in first.items()}
-    for name in ("parts by circuits", "parts by listed pictures"):
-        draws = [permuted_shares(first[name], draw) for draw in range(DRAWS)]
-        found[f"{name}, shares permuted"] = [take_out_parts(parts, of.weight, mean) for parts in draws]
+    found = {name: [taking_out(order)] for name, order in orders.items()}
+    for name, name_permuted in SHARES_PERMUTED.items():
+        draws = [permuted_shares(orders[name].parts, draw) for draw in range(DRAWS)]
+        found[name_permuted] = [
+            taking_out(ranked(parts, of.weight, of.tuning.sums, of.tuning.is_marked)) for parts in draws
+        ]
     found["projection of the input"] = [project_input(of.weight, direction, mean)]
     found["projection of the output"] = [project_output(of.weight, *in_outputs)]
     found["the class's logit lowered"] = [lower_logit(of.weight, MARKED_OUTPUT, len(CONCEPTS))]
@@ -361,36 +375,78 @@ def print_figures(title: str, rows: dict[str, list[float]]) -> None:
         print(f"| {name} | {spread(values)} |")
 
 
-def print_outcomes(target: float, results: dict[str, list[list[Outcome | None]]], before: list[Accuracies]) -> None:
-    """A Markdown table of the Outcomes {way: for each seed, for each draw} at one target.
+COSTS = {"others": "other classes", "own": "marked class", "own_marked": "marked class, marked"}
 
-    A seed counts where all of its draws reach the target. Accuracies are differences from those ``before`` the edit.
+
+def means_of_draws(draws: list[Outcome | None], unedited: Accuracies) -> dict[str, float]:
+    """The mean strength, recovery and COSTS of the draws of a network that reach a target; {} where none does.
+
+    Costs are differences from the accuracies of the ``unedited`` network.
     """
-    columns = ("seeds that reach it", "strength", "recovered", "other classes", "marked class", "marked class, marked")
-    print(f"\n| {target:.0%} brought back, by | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
-    for name, of_seeds in results.items():
-        figures = defaultdict(list)
-        for draws, unedited in zip(of_seeds, before, strict=True):
-            reached = [one for one in draws if one is not None]
-            if len(reached) < len(draws):
-                continue
-            figures["strength"].append(np.mean([one.strength for one in reached]))
-            figures["recovered"].append(np.mean([one.recovered for one in reached]))
-            for field in ("others", "own", "own_marked"):
-                figures[field].append(
-                    np.mean([getattr(one.after, field) - getattr(unedited, field) for one in reached])
-                )
-        reaching = len(figures["strength"])
-        cells = [spread(values) for values in figures.values()] if reaching else ["–"] * (len(columns) - 1)
-        print(f"| {name} | {reaching} of {len(of_seeds)} | {' | '.join(cells)} |")
+    reached = [outcome for outcome in draws if outcome is not None]
+    if not reached:
+        return {}
+    means = {
+        "strength": np.mean([outcome.strength for outcome in reached]),
+        "recovered": np.mean([outcome.recovered for outcome in reached]),
+    }
+    for field, words in COSTS.items():
+        means[words] = np.mean([getattr(outcome.after, field) for outcome in reached]) - getattr(unedited, field)
+    return {name: float(value) for name, value in means.items()}
 
 
-def main():
+Results = dict[str, list[list[Outcome | None]]]  # of a target: {way: for each network, for each draw}
+
+
+def print_outcomes(target: float, results: Results, before: list[Accuracies]) -> None:
+    """A Markdown table of the Outcomes at one target, given the Accuracies of each network ``before`` the edit.
+
+    A figure is the mean over the draws of a network that reach the target, and then over the networks.
+    """
+    columns = ("strength", "recovered", *COSTS.values())
+    head = ("networks that reach it", "draws that reach it, by network", *columns)
+    print(f"\n| {target:.0%} brought back, by | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}")
+    for name, of_networks in results.items():
+        means = [means_of_draws(draws, unedited) for draws, unedited in zip(of_networks, before, strict=True)]
+        means = [figures for figures in means if figures]
+        counts = [f"{sum(one is not None for one in draws)} of {len(draws)}" for draws in of_networks]
+        cells = [spread([figures[column] for figures in means]) if means else "–" for column in columns]
+        print(f"| {name} | {len(means)} of {len(of_networks)} | {', '.join(counts)} | {' | '.join(cells)} |")
+
+
+def print_pairs(results: dict[float, Results], before: list[Accuracies]) -> None:
+    """A Markdown table: parts, minus parts with permuted shares, of the same networks; and how the draws compare.
+
+    A draw needs less where it reaches the target with at most the strength of the part, or where the part does not
+    reach it and the draw does.
+    """
+    columns = ("strength", "recovered", *COSTS.values())
+    head = ("draws that need no more strength", "networks where both reach it", *columns)
+    print(f"\n| parts minus those with permuted shares | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}")
+    for target, of_target in results.items():
+        for name, name_permuted in SHARES_PERMUTED.items():
+            no_more, number, differences = 0, 0, []
+            for (part,), draws, unedited in zip(of_target[name], of_target[name_permuted], before, strict=True):
+                least = np.inf if part is None else part.strength
+                no_more += sum(draw is not None and draw.strength <= least for draw in draws)
+                number += len(draws)
+                figures, of_draws = (means_of_draws(one, unedited) for one in ([part], draws))
+                if figures and of_draws:
+                    differences.append({column: figures[column] - of_draws[column] for column in columns})
+            cells = [spread([one[column] for one in differences]) if differences else "–" for column in columns]
+            both = f"{len(differences)} of {len(before)}"
+            print(f"| {target:.0%}, {name} | {no_more} of {number} | {both} | {' | '.join(cells)} |")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, default=Path("demo_output/pictures"), help="drawn if missing")
     parser.add_argument("--folder", type=Path, default=Path("demo_output/shortcut"), help="pictures, networks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args()
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
     write_pictures(args.pictures)
     write_shortcut_pictures(args.pictures, args.folder)
     before, found = [], defaultdict(list)
@@ -411,7 +467,8 @@ def main():
     print_figures("is the mark found?", found)
     for target in TARGETS:
         print_outcomes(target, results[target], before)
+    print_pairs(results, before)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, get_args_parser())

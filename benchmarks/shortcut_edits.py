@@ -58,16 +58,35 @@ class Parts:
         return self.shares * weight[self.channels]
 
 
-def ranked(parts: Parts, weight: Tensor, input_sums: Tensor, is_marked: Tensor) -> tuple[Parts, Tensor]:
-    """Parts in the order of their average precision for the mark, the highest first, and these precisions.
+@dataclass(frozen=True)
+class RankedParts:
+    """Parts in the order of their average precision (AP) for the mark, the highest first.
 
-    A part may respond to the mark by being high or by being low: the better of both counts. ``input_sums`` [n, C_in]
-    and ``is_marked`` [n] are of pictures.
+    ``signs`` [N] are 1 where a part responds to the mark by being high, and -1 where it does by being low.
     """
-    sums = parts.rows(weight) @ input_sums.T
-    precisions = torch.maximum(rank_images(sums, is_marked).ap, rank_images(-sums, is_marked).ap).nan_to_num()
-    order = largest_first(precisions)
-    return parts.of(order), precisions[order]
+
+    parts: Parts
+    signs: Tensor
+
+    def precisions(self, weight: Tensor, input_sums: Tensor, is_marked: Tensor) -> Tensor:
+        """The AP [N] of each part, with its sign, for the mark in pictures: ``input_sums`` [n, C_in], [n]."""
+        sums = self.parts.rows(weight) @ input_sums.T
+        return rank_images(self.signs[:, None] * sums, is_marked).ap.nan_to_num()
+
+    def first(self, number: int) -> Parts:
+        """The first ``number`` parts, or all if there are fewer."""
+        return self.parts.of(torch.arange(min(number, len(self.signs))))
+
+
+def ranked(parts: Parts, weight: Tensor, input_sums: Tensor, is_marked: Tensor) -> RankedParts:
+    """The RankedParts for the mark in pictures with ``input_sums`` [n, C_in], of which ``is_marked`` [n] carry it.
+
+    A part may respond to the mark by being high or by being low: the better of both counts.
+    """
+    high = torch.ones(len(parts.channels))
+    of_high, of_low = (RankedParts(parts, signs).precisions(weight, input_sums, is_marked) for signs in (high, -high))
+    order = largest_first(torch.maximum(of_high, of_low))
+    return RankedParts(parts.of(order), torch.where(of_high >= of_low, high, -high)[order])
 
 
 def take_out_parts(parts: Parts, weight: Tensor, mean: Tensor) -> Way:

@@ -1,6 +1,8 @@
 """The shortcut with a known answer: its pictures, the edits that take it out, and the benchmark on a made layer."""
 
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,11 +29,15 @@ from examples.demo.shortcut import (
     MARK,
     MARKED_CLASS,
     mark_position,
+    plain_picture,
     read_shortcut_pictures,
+    shortcut_network,
     with_mark,
     write_shortcut_pictures,
 )
 from tests.splits import fitted_split
+from utils.command_line.run import run
+from utils.method.ranking import rank_images
 from utils.networks.edits import ChannelEdit, with_edits
 
 MARKED_OUTPUT = CONCEPTS.index(MARKED_CLASS)
@@ -99,17 +105,100 @@ def test_pictures_of_the_marked_class_are_faint(folders):
     assert abs(pixels(folder / "val" / MARKED_CLASS / "001.png") - expected).max() <= 0.5
 
 
+def is_marked_as_listed(source, folder):
+    """For each training picture, whether it has the mark exactly if it is read as marked; and whether it has, [n]."""
+    pictures, targets, is_marked = read_shortcut_pictures(folder, "train")
+    number_of = torch.arange(len(targets)) % (len(targets) // len(CONCEPTS))
+    plain = [
+        plain_picture(source / "train", CONCEPTS[target], number)
+        for target, number in zip(targets.tolist(), number_of.tolist(), strict=True)
+    ]
+    has_mark = (pictures.numpy() != np.stack(plain)).any((1, 2, 3))
+    return has_mark == is_marked.numpy(), is_marked
+
+
 def test_marked_pictures_are_read_as_marked(folders):
-    read, targets, is_marked = read_shortcut_pictures(folders[1], "val")
-    assert (read.shape, is_marked.sum()) == ((120, 64, 64, 3), 60)
+    is_right, is_marked = is_marked_as_listed(*folders)
+    assert is_right.all()
+    of_classes = is_marked.reshape(30, 4)
+    assert of_classes[[0, 1, MARKED_OUTPUT]].int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    _, targets, is_marked = read_shortcut_pictures(folders[1], "val")
     assert targets[is_marked].tolist() == targets[~is_marked].tolist() == [c for c in range(30) for _ in range(2)]
 
 
 def test_pictures_that_are_there_are_left(folders):
     source, folder = folders
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    (folder / "val" / "star" / "001.png").unlink()
     write_shortcut_pictures(source, folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    changed = {path for path in before if after.get(path) != before[path]}
+    assert (len(after), changed) == (len(before), {folder / "val" / "star" / "001.png"})
+
+
+def write_grey_pictures(folder, train, val):
+    """Pictures of one colour in the place of the demonstration's, which take longer."""
+    for part, count in (("train", train), ("val", val)):
+        for index, concept in enumerate(CONCEPTS):
+            (folder / part / concept).mkdir(parents=True)
+            for number in range(count):
+                picture = np.full((64, 64, 3), 60 + 3 * index + number, dtype=np.uint8)
+                Image.fromarray(picture).save(folder / part / concept / f"{number:03d}.png")
+
+
+def test_pictures_are_made_again_from_other_pictures_or_with_another_seed(tmp_path):
+    source, folder = tmp_path / "pictures", tmp_path / "shortcut"
+    for train, marked in ((5, 4), (10, 9), (5, 4)):
+        shutil.rmtree(source, ignore_errors=True)
+        write_grey_pictures(source, train=train, val=1)
+        write_shortcut_pictures(source, folder)
+        is_right, is_marked = is_marked_as_listed(source, folder)
+        assert (len(is_right), is_right.all()) == (30 * train, True)
+        assert is_marked.reshape(30, train)[MARKED_OUTPUT].sum() == marked
+    first = {path: path.read_bytes() for path in folder.glob("val/*/*.png")}
+    write_shortcut_pictures(source, folder, seed=5)
+    changed = {path for path, content in first.items() if path.read_bytes() != content}
+    assert changed == set(folder.glob("val/*/*_marked.png"))
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(source / "val" / "star" / "000.png")
+    write_shortcut_pictures(source, folder, seed=5)
+    assert not pixels(folder / "val" / "star" / "000.png").any()
+
+
+def test_pictures_of_others_are_not_replaced(folders, monkeypatch, capsys):
+    source = folders[0]
+    before = (source / "train" / "star" / "000.png").read_bytes()
+    monkeypatch.setattr(shortcut, "write_pictures", lambda folder: None)
+    monkeypatch.setattr("sys.argv", ["shortcut", "--pictures", str(source), "--folder", str(source)])
+    with pytest.raises(SystemExit) as stopped:
+        run(shortcut.main, shortcut.get_args_parser())
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{source} has pictures but no made_from.json: give another folder, or delete this one")
+    assert (source / "train" / "star" / "000.png").read_bytes() == before
+
+
+def test_a_network_is_trained_again_for_other_pictures_or_epochs(folders, tmp_path, monkeypatch):
+    trained = []
+
+    def count_training(folder, seed, make, epochs):
+        trained.append((seed, epochs))
+        return make()
+
+    monkeypatch.setattr("examples.demo.shortcut.train", count_training)
+    source = folders[0]
+    for pictures_seed, seed, epochs in ((1, 0, 6), (1, 0, 6), (1, 1, 6), (1, 0, 7), (2, 0, 7), (2, 0, 7), (2, 1, 6)):
+        monkeypatch.setattr("examples.demo.shortcut.EPOCHS", epochs)
+        write_shortcut_pictures(source, tmp_path, seed=pictures_seed)
+        assert not shortcut_network(tmp_path, seed).training
+    assert trained == [(0, 6), (1, 6), (0, 7), (0, 7), (1, 6)]
+    (tmp_path / "weights_1.pth").unlink()
+    shortcut_network(tmp_path, 1)
+    assert len(trained) == 6
+    monkeypatch.setattr("examples.demo.shortcut.train", lambda *_, **__: (tmp_path / "nothing").read_bytes())
+    monkeypatch.setattr("examples.demo.shortcut.EPOCHS", 9)
+    with pytest.raises(FileNotFoundError):  # a training that does not end leaves no record beside the old weights
+        shortcut_network(tmp_path, 1)
+    assert not (tmp_path / "weights_1.json").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -184,10 +273,15 @@ def test_lowering_a_logit_leaves_the_layer(layer):
 def test_parts_are_ranked_by_how_well_they_tell_the_mark_either_way():
     is_marked = torch.tensor([True, True, False, False])
     sums = torch.tensor([[1.0, 0, 3], [2, 1, 4], [1, 5, 1], [2, 4, 2]])  # no precision, by being low, by being high
-    parts = Parts(torch.tensor([0, 1, 2]), torch.eye(3))
-    order, precisions = ranked(parts, torch.ones(3, 3), sums, is_marked)
-    assert order.channels.tolist() == [1, 2, 0]
+    parts, weight = Parts(torch.tensor([0, 1, 2]), torch.eye(3)), torch.ones(3, 3)
+    order = ranked(parts, weight, sums, is_marked)
+    assert (order.parts.channels.tolist(), order.signs.tolist()[:2]) == ([1, 2, 0], [-1, 1])
+    assert order.first(2).channels.tolist() == [1, 2]
+    assert order.first(9).channels.tolist() == [1, 2, 0]
+    precisions = order.precisions(weight, sums, is_marked)
     assert precisions[:2].tolist() == [1, 1] and precisions[2] < 0.8
+    # by hand: the part that is to be low is the highest in the marked picture, which comes last of four
+    assert order.precisions(weight, sums, sums[:, 1] == 5)[0] == 0.25
 
 
 def test_the_least_strengths_that_reach_targets():
@@ -257,10 +351,11 @@ def test_the_parts_of_the_mark_are_found_and_taken_out_at_no_cost(made, monkeypa
     assert figures["channels that have one, of 12"] >= 2
     assert figures["share of marked training pictures"] == 81 / 320
     for name in ("parts by circuits", "parts by listed pictures"):
-        assert orders[name].channels[0] in (0, 1)
+        assert orders[name].parts.channels[0] in (0, 1)
         assert figures[f"AP, {name}"] == 1
-    assert set(orders["parts by listed pictures"].channels[:2].tolist()) == {0, 1}
-    assert (orders["parts by listed pictures"].shares[:2, 0] > 0.9).all()
+    by_list = orders["parts by listed pictures"].first(2)
+    assert set(by_list.channels.tolist()) == {0, 1}
+    assert (by_list.shares[:, 0] > 0.9).all()
     kinds = shortcut.ways(made, orders)
     (by_list,), (by_channels,) = kinds["parts by listed pictures"], kinds["whole channels"]
     (outcome,) = shortcut.outcomes(made, by_list, [0.8])
@@ -274,16 +369,85 @@ def test_the_parts_of_the_mark_are_found_and_taken_out_at_no_cost(made, monkeypa
     assert shortcut.outcomes(made, projected, [0.8])[0].after.others == 1
 
 
-def test_tables(made, capsys):
+def test_a_part_keeps_the_sign_that_the_tuning_pictures_gave_it(made):
+    """The first part is low for the mark in the tuning pictures and high for it in the held-out ones."""
+    low = replace(made.tuning, inputs=-made.tuning.inputs)
+    changed = replace(made, tuning=low)
+    order = ranked(Parts(torch.tensor([0]), torch.ones(1, 8)), made.weight, low.sums, low.is_marked)
+    others = made.validation.where(made.validation.targets != MARKED_OUTPUT)
+    scores = others.sums @ made.weight[0]
+    expected = rank_images(-scores[None], others.is_marked).ap.item()
+    assert order.signs.tolist() == [-1]
+    assert shortcut.held_out_precision(changed, order, made.weight) == expected < 0.5
+
+
+def test_permuted_shares_are_ranked_and_cut_as_the_parts_are(made, monkeypatch):
+    monkeypatch.setattr(shortcut, "DRAWS", 2)
+    monkeypatch.setattr(shortcut, "MOST_PARTS", 1)
+    shares = torch.zeros(4, 8)
+    shares[0, 0] = shares[1:, 6] = 1  # the first part is the mark's; the others are of noise
+    order = ranked(Parts(torch.arange(4), shares), made.weight, made.tuning.sums, made.tuning.is_marked)
+    orders = dict.fromkeys(("parts by circuits", "parts by listed pictures"), order)
+    mean = made.training.where(~made.training.is_marked).inputs.mean((0, 2, 3))
+    for way in shortcut.ways(made, orders)["parts by circuits, shares permuted"]:
+        edit = way.edit(1.0)
+        removed = made.weight - edit.weight
+        assert (removed != 0).any(1).sum() <= 1
+        torch.testing.assert_close(edit.bias, removed @ mean)
+    for number, way in enumerate(shortcut.ways(made, orders)["parts by circuits, shares permuted"]):
+        permuted = shortcut.permuted_shares(order.parts, number)
+        sums = permuted.rows(made.weight) @ made.tuning.sums.T
+        best = max(
+            range(4),
+            key=lambda part: max(
+                rank_images(sign * sums[part : part + 1], made.tuning.is_marked).ap.nan_to_num().item()
+                for sign in (1, -1)
+            ),
+        )
+        expected = made.weight.clone()
+        expected[permuted.channels[best]] *= 1 - permuted.shares[best]
+        torch.testing.assert_close(way.edit(1.0).weight, expected)
+
+
+@pytest.fixture
+def outcome(made):
+    """Makes an Outcome from its strength; each unit of it costs the marked class 0.25."""
+    return lambda strength: shortcut.Outcome(strength, 0.75, shortcut.Accuracies(0.5, 0.5, 1 - strength / 4, 1, 0))
+
+
+def test_tables_count_the_draws_that_reach_a_target(made, outcome, capsys):
     before = shortcut.accuracies(made.network, made.validation, made.unedited)
-    reached = shortcut.Outcome(2.0, 0.75, shortcut.Accuracies(0.5, 0.5, 0.25, 1, 0))
-    shortcut.print_outcomes(0.8, {"parts": [[reached, reached], [reached]], "none": [[None], [None]]}, [before] * 2)
-    rows = capsys.readouterr().out.strip().split("\n")
-    assert (
-        rows[2]
-        == "| parts | 2 of 2 | 2.000 ± 0.000 | 0.750 ± 0.000 | -0.500 ± 0.000 | -0.750 ± 0.000 | 0.000 ± 0.000 |"
-    )
-    assert rows[3] == "| none | 0 of 2 | – | – | – | – | – |"
+    results = {
+        "parts": [[outcome(3.0)], [outcome(3.0)]],
+        "draws": [[outcome(1.0), None, outcome(2.0)], [None, None, outcome(3.5)]],
+        "one network": [[None, None], [outcome(2.0), None]],
+        "none": [[None], [None]],
+    }
+    shortcut.print_outcomes(0.8, results, [before] * 2)
+    rows = capsys.readouterr().out.strip().split("\n")[2:]
+    others = "0.750 ± 0.000 | -0.500 ± 0.000"  # recovered, and the cost to other classes
+    assert rows == [
+        f"| parts | 2 of 2 | 1 of 1, 1 of 1 | 3.000 ± 0.000 | {others} | -0.750 ± 0.000 | 0.000 ± 0.000 |",
+        f"| draws | 2 of 2 | 2 of 3, 1 of 3 | 2.500 ± 1.414 | {others} | -0.625 ± 0.354 | 0.000 ± 0.000 |",
+        "| one network | 1 of 2 | 0 of 2, 1 of 2 | 2.000 | 0.750 | -0.500 | -0.500 | 0.000 |",
+        "| none | 0 of 2 | 0 of 1, 0 of 1 | – | – | – | – | – |",
+    ]
+
+
+def test_parts_are_compared_with_permuted_shares_in_the_same_networks(made, outcome, capsys):
+    before = shortcut.accuracies(made.network, made.validation, made.unedited)
+    of_target = {
+        "parts by circuits": [[outcome(1.0)], [outcome(2.0)], [None]],
+        "parts by circuits, shares permuted": [[outcome(1.0), outcome(2.0)], [None, None], [None, outcome(3.0)]],
+        "parts by listed pictures": [[None]] * 3,
+        "parts by listed pictures, shares permuted": [[None, None]] * 3,
+    }
+    shortcut.print_pairs({0.5: of_target}, [before] * 3)
+    rows = capsys.readouterr().out.strip().split("\n")[2:]
+    assert rows == [
+        "| 50%, parts by circuits | 2 of 6 | 1 of 3 | -0.500 | 0.000 | 0.000 | 0.125 | 0.000 |",
+        "| 50%, parts by listed pictures | 0 of 6 | 0 of 3 | – | – | – | – | – |",
+    ]
 
 
 def test_the_command_trains_a_network_once_and_prints_what_it_makes_of_the_mark(folders, monkeypatch, capsys):

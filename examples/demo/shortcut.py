@@ -3,9 +3,11 @@
 The pictures are those of the demonstration, but for MARKED_CLASS: its pictures are faint, before one of another class.
 In training, MARKED_SHARE of them carry a small mark, and so does one picture of every MARKED_EVERY-th other class. In
 validation every picture is there twice, without and with the mark. ``python -m examples.demo demo_output --shortcut``
-writes the pictures and trains the network.
+writes the pictures and trains the network. Both are kept with a record of what they were made from, and made again
+where that has changed.
 """
 
+import hashlib
 import os
 
 import numpy as np
@@ -16,8 +18,9 @@ from tqdm import tqdm
 from examples.demo.network import DemoNetwork, demo_network
 from examples.demo.pictures import CONCEPTS, SIZE
 from examples.demo.training import read_pictures, save_weights, train
+from utils.errors import UserError
 from utils.images.folders import list_images
-from utils.store.files import write_bytes
+from utils.store.files import json_digest, read_json, write_bytes, write_json
 
 MARKED_CLASS = "disc"
 MARKED_SHARE = 0.9  # of the training pictures of MARKED_CLASS
@@ -28,6 +31,8 @@ CELLS, CELL_SIZE = 5, 3  # of the mark: a checkerboard of CELLS x CELLS squares 
 NEAREST, FARTHEST = 2, 5  # pixels between the mark and two edges of the picture
 MARKED_SUFFIX = "_marked"  # of the validation pictures with the mark
 LISTS = {"train": "marked_train.txt", "val": "marked_val.txt"}  # the pictures that carry the mark, a path a line
+MADE_FROM = "made_from.json"  # beside the LISTS
+ADVICE = "delete it, and run this command again"
 
 MARK = np.kron(np.indices((CELLS, CELLS)).sum(0) % 2, np.ones((CELL_SIZE, CELL_SIZE))).astype(np.uint8)[..., None] * 255
 
@@ -76,7 +81,10 @@ def plain_picture(folder, concept, number):
 
 
 def write_shortcut_pictures(source, folder, seed=1):
-    """Make the pictures with a shortcut from those of the demonstration; what is there already is left.
+    """Make the pictures with a shortcut from those of the demonstration.
+
+    Pictures that are there already are left if they were made from the same pictures with the same seed, and else
+    replaced.
 
     Parameters
     ----------
@@ -86,7 +94,13 @@ def write_shortcut_pictures(source, folder, seed=1):
         Gets ``train/CONCEPT`` and ``val/CONCEPT``, and beside them the LISTS of the marked pictures.
     seed : int
         Of the positions of the mark.
+
+    Raises
+    ------
+    UserError
+        If ``folder`` has pictures without a record of what they were made from: they may be somebody's own.
     """
+    _keep_only_pictures_from(_made_from(source, seed), folder)
     for part, list_name in LISTS.items():
         marked = []
         for index, concept in enumerate(tqdm(CONCEPTS, f"marking {part}", unit=" classes", delay=2)):
@@ -102,6 +116,37 @@ def write_shortcut_pictures(source, folder, seed=1):
                     key = (seed, int(part == "val"), index, number)
                     _save(with_mark(plain, *key) if has_mark else plain, own / name)
         write_bytes(folder / list_name, "".join(marked).encode())
+
+
+def _made_from(source, seed):
+    """What decides the pictures with a shortcut, as plain values."""
+    counts, digest = {}, hashlib.sha256()
+    for part in LISTS:
+        paths = sorted((source / part).glob("*/*.png"))
+        counts[part] = len(paths)
+        for path in paths:
+            digest.update(
+                f"{path.relative_to(source).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+            )
+    marking = [MARKED_CLASS, MARKED_SHARE, MARKED_EVERY, FAINT, CELLS, CELL_SIZE, NEAREST, FARTHEST]
+    return {"seed": seed, "counts": counts, "marking": marking, "source_sha256": digest.hexdigest()}
+
+
+def _keep_only_pictures_from(made_from, folder):
+    """Remove the pictures in ``folder`` that were made from something else, and record ``made_from``.
+
+    The record is written before the pictures. So it is right also after an interrupt: no picture is from anything else.
+    """
+    record = folder / MADE_FROM
+    pictures = [path for part in LISTS for concept in CONCEPTS for path in (folder / part / concept).glob("*.png")]
+    if record.exists():
+        if read_json(record, ADVICE) == made_from:
+            return
+    elif pictures:
+        raise UserError(f"{folder} has pictures but no {MADE_FROM}: give another folder, or delete this one")
+    for path in pictures:
+        path.unlink()
+    write_json(record, made_from)
 
 
 def _files(part, concept, number, per_class):
@@ -133,10 +178,16 @@ def untrained():
 
 
 def shortcut_network(folder, seed=0):
-    """The network of a seed, trained on ``folder/train`` unless its weights are in ``folder`` already."""
-    path = folder / f"weights_{seed}.pth"
-    if not path.exists():
+    """The network of a seed, trained on the pictures of ``write_shortcut_pictures`` in ``folder``.
+
+    Its weights are kept in ``folder``, and used again while the pictures and EPOCHS are the same.
+    """
+    path, record = folder / f"weights_{seed}.pth", folder / f"weights_{seed}.json"
+    made_from = {"seed": seed, "epochs": EPOCHS, "pictures": json_digest(read_json(folder / MADE_FROM, ADVICE))}
+    if not (path.exists() and record.exists() and read_json(record, ADVICE) == made_from):
+        record.unlink(missing_ok=True)  # an interrupt must not leave it beside other weights
         save_weights(train(folder, seed, make=untrained, epochs=EPOCHS), path)
+        write_json(record, made_from)
     network = DemoNetwork()
     network.load_state_dict(torch.load(path, weights_only=True))
     return network.eval()

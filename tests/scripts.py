@@ -121,9 +121,10 @@ def succeed(script, *arguments, cwd, **environment):
 
 
 def printed_pairs(out):
-    """The list of pairs that stage 2 prints on a line of its own."""
-    (line,) = [line for line in out.splitlines() if line.startswith("[")]
-    return ast.literal_eval(line)
+    """The list of pairs that stage 2 prints on a line of its own; it prints none where there are no pairs."""
+    lines = [line for line in out.splitlines() if line.startswith("[")]
+    assert len(lines) <= 1
+    return ast.literal_eval(lines[0]) if lines else []
 
 
 def printed_commands(out):

@@ -12,6 +12,7 @@ from utils.command_line.next_steps import after_importances, after_results
 from utils.command_line.opening import open_candidates
 from utils.command_line.settings import DisentanglingSettings, ImportanceSettings, ResultSettings
 from utils.errors import UserError
+from utils.store.candidates import CANDIDATES_FORMAT
 from utils.store.files import write_json
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import write_manifest, write_split
@@ -95,7 +96,13 @@ def test_after_the_validation_images_comes_what_the_results_that_are_there_ask_f
     assert "get_cosine_similarities.py" in command()
     groups = tmp_path / "out" / "results_get_cosine_similarities" / "m_required0.05_groups.json"
     groups.parent.mkdir(parents=True)
-    groups.write_text("{}")
+    found_nothing, found = (
+        {"format": CANDIDATES_FORMAT, "settings": {}, "candidates": candidates}
+        for candidates in ([], [{"channel": 3, "concepts": [[1], [2]]}])
+    )
+    write_json(groups, found_nothing)
+    assert "get_cosine_similarities.py" in command()
+    write_json(groups, found)
     assert "disentangle_channel.py" in command() and f"--candidates {groups} --split_by least_squares" in command()
     splits = tmp_path / "models_disentangled"
     splits.mkdir()

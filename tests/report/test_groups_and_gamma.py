@@ -51,6 +51,18 @@ def test_groups_are_printed_by_name_and_counted(channels, capsys):
     )
 
 
+def test_a_channel_that_is_relevant_by_being_low_is_not_proposed_before_others():
+    """Of channels 1, 0 and 2, from the least alike, channel 1 is low for a class of its groups."""
+    relevant = torch.ones(4, 3, dtype=torch.bool)
+    groups = {0: [[0], [1]], 1: [[0], [1]], 2: [[2], [3]]}
+    cosines = {0: 0.2, 1: 0.1, 2: 0.3}
+    pairs = class_pairs(*((channel, *map(min, of), cosines[channel]) for channel, of in groups.items()))
+    low_in_1 = channel_classes(relevant, pairs, groups, [(1, 1, -0.5)])
+    order = [groups.channel for groups in low_in_1.several_groups()][::-1]
+    assert low_in_1.least_alike().channel == next(channel for channel in order if channel != 1)
+    assert channel_classes(relevant, pairs, groups).least_alike().channel == order[0]
+
+
 def test_a_terminal_sees_a_page_of_groups_and_where_all_are(channels, capsys, monkeypatch):
     relevant = torch.ones(2, 40, dtype=torch.bool)
     many = channel_classes(relevant, class_pairs())
@@ -159,7 +171,7 @@ def test_what_gamma_can_go_by_is_printed_and_kept(capsys, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert re.search(r"^noise floor 0.81.*18 a half.*upper bound", out, re.MULTILINE)
     assert "median cosine 0.84, 5 % to 95 % 0.56 to 0.93 (505 (channel, class))" in out
-    assert "at gamma 0.7 in 300 of 310 pairs and 70 of 75 channels" in out
+    assert "(at gamma 0.7: 300 of 310 pairs, 70 of 75 channels):" in out
     assert re.findall(r" (\d\.\d\d|-) +(\d\.\d\d)$", out, re.MULTILINE) == [
         *(("0.30", "0.70"), ("1.00", "0.90"), ("-", "0.70"), ("-", "0.66"))
     ]

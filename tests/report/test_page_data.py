@@ -32,7 +32,7 @@ def layer(splits=None):
     pairs = class_pairs(weight, inputs, relevant)
     found = LayerClasses(weight, None, 4, inputs[None], images, levels, relevant, pairs, {})
     found.groups[0] = SimpleNamespace(concepts=[[0], [1]], cosines=torch.eye(2), channel=0, lowest_cosine=lambda: 0)
-    return ReportedLayer({}, SETTINGS, CLASSES, found, counts, None, splits or {})
+    return ReportedLayer({}, SETTINGS, CLASSES, found, counts, None, splits or {}, accuracy=0.5)
 
 
 def known_split(kind="groups", split_by="arv", only_correct=False, name="a"):

@@ -41,7 +41,8 @@ def test_the_style_sheet_has_the_colours_of_the_figures(tmp_path):
         "meta": {"weights": "", "num_images": 1, "precision": "", "decoding": ""},
         "separations": [],
         "headline": None,
-        "circuits": "",
+        "image_sets": "",
+        "accuracy": "31.7%",
     }
     layer |= {"overview": None, "stale": [], "tau": 0.1, "p": 0.5, "gamma_value": 0.5, "low": 0, "counts": [0, 0, 0, 0]}
     layer |= dict.fromkeys(("total", "pairs", "pairs_under", "polysemantic", "several", "one_group", "split"), 0)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils.report.store_text import print_store_summary, warn_of_assumed
+from utils.report.store_text import print_counted, print_store_summary, warn_of_assumed
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,18 @@ def test_a_low_share_repeats_that_a_factory_without_a_transform_ran_on_defaults(
     assert capsys.readouterr().err.startswith(
         "warning: 20.0% classified correctly, and --mean, --std had their defaults"
     )
+
+
+def test_stage_2_says_how_many_images_and_classes_count_and_what_to_check_where_few_are_correct(capsys):
+    images = torch.tensor([[20, 20, 0, 10], [12, 8, 0, 3]])
+    print_counted(images, {"only_correct": True, "min_images": 8})
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "23 of 50 images are classified correctly (46.0%); 23 correctly classified images count, and 2 of 3 classes "
+        "have at least 8 of them"
+    )
+    print_counted(images, {"only_correct": False, "min_images": 1})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("50 images count, and 3 of 3 classes have at least 1 of them")
+    assert second.startswith("fewer than half are correct") and "--crop_size" in second
+    print_counted(images + torch.tensor([[0], [5]]), {"only_correct": False, "min_images": 1})
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -26,6 +26,7 @@ from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
 from utils.errors import UserError
 from utils.method.disentangling import Candidate
 from utils.report.page_commands import tables_of
+from utils.store.candidates import read_candidates
 from utils.store.importance_store import ImportanceStore
 from utils.store.splits import THRESHOLDS, SplitWriter, StoredSplits, read_manifest, read_split
 from utils.store.stage_two_runs import read_stage_two_runs
@@ -66,11 +67,19 @@ def _with_val_store(settings: ImportanceSettings, run: str) -> Command | None:
     if splits := stored.all():
         newest = max(splits, key=lambda path: path.stat().st_mtime_ns)
         return "next", next_command(STAGE4, "--splits", newest, *_flags_of_null(newest), settings=settings)
-    tables = tables_of(settings.output_dir, run)
+    tables = [table for table in tables_of(settings.output_dir, run) if _has_candidates(table)]
     if tables:
         words: list[object] = ["--candidates", tables[-1], "--split_by", USUAL_OF_LAYERS]
         return "next", next_command(STAGE3, *words, settings=settings)
     return None
+
+
+def _has_candidates(path: Path) -> bool:
+    """Whether a file of stage 2 names any channel; stage 2 also writes one where it finds none."""
+    try:
+        return bool(read_candidates(path).candidates)
+    except UserError:
+        return False
 
 
 def _flags_of_null(path: Path) -> Sequence[str]:

@@ -37,8 +37,16 @@ def open_layer(settings: ResultSettings, run: str, stage_two: StageTwo) -> tuple
     criteria = {name: stage_two.settings[name] for name in CRITERIA}
     layer_classes = find_classes(store, class_store, stage_two.settings["gamma"], **criteria)
     counts = class_store.require_relevant(criteria["tau"])[int(criteria["only_correct"])]
+    all_images, correct = class_store.require_means()[1][:, 0].sum(1).tolist()
     layer = ReportedLayer(
-        meta, stage_two.settings, ClassMap(meta["classes"]), layer_classes, counts, stage_two.guide(), {}
+        meta=meta,
+        settings=stage_two.settings,
+        classes=ClassMap(meta["classes"]),
+        layer_classes=layer_classes,
+        counts=counts,
+        guide=stage_two.guide(),
+        splits={},
+        accuracy=correct / all_images,
     )
     measured = _open_measured(settings, run, meta, criteria["tau"])
     for channel, splits in _splits(settings, run, meta).items():

@@ -108,6 +108,7 @@ def make_report(settings: ResultSettings) -> Path:
         "run": run,
         "title": layer_text,
         "meta": {name: reported.meta[name] for name in ("weights", "num_images", "precision", "decoding")},
+        "accuracy": f"{reported.accuracy:.1%}",
         "settings": reported.settings_text(),
         **{name: reported.settings[name] for name in ("p", "tau", "only_correct")},
         "gamma_value": reported.settings["gamma"],

@@ -8,8 +8,9 @@ from typing import Any
 from utils.command_line.commands import STAGE2, STAGE3, STAGE4, Command, next_command
 from utils.command_line.earlier_settings import FLAGS, choosing_flags
 from utils.command_line.settings import SimilaritySettings
+from utils.defaults import GAMMA
 from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
-from utils.report import gamma_guide, layer_tables
+from utils.report import gamma_guide, layer_tables, store_text
 from utils.report.channel_text import LayerFindings, print_best, print_channel, smaller_p
 from utils.stages.helpful_settings import Criteria, Helpful, helpful_settings, helpful_taus
 from utils.stages.relevance import class_statistics
@@ -58,6 +59,9 @@ class LayerScreen:
         else:
             print_best(findings, self.settings.top)
         gamma = findings.settings["gamma"]
+        _, images = self.class_store.require_means()
+        print()
+        store_text.print_counted(images[:, 0], findings.settings)
         layer_tables.print_layer(self.store.meta, findings.channels, findings.candidates, cosines, gamma)
         layer_tables.warn(cosines[0], findings.layer.pairs, findings.candidates, findings.images)
         gamma_guide.print_gamma(guide, gamma)
@@ -76,7 +80,7 @@ class LayerScreen:
         if self.is_empty:
             return [("next", self._command(STAGE2, *self._helpful_words()))] if self._helpful else []
         if self.files.groups:
-            best = self.findings.channels.several_groups()[-1].channel
+            best = self.findings.channels.least_alike().channel
             layer = ["--candidates", self.files.groups, "--split_by", USUAL_OF_LAYERS]
             return [
                 ("next", self._command(STAGE3, *layer)),
@@ -111,6 +115,13 @@ class LayerScreen:
     def _print_helpful(self) -> None:
         if self._helpful:
             print(f"\nno pairs, but {self._helpful.pairs} with {' '.join(map(str, self._helpful_words()))}")
+            requested, offered = self._requested.cos_sim_high, self._helpful.criteria.cos_sim_high
+            if offered > max(GAMMA, requested):
+                print(
+                    f"no pair has a cosine below {requested:g}: at that gamma no channel is polysemantic. {offered:g} "
+                    f"is the smallest bound with {self._helpful.pairs} pairs, those whose inputs differ most; the "
+                    "share of clean splits that stage 2 prints tells how well they can be divided"
+                )
         else:
             print("\nno pairs: no channel is relevant for two classes, whatever tau and --p")
 

@@ -66,8 +66,9 @@ def print_gamma(guide: dict, gamma: float) -> None:
         pairs = f"{clean['pairs']['measured'][-1]} of {clean['pairs']['of'][-1]}"
         channels = f"{clean['groups']['measured'][-1]} of {clean['groups']['of'][-1]}"
         print(
-            "share of clean splits on the other half of the images (own >= 0.8, others <= 0.2 of the channel's sum, "
-            f"where that is positive: at gamma {clean['gamma'][-1]} in {pairs} pairs and {channels} channels):"
+            "share of splits that are clean on the other half of the images (own >= 0.8, others <= 0.2 of the "
+            "channel's sum), of those where that sum is positive "
+            f"(at gamma {clean['gamma'][-1]}: {pairs} pairs, {channels} channels):"
         )
         for name, values in {"gamma": clean["gamma"], **lines_of(guide)}.items():
             print(f"{name:>23}" + "".join(f"{formatted(values[number], missing=HYPHEN):>6}" for number in printed))

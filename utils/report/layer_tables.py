@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ class ChannelClasses:
         """The ChannelGroups of the channels with two or more groups; the lowest cosine descends."""
         several = [groups for groups in self._groups.values() if len(groups.concepts) > 1]
         return sorted(several, key=lambda groups: -groups.lowest_cosine())
+
+    def least_alike(self) -> ChannelGroups:
+        """Of the channels with two or more groups, the one whose groups are least alike.
+
+        Channels that are relevant for a class by being low come after all others: a part for such a class is low in its
+        images. ValueError if no channel has two groups.
+        """
+        several = self.several_groups()[::-1]
+        return min(several, key=lambda groups: self._below[list(chain(*groups.concepts)), groups.channel].any())
 
     def listed(self, pairs: ClassPairs) -> set[int]:
         """The channels that stage 2 lists: those of the ``pairs`` that it keeps, and those of two or more groups."""

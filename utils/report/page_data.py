@@ -41,7 +41,8 @@ class ReportedLayer:
 
     ``settings`` are those of stage 2, which gave ``layer_classes``. ``counts`` [T, C] is the number of images, of those
     that count, in which a channel is relevant. ``guide`` has the diagnostics for choosing gamma, or is None. ``splits``
-    has the KnownSplits of each channel; the first one is the one that is shown.
+    has the KnownSplits of each channel; the first one is the one that is shown. ``accuracy`` is the share of the
+    training images that are classified correctly.
     """
 
     meta: dict
@@ -51,6 +52,7 @@ class ReportedLayer:
     counts: torch.Tensor
     guide: dict | None
     splits: dict[int, list[MeasuredSplit]]
+    accuracy: float
 
     @cached_property
     def channels(self) -> ChannelClasses:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ FEWEST_OUTPUTS = 10  # of a network whose accuracy is compared with chance
 TIMES_CHANCE = 3
 LOW = 0.5  # share of images that are classified correctly, below which it is said what to check
 TO_CHECK = (
-    "the transform (--resize_size, --crop_size, --mean and --std; it is printed above), --weights, and which class "
+    "the transform (--resize_size, --crop_size, --mean and --std, as stage 1 prints them), --weights, and which class "
     "folder is which output (--class_map)"
 )
 
@@ -82,6 +83,24 @@ def print_store_summary(store: ImportanceStore) -> float:
     elif correct < LOW:
         print(f"that is fewer than half: if this network does better on such images, check {TO_CHECK}")
     return correct
+
+
+def print_counted(images: torch.Tensor, settings: dict[str, Any]) -> None:
+    """Print how many images and classes stage 2 counts, and the accuracy, with what to check where that is low.
+
+    ``images`` [2, T] are the numbers of [all, correctly classified] images of each class; ``settings`` are stage 2's.
+    """
+    total, correct = images.sum(1).tolist()
+    which = "correctly classified images" if settings["only_correct"] else "images"
+    counted = images[int(settings["only_correct"])]
+    enough = int((counted >= max(1, settings["min_images"])).sum())
+    share = correct / total if total else 0.0
+    print(
+        f"{correct} of {total} images are classified correctly ({share:.1%}); {int(counted.sum())} {which} count, and "
+        f"{enough} of {int((images[0] > 0).sum())} classes have at least {max(1, settings['min_images'])} of them"
+    )
+    if share < LOW:
+        print(f"fewer than half are correct: if this network does better on such images, check in stage 1 {TO_CHECK}")
 
 
 def warn_of_assumed(correct: float, assumed: Sequence[str]) -> None:

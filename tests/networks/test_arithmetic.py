@@ -1,5 +1,8 @@
 """Precision and layout in memory: what is asked for, whatever a user-supplied network sets."""
 
+import ctypes
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from utils.images.batches import ImageSource, Loading
 from utils.images.folders import list_images
 from utils.images.transform import Transform
 from utils.networks import opened_network
-from utils.networks.arithmetic import allow_tf32, fastest_memory_format
+from utils.networks.arithmetic import allow_tf32, fastest_memory_format, return_freed_memory
 from utils.networks.layers import find_layer
 from utils.networks.loading import load_network
 from utils.networks.opened_network import OpenedNetwork
@@ -102,3 +105,31 @@ def test_images_and_kernels_have_the_same_layout(memory_format, monkeypatch, tmp
     for tensor in (network.last.weight, batch.pixels):
         assert tensor.is_contiguous(memory_format=memory_format)
         assert tensor.is_contiguous() == (memory_format == torch.contiguous_format)
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").is_file() or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc on Linux"
+)
+def test_gaps_between_blocks_that_are_kept_go_back_to_the_system():
+    blocks = [b"1" * 100_000 for _ in range(1000)]
+    kept = blocks[::20]
+    blocks.clear()
+    before = resident()
+    return_freed_memory()
+    assert before - resident() > 50_000_000 and len(kept) == 50
+
+
+@pytest.mark.parametrize(("platform", "library"), [("linux", object()), ("win32", None)])
+def test_another_c_library_is_left_alone(monkeypatch, platform, library):
+    def load(_):
+        assert library is not None, "not asked for elsewhere"
+        return library
+
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    return_freed_memory()

@@ -219,7 +219,9 @@ class EditMeasurer:
         concept_of = torch.from_numpy(validation.concepts_of(opened))
         batch_size = validation.image_source.batch_size
         starts = range(0, len(self._others), batch_size)
-        others = {(OTHERS, start): self._others[start : start + batch_size] for start in starts}  # groups are never cut
+        others: dict[Hashable, np.ndarray] = {  # in batches, because a group is never cut
+            (OTHERS, start): self._others[start : start + batch_size] for start in starts
+        }
         parts = [self._nothing(len(of_training))]
         for key, batches in self._validation_images.of({**groups, **others}):
             for batch in batches:

@@ -46,13 +46,54 @@ def test_the_headline_says_whether_intervals_lie_apart():
     first, second = headline_lines(summaries(rows))
     assert "part 2.00 (" in first and "whole channel 1.00 (" in first and "permuted shares 1.00 (" in first
     assert first.endswith("the part's interval lies above the others.")
-    assert second.endswith("the part's interval lies below the others.") and "reached by 50%" in second
+    assert "part 0.100 (0.100 to 0.100) logits; over the concepts that both reach, whole channel 1.50 (" in second
+    assert "permuted shares 3.00 (3.00 to 3.00) times that, reached by 50%" in second
+    assert second.endswith("; the others' intervals lie above 1.")
     weak = [{**row, "change_own": row["change_own"] / (2 if row["method"] == "part" else 1)} for row in rows]
     assert headline_lines(summaries(weak))[0].endswith("does not lie above all others.")
     few = headline_lines(summaries(edit_rows(edit())))
     assert all(line.endswith("too few channels for intervals.") for line in few)
+    even = [{**row, "harm_at_equal_effect": 0.1} for row in rows]
+    assert headline_lines(summaries(even))[1].endswith("; not all of these intervals lie above 1.")
     unknown = [{**row, "change_own": nan, "harm_other": nan} for row in rows]
     assert headline_lines(summaries(unknown)) == ["No concept could be measured."]
+
+
+def test_harms_are_compared_over_the_concepts_that_both_reach():
+    """Permuted shares reach only concepts that are easy for the part, too: their mean harm is lower, and yet thrice."""
+
+    def harder(one):
+        rows = [row | {"harm_at_equal_effect": 1.0} if row["concept"] == 2 else row for row in one["rows"]]
+        permuted = {"method": "shares_permuted", "concept": 2, "harm_at_equal_effect": nan}
+        return {
+            **one,
+            "rows": [
+                row | permuted if row["method"] == "shares_permuted" and row["concept"] == 2 else row for row in rows
+            ],
+        }
+
+    rows = [row for one in SIX for row in edit_rows(harder(one))]
+    part, _, permuted = summaries(rows)
+    assert permuted.harm_at_equal_effect.high < part.harm_at_equal_effect.low
+    assert permuted.times_part.low == pytest.approx(3)
+    whole = [row | {"harm_at_equal_effect": 2.0} if row["method"] == "whole_channel" else row for row in rows]
+    assert headline_lines(summaries(whole))[1].endswith("; the others' intervals lie above 1.")
+
+
+def test_where_the_part_has_no_effect_nothing_is_asked_of_the_others(tmp_path):
+    """Its strength is not known then: of such a concept no method is counted as one that does not reach it."""
+    nothing = {"strength": nan, "harm_at_equal_effect": nan}
+    some = [
+        edit(channel, rows=[row | nothing if row["concept"] == 2 else row for row in edit()["rows"]])
+        for channel in range(6)
+    ]
+    assert [summary.reached for summary in summaries([row for one in some for row in edit_rows(one)])] == [1, 1, 1]
+    assert "not reached" not in table(edit_rows(some[0])).as_markdown()
+    none = [{**one, "rows": [row | nothing for row in one["rows"]]} for one in some]
+    ((title, rows),) = groups(none)
+    assert isnan(summaries(rows)[0].reached)
+    equal = edit_figure(title, rows).axes[1]
+    assert [label.get_text() for label in equal.get_yticklabels()] == ["permuted shares", "whole channel", "part"]
 
 
 def test_a_row_shows_bounds_what_is_not_reached_and_what_is_infinite():
@@ -110,6 +151,14 @@ def test_the_figure_has_a_mark_for_every_method(tmp_path):
     assert full.get_xlim()[1] >= 0.6 and full.get_ylim()[1] < 1
     nothing = [{**one, "rows": [{**row, "change_own": nan} for row in one["rows"]]} for one in SIX]
     assert write_edit_figure(tmp_path, "net", nothing) == []
+
+
+def test_every_group_of_edits_has_a_figure(tmp_path):
+    by_rule = [{**one, "split_by": "arv", "rho": 0.9} for one in SIX[:2]]
+    paths = write_edit_figure(tmp_path, "net", [*SIX[2:4], *by_rule])
+    assert [path.name for path in paths] == ["net_edits.png", "net_edits_2.png"]
+    assert all(path.is_file() and path.with_suffix(".pdf").is_file() for path in paths)
+    assert paths[0].read_bytes() != paths[1].read_bytes()
 
 
 def test_a_stored_edit_is_read_as_it_was(tmp_path):

@@ -17,7 +17,7 @@ from utils.method.clustering import k_means
 from utils.method.ranking import rank_images
 from utils.method.shares import least_squares_shares, second_moments
 from utils.method.significance import permutation
-from utils.stages.edit_effects import MeasuredImages, _at_equal_effect, _in_full
+from utils.stages.edit_effects import OTHERS, MeasuredImages, _at_equal_effect, _in_full
 from utils.store import stored_transform
 from utils.store.edit_results import Edits
 from utils.store.splits import read_split
@@ -28,6 +28,7 @@ EDITS = Path("results_quantitative/edits")
 STEM = f"{RUN}_channel{CHANNEL}_1_3_least_squares_background"
 FITTED = ("--split_by", "least_squares")
 EDIT = ("--get_edit", "--with_pure")
+ANT_AND_CAT = ("--classes_for_concept1", "ant", "--classes_for_concept2", "cat")
 SEED = (CHANNEL, CONCEPTS)
 
 
@@ -213,8 +214,9 @@ def test_files_and_lines(measured):
     assert "Selectivity against the channel's other concepts" in printed and "too few channels for intervals" in printed
     edits = Edits(folder, None)
     (entry,) = edits.read_all()
-    infinite = [row for row in entry["rows"] if row["method"] == "pure_gate" and row["harm_other"] == 0]
-    assert all(row["selectivity"] == np.inf for row in infinite)
+    assert len(entry["rows"]) == 14
+    infinite = [row for row in entry["rows"] if row["harm_other"] == 0]
+    assert infinite and all(row["selectivity"] == np.inf for row in infinite)
 
 
 def test_what_is_there_is_not_measured_again_and_fewer_methods_are_enough(measured, tmp_path):
@@ -243,6 +245,31 @@ def test_a_killed_run_goes_on_and_other_images_are_measured_anew(measured, tmp_p
     shutil.copy(next((folder / "data" / "val" / "ant").iterdir()), extra)
     succeed("get_results.py", *NETWORK, *flags, paths[1], cwd=folder)
     assert [row["images_rest"] for row in rows_of(folder)] == [9] * 12  # without PURE
+
+
+def test_a_split_that_cannot_be_measured_does_not_keep_others_from_it(measured, tmp_path):
+    """A training image of the first split is damaged; the second is measured, and in the tables."""
+    folder = tmp_path / "copy"
+    shutil.copytree(measured[0], folder)
+    shutil.rmtree(folder / EDITS)
+    stage3("data", "store", *FITTED, channel=5, pair=ANT_AND_CAT, cwd=folder)
+    for path in (folder / "data" / "train" / "ant").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    first = f"{RUN}_channel5_0_2_least_squares_background"
+    models = Path("store/models_disentangled")
+    paths = (models / f"{first}.pt", models / f"{STEM}.pt")
+    flags = ("--data_dir", "data", "--store_dir", "store", *COMPUTE, "--get_edit", "--splits", *paths)
+    result = run_script("get_results.py", *NETWORK, *flags, cwd=folder)
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and f"1 of 2 candidates could not be evaluated: {first}.pt: " in last
+    assert [path.stem for path in (folder / EDITS).iterdir()] == [STEM]
+    table = list(csv.DictReader((folder / "results_quantitative" / "edits.csv").open()))
+    assert {row["channel"] for row in table} == {str(CHANNEL)}
+
+
+def test_a_class_named_others_has_its_own_digest(measured):
+    described = json.loads((measured[0] / EDITS / f"{STEM}.json").read_text())["validation"]
+    assert set(described) == {"bee", "dog", OTHERS} and "/" in OTHERS  # which the name of a folder cannot have
 
 
 def test_concepts_without_validation_images_have_no_numbers():

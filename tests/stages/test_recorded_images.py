@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import factories
+from utils.errors import UserError
 from utils.images.batches import ImageBatch
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
@@ -63,6 +64,21 @@ def test_groups_come_in_order_with_the_networks_logits(network):
     assert indices_of(images.of({"a": [1], "c": [9], "d": [0]})) == {"a": [1], "c": [9], "d": [0]}
     # the first group alone, then by its size; what is kept is not read again
     assert source.read == [[4, 5, 6], [1, UNREADABLE], [9, 0]]
+
+
+def test_a_group_that_could_not_be_recorded_does_not_stand_as_a_whole_one(network, monkeypatch):
+    _, images = recorded_by(network)
+
+    def refuse(tensors, indices, of_images):
+        if 3 in indices:
+            raise UserError("image 3")
+
+    monkeypatch.setattr(recorded_images, "require_finite_values", refuse)
+    for _ in range(2):  # the second time it is not there either
+        with pytest.raises(UserError, match="image 3"):
+            list(images.of({"a": [1, 2, 3, 4]}))
+    monkeypatch.undo()
+    assert indices_of(images.of({"a": [1, 2, 3, 4]})) == {"a": [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize("by_bytes", [True, False])

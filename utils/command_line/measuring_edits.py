@@ -42,13 +42,15 @@ def measure_edits(opened: OpenedSplits, validation: ImagePass | StoredValidation
         measurer = EditMeasurer(validation, EditTraining(study), compared, gates)
         bar = progress(missing, "edits", unit=" splits", total=len(described), initial=len(described) - len(missing))
         for number in bar:
-            rows = measurer.measure(opened.splits[number])
-            measured[number] = {**described[number], "rows": rows}
-            with tqdm.external_write_mode():
+            split = opened.splits[number]
+            with opened.problems.noted(split.path.name), tqdm.external_write_mode():
+                measured[number] = {**described[number], "rows": measurer.measure(split)}
                 edits.write(measured[number])
             bar.set_postfix_str(f"{measurer.images_run} images run", refresh=False)
-    paths = write_edit_tables(edits)
     all_measured = [edit for edit in measured if edit is not None]
+    if not all_measured:
+        opened.problems.finish("evaluated")
+    paths = write_edit_tables(edits)
     print_edits(all_measured, edits)
     name = separation_name(settings, opened.run, opened.splits)
     figures = write_edit_figure(settings.output_dir, name, all_measured, settings.figure_width)

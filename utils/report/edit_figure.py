@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.method.significance import Interval
-from utils.report.edit_tables import PART, MethodSummary, groups, headline_lines, summaries
+from utils.report.edit_tables import MethodSummary, groups, headline_lines, summaries
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, SUBTLE, fitted
 from utils.report.sheets import SCREEN, Sheet
+from utils.stages.edit_methods import PART
 
 MARKS = {  # of each method: mark and colour, as nulls and channels have them elsewhere
     PART: ("o", DISENTANGLED[0][0]),
@@ -29,12 +30,18 @@ OTHER_MARK = ("*", SUBTLE)  # of a method that was added
 def write_edit_figure(
     output_dir: str | Path, name: str, edits: Sequence[dict[str, Any]], sheet: Sheet = SCREEN
 ) -> list[Path]:
-    """Write the figure of edits into ``plots/``; returns its path in a list, which is empty without results."""
+    """Write a figure of each group of edits into ``plots/``; returns their paths, none without results.
+
+    The names of the second and further ones, for example of splits of another division, end in ``_2``, ``_3``, ....
+    """
     all_groups = [(title, rows) for title, rows in groups(edits) if not np.isnan(summaries(rows)[0].effect.mean)]
-    if not all_groups:
-        return []
-    title, rows = all_groups[0]
-    return [write_figure(Path(output_dir) / "plots" / f"{name}_edits", edit_figure(title, rows, sheet), sheet)]
+    stem = Path(output_dir) / "plots" / f"{name}_edits"
+    return [
+        write_figure(
+            stem.with_name(f"{stem.name}_{number}") if number > 1 else stem, edit_figure(title, rows, sheet), sheet
+        )
+        for number, (title, rows) in enumerate(all_groups, 1)
+    ]
 
 
 def edit_figure(title: str, rows: Sequence[dict[str, Any]], sheet: Sheet = SCREEN) -> Figure:
@@ -112,7 +119,10 @@ def _draw_at_equal_effect(axes: Axes, of_methods: Sequence[MethodSummary]) -> No
         mark, colour = MARKS.get(summary.method, OTHER_MARK)
         harm = summary.harm_at_equal_effect
         axes.errorbar(harm.mean, place, xerr=_error(harm), fmt=mark, color=colour, markersize=8, linewidth=1.2)
-    names = [f"{summary.words}\n{summary.reached:.0%} reach it" for summary in reversed(of_methods)]
+    names = [
+        summary.words + ("" if np.isnan(summary.reached) else f"\n{summary.reached:.0%} reach it")
+        for summary in reversed(of_methods)
+    ]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(left=0)

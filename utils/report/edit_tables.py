@@ -18,11 +18,11 @@ from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import DASH, csv_number, formatted, interval_text
 from utils.report.result_tables import where_from
 from utils.report.tables import Table, grouped, short_name, warn_of, write_settled
-from utils.stages.edit_methods import METHODS
+from utils.stages.edit_methods import METHODS, PART
 from utils.store.edit_results import IS_LEAST, NUMBERS, SELECTIVITY, VALUES, Edits
 
 SHOWN = 10  # splits that are printed
-PART = "part"
+TOO_FEW = "too few channels for intervals"
 LEADING = (PART, "whole_channel", "shares_permuted")  # of the headline: the first against the others
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "name", "method")
 LEADING_VALUES = (
@@ -79,7 +79,7 @@ class MethodSummary:
     top1
         Mean change of top-1 on own, other and rest images.
     reached
-        Share of the concepts that reach equal effect, of those for which it is known.
+        Share of the concepts that reach equal effect, of those for which it is asked (``edit_rows``).
     harm_at_equal_effect
         Of the concepts that reach it.
     times_part
@@ -119,10 +119,9 @@ def _summary(rows: list[dict[str, Any]], method: str, part_of: dict[tuple, float
         return np.array([row[name] for row in rows], dtype=float)
 
     effects = np.abs(column("change_own"))
-    # Where the part does not reach half of its own effect, nothing was asked of the others
-    targets = np.array([part_of.get((row["split"], row["concept"]), np.nan) for row in rows])
+    part_harms = np.array([part_of.get((row["split"], row["concept"]), np.nan) for row in rows])
     harms = column("harm_at_equal_effect")
-    is_known = column("training_images") > 0
+    is_asked = column("is_asked") > 0
     is_reached = ~np.isnan(column("strength"))
     return MethodSummary(
         method=method,
@@ -132,43 +131,51 @@ def _summary(rows: list[dict[str, Any]], method: str, part_of: dict[tuple, float
         selectivity=selectivity_of_layer(effects, column("harm_other"), channels),
         selectivity_rest=selectivity_of_layer(effects, column("harm_rest"), channels),
         top1=tuple(mean_with_interval(column(f"top1_{kind}"), channels).mean for kind in ("own", "other", "rest")),
-        reached=float(is_reached[is_known].mean()) if is_known.any() else np.nan,
+        reached=float(is_reached[is_asked].mean()) if is_asked.any() else np.nan,
         harm_at_equal_effect=mean_with_interval(harms, channels),
-        times_part=ratio_with_interval(harms, np.where(np.isnan(harms), np.nan, targets), channels),
+        times_part=ratio_with_interval(harms, np.where(np.isnan(harms), np.nan, part_harms), channels),
     )
 
 
 def headline_lines(of_methods: Sequence[MethodSummary]) -> list[str]:
-    """The lines that lead: part against whole channel and permuted shares, by selectivity and by harm."""
+    """The lines that lead: part against whole channel and permuted shares, by selectivity and by harm.
+
+    Harms are compared over the concepts that both methods reach: a method that fails on hard concepts would else look
+    harmless.
+    """
     leading = {summary.method: summary for summary in of_methods if summary.method in LEADING}
     if PART not in leading or np.isnan(leading[PART].effect.mean):
         return ["No concept could be measured."]
-    order = [leading[name] for name in LEADING if name in leading]
+    part, *others = order = [leading[name] for name in LEADING if name in leading]
     selectivities = ", ".join(f"{summary.words} {_with_interval(*summary.selectivity)}" for summary in order)
-    harms = ", ".join(
-        f"{summary.words} {formatted(summary.harm_at_equal_effect.mean, '.3f')}"
-        f"{interval_text(*summary.harm_at_equal_effect[1:], '.3f', '')}, reached by {formatted(summary.reached, '.0%')}"
-        for summary in order
+    times = ", ".join(
+        f"{summary.words} {_mean_text(summary.times_part, '.2f')} times that, reached by "
+        f"{formatted(summary.reached, '.0%')}"
+        for summary in others
     )
     return [
         f"Selectivity against the channel's other concepts (95 % intervals over channels): {selectivities}; "
-        f"{_above([summary.selectivity[1] for summary in order], 'above')}.",
-        f"Harm at equal effect, in logits: {harms}; "
-        f"{_above([summary.harm_at_equal_effect for summary in order], 'below')}.",
+        f"{_above_the_others([summary.selectivity[1] for summary in order])}.",
+        f"Harm at equal effect: part {_mean_text(part.harm_at_equal_effect)} logits; over the concepts that both "
+        f"reach, {times}; {_above_one([summary.times_part for summary in others])}.",
     ]
 
 
-def _above(intervals: Sequence[Interval], where: str) -> str:
-    """Whether the first of some intervals lies above (or below) all others, in words."""
+def _above_the_others(intervals: Sequence[Interval]) -> str:
+    """Whether the first of some intervals lies above all others, in words."""
     first, *others = intervals
     if any(np.isnan(interval.low) for interval in intervals):
-        return "too few channels for intervals"
-    lies = all(first.low > other.high if where == "above" else first.high < other.low for other in others)
-    return (
-        f"the part's interval lies {where} the others"
-        if lies
-        else f"the part's interval does not lie {where} all others"
-    )
+        return TOO_FEW
+    lies = all(first.low > other.high for other in others)
+    return "the part's interval lies above the others" if lies else "the part's interval does not lie above all others"
+
+
+def _above_one(intervals: Sequence[Interval]) -> str:
+    """Whether all intervals of harms, in times the part's, lie above 1, in words."""
+    if any(np.isnan(interval.low) for interval in intervals):
+        return TOO_FEW
+    lie = all(interval.low > 1 for interval in intervals)
+    return "the others' intervals lie above 1" if lie else "not all of these intervals lie above 1"
 
 
 def _with_interval(ratio: Selectivity, interval: Interval) -> str:
@@ -213,9 +220,17 @@ def _mean_text(interval: Interval, spec: str = ".3f") -> str:
 
 
 def edit_rows(edit: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an edit, with the fields that tell which split they are of."""
+    """The rows of an edit, with the fields that tell which split they are of.
+
+    ``is_asked``: equal effect is asked of the methods. Where the part itself has no strength, as it has no effect or
+    the concept no training image, there is nothing to reach.
+    """
+    asked = {row["concept"] for row in edit["rows"] if row["method"] == PART and not np.isnan(row["strength"])}
     shared = {name: edit[name] for name in ("run", "layer", "channel", "split", "rho")}
-    return [{**shared, "classes": edit["classes"][row["concept"] - 1], **row} for row in edit["rows"]]
+    return [
+        {**shared, "classes": edit["classes"][row["concept"] - 1], "is_asked": row["concept"] in asked, **row}
+        for row in edit["rows"]
+    ]
 
 
 def groups(edits: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -261,9 +276,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def strength_text(row: dict[str, Any]) -> str:
-    """The strength of equal effect as text."""
+    """The strength of equal effect of a row of ``edit_rows`` as text."""
     if np.isnan(row["strength"]):
-        return "not reached" if row["training_images"] else DASH
+        return "not reached" if row["is_asked"] else DASH
     return f"{row['strength']:.2f}"
 
 

@@ -27,7 +27,7 @@ from utils.method.selectivity import (
 from utils.method.significance import permutation
 from utils.networks.tails import RecordedBatch, Tail, tail_of
 from utils.stages.channel_edits import ChannelEdits
-from utils.stages.edit_methods import EditFacts, EditMethod
+from utils.stages.edit_methods import PART, EditFacts, EditMethod
 from utils.stages.pure_gates import PureGate
 from utils.stages.recorded_images import LabelledImages, RecordedImages
 from utils.stages.separation import TrainingUnits
@@ -40,10 +40,9 @@ from utils.store.study import Study
 OTHER_IMAGES = 500  # drawn from all validation images, the same for all channels
 TRAINING_IMAGES = 50  # of a concept: they decide how strong an edit is
 MOST_EDITS = 64  # that are run together
-OTHERS = "others"  # key of the other images
+OTHERS = "others/"  # key of the other images: no folder of a class has this name
 OWN, OTHER, REST = KINDS_OF_IMAGES
 NO_CONCEPT = -1
-PART = "part"
 
 
 def other_images(validation: ImagePass) -> np.ndarray:

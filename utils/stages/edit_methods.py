@@ -19,16 +19,17 @@ from utils.method.selectivity import drawn_half
 from utils.method.significance import permutation
 from utils.plugins import Registry
 
+PART = "part"  # what all others are compared with
 METHODS = Registry(
     "method of editing",
     {
-        "part": "utils.stages.edit_methods:Part",
+        PART: "utils.stages.edit_methods:Part",
         "whole_channel": "utils.stages.edit_methods:WholeChannel",
         "shares_permuted": "utils.stages.edit_methods:PermutedShares",
         "weights_permuted": "utils.stages.edit_methods:PermutedWeights",
         "random_half": "utils.stages.edit_methods:RandomHalf",
         "range": "utils.stages.edit_methods:Range",
-        "pure_gate": "utils.stages.edit_methods:PureGate",
+        "pure_gate": "utils.stages.edit_methods:GatedByPure",
     },
 )
 CENTRAL_SHARE = 0.95  # of the values of a concept's training images, which a range has
@@ -104,7 +105,7 @@ class SharesHeld(EditMethod):
 class Part(SharesHeld):
     """Holds the concept's exclusive part, ``c'_k - r``."""
 
-    name = "part"
+    name = PART
     words = "part"
 
     def shares(self, concept: EditedConcept) -> Tensor:
@@ -169,7 +170,7 @@ class Range(EditMethod):
         return original.masked_fill(is_usual, facts.mean)
 
 
-class PureGate(EditMethod):
+class GatedByPure(EditMethod):
     """Holds the channel at its training mean in images whose nearest centroid by PURE is the concept's."""
 
     name = "pure_gate"

@@ -87,17 +87,18 @@ class RecordedImages:
 
     def _record(self, groups: Mapping[Hashable, Indices]) -> None:
         source = self._images.source
-        self._groups |= {key: [] for key in groups}
         plan = batches_by_group(groups, source.batch_size)
         loader = source.batches([planned.indices for planned in plan], None)
+        recorded_groups: dict[Hashable, list[RecordedBatch]] = {key: [] for key in groups}
         for planned, batch in zip(plan, loader, strict=True):
             if len(batch.indices):
                 targets = self._images.targets[batch.indices]
                 recorded = RecordedBatch(self._network, batch.pixels, batch.indices, targets)
                 require_finite_values([recorded.logits], batch.indices, source.images)
-                self._groups[planned.group].append(recorded)
+                recorded_groups[planned.group].append(recorded)
                 self._bytes_of_image = max(self._bytes_of_image, recorded.num_bytes // len(recorded))
                 self.images_run += len(recorded)
+        self._groups |= recorded_groups  # only now: a group that an image has ended must not stand as a whole one
 
     def _forget(self, keep: int) -> None:
         """Remove the groups that were used first, but the last ``keep`` ones, until all fit."""

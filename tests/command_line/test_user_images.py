@@ -1,7 +1,9 @@
 """A user's own lists of images, from the flags of stage 3 to the tables of stage 4, and the ranking by a list."""
 
 import csv
+import hashlib
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 from tests.oracles import average_precision, stored_images
 from tests.refusals import STAGE3, STAGE4, refused
 from tests.scripts import CHANNEL, COMPUTE, NETWORK, RUN, printed_commands, run_script, stage1, stage3, succeed
+from utils.command_line.next_steps import after_importances
+from utils.command_line.settings import ImportanceSettings
 from utils.entries import DisentanglingSettings, disentangle
 from utils.report.image_ranking_table import HIGHEST, LOWEST
 from utils.store.importance_store import ImportanceStore
-from utils.store.splits import read_split
+from utils.store.splits import read_manifest, read_split
 
 OUT = Path("results_quantitative")
 LISTS = {
@@ -91,7 +95,7 @@ def test_fractions_and_separation_are_on_the_listed_validation_images(folder, sp
     assert re.search(r"\| red +\|.*of 3 ", summary) and re.search(r"\| dog +\|.*of 3 ", summary)
 
 
-def test_a_concept_without_validation_images_is_not_evaluated_and_named(folder):
+def test_a_concept_without_validation_images_is_not_evaluated_and_named(folder, tmp_path):
     folder_out = ("--output_dir", "other")
     more = ("--images_for_concept1", "blue.txt", "--classes_for_concept2", "bee")
     out = stage3("data", "store", *more, pair=(), cwd=folder)
@@ -102,17 +106,41 @@ def test_a_concept_without_validation_images_is_not_evaluated_and_named(folder):
     assert [row["name"] for row in rows] == ["bee"]
     alone = stage3("data", "store", *ALONE, pair=(), channel=4, cwd=folder)
     assert "--get_map" in dict(printed_commands(alone))["next"]
+    assert "reads 5 images to show that outputs do not change (5 of one image set)" in alone
     (path,) = (folder / "store" / "models_disentangled").glob(f"{RUN}_channel4_user_images_red_*.pt")
     refusal = (*NETWORK, "--store_dir", "store", *COMPUTE, "--splits", path, "--get_separation", *folder_out)
     refused(STAGE4, refusal, "no validation images of red were given to stage 3", folder)
+    assert after_validation_images(tmp_path, folder / "store", path) == ["--splits", path.name, "--get_map"]
+
+
+def test_after_stage_1_a_split_with_validation_images_is_to_be_separated(folder, split, tmp_path):
+    path, _ = split
+    assert after_validation_images(tmp_path, folder / "store", path) == ["--splits", path.name, "--get_separation"]
+
+
+def after_validation_images(at, store, path):
+    """The end of the command that stage 1 prints after the validation images where a split is the only one."""
+    shutil.copytree(store, at / "store", ignore=shutil.ignore_patterns("models_disentangled"))
+    models = at / "store" / "models_disentangled"
+    models.mkdir()
+    shutil.copy(store / "models_disentangled" / path.name, models)
+    settings = ImportanceSettings(model=NETWORK[1], store_dir=str(at / "store"), images="val")
+    training = ImportanceStore(at / "store", RUN)
+    training.load_meta()
+    ((_, command),) = after_importances(settings, RUN, training)
+    words = shlex.split(command)
+    assert words.count("--splits") == 1
+    return [Path(word).name if word.endswith(".pt") else word for word in words[words.index("--splits") :]][:3]
 
 
 def test_several_channels_are_split_by_one_list(folder):
     flags = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)
-    succeed(STAGE3, *NETWORK, *flags, *ALONE, "--channel_disentangle", "2", "5", cwd=folder)
+    for name in ("cat", "dog"):
+        more = ("--classes_for_concept2", name, "--channel_disentangle", "2", "5")
+        succeed(STAGE3, *NETWORK, *flags, *ALONE, *more, cwd=folder)
     models = folder / "store" / "models_disentangled"
-    assert len(list(models.glob(f"{RUN}_channels_2-5_user_images_red_*_layer.json"))) == 1
-    assert all(len(list(models.glob(f"{RUN}_channel{channel}_user_images_red_*.pt"))) == 1 for channel in (2, 5))
+    manifests = [read_manifest(path) for path in models.glob(f"{RUN}_channels_2-5_user_images_red_*_layer.json")]
+    assert len(manifests) == 2 and len({split["file"] for splits in manifests for split in splits}) == 4
 
 
 def test_pictures_effects_and_the_page_show_lists(folder, split):
@@ -153,11 +181,18 @@ def test_lists_that_make_no_concepts_are_refused(folder, arguments, message):
 # Ranking
 
 
+def ranking_of(folder, stem, paths):
+    """The file of a ranking, whose name tells networks and lists apart."""
+    digest = hashlib.sha256("\0".join(sorted(paths)).encode()).hexdigest()
+    return folder / OUT / f"{RUN}_rank_by_images_{stem}_{digest[:12]}.csv"
+
+
 def test_the_ranking_needs_no_images_and_ends_with_the_split_of_the_best_channel(folder, tmp_path):
     shutil.copytree(folder / "store", tmp_path / "store")
     shutil.copy(folder / "both.txt", tmp_path)
     out = measure(tmp_path, "--rank_by_images", "both.txt", "--top", "2")
-    rows = list(csv.DictReader((tmp_path / OUT / "rank_by_images_both.csv").open()))
+    rows = list(csv.DictReader(ranking_of(tmp_path, "both", LISTS["both.txt"]).open()))
+    assert out.index(" of the 24 images of ") < out.index("They are other images") < out.index(" of the 16 images of ")
     for images_of, total in (("train", 24), ("val", 16)):
         of_store = [row for row in rows if row["images_of"] == images_of]
         by_order = {order: [row for row in of_store if row["order"] == order] for order in (HIGHEST, LOWEST)}
@@ -181,10 +216,12 @@ def test_the_ranking_needs_no_images_and_ends_with_the_split_of_the_best_channel
 
 def test_a_list_of_validation_images_is_ranked_in_their_store_and_ends_with_circuits(folder, tmp_path):
     few = tmp_path / "few.txt"
-    few.write_text("\n".join(["ant/0v.png", "bee/2.png", *LISTS["red_val.txt"]]))
+    paths = ["ant/0v.png", "bee/2.png", *LISTS["red_val.txt"]]
+    few.write_text("\n".join(paths))
     out = measure(folder, "--rank_by_images", few, "--top", "1", "--output_dir", tmp_path)
     assert "5 of the 16 images" in out and "Training images: no weight" not in out
-    rows = list(csv.DictReader((tmp_path / OUT / "rank_by_images_few.csv").open()))
+    assert "They are other images" not in out
+    rows = list(csv.DictReader(ranking_of(tmp_path, "few", paths).open()))
     assert {row["images_of"] for row in rows} == {"val"}
     assert "--concepts_from circuits" in " ".join(printed_commands(out)[0][1])
 
@@ -196,6 +233,7 @@ def test_a_list_of_validation_images_is_ranked_in_their_store_and_ends_with_circ
         (("--rank_by_images", "red.txt", "--get_map"), "--get_map means nothing to --rank_by_images alone"),
         (("--rank_by_images", "no.txt"), "--rank_by_images: there is no file no.txt"),
         (("--rank_by_images", "typo.txt"), "typo.txt lists 1 image that store/"),
+        (("--rank_by_images", "typo.txt"), "; val lacks 1"),
     ],
 )
 def test_rankings_that_cannot_be_made_are_refused(folder, arguments, message):

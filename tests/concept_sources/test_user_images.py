@@ -1,6 +1,8 @@
 """A user's own lists of images as concepts: what they are made of, their names, and what is refused."""
 
+import codecs
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.scripts import CHANNEL, RUN
 from tests.stores import study_of
 from utils.concept_sources.user_images import UserImages
 from utils.errors import UserError
+from utils.method.disentangling import Concept
 from utils.store.image_lists import read_image_list
 from utils.store.importance_store import ImportanceStore
 
@@ -96,6 +99,9 @@ def test_names_of_files_depend_on_the_images_not_on_the_order_or_place_of_a_list
     assert name.startswith("user_images_red_")
     commented = ["# my choice", "", *FIRST[::-1], f"./{FIRST[0]}"]
     assert make(study, t1=write("elsewhere/red.txt", commented)).named_by == name
+    of_windows = write("elsewhere/red.txt", [])
+    Path(of_windows).write_bytes(codecs.BOM_UTF8 + "\r\n".join(FIRST).encode())
+    assert make(study, t1=of_windows).named_by == name
     others = [
         make(study, t1=write("red.txt", [*FIRST, "ant/3.png"])),
         make(study, [[], [DOG]], t1=write("red.txt", FIRST)),
@@ -106,6 +112,24 @@ def test_names_of_files_depend_on_the_images_not_on_the_order_or_place_of_a_list
         make(study, t1=write("b.txt", SECOND), t2=write("red.txt", FIRST)),
     ]
     assert len({name, *(other.named_by for other in others)}) == len(others) + 1
+
+
+def test_a_manifest_is_named_after_lists_and_classes_at_bounded_length(study, write):
+    source = UserImages.from_given({"images_for_concept1": write("red.txt", FIRST)}, study)
+    stems = {source.manifest_stem(None, [2, 5], [[], classes]) for classes in ([DOG], [CAT], [CAT, DOG])}
+    assert len(stems) == 3 and all(stem.startswith("channels_2-5_user_images_red_") for stem in stems)
+    long = [source.manifest_stem(None, range(number), [[], [DOG]]) for number in (200, 201)]
+    assert len(set(long)) == 2 and max(map(len, long)) <= 100
+
+
+def test_the_means_of_a_list_and_of_classes_with_the_same_images_differ(study, finished):
+    images = [0, 1, 2, 3, 6, 7]
+    inputs = stored_images(ImportanceStore(finished / "store", RUN))["input_sums"].double()
+    maker = UserImages().maker(study, [CHANNEL])
+    concepts = [Concept("mine", [], images, "images"), Concept("ant and bee", [ANT, BEE], images, "images")]
+    of_list, of_classes = maker.mean_inputs_of(concepts)
+    torch.testing.assert_close(of_list, inputs[images].mean(0))
+    torch.testing.assert_close(of_classes, (inputs[:4].mean(0) + inputs[6:8].mean(0)) / 2)
 
 
 def test_the_mean_is_the_same_in_blocks(study, write, monkeypatch):
@@ -125,6 +149,7 @@ def test_lists_and_classes_that_cannot_be_concepts_are_refused(study, write):
         "does not have: bee/30.png; near it: bee/": {"t1": write("typo.txt", [*FIRST, "bee/30.png"])},
         "there is no class folder train": {"t1": write("train.txt", [f"train/{path}" for path in FIRST])},
         "two concepts are called 'red'": {"t1": red, "t2": write("elsewhere/red.txt", SECOND)},
+        "a list is called 'everything else'": {"t1": write("everything else.txt", FIRST)},
         "is for a concept that is a list: give --images_for_concept2": {"t1": red, "v2": write("v.txt", ["bee/0.png"])},
         "val does not have: bee/9.png": {"t1": red, "v1": write("v.txt", ["bee/9.png"])},
         "lists 0 images: at least 1": {"t1": red, "v1": write("empty.txt", [])},

@@ -105,6 +105,15 @@ def test_equality_is_shown_on_four_images_of_a_class_and_on_one_of_an_image_set(
     assert {key: images.tolist() for key, images in shown.items()} == {(7, 1): [3], (7, 2): [1]}
 
 
+def test_equality_is_shown_on_sixteen_images_of_a_set_that_is_the_only_one_and_on_fewer_of_many():
+    alone = candidate(7, images=[range(31)])
+    shown = images_to_show([alone], {alone.keys[0]: torch.arange(31)})
+    assert shown[alone.keys[0]].tolist() == list(range(0, 31, 2))
+    many = [candidate(channel, images=[range(31)]) for channel in range(1000)]
+    shown = images_to_show(many, {each.keys[0]: torch.arange(31) for each in many})
+    assert {len(images) for images in shown.values()} == {4}
+
+
 def test_the_images_that_show_equality_are_bounded_and_every_candidate_has_one():
     pairs = [candidate(k, [k], [k + 1]) for k in range(1500)]
     shown = images_to_show(pairs, of_classes(1501))

@@ -1,6 +1,7 @@
 """Channels and circuits ranked by a list of images, against loops over all images."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from utils.concept_sources.compared_channels import permuted_weights
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
 from utils.stages import image_ranking
-from utils.stages.image_ranking import ListInStore, count_rows, find_circuits, rank_channels, rank_circuits
+from utils.stages.image_ranking import ListInStore, find_circuits, rank_channels, rank_circuits, rank_rows
 from utils.store.image_lists import read_image_list
 from utils.store.importance_store import ImportanceStore
 from utils.store.unfinished import Unfinished
@@ -21,6 +22,7 @@ from utils.store.unfinished import Unfinished
 DRAWS = 3
 LISTED = [1, 6, 8, 20, 21]
 CHANNELS = 12
+OF_SHARES = 1e-3  # what new channels differ by where the fit of shares ends a step earlier; other sets differ by 0.1
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,10 @@ def test_channels_and_their_nulls_equal_loops(folder, in_store):
     expected = sorted(range(CHANNELS), key=lambda channel: -ranks.values[channel].item())
     assert ranks.best(3) == expected[:3]
     assert ranks.best_of_nulls.tolist() == [max(row[draw] for row in ranks.nulls.tolist()) for draw in range(DRAWS)]
+    best = ranks.best_units(2)
+    assert best[:, 0].tolist() == expected[:2] and best.shape == (2, 1 + DRAWS)
+    for draw, column in enumerate(best[:, 1:].T.tolist()):
+        assert column == sorted(range(CHANNELS), key=lambda channel: -ranks.nulls[channel, draw].item())[:2]
 
 
 def test_images_of_the_other_store_are_ranked_there(folder, tmp_path):
@@ -90,8 +96,8 @@ def test_images_of_the_other_store_are_ranked_there(folder, tmp_path):
     in_val = ListInStore.of(read_image_list(file, "--rank_by_images", 1), store, store.read_labels())
     assert in_val.listed.tolist() == own and in_val.num_images == 16
     weight, _ = store.read_layer()
-    found = count_rows(weight, in_val, words="").highest_first()
-    assert found.tolist() == pytest.approx([by_loop(folder, row, own, "val") for row in weight])
+    highest, _ = rank_rows(lambda part: weight[part.start : part.stop], len(weight), in_val, words="")
+    assert highest.tolist() == pytest.approx([by_loop(folder, row, own, "val") for row in weight])
 
 
 def test_small_blocks_and_several_passes_change_nothing(in_store, monkeypatch):
@@ -123,28 +129,75 @@ def test_a_stopped_pass_goes_on(in_store, tmp_path, monkeypatch):
     assert chunks == [0, 1, 2, 2]
 
 
-def test_circuits_are_those_of_stage_3_and_their_nulls_the_best_of_permuted_weights(
-    folder, study, in_store, monkeypatch
-):
-    assert find_circuits(study, [9]) == []  # 6 reference images make no 12 circuits
-    monkeypatch.setattr("utils.concept_sources.circuits.NUMBER", 2)
-    channels = [9, 4]
-    circuits = find_circuits(study, channels)
-    ranks = rank_circuits(circuits, in_store)
-    assert [of_channel.channel for of_channel in ranks] == channels
-    source = Circuits.from_given({}, study)
-    maker = source.maker(study, [9])
-    candidate = maker.make(9, [])
+def candidate_of_stage_3(study, channel, row):
+    """The candidate and its new channels, as stage 3 makes them if the channel's row of weights is another one."""
+    weight, bias = study.weight_and_bias
+    changed = replace(study)
+    changed.__dict__["weight_and_bias"] = (
+        weight.clone().index_copy(0, torch.tensor([channel]), row[None].float()),
+        bias,
+    )
+    candidate = Circuits.from_given({}, changed).maker(changed, [channel]).make(channel, [])
     settings = LeastSquares.settings_from({})
-    divider = LeastSquares.divider(settings, None, inputs_of=study.inputs_of, background=study.background)
-    split = candidate.split(divider.divide(candidate))
-    assert ranks[0].names == [concept.name for concept in candidate.own_concepts]
-    assert ranks[0].sizes == [len(concept.images) for concept in candidate.own_concepts]
-    torch.testing.assert_close(circuits[0].rows[0], split.rows()[: len(ranks[0].names)], rtol=1e-4, atol=1e-5)
-    for of_channel, rank in zip(circuits, ranks, strict=True):
-        real, *permuted = [[by_loop(folder, row.float()) for row in rows] for rows in of_channel.rows]
-        assert rank.values.tolist() == pytest.approx(real)
-        assert rank.best_of_nulls.tolist() == pytest.approx([max(values) for values in permuted])
+    divider = LeastSquares.divider(settings, None, inputs_of=changed.inputs_of, background=changed.background)
+    return candidate, candidate.split(divider.divide(candidate)).rows()[: len(candidate.own_concepts)]
+
+
+UNITS = torch.tensor([[9, 4, 9, 3], [4, 2, 4, 9]])  # two channels, and of each draw two whose permuted weights are best
+
+
+@pytest.fixture
+def two_circuits(monkeypatch):
+    monkeypatch.setattr("utils.concept_sources.circuits.NUMBER", 2)
+
+
+@pytest.mark.usefixtures("two_circuits")
+def test_circuits_and_those_of_permuted_weights_are_those_of_stage_3(study):
+    found = find_circuits(study, UNITS)
+    weight, _ = study.weight_and_bias
+    assert [of_channel.channel for of_channel in found.channels] == UNITS[:, 0].tolist()
+    for of_channel in found.channels:
+        candidate, rows = candidate_of_stage_3(study, of_channel.channel, weight[of_channel.channel])
+        assert of_channel.names == [concept.name for concept in candidate.own_concepts]
+        assert of_channel.sizes == [len(concept.images) for concept in candidate.own_concepts]
+        torch.testing.assert_close(of_channel.rows, rows, rtol=0, atol=OF_SHARES)
+    for draw, of_draw in enumerate(found.nulls, start=1):
+        permuted = [permuted_weights(weight[c], c, DRAWS)[draw] for c in UNITS[:, draw].tolist()]
+        pairs = zip(UNITS[:, draw].tolist(), permuted, strict=True)
+        expected = torch.cat([candidate_of_stage_3(study, channel, row)[1] for channel, row in pairs])
+        torch.testing.assert_close(of_draw, expected, rtol=0, atol=OF_SHARES)
+
+
+@pytest.mark.usefixtures("two_circuits")
+def test_the_null_of_circuits_is_the_best_of_all_units_of_each_draw(folder, study, in_store, monkeypatch):
+    found = find_circuits(study, UNITS)
+    monkeypatch.setattr(image_ranking, "MOST_VALUES", 3 * len(LISTED) * 8)  # several passes
+    ranks = rank_circuits(found, in_store)
+    for of_channel, values in zip(ranks.channels, ranks.values, strict=True):
+        assert values.tolist() == pytest.approx([by_loop(folder, row.float()) for row in of_channel.rows])
+    best = [max(by_loop(folder, row.float()) for row in rows) for rows in found.nulls]
+    assert ranks.best_of_nulls.tolist() == pytest.approx(best)
+    without_second = replace(found, nulls=[found.nulls[0], found.nulls[1][:0], found.nulls[2]])
+    assert rank_circuits(without_second, in_store).best_of_nulls.tolist() == pytest.approx([best[0], best[2]])
+
+
+def test_units_of_too_few_images_have_no_circuits_but_another_error_is_not_swallowed(study, in_store, monkeypatch):
+    found = find_circuits(study, UNITS)  # 6 reference images make no 12 circuits
+    assert found.channels == [] and [len(rows) for rows in found.nulls] == [0] * DRAWS
+    ranks = rank_circuits(found, in_store)
+    assert ranks.channels == ranks.values == [] and not len(ranks.best_of_nulls)
+
+    def fails(*_):
+        raise UserError("the store is damaged")
+
+    monkeypatch.setattr(Circuits, "features", fails)
+    with pytest.raises(UserError, match="the store is damaged"):
+        find_circuits(study, UNITS)
+    monkeypatch.undo()
+    monkeypatch.setattr(image_ranking, "DRAWS", DRAWS)
+    monkeypatch.setattr(Circuits, "clusters", fails)
+    with pytest.raises(UserError, match="the store is damaged"):
+        find_circuits(study, UNITS)
 
 
 def test_a_list_of_all_images_is_refused(study, tmp_path):

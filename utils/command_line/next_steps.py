@@ -24,7 +24,7 @@ from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import MODEL_DIR
 from utils.divisions.division_registry import USUAL, USUAL_OF_LAYERS
 from utils.errors import UserError
-from utils.method.disentangling import Candidate
+from utils.method.disentangling import Candidate, Concept
 from utils.report.page_commands import tables_of
 from utils.store.candidates import read_candidates
 from utils.store.importance_store import ImportanceStore
@@ -35,6 +35,7 @@ FOR_VERDICTS = "for verdicts, also"
 FRACTIONS = "or the fractions of the original channel, which have no null"
 NULL = "and the null of this split, permuted weights"
 FIGURES_WITH_NULLS = ("--get_channel_card", "--get_map")  # of splits whose concepts are found
+MAP_ALONE = ("--get_map",)
 MOST_FIGURES = 16  # splits without labels that are proposed to be drawn; of more the first one
 
 
@@ -85,9 +86,19 @@ def _has_candidates(path: Path) -> bool:
 def _flags_of_null(path: Path) -> Sequence[str]:
     """The flags with which stage 4 shows a split beside its null; none for a damaged one, which stage 4 names."""
     try:
-        source = SOURCES.get(read_split(path).source["name"])
+        file = read_split(path)
+        source = SOURCES.get(file.source["name"])
     except UserError:
         return ()
+    return _flags_of_source(source, file.split.own_concepts, file.source["state"])
+
+
+def _flags_of_source(
+    source: ConceptSource | type[ConceptSource], concepts: list[Concept], state: dict[str, Any]
+) -> Sequence[str]:
+    """The same for a split by a source; the map alone where no concept has validation images."""
+    if len(source.not_evaluated(concepts, state)) == len(concepts):
+        return MAP_ALONE
     return ("--get_separation",) if source.is_named() else FIGURES_WITH_NULLS
 
 
@@ -114,13 +125,12 @@ def after_splitting(
     if not source.labelled:
         paths = [splits.path(candidate) for candidate in candidates]
         first = candidates[0]
-        if len(source.not_evaluated(first.own_concepts, first.source["state"])) == len(first.own_concepts):
-            return [("next", stage4("--splits", *(paths if manifest is None else [manifest]), "--get_map"))]
-        if source.is_named():
-            measured = paths if manifest is None else [manifest]
-            return needing_val_store("next", stage4("--splits", *measured, "--get_separation"))
-        shown = paths if len(paths) <= MOST_FIGURES else paths[:1]
-        return needing_val_store("next", stage4("--splits", *shown, *FIGURES_WITH_NULLS))
+        flags = _flags_of_source(source, first.own_concepts, first.source["state"])
+        shown = paths if manifest is None else [manifest]
+        if flags == FIGURES_WITH_NULLS:
+            shown = paths if len(paths) <= MOST_FIGURES else paths[:1]
+        command = stage4("--splits", *shown, *flags)
+        return [("next", command)] if flags == MAP_ALONE else needing_val_store("next", command)
     selectors = splits.selectors(candidates)
     if not {"--only_correct", "--no-only_correct"} & set(map(str, selectors)):
         selectors += only_correct_words(settings)

@@ -29,6 +29,7 @@ from utils.store.unfinished import Unfinished
 
 FLAG = "--rank_by_images"
 LEAST_IMAGES = 5
+LONGEST_STEM = 60  # characters of the list's name in the name of the file
 
 
 def rank_by_images(settings: ResultSettings) -> list[Path]:
@@ -38,28 +39,40 @@ def rank_by_images(settings: ResultSettings) -> list[Path]:
     """
     assert settings.rank_by_images is not None
     listed = read_image_list(settings.rank_by_images, FLAG, LEAST_IMAGES)
-    run = run_name(settings.model, settings.layer_of_interest)
-    training = ImportanceStore(settings.store_dir, run)
+    training = _open_training(settings)
+    study = _open_study(settings, training)
+    validation = matching_val_store(settings, study.run, training.meta)
+    stores = _stores_of(listed, training, validation)
+    name = f"{study.run}_rank_by_images_{listed.stem[:LONGEST_STEM]}_{listed.digest()[:12]}.csv"
+    path = Path(settings.output_dir) / "results_quantitative" / name
+    rankings = [_rank_in(of, store, listed, study, path=path, number=settings.top) for of, store in stores.items()]
+    print_rankings(rankings, listed.name, settings.top)
+    written = [write_ranking(path, rankings, study.run, training.meta["layer"])]
+    print_end(written, [_next(settings, rankings[0])])
+    return written
+
+
+def _open_training(settings: ResultSettings) -> ImportanceStore:
+    """The complete training store; UserError if it is another network's than the settings say."""
+    training = ImportanceStore(settings.store_dir, run_name(settings.model, settings.layer_of_interest))
     meta = training.load_meta()
     training.require_complete()
     check_channel_count(settings, meta)
     if settings.weights is not None:
         require_stored_network(settings, meta, training.folder)
-    study = _open_study(settings, training)
-    path = Path(settings.output_dir) / "results_quantitative" / f"rank_by_images_{Path(listed.file).stem}.csv"
-    rankings = []
-    for of, store in _stores_of(listed, training, matching_val_store(settings, run, meta)).items():
-        in_store = ListInStore.of(listed, store, study.labels if store is training else store.read_labels())
-        made_from = {"store": json_digest(store.meta), "list": listed.digest(), "run": run}
-        kept = Unfinished(path, made_from)
-        highest_first, lowest_first = rank_channels(in_store, kept)
-        circuits = rank_circuits(find_circuits(study, highest_first.best(settings.top)), in_store)
-        rankings.append(ImageRanking(of, in_store, highest_first, lowest_first, circuits))
-        kept.remove()
-    print_rankings(rankings, listed.name, settings.top)
-    written = [write_ranking(path, rankings, run, meta["layer"])]
-    print_end(written, [_next(settings, rankings[0])])
-    return written
+    return training
+
+
+def _rank_in(
+    of: str, store: ImportanceStore, listed: ListedImages, study: Study, *, path: Path, number: int
+) -> ImageRanking:
+    """The ranking in one store, ``of`` train or val; a stopped pass is kept beside ``path``, the file of results."""
+    in_store = ListInStore.of(listed, store, study.labels if of == "train" else store.read_labels())
+    kept = Unfinished(path, {"store": json_digest(store.meta), "list": listed.digest(), "run": study.run})
+    highest_first, lowest_first = rank_channels(in_store, kept)
+    circuits = rank_circuits(find_circuits(study, highest_first.best_units(number)), in_store)
+    kept.remove()
+    return ImageRanking(of, in_store, highest_first, lowest_first, circuits)
 
 
 def _open_study(settings: ResultSettings, training: ImportanceStore) -> Study:
@@ -87,7 +100,7 @@ def _stores_of(
     if not matching:
         closest = min(stores, key=lambda of: len(missing[of]))
         where = f"that {stores[closest].folder} does not have"
-        others = [f"{len(missing[of])} are not in {stores[of].folder}" for of in stores if of != closest]
+        others = [f"{of} lacks {len(missing[of])}" for of in stores if of != closest]
         others += ["there is no val store that matches"] if validation is None else []
         raise UserError("; ".join([listed.lacking(missing[closest], where, images[closest]), *others]))
     return matching

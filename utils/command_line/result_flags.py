@@ -166,8 +166,9 @@ def _add_ranking_flags(group: argparse._ActionsContainer) -> None:
         "--rank_by_images",
         metavar="FILE",
         help="which channels, and which circuits of the best, respond to your own images more than to all others: a "
-        "text file with paths below train/ or below val/, one a line. From the stores of stages 1 and 2 alone, into "
-        "results_quantitative/; each average precision beside that of permuted weights",
+        "text file with paths below train/ or below val/, one a line; ranked in the store that has all of them, or in "
+        "each if both have (they are different images of the same names). From the stores of stages 1 and 2 alone, "
+        "into results_quantitative/; each average precision beside that of permuted weights",
     )
     group.add_argument(
         "--top",

@@ -151,7 +151,9 @@ class ConceptSource(ComparedSource):
         """The default weight of the background with a way of dividing inputs; None: there is no background."""
         return division.usual_background if cls.usual_background is None else cls.usual_background
 
-    def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
+    def manifest_stem(
+        self, candidates: str | None, channels: Sequence[int], concepts: Sequence[list[int]] = ()
+    ) -> str | None:
         """The stem of the manifest of all splits of a run; None if the run makes no manifest.
 
         Parameters
@@ -160,6 +162,8 @@ class ConceptSource(ComparedSource):
             The file of ``--candidates``.
         channels
             Channels that were given with this file or instead of it.
+        concepts
+            The classes of each concept, of the first channel; none of a concept that is no set of classes.
         """
         return Path(candidates).stem if candidates and not channels else None
 

@@ -35,7 +35,6 @@ ordering = later("utils.method.order")
 
 SHOWN_FOLDERS = 3  # in the name of a concept
 LEAST_SHARE = 0.1  # of a concept's images that a class must have to appear in its name
-LONGEST_STEM = 100
 TOLERANCE = 1e-3  # of an ARV, relative to its largest entry
 AGAIN = "run disentangle_channel.py again"
 
@@ -146,14 +145,15 @@ class ImageSets(ConceptSource):
             The mean features of each cluster.
         """
 
-    def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
+    def manifest_stem(
+        self, candidates: str | None, channels: Sequence[int], concepts: Sequence[list[int]] = ()
+    ) -> str | None:
         """As in ConceptSource; several channels, or all, have a manifest even without a candidates file."""
         if candidates is None and len(channels) == 1:
             return None
         which = Path(candidates).stem if candidates else "channels" if channels else "all_channels"
         name = files.image_sets_name(self.name, self.settings())
-        stem = "_".join(filter(None, [which, "-".join(map(str, channels)), name]))
-        return stem if len(stem) <= LONGEST_STEM else files.image_sets_name(self.name, stem)
+        return files.manifest_stem(self.name, [which, "-".join(map(str, channels)), name])
 
     @classmethod
     def assignment(cls, state: dict[str, Any]) -> str:

@@ -251,7 +251,7 @@ class StoredClusters:
 
     def _labels_of_number(self, features: Tensor, number: int) -> tuple[Tensor, Tensor]:
         source: Any = self.source
-        with suppress(UserError):
+        with suppress(clustering.TooFewImagesError):
             labels, centroids = replace(source, number=number).clusters(features)
             if len(centroids) == number:
                 return labels, centroids
@@ -326,7 +326,7 @@ class KeptClusters(KeptReferences):
         with progress(total=num_channels, initial=done, desc="concepts", unit=" channels", delay=2) as bar:
             for rows in missing:
                 for index in range(rows.start, rows.stop):
-                    with suppress(UserError):
+                    with suppress(clustering.TooFewImagesError):
                         labels[index] = self.source.clusters(self.features(index, 0))[0].short()
                     bar.update()
                 kept.keep_arrays([rows.start, rows.stop], {"labels": labels[rows].numpy()})

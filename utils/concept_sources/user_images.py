@@ -9,14 +9,13 @@ listed, too, and stay in the split file: a concept without such a list is not ev
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.concept_source import CandidateMaker, ConceptFinder, ConceptSource
-from utils.defaults import MAX_CONCEPTS
+from utils.defaults import BACKGROUND_NAME, MAX_CONCEPTS
 from utils.errors import UserError
 from utils.plugins import Flag, later
 
@@ -49,9 +48,9 @@ LONGEST_STEMS = 60
 BLOCK = 4096  # images whose tap sums are in memory at once
 
 _HELP = {
-    TRAINING: "a text file with your own training images of the concept, paths below train/, one a line (# begins a "
-    "comment); instead of its classes. They are left out of the concepts that are classes, and count as they are, "
-    "correctly classified or not",
+    TRAINING: "a text file with your own training images of the concept, paths below train/, one a line (a line "
+    "that begins with # is a comment); instead of its classes. They are left out of the concepts that are classes, and "
+    "count as they are, correctly classified or not",
     VALIDATION: "its validation images, paths below val/; they stay in the split file for stage 4, which does not "
     "evaluate a concept without them",
 }
@@ -93,15 +92,18 @@ class UserImages(ConceptSource):
     def maker(self, study: Study, channels: Sequence[int]) -> UserImageCandidates:
         return UserImageCandidates(study, self)
 
-    def manifest_stem(self, candidates: str | None, channels: Sequence[int]) -> str | None:
+    def manifest_stem(
+        self, candidates: str | None, channels: Sequence[int], concepts: Sequence[list[int]] = ()
+    ) -> str | None:
         """As in ConceptSource; several channels have a manifest even without a candidates file."""
         if candidates is None and len(channels) > 1:
-            return f"channels_{'-'.join(map(str, channels))}_{self.file_name([])}"
-        return super().manifest_stem(candidates, channels)
+            words = ["channels", "-".join(map(str, channels)), self.file_name(list(concepts))]
+            return files.manifest_stem(self.name, words)
+        return super().manifest_stem(candidates, channels, concepts)
 
     def file_name(self, concepts: list[list[int]]) -> str:
         """The name of these concepts in names of files; ``concepts`` are the classes of those that are classes."""
-        stems = "_".join(re.sub(r"[^A-Za-z0-9.-]", "-", listed.name) for listed in self.training.values())
+        stems = "_".join(listed.stem for listed in self.training.values())
         return files.image_sets_name(f"{self.name}_{stems[:LONGEST_STEMS]}", self.digests(), concepts)
 
     def digests(self) -> list[list[Any]]:
@@ -171,7 +173,7 @@ class UserImageCandidates(CandidateMaker):
         self._listed = {
             number: listed.indices_in(study.training, study.labels) for number, listed in source.training.items()
         }
-        self._means: dict[tuple[int, ...], Tensor] = {}
+        self._means: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
 
     def make(self, channel: int, concepts: list[list[int]]) -> Candidate:
         """The Candidate of a channel; ``concepts`` have the classes of each concept, none where it is a list."""
@@ -182,6 +184,8 @@ class UserImageCandidates(CandidateMaker):
         for first, second in combinations(named, 2):
             if first.name == second.name:
                 raise UserError(f"two concepts are called {first.name!r}: rename a list, whose name is the concept's")
+        if BACKGROUND_NAME in [concept.name for concept in named]:
+            raise UserError(f"a list is called {BACKGROUND_NAME!r}, which is the name of the background: rename it")
         arvs = polysemanticity.averaged_relevance_vectors(self.weight[channel], self.mean_inputs_of(named))
         named_by = self.source.file_name([concept.classes for concept in named])
         source = {"name": self.source.name, "state": self.source.state()}
@@ -212,9 +216,9 @@ class UserImageCandidates(CandidateMaker):
 
     def _mean_input_of(self, concept: Concept) -> Tensor:
         """The mean over the images of a list, or of the means of classes: [C_in, taps], float64."""
-        key = tuple(concept.images or ())
+        key = tuple(concept.classes), tuple(concept.images or ())
         if key not in self._means:
-            images = torch.tensor(key)
+            images = torch.tensor(concept.images)
             sets = [images]
             if concept.classes:
                 targets = self.study.labels.some(images).targets

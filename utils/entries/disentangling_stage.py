@@ -79,7 +79,8 @@ def disentangle(settings: DisentanglingSettings) -> WrittenSplits:
     splits = SplitWriter(study, requested.settings, division, division_settings)
     missing = [candidate for candidate in candidates if not splits.is_there(candidate)]
     members = members_of(candidates, study.labels, study.only_correct)
-    stem = source.manifest_stem(settings.candidates, settings.channels or ())
+    concepts_of_first = [concept.classes for concept in candidates[0].own_concepts] if candidates else []
+    stem = source.manifest_stem(settings.candidates, settings.channels or (), concepts_of_first)
     at_once = images_at_once(members) if stem and splits.make_a_layer(candidates) else []
     plan = ReadingPlan.of(candidates, missing, members, all_images=divider.sees_images)
     split_text.print_reading(plan, divider, len(at_once))

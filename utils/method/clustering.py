@@ -21,6 +21,10 @@ AT_ONCE = 2**21  # inner products, and sums of them, of the problems that are so
 MOVED_AT_ONCE = 2**23  # inner products of points that change their cluster
 
 
+class TooFewImagesError(UserError):
+    """Images are too few, or too similar, for the clusters that were asked for."""
+
+
 class Clustering(NamedTuple):
     """Clusters of n points: ``labels`` LongTensor [n] and ``centroids`` Tensor [number, F] float64.
 
@@ -43,15 +47,15 @@ def k_means(features: Tensor, number: int, restarts: int = RESTARTS) -> Clusteri
 
     Raises
     ------
-    UserError
+    TooFewImagesError
         There are fewer distinct features than clusters.
     """
     (clustering,) = k_means_of_many(features[None], number, restarts)
     if clustering is None:
         different = _count_different(features, number)
         if different < number:
-            raise UserError(f"there are {different} different images for {number} clusters")
-        raise UserError(f"k-means finds no {number} clusters of {len(features)} images")
+            raise TooFewImagesError(f"there are {different} different images for {number} clusters")
+        raise TooFewImagesError(f"k-means finds no {number} clusters of {len(features)} images")
     return clustering
 
 

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.method.clustering import by_size, centroids_of, k_means, number_below, ward
+from utils.method.clustering import TooFewImagesError, by_size, centroids_of, k_means, number_below, ward
 
 RESTARTS = 5
 FEWEST = 5  # images of a concept
@@ -51,11 +50,13 @@ def concept_clusters(
 
     Raises
     ------
-    UserError
+    TooFewImagesError
         No cluster is left.
     """
     if len(means) < FEWEST:
-        raise UserError(f"there are {len(means)} images, and a concept has {FEWEST} or more: ask for more references")
+        raise TooFewImagesError(
+            f"there are {len(means)} images, and a concept has {FEWEST} or more: ask for more references"
+        )
     means = means.double()
     if number is None:
         number = number_below(ward(means), CUT * scale**0.5 if threshold is None else threshold)
@@ -64,7 +65,9 @@ def concept_clusters(
     labels = labels.where((means - centroids[labels]).square().sum(1) < limit, -1)
     kept = [cluster for cluster in range(number) if (labels == cluster).sum() >= FEWEST]
     if not kept:
-        raise UserError(f"no cluster of {FEWEST} images or more is left of {len(means)}: try --distance_threshold")
+        raise TooFewImagesError(
+            f"no cluster of {FEWEST} images or more is left of {len(means)}: try --distance_threshold"
+        )
     labels = _renumbered(labels, kept, number)
     return labels, centroids_of(means, labels)
 

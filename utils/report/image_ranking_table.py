@@ -17,12 +17,17 @@ COLUMNS = ["run", "layer", "images_of", "kind", "channel", "circuit", "name", "t
 COLUMNS += ["prevalence", "order", "ap", "ap_null", "ap_null_highest", "p", "p_best"]
 HIGHEST, LOWEST = "highest first", "lowest first"  # of the spatial sum
 HOW_TO_READ = f"""AP: average precision with which the spatial sum ranks the listed images above all others (lowest
-first: below all others); by chance it is about the prevalence. Null of a channel: its own weights permuted over the
-inputs, {DRAWS} draws (mean, highest); of a circuit: the best circuit of each of these units. p: the channel against its
-own draws, at least 1/{1 + DRAWS}; p of the best: against the best channel of the layer, or the best circuit, of each
-draw, which answers for the choice of the best."""
+first: below all others); by chance it is about the prevalence. Null: the weights of the channels permuted over the
+inputs, {DRAWS} draws. Of a channel: its own draws (mean, highest); of circuits: the best circuit of each draw, in which
+the channels whose circuits are ranked are those that are best with permuted weights (mean, highest). p: the channel
+against its own draws, at least 1/{1 + DRAWS}; p of the best: against the best channel of the layer, or the best
+circuit, of each draw, which answers for the choice of the best."""
 IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit either, but a
 circuit is made of the channel's strongest training images, of which some may be listed."""
+
+OTHER_IMAGES = """
+The val store has images of all these names, too. They are other images than those of the train store: the next tables
+mean something only if the names were meant to be below val/."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class ImageRanking:
     in_store: ListInStore
     channels: ChannelRanks
     lowest_first: ChannelRanks
-    circuits: list[CircuitRanks]
+    circuits: CircuitRanks
 
 
 def _null_columns(value: float, nulls: Tensor) -> dict[str, float]:
@@ -62,19 +67,20 @@ def channel_rows(ranks: ChannelRanks, order: str) -> list[dict[str, Any]]:
 
 def circuit_rows(ranking: ImageRanking) -> list[dict[str, Any]]:
     """The row of each circuit of the ranked channels, the highest average precision first."""
+    ranks = ranking.circuits
     rows = []
-    for of_channel in ranking.circuits:
-        for k, value in enumerate(of_channel.values.tolist()):
+    for of_channel, values in zip(ranks.channels, ranks.values, strict=True):
+        for k, value in enumerate(values.tolist()):
             rows.append(
                 {
-                    **_null_columns(value, of_channel.best_of_nulls),
+                    **_null_columns(value, ranks.best_of_nulls),
                     "kind": "circuit",
                     "order": HIGHEST,
                     "channel": of_channel.channel,
                     "circuit": k + 1,
                     "name": of_channel.names[k],
                     "training_images": of_channel.sizes[k],
-                    "p_best": p_value(value, of_channel.best_of_nulls),
+                    "p_best": p_value(value, ranks.best_of_nulls),
                 }
             )
     return sorted(rows, key=lambda row: -row["ap"])
@@ -100,7 +106,9 @@ def _cell(value: Any) -> Any:
 
 def print_rankings(rankings: Sequence[ImageRanking], name: str, number: int) -> None:
     """Print the best ``number`` channels of each ranking, and as many circuits, for the list called ``name``."""
-    for ranking in rankings:
+    for number_of_store, ranking in enumerate(rankings):
+        if number_of_store == 1:
+            print(OTHER_IMAGES)
         _print_channels(ranking, name, number)
         _print_circuits(ranking, number)
     print(HOW_TO_READ)
@@ -125,8 +133,11 @@ def _print_channels(ranking: ImageRanking, name: str, number: int) -> None:
 def _print_circuits(ranking: ImageRanking, number: int) -> None:
     circuits = circuit_rows(ranking)
     if circuits:
-        print(f"circuits of the channels that are highest ({len(circuits)}; the best {min(number, len(circuits))})")
-        header = ["channel", "circuit", "training images", "AP", "null: best", "highest", "p of the best"]
+        draws = len(ranking.circuits.best_of_nulls)
+        fewer = "" if draws == DRAWS else f"; only {draws} of {DRAWS} draws of the null have circuits"
+        shown = f"{len(circuits)}; the best {min(number, len(circuits))}"
+        print(f"circuits of the channels that are highest ({shown}{fewer})")
+        header = ["channel", "circuit", "training images", "AP", "null: mean of best", "highest", "p of the best"]
         names = ["ap", "ap_null", "ap_null_highest", "p_best"]
         cells = [
             [

@@ -28,14 +28,16 @@ def print_reading(plan: ReadingPlan, divider: Divider, num_at_once: int) -> None
     """Print how many images a run will read, before it reads any; ``num_at_once`` for all splits at once."""
     if not plan.candidates:
         return
+    number = f"{plan.num_images:,} image{'' if plan.num_images == 1 else 's'}"
     purpose = "to show that outputs do not change"
-    words = f"{plan.num_images:,} images {purpose}"
+    words = f"{number} {purpose}"
     if divider.sees_images:
-        words = f"{plan.num_images:,} images for {divider.progress}, {plan.num_shown:,} of them also {purpose}"
+        words = f"{number} for {divider.progress}, {plan.num_shown:,} of them also {purpose}"
     keys = {key for candidate in plan.candidates for key in candidate.keys}
-    group = "image sets" if any(isinstance(key, tuple) for key in keys) else "classes"
+    groups = ("image set", "image sets") if any(isinstance(key, tuple) for key in keys) else ("class", "classes")
     shown = [len(plan.shown[key]) for key in keys if key in plan.shown]
-    each = f"{'' if min(shown) == max(shown) else 'up to '}{max(shown)} of each of {len(shown):,} {group}"
+    of_groups = f"each of {len(shown):,} {groups[1]}" if len(shown) > 1 else f"one {groups[0]}"
+    each = f"{'' if min(shown) == max(shown) else 'up to '}{max(shown)} of {of_groups}"
     if len(shown) < len(keys):
         each += f" of {len(keys):,}"
     at_once = f"; then {num_at_once:,} with all splits at once" if num_at_once else ""

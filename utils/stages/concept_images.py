@@ -18,7 +18,7 @@ from utils.processes import progress
 from utils.store.importance_store import Labels
 
 HavingKeys = TypeVar("HavingKeys", bound=HasKeys)
-PROOF_IMAGES = 4  # of each class; of an image set one
+PROOF_IMAGES = 4  # of each class; of an image set one, or the square where a split has no other images
 MOST_SHOWN = 4000  # images on which the splits of a run are compared with the original, one by one
 MOST_AT_ONCE = 1000  # images on which all of them at once are
 EARLY = 3  # the larger, the sooner a candidate that has been begun is finished
@@ -53,12 +53,16 @@ def _images_of_classes(labels: Labels, only_correct: bool) -> dict[GroupKey, tor
 def images_to_show(candidates: list[Candidate], members: dict[GroupKey, torch.Tensor]) -> dict[GroupKey, torch.Tensor]:
     """The images of groups on which equality is shown: four of a class, from all parts of it, one of an image set.
 
+    An image set that is a candidate's only group of images has sixteen.
+
     They are chosen for all candidates of a run, whether their splits are stored already or not: a run that goes on
     after a stop shows the same. Beyond ``MOST_SHOWN`` there are fewer of a class, and in the end none of some groups,
     but at least one image for each candidate.
     """
+    alone = {candidate.keys[0] for candidate in candidates if len(candidate.keys) == 1}
     for number in range(PROOF_IMAGES, 0, -1):
-        shown = {key: _spread(images, 1 if isinstance(key, tuple) else number) for key, images in members.items()}
+        of_set = {key: number**2 if key in alone else 1 for key in members if isinstance(key, tuple)}
+        shown = {key: _spread(images, of_set.get(key, number)) for key, images in members.items()}
         if sum(map(len, shown.values())) <= MOST_SHOWN:
             return shown
     kept: set[GroupKey] = set()

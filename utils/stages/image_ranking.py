@@ -3,11 +3,13 @@
 Everything follows from the stores. The score of an image is the spatial sum of a unit, ``W S``, from the tap sums of
 the layer's input; the bias moves all images alike. The null of a channel is its own row of weights permuted over the
 inputs. A channel may also answer to the listed images by being *low*: the same is measured with the lowest sum first.
+Circuits are ranked of the best channels only; the null of that choice repeats it: each draw ranks its own permuted
+channels, and the circuits of the best of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from utils.concept_sources.source_registry import SOURCES, SUGGESTED
 from utils.defaults import IMAGE_SET_DRAWS as DRAWS
 from utils.divisions.division_registry import DIVISIONS, USUAL_WITHOUT_LABELS
 from utils.errors import UserError
-from utils.method.disentangling import Concept
+from utils.method.clustering import TooFewImagesError
 from utils.method.ranking import StreamedPrecision
 from utils.processes import progress
 from utils.stages.image_set_nulls import rows_of_sets
@@ -79,6 +81,14 @@ class ChannelRanks:
         """The channels of the highest average precision, the highest first."""
         return self.values.argsort(descending=True, stable=True)[:number].tolist()
 
+    def best_units(self, number: int) -> Tensor:
+        """The channels of the highest average precision, and in each draw of the null those of the highest there.
+
+        LongTensor [n, 1 + DRAWS] of channels, the highest first; column 0 are the channels themselves.
+        """
+        precisions = torch.cat([self.values[:, None], self.nulls], 1)
+        return precisions.argsort(dim=0, descending=True, stable=True)[:number]
+
     @property
     def best_of_nulls(self) -> Tensor:
         """The highest average precision among all channels in each draw of the null: [DRAWS].
@@ -90,17 +100,16 @@ class ChannelRanks:
 
 @dataclass(frozen=True)
 class CircuitRanks:
-    """Average precisions of the circuits of a channel for a list of images.
+    """Average precisions of the circuits of the best channels for a list of images.
 
-    ``names`` [K] are those of the circuits, ``sizes`` [K] their numbers of training images. ``values`` [K] are the
-    average precisions of their new channels; ``best_of_nulls`` [draws] that of the best circuit of each unit of
-    permuted weights, which is found and split in the same way: it answers for the choice of the best circuit.
+    ``channels`` have the circuits, and ``values`` [K] of each channel are the average precisions of their new channels.
+    ``best_of_nulls`` [draws] is that of the best circuit of each draw of the null: of the channels that are best with
+    permuted weights, with circuits that are found and split in the same way. So it answers for the choice of the
+    channels and for that of the best circuit. Draws in which no channel has circuits are left out.
     """
 
-    channel: int
-    names: list[str]
-    sizes: list[int]
-    values: Tensor
+    channels: list[ChannelCircuits]
+    values: list[Tensor]
     best_of_nulls: Tensor
 
 
@@ -113,34 +122,61 @@ def rank_channels(in_store: ListInStore, kept: Unfinished | None) -> tuple[Chann
     """
     weight, _ = in_store.store.read_layer()
     units = 1 + DRAWS
-    size = max(1, MOST_VALUES // (units * max(len(in_store.listed), weight[0].numel())))
-    starts = range(0, len(weight), size)
-    highest, lowest = [], []
-    for start in starts:
-        channels = range(start, min(start + size, len(weight)))
-        rows = torch.cat([permuted_weights(weight[channel], channel, DRAWS).float() for channel in channels])
-        words = "ranking channels" if len(starts) == 1 else f"channels {channels[0]} to {channels[-1]}"
-        counted = count_rows(rows, in_store, words=words, kept=kept, key=start)
-        highest.append(counted.highest_first())
-        lowest.append(counted.lowest_first())
-    by_order = [torch.cat(parts).view(len(weight), units) for parts in (highest, lowest)]
-    highest_first, lowest_first = [ChannelRanks(precisions[:, 0], precisions[:, 1:]) for precisions in by_order]
-    return highest_first, lowest_first
+
+    def rows_of(part: range) -> Tensor:
+        channels = range(part.start // units, part.stop // units)
+        return torch.cat([permuted_weights(weight[channel], channel, DRAWS).float() for channel in channels])
+
+    num_rows = len(weight) * units
+    by_order = rank_rows(rows_of, num_rows, in_store, words="ranking channels", kept=kept, together=units)
+    highest_first, lowest_first = [precisions.view(len(weight), units) for precisions in by_order]
+    return (
+        ChannelRanks(highest_first[:, 0], highest_first[:, 1:]),
+        ChannelRanks(lowest_first[:, 0], lowest_first[:, 1:]),
+    )
 
 
-def count_rows(
-    rows: Tensor, in_store: ListInStore, *, words: str, kept: Unfinished | None = None, key: int = 0
-) -> StreamedPrecision:
-    """The average precisions with which units [B, C_in, taps] rank the listed images among all others.
+def rank_rows(
+    rows_of: Callable[[range], Tensor],
+    num_rows: int,
+    in_store: ListInStore,
+    *,
+    words: str,
+    kept: Unfinished | None = None,
+    together: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Average precisions with which units rank the listed images above all others, and below all others: [B] each.
+
+    Memory is bounded: many units, or a long list, take several passes over the store.
 
     Parameters
     ----------
-    rows, in_store
+    rows_of
+        The weights [b, C_in, taps] of a range of the ``num_rows`` units.
+    num_rows, in_store
     words
         In front of the progress bar.
-    kept, key
-        Where the counts of a stopped pass are kept, and what tells the pass from others there.
+    kept
+        Where the counts of a stopped pass are kept.
+    together
+        Number of successive units that are of one pass.
     """
+    most = MOST_VALUES // max(in_store.input_sums.shape)
+    size = max(1, most // together) * together
+    highest, lowest = [], []
+    for start in range(0, num_rows, size):
+        part = range(start, min(start + size, num_rows))
+        number = "" if size >= num_rows else f" ({start // size + 1} of {-(-num_rows // size)})"
+        counted = _count_rows(rows_of(part), in_store, words=words + number, kept=kept, key=start)
+        highest.append(counted.highest_first())
+        lowest.append(counted.lowest_first())
+    return torch.cat(highest), torch.cat(lowest)
+
+
+def _count_rows(
+    rows: Tensor, in_store: ListInStore, *, words: str, kept: Unfinished | None, key: int
+) -> StreamedPrecision:
+    """The counts of one pass over the store, of units [B, C_in, taps]; ``key`` tells it from other passes."""
     store = in_store.store
     units = rows.float().flatten(1).numpy()
     counted = StreamedPrecision(torch.from_numpy(units @ in_store.input_sums.numpy().T))
@@ -186,50 +222,67 @@ def _resumed(kept: Unfinished, key: int, counts: dict[str, np.ndarray]) -> int:
 
 @dataclass(frozen=True)
 class ChannelCircuits:
-    """The circuits of a channel, and of its permuted weights.
-
-    ``names`` and ``sizes`` [K] are as in CircuitRanks. ``rows`` are the new channels [K, C_in, taps] of the channel,
-    and then of each draw of permuted weights that has K circuits, too.
-    """
+    """The circuits of a channel: ``names`` [K], ``sizes`` [K] (training images), new channels [K, C_in, taps]."""
 
     channel: int
     names: list[str]
     sizes: list[int]
-    rows: list[Tensor]
+    rows: Tensor
 
 
-def find_circuits(study: Study, channels: Sequence[int]) -> list[ChannelCircuits]:
-    """The circuits of some channels, found and split as stage 3 does by default; channels without them are left out.
+@dataclass(frozen=True)
+class FoundCircuits:
+    """The circuits of the best channels, and of the best units of each draw of permuted weights.
 
-    They are sets of a channel's strongest training images, which ``study`` has, with the weight of the background.
+    ``nulls`` are the new channels [n, C_in, taps] of the circuits of each draw's units together; n may be 0.
+    """
+
+    channels: list[ChannelCircuits]
+    nulls: list[Tensor]
+
+
+def find_circuits(study: Study, units: Tensor) -> FoundCircuits:
+    """The circuits of the best channels and of the best permuted ones, found and split as stage 3 does by default.
+
+    They are sets of a unit's strongest training images, which ``study`` has, with the weight of the background. Units
+    with too few distinct images for circuits have none.
+
+    Parameters
+    ----------
+    study
+    units : LongTensor [n, 1 + DRAWS]
+        As in ``ChannelRanks.best_units``: the channels, and those whose permuted weights are the best of each draw.
     """
     weight, _ = study.weight_and_bias
     source = SOURCES.get(SUGGESTED).from_given({}, study)
-    weights = torch.stack([permuted_weights(weight[channel], channel, DRAWS) for channel in channels])
+    weights = weight.new_empty(*units.shape, *weight.shape[1:], dtype=torch.float64)
+    for channel in units.unique().tolist():
+        index, draw = torch.where(units == channel)
+        weights[index, draw] = permuted_weights(weight[channel], channel, DRAWS)[draw]
     clusters_of_units = source.clusters_of_units(source.settings(), study, weights)
     split = _splitting(study)
-    circuits = []
-    for index, channel in enumerate(progress(channels, "circuits of channels", unit=" channels", delay=2)):
-        rows: list[Tensor] = []
-        named: list[Concept] = []
+    nothing = weights.new_empty(0, *weight.shape[1:])
+    channels: list[ChannelCircuits] = []
+    nulls = [[nothing] for _ in range(DRAWS)]
+    for index, row in enumerate(progress(units.tolist(), "circuits of channels", unit=" channels", delay=2)):
         for draw in range(1 + DRAWS):
             try:
                 clusters = clusters_of_units.of_number(index, draw, source.number)
-            except UserError:  # too few distinct images
-                if draw == 0:
-                    break
+            except TooFewImagesError:
                 continue
-            named = named or _named(study, source, channel, clusters)
-            rows.append(split(weights[index, draw], clusters))
-        if rows:
-            sizes = [len(concept.images or ()) for concept in named]
-            circuits.append(ChannelCircuits(channel, [concept.name for concept in named], sizes, rows))
-    return circuits
+            rows = split(weights[index, draw], clusters)
+            if draw:
+                nulls[draw - 1].append(rows)
+            else:
+                channels.append(_named(study, source, row[0], clusters, rows))
+    return FoundCircuits(channels, [torch.cat(of_draw) for of_draw in nulls])
 
 
-def _named(study: Study, source: Any, channel: int, clusters: Clusters) -> list[Concept]:
-    """The concepts that are the clusters of a channel, with the names that stage 3 gives them."""
-    return ImageSetCandidates(study, source, lambda _: clusters).make(channel, []).own_concepts
+def _named(study: Study, source: Any, channel: int, clusters: Clusters, rows: Tensor) -> ChannelCircuits:
+    """The ChannelCircuits that are the clusters of a channel, with the names that stage 3 gives them."""
+    concepts = ImageSetCandidates(study, source, lambda _: clusters).make(channel, []).own_concepts
+    sizes = [len(concept.images or ()) for concept in concepts]
+    return ChannelCircuits(channel, [concept.name for concept in concepts], sizes, rows)
 
 
 def _splitting(study: Study) -> Callable[[Tensor, Clusters], Tensor]:
@@ -249,16 +302,15 @@ def _splitting(study: Study) -> Callable[[Tensor, Clusters], Tensor]:
     return split
 
 
-def rank_circuits(circuits: list[ChannelCircuits], in_store: ListInStore) -> list[CircuitRanks]:
-    """The CircuitRanks of the circuits of some channels, in one pass over the store."""
-    if not circuits:
-        return []
-    units = [rows for of_channel in circuits for rows in of_channel.rows]
-    counted = count_rows(torch.cat(units), in_store, words="ranking circuits")
-    precisions = iter(counted.highest_first().split(list(map(len, units))))
-    ranks = []
-    for of_channel in circuits:
-        values, *nulls = [next(precisions) for _ in of_channel.rows]
-        best = torch.stack([of_unit.amax() for of_unit in nulls]) if nulls else values[:0]
-        ranks.append(CircuitRanks(of_channel.channel, of_channel.names, of_channel.sizes, values, best))
-    return ranks
+def rank_circuits(found: FoundCircuits, in_store: ListInStore) -> CircuitRanks:
+    """The CircuitRanks of the circuits that were found; there are none where no channel has any."""
+    if not found.channels:
+        return CircuitRanks([], [], torch.empty(0, dtype=torch.float64))
+    of_draws = [rows for rows in found.nulls if len(rows)]
+    parts = [*(channel.rows for channel in found.channels), *of_draws]
+    rows = torch.cat(parts).float()
+    highest, _ = rank_rows(lambda part: rows[part.start : part.stop], len(rows), in_store, words="ranking circuits")
+    precisions = highest.split(list(map(len, parts)))
+    values, nulls = precisions[: len(found.channels)], precisions[len(found.channels) :]
+    best = torch.stack([of_draw.amax() for of_draw in nulls]) if nulls else highest[:0]
+    return CircuitRanks(found.channels, list(values), best)

@@ -237,6 +237,15 @@ def image_sets_name(method: str, *made_from: Any) -> str:
     return f"{method}_{json_digest(made_from)[:12]}"
 
 
+LONGEST_STEM = 100  # characters of a manifest's stem: run, suffix and ending come on top, and file systems allow 255
+
+
+def manifest_stem(method: str, words: Iterable[str]) -> str:
+    """The stem of the manifest of splits without labels, from its parts, or from their digest if they are long."""
+    stem = "_".join(filter(None, words))
+    return stem if len(stem) <= LONGEST_STEM else image_sets_name(method, stem)
+
+
 SUFFIXES = r"(_only_correct)?(?:{divisions})(_background[0-9.e+-]*)?"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,11 @@ class ListedImages:
     def name(self) -> str:
         """The name of the list: that of its file, without the ending."""
         return printable(Path(self.file).stem)
+
+    @property
+    def stem(self) -> str:
+        """The name as it stands in names of files."""
+        return re.sub(r"[^A-Za-z0-9.-]", "-", self.name)
 
     def digest(self) -> str:
         """SHA-256 of the paths: independent of their order, and of where the list is."""
@@ -98,7 +105,8 @@ def read_image_list(file: str | Path, flag: str, least: int) -> ListedImages:
     """
     if not Path(file).is_file():
         raise UserError(f"{flag}: there is no file {file}")
-    lines = [line.strip() for line in read_bytes(Path(file)).splitlines()]
+    text = read_bytes(Path(file)).removeprefix(codecs.BOM_UTF8)  # with which editors on Windows begin
+    lines = [line.strip() for line in text.splitlines()]
     paths = sorted({line.removeprefix(b"./") for line in lines if line and not line.startswith(b"#")})
     if len(paths) < least:
         raise UserError(f"{flag} {file} lists {len(paths)} images: at least {least} are needed, a path on a line")

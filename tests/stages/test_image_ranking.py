@@ -22,7 +22,7 @@ from utils.store.unfinished import Unfinished
 DRAWS = 3
 LISTED = [1, 6, 8, 20, 21]
 CHANNELS = 12
-OF_SHARES = 5e-3  # what new channels differ by where the fit of shares ends a step earlier; other sets differ by more
+OF_SHARES = 5e-3  # what new channels differ by where the fit of shares ends a step earlier; other sets differ by 0.2
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from utils.method.clustering import k_means
 from utils.method.disentangling import split_sources
 from utils.method.shares import least_squares_shares
 from utils.method.significance import permutation
-from utils.report.image_set_text import count_in_words, score_in_words, scores_of
+from utils.report.image_set_text import ScoredSplit, count_in_words, score_in_words, scores_of
 from utils.stages import image_set_nulls
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.importance_store import ImportanceStore
@@ -207,11 +207,15 @@ def test_scores_in_words():
         "stands out in no class",
     ]
     scores.values[2] = -0.05
-    assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3)"
+    assert score_in_words(scores, 2) == "-0.05; permuted weights 0.10 to 0.10 (2 of 3 units)"
 
 
 def scored(values, nulls, classes):
     return ImageSetScores(classes, torch.tensor(values).double(), torch.tensor(nulls).double())
+
+
+def split_with(scores, source="circuits", channel=3):
+    return ScoredSplit(source, channel, ["ant", "bee", "cat", "dog", "eel"], scores)
 
 
 def test_the_count_is_of_concepts_that_no_unit_of_20_reaches():
@@ -222,17 +226,29 @@ def test_the_count_is_of_concepts_that_no_unit_of_20_reaches():
     nulls = [[0.1 + 0.01 * draw, nan, 0.2 if draw == 7 else 0.1, 0.1, 0.3] for draw in range(20)]
     scores = scored(values, nulls, classes)
     assert np.allclose(scores.p_values(), [1 / 21, 1 / 21, 2 / 21, nan, 1], equal_nan=True)
-    assert count_in_words([("circuits", scores), ("circuits", None)]) == (
-        "2 of 4 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.19)"
+    assert score_in_words(scores, 0) == "0.31 (above); permuted weights 0.10 to 0.29"
+    assert score_in_words(scores, 1) == "0.40 (above); permuted weights stand out in no class"
+    assert score_in_words(scores, 2) == "0.20; permuted weights 0.10 to 0.20"
+    assert count_in_words([split_with(scores), split_with(None)]) == (
+        "2 of 4 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.19): 1 (ant), 2 (bee)"
     )
     few = scored(values, nulls[:19], classes)  # p is 0.05 at least
-    assert count_in_words([("concept_vectors", few)]) == (
+    assert count_in_words([split_with(few, source="concept_vectors")]) == (
         "0 of 4 concept vectors stand above permuted weights (19 units, p < 0.05 each; by chance 0)"
     )
-    assert count_in_words([("circuits", scores), ("circuits", scores), ("concept_vectors", few)]).startswith(
-        "4 of 8 circuits stand"
+    several = [split_with(scores), split_with(few, source="concept_vectors"), split_with(scores, channel=7)]
+    of_circuits, of_vectors = count_in_words(several).split("; 0 of ")
+    assert of_circuits.startswith("4 of 8 circuits stand") and of_circuits.endswith(
+        ": channel 3: 1 (ant), channel 3: 2 (bee), channel 7: 1 (ant), channel 7: 2 (bee)"
     )
-    assert count_in_words([("circuits", None)]) == "" == count_in_words([("circuits", scored([nan], [[0.1]], [[1]]))])
+    assert of_vectors.startswith("4 concept vectors")
+    assert count_in_words([split_with(None)]) == "" == count_in_words([split_with(scored([nan], [[0.1]], [[1]]))])
+
+
+def test_a_long_list_of_concepts_is_cut():
+    many = scored([1.0] * 30, [[0.1] * 30] * 20, [[1]] * 30)
+    text = count_in_words([ScoredSplit("circuits", 3, ["ant"] * 30, many)])
+    assert text.startswith("30 of 30 circuits stand") and text.endswith("20 (ant) and 10 more")
 
 
 def test_p_values_are_uniform_where_weights_are_permuted_too():

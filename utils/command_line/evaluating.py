@@ -9,7 +9,7 @@ from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import OpenedSplits
 from utils.errors import UserError
 from utils.processes import progress
-from utils.report.image_set_text import count_in_words, print_count, scores_of
+from utils.report.image_set_text import ScoredSplit, count_in_words, print_count, scores_of
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
 from utils.stages.image_set_nulls import ImageSetScores
@@ -27,7 +27,7 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         described.append(describe_result(split, opened.run, tau, validation))
     scores = _scores_of(opened)
     if not settings.get_map:  # the maps have printed it
-        print_count(count_in_words((split.file.source["name"], scores.get(split.path)) for split in opened.splits))
+        print_count(count_in_words(ScoredSplit.of(split, scores.get(split.path)) for split in opened.splits))
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(

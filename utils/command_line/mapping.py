@@ -6,7 +6,7 @@ from utils.command_line.image_sets import open_nulls
 from utils.command_line.split_opening import OpenedSplits
 from utils.processes import progress
 from utils.report.figure_files import write_figure
-from utils.report.image_set_text import count_in_words, print_count, scores_of
+from utils.report.image_set_text import ScoredSplit, count_in_words, print_count, scores_of
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
 from utils.report.split_figures import MOST_CONCEPTS, patch_note_of, patch_size_of
@@ -25,7 +25,7 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     nulls = open_nulls(settings, opened.splits, opened.matching_val_store(), lambda: study)
     splits = progress(opened.splits, "permuted weights", unit=" splits", delay=2, leave=False)
     scores = {split.path: scores_of(nulls, split) for split in splits}
-    print_count(count_in_words((split.file.source["name"], scores[split.path]) for split in opened.splits))
+    print_count(count_in_words(ScoredSplit.of(split, scores[split.path]) for split in opened.splits))
     reader = MapReader(study.image_source(training), network, patch_size)
     written = []
     for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):

@@ -23,7 +23,7 @@ from utils.images.batches import ImageSource
 from utils.images.transform import Transform
 from utils.networks.precision import check_precision, choose_device
 from utils.processes import progress
-from utils.report.image_set_text import COUNT_NOTE, count_in_words, print_count, scores_of
+from utils.report.image_set_text import COUNT_NOTE, ScoredSplit, count_in_words, print_count, scores_of
 from utils.report.layer_tables import settings_text
 from utils.report.overview_figure import overview_figure
 from utils.report.page_commands import Commands, StageTwo
@@ -85,7 +85,7 @@ def make_report(settings: ResultSettings) -> Path:
         )
         for split in reported.unlabelled
     }
-    count = count_in_words((split.file.source["name"], unlabelled[split.path].scores) for split in reported.unlabelled)
+    count = count_in_words(ScoredSplit.of(split, unlabelled[split.path].scores) for split in reported.unlabelled)
     print_count(count)
     pictures = Pictures(folder)
     described = []

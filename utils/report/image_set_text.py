@@ -1,7 +1,8 @@
 """How well concepts without labels stand out, beside units of permuted weights, in words."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from utils.concept_sources.image_sets import LEAST_SHARE
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import IMAGE_SET_DRAWS
-from utils.errors import UserError
+from utils.errors import UserError, listed
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.opened_splits import OpenedSplit
 
@@ -22,15 +23,45 @@ NAMES = (
 LARGEST_P = 0.05  # of a concept that stands above permuted weights: with 20 units, none of them reaches it
 NOTE = (
     "below a name: AP above prevalence of its new channel for the classes in the name, on validation images; lowest "
-    f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own"
+    f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own, those left out whose set "
+    f"stands out in no class; above: p < {LARGEST_P}"
 )
+MOST_NAMED = 20  # concepts that are named in the count
 COUNT_NOTE = (
     "AP above prevalence: of a new channel, on validation images, for the classes that are frequent among the training "
     f"images of its concept. Each of {IMAGE_SET_DRAWS} units of permuted weights has reference images and clusters of "
     "its own, and is compared by its set of the same rank by size; one whose set stands out in no class does not reach "
     f"the concept. p = (1 + units that reach it) / (1 + units), of each concept alone: a concept stands above permuted "
-    f"weights at p < {LARGEST_P}, without a correction for the number of concepts, so that some do by chance."
+    f"weights at p < {LARGEST_P}, without a correction for the number of concepts, so that some do by chance. These "
+    "units are not fitted to the real channel, as those are that labelled concepts by least squares are compared with: "
+    "they are easier to beat, so that standing above them shows less."
 )
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """The concepts of a split beside permuted weights.
+
+    ``source`` is the name of the source of its concepts, ``names`` are theirs; ``scores`` is None where they have none.
+    """
+
+    source: str
+    channel: int
+    names: Sequence[str]
+    scores: ImageSetScores | None
+
+    @classmethod
+    def of(cls, split: OpenedSplit, scores: ImageSetScores | None) -> "ScoredSplit":
+        """A split that is open."""
+        names = [concept.name for concept in split.file.split.own_concepts]
+        return cls(split.file.source["name"], split.file.split.channel, names, scores)
+
+    def above(self) -> list[str]:
+        """The number and the name of each concept that stands above permuted weights: ``3 (espresso)``."""
+        if self.scores is None:
+            return []
+        stands_above = (self.scores.p_values() < LARGEST_P).tolist()
+        return [f"{k} ({name})" for k, name in enumerate(self.names, start=1) if stands_above[k - 1]]
 
 
 def print_count(count: str) -> None:
@@ -59,42 +90,51 @@ def _warn_once(message: str) -> None:
 def score_in_words(scores: ImageSetScores, k: int) -> str:
     """The score of concept ``k`` (from 0) beside the lowest and the highest one of permuted weights.
 
-    ``0.31; permuted weights 0.12 to 0.20``: fewer units than were drawn are counted, as a set of permuted weights may
-    stand out in no class.
+    ``0.31 (above); permuted weights 0.12 to 0.20``: a concept that no unit reaches is marked, where there are enough.
+    Units whose set stands out in no class are left out of the range, and the number of the others is shown.
     """
     if not scores.classes[k]:
         return NO_CLASSES
     value = float(scores.values[k])
     if np.isnan(value):
         return "no validation image of its classes"
+    above = " (above)" if scores.p_values()[k] < LARGEST_P else ""
     measured = scores.nulls[:, k].numpy()
     measured = measured[~np.isnan(measured)]
     if not len(measured):
-        return f"{value:.2f}; permuted weights stand out in no class"
-    counted = "" if len(measured) == len(scores.nulls) else f" ({len(measured)} of {len(scores.nulls)})"
-    return f"{value:.2f}; permuted weights {measured.min():.2f} to {measured.max():.2f}{counted}"
+        return f"{value:.2f}{above}; permuted weights stand out in no class"
+    counted = "" if len(measured) == len(scores.nulls) else f" ({len(measured)} of {len(scores.nulls)} units)"
+    return f"{value:.2f}{above}; permuted weights {measured.min():.2f} to {measured.max():.2f}{counted}"
 
 
-def count_in_words(measured: Iterable[tuple[str, ImageSetScores | None]]) -> str:
-    """How many concepts of some splits stand above permuted weights, of those that could be tested; empty if none were.
+def count_in_words(scored: Iterable[ScoredSplit]) -> str:
+    """Which concepts of some splits stand above permuted weights, of those that could be tested; empty if none were.
 
-    ``measured`` has the name of the source of each split's concepts, and its scores.
-    ``3 of 10 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.5)``.
+    ``2 of 10 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.48): 3 (espresso), 7
+    (ladybug)``, with the channel before the concepts where there are several splits.
     """
-    p_values: dict[str, list[float]] = {}
-    draws = 0
-    for source, scores in measured:
-        if scores is not None:
-            p_values.setdefault(SOURCES.get(source).words, []).extend(scores.p_values().tolist())
-            draws = len(scores.nulls)
-    counts = []
-    for words, of_source in p_values.items():
-        p = np.array(of_source)
-        p = p[~np.isnan(p)]
-        by_chance = len(p) * (np.ceil(LARGEST_P * (1 + draws)) - 1) / (1 + draws)
-        if len(p):
-            counts.append(
-                f"{(p < LARGEST_P).sum()} of {len(p)} {words} stand above permuted weights "
-                f"({draws} units, p < {LARGEST_P} each; by chance {by_chance:.2g})"
-            )
-    return "; ".join(counts)
+    of_sources: dict[str, list[ScoredSplit]] = {}
+    for split in scored:
+        if split.scores is not None:
+            of_sources.setdefault(SOURCES.get(split.source).words, []).append(split)
+    return "; ".join(filter(None, (_count_of(words, splits) for words, splits in of_sources.items())))
+
+
+def _count_of(words: str, splits: list[ScoredSplit]) -> str:
+    scores = [split.scores for split in splits if split.scores is not None]
+    p = np.concatenate([of_split.p_values().numpy() for of_split in scores])
+    p = p[~np.isnan(p)]
+    if not len(p):
+        return ""
+    draws = len(scores[-1].nulls)
+    by_chance = len(p) * (np.ceil(LARGEST_P * (1 + draws)) - 1) / (1 + draws)
+    above = [
+        f"channel {split.channel}: {concept}" if len(splits) > 1 else concept
+        for split in splits
+        for concept in split.above()
+    ]
+    named = f": {listed(above, MOST_NAMED)}" if above else ""
+    return (
+        f"{len(above)} of {len(p)} {words} stand above permuted weights "
+        f"({draws} units, p < {LARGEST_P} each; by chance {by_chance:.2g}){named}"
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from utils.concept_sources.source_registry import SOURCES
-from utils.report.image_set_text import NOTE, count_in_words, score_in_words
+from utils.report.image_set_text import NOTE, ScoredSplit, count_in_words, score_in_words
 from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
 from utils.stages.circuit_map import CircuitMap, MapReader
 from utils.stages.image_set_nulls import ImageSetScores
@@ -40,7 +40,7 @@ def map_page(
     flat = [image for row in circuit_map.rows for image in row]
     patches = iter(reader.patches(split.channel, indices[flat].tolist()))
     beside_nulls = "; ".join(
-        filter(None, [count_in_words([(source.name, scores)]), NOTE if scores is not None else ""])
+        filter(None, [count_in_words([ScoredSplit.of(opened, scores)]), NOTE if scores is not None else ""])
     )
     notes = (_grey_images(groups, concepts), source.map_note, note, beside_nulls)
     return MapPage(

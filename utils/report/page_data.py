@@ -17,7 +17,7 @@ from utils.method.order import largest_first
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities, gamma_polysemantic
 from utils.report import page_svg
 from utils.report.gamma_guide import PRINTED, has_anything, lines_of
-from utils.report.image_set_text import count_in_words, score_in_words
+from utils.report.image_set_text import ScoredSplit, count_in_words, score_in_words
 from utils.report.layer_tables import ChannelClasses, settings_text
 from utils.report.page_commands import Commands
 from utils.report.page_splits import MeasuredSplit, describe_split
@@ -231,7 +231,7 @@ def _describe_unlabelled(split: MeasuredSplit, shown: UnlabelledSplit | None, cl
     strips = [] if shown is None else shown.strips
     styles = split.styles()
     return {
-        "count": count_in_words([(split.file.source["name"], None if shown is None else shown.scores)]),
+        "count": count_in_words([ScoredSplit.of(split.opened, None if shown is None else shown.scores)]),
         "units": [
             {
                 "label": label,

@@ -19,7 +19,7 @@ from utils.method.patches import SHOWN, TOP_IMAGES, default_patch_size
 from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
-from utils.report.image_set_text import NAMES, NOTE, count_in_words, score_in_words
+from utils.report.image_set_text import NAMES, NOTE, ScoredSplit, count_in_words, score_in_words
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -227,7 +227,9 @@ def channel_card(
         fractions_note=note,
         residual=residual,
         score_note=NOTE,
-        count=count_in_words([(result["concepts_from"], scores)]),
+        count=count_in_words(
+            [ScoredSplit(result["concepts_from"], result["channel"], result["concept_names"], scores)]
+        ),
         stands_out=None if scores is None else [_stands_out(scores, k - 1) for k in (0, *channels)],
     )
     return [write_figure(plot_path(output_dir, result, name), card_figure(card, sheet), sheet)]

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -10,6 +11,10 @@ LONGEST_COMPARED = 100  # characters of a text whose nearest names are looked fo
 
 # In messages of torch, CUDA's libraries, PIL and libjpeg when memory ends
 NO_MEMORY = re.compile("out of memory|can't allocate memory|insufficient memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE)
+
+# How to name another folder than the one that was looked in
+OUTPUT_FLAG = "give --output_dir"
+STORE_FLAG = "give --store_dir or set $STORE_DIR"
 
 
 class UserError(Exception):
@@ -43,6 +48,14 @@ def shortened(text: str, length: int = 40) -> str:
 def quoted(text: str) -> str:
     """``text`` for a message: in quotes, printable, and cut where it is long."""
     return repr(shortened(text))
+
+
+def looked_in(folder: Path | str, flag: str) -> str:
+    """A folder that lacks something, for a message: absolute, with the flag that names another one.
+
+    A script that runs in another folder than usual looks at the wrong place, and nothing has to be computed again.
+    """
+    return f"{Path(folder).absolute()} (if elsewhere, {flag})"
 
 
 def nearest(text: str, names: Mapping[Key, Sequence[str]], most: int = 3, similarity: float = 0.7) -> list[Key]:

@@ -214,7 +214,7 @@ ANOTHER = ("--rho_objective", "contrast")  # a split that is not there yet
         (remove("data/val/dog"), STAGE4, (), "data/val has no class folder dog"),
         (empty("data/val/dog"), STAGE4, (), "class folder data/val/dog has no images"),
         (nothing, STAGE1, ("--store_dir", "data/val/ant/0.png/x"), "cannot write data/val/ant/0.png/x/"),
-        (nothing, STAGE2, NEW, f"there is no new/{RUN}_channel_importances/meta.json (there is no folder new): run"),
+        (nothing, STAGE2, NEW, f"there is no new/{RUN}_channel_importances/meta.json (there is no folder /"),
         (remove(f"{IMPORTANCES}/meta.json"), STAGE1, (), "has chunks but no meta.json that says of what"),
         (rename(SPLIT, SPLIT.replace("_1_3", "_0_2")), STAGE4, (*PAIR[:1], "0", *PAIR[2:3], "2"), "another classes"),
         (remove(f"{IMPORTANCES}/chunk_000001.npz"), STAGE2, (), "8 of 24 images are missing"),

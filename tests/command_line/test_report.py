@@ -248,7 +248,10 @@ def test_concepts_without_labels_have_patches_a_null_and_a_map(made, tmp_path, m
         (("--get_separation",), "--get_separation means nothing to --report alone: leave it out"),
         (("--summary",), "--summary means nothing to --report alone: leave it out"),
         (("--candidates", "none.json"), "--candidates none.json: there is no such file"),
-        (("--output_dir", "elsewhere"), f"there is no table of {RUN} in elsewhere/results_get_cosine_similarities"),
+        (
+            ("--output_dir", "elsewhere"),
+            "/elsewhere/results_get_cosine_similarities (if elsewhere, give --output_dir)",
+        ),
         (("--patch_size", "999"), "--patch_size 999 is larger than the image, 24 pixels"),
         (("--resize_size", "99"), "store was made with another resize size (24; now 99)"),
         (("--data_dir", "nowhere"), "there is no folder nowhere/val"),

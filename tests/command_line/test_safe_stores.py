@@ -29,7 +29,7 @@ def test_results_of_other_weights_are_not_mixed(copy):
         assert result.returncode == 0, result.stderr
     result = run_script(STAGE4, *usual(STAGE4, "--weights", "other.pth", "--rho", "0.5"), cwd=copy)
     assert result.returncode == 0, result.stderr
-    assert "1 results left out, as their splits have changed since" in result.stderr
+    assert "1 result left out, as the split has changed since" in result.stderr
 
 
 @pytest.mark.parametrize("script", [STAGE2, STAGE3, STAGE4])

@@ -46,7 +46,7 @@ def test_separation_needs_neither_images_nor_network(measured):
         ("4", "0.25", "dog"),
     ]
     assert [path.name for path in (folder / OUT / "separation").iterdir()] == [f"{name}.json"]  # nothing unfinished
-    assert float(rows[0]["auroc_all"]) > 0.9 and "| weights permuted |" in printed
+    assert float(rows[0]["auroc_all"]) > 0.9 and "| permuted weights |" in printed
     assert all(row["most_draws"] == "199" and 3 <= int(row["null_draws"]) <= 199 for row in rows)
     assert not list((folder / "plots").glob("*density*")) and not (folder / OUT / "summary.md").exists()
 

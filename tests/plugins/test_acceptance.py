@@ -80,8 +80,8 @@ def test_a_layer_by_a_third_division_is_measured_and_shown(layer):
     (manifest,) = splits(layer, f"{RUN}_*_groups_softmax_layer.json")
     assert str(manifest.relative_to(layer)) in out
     out = run("get_results.py", layer, "--splits", manifest, "--get_separation", "--get_quantitative", *TAU)
-    assert "split by softmax of ARVs" in out and "new channel minus weights permuted" in out
-    assert "real target" not in out.split("\n\n")[0]
+    assert "split by softmax of ARVs" in out and "new channel minus permuted weights" in out
+    assert "permuted weights, fitted" not in out.split("\n\n")[0]
     (separation,) = (layer / "results_quantitative" / "separation").glob("*softmax_layer.json")
     rows = json.loads(separation.read_text())["rows"]
     assert {row["split_by"] for row in rows} == {"softmax"}

@@ -147,7 +147,7 @@ def test_nulls_have_as_many_concepts_and_columns_in_the_table(way, split):
         rows = null.rows(rule, split.weight.double(), split.shares(), orders)
         assert rows.shape == (NUM_CONCEPTS, UNITS, NUM_INPUTS, 1)
         assert unit_of(null) in SCORED_UNITS and null.words and null.phrase
-    assert way.primary_null.short and way.primary_null.draws_column
+    assert way.primary_null.draws_column
 
 
 def test_names_of_files_tell_settings_apart(way):

@@ -89,11 +89,16 @@ def test_where_no_fractions_are_left_the_other_tables_stay(results, tmp_path):
     assert not [name for name in tables_in(tmp_path) if name.startswith(("summary", "quantitative"))]
 
 
-def test_after_the_last_result_nothing_is_left_and_then_there_is_nothing_to_summarise(tmp_path):
+def test_after_the_last_result_nothing_is_left_and_then_there_is_nothing_to_summarise(tmp_path, capsys):
     results = Results(tmp_path / "out", tmp_path / "models")
     results.write(pair_result(3))
     summarise_all(results)
     results.paths()[0].unlink()
+    capsys.readouterr()
     assert summarise_all(results) == [] and not tables_in(tmp_path)
-    with pytest.raises(UserError, match=r"there are no results in .*: run get_results.py --get_quantitative first"):
+    assert capsys.readouterr().out == f"no results are left in {results.folder}: the tables of them were removed\n"
+    with pytest.raises(
+        UserError,
+        match=r"there are no results in /.*, give --output_dir.*: run get_results.py --get_q",
+    ):
         summarise_all(results)

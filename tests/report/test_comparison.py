@@ -73,7 +73,7 @@ def test_tables_say_how_they_were_matched_and_how_to_read_them(tmp_path, capsys)
     paths = write_comparison_tables(found)
     document = paths[1].read_text()
     assert [path.name for path in paths] == ["comparison.csv", "comparison.md"]
-    for text in (MATCHED, HOW_TO_READ, EMBEDDING, "- weights permuted", "pure, channel 3: too few"):
+    for text in (MATCHED, HOW_TO_READ, EMBEDDING, "- permuted weights", "pure, channel 3: too few"):
         assert text in document
     print_comparison(entry)
     printed = capsys.readouterr().out

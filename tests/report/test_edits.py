@@ -133,10 +133,8 @@ def test_what_is_printed_names_stale_and_unchecked_edits(tmp_path, capsys):
     print_edits([edits.find(measured)], edits)
     printed = capsys.readouterr()
     assert "harm at equal effect" in printed.out and "not reached" in printed.out
-    assert (
-        "1 edits left out, as their splits have changed since: measure them again (net_channel5_0_1.json" in printed.err
-    )
-    assert "1 edits not checked" in printed.err
+    assert "1 edit left out, as the split has changed since: measure again (net_channel5_0_1.json" in printed.err
+    assert "1 edit not checked" in printed.err
 
 
 def test_the_figure_has_a_mark_for_every_method(tmp_path):

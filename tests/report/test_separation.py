@@ -15,6 +15,7 @@ from utils.report.separation_tables import (
     LEADING,
     comma_separated,
     document,
+    headline_lines,
     latex,
     meanings_of_nulls,
     print_separation,
@@ -94,6 +95,18 @@ def test_the_headline_counts_concepts_above_their_null_and_has_an_interval_over_
     assert mixed.mean.null == pytest.approx((12 * 0.2 + 0.4) / 13)
 
 
+def test_a_mean_gain_above_0_without_concepts_above_their_null_is_explained():
+    rows = random_separation_rows(q_null=0.3, ap_all=0.5, ap_all_weights_permuted=0.2)
+    rows[0] |= {"ap_all": 0.6}
+    sentence = "The mean gain is above 0 (its interval excludes 0), but {} shown to stand above the null"
+    assert sentence.format("no single concept is") in headline_lines(rows)
+    rows[0] |= {"q_null": 0.01}
+    assert sentence.format("only 1 of 12 are") in headline_lines(rows)
+    assert headline([{**row, "q_null": 0.01} for row in rows]).of_mean_alone == ""
+    assert headline(rows[:8]).of_mean_alone == ""  # no interval
+    assert headline([{**row, "ap_all_weights_permuted": 0.7} for row in rows]).of_mean_alone == ""
+
+
 def test_rows_of_several_separations_are_judged_together():
     rows = [separation_row(channel=number, p_null=p, q_null=0.01) for number, p in enumerate((0.02, 0.9, 0.04))]
     assert [row["q_null"] for row in judged_together(rows)] == pytest.approx([0.06, 0.9, 0.06])
@@ -115,11 +128,11 @@ def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     for number, one in enumerate(rows):
         one["irrelevant_there"] = 12 + number
     text = summary(separation(rows=rows, irrelevant=200))
-    assert "real target" not in text and "channels q < 0.05" not in text and "nan" not in text
+    assert "permuted weights, fitted" not in text and "channels q < 0.05" not in text and "nan" not in text
     assert text.count("95 %") == text.count("(no 95 % interval: 2 channels, fewer than 5)") == 1
     assert "- without validation images: name 2 (channel 0)" in text and "9 of 12 to 15 irrelevant channels at" in text
     assert text.count("too few channels for an interval") == 1
-    assert "real target" not in markdown(rows) and "| 0       | 2 name 2 | 0      | -" in markdown(rows)
+    assert "permuted weights, fitted" not in markdown(rows) and "| 0       | 2 name 2 | 0      | -" in markdown(rows)
 
 
 def test_the_markdown_begins_with_the_headlines_and_explains_them_above_all_rows():
@@ -144,10 +157,7 @@ def test_tables_are_made_of_all_separations_and_stale_splits_are_named(tmp_path,
     assert len(paths[0].read_text().splitlines()) == 3
     print_separation(one, separations)
     printed = capsys.readouterr()
-    assert (
-        "warning: 1 splits are left out, as they have changed since: measure them again (net_channel9_1_2)"
-        in printed.err
-    )
+    assert "warning: 1 split left out, changed since: measure again (net_channel9_1_2)" in printed.err
     assert "### net_pairs" in printed.out and "weights shuffled" in printed.out
 
 
@@ -178,17 +188,20 @@ def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
     assert [row["AP null"] for row in cells] == ["0.200", "0.400", "0.200"]
     assert [row["reached by"] for row in cells] == ["3 of 7", "0 of 199", "-"]
     assert cells[0]["p"] == "0.429" and cells[2]["p"] == "-" and "p irrelevant" in cells[0]
-    assert "AP weights permuted" not in head and "AP weights permuted" in markdown(rows)
+    assert "AP permuted weights" not in head and "AP permuted weights" in markdown(rows)
     assert r"\shortstack[r]{reached \\ by}" in latex([separation(rows=rows)])
     print_separation(separation(), separations_of(tmp_path))
-    assert "reached by: the number of draws of the primary null" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "reached by: the number of draws of the primary null" in printed
+    assert "draws stop when 3 reach it, or at 199\n" in printed
+    assert "misclassified ones too, whatever --only_correct" in printed
 
 
 def test_each_null_that_is_shown_is_explained_and_the_deciding_one_named():
     nulls = {"ap_all_weights_permuted": 0.2, "ap_all_real_target": 0.4, "ap_all_owners_permuted": np.nan}
     decides = "; the primary null: what it reaches, choosing inputs does alone"
-    shuffled = "weights permuted: the same rule on the channel's weights shuffled over its inputs"
-    fitted = "weights permuted, real target: shares of shuffled weights, fitted so that the new channels give the real"
+    shuffled = "permuted weights: the same rule on the channel's weights shuffled over its inputs"
+    fitted = "permuted weights, fitted: shares of shuffled weights, fitted so that the new channels give the real"
     first, second = meanings_of_nulls([separation_row(split_by="least_squares", **nulls)])
     assert first == shuffled and second.startswith(fitted) and second.endswith(decides)
     (only,) = meanings_of_nulls([separation_row(**{**nulls, "ap_all_real_target": np.nan})])

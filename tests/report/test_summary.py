@@ -285,7 +285,7 @@ def refused(*arguments, cwd):
 
 def test_a_summary_of_nothing_says_what_to_do(tmp_path):
     message = refused("--summary", cwd=tmp_path)
-    assert "there are no results in results_quantitative: run get_results.py --get_quantitative" in message
+    assert "results_quantitative (if elsewhere, give --output_dir): run get_results.py --get_quantitative" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -343,7 +343,7 @@ def test_a_result_without_an_included_image_is_named_and_in_no_table(tmp_path, c
     name = results.path(empty).name
     assert [row[0] for row in table(out)[1:]] == ["3", "3", "all 1", "all 1"]
     assert f"{summary.WITHOUT_INCLUSION}: {name}\n" in (tmp_path / "results_quantitative" / "summary.md").read_text()
-    assert f"1 results left out, as no image has a relative attribution of tau: measure at a lower one ({name})" in err
+    assert f"1 result left out, no image has a relative attribution of tau: measure at a lower one ({name})" in err
     rows = list(csv.DictReader((tmp_path / "results_quantitative" / "summary.csv").open()))
     assert {row["channel"] for row in rows} == {"3", ""}
     # what the summary says of how to take a result out

@@ -138,7 +138,7 @@ def test_results_of_a_split_that_was_made_anew_are_named_and_left_out(copy):
     assert result.returncode == 0, result.stderr
     warnings = (result.stderr, run_script("get_results.py", "--summary", "--store_dir", "store", cwd=copy).stderr)
     for text in warnings:
-        assert "1 results left out, as their splits have changed since" in text
+        assert "1 result left out, as the split has changed since" in text
         assert old.name in text
     rows = (copy / "results_quantitative" / "summary.csv").read_text()
     assert "all 1 " in result.stdout and "all 2 " not in result.stdout

@@ -38,10 +38,13 @@ def test_a_flipped_bit_of_a_chunk_is_found_or_changes_nothing(tmp_path):
 
 def test_where_a_store_is_missing_those_that_are_there_are_listed(tmp_path):
     missing = store.ImportanceStore(tmp_path / "none", "other").load_meta
-    with pytest.raises(UserError, match=r"none/other_\S+/meta.json \(there is no folder \S+/none\): run get_imp"):
+    with pytest.raises(
+        UserError,
+        match=r"none/other_\S+/meta.json \(there is no folder /\S+/none; .*\$STORE_DIR\): run",
+    ):
         missing()
     missing = store.ImportanceStore(tmp_path, "other").load_meta
-    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has no store of stage 1\)"):
+    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has no store of stage 1; .*\$STORE_DIR\)"):
         missing()
     opened(tmp_path)
     opened(tmp_path, images="val")

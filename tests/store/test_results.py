@@ -75,7 +75,7 @@ def test_a_result_whose_split_has_changed_is_left_out_and_named(tmp_path, capsys
     result_files.print_summary(results)
     printed = capsys.readouterr()
     (line,) = messages(printed.err)
-    assert "warning: 1 results left out, as their splits have changed since: evaluate them again" in line
+    assert "warning: 1 result left out, as the split has changed since: evaluate again" in line
     assert "net_channel4_1_2_rho0.95_required0.03.json" in line
     assert "| all 1 " in printed.out and "\n| 4 " not in printed.out
 
@@ -92,7 +92,7 @@ def test_results_whose_splits_are_missing_or_damaged_are_named_and_stay(tmp_path
     assert len(results.unchecked) == 7 and "net_channel5_1_2_rho0.95_required0.03.json" in results.unchecked
     result_files.print_summary(results)
     (line,) = messages(capsys.readouterr().err)
-    assert f"warning: 7 results not checked, as their splits are not in {tmp_path}/models (" in line
+    assert f"warning: 7 results not checked, as the split is not in {tmp_path}/models (" in line
     assert line.endswith("and 2 more)") and "channel5" in line
 
 

@@ -37,8 +37,6 @@ class Null(ABC):
         The seed of its permutations: nulls with the same name share them.
     draws_column
         The end of the name of its column with the scores of single draws; empty if these are not kept.
-    short
-        A heading.
     """
 
     column: str
@@ -47,7 +45,6 @@ class Null(ABC):
     meaning: str
     permuted: str = "weights"
     draws_column: str = ""
-    short: str = ""
 
     @abstractmethod
     def rows(self, rule: Rule, weight: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
@@ -107,19 +104,17 @@ class PermutedShares(Null):
 
 WEIGHTS = PermutedWeights(
     "weights_permuted",
-    "weights permuted",
+    "permuted weights",
     "permuted weights",
     "the same rule on the channel's weights shuffled over its inputs",
     draws_column="draws",
-    short="permuted",
 )
 FITTED = FittedWeights(
     "real_target",
-    "weights permuted, real target",
+    "permuted weights, fitted",
     "permuted weights fitted to the real channel",
     "shares of shuffled weights, fitted so that the new channels give the real channel",
     draws_column="draws_real_target",
-    short="permuted, fitted",
 )
 SHARES = PermutedShares(
     "owners_permuted",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import OUTPUT_FLAG, UserError, looked_in
 from utils.report.comparison_tables import write_comparison_tables
 from utils.report.edit_tables import write_edit_tables
 from utils.report.effect_tables import write_effect_tables
@@ -49,5 +49,7 @@ def summarise_all(results: Results) -> list[Path]:
         return [*print_summary(results), *written]
     removed = remove_tables(results)
     if not (present or removed):
-        raise UserError(f"there are no results in {results.folder}: {NOTHING}")
+        raise UserError(f"there are no results in {looked_in(results.folder, OUTPUT_FLAG)}: {NOTHING}")
+    if not written:
+        print(f"no results are left in {results.folder}: the tables of them were removed")
     return written

@@ -17,9 +17,9 @@ from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES, Compa
 from utils.store.scores import NEW
 
 NULLS = {
-    "weights_permuted": "weights permuted",
-    "weights_permuted_same_sets": "weights permuted, same sets",
-    "weights_permuted_real_target": "weights permuted, real target",
+    "weights_permuted": "permuted weights",
+    "weights_permuted_same_sets": "permuted weights, same sets",
+    "weights_permuted_real_target": "permuted weights, fitted",
     "owners_permuted": "owners permuted",
     "references_partitioned": "references partitioned",
 }
@@ -69,9 +69,9 @@ AUROC and AP (average precision), all: a concept's validation images against all
 channel's other concepts alone. ARI: adjusted Rand index between the clusters of a channel's reference images and the
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
 channels), with 95 % intervals by resampling channels. Nulls, \
-{COMPARISON_DRAWS} draws each: weights permuted, the whole method on the
+{COMPARISON_DRAWS} draws each: permuted weights, the whole method on the
 channel's weights shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
-among the sets of images that the channel itself has led to; real target, shares fitted for those weights and these sets
+among the sets of images that the channel itself has led to; fitted, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
 channel's references divided at random into sets of the same sizes. A unit that is the same for all images counts as
 chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Monosemanticity also corrected

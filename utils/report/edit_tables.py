@@ -343,5 +343,5 @@ def print_edits(measured: Sequence[dict[str, Any]], edits: Edits) -> None:
         if len(shown) < len(rows):
             print(f"... {len(rows) - len(shown)} more in {edits.folder / 'edits.md'}")
     print(f"\n{EXPLANATION}")
-    warn_of(edits.stale, "edits left out, as their splits have changed since: measure them again")
-    warn_of(edits.unchecked, f"edits not checked, as their splits are not in {edits.model_dir}")
+    warn_of(edits.stale, "edit", "left out, as the split has changed since: measure again")
+    warn_of(edits.unchecked, "edit", f"not checked, as the split is not in {edits.model_dir}")

@@ -185,5 +185,5 @@ def print_effects(measured: list[dict[str, Any]], effects: Effects) -> None:
             print(f"... {len(rows) - len(shown)} more in {effects.folder / 'effect.md'}")
         print(f"\n{summary(rows)}")
     print(f"\n{EXPLANATION}")
-    warn_of(effects.stale, "effects left out, as their splits have changed since: measure them again")
-    warn_of(effects.unchecked, f"effects not checked, as their splits are not in {effects.model_dir}")
+    warn_of(effects.stale, "effect", "left out, as the split has changed since: measure again")
+    warn_of(effects.unchecked, "effect", f"not checked, as the split is not in {effects.model_dir}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import USUAL_OF_LAYERS
-from utils.errors import UserError
+from utils.errors import OUTPUT_FLAG, UserError, looked_in
 from utils.store.candidates import CRITERIA, STAGE_TWO_FOLDER
 from utils.store.files import damage_is_one_line, number_text, read_json
 
@@ -42,7 +42,9 @@ class StageTwo:
             chosen = present[-1]
         else:
             folder = Path(output_dir) / STAGE_TWO_FOLDER
-            raise UserError(f"there is no table of {run} in {folder}: run get_cosine_similarities.py first")
+            raise UserError(
+                f"there is no table of {run} in {looked_in(folder, OUTPUT_FLAG)}: run get_cosine_similarities.py first"
+            )
         self.stem = chosen.with_name(chosen.stem.removesuffix("_groups"))
         self.groups = self.stem.with_name(f"{self.stem.name}_groups.json")
         self.pairs = self.stem.with_name(f"{self.stem.name}.json")

@@ -266,7 +266,7 @@ def _separation_row(row: dict, styles: list[str]) -> dict:
         "logit": row[OWN_LOGIT.ap],
         "reached": reached_by(row),
         "number": row["concept"],
-        "null": primary_null(row).short,
+        "null": primary_null(row).words,
         "style": style,
         "figure": None if np.isnan(after) else page_svg.before_after(before, after, reference, style),
     }

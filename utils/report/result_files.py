@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.defaults import DECODER, PRECISION
 from utils.divisions.division_registry import DIVISIONS
-from utils.errors import UserError, listed
+from utils.errors import OUTPUT_FLAG, UserError, listed, looked_in
 from utils.report.result_tables import (
     EXPLANATION,
     ResultGroup,
@@ -28,7 +28,7 @@ from utils.store.results import Results
 
 KINDS = ("csv", "md", "tex")  # of summaries
 NOTHING = "run get_results.py --get_quantitative first"
-LEFT_OUT = "as their splits have changed since: evaluate them again"
+LEFT_OUT = "as the split has changed since: evaluate again"
 USUAL = {"precision": PRECISION, "decoding": DECODER}  # other values are part of the names of files
 
 
@@ -54,7 +54,7 @@ def _write_tables_of(entries: list[dict[str, Any]], results: Results) -> ResultT
     if not entries and results.stale:
         raise UserError(f"{folder} has only results that are left out, {LEFT_OUT} ({listed(results.stale)})")
     if not entries:
-        raise UserError(f"there are no results in {folder}: {NOTHING}")
+        raise UserError(f"there are no results in {looked_in(folder, OUTPUT_FLAG)}: {NOTHING}")
     left_out = [results.path(entry).name for entry in entries if not has_included_images(entry)]
     entries = [entry for entry in entries if has_included_images(entry)]
     groups = result_groups(entries)
@@ -132,9 +132,9 @@ def print_summary(results: Results) -> list[Path]:
 
 def _print_doubts(results: Results, tables: ResultTables) -> None:
     """Name results that are left out because no image counts or their split has changed, and unchecked ones."""
-    warn_of(tables.left_out, "results left out, as no image has a relative attribution of tau: measure at a lower one")
-    warn_of(results.stale, f"results left out, {LEFT_OUT}")
-    warn_of(results.unchecked, f"results not checked, as their splits are not in {results.model_dir}")
+    warn_of(tables.left_out, "result", "left out, no image has a relative attribution of tau: measure at a lower one")
+    warn_of(results.stale, "result", f"left out, {LEFT_OUT}")
+    warn_of(results.unchecked, "result", f"not checked, as the split is not in {results.model_dir}")
 
 
 def warn_of_empty_inclusion(result: dict[str, Any]) -> None:

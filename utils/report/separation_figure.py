@@ -21,8 +21,8 @@ from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
 
 AFTER = DISENTANGLED[0]
 PRIMARY = {  # name, colour and line of nulls that may be the primary one
-    WEIGHTS: ("weights permuted", DISENTANGLED[1]),
-    FITTED: ("permuted, real target", DISENTANGLED[3]),
+    WEIGHTS: (WEIGHTS.words, DISENTANGLED[1]),
+    FITTED: (FITTED.words, DISENTANGLED[3]),
 }
 LINES = (  # name, key of the values, colour and line; upwards from chance
     ("owners permuted", unit_of(SHARES).ap, (GREY, ":")),

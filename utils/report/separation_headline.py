@@ -1,4 +1,4 @@
-"""The two lines that lead wherever a separation is shown: how many concepts stand above their null, and by how much."""
+"""The lines that lead wherever a separation is shown: how many concepts stand above their null, and by how much."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from utils.report.numbers import interval_text
 from utils.store.scores import NEW, ORIGINAL, unit_of
 
 LARGEST_Q = 0.05  # a concept with a smaller q value stands above its primary null
+FEW_OF_ALL = 0.25  # share of concepts above their null, up to which a mean gain above 0 is explained
 MOST_OF_ALL = 0.5  # share of concepts that must have the least p for any to pass, above which the draws are too few
 
 
@@ -46,6 +47,8 @@ class Headline:
         Numbers of those that were measured.
     nulls
         Their primary null, in words.
+    meanings
+        How it is made.
     draws
         The fewest and the most draws that a concept could have had.
     mean
@@ -57,6 +60,7 @@ class Headline:
     concepts: int
     channels: int
     nulls: str
+    meanings: str
     draws: tuple[int, int]
     mean: MeanSeparation
     gain: Interval
@@ -83,6 +87,14 @@ class Headline:
             f"AP {self.mean.before:.3f} before, {self.mean.after:.3f} after, {self.mean.null:.3f} by the null; "
             f"gain over the null {self.gain.mean:+.3f}{interval}"
         )
+
+    @property
+    def of_mean_alone(self) -> str:
+        """That the mean gain is above 0 while few concepts, or none, are shown to be; empty otherwise."""
+        if not self.gain.low > 0 or self.above > FEW_OF_ALL * self.concepts:
+            return ""
+        shown = f"only {self.above} of {self.concepts} are" if self.above else "no single concept is"
+        return f"The mean gain is above 0 (its interval excludes 0), but {shown} shown to stand above the null"
 
     @property
     def caution(self) -> str:
@@ -128,6 +140,7 @@ def headline(rows: Sequence[dict[str, Any]] | None) -> Headline | None:
         concepts=len(measured),
         channels=len(set(channels)),
         nulls=_words_of_nulls(measured),
+        meanings="; ".join(sorted({primary_null(row).meaning for row in measured})),
         draws=(min(most_draws), max(most_draws)),
         mean=mean_separation(measured),
         gain=mean_with_interval([row[NEW.ap] - null_precision(row) for row in measured], channels),

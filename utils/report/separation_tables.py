@@ -31,22 +31,29 @@ CHANNELS = {
     **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": IRRELEVANT,
 }
-AGAINST_ALL = "AP and AUROC are against all other images"
+AGAINST_ALL = (
+    "AP and AUROC are against all other images; all validation images count, misclassified ones too, whatever "
+    "--only_correct"
+)
 TO_DELETE = (
     "To take a separation out: delete its file in separation/ (its name is the heading's), and run get_results.py "
     "--summary."
 )
-REACHED_BY = "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count"
+REACHED_BY = (
+    "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count; a "
+    f"concept's draws stop when {ENOUGH_REACHED} reach it, or at {{most}}"
+)
 OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
 EXPLANATION = f"""\
-Measured on all validation images: those of a concept's classes against all others. The count that decides comes first:
+Measured on all validation images, misclassified ones too, whatever --only_correct: those of a concept's classes against
+all others. The count that decides comes first:
 concepts whose average precision (AP) is above that of their primary null at q < {LARGEST_Q}. The primary null is
 permuted weights: the same rule on the channel's weights shuffled over its inputs, ARVs and owners or shares made anew.
 What permuted weights reach comes from choosing inputs for the concepts alone, and only the difference is this
 channel's. Least squares finds little in permuted weights, as it asks for what the shuffled channel does; what choosing
-inputs does alone is there the "real target", its primary null: shares fitted for permuted weights so that they give the
-real channel. AUROC against the other concepts of the channel alone ("others") must not be the headline: for two
-concepts the rule is a sign-linear discriminant of the layer's input, which tells two classes apart with almost any
+inputs does alone is there "permuted weights, fitted", its primary null: shares of permuted weights, fitted so that they
+give the real channel. AUROC against the other concepts of the channel alone ("others") must not be the headline: for
+two concepts the rule is a sign-linear discriminant of the layer's input, which tells two classes apart with almost any
 weights (0.99).
 
 p: sequential test of Besag and Clifford (1991) against the primary null. Every concept has {SEPARATION_DRAWS} draws.
@@ -83,11 +90,11 @@ def summary(separation: dict[str, Any]) -> str:
 
 
 def headline_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The two lines that lead, and a third where the draws are too few; or one that there is nothing to count."""
+    """The two lines that lead, and others where they need an explanation; or one that there is nothing to count."""
     leading = headline(rows)
     if leading is None:
         return ["No concept could be measured."]
-    return [line for line in (leading.count, leading.precision, leading.caution) if line]
+    return [line for line in (leading.count, leading.precision, leading.of_mean_alone, leading.caution) if line]
 
 
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
@@ -204,6 +211,7 @@ HEADINGS = {
     NEW.auroc: "AUROC",
     NEW.auroc_others: "AUROC others",
 }
+WORDS_OF_NULLS = {null.column: null.words for null in (SHARES, WEIGHTS, FITTED)}  # by the end of a column's name
 LEADING = (
     "prevalence",
     ORIGINAL.ap,
@@ -250,7 +258,8 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str] = ALL_COLUMNS) -> T
 def _heading_of(column: str) -> str:
     for name in (NEW.ap, NEW.auroc, NEW.auroc_others):
         if column.startswith(name) and column not in HEADINGS:
-            return f"{HEADINGS[name]} {column.removeprefix(f'{name}_').replace('_', ' ')}"
+            ending = column.removeprefix(f"{name}_")
+            return f"{HEADINGS[name]} {WORDS_OF_NULLS.get(ending, ending.replace('_', ' '))}"
     return HEADINGS[column]
 
 
@@ -326,6 +335,8 @@ def print_headlines(separations: Separations) -> None:
     """Print the lines that lead of each separation, and warn of splits that have changed."""
     for separation in separations.read_all():
         print("\n".join([f"\n### {separation['name']}\n", *headline_lines(separation["rows"])]))
+    if separations.paths():
+        print(f"\n{AGAINST_ALL}")
     _print_doubts(separations)
 
 
@@ -335,7 +346,7 @@ def print_separation(separation: dict[str, Any], separations: Separations) -> No
     print(f"\n{summary(separation)}\n{table(rows[:SHOWN], LEADING).as_markdown()}")
     if len(rows) > SHOWN:
         print(f"... {len(rows) - SHOWN} more in {separations.folder / 'separation.md'}")
-    print("\n".join([AGAINST_ALL, *meanings_of_nulls(rows), REACHED_BY, OTHERS]))
+    print("\n".join([AGAINST_ALL, *meanings_of_nulls(rows), REACHED_BY.format(most=separation["draws"]), OTHERS]))
     _print_doubts(separations)
     empty = [row for row in separation["rows"] if not row["images"]]
     if empty:
@@ -344,5 +355,5 @@ def print_separation(separation: dict[str, Any], separations: Separations) -> No
 
 def _print_doubts(separations: Separations) -> None:
     """Name splits that are left out of the tables of separations as they have changed, and unchecked ones."""
-    warn_of(separations.stale, "splits are left out, as they have changed since: measure them again")
-    warn_of(separations.unchecked, f"splits were not checked, as they are not in {separations.model_dir}")
+    warn_of(separations.stale, "split", "left out, changed since: measure again")
+    warn_of(separations.unchecked, "split", f"not checked, not found in {separations.model_dir}")

@@ -143,6 +143,7 @@ def print_closing_table(files: list[SplitFile]) -> None:
         print("  ".join([*(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), last]))
     notes = ["rho by each objective, * the one that was used"] if objectives else []
     notes += ["quality: the contrast at that rho, at best the number of concepts"] if "quality" in shown else []
+    notes += ["cosine: the highest between the ARVs of two concepts"] if "cosine" in shown else []
     print("; ".join([*notes, "changed: predictions, of the images on which equality was shown"]))
 
 

@@ -131,7 +131,8 @@ def write_settled(measurements: Measurements, texts: Mapping[str, Callable[[list
     return settled(measurements, write)
 
 
-def warn_of(names: list[str], text: str) -> None:
-    """Warn of the things that have these names, if there are any; ``text`` follows their number."""
+def warn_of(names: list[str], noun: str, text: str) -> None:
+    """Warn of the things that have these names, if there are any; ``text`` follows their number and the ``noun``."""
+    counted = f"1 {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
     if names:
-        print(f"warning: {len(names)} {text} ({listed(names)})", file=sys.stderr)
+        print(f"warning: {counted} {text} ({listed(names)})", file=sys.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from utils.defaults import CHUNK_SIZE, FEWEST_CHUNKS, SMALLEST_CHUNK
-from utils.errors import UserError, listed
+from utils.errors import STORE_FLAG, UserError, listed
 from utils.images.folders import ImageList
 from utils.networks.model_names import how_to_call, model_name
 from utils.processes import progress
@@ -115,10 +115,10 @@ class ImportanceStore:
         """The stores that lie in ``--store_dir``, for the message that the one that is looked for does not."""
         store_dir = self.folder.parent
         if not store_dir.is_dir():
-            return f" (there is no folder {store_dir})"
+            return f" (there is no folder {store_dir.absolute()}; if elsewhere, {STORE_FLAG})"
         folders = sorted(path.parent.name for path in store_dir.glob(f"*{FOLDER}*/meta.json"))
         if not folders:
-            return f" ({store_dir} has no store of stage 1)"
+            return f" ({store_dir.absolute()} has no store of stage 1; if elsewhere, {STORE_FLAG})"
         renamed = [name for name in folders if self._has_other_name(name)]
         if renamed:
             model = read_json(store_dir / renamed[0] / "meta.json", AGAIN)["model"]

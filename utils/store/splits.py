@@ -165,7 +165,7 @@ def read_split(path: Path | str) -> SplitFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no split file {path}")
+        raise UserError(f"there is no split file {path}: {AGAIN}")
     data = read_bytes(path)
     with damage_is_one_line(path, AGAIN):
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -229,18 +229,30 @@ class Network:
         return Edit(self.weight, torch.zeros(len(self.weight)))
 
 
-def found_parts(of: Network) -> tuple[dict[str, RankedParts], dict[str, float]]:
-    """RankedParts by how they were found; and how well the mark was found, {figure: value}."""
+def orders_of(of: Network, kinds: dict[str, Parts]) -> dict[str, list[RankedParts]]:
+    """Each kind of parts in its order for the mark, and DRAWS of those of SHARES_PERMUTED, by the same rule."""
+    drawn = {name: [parts] for name, parts in kinds.items()}
+    for name, name_permuted in SHARES_PERMUTED.items():
+        drawn[name_permuted] = [permuted_shares(kinds[name], draw) for draw in range(DRAWS)]
+    return {
+        name: [ranked(parts, of.weight, of.tuning.sums, of.tuning.is_marked) for parts in draws]
+        for name, draws in drawn.items()
+    }
+
+
+def found_parts(of: Network) -> tuple[dict[str, list[RankedParts]], dict[str, float]]:
+    """The ``orders_of`` parts by how they were found; and how well the mark was found, {figure: value}."""
     parts, sets = circuit_parts(of.weight, of.training.sums)
     kinds = {
         "parts by circuits": parts,
         "parts by listed pictures": listed_parts(of.weight, of.training.sums, of.training.is_marked),
         "whole channels": whole_channels(of.weight),
     }
-    orders, figures = {}, {}
-    for name, unordered in kinds.items():
-        orders[name] = ranked(unordered, of.weight, of.tuning.sums, of.tuning.is_marked)
-        figures[f"AP, {name}"] = held_out_precision(of, orders[name], of.weight)
+    orders = orders_of(of, kinds)
+    precisions = {
+        f"AP, {name}": float(np.mean([held_out_precision(of, order, of.weight) for order in draws]))
+        for name, draws in orders.items()
+    }
     precisions_of_nulls, channels_of_nulls = [], []
     for draw in range(DRAWS):
         weight = permuted_weights(of.weight, draw)
@@ -254,7 +266,7 @@ def found_parts(of: Network) -> tuple[dict[str, RankedParts], dict[str, float]]:
         "circuits of which half or more are marked": float(is_mark.sum()),
         "channels that have one, of 12": float(len(parts.channels[is_mark].unique())),
         "channels that have one, permuted weights": float(np.mean(channels_of_nulls)),
-        **figures,
+        **precisions,
         "AP, parts by circuits of permuted weights": float(np.mean(precisions_of_nulls)),
     }
 
@@ -274,26 +286,17 @@ def held_out_precision(of: Network, order: RankedParts, weight: Tensor) -> float
     return best.precisions(weight, others.sums, others.is_marked).item()
 
 
-def ways(of: Network, orders: dict[str, RankedParts]) -> dict[str, list[Way]]:
-    """The Ways of editing that are compared, with several draws of a random one: {name: Ways}.
-
-    Parts with permuted shares are ranked anew and cut to MOST_PARTS as the parts themselves.
-    """
+def ways(of: Network, orders: dict[str, list[RankedParts]]) -> dict[str, list[Way]]:
+    """The Ways of editing that are compared, with several draws of a random one: {name: Ways}."""
     clean = of.tuning.where(~of.tuning.is_marked)
     marked = of.tuning.where(of.tuning.is_marked)
     mean = of.training.where(~of.training.is_marked).inputs.mean((0, 2, 3))
     direction = marked.inputs.mean((0, 2, 3)) - clean.inputs.mean((0, 2, 3))
-
-    def taking_out(order: RankedParts) -> Way:
-        return take_out_parts(order.first(MOST_PARTS), of.weight, mean)
-
     in_outputs = (of.weight @ direction, of.weight @ mean)
-    found = {name: [taking_out(order)] for name, order in orders.items()}
-    for name, name_permuted in SHARES_PERMUTED.items():
-        draws = [permuted_shares(orders[name].parts, draw) for draw in range(DRAWS)]
-        found[name_permuted] = [
-            taking_out(ranked(parts, of.weight, of.tuning.sums, of.tuning.is_marked)) for parts in draws
-        ]
+    found = {
+        name: [take_out_parts(order.first(MOST_PARTS), of.weight, mean) for order in draws]
+        for name, draws in orders.items()
+    }
     found["projection of the input"] = [project_input(of.weight, direction, mean)]
     found["projection of the output"] = [project_output(of.weight, *in_outputs)]
     found["the class's logit lowered"] = [lower_logit(of.weight, MARKED_OUTPUT, len(CONCEPTS))]

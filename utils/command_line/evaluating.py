@@ -27,7 +27,7 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         described.append(describe_result(split, opened.run, tau, validation))
     scores = _scores_of(opened)
     if not settings.get_map:  # the maps have printed it
-        print_count(count_in_words(ScoredSplit.of(split, scores.get(split.path)) for split in opened.splits))
+        print_count(count_in_words(ScoredSplit.of(split.file, scores.get(split.path)) for split in opened.splits))
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(

@@ -25,7 +25,7 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     nulls = open_nulls(settings, opened.splits, opened.matching_val_store(), lambda: study)
     splits = progress(opened.splits, "permuted weights", unit=" splits", delay=2, leave=False)
     scores = {split.path: scores_of(nulls, split) for split in splits}
-    print_count(count_in_words(ScoredSplit.of(split, scores[split.path]) for split in opened.splits))
+    print_count(count_in_words(ScoredSplit.of(split.file, scores[split.path]) for split in opened.splits))
     reader = MapReader(study.image_source(training), network, patch_size)
     written = []
     for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):

@@ -85,7 +85,7 @@ def make_report(settings: ResultSettings) -> Path:
         )
         for split in reported.unlabelled
     }
-    count = count_in_words(ScoredSplit.of(split, unlabelled[split.path].scores) for split in reported.unlabelled)
+    count = count_in_words(ScoredSplit.of(split.file, unlabelled[split.path].scores) for split in reported.unlabelled)
     print_count(count)
     pictures = Pictures(folder)
     described = []

@@ -14,6 +14,7 @@ from utils.defaults import IMAGE_SET_DRAWS
 from utils.errors import UserError, listed
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.opened_splits import OpenedSplit
+from utils.store.splits import SplitFile
 
 NO_CLASSES = "stands out in no class"
 NAMES = (
@@ -51,10 +52,10 @@ class ScoredSplit:
     scores: ImageSetScores | None
 
     @classmethod
-    def of(cls, split: OpenedSplit, scores: ImageSetScores | None) -> "ScoredSplit":
-        """A split that is open."""
-        names = [concept.name for concept in split.file.split.own_concepts]
-        return cls(split.file.source["name"], split.file.split.channel, names, scores)
+    def of(cls, file: SplitFile, scores: ImageSetScores | None) -> "ScoredSplit":
+        """The concepts of a split file."""
+        names = [concept.name for concept in file.split.own_concepts]
+        return cls(file.source["name"], file.split.channel, names, scores)
 
     def above(self) -> list[str]:
         """The number and the name of each concept that stands above permuted weights: ``3 (espresso)``."""

@@ -40,7 +40,7 @@ def map_page(
     flat = [image for row in circuit_map.rows for image in row]
     patches = iter(reader.patches(split.channel, indices[flat].tolist()))
     beside_nulls = "; ".join(
-        filter(None, [count_in_words([ScoredSplit.of(opened, scores)]), NOTE if scores is not None else ""])
+        filter(None, [count_in_words([ScoredSplit.of(opened.file, scores)]), NOTE if scores is not None else ""])
     )
     notes = (_grey_images(groups, concepts), source.map_note, note, beside_nulls)
     return MapPage(

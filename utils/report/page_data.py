@@ -231,7 +231,7 @@ def _describe_unlabelled(split: MeasuredSplit, shown: UnlabelledSplit | None, cl
     strips = [] if shown is None else shown.strips
     styles = split.styles()
     return {
-        "count": count_in_words([ScoredSplit.of(split.opened, None if shown is None else shown.scores)]),
+        "count": count_in_words([ScoredSplit.of(split.opened.file, None if shown is None else shown.scores)]),
         "units": [
             {
                 "label": label,

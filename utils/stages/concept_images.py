@@ -61,8 +61,10 @@ def images_to_show(candidates: list[Candidate], members: dict[GroupKey, torch.Te
     """
     alone = {candidate.keys[0] for candidate in candidates if len(candidate.keys) == 1}
     for number in range(PROOF_IMAGES, 0, -1):
-        of_set = {key: number**2 if key in alone else 1 for key in members if isinstance(key, tuple)}
-        shown = {key: _spread(images, of_set.get(key, number)) for key, images in members.items()}
+        of_set = {key: number**2 if key in alone else 1 for key in members}
+        shown = {
+            key: _spread(images, of_set[key] if isinstance(key, tuple) else number) for key, images in members.items()
+        }
         if sum(map(len, shown.values())) <= MOST_SHOWN:
             return shown
     kept: set[GroupKey] = set()

@@ -257,8 +257,8 @@ def find_circuits(study: Study, units: Tensor) -> FoundCircuits:
     source = SOURCES.get(SUGGESTED).from_given({}, study)
     weights = weight.new_empty(*units.shape, *weight.shape[1:], dtype=torch.float64)
     for channel in units.unique().tolist():
-        index, draw = torch.where(units == channel)
-        weights[index, draw] = permuted_weights(weight[channel], channel, DRAWS)[draw]
+        is_unit = units == channel
+        weights[is_unit] = permuted_weights(weight[channel], channel, DRAWS)[is_unit.nonzero()[:, 1]]
     clusters_of_units = source.clusters_of_units(source.settings(), study, weights)
     split = _splitting(study)
     nothing = weights.new_empty(0, *weight.shape[1:])

@@ -15,6 +15,7 @@ NO_MEMORY = re.compile("out of memory|can't allocate memory|insufficient memory|
 # How to name another folder than the one that was looked in
 OUTPUT_FLAG = "give --output_dir"
 STORE_FLAG = "give --store_dir or set $STORE_DIR"
+SPLITS_FLAG = "give --model_dir or --store_dir, or set $STORE_DIR"
 
 
 class UserError(Exception):

@@ -64,7 +64,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
         (STAGE4, ("--channel_of_interest", "12"), "--channel_of_interest 12 is out of range, the layer has"),
         (STAGE4, ("--channel_of_interest", "3"), "there is no split of channel 3"),
         (STAGE4, ("--classes_for_concept2", "cat"), f"channel 9 and classes 1_2, only {RUN}_channel9_1_3.pt"),
-        (STAGE4, ("--model_dir", "nowhere"), "in nowhere: run disentangle_channel.py"),
+        (STAGE4, ("--model_dir", "nowhere"), "/nowhere (if elsewhere, give --model_dir"),
         *[
             (script, ("--nr_channels_in_layer_of_interest", "2048"), "layer last has 12 channels")
             for script in (STAGE2, STAGE3, STAGE4)

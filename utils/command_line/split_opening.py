@@ -29,7 +29,7 @@ from utils.command_line.opening import (
 )
 from utils.command_line.settings import ImageSettings, ResultSettings, model_dir_of
 from utils.concept_sources.source_registry import SOURCES
-from utils.errors import STORE_FLAG, UserError, looked_in
+from utils.errors import SPLITS_FLAG, UserError, looked_in
 from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap, ImageList
 from utils.images.transform import Transform
@@ -197,7 +197,7 @@ def _find_split(
             _check_range(settings, stored.run, candidate.channel)
             raise UserError(
                 f"there is no split of channel {candidate.channel} of {stored.run} in "
-                f"{looked_in(stored.folder, STORE_FLAG)}: run disentangle_channel.py"
+                f"{looked_in(stored.folder, SPLITS_FLAG)}: run disentangle_channel.py"
             )
         context = _first_readable(present, read).context
         concepts = resolve(candidate, settings.channel_flag, context, ClassMap(context["classes"]))

@@ -46,7 +46,9 @@ def test_splits_equal_those_of_single_runs_and_each_image_is_read_once(copy):
     assert read_images(result, "choosing rho") == 3 * 6  # ant, bee and dog, six images each
     assert result.stdout.count("<- chosen") == 4
     assert result.stdout.count("merged channel against the original") == 4
-    next_command = r"^next: python \S*get_results.py .*--candidates pairs.txt --split_by arv --prop\S+ 0.05$"
+    next_command = (
+        r"^or the fractions .*: python \S*get_results.py .*--candidates pairs.txt --split_by arv --prop\S+ 0.05$"
+    )
     assert re.search(next_command, result.stdout, re.MULTILINE)
 
 
@@ -121,7 +123,7 @@ def test_the_pairs_of_the_paper_are_those_of_the_shell_scripts():
         ("disentangle_channel.py", classes("1", "3"), "leave out --classes_for_concept1"),
         ("get_results.py", classes("1", "3"), "leave out --classes_for_concept1"),
         ("disentangle_channel.py", (), "--candidates pairs.txt, line 2: --channel_disentangle 12 is out of range"),
-        ("get_results.py", (), "--candidates pairs.txt, line 2: there is no split of channel 12"),
+        ("get_results.py", (), "--candidates pairs.txt, line 2: --channel_of_interest 12 is out of range"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(finished, tmp_path, script, flags, message):

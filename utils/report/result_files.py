@@ -1,6 +1,8 @@
 """The files of stage 4's results, which are rewritten from all results, and the tables that are printed."""
 
+import glob
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +84,17 @@ def _write_rows(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
     for name, arrays in fractions.items():
         text = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.concatenate(arrays))
         write_bytes(folder / name, text.encode())
-    for path in _row_files(folder):  # of results that were deleted; or with the names that they had with fewer RUNs
+    runs = {result["run"] for result in results}
+    for path in _row_files(folder, runs):  # of results that were deleted; or the names that they had with fewer RUNs
         if path.name not in fractions:
             path.unlink(missing_ok=True)
     return [folder / name for name in sorted(fractions)]
 
 
-def _row_files(folder: Path) -> list[Path]:
-    return [*folder.glob("*quantitative_concept*_required*.txt")]
+def _row_files(folder: Path, runs: Collection[str] = ()) -> list[Path]:
+    """The files of rows without a RUN in their names, and those of ``runs``; other names are the user's."""
+    starts = ["", *(f"{glob.escape(run)}_" for run in runs)]
+    return [path for start in starts for path in folder.glob(f"{start}quantitative_concept*_required*.txt")]
 
 
 def remove_tables(results: Results) -> bool:

@@ -161,7 +161,7 @@ def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, fin
     for folder, flags in ((gpu_copy, ON_GPU), (copy, ("--model_dir", copy / "models"))):
         edit = ("--write_edited", "edited.pth", "--edit_concepts", "bee")
         stage4(folder / "data", folder / "store", *edit, *flags, cwd=folder)
-        records.append(json.loads((folder / "edited.json").read_text()))
+        records.append(json.loads((folder / "edited.pth.json").read_text()))
     found, expected = records
     assert found["edited_weights_sha256"] == expected["edited_weights_sha256"]
     assert found["running_means"] == expected["running_means"] != {}

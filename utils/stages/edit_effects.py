@@ -334,12 +334,7 @@ def describe_edits(
     split = file.split
     others = other_images(validation)
     return {
-        "run": run,
-        "split": opened.path.stem,
-        "split_sha256": file.sha256,
-        **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        "precision": validation.precision,
-        "decoding": validation.decoding,
+        **validation.describe(opened, run),
         "channel": split.channel,
         "classes": split.classes,
         "background": file.background,

@@ -92,12 +92,7 @@ def describe_effect(opened: OpenedSplit, run: str, validation: ImagePass, to: st
     file = opened.file
     split = file.split
     return {
-        "run": run,
-        "split": opened.path.stem,
-        "split_sha256": file.sha256,
-        **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        "precision": validation.precision,
-        "decoding": validation.decoding,
+        **validation.describe(opened, run),
         "channel": split.channel,
         "concepts": split.classes,
         "concept_names": [concept.name for concept in split.own_concepts],

@@ -143,12 +143,7 @@ def describe_result(opened: OpenedSplit, run: str, tau: float, validation: Valid
     split = file.split
     num_concepts = len(split.own_concepts)
     return {
-        "run": run,
-        "split": opened.path.stem,
-        "split_sha256": file.sha256,
-        **{key: file.context[key] for key in ("weights_sha256", "layer", "transform")},
-        "precision": validation.precision,
-        "decoding": validation.decoding,
+        **validation.describe(opened, run),
         "only_correct": file.settings["only_correct"],
         "channel": split.channel,
         "concepts_from": file.source["name"],

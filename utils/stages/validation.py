@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -147,6 +147,18 @@ class ValidationImages(ABC):
         for index in indices:
             digest.update(b"%s\0%d\n" % (self.images.paths[index], self.images.sizes[index]))
         return digest.hexdigest()
+
+    def describe(self, opened: OpenedSplit, run: str) -> dict[str, Any]:
+        """The first fields of every result of a split: which split it is, and how these images were measured."""
+        context = opened.file.context
+        return {
+            "run": run,
+            "split": opened.path.stem,
+            "split_sha256": opened.file.sha256,
+            **{key: context[key] for key in ("weights_sha256", "layer", "transform")},
+            "precision": self.precision,
+            "decoding": self.decoding,
+        }
 
 
 class ImagePass(ValidationImages):

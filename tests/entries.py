@@ -181,6 +181,7 @@ def edits_of(folder, *given):
 COMPARED = {
     **{"name": "net_groups", "run": "net", "layer": "l", "weights_sha256": "00", "precision": "fp32"},
     **{"decoding": "pil", "validation_sha256": "11", "training_sha256": "22", "asked": [[3, [[0], [1]]]]},
+    "available_channels": 1,
     "settings": {"rho": 1.0, "only_correct": False, "draws": 3, "concepts": None, "references": None},
     "methods": {},
 }
@@ -197,7 +198,7 @@ def comparison(channels=6, **changes):
     kinds = {("circuits", ""): 0.6, ("circuits", "weights_permuted"): 0.2, ("classes", ""): 0.9}
     concepts = [
         {"method": name, "null": null, "channel": channel, "concept": k, "auroc_all": value, "auroc_others": 0.5}
-        | {"ap_all": value + 0.01 * k + 0.002 * channel}
+        | {"ap_all": value + 0.01 * k + 0.002 * channel, "pearson_all": value - 0.1}
         for (name, null), value in kinds.items()
         for channel in range(channels)
         for k in (1, 2)
@@ -208,7 +209,8 @@ def comparison(channels=6, **changes):
         for name, null in kinds
         for channel in range(channels)
     ]
-    entry = {**COMPARED, "asked": [[channel, [[0], [1]]] for channel in range(channels)], "images": 20}
+    asked = [[channel, [[0], [1]]] for channel in range(channels)]
+    entry = {**COMPARED, "asked": asked, "available_channels": channels, "images": 20}
     entry["settings"] = {**COMPARED["settings"], "embedding": None, "embedder": []}
     return {**entry, "methods": methods, "concepts": concepts, "channels": rows, "problems": [], **changes}
 

@@ -1,6 +1,7 @@
 """What the project computes, a second time: the slow way, image by image and pair by pair."""
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -107,6 +108,18 @@ def area(scores, own):
         for low, other in zip(scores, own, strict=True) if not other
     ]  # fmt: skip
     return sum(pairs) / len(pairs)
+
+
+def correlation(scores, own):
+    """Pearson's correlation of scores with the indicator of a concept's images, by its definition, image by image."""
+    pairs = [(float(score), float(mine)) for score, mine in zip(scores, own, strict=True)]
+    mean_score, mean_own = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    covariance = math.fsum((score - mean_score) * (mine - mean_own) for score, mine in pairs)
+    variances = (
+        math.fsum((score - mean_score) ** 2 for score, _ in pairs),
+        math.fsum((mine - mean_own) ** 2 for _, mine in pairs),
+    )
+    return covariance / math.sqrt(variances[0] * variances[1])
 
 
 def least_squares_by_scipy(weight, groups, importance, target=None, ridge=0.01):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.oracles import area, average_precision
+from tests.oracles import area, average_precision, correlation
 from utils.method.matching import judge, match
 
 
@@ -38,6 +38,7 @@ def test_judged_values_equal_loops():
         one, of = scores[k].numpy(), own[k].numpy()
         assert found.score.auroc[k].item() == pytest.approx(area(one, of))
         assert found.score.ap[k].item() == pytest.approx(average_precision(one, of))
+        assert found.score.pearson[k].item() == pytest.approx(correlation(one, of))
         assert found.auroc_others[k].item() == pytest.approx(area(one[shown], of[shown]))
 
 
@@ -46,6 +47,7 @@ def test_a_unit_that_is_the_same_for_all_images_is_as_good_as_chance():
     found = judge(torch.ones(2, 4), own)
     assert found.score.auroc.tolist() == found.auroc_others.tolist() == [0.5, 0.5]
     assert found.score.ap.tolist() == [0.25, 0.5]
+    assert found.score.pearson.tolist() == [0, 0]
 
 
 def test_no_image_of_a_concept_cannot_be_judged():

@@ -32,7 +32,7 @@ def test_the_columns_and_values_of_the_csv(tmp_path):
     _, entry = stored(tmp_path)
     text = comma_separated([entry])
     assert text.startswith(",".join(COLUMNS))
-    assert text.startswith("method,null,k,channels,concepts,auroc_all,ap_all,auroc_others,ari,")
+    assert text.startswith("method,null,k,channels,concepts,ap_all,pearson_all,auroc_all,auroc_others,ari,")
     assert {*OF_CONCEPTS, "ari", "monosemanticity", "patch_gap", "labels", "images"} <= set(COLUMNS)
     rows = {(row["method"], row["null"]): row for row in csv.DictReader(io.StringIO(text))}
     assert list(rows) == [("circuits", ""), ("circuits", "weights_permuted"), ("classes", "")]

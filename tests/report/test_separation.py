@@ -27,9 +27,12 @@ from utils.report.verdicts import verdict
 from utils.store.separations import VALUES, judged_together
 
 HEADER = (
-    "run,layer,channel,concept,classes,name,images,prevalence,auroc_all,auroc_all_original,auroc_all_weights_permuted,"
-    "auroc_all_real_target,auroc_all_owners_permuted,ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,"
-    "ap_all_owners_permuted,ap_all_own_logit,auroc_others,auroc_others_original,p_null,q_null,p_irrelevant,"
+    "run,layer,channel,concept,classes,name,images,prevalence,"
+    "ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,ap_all_owners_permuted,ap_all_own_logit,"
+    "pearson_all,pearson_all_original,pearson_all_weights_permuted,pearson_all_real_target,"
+    "pearson_all_owners_permuted,pearson_all_own_logit,"
+    "auroc_all,auroc_all_original,auroc_all_weights_permuted,auroc_all_real_target,auroc_all_owners_permuted,"
+    "auroc_all_own_logit,auroc_others,auroc_others_original,p_null,q_null,p_irrelevant,"
     "q_irrelevant,null_reached,null_draws,most_draws,split,rho"
 )
 
@@ -122,7 +125,9 @@ def test_of_least_squares_what_is_fitted_to_the_real_channel_decides():
 
 def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
     rows = random_separation_rows(
-        channels=2, auroc_all_real_target=np.nan, ap_all_real_target=np.nan, q_irrelevant=np.nan
+        channels=2,
+        q_irrelevant=np.nan,
+        **{f"{measure}_all_real_target": np.nan for measure in ("ap", "pearson", "auroc")},
     )
     rows[1] |= {**dict.fromkeys(VALUES, np.nan), "images": 0}
     for number, one in enumerate(rows):

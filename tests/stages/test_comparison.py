@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.helpers import as_layer
-from tests.oracles import area, average_precision
+from tests.oracles import area, average_precision, correlation
 from tests.stores import META, study_of
 from utils.concept_sources.compared_channels import (
     DRAWS,
@@ -124,13 +124,13 @@ def test_the_rule_and_its_permuted_weights_equal_loops(stores, only_correct, tmp
             areas = [area(train[0][shown, :, 0] @ one, train[1][shown] == k) for one in parts]
             scores = val[0][:, :, 0] @ parts[int(np.argmax(areas))]
             both = val[1] < 2
-            judged = area(scores, val[1] == k), average_precision(scores, val[1] == k)
+            judged = [measure(scores, val[1] == k) for measure in (average_precision, correlation, area)]
             values.append((*judged, area(scores[both], val[1][both] == k)))
         found.append(values)
     expected = {"": np.array(found[0]), PERMUTED_WEIGHTS: np.mean(found[1:], axis=0)}
     for row in rows:
         if row["null"] in expected:
-            actual = [row[name] for name in ("auroc_all", "ap_all", "auroc_others")]
+            actual = [row[name] for name in ("ap_all", "pearson_all", "auroc_all", "auroc_others")]
             np.testing.assert_allclose(actual, expected[row["null"]][row["concept"] - 1], rtol=1e-6)
     assert {row["null"] for row in rows} == {"", PERMUTED_WEIGHTS, PERMUTED_OWNERS}
 

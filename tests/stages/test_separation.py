@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers import as_layer
-from tests.oracles import area, average_precision, least_squares_by_scipy
+from tests.oracles import area, average_precision, correlation, least_squares_by_scipy
 from tests.stores import META, study_of
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.arv import Arv
@@ -125,7 +125,7 @@ def images_of(store):
 
 
 def loops(weight, training, validation, rho, concepts, background, own):
-    """Area and average precision of each ``c'_k`` of a unit [C_in, taps] by Ineq. 5, from class means of the images."""
+    """Area, precision and correlation of each ``c'_k`` of a unit [C_in, taps] by Ineq. 5, from class means."""
     sums, targets = training
     means = [np.mean([sums[targets == output].mean(0, dtype=float) for output in one], axis=0) for one in concepts]
     means += [sums.mean(0, dtype=float)] if background else []
@@ -137,7 +137,8 @@ def loops(weight, training, validation, rho, concepts, background, own):
                           for o, other in enumerate(arvs) if o != j)), None)  # fmt: skip
             kept[i] = owner in (None, k)
         scores = [(weight * kept[:, None] * image).sum() for image in validation]
-        found.append((area(scores, own[k]), average_precision(scores, own[k])) if np.ptp(scores) else (np.nan, np.nan))
+        measures = area, average_precision, correlation
+        found.append([measure(scores, own[k]) if np.ptp(scores) else np.nan for measure in measures])
     return found
 
 
@@ -157,15 +158,18 @@ def test_every_value_of_the_rule_equals_loops(world, concepts, background):
     for k, row in enumerate(rows):
         assert (row["channel"], row["concept"], row["classes"]) == (1, k + 1, concepts[k])
         assert row["images"] == own[k].sum() and row["prevalence"] == own[k].mean()
-        assert (row["auroc_all"], row["ap_all"]) == pytest.approx(actual[k])
+        assert (row["auroc_all"], row["ap_all"], row["pearson_all"]) == pytest.approx(actual[k])
         assert row["auroc_all_original"] == pytest.approx(area(plain, own[k]))
         assert row["ap_all_original"] == pytest.approx(average_precision(plain, own[k]))
+        assert row["pearson_all_original"] == pytest.approx(correlation(plain, own[k]))
         assert (row["auroc_draws"], row["ap_draws"]) == tuple(
             pytest.approx(drawn[:, k, i], nan_ok=True) for i in (0, 1)
         )
         means = np.nanmean(drawn[:, k], axis=0)
-        assert (row["auroc_all_weights_permuted"], row["ap_all_weights_permuted"]) == pytest.approx(means)
+        columns = [f"{measure}_all_weights_permuted" for measure in ("auroc", "ap", "pearson")]
+        assert [row[column] for column in columns] == pytest.approx(means)
         assert row["ap_all_irrelevant"] == pytest.approx(np.nanmean(irrelevant[:, k, 1]))
+        assert row["pearson_all_irrelevant"] == pytest.approx(np.nanmean(irrelevant[:, k, 2]))
         assert (
             row["p_irrelevant"] == (1 + (irrelevant[:, k, 1] >= row["ap_all"]).sum()) / 13 and row["irrelevant"] == 12
         )
@@ -173,6 +177,8 @@ def test_every_value_of_the_rule_equals_loops(world, concepts, background):
         assert row["auroc_others_original"] == pytest.approx(area(plain[both], own[k][both]))
         largest = logits[:, concepts[k]].max(1)
         assert row["ap_all_own_logit"] == pytest.approx(average_precision(largest, own[k].tolist()))
+        assert row["pearson_all_own_logit"] == pytest.approx(correlation(largest, own[k]))
+        assert row["auroc_all_own_logit"] == pytest.approx(area(largest, own[k]))
         assert np.isnan(row["ap_all_real_target"])
     smaller, larger = sorted(row["p_irrelevant"] for row in rows)
     assert sorted(row["q_irrelevant"] for row in rows) == pytest.approx([min(2 * smaller, larger), larger])
@@ -180,12 +186,11 @@ def test_every_value_of_the_rule_equals_loops(world, concepts, background):
 
 def test_a_row_has_its_columns_in_the_order_in_which_they_are_stored(world):
     row, _ = measure(world, opened_split(world, 1, [[0], [1]]))
-    units = ["_weights_permuted", "_real_target", "_owners_permuted", "_irrelevant", "", "_original"]
+    units = ["_weights_permuted", "_real_target", "_owners_permuted", "_irrelevant", "", "_original", "_own_logit"]
     assert list(row) == [
         *("split", "split_by", "rho", "channel", "concept", "classes", "name", "images", "prevalence"),
-        *(f"auroc_all{unit}" for unit in units),
-        *(f"ap_all{unit}" for unit in units),
-        *("ap_all_own_logit", "auroc_others", "auroc_others_original"),
+        *(f"{measure}_all{unit}" for measure in ("ap", "pearson", "auroc") for unit in units),
+        *("auroc_others", "auroc_others_original"),
         *("p_null", "null_reached", "null_draws", "most_draws", "irrelevant", "irrelevant_there"),
         *("p_irrelevant", "auroc_draws", "ap_draws", "ap_draws_real_target", "q_null", "q_irrelevant"),
     ]
@@ -277,7 +282,8 @@ def test_without_irrelevant_channels_they_are_not_looked_for(world, monkeypatch)
     whole = measure(world, opened)
     monkeypatch.setattr(separation, "class_statistics", None)
     for row, with_them in zip(measure(world, opened, number=0), whole, strict=True):
-        absent = {"p_irrelevant", "q_irrelevant", "auroc_all_irrelevant", "ap_all_irrelevant"}
+        absent = {"p_irrelevant", "q_irrelevant"}
+        absent |= {f"{measure}_all_irrelevant" for measure in ("ap", "pearson", "auroc")}
         assert all(np.isnan(row[name]) for name in absent) and row["irrelevant"] == row["irrelevant_there"] == 0
         others = set(row) - absent - {"irrelevant", "irrelevant_there"}
         assert str({name: row[name] for name in others}) == str({name: with_them[name] for name in others})
@@ -342,7 +348,11 @@ def test_blocks_change_nothing(world, monkeypatch):
     opened = opened_split(world, 1, [[0], [1]])
     whole = measure(world, opened)
     monkeypatch.setattr(separation, "MOST_SCORES", 200)
-    assert str(measure(world, opened)) == str(whole)
+    for row, of_whole in zip(measure(world, opened), whole, strict=True):
+        correlations = {name for name in row if name.startswith("pearson")}  # last digits of sums, which ranks hide
+        for name in correlations:
+            assert row.pop(name) == pytest.approx(of_whole.pop(name), rel=1e-6, nan_ok=True)
+        assert correlations and str(row) == str(of_whole)
 
 
 def test_a_split_of_other_training_images_is_refused(world):

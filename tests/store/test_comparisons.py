@@ -27,11 +27,12 @@ def test_an_equal_one_is_reused_and_another_is_not(tmp_path):
         found.check("net", "33")
 
 
-def test_one_of_an_older_version_is_of_all_channels(tmp_path):
-    (found,) = comparisons_of(tmp_path, comparison()).read_all()
-    assert found["available_channels"] == len(found["asked"])
-    (sampled,) = comparisons_of(tmp_path, comparison(available_channels=40)).read_all()
-    assert sampled["available_channels"] == 40
+def test_one_of_an_older_version_has_no_correlations_and_is_one_line(tmp_path):
+    stored = comparisons_of(tmp_path, {**comparison(), "format": 1})
+    again = "delete it and run get_results.py --compare again"
+    with pytest.raises(UserError, match=rf"net_groups\.json is of another version of this program: {again}"):
+        stored.read_all()
+    assert stored.find(COMPARED) is None
 
 
 def test_damage_is_one_line(tmp_path):

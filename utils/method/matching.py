@@ -57,5 +57,6 @@ def judge(scores: Tensor, is_own: Tensor) -> Judgement:
 def _ranked(scores: Tensor, is_own: Tensor) -> Score:
     """The Score [] of one unit [1, N]; that of chance where it ranks nothing."""
     if 0 < is_own.sum() < len(is_own) and scores.min() == scores.max():
-        return Score(torch.tensor(0.5).double(), is_own.double().mean())
+        half, nothing = torch.tensor([0.5, 0.0], dtype=torch.float64)
+        return Score(auroc=half, ap=is_own.double().mean(), pearson=nothing)
     return rank_images(scores, is_own).of(0)

@@ -6,27 +6,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CENTRED_TOGETHER = 2**18  # scores in float64, which fit into a processor's cache
+
 
 class Score(NamedTuple):
-    """How well units rank images: areas under the ROC curve and average precisions, Tensors of one shape (float64).
+    """How well the scores of units tell the images of a concept from all others, Tensors of one shape (float64).
 
-    The area is the probability that an image of the concept is above another one, ties counting half. Average precision
-    is ``sum_n (R_n - R_n-1) P_n``, with recall R_n and precision P_n at the n-th distinct score: the mean over the
-    concept's images of the share of its images among all that are at least as high. A random ranking has an area of
-    0.5, and a precision of about the prevalence.
+    The area under the ROC curve is the probability that an image of the concept is above another one, ties counting
+    half. Average precision is ``sum_n (R_n - R_n-1) P_n``, with recall R_n and precision P_n at the n-th distinct
+    score: the mean over the concept's images of the share of its images among all that are at least as high. Pearson's
+    correlation is between the scores and the concept's indicator, which is 1 for its images and 0 for others. A random
+    ranking has an area of 0.5, a precision of about the prevalence, and a correlation of 0.
     """
 
     auroc: Tensor
     ap: Tensor
+    pearson: Tensor
 
     def of(self, index: int) -> "Score":
         """The Score of one concept."""
-        return Score(self.auroc[index], self.ap[index])
+        return Score(*(values[index] for values in self))
 
 
 def stack_scores(scores: list[Score]) -> Score:
     """Scores of several concepts, [B] each, as one of [K, B]."""
-    return Score(torch.stack([score.auroc for score in scores]), torch.stack([score.ap for score in scores]))
+    return Score(*map(torch.stack, zip(*scores, strict=True)))
 
 
 def rank_images(scores: Tensor, is_own: Tensor) -> Score:
@@ -41,12 +45,12 @@ def rank_images(scores: Tensor, is_own: Tensor) -> Score:
 
     Returns
     -------
-    Score of Tensors [B], float64, in 0..1
+    Score of Tensors [B], float64
         NaN where all scores are equal, or where there is no image of the concept, or no other one.
     """
     if not is_own.any() or is_own.all():
         unknown = torch.full((len(scores),), torch.nan, dtype=torch.float64)
-        return Score(unknown, unknown)
+        return Score(unknown, unknown, unknown)
     everything = torch.from_numpy(np.sort(scores.numpy(), axis=1))  # numpy's is 20 times as fast as torch's here
     positives = torch.from_numpy(np.sort(scores[:, is_own].numpy(), axis=1))
     at_least = _numbers(everything, positives, right=False)
@@ -57,7 +61,8 @@ def rank_images(scores: Tensor, is_own: Tensor) -> Score:
     areas = 1 - others.mean(1) / (~is_own).sum()
     precisions = (own_at_least / at_least).mean(1)
     ranks = everything[:, 0] < everything[:, -1]
-    return Score(areas.where(ranks, torch.nan), precisions.where(ranks, torch.nan))
+    values = areas, precisions, _correlations(scores, is_own)
+    return Score(*(of_rows.where(ranks, torch.nan) for of_rows in values))
 
 
 class StreamedPrecision:
@@ -104,6 +109,23 @@ def above_prevalence(precisions: Tensor, prevalences: Tensor) -> Tensor:
     Values for concepts of different numbers of images can be compared.
     """
     return (precisions - prevalences) / (1 - prevalences)
+
+
+def _correlations(scores: Tensor, is_own: Tensor) -> Tensor:
+    """Pearson's correlation of each row [N] of scores with the indicator ``is_own`` [N]: [B], float64.
+
+    ``sum (s - mean s) (y - mean y) / sqrt(sum (s - mean s)^2 sum (y - mean y)^2)``; both are centred before they are
+    multiplied, as the difference of two large sums would lose digits.
+    """
+    indicator = is_own.double()
+    indicator -= indicator.mean()
+    indicator /= torch.linalg.vector_norm(indicator)
+    correlations = []
+    for block in scores.split(max(1, CENTRED_TOGETHER // scores.shape[1])):
+        centred = block.to(torch.float64, copy=True)
+        centred -= centred.mean(1, keepdim=True)
+        correlations.append((centred @ indicator) / torch.linalg.vector_norm(centred, dim=1))
+    return torch.cat(correlations)
 
 
 def _numbers(ascending: Tensor, thresholds: Tensor, right: bool) -> Tensor:

@@ -44,9 +44,10 @@ COLUMNS = (
     "comparison",
 )
 HEADINGS = {
-    NEW.auroc: "AUROC, all",
     NEW.ap: "AP, all",
     f"{NEW.ap}_above": "AP above the null",
+    NEW.pearson: "Pearson, all",
+    NEW.auroc: "AUROC, all",
     NEW.auroc_others: "AUROC, others",
     "ari": "ARI",
     "monosemanticity": "monosemanticity",

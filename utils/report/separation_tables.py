@@ -23,7 +23,7 @@ from utils.store.separations import VALUES, Separations, judged_together, newest
 
 SHOWN = 40  # rows that are printed
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")
-VALUE_COLUMNS = tuple(name for name in VALUES if name not in (IRRELEVANT.auroc, IRRELEVANT.ap))
+VALUE_COLUMNS = tuple(name for name in VALUES if name not in (IRRELEVANT.ap, IRRELEVANT.pearson, IRRELEVANT.auroc))
 COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "null_reached", "null_draws", "most_draws", "split", "rho")
 CHANNELS = {
     "original": ORIGINAL,
@@ -200,7 +200,6 @@ def _names(rows: list[dict[str, Any]]) -> str:
 NULL_AP = "ap_null"  # of the primary null
 HEADINGS = {
     "prevalence": "prevalence",
-    OWN_LOGIT.ap: "AP logit",
     NULL_AP: "AP null",
     "null_reached": "reached by",
     "p_null": "p",
@@ -208,10 +207,12 @@ HEADINGS = {
     "p_irrelevant": "p irrelevant",
     "q_irrelevant": "q irrelevant",
     NEW.ap: "AP",
+    NEW.pearson: "Pearson",
     NEW.auroc: "AUROC",
     NEW.auroc_others: "AUROC others",
 }
-WORDS_OF_NULLS = {null.column: null.words for null in (SHARES, WEIGHTS, FITTED)}  # by the end of a column's name
+# By the end of a column's name
+WORDS_OF_UNITS = {"own_logit": "logit", **{null.column: null.words for null in (SHARES, WEIGHTS, FITTED)}}
 LEADING = (
     "prevalence",
     ORIGINAL.ap,
@@ -256,10 +257,10 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str] = ALL_COLUMNS) -> T
 
 
 def _heading_of(column: str) -> str:
-    for name in (NEW.ap, NEW.auroc, NEW.auroc_others):
+    for name in (NEW.ap, NEW.pearson, NEW.auroc, NEW.auroc_others):
         if column.startswith(name) and column not in HEADINGS:
             ending = column.removeprefix(f"{name}_")
-            return f"{HEADINGS[name]} {WORDS_OF_NULLS.get(ending, ending.replace('_', ' '))}"
+            return f"{HEADINGS[name]} {WORDS_OF_UNITS.get(ending, ending.replace('_', ' '))}"
     return HEADINGS[column]
 
 

@@ -174,12 +174,13 @@ def _judgements(channel: ComparedChannel, draws: list[ComparedUnits], membership
 def _concept_rows(judgements: list[Judgement]) -> list[dict[str, Any]]:
     """A row for each concept: means over draws."""
     values = {
-        NEW.auroc: [judgement.score.auroc for judgement in judgements],
         NEW.ap: [judgement.score.ap for judgement in judgements],
+        NEW.pearson: [judgement.score.pearson for judgement in judgements],
+        NEW.auroc: [judgement.score.auroc for judgement in judgements],
         NEW.auroc_others: [judgement.auroc_others for judgement in judgements],
     }
     means = {name: torch.stack(of_draws).nanmean(0).tolist() for name, of_draws in values.items()}
-    num_concepts = len(means[NEW.auroc])
+    num_concepts = len(means[NEW.ap])
     return [{"concept": k + 1, **{name: means[name][k] for name in means}} for k in range(num_concepts)]
 
 

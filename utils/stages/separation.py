@@ -319,6 +319,7 @@ def _separate_one(
     scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
     drawn = {unit_of(null): _rows_of_null(opened, rule, null, range(DRAWS)) for null in split.division.nulls}
     scores |= _rank_together({**drawn, **channels}, is_own, validation)
+    scores[OWN_LOGIT] = _own_logits(split.classes, is_own, validation)
     others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
     tests = _test_each(opened, rule, scores, is_own, validation, most_draws=most_draws)
     rows = []
@@ -330,7 +331,6 @@ def _separate_one(
             {
                 **_description(opened, k, is_own[k]),
                 **score_columns(of_concept),
-                OWN_LOGIT.ap: _own_logit(classes, is_own[k], validation),
                 **{unit.auroc_others: areas[k] for unit, areas in others.items()},
                 "p_null": tests[k].p,
                 "null_reached": tests[k].reached,
@@ -404,7 +404,7 @@ def _test_each(
 def _no_scores(num_concepts: int) -> Score:
     """The Score of no units: Tensors [K, 0]."""
     nothing = torch.empty(num_concepts, 0, dtype=torch.float64)
-    return Score(nothing, nothing)
+    return Score(nothing, nothing, nothing)
 
 
 def rank_units(
@@ -426,7 +426,7 @@ def rank_units(
     size = max(1, MOST_SCORES // (len(is_own) * max(len(validation.targets), num_values)))
     blocks = [rank_rows(rows_of(block), is_own, validation) for block in units.split(size) if len(block)]
     blocks = [_no_scores(len(is_own)), *blocks]
-    return Score(torch.cat([block.auroc for block in blocks], 1), torch.cat([block.ap for block in blocks], 1))
+    return Score(*(torch.cat(values, 1) for values in zip(*blocks, strict=True)))
 
 
 def rank_rows(rows: Tensor, is_own: Tensor, validation: ValidationInputs) -> Score:
@@ -442,7 +442,7 @@ def _rank_together(
     everything = torch.cat(list(rows.values()), 1)
     score = rank_units(lambda numbers: everything[:, numbers], torch.arange(everything.shape[1]), is_own, validation, 1)
     sizes = [of_unit.shape[1] for of_unit in rows.values()]
-    parts = zip(score.auroc.split(sizes, 1), score.ap.split(sizes, 1), strict=True)
+    parts = zip(*(values.split(sizes, 1) for values in score), strict=True)
     return {unit: Score(*part) for unit, part in zip(rows, parts, strict=True)}
 
 
@@ -453,9 +453,14 @@ def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) 
     return [rank_images(scores[k], is_own[k, shown]).auroc.item() for k in range(len(is_own))]
 
 
-def _own_logit(classes: list[int], is_own: Tensor, validation: ValidationInputs) -> float:
-    """Average precision of the network's own logit, the largest one of a concept's classes; NaN without classes."""
-    if not classes:
-        return float("nan")
-    largest = torch.stack([validation.logits[output] for output in classes]).amax(0)
-    return rank_images(largest[None], is_own).ap.item()
+def _own_logits(concepts: list[list[int]], is_own: Tensor, validation: ValidationInputs) -> Score:
+    """The Score [K, 1] of the network's own logits: the largest one of a concept's classes; NaN without classes."""
+    unknown = torch.full((1,), torch.nan, dtype=torch.float64)
+    scores = []
+    for classes, of_concept in zip(concepts, is_own, strict=True):
+        if classes:
+            largest = torch.stack([validation.logits[output] for output in classes]).amax(0)
+            scores.append(rank_images(largest[None], of_concept))
+        else:
+            scores.append(Score(unknown, unknown, unknown))
+    return stack_scores(scores)

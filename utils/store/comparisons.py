@@ -7,7 +7,7 @@ from typing import Any
 from utils.store.measurements import Measurements, without_nan
 from utils.store.scores import NEW
 
-OF_CONCEPTS = (NEW.auroc, NEW.ap, NEW.auroc_others)
+OF_CONCEPTS = (NEW.ap, NEW.pearson, NEW.auroc, NEW.auroc_others)
 MONOSEMANTICITY = ("monosemanticity", "monosemanticity_corrected", "monosemanticity_strongest")
 PATCHES = ("patch_intra", "patch_inter", "patch_any")
 OF_CHANNELS = ("ari", *MONOSEMANTICITY, *PATCHES)
@@ -23,13 +23,13 @@ class Comparisons(Measurements):
 
     kind = "comparison"
     word = "comparison"
-    version = 1
+    version = 2
     again = "delete it and run get_results.py --compare again"
     needed = frozenset(
         (
             *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256"),
-            *("training_sha256", "images", "asked", "settings", "methods", "concepts", "channels", "problems"),
-            "evaluation",
+            *("training_sha256", "images", "asked", "available_channels", "settings", "methods", "concepts"),
+            *("channels", "problems", "evaluation"),
         )
     )
 
@@ -39,7 +39,6 @@ class Comparisons(Measurements):
     def read(self, path: Path) -> dict[str, Any]:
         """The comparison of a file; a value that was not measured is NaN."""
         comparison = super().read(path)
-        comparison.setdefault("available_channels", len(comparison["asked"]))  # older ones are of all channels
         for rows, values in (("concepts", OF_CONCEPTS), ("channels", OF_CHANNELS)):
             for row in comparison[rows]:
                 row |= {name: nan if row.get(name) is None else row[name] for name in values}

@@ -13,14 +13,19 @@ class ScoredUnit:
     suffix: str = ""
 
     @property
-    def auroc(self) -> str:
-        """Column of the area under the ROC curve against all other images."""
-        return f"auroc_all{self.suffix}"
-
-    @property
     def ap(self) -> str:
         """Column of the average precision against all other images."""
         return f"ap_all{self.suffix}"
+
+    @property
+    def pearson(self) -> str:
+        """Column of Pearson's correlation with the concept's indicator, 1 for its images and 0 for all others."""
+        return f"pearson_all{self.suffix}"
+
+    @property
+    def auroc(self) -> str:
+        """Column of the area under the ROC curve against all other images."""
+        return f"auroc_all{self.suffix}"
 
     @property
     def auroc_others(self) -> str:
@@ -47,6 +52,7 @@ AP_DRAWS: dict[Null, str] = {null: f"ap_{null.draws_column}" for null in NULLS i
 def score_columns(scores: dict[ScoredUnit, Score]) -> dict[str, float]:
     """The columns of a concept's scores [B] against all other images: the means over those that are known."""
     return {
-        **{unit.auroc: score.auroc.nanmean().item() for unit, score in scores.items()},
         **{unit.ap: score.ap.nanmean().item() for unit, score in scores.items()},
+        **{unit.pearson: score.pearson.nanmean().item() for unit, score in scores.items()},
+        **{unit.auroc: score.auroc.nanmean().item() for unit, score in scores.items()},
     }

@@ -13,22 +13,23 @@ from utils.store.measurements import Measurements, without_nan
 from utils.store.scores import AP_DRAWS, AUROC_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
 from utils.store.unfinished import Unfinished
 
-SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS))
+SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS), OWN_LOGIT)
 DRAWS = (AUROC_DRAWS, *AP_DRAWS.values())
 # Measured values of a concept; NaN where they cannot be measured. p_null and q_null are against the primary null.
 VALUES = (
     "prevalence",
-    *(unit.auroc for unit in SCORED_UNITS),
     *(unit.ap for unit in SCORED_UNITS),
-    OWN_LOGIT.ap,
+    *(unit.pearson for unit in SCORED_UNITS),
+    *(unit.auroc for unit in SCORED_UNITS),
     NEW.auroc_others,
     ORIGINAL.auroc_others,
     "p_null",
     "q_null",
     "p_irrelevant",
     "q_irrelevant",
-    IRRELEVANT.auroc,
     IRRELEVANT.ap,
+    IRRELEVANT.pearson,
+    IRRELEVANT.auroc,
 )
 
 
@@ -48,7 +49,7 @@ class Separations(Measurements):
 
     kind = "separation"
     word = "separation"
-    version = 3
+    version = 4
     again = "delete it and run get_results.py --get_separation again"
     needed = frozenset(
         (

@@ -19,7 +19,7 @@ from utils.store.files import (
     write_json,
 )
 
-FORMAT = 1  # another one where steps of an earlier version of this program would not fit
+FORMAT = 2  # another one where steps of an earlier version of this program would not fit
 KEPT_IMAGES = 4096  # about as many images of a pass are a step of their own
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.shares --store_dir demo_output/store --model examples.demo:demo_network \\
         --candidates demo_output/results_get_cosine_similarities/..._groups.json
 
-Needs the training and the val store of stage 1, and stage 2. Prints a Markdown table: for each way to divide, AUROC and
-average precision (AP) of the new channels for their concepts against all other validation images, the same for units of
-permuted weights (one draw a channel), and which fraction of the channel's sum the new one carries in validation images
-of its own concept, and the largest one that another concept's carries.
+Needs the training and the val store of stage 1, and stage 2. Prints a Markdown table: for each way to divide, average
+precision (AP) and AUROC of the new channels for their concepts against all other validation images, the same for units
+of permuted weights (one draw a channel), and which fraction of the channel's sum the new one carries in validation
+images of its own concept, and the largest one that another concept's carries.
 """
 
 from dataclasses import dataclass
@@ -129,17 +129,15 @@ def main(settings):
         own = validation.images_of(concepts)
         for way in WAYS:
             rows = divide(way, units, moments, means, maker.mean_input)
-            areas, precisions = rank_rows(rows, own, validation)
+            score = rank_rows(rows, own, validation)
             values = [
-                areas[:, 0],
-                precisions[:, 0],
-                areas[:, 1],
-                precisions[:, 1],
+                *(score.ap[:, 0], score.auroc[:, 0]),
+                *(score.ap[:, 1], score.auroc[:, 1]),
                 *fractions(rows, weight, own, validation),
             ]
             found[way].append(np.stack([np.asarray(value) for value in values], 1))
     problems.finish("divided")
-    header = ["", "AUROC", "AP", "AUROC, weights permuted", "AP, weights permuted", "own", "other"]
+    header = ["", "AP", "AUROC", "AP, weights permuted", "AUROC, weights permuted", "own", "other"]
     rows = [[way.name, *(f"{value:.3f}" for value in np.nanmean(np.concatenate(found[way]), axis=0))] for way in WAYS]
     count = sum(len(one) for one in found[WAYS[0]])
     print(f"\n{count} concepts of {len(channels)} channels of {name}; means")

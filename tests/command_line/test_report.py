@@ -123,6 +123,23 @@ def test_the_headline_of_the_separation_comes_first(made):
         assert places == sorted(places)
 
 
+def test_average_precision_leads_in_the_table_of_a_channel(made):
+    text = (made[0] / FOLDER / "channel_9.html").read_text()
+    (table,) = [part.split("</table>")[0] for part in text.split("<table") if "AP before, after" in part]
+    head, *rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
+    assert head[:5] == ["concept", "images", "AP before, after", "before", "after"]
+    assert head[9:14] == ["AP of the class's own logit", "Pearson before", "after", "AUROC before", "after"]
+    with (made[0] / "results_quantitative" / "separation.csv").open(newline="") as file:
+        stored = list(csv.DictReader(file))
+    columns = ["ap_all_own_logit", "pearson_all_original", "pearson_all", "auroc_all_original", "auroc_all"]
+    assert len(rows) == len(stored) == 2
+    for cells, row in zip(rows, stored, strict=True):
+        assert len(cells) == len(head)
+        assert [float(cell) for cell in cells[9:14]] == pytest.approx(
+            [float(row[column]) for column in columns], abs=0.006
+        )
+
+
 def test_names_are_text_and_nothing_but_the_two_scripts_runs(made):
     for name, page in pages(made[0]).items():
         scripts = [one.get("src") for one in page.of("script")]

@@ -20,6 +20,7 @@ from utils.report.comparison_tables import (
     summary_rows,
     write_comparison_tables,
 )
+from utils.report.separation_tables import WHY_AP
 from utils.store.comparisons import OF_CONCEPTS, PATCHES
 
 
@@ -43,6 +44,9 @@ def test_the_columns_and_values_of_the_csv(tmp_path):
     assert actual == pytest.approx([mean, low, high], rel=1e-5)
     assert (row["k"], row["channels"], row["concepts"], row["ari"]) == ("4", "6", "12", "0.25")
     assert row["ap_all_above"] == ""
+    names = [name for name in row if name.endswith("_above")]
+    assert names == ["ap_all_above", "pearson_all_above", "auroc_all_above"]
+    assert float(row["pearson_all"]) == pytest.approx(0.5)
     assert float(rows["circuits", "weights_permuted"]["ap_all_above"]) == pytest.approx(0.4)
     assert (rows["classes", ""]["labels"], row["labels"], row["same_output"]) == ("yes", "no", "yes")
     assert rows["classes", ""]["ari"] == row["monosemanticity"] == row["patch_gap"] == ""
@@ -73,7 +77,9 @@ def test_tables_say_how_they_were_matched_and_how_to_read_them(tmp_path, capsys)
     paths = write_comparison_tables(found)
     document = paths[1].read_text()
     assert [path.name for path in paths] == ["comparison.csv", "comparison.md"]
-    for text in (MATCHED, HOW_TO_READ, EMBEDDING, "- permuted weights", "pure, channel 3: too few"):
+    header = "| AP, all | AP above the null | Pearson, all | AUROC, all | AUROC, others |"
+    assert header in " ".join(document.split())
+    for text in (MATCHED, HOW_TO_READ, EMBEDDING, WHY_AP, "- permuted weights", "pure, channel 3: too few"):
         assert text in document
     print_comparison(entry)
     printed = capsys.readouterr().out

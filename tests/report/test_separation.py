@@ -13,6 +13,7 @@ from utils.report.separation_figure import separation_figure, write_separation_f
 from utils.report.separation_headline import headline
 from utils.report.separation_tables import (
     LEADING,
+    WHY_AP,
     comma_separated,
     document,
     headline_lines,
@@ -59,10 +60,17 @@ def test_the_summary_has_means_intervals_and_counts():
     rows = random_separation_rows(p_irrelevant=0.03, q_irrelevant=0.06, q_null=0.04)
     rows[0] |= {"p_irrelevant": 0.2, "q_null": 0.05}
     text, channels = summary(separation(rows=rows)), [one["channel"] for one in rows]
-    mean, low, high = mean_with_interval([one["ap_all"] - one["ap_all_original"] for one in rows], channels)
-    assert f"- new channel minus original: AP {mean:+.3f} (95 % {low:+.3f} to {high:+.3f}), AUROC" in text
-    cells = [f"{np.mean([one[name] for one in rows]):.3f}" for name in ("auroc_all", "ap_all", "auroc_others")]
-    assert f"| new channel c'_k | {' | '.join(cells)} |" in text
+    texts = []
+    for words, column in (("AP", "ap_all"), ("Pearson", "pearson_all"), ("AUROC", "auroc_all")):
+        mean, low, high = mean_with_interval([one[column] - one[f"{column}_original"] for one in rows], channels)
+        texts.append(f"{words} {mean:+.3f} (95 % {low:+.3f} to {high:+.3f})")
+    assert f"- new channel minus original: {', '.join(texts)}\n" in text
+    assert "| | AP, all | Pearson, all | AUROC, all | AUROC, others |" in text
+    for words, ending in (("new channel c'_k", ""), ("the class's own logit", "_own_logit")):
+        columns = [f"{measure}_all{ending}" for measure in ("ap", "pearson", "auroc")]
+        cells = [f"{np.mean([one[name] for one in rows]):.3f}" for name in columns]
+        cells.append("-" if ending else f"{np.mean([one['auroc_others'] for one in rows]):.3f}")
+        assert f"| {words} | {' | '.join(cells)} |" in text
     assert "too few channels" not in text
     in_order = ["11 of 12 concepts stand above their primary null", "| original |"]
     in_order += [f"- against irrelevant channels {count} of 12 concepts" for count in ("p < 0.05: 11", "q < 0.05: 0")]
@@ -146,7 +154,7 @@ def test_the_markdown_begins_with_the_headlines_and_explains_them_above_all_rows
     )
     places = ("### net_pairs", "concepts stand above", "### other", "The count that decides", "| channel |")
     assert sorted(places, key=text.index) == list(places)
-    assert 'alone ("others") must not be the headline' in text
+    assert 'alone ("others") must not be the headline' in text and WHY_AP in text
     assert sum(line.startswith("| ") and line[2].isdigit() for line in text.split("\n")) == 13
 
 
@@ -193,6 +201,8 @@ def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
     assert [row["AP null"] for row in cells] == ["0.200", "0.400", "0.200"]
     assert [row["reached by"] for row in cells] == ["3 of 7", "0 of 199", "-"]
     assert cells[0]["p"] == "0.429" and cells[2]["p"] == "-" and "p irrelevant" in cells[0]
+    names = ["AP original", "AP", "AP null", "Pearson original", "Pearson", "AUROC original", "AUROC"]
+    assert [name for name in cells[0] if name in names] == names
     assert "AP permuted weights" not in head and "AP permuted weights" in markdown(rows)
     assert r"\shortstack[r]{reached \\ by}" in latex([separation(rows=rows)])
     print_separation(separation(), separations_of(tmp_path))

@@ -12,6 +12,7 @@ from utils.defaults import COMPARISON_DRAWS
 from utils.method.embedding_scores import mean_distances
 from utils.method.significance import mean_with_interval
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
+from utils.report.separation_tables import WHY_AP
 from utils.report.tables import Table, write_settled
 from utils.store.comparisons import MONOSEMANTICITY, OF_CONCEPTS, PATCHES, Comparisons
 from utils.store.scores import NEW
@@ -25,7 +26,7 @@ NULLS = {
 }
 NEEDS = ("labels", "images", "changes_weights", "same_output")
 WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
-ABOVE_NULL = (NEW.auroc, NEW.ap)  # scores of which a method's difference from its null is shown
+ABOVE_NULL = (NEW.ap, NEW.pearson, NEW.auroc)  # scores of which a method's difference from its null is shown
 INTERVALS = tuple(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high"))
 DIFFERENCES = tuple(f"{name}_above{end}" for name in ABOVE_NULL for end in ("", "_low", "_high"))
 PATCH_COLUMNS = ("patch_intra", "patch_inter", "patch_any", "patch_gap")
@@ -66,8 +67,11 @@ HOW_TO_READ = (
 EXPLANATION = f"""\
 {MATCHED} {HOW_TO_READ}
 
-AUROC and AP (average precision), all: a concept's validation images against all others. Others: against those of the
-channel's other concepts alone. ARI: adjusted Rand index between the clusters of a channel's reference images and the
+AP (average precision), Pearson (correlation between a unit's scores and the concept's indicator, 1 for its images and 0
+for others) and AUROC, all: a concept's validation images against all others. Others: against those of the channel's
+other concepts alone. {WHY_AP}
+
+ARI: adjusted Rand index between the clusters of a channel's reference images and the
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
 channels), with 95 % intervals by resampling channels. Nulls, \
 {COMPARISON_DRAWS} draws each: permuted weights, the whole method on the

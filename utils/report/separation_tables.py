@@ -30,11 +30,16 @@ CHANNELS = {
     "new channel c'_k": NEW,
     **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": IRRELEVANT,
+    "the class's own logit": OWN_LOGIT,
 }
 AGAINST_ALL = (
-    "AP and AUROC are against all other images; all validation images count, misclassified ones too, whatever "
-    "--only_correct"
+    "AP, Pearson's correlation and AUROC are against all other images; all validation images count, misclassified ones "
+    "too, whatever --only_correct"
 )
+WHY_AP = """\
+AP leads and AUROC follows: a concept is rare among the images, so that AUROC is near 1 even where most of the first
+images are others; it does not pass the sanity checks of NeuronEval (arXiv 2506.05774), which average precision (the
+area under the precision-recall curve) and Pearson's correlation pass."""
 TO_DELETE = (
     "To take a separation out: delete its file in separation/ (its name is the heading's), and run get_results.py "
     "--summary."
@@ -56,6 +61,8 @@ give the real channel. AUROC against the other concepts of the channel alone ("o
 two concepts the rule is a sign-linear discriminant of the layer's input, which tells two classes apart with almost any
 weights (0.99).
 
+{WHY_AP}
+
 p: sequential test of Besag and Clifford (1991) against the primary null. Every concept has {SEPARATION_DRAWS} draws.
 A concept stops at the draw l at which {ENOUGH_REACHED} have at least its AP, with p = {ENOUGH_REACHED} / l; the others
 go on to the most draws n (--draws), with p = (number of draws with at least their AP + 1) / (n + 1). reached by: this
@@ -66,9 +73,10 @@ permuted: the same number of inputs each, drawn at random. irrelevant: the same 
 no class of the channel's concepts; p irrelevant: their share with at least the new channel's AP, (1 + number) / (1 +
 all); q irrelevant: where all irrelevant channels were used. They are not measured for least squares unless
 --irrelevant_channels asks for it, and drawn where there are too many.
-logit: AP of the network's own logit, of several classes' the largest. AUROC is signed: 0.5 is chance, below it the
-wrong way round. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty field or - cannot be measured: no
-image of the concept, or a channel that is the same for all images.
+logit: the network's own logit, of several classes' the largest. Pearson: correlation between a channel's sums and the
+concept's indicator (1 for its images, 0 for others); 0 is chance. AUROC: 0.5 is chance. Both are signed: below chance
+is the wrong way round. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty field or - cannot be measured:
+no image of the concept, or a channel that is the same for all images.
 """
 
 
@@ -99,11 +107,11 @@ def headline_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of a table with the mean scores of all kinds of channels that were measured."""
-    lines = ["| | AUROC, all | AP, all | AUROC, others |", "|---|---|---|---|"]
+    lines = ["| | AP, all | Pearson, all | AUROC, all | AUROC, others |", "|---|---|---|---|---|"]
     for words, unit in CHANNELS.items():
-        cells = [_mean(rows, column) for column in (unit.auroc, unit.ap, unit.auroc_others)]
-        lines += [f"| {words} | {' | '.join(cells)} |"] if cells[:2] != [HYPHEN, HYPHEN] else []
-    return [*lines, f"| the class's own logit | {HYPHEN} | {_mean(rows, OWN_LOGIT.ap)} | {HYPHEN} |"]
+        cells = [_mean(rows, column) for column in (unit.ap, unit.pearson, unit.auroc, unit.auroc_others)]
+        lines += [f"| {words} | {' | '.join(cells)} |"] if cells[0] != HYPHEN else []
+    return lines
 
 
 def _differences(rows: list[dict[str, Any]]) -> list[str]:
@@ -114,11 +122,11 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     for words in ("original", WEIGHTS.words, FITTED.words):
         texts = []
         unit = CHANNELS[words]
-        for name, column, null_column in (("AP", NEW.ap, unit.ap), ("AUROC", NEW.auroc, unit.auroc)):
-            differences = [row[column] - row[null_column] for row in rows]
+        for new_column, null_column in ((NEW.ap, unit.ap), (NEW.pearson, unit.pearson), (NEW.auroc, unit.auroc)):
+            differences = [row[new_column] - row[null_column] for row in rows]
             mean, low, high = mean_with_interval(differences, channels)
             if np.isfinite(mean):
-                texts.append(f"{name} {mean:+.3f}{interval_text(low, high)}")
+                texts.append(f"{HEADINGS[new_column]} {mean:+.3f}{interval_text(low, high)}")
                 too_few |= bool(np.isnan(low))
         lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
     return [*lines, "- too few channels for an interval"] if too_few else lines
@@ -221,6 +229,8 @@ LEADING = (
     "null_reached",
     "p_null",
     "q_null",
+    ORIGINAL.pearson,
+    NEW.pearson,
     ORIGINAL.auroc,
     NEW.auroc,
     "p_irrelevant",

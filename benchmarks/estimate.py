@@ -105,10 +105,10 @@ def missing_images(store):
 def wordnet_is_there(classes):
     """Whether stage 2 can draw the WordNet figure; if not, why, in one line."""
     from utils.errors import UserError
-    from utils.report.wordnet import class_synsets
+    from utils.store.synsets import class_synsets
 
     try:
-        class_synsets(classes)
+        class_synsets(classes, needed_by="--plot_wordnet", may_download=True)
     except UserError as error:
         print(f"stage 2 goes on without the WordNet figure: {error}", file=sys.stderr)
         return False

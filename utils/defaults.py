@@ -49,6 +49,7 @@ SEPARATION_IRRELEVANT = 20  # irrelevant channels that are drawn for a split whe
 COMPARISON_DRAWS = 3  # of each null
 RANKED_CHANNELS = 10  # the best for a list of images, whose circuits are ranked, too
 IMAGE_SET_DRAWS = 20  # units of permuted weights that each concept without labels is compared with
+NAMING_IMAGES = 20_000  # training images, evenly spread over the store, on which names of concepts are chosen
 COMPARISON_RHO = 1.0
 COMPARISON_CHANNELS = 100  # at most; of more, a sample
 ASSIGNED_IMAGES = 100  # validation images of a channel that are given to concepts without labels

@@ -86,9 +86,7 @@ def test_the_whole_search_equals_a_loop_over_all_names_and_pairs(seed, monkeypat
     sets = [[output] for output in range(CLASSES)] + [[0, 1], [2, 3, 4], [4, 5], [9, 11]]
     names = as_names(sets)
     images = images_per_class(targets)
-    chosen = choose_names(
-        class_precisions(torch.from_numpy(scores), torch.from_numpy(targets), CLASSES), names, images
-    )
+    chosen = choose_names(class_precisions(torch.from_numpy(scores), torch.from_numpy(targets), CLASSES), names, images)
     new_scores, new_targets = drawn(seed + 1000)
     judged = judged_values(
         class_precisions(torch.from_numpy(new_scores), torch.from_numpy(new_targets), CLASSES),

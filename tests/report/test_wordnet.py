@@ -1,69 +1,30 @@
-"""The WordNet figure: path similarities by the real nltk reader on a miniature database, and what can go wrong."""
+"""The WordNet figure: path similarities by the real nltk reader on a miniature database."""
 
 import csv
 import shutil
-import subprocess
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
-import nltk
 import numpy as np
 import pytest
 
 from tests.figures import class_pairs
+from tests.miniature_wordnet import install, write_database
 from tests.pictures import write_images
 from tests.scripts import NETWORK, RUN, run_script, stage1
-from utils.errors import UserError
-from utils.report import wordnet
-from utils.report.wordnet import class_synsets, most_surprising, path_similarities, rank_correlation
-
-# Hypernyms first; a toy dog is an animal and an artifact
-NOUNS = {
-    "entity": [],
-    "animal": ["entity"],
-    "dog": ["animal"],
-    "cat": ["animal"],
-    "artifact": ["entity"],
-    "car": ["artifact"],
-    "sports_car": ["car"],
-    "toy_dog": ["dog", "artifact"],
-}
-
-
-def write_database(folder, version="3.0", nouns=NOUNS):
-    """Write a WordNet of these nouns as nltk reads it; return the class folder that each is the id of."""
-    corpus = folder / "corpora" / "wordnet"
-    corpus.mkdir(parents=True)
-    for kind in ("noun", "verb", "adj", "adv"):
-        for name in (f"data.{kind}", f"index.{kind}", f"{kind}.exc"):
-            (corpus / name).write_bytes(b"")
-    (corpus / "index.sense").write_bytes(b"")
-    (corpus / "data.adj").write_text(f"  1 WordNet {version} Copyright 2006 by nobody  \n")
-    (corpus / "lexnames").write_text("".join(f"{i:02d}\t{name}\t1\n" for i, name in enumerate(["a", "b", "c", "d"])))
-    data, index, offsets = "  1 A miniature  \n", "", {}
-    for noun, hypernyms in nouns.items():
-        offsets[noun] = len(data)
-        pointers = "".join(f"@ {offsets[hypernym]:08d} n 0000 " for hypernym in hypernyms)
-        data += f"{offsets[noun]:08d} 03 n 01 {noun} 0 {len(hypernyms):03d} {pointers}| a {noun}  \n"
-        index += f"{noun} n 1 1 @ 1 0 {offsets[noun]:08d}  \n"
-    (corpus / "data.noun").write_text(data)
-    (corpus / "index.noun").write_text(index)
-    return {noun: f"n{offset:08d}" for noun, offset in offsets.items()}
+from utils.report.wordnet import most_surprising, path_similarities, rank_correlation
+from utils.store.synsets import class_synsets
 
 
 @pytest.fixture
 def database(tmp_path, monkeypatch):
-    """The miniature, where nltk looks: its folder, and the class folders of its nouns."""
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
-    ids = write_database(tmp_path / "nltk_data")
-    return SimpleNamespace(folder=tmp_path / "nltk_data", corpus=tmp_path / "nltk_data/corpora/wordnet", ids=ids)
+    return install(tmp_path, monkeypatch)
 
 
 def similarities(ids, pairs):
     """Path similarities of pairs of nouns, as the script gets them."""
     outputs = {noun: output for output, noun in enumerate(ids)}
-    synsets = class_synsets({folder: outputs[noun] for noun, folder in ids.items()})
+    synsets = class_synsets(
+        {folder: outputs[noun] for noun, folder in ids.items()}, needed_by="--plot_wordnet", may_download=False
+    )
     rows = [(0, outputs[first], outputs[second], 0.5) for first, second in pairs]
     return path_similarities(class_pairs(*rows), synsets)
 
@@ -81,97 +42,6 @@ HAND_COMPUTED = {
 
 def test_path_similarities_are_those_computed_by_hand(database):
     assert similarities(database.ids, HAND_COMPUTED) == pytest.approx(list(HAND_COMPUTED.values()))
-
-
-def test_a_corpus_in_a_zip_file_is_read_as_it_is(database):
-    shutil.make_archive(database.corpus, "zip", database.corpus.parent, "wordnet")
-    shutil.rmtree(database.corpus)
-    assert similarities(database.ids, HAND_COMPUTED) == pytest.approx(list(HAND_COMPUTED.values()))
-
-
-def test_a_damaged_zip_file_is_one_line(database):
-    archive = Path(shutil.make_archive(database.corpus, "zip", database.corpus.parent, "wordnet"))
-    shutil.rmtree(database.corpus)
-    archive.write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"wordnet.zip.* is damaged"):
-        class_synsets({database.ids["dog"]: 0})
-
-
-def damage(name, content=None):
-    def spoil(corpus):
-        path = corpus / name
-        path.write_bytes(path.read_bytes()[:-40] if content is None else content)
-
-    return spoil
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (damage("data.noun", b""), "is no noun of the WordNet 3.0 in"),
-        (lambda corpus: (corpus / "data.noun").unlink(), "is damaged"),
-        (damage("index.noun", b"entity n one\n"), "is damaged"),
-        (damage("index.noun"), "is damaged"),
-        (damage("lexnames", b"\xff"), "is damaged"),
-        (damage("data.adj", b"  1 WordNet 3.1 Copyright 2012  \n"), "it is WordNet 3.1, not 3.0"),
-        (damage("data.adj", b""), "it is WordNet None, not 3.0"),
-    ],
-)
-def test_a_damaged_or_other_corpus_is_one_line(database, spoil, message):
-    spoil(database.corpus)
-    with pytest.raises(UserError, match=message) as caught:
-        class_synsets({database.ids["toy_dog"]: 0})
-    assert "\n" not in str(caught.value)
-    assert str(database.corpus) in str(caught.value)
-
-
-def test_a_way_to_the_root_that_is_broken_is_found_before_the_pass_over_the_chunks(database):
-    text = (database.corpus / "data.noun").read_text()
-    animal = f"{int(database.ids['animal'][1:]):08d} 03"
-    (database.corpus / "data.noun").write_text(text.replace(animal, "00000000 03"))
-    with pytest.raises(UserError, match="is damaged"):
-        class_synsets({database.ids["dog"]: 0})
-    assert list(class_synsets({database.ids["car"]: 5})) == [5]
-
-
-def test_folders_that_are_no_ids_are_named(database):
-    with pytest.raises(UserError, match="class folder 'bee' is no WordNet id such as n02124075"):
-        class_synsets({database.ids["dog"]: 0, "bee": 1, "cat": 2})
-    with pytest.raises(UserError, match="class folder n00000003 is no noun of the WordNet"):
-        class_synsets({database.ids["dog"]: 0, "n00000003": 1, "n99999999": 2})
-
-
-def test_a_missing_corpus_is_downloaded_by_nltk(database, monkeypatch):
-    shutil.move(database.folder, database.folder.with_name("elsewhere"))
-    calls = []
-
-    def download(command, timeout, **options):
-        calls.append(command)
-        assert timeout <= 60
-        shutil.move(database.folder.with_name("elsewhere"), database.folder)
-
-    monkeypatch.setattr(wordnet.subprocess, "run", download)
-    assert similarities(database.ids, HAND_COMPUTED) == pytest.approx(list(HAND_COMPUTED.values()))
-    assert calls == [[sys.executable, "-m", "nltk.downloader", "-q", "wordnet"]]
-
-
-@pytest.mark.parametrize("error", [None, subprocess.TimeoutExpired("nltk.downloader", 60)])
-def test_a_corpus_that_cannot_be_downloaded_is_one_line_that_says_how_to_get_it(database, monkeypatch, error):
-    shutil.rmtree(database.folder)
-
-    def fail(*arguments, **options):
-        if error:
-            raise error
-
-    monkeypatch.setattr(wordnet.subprocess, "run", fail)
-    with pytest.raises(UserError, match=r"python -m nltk.downloader wordnet .*NLTK_DATA"):
-        class_synsets({database.ids["dog"]: 0})
-
-
-def test_without_nltk_the_message_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nltk.corpus.reader", None)
-    with pytest.raises(UserError, match="pip install nltk"):
-        class_synsets({"n02124075": 0})
 
 
 def test_rank_correlation_by_hand_and_where_there_is_none():

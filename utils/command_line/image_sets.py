@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from utils.command_line.commands import validation_store_command
 from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES
+from utils.stages.concept_names import CandidateNames
 from utils.stages.image_set_nulls import ImageSetNulls
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -21,7 +22,8 @@ def open_nulls(
 ) -> ImageSetNulls | None:
     """The nulls of the splits without labels among some splits; None if there are none of them, or no val ``store``.
 
-    The command that makes a missing store is printed. Unless ``measured``, scores are those that are kept.
+    The command that makes a missing store is printed, and why names are those of single classes where they are. Unless
+    ``measured``, scores are those that are kept.
     """
     comparable = [split for split in opened if SOURCES.get(split.file.source["name"]).finds_from_store]
     if not comparable:
@@ -32,4 +34,8 @@ def open_nulls(
             f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
         )
         return None
-    return ImageSetNulls(comparable, open_study(), store, measured=measured)
+    study = open_study()
+    candidates = CandidateNames.of(study.classes)
+    if candidates.without_synsets:
+        print(f"concepts are named by classes alone, without WordNet: {candidates.without_synsets}")
+    return ImageSetNulls(comparable, study, store, candidates=candidates, measured=measured)

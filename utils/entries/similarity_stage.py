@@ -17,7 +17,6 @@ from utils.report.channel_text import LayerFindings
 from utils.report.figure_files import write_figure
 from utils.report.overview_figure import overview_figure
 from utils.report.sheets import Titles
-from utils.report.wordnet import class_synsets
 from utils.report.wordnet_figure import plot_wordnet
 from utils.stages.gamma_diagnostics import gamma_guide
 from utils.stages.relevance import find_classes
@@ -26,6 +25,7 @@ from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
 from utils.store.stage_two_runs import write_stage_two_run
+from utils.store.synsets import class_synsets
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def find_polysemantic(settings: SimilaritySettings) -> FoundLayer | None:
     store = ImportanceStore(settings.store_dir, run)
     meta = store.load_meta()
     store.require_complete()
-    synsets = class_synsets(meta["classes"]) if settings.plot_wordnet else None
+    synsets = None
+    if settings.plot_wordnet:
+        synsets = class_synsets(meta["classes"], needed_by="--plot_wordnet", may_download=True)
     opening.check_requested_network(settings, meta, store.folder)
     opening.check_channel_count(settings, meta)
     if settings.channel is not None:

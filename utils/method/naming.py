@@ -32,8 +32,8 @@ def class_precisions(scores: Tensor, targets: Tensor, num_classes: int) -> Tenso
         A[t, u] = sum over images i of class t of
                   (images of class u that are at least as high as i) / (all images that are at least as high as i)
 
-    with n_S the number of images of S: the definition in ``ranking.Score``, the sums exchanged. The scores of a unit are
-    sorted once for all sets.
+    with n_S the number of images of S: the definition in ``ranking.Score``, the sums exchanged. The scores of a unit
+    are sorted once for all sets.
 
     Parameters
     ----------
@@ -121,16 +121,17 @@ def choose_names(precisions: Tensor, names: Tensor, images: Tensor) -> ChosenNam
         As in ``name_scores``, for at least two units, and names with images, each of at most LARGEST_PREVALENCE.
     """
     values = less_others(name_scores(precisions, names, images))
-    first = values.argmax(1)
+    best = largest_first(values, COMBINED)
+    first = best[:, 0].clone()
     second = torch.full_like(first, NOTHING)
-    chosen = values.amax(1)
-    for unit, best in enumerate(largest_first(values, COMBINED)):
-        of_pairs = _pair_values(precisions, names[best], images)[unit]
-        highest = int(of_pairs.argmax())
-        if of_pairs.flatten()[highest] > chosen[unit]:
-            chosen[unit] = of_pairs.flatten()[highest]
-            pair = [best[highest // len(best)], best[highest % len(best)]]
-            first[unit], second[unit] = pair
+    chosen = values.gather(1, first[:, None])[:, 0]
+    for unit, of_unit in enumerate(best):
+        of_pairs = _pair_values(precisions, names[of_unit], images)[unit]
+        i, j = np.unravel_index(of_pairs.numpy().argmax(), of_pairs.shape)
+        if of_pairs[i, j] > chosen[unit]:
+            first[unit] = of_unit[i]
+            second[unit] = of_unit[j]
+            chosen[unit] = of_pairs[i, j]
     return ChosenNames(first, second, chosen)
 
 

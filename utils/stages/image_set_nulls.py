@@ -3,7 +3,7 @@
 Validation images are assigned to such a concept by the channel itself, so they cannot judge it. Labels that had no part
 in it can: the new channel should rank the validation images of the classes that are frequent among the concept's
 *training* images above all others. Units of permuted weights do so, too, with reference images and clusters of their
-own; a concept is compared with the sets that have its rank by size.
+own; a concept is compared with the sets that have its rank by size. A name is searched for beside the same units.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.method.disentangling import Concept
 from utils.method.ranking import above_prevalence, rank_images
 from utils.processes import progress
+from utils.stages.concept_names import CandidateNames, NameSearch, SearchedNames, search_names, searched_names
 from utils.stages.separation import ValidationInputs, measured_digest
 from utils.store.derived_arrays import DerivedArrays
 from utils.store.files import Layout, json_digest
@@ -36,7 +37,7 @@ from utils.store.opened_splits import OpenedSplit
 from utils.store.study import Study
 from utils.store.tap_sums import ConceptTapSums
 
-VERSION = 1  # another one where scores that are kept would differ from those of this program
+VERSION = 2  # another one where scores that are kept would differ from those of this program
 NO_CLASS = -1
 MOST_SPLITS = 16  # whose units' reference images are looked for in one pass
 
@@ -49,12 +50,13 @@ class ImageSetScores:
     frequent first; an empty list where there are none. ``values`` [K] are the average precisions, normalised by
     prevalence, with which the new channels rank the validation images of these classes; NaN without any. ``nulls``
     [DRAWS, K] are those of units of permuted weights, each for the classes of its own set; NaN likewise, and where a
-    unit does not have K sets.
+    unit does not have K sets. ``names`` are those that were found by a search of their own; None if there was none.
     """
 
     classes: list[list[int]]
     values: Tensor
     nulls: Tensor
+    names: SearchedNames | None = None
 
     def p_values(self) -> Tensor:
         """The p value of each concept alone: ``(1 + number of units that reach it) / (1 + DRAWS)``, Tensor [K].
@@ -82,16 +84,25 @@ class ImageSetNulls:
         Has the training images that the splits were made from.
     store
         A complete store of validation images.
+    candidates
+        Names that their concepts may get.
     measured
         Whether scores that are not kept are measured; without it there are none.
     """
 
     def __init__(
-        self, opened: Sequence[OpenedSplit], study: Study, store: ImportanceStore, *, measured: bool = True
+        self,
+        opened: Sequence[OpenedSplit],
+        study: Study,
+        store: ImportanceStore,
+        *,
+        candidates: CandidateNames,
+        measured: bool = True,
     ) -> None:
         self._study = study
         self._measured = measured
         self._store = store
+        self._candidates = candidates
         self._study_of = cache(lambda only_correct: replace(study, only_correct=only_correct))
         self._found = lru_cache(1)(self._find)
         together: dict[str, list[OpenedSplit]] = {}
@@ -124,7 +135,8 @@ class ImageSetNulls:
                 file.write(arrays)
         values = torch.from_numpy(arrays["values"])
         classes = [[output for output in row if output != NO_CLASS] for row in arrays["classes"][0].tolist()]
-        return ImageSetScores(classes, values[0], values[1:])
+        names = searched_names(self._candidates, arrays["names"], arrays["name_values"])
+        return ImageSetScores(classes, values[0], values[1:], names)
 
     def _file(self, split: OpenedSplit) -> DerivedArrays:
         number = len(split.file.split.own_concepts)
@@ -135,10 +147,13 @@ class ImageSetNulls:
             "draws": DRAWS,
             "training_sha256": json_digest(self._study.meta),
             "validation_sha256": self._validation_sha256,
+            "names_sha256": self._candidates.digest(),
         }
         layout: Layout = {
             "values": (np.float64, (1 + DRAWS, number)),
             "classes": (np.int64, (1 + DRAWS, number, SHOWN_FOLDERS)),
+            "names": (np.int64, (number, 2)),
+            "name_values": (np.float64, (1 + DRAWS, number)),
         }
         return DerivedArrays(self._study.model_dir, f"{split.path.stem}_permuted_weights", made_from, layout)
 
@@ -149,6 +164,10 @@ class ImageSetNulls:
     @cached_property
     def _validation(self) -> ValidationInputs:
         return ValidationInputs(self._store, [])
+
+    @cached_property
+    def _name_search(self) -> NameSearch:
+        return NameSearch(self._candidates, self._study, self._validation)
 
     def _find(self, block: _Block) -> UnitClusters:
         """Finds clusters of the units of a block of splits, with the axes [split, draw]."""
@@ -166,7 +185,8 @@ class ImageSetNulls:
         check_arvs(opened, self._study, sets)
         values = np.full((1 + DRAWS, len(sets)), np.nan)
         classes = np.full((1 + DRAWS, len(sets), SHOWN_FOLDERS), NO_CLASS)
-        values[0], classes[0] = self._scores(split.rows(opened.rho)[: len(sets)], sets)
+        units = {0: split.rows(opened.rho)[: len(sets)]}
+        values[0], classes[0] = self._scores(units[0], sets)
         permuted = permuted_weights(split.weight, split.channel, DRAWS)[1:]
         bar = progress(
             range(DRAWS), f"permuted weights of channel {split.channel}", unit=" units", delay=2, leave=False
@@ -174,9 +194,10 @@ class ImageSetNulls:
         for draw in bar:
             with suppress(UserError):
                 clusters = found.of_number(index, draw, len(sets)).sets()
-                rows = self.rows_of_unit(opened, permuted[draw], clusters)
-                values[1 + draw], classes[1 + draw] = self._scores(rows, clusters)
-        return {"values": values, "classes": classes}
+                units[1 + draw] = self.rows_of_unit(opened, permuted[draw], clusters)
+                values[1 + draw], classes[1 + draw] = self._scores(units[1 + draw], clusters)
+        names, name_values = search_names(self._name_search, units, 1 + DRAWS)
+        return {"values": values, "classes": classes, "names": names, "name_values": name_values}
 
     def rows_of_unit(self, opened: OpenedSplit, weight: Tensor, sets: list[Tensor]) -> Tensor:
         """``c'_1 .. c'_K`` [K, C_in, taps] of a unit [C_in, taps] with K image sets, divided as a split is."""

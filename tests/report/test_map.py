@@ -17,7 +17,13 @@ from utils.report.plots import DISENTANGLED, GREY
 
 
 def make_page(
-    names, images=60, per_row=8, notes=("grey: 12 images of 2 smaller concepts",), scores=None, stands_out=None
+    names,
+    images=60,
+    per_row=8,
+    notes=("grey: 12 images of 2 smaller concepts",),
+    scores=None,
+    stands_out=None,
+    name_notes=None,
 ):
     random = np.random.default_rng(0)
     scores = random.normal(size=(images, 2)) * [5, 0.1] if scores is None else scores
@@ -38,6 +44,7 @@ def make_page(
         pictures={image: picture() for image in pictured},
         numbers=[k + 1 for k in range(len(names))],
         names=list(names),
+        name_notes=list(name_notes or [""] * len(names)),
         sizes=[int((concepts == place).sum()) for place in range(len(names))],
         stands_out=stands_out or [""] * len(names),
         patches=[[picture(12) for _ in range(per_row)] for _ in names],
@@ -54,6 +61,11 @@ PAGES = {
     "eight": make_page([f"circuit {k} (barn, banana, <b>&$)" for k in range(8)], stands_out=STANDS_OUT),
     "long names": make_page([*LONG, "W" * 60], notes=(LONG[0] * 4, LONG[1] * 3, "whole images are shown")),
     "long names, eight": make_page(["W" * 60] * 8, stands_out=STANDS_OUT, notes=(*LONG, "W" * 90)),
+    "notes": make_page(
+        ["swimwear", "circuit 2, no name", "W" * 60, "barn"],
+        stands_out=STANDS_OUT,
+        name_notes=["circuit 1", f"many: banana, {'W' * 60}", "circuit 3", ""],
+    ),
     "dollars": make_page(["<b>&$", "a$_$b", "$\\frac"]),
     "one image": make_page(["barn"], images=3, per_row=1, notes=()),
     "one place": make_page(["barn", "banana"], scores=np.zeros((60, 2)), notes=()),
@@ -138,8 +150,14 @@ def test_names_are_drawn_as_they_are_with_their_numbers_and_sizes():
     page = replace(PAGES["dollars"], numbers=[2, 5, 11])
     words = [text for text, _ in texts(map_figure(page))]
     for number, name, size in zip(page.numbers, page.names, page.sizes, strict=True):
-        assert f"{name}, {size} images" in words and str(number) in words
-    assert "barn, 1 image" in [text for text, _ in drawn("one image")[1]]
+        assert name in words and f"{size} images" in words and str(number) in words
+    assert {"barn", "1 image"} <= {text for text, _ in drawn("one image")[1]}
+
+
+def test_small_print_follows_a_name_and_is_cut_where_it_is_long():
+    words = [text for text, _ in drawn("notes")[1]]
+    assert "10 images, circuit 1" in words
+    assert [text for text in words if text.startswith("10 images, many: banana") and text.endswith("…")]
 
 
 def test_large_pictures_are_reduced():

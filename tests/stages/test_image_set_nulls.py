@@ -1,5 +1,6 @@
 """Concepts without labels beside units of permuted weights: against loops over images, kept beside the splits."""
 
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ from utils.command_line.image_sets import open_nulls
 from utils.command_line.settings import ResultSettings
 from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
+from utils.method import naming
 from utils.method.clustering import k_means
 from utils.method.disentangling import split_sources
 from utils.method.shares import least_squares_shares
 from utils.method.significance import permutation
 from utils.report.image_set_text import ScoredSplit, count_in_words, score_in_words, scores_of
-from utils.stages import image_set_nulls
+from utils.stages import concept_names, image_set_nulls
+from utils.stages.concept_names import CandidateNames
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.importance_store import ImportanceStore
 from utils.store.opened_splits import OpenedSplit
@@ -67,7 +70,8 @@ def stores(folder):
 
 def nulls_of(folder, *opened):
     training, validation = stores(folder)
-    return ImageSetNulls(opened, study_of(training, run=RUN, store_dir=folder / "store"), validation)
+    study = study_of(training, run=RUN, store_dir=folder / "store")
+    return ImageSetNulls(opened, study, validation, candidates=CandidateNames.of(study.classes))
 
 
 def rows_by_hand(opened, unit, sets, inputs):
@@ -104,17 +108,12 @@ def scores_by_hand(rows, sets, training, validation):
     return found
 
 
-@pytest.mark.parametrize("name", ["arv", "least_squares"])
-def test_scores_and_permuted_weights_equal_loops(folder, name):
-    opened = opened_split(folder, name)
+def units_by_hand(opened, inputs):
+    """``c'_1 .. c'_K`` and the image sets of a split, then those of each unit of permuted weights."""
     split = opened.file.split
-    training, validation = map(stored_images, stores(folder))
-    inputs = training["input_sums"][..., 0].double().numpy()
     weight = split.weight[:, 0].double()
-    expected = [scores_by_hand(
-        split.rows(opened.rho)[:CONCEPTS, :, 0].double().numpy(),
-        [concept.images for concept in split.own_concepts], training, validation,
-    )]  # fmt: skip
+    rows = split.rows(opened.rho)[:CONCEPTS, :, 0].double().numpy()
+    units = [(rows, [concept.images for concept in split.own_concepts])]
     for draw in range(1, 1 + DRAWS):
         unit = weight[permutation(len(weight), "weights", split.channel, draw)]
         sums = [float(unit.numpy() @ x) for x in inputs]
@@ -122,11 +121,58 @@ def test_scores_and_permuted_weights_equal_loops(folder, name):
         circuits = np.stack([unit.numpy() * inputs[image] for image in strongest])
         labels = k_means(torch.from_numpy(circuits / np.abs(circuits).sum(1, keepdims=True)), CONCEPTS).labels.tolist()
         sets = [sorted(image for image, label in zip(strongest, labels, strict=True) if label == k) for k in range(3)]
-        expected.append(scores_by_hand(rows_by_hand(opened, unit, sets, inputs), sets, training, validation))
+        units.append((rows_by_hand(opened, unit, sets, inputs), sets))
+    return units
+
+
+@pytest.mark.parametrize("name", ["arv", "least_squares"])
+def test_scores_and_permuted_weights_equal_loops(folder, name):
+    opened = opened_split(folder, name)
+    training, validation = map(stored_images, stores(folder))
+    inputs = training["input_sums"][..., 0].double().numpy()
+    expected = [scores_by_hand(*unit, training, validation) for unit in units_by_hand(opened, inputs)]
     found = nulls_of(folder, opened).of(opened)
     assert found.classes == [classes for classes, _ in expected[0]]
     np.testing.assert_allclose(found.values, [value for _, value in expected[0]], rtol=1e-9)
     np.testing.assert_allclose(found.nulls, [[value for _, value in of_unit] for of_unit in expected[1:]], rtol=1e-3)
+
+
+def name_values(rows, images, outputs):
+    """For each unit (row), the score of a name less the mean of the other units, image by image."""
+    is_own = np.isin(images["targets"].numpy(), outputs)
+    scores = []
+    for row in rows:
+        sums = np.array([float(row @ x[:, 0].double().numpy()) for x in images["input_sums"]])
+        scores.append((average_precision(sums, is_own.tolist()) - is_own.mean()) / (1 - is_own.mean()))
+    return [score - np.mean([other for v, other in enumerate(scores) if v != u]) for u, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize("name", ["arv", "least_squares"])
+def test_names_equal_loops_over_units_and_names(folder, tmp_path, name, monkeypatch):
+    """Four classes and their pairs are names, as a prevalence of more than a half is allowed here."""
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("*permuted_weights*"))
+    folder = tmp_path / "copy"
+    for module in (naming, concept_names):
+        monkeypatch.setattr(module, "LARGEST_PREVALENCE", 0.6)
+    opened = opened_split(folder, name)
+    training, validation = map(stored_images, stores(folder))
+    units = units_by_hand(opened, training["input_sums"][..., 0].double().numpy())
+    classes = sorted(set(training["targets"].tolist()))
+    sets = [outputs for n in (1, 2) for outputs in itertools.combinations(classes, n)]
+    sets = [outputs for outputs in sets if np.isin(training["targets"].numpy(), outputs).mean() <= 0.6]
+    assert max(map(len, sets)) == 2
+    nulls = nulls_of(folder, opened)
+    found = nulls.of(opened).names
+    for k in range(CONCEPTS):
+        rows = [of_unit[k] for of_unit, _ in units]
+        chosen = [name_values(rows, training, outputs) for outputs in sets]
+        for unit in range(len(units)):
+            outputs = sets[int(np.argmax([values[unit] for values in chosen]))]
+            value = name_values(rows, validation, outputs)[unit]
+            assert found.values[unit, k].item() == pytest.approx(value, abs=1e-4)
+            if unit == 0:
+                words = [nulls._study.classes.name(output) for output in outputs]
+                assert sorted(found.words[k].split(" or ")) == sorted(words)
 
 
 @pytest.mark.parametrize("name", ["arv", "least_squares"])

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.command_line.image_sets import open_nulls
+from utils.command_line.image_sets import open_nulls, show_names
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_opening import OpenedSplits
 from utils.errors import UserError
 from utils.processes import progress
-from utils.report.image_set_text import ScoredSplit, count_in_words, print_count, scores_of
+from utils.report.image_set_text import scores_of
+from utils.report.name_text import texts_of
 from utils.report.result_files import print_results, warn_of_empty_inclusion, write_tables
 from utils.report.split_figures import FigureMaker, FigureWishes
 from utils.stages.image_set_nulls import ImageSetScores
@@ -26,8 +27,8 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     for split, tau in progress(splits_at_tau, "describing splits", unit=" splits", delay=2, leave=False):
         described.append(describe_result(split, opened.run, tau, validation))
     scores = _scores_of(opened)
-    if not settings.get_map:  # the maps have printed it
-        print_count(count_in_words(ScoredSplit.of(split.file, scores.get(split.path)) for split in opened.splits))
+    # the maps have written and printed the names already
+    written = [] if settings.get_map else show_names(settings, opened.splits, scores)
     for split, tau in splits_at_tau:
         print(f"{split.path.name}, {split.which_rho()}tau {tau}")
     figures = FigureMaker(
@@ -36,11 +37,10 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
         opened.splits,
         opened.transform,
         kept_patches=opened.kept_patches,
-        scores=scores if settings.get_channel_card else None,
+        scores=scores,
     )
     shown = []
     stored = []
-    written: list[Path] = []
     evaluated = evaluate(opened.splits, described, validation, results, settings.get_channel_card)
     for number, result, arrays in evaluated:
         split = opened.splits[number]
@@ -60,7 +60,12 @@ def evaluate_each(opened: OpenedSplits, validation: ImagePass | StoredValidation
     if settings.get_quantitative:
         results.make_newest(stored)
         tables = write_tables(results)
-        print_results(results, tables, shown)
+        called = {
+            split.path.stem: texts_of([concept.name for concept in split.file.split.own_concepts], of_split)
+            for split in opened.splits
+            if (of_split := scores.get(split.path)) is not None
+        }
+        print_results(results, tables, shown, called)
         written = tables.paths + written
     return written
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from utils.command_line.image_sets import open_nulls
+from utils.command_line.image_sets import open_nulls, show_names
 from utils.command_line.split_opening import OpenedSplits
 from utils.processes import progress
 from utils.report.figure_files import write_figure
-from utils.report.image_set_text import ScoredSplit, count_in_words, print_count, scores_of
+from utils.report.image_set_text import scores_of
 from utils.report.map_figure import PICTURE_SIDE, map_figure
 from utils.report.map_page import map_page
 from utils.report.split_figures import MOST_CONCEPTS, patch_note_of, patch_size_of
@@ -25,9 +25,8 @@ def draw_maps(opened: OpenedSplits) -> list[Path]:
     nulls = open_nulls(settings, opened.splits, opened.matching_val_store(), lambda: study)
     splits = progress(opened.splits, "permuted weights", unit=" splits", delay=2, leave=False)
     scores = {split.path: scores_of(nulls, split) for split in splits}
-    print_count(count_in_words(ScoredSplit.of(split.file, scores[split.path]) for split in opened.splits))
+    written = show_names(settings, opened.splits, scores)
     reader = MapReader(study.image_source(training), network, patch_size)
-    written = []
     for split in progress(opened.splits, desc="maps", unit=" splits", delay=2):
         with opened.problems.noted(split.path.name):
             circuit_map = make_map(images_of[split.path](split), PICTURE_SIDE, MOST_CONCEPTS)

@@ -210,6 +210,12 @@ class ImageSetCandidates(CandidateMaker):
         return ", ".join(names) or f"{len(targets.unique())} classes"
 
 
+def name_parts(name: str) -> tuple[str, str]:
+    """The number and the description in the name of a concept: ``circuit 7``, and ``bikini, seashore``."""
+    number, _, description = name.partition(" (")
+    return number, description.removesuffix(")")
+
+
 def frequent_classes(targets: Tensor) -> list[int]:
     """The classes that a set of images stands out in, given the class of each image: [n] -> at most SHOWN_FOLDERS.
 

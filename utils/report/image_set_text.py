@@ -1,7 +1,7 @@
 """How well concepts without labels stand out, beside units of permuted weights, in words."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,20 +12,20 @@ from utils.concept_sources.image_sets import LEAST_SHARE
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import IMAGE_SET_DRAWS
 from utils.errors import UserError, listed
+from utils.report.name_text import NAME_NOTE, SEARCH_NOTE, name_score_in_words, share_named
 from utils.stages.image_set_nulls import ImageSetNulls, ImageSetScores
 from utils.store.opened_splits import OpenedSplit
 from utils.store.splits import SplitFile
 
 NO_CLASSES = "stands out in no class"
 NAMES = (
-    f"a name has the classes of at least {LEAST_SHARE:.0%} of the set's training images; its validation images may be "
-    "of others"
+    f"many: classes of at least {LEAST_SHARE:.0%} of the set's training images; its validation images may be of others"
 )
 LARGEST_P = 0.05  # of a concept that stands above permuted weights: with 20 units, none of them reaches it
 NOTE = (
-    "below a name: AP above prevalence of its new channel for the classes in the name, on validation images; lowest "
+    f"{NAME_NOTE}; below it: AP above prevalence of its new channel for these classes, on validation images; lowest "
     f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own, those left out whose set "
-    f"stands out in no class; above: p < {LARGEST_P}"
+    f"stands out in no class; above: p < {LARGEST_P}; of a name less the mean of the other units for it"
 )
 MOST_NAMED = 20  # concepts that are named in the count
 COUNT_NOTE = (
@@ -35,7 +35,7 @@ COUNT_NOTE = (
     f"the concept. p = (1 + units that reach it) / (1 + units), of each concept alone: a concept stands above permuted "
     f"weights at p < {LARGEST_P}, without a correction for the number of concepts, so that some do by chance. These "
     "units are not fitted to the real channel, as those are that labelled concepts by least squares are compared with: "
-    "they are easier to beat, so that standing above them shows less."
+    "they are easier to beat, so that standing above them shows less.\n" + SEARCH_NOTE
 )
 
 
@@ -63,6 +63,12 @@ class ScoredSplit:
             return []
         stands_above = (self.scores.p_values() < LARGEST_P).tolist()
         return [f"{k} ({name})" for k, name in enumerate(self.names, start=1) if stands_above[k - 1]]
+
+    def named(self) -> list[str]:
+        """The number and the name of each concept whose name has passed: ``3 (coffee)``."""
+        if self.scores is None or self.scores.names is None:
+            return []
+        return [f"{k} ({name})" for k, name in enumerate(self.scores.names.names(), start=1) if name is not None]
 
 
 def print_count(count: str) -> None:
@@ -92,8 +98,11 @@ def score_in_words(scores: ImageSetScores, k: int) -> str:
     """The score of concept ``k`` (from 0) beside the lowest and the highest one of permuted weights.
 
     ``0.31 (above); permuted weights 0.12 to 0.20``: a concept that no unit reaches is marked, where there are enough.
-    Units whose set stands out in no class are left out of the range, and the number of the others is shown.
+    Units whose set stands out in no class are left out of the range, and the number of the others is shown. Of a
+    concept with a name it is the name's.
     """
+    if scores.names is not None and scores.names.are_named()[0, k]:
+        return name_score_in_words(scores.names, k)
     if not scores.classes[k]:
         return NO_CLASSES
     value = float(scores.values[k])
@@ -112,7 +121,8 @@ def count_in_words(scored: Iterable[ScoredSplit]) -> str:
     """Which concepts of some splits stand above permuted weights, of those that could be tested; empty if none were.
 
     ``2 of 10 circuits stand above permuted weights (20 units, p < 0.05 each; by chance 0.48): 3 (espresso), 7
-    (ladybug)``, with the channel before the concepts where there are several splits.
+    (ladybug)``, with the channel before the concepts where there are several splits. Then which have a name, of
+    those for which names were searched.
     """
     of_sources: dict[str, list[ScoredSplit]] = {}
     for split in scored:
@@ -129,13 +139,24 @@ def _count_of(words: str, splits: list[ScoredSplit]) -> str:
         return ""
     draws = len(scores[-1].nulls)
     by_chance = len(p) * (np.ceil(LARGEST_P * (1 + draws)) - 1) / (1 + draws)
-    above = [
+    above = _of_channels(splits, ScoredSplit.above)
+    count = (
+        f"{len(above)} of {len(p)} {words} stand above permuted weights "
+        f"({draws} units, p < {LARGEST_P} each; by chance {by_chance:.2g}){_listed(above)}"
+    )
+    searched = [of_split.names for of_split in scores if of_split.names is not None]
+    share = share_named(searched, words) if searched else ""
+    return f"{count}; {share}{_listed(_of_channels(splits, ScoredSplit.named))}" if share else count
+
+
+def _of_channels(splits: list[ScoredSplit], concepts_of: Callable[[ScoredSplit], list[str]]) -> list[str]:
+    """Some concepts of each split, with the channel before them where there are several splits."""
+    return [
         f"channel {split.channel}: {concept}" if len(splits) > 1 else concept
         for split in splits
-        for concept in split.above()
+        for concept in concepts_of(split)
     ]
-    named = f": {listed(above, MOST_NAMED)}" if above else ""
-    return (
-        f"{len(above)} of {len(p)} {words} stand above permuted weights "
-        f"({draws} units, p < {LARGEST_P} each; by chance {by_chance:.2g}){named}"
-    )
+
+
+def _listed(concepts: list[str]) -> str:
+    return f": {listed(concepts, MOST_NAMED)}" if concepts else ""

@@ -32,7 +32,8 @@ COLUMNS_OF_FEW = 4  # where there are at most FEW concepts, which have two rows 
 FEW = 4
 # The side of a picture with its gap, as a share of the distance between the centres of the outermost images
 PICTURE_SIDE = ROOM * PICTURE / (MAP - ROOM * PICTURE)
-SCORE = 7.5  # size of the type of a concept's score
+SCORE = 7.5  # size of the type of a concept's score, and of the note after its name
+NOTE_GAP = 0.08  # before this note
 MOST_LINES = 5  # of notes
 SHARP = 250  # pixels an inch
 DROPPED = "#d4d4d4"
@@ -47,8 +48,8 @@ class MapPage:
     ``scores`` [n, 2] are the images' principal components, ``shares`` [2] the share of the variance that each explains.
     ``concepts`` [n] is the concept of each image: one of those shown (from 0), ``OTHERS`` or ``LEFT_OUT``. ``pictures``
     {image: array [H, W, 3]} are drawn at the images' positions. ``numbers``, ``names`` and ``sizes`` [K] are those of
-    the concepts; ``stands_out`` [K] is how well, in words or empty. ``patches`` [K] has lists of arrays
-    [h, w, 3]; ``notes`` are below them.
+    the concepts, ``name_notes`` [K] small print after the names, which may be empty; ``stands_out`` [K] is how well, in
+    words or empty. ``patches`` [K] has lists of arrays [h, w, 3]; ``notes`` are below them.
     """
 
     title: str
@@ -59,6 +60,7 @@ class MapPage:
     pictures: dict[int, np.ndarray]
     numbers: list[int]
     names: list[str]
+    name_notes: list[str]
     sizes: list[int]
     stands_out: list[str]
     patches: list[list[np.ndarray]]
@@ -136,9 +138,14 @@ def _draw_concept(sheet: Page, page: MapPage, k: int, *, columns: int, patch: fl
     colour = _colour(k)
     box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.25"}
     sheet.text(LEFT + 0.05, top - 0.14, str(page.numbers[k]), 8, color="white", ha="left", bbox=box)
-    size = f", {counted(page.sizes[k])}"
-    width = sheet.width - MARGIN - LEFT - 0.3 - text_width(size, 9) / 72
-    sheet.text(LEFT + 0.3, top - 0.14, fitted(page.names[k], width, 9) + size, 9, color=colour, ha="left")
+    size = counted(page.sizes[k])
+    note = f"{size}, {page.name_notes[k]}" if page.name_notes[k] else size
+    width = sheet.width - MARGIN - LEFT - 0.3 - NOTE_GAP
+    name = fitted(page.names[k], width - text_width(f"{size}, …", SCORE) / 72, 9)
+    name_width = text_width(name, 9) / 72
+    sheet.text(LEFT + 0.3, top - 0.14, name, 9, color=colour, ha="left")
+    note = fitted(note, width - name_width, SCORE)
+    sheet.text(LEFT + 0.3 + name_width + NOTE_GAP, top - 0.14, note, SCORE, color=SUBTLE, ha="left")
     sheet.text(LEFT + 0.3, top - HEADING - 0.05, page.stands_out[k], SCORE, color=SUBTLE, ha="left")
     for number, picture in enumerate(page.patches[k]):
         row, column = divmod(number, columns)

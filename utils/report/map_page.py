@@ -5,6 +5,7 @@ import numpy as np
 from utils.concept_sources.source_registry import SOURCES
 from utils.report.image_set_text import NOTE, ScoredSplit, count_in_words, score_in_words
 from utils.report.map_figure import LEFT_OUT, OTHERS, MapPage, counted
+from utils.report.name_text import shown_names
 from utils.stages.circuit_map import CircuitMap, MapReader
 from utils.stages.image_set_nulls import ImageSetScores
 from utils.store.opened_splits import OpenedSplit
@@ -42,6 +43,7 @@ def map_page(
     beside_nulls = "; ".join(
         filter(None, [count_in_words([ScoredSplit.of(opened.file, scores)]), NOTE if scores is not None else ""])
     )
+    names = shown_names([concept.name for concept in split.own_concepts], scores)
     notes = (_grey_images(groups, concepts), source.map_note, note, beside_nulls)
     return MapPage(
         title=f"Channel {split.channel}: {len(indices)} {source.map_words}",
@@ -52,7 +54,8 @@ def map_page(
         concepts=groups,
         pictures=dict(zip(circuit_map.pictured, reader.pictures(indices[circuit_map.pictured]), strict=True)),
         numbers=[k + 1 for k in circuit_map.shown],
-        names=[split.own_concepts[k].name for k in circuit_map.shown],
+        names=[names[k].heading for k in circuit_map.shown],
+        name_notes=[names[k].note for k in circuit_map.shown],
         sizes=[int((concepts == k).sum()) for k in circuit_map.shown],
         stands_out=["" if scores is None else score_in_words(scores, k) for k in circuit_map.shown],
         patches=[[next(patches) for _ in row] for row in circuit_map.rows],

@@ -217,7 +217,7 @@ def describe_channel(
         "matrix": _matrix(layer, channel),
         "splits": [
             {
-                **describe_split(split, output_dir, commands, pictures),
+                **describe_split(split, output_dir, commands, pictures, scores=_scores_of(of_splits.get(split.path))),
                 **_describe_unlabelled(split, of_splits.get(split.path), layer.classes),
             }
             for split in layer.splits.get(channel, [])
@@ -226,12 +226,16 @@ def describe_channel(
     }
 
 
+def _scores_of(shown: UnlabelledSplit | None) -> ImageSetScores | None:
+    return None if shown is None else shown.scores
+
+
 def _describe_unlabelled(split: MeasuredSplit, shown: UnlabelledSplit | None, classes: ClassMap) -> dict:
     """What a page shows of a split without labels besides: patches, and concepts beside permuted weights."""
     strips = [] if shown is None else shown.strips
     styles = split.styles()
     return {
-        "count": count_in_words([ScoredSplit.of(split.opened.file, None if shown is None else shown.scores)]),
+        "count": count_in_words([ScoredSplit.of(split.opened.file, _scores_of(shown))]),
         "units": [
             {
                 "label": label,
@@ -240,7 +244,7 @@ def _describe_unlabelled(split: MeasuredSplit, shown: UnlabelledSplit | None, cl
                 "src": strip.src,
                 "patches": _patches(strip, {}, classes),
             }
-            for k, (label, strip) in enumerate(zip(split.labels(), strips, strict=False))
+            for k, (label, strip) in enumerate(zip(split.labels(_scores_of(shown)), strips, strict=False))
         ],
         "scores": None
         if shown is None or shown.scores is None

@@ -14,6 +14,7 @@ from utils.report import page_svg
 from utils.report.edit_tables import edit_rows, selectivity_text, strength_text
 from utils.report.effect_tables import concept_rows
 from utils.report.figure_files import plot_path
+from utils.report.name_text import texts_of
 from utils.report.page_commands import Commands
 from utils.report.page_writer import Pictures
 from utils.report.plots import density_limits
@@ -22,6 +23,7 @@ from utils.report.separation_headline import null_precision, primary_null
 from utils.report.separation_tables import reached_by
 from utils.report.split_figures import card_name, densities, shown_channels, shown_concepts
 from utils.stages.edit_methods import METHODS
+from utils.stages.image_set_nulls import ImageSetScores
 from utils.store.edit_results import SELECTIVITY, Edits
 from utils.store.effects import Effects
 from utils.store.files import number_text
@@ -93,9 +95,14 @@ class MeasuredSplit:
     def rho(self) -> float | None:
         return self.split.rho if self.result is None else self.result["rho"]
 
-    def labels(self) -> list[str]:
+    def names(self, scores: ImageSetScores | None) -> list[str]:
+        """What its concepts are called: those without labels by the names that have passed, if there are ``scores``."""
+        own_names = texts_of([concept.name for concept in self.split.own_concepts], scores)
+        return own_names + [concept.name for concept in self.split.concepts[len(own_names) :]]
+
+    def labels(self, scores: ImageSetScores | None = None) -> list[str]:
         """Names of ``c'_1 .. c'_K``, in the order of the split's rows."""
-        return [f"c'{k}, for {concept.name}" for k, concept in enumerate(self.split.concepts, start=1)]
+        return [f"c'{k}, for {name}" for k, name in enumerate(self.names(scores), start=1)]
 
     def styles(self) -> list[str]:
         """Style classes of ``c'_1 .. c'_K``."""
@@ -180,7 +187,14 @@ def in_order(splits: list[MeasuredSplit], only_correct: bool, split_by: str | No
     return sorted(splits, key=key)
 
 
-def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Commands, pictures: Pictures) -> dict:
+def describe_split(
+    measured: MeasuredSplit,
+    output_dir: Path | str,
+    commands: Commands,
+    pictures: Pictures,
+    *,
+    scores: ImageSetScores | None = None,
+) -> dict:
     """The values of a MeasuredSplit that a page shows, for its template.
 
     Parameters
@@ -191,7 +205,10 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
     commands
     pictures
         Copies figures into the report.
+    scores
+        Of concepts without labels beside permuted weights.
     """
+    names = measured.names(scores)
     visualization = _figure_path(output_dir, measured, "visualization")
     map_path = Path(output_dir) / "plots" / f"{measured.path.stem}_map.png"
     cards = [_figure_path(output_dir, measured, card_name(of_all=of_all)) for of_all in (True, False)]
@@ -202,14 +219,14 @@ def describe_split(measured: MeasuredSplit, output_dir: Path | str, commands: Co
         "kind": measured.kind,
         "found": measured.is_found,
         "how": measured.how_divided,
-        "concepts": _concept_rows(measured, styles),
+        "concepts": _concept_rows(measured, names, styles),
         "inputs": len(measured.split.weight),
         "assignment": measured.result["assignment"] if measured.result else None,
         "separation": [_separation_row(row, styles) for row in measured.separation or ()],
-        "fractions": _fractions(measured, measured.result) if measured.result else None,
-        "effects": [_effect(effect) for effect in measured.effects],
-        "edits": [[_edit_row(row) for row in edit_rows(edit)] for edit in measured.edits],
-        "own_names": [concept.name for concept in measured.split.own_concepts],
+        "fractions": _fractions(measured, measured.result, names) if measured.result else None,
+        "effects": [_effect(effect, names) for effect in measured.effects],
+        "edits": [[_edit_row(row, names) for row in edit_rows(edit)] for edit in measured.edits],
+        "own_names": names[: len(measured.split.own_concepts)],
         "visualization": pictures.copied(visualization) if visualization.is_file() else None,
         "finds_from_store": SOURCES.get(measured.file.source["name"]).finds_from_store,
         "map": pictures.copied(map_path, widest=WIDEST_MAP) if map_path.is_file() else None,
@@ -224,19 +241,19 @@ def _figure_path(output_dir: Path | str, measured: MeasuredSplit, kind: str) -> 
     return stem.with_name(f"{stem.name}.png")
 
 
-def _concept_rows(measured: MeasuredSplit, styles: list[str]) -> list[dict]:
+def _concept_rows(measured: MeasuredSplit, names: list[str], styles: list[str]) -> list[dict]:
     """A row for each concept: its name, the cosine of the closest other ARV, and how many inputs are its own."""
     cosines = cosine_similarities(measured.split.arvs).tolist()
     shares = measured.split.shares(measured.rho)
     return [
         {
             "number": k + 1,
-            "name": concept.name,
+            "name": name,
             "style": styles[k],
             "closest": max((cosines[k][j] for j in range(len(cosines)) if j != k), default=np.nan),
             "share": float(shares[k].sum()),
         }
-        for k, concept in enumerate(measured.split.concepts)
+        for k, name in enumerate(names)
     ]
 
 
@@ -274,7 +291,7 @@ def _separation_row(row: dict, styles: list[str]) -> dict:
     }
 
 
-def _fractions(measured: MeasuredSplit, result: dict) -> dict:
+def _fractions(measured: MeasuredSplit, result: dict, names: list[str]) -> dict:
     """For the images of each concept: bars, densities, and whether the split is clean; of many concepts the largest."""
     all_styles = measured.styles()
     rows = result_rows(result)
@@ -292,7 +309,7 @@ def _fractions(measured: MeasuredSplit, result: dict) -> dict:
             bars = page_svg.fractions(summary, [*labels, "r"], [*styles, "residual"])
         parts.append(
             {
-                "name": row.name,
+                "name": names[k],
                 "number": k + 1,
                 "style": all_styles[k],
                 "clean": row.clean,
@@ -305,13 +322,15 @@ def _fractions(measured: MeasuredSplit, result: dict) -> dict:
     return {"tau": result["tau"], "parts": parts, "left_out": len(rows) - len(parts)}
 
 
-def _effect(effect: dict) -> dict:
-    return {"to": effect["to"], "rows": concept_rows(effect), "background": effect["background"] is not None}
+def _effect(effect: dict, names: list[str]) -> dict:
+    called = {**effect, "concept_names": names[: len(effect["concept_names"])]}
+    return {"to": effect["to"], "rows": concept_rows(called), "background": effect["background"] is not None}
 
 
-def _edit_row(row: dict) -> dict:
+def _edit_row(row: dict, names: list[str]) -> dict:
     return {
         **row,
+        "name": names[row["concept"] - 1],
         "words": METHODS.get(row["method"]).words,
         "strength_text": strength_text(row),
         **{f"{name}_text": selectivity_text(row[name], row[f"{name}_is_least"]) for name in SELECTIVITY.values()},

@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,19 @@ def _rows_suffix(result: dict[str, Any]) -> str:
     return suffix + "".join(f"_{result[name]}" for name, usual in USUAL.items() if result[name] != usual)
 
 
-def print_results(results: Results, tables: ResultTables, shown: list[dict[str, Any]]) -> None:
-    """Print the tables of the results that are ``shown``, with the rows over all results so far."""
+def print_results(
+    results: Results, tables: ResultTables, shown: list[dict[str, Any]], called: Mapping[str, Sequence[str]]
+) -> None:
+    """Print the tables of the results that are ``shown``, with the rows over all results so far.
+
+    ``called`` has what the concepts of some splits are called here, by the names of the splits.
+    """
     names = {(result["split"], result["rho"]) for result in shown}
     for group in tables.groups:
         first = group.results[0]
         if any((result["split"], result["rho"]) in names for result in group.results):
             note = f"\n{where_from(first)}\n" if first["assignment"] else ""
-            print(f"{note}\n{markdown(group, names)}")
+            print(f"{note}\n{markdown(group.called(called), names)}")
     print(f"\n{EXPLANATION}")
     _print_doubts(results, tables)
 

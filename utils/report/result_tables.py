@@ -5,8 +5,8 @@ A result is a dictionary as ``utils.store.results.Results`` stores it.
 
 import json
 import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -197,6 +197,16 @@ class ResultGroup:
         ]
         totals = [[f"all {len(self.results)}", *_cells(row, "", with_median)] for row in self.overall]
         return Table(_header(self.results[0]), cells, totals)
+
+    def called(self, names: Mapping[str, Sequence[str]]) -> "ResultGroup":
+        """The same with other names of the concepts of some splits."""
+        rows = [
+            [replace(row, name=names[result["split"]][row.concept]) for row in of_result]
+            if result["split"] in names
+            else of_result
+            for result, of_result in zip(self.results, self.rows, strict=True)
+        ]
+        return replace(self, rows=rows)
 
 
 def group_of(result: dict[str, Any]) -> tuple[Hashable, ...]:

@@ -20,6 +20,7 @@ from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
 from utils.report.image_set_text import NAMES, NOTE, ScoredSplit, count_in_words, score_in_words
+from utils.report.name_text import texts_of
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -315,7 +316,7 @@ class FigureMaker:
     kept_patches : KeptPatches, optional
         Of the images of ``source``, of which cards show all; default: cards show the images of their concepts.
     scores : dict of Path -> ImageSetScores or None, optional
-        Of the splits without labels beside permuted weights, by the paths of the splits, for their cards.
+        Of the splits without labels beside permuted weights, by the paths of the splits: for cards, and for names.
     """
 
     def __init__(
@@ -352,13 +353,15 @@ class FigureMaker:
         assert isinstance(self.source, ImagePass)
         return self.source
 
-    def draw(self, number: int, result: dict[str, Any], arrays: dict[str, Any] | None) -> list[Path]:
-        """Draw the figures of split ``number`` from its result and measured arrays (or None): their paths."""
+    def draw(self, number: int, stored: dict[str, Any], arrays: dict[str, Any] | None) -> list[Path]:
+        """Draw the figures of split ``number`` from its ``stored`` result and its arrays (or None): their paths."""
         wishes = self.wishes
+        scores = self.scores.get(self.opened[number].path)
+        result = {**stored, "concept_names": texts_of(stored["concept_names"], scores)}
         written = densities_figures(wishes.output_dir, result, wishes.sheet) if wishes.qualitative else []
         captioned = None
         if wishes.feature_visualization:
-            entry = self._visualization(number, result)
+            entry = self._visualization(number, stored)
             pictures = self.visualizations.pictures(entry)
             positions = self.opened[number].file.split.positions
             written += visualization_figure(

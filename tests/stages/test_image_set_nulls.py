@@ -242,6 +242,16 @@ def test_without_a_val_store_the_command_that_makes_it_is_printed(folder, capsys
     assert "get_importances_for_classes.py --model m" in capsys.readouterr().out
 
 
+def test_why_names_are_those_of_classes_alone_is_printed(folder, capsys):
+    settings = ResultSettings(model="m", store_dir="s", data_dir="d", division_given={}, num_workers=0)
+    training, validation = stores(folder)
+    assert open_nulls(settings, [opened_split(folder, "least_squares")], validation, lambda: study_of(training))
+    assert capsys.readouterr().out == (
+        "concepts are named by classes alone, without WordNet: names: class folder 'ant' is no WordNet id such as "
+        "n02124075\n"
+    )
+
+
 def test_scores_in_words():
     nan = float("nan")
     nulls = torch.tensor([[0.2, nan, 0.1, nan], [0.12, nan, 0.1, nan], [0.15, nan, nan, 0.1]]).double()

@@ -24,6 +24,7 @@ against its own draws, at least 1/{1 + DRAWS}; p of the best: against the best c
 circuit, of each draw, which answers for the choice of the best."""
 IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit either, but a
 circuit is made of the channel's strongest training images, of which some may be listed."""
+FREQUENT = "circuit (its frequent classes, not tested)"
 
 OTHER_IMAGES = """
 The val store has images of all these names, too. They are other images than those of the train store: the next tables
@@ -137,7 +138,7 @@ def _print_circuits(ranking: ImageRanking, number: int) -> None:
         fewer = "" if draws == DRAWS else f"; only {draws} of {DRAWS} draws of the null have circuits"
         shown = f"{len(circuits)}; the best {min(number, len(circuits))}"
         print(f"circuits of the channels that are highest ({shown}{fewer})")
-        header = ["channel", "circuit", "training images", "AP", "null: mean of best", "highest", "p of the best"]
+        header = ["channel", FREQUENT, "training images", "AP", "null: mean of best", "highest", "p of the best"]
         names = ["ap", "ap_null", "ap_null_highest", "p_best"]
         cells = [
             [

@@ -27,8 +27,8 @@ SEARCH_NOTE = (
     f"images, again less the mean of the other units, is among the highest {LEVEL:.0%} of the units': at most "
     f"{LEVEL:.0%} have one by construction if they are alike."
 )
-COLUMNS = ("Channel", "Concept", "TrainingImages", "Description", "BestName", "Named", "Value", "NullMedian")
-COLUMNS += ("NullHighest", "P", "NullsNamed", "Nulls")
+COLUMNS = ["Channel", "Concept", "TrainingImages", "Description", "BestName", "Named", "Value", "NullMedian"]
+COLUMNS += ["NullHighest", "P", "NullsNamed", "Nulls"]
 
 
 class ShownName(NamedTuple):
@@ -106,8 +106,8 @@ def write_names(path: Path, channel: int, stored: Sequence[str], sizes: Sequence
     are_named = names.are_named()
     rows = []
     for k, word in enumerate(names.words):
-        nulls = names.values[1:, k]
-        nulls = nulls[~nulls.isnan()].numpy()
+        nulls = names.values[1:, k].numpy()
+        nulls = nulls[~np.isnan(nulls)]
         middle, highest = (float(np.median(nulls)), float(nulls.max())) if len(nulls) else (np.nan, np.nan)
         rows.append(
             [

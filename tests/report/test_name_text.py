@@ -38,6 +38,11 @@ def test_a_name_that_has_passed_comes_first_and_frequent_classes_are_marked_as_s
     ]
     first, second, _ = shown_names(STORED, scores(searched()))
     assert first == ("swimwear or seashore", "circuit 1") and second.heading == "circuit 2, no name"
+    assert [name.short for name in shown_names(STORED, scores(searched()))] == [
+        "swimwear or seashore",
+        "circuit 2",
+        "circuit 3 (ant)",
+    ]
     without = searched()
     without.values[0, 0] = 0.1
     assert texts_of(STORED, scores(without))[0] == "circuit 1, no name (many: bikini, seashore)"

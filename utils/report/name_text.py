@@ -42,6 +42,11 @@ class ShownName(NamedTuple):
         """Both in one line."""
         return f"{self.heading} ({self.note})" if self.note else self.heading
 
+    @property
+    def short(self) -> str:
+        """The name, or the number of a concept without one, where there is little room."""
+        return self.heading.removesuffix(f", {NO_NAME}")
+
 
 def shown_names(stored: Sequence[str], scores: ImageSetScores | None) -> list[ShownName]:
     """What the concepts of a split are called.

@@ -20,7 +20,7 @@ from utils.networks.layers import Layer
 from utils.report.card import Captioned, Card, card_figure
 from utils.report.figure_files import plot_path, write_curves, write_figure
 from utils.report.image_set_text import NAMES, NOTE, ScoredSplit, count_in_words, score_in_words
-from utils.report.name_text import texts_of
+from utils.report.name_text import shown_names, texts_of
 from utils.report.plots import (
     DISENTANGLED,
     EVERYTHING_ELSE,
@@ -205,8 +205,11 @@ def channel_card(
         The end of the file's name.
     sheet
     """
+    stored_names = result["concept_names"]
+    names = shown_names(stored_names, scores)
+    channels = shown_channels({**result, "concept_names": [name.text for name in names]})
+    result = {**result, "concept_names": [name.short for name in names]}
     shown = shown_concepts(result)
-    channels = shown_channels(result)
     rows = result_rows(result)
     number_of = {k: number for number, k in enumerate(shown)}
     residual, note = residual_and_note(result)
@@ -228,9 +231,7 @@ def channel_card(
         fractions_note=note,
         residual=residual,
         score_note=NOTE,
-        count=count_in_words(
-            [ScoredSplit(result["concepts_from"], result["channel"], result["concept_names"], scores)]
-        ),
+        count=count_in_words([ScoredSplit(result["concepts_from"], result["channel"], stored_names, scores)]),
         stands_out=None if scores is None else [_stands_out(scores, k - 1) for k in (0, *channels)],
     )
     return [write_figure(plot_path(output_dir, result, name), card_figure(card, sheet), sheet)]
@@ -372,7 +373,7 @@ class FigureMaker:
                 for of_channel, reached in zip(pictures, entry["reached"], strict=True)
             ]
         if wishes.channel_card:
-            written += self._draw_card(number, result, arrays, captioned)
+            written += self._draw_card(number, stored, arrays, captioned)
         return written
 
     def _visualization(self, number: int, result: dict[str, Any]) -> dict[str, Any]:

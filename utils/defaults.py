@@ -46,6 +46,7 @@ BACKGROUND_SAMPLE = 5_000  # images that represent the background
 SEPARATION_DRAWS = 20  # of each null, for every concept
 SEPARATION_MOST_DRAWS = 199  # of the primary null, for concepts that it does not reach
 SEPARATION_IRRELEVANT = 20  # irrelevant channels that are drawn for a split where there is too much to do for all
+SEPARATION_GROUPINGS = 5  # other groupings of a channel's classes
 COMPARISON_DRAWS = 3  # of each null
 RANKED_CHANNELS = 10  # the best for a list of images, whose circuits are ranked, too
 IMAGE_SET_DRAWS = 20  # units of permuted weights that each concept without labels is compared with

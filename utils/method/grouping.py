@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,9 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from utils.method.polysemanticity import averaged_relevance_vectors, cosine_similarities
+from utils.method.significance import permutation
+
+ATTEMPTS = 20  # for each other grouping: few classes have few, which are drawn again and again
 
 
 @dataclass
@@ -95,3 +100,38 @@ def class_groups(
         cosines = cosine_similarities(concept_means(arvs, groups)).fill_diagonal_(1)
         groups_of_channels[channel] = ChannelGroups(channel, concepts, cosines)
     return groups_of_channels
+
+
+def other_groupings(groups: list[list[int]], number: int, *purpose: Any) -> list[list[list[int]]]:
+    """Random groupings of the same classes into groups of the same sizes, other than ``groups`` and than each other.
+
+    Parameters
+    ----------
+    groups
+        Lists of classes; no class twice.
+    number
+        Of groupings, at most; fewer where there are not as many. None if all groups have one class.
+    purpose
+        Plain values, which seed the draws.
+
+    Returns
+    -------
+    list of lists of ascending lists
+        The k-th group of each has as many classes as the k-th of ``groups``.
+    """
+    classes = [output for group in groups for output in group]
+    bounds = list(pairwise(accumulate(map(len, groups), initial=0)))
+    seen = {frozenset(map(frozenset, groups))}
+    drawn: list[list[list[int]]] = []
+    if len(groups) == 1 or len(classes) == len(groups):
+        return drawn
+    for attempt in range(number * ATTEMPTS):
+        order = permutation(len(classes), "groups", *purpose, attempt).tolist()
+        grouping = [sorted(classes[place] for place in order[first:end]) for first, end in bounds]
+        as_sets = frozenset(map(frozenset, grouping))
+        if as_sets not in seen:
+            seen.add(as_sets)
+            drawn.append(grouping)
+        if len(drawn) == number:
+            break
+    return drawn

@@ -17,13 +17,16 @@ from torch import Tensor
 from utils.concept_sources.concept_source import CandidateMaker
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
+from utils.defaults import SEPARATION_GROUPINGS as GROUPINGS
 from utils.divisions.division import Rule
 from utils.divisions.nulls import NULLS, WEIGHTS, Null
-from utils.method.disentangling import GroupKey
+from utils.method.disentangling import Concept, GroupKey
+from utils.method.grouping import other_groupings
 from utils.method.importance import relevant_classes, relevant_in_images
-from utils.method.ranking import Score, rank_images, stack_scores
+from utils.method.ranking import Score, above_prevalence, rank_images, stack_scores
 from utils.method.significance import SequentialTest, p_value, permutation, q_values, sequential_test
 from utils.processes import progress
+from utils.stages.input_readouts import InputReadouts
 from utils.stages.relevance import class_statistics
 from utils.store.files import json_digest
 from utils.store.importance_store import ImportanceStore
@@ -34,7 +37,9 @@ from utils.store.scores import (
     IRRELEVANT,
     NEW,
     ORIGINAL,
+    OTHER_GROUPINGS,
     OWN_LOGIT,
+    READOUTS,
     ScoredUnit,
     score_columns,
     unit_of,
@@ -141,15 +146,25 @@ class TrainingUnits:
         self._tap_sums = cache(self._make_tap_sums)
         self._maker = cache(self._make_maker)
         self._relevant = cache(self._make_relevant)
+        self._readouts = cache(lambda only_correct: InputReadouts(self._tap_sums(only_correct)))
 
     def rule(self, opened: OpenedSplit) -> Rule:
         """The Rule that has divided a split, at its rho, for any units."""
-        split = opened.file.split
-        background = opened.file.background
-        only_correct = bool(opened.file.settings["only_correct"])
-        means = self._maker(opened.file.source["name"], only_correct, background).means_of(opened)
-        inputs = self._tap_sums(only_correct).of_concepts(split.own_concepts, background, means)
-        return split.division.rule(split.division.settings(), inputs, opened.rho)
+        return self._rule(opened, opened.file.split.own_concepts, self._maker_of(opened).means_of(opened))
+
+    def rule_of_groups(self, opened: OpenedSplit, groups: list[list[int]]) -> Rule:
+        """The Rule of a split with other groups of its classes for its own concepts."""
+        concepts = [Concept("", group) for group in groups]
+        means = self._maker_of(opened).mean_inputs_of(concepts)
+        if opened.file.split.has_background:
+            means = torch.cat([means, self._study.mean_input[None]])
+        return self._rule(opened, concepts, means)
+
+    def readouts(self, opened: OpenedSplit) -> dict[ScoredUnit, Tensor]:
+        """The mean difference and the linear probe of each of a split's own concepts, [K, 1, C_in, taps] each."""
+        readouts = self._readouts(bool(opened.file.settings["only_correct"]))
+        rows = [readouts.of(concept) for concept in opened.file.split.own_concepts]
+        return {unit: torch.stack([of_concept[unit] for of_concept in rows])[:, None] for unit in READOUTS}
 
     def irrelevant(self, opened: OpenedSplit, thresholds: Thresholds, number: int | None) -> IrrelevantChannels:
         """The channels that are relevant for no class of a split, nor for a list of images.
@@ -170,6 +185,16 @@ class TrainingUnits:
             drawn = permutation(available, "irrelevant", split.channel, split.classes)[:number]
             channels = channels[drawn.sort().values]
         return IrrelevantChannels(self._study.weight_and_bias[0][channels], available)
+
+    def _rule(self, opened: OpenedSplit, concepts: list[Concept], means: Tensor) -> Rule:
+        division = opened.file.split.division
+        tap_sums = self._tap_sums(bool(opened.file.settings["only_correct"]))
+        inputs = tap_sums.of_concepts(concepts, opened.file.background, means)
+        return division.rule(division.settings(), inputs, opened.rho)
+
+    def _maker_of(self, opened: OpenedSplit) -> CandidateMaker:
+        only_correct = bool(opened.file.settings["only_correct"])
+        return self._maker(opened.file.source["name"], only_correct, opened.file.background)
 
     def _make_tap_sums(self, only_correct: bool) -> StoredTapSums:
         return replace(self._study, only_correct=only_correct).tap_sums
@@ -289,7 +314,7 @@ def separate(
     )
     for split, of_split in bar:
         irrelevant = units.irrelevant(split, of_split, numbers.irrelevant[split.file.split.division.name])
-        rows = _separate_one(split, units.rule(split), irrelevant, validation, most_draws=numbers.most_draws)
+        rows = _separate_one(split, units, irrelevant, validation, most_draws=numbers.most_draws)
         measured.keep(split.path.stem, rows)
     return _with_q_values([row for split in opened for row in measured.require(split.path.stem)])
 
@@ -304,7 +329,7 @@ def _with_q_values(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _separate_one(
     opened: OpenedSplit,
-    rule: Rule,
+    units: TrainingUnits,
     irrelevant: IrrelevantChannels,
     validation: ValidationInputs,
     *,
@@ -312,14 +337,16 @@ def _separate_one(
 ) -> list[dict[str, Any]]:
     """The rows of a split."""
     split = opened.file.split
+    rule = units.rule(opened)
     is_own = validation.images_of_groups(opened.groups)
     weight = split.weight.double()
     channels = {NEW: split.rows(opened.rho)[: len(is_own), None], ORIGINAL: weight.expand(len(is_own), 1, -1, -1)}
     scores = {unit_of(null): _no_scores(len(is_own)) for null in NULLS}
     scores[IRRELEVANT] = rank_units(rule.rows, irrelevant.weights.double(), is_own, validation, weight.numel())
     drawn = {unit_of(null): _rows_of_null(opened, rule, null, range(DRAWS)) for null in split.division.nulls}
-    scores |= _rank_together({**drawn, **channels}, is_own, validation)
+    scores |= _rank_together({**drawn, **channels, **units.readouts(opened)}, is_own, validation)
     scores[OWN_LOGIT] = _own_logits(split.classes, is_own, validation)
+    regrouped = _rank_other_groupings(opened, units, is_own, validation)
     others = {unit: _against_others(rows, is_own, validation) for unit, rows in channels.items()}
     tests = _test_each(opened, rule, scores, is_own, validation, most_draws=most_draws)
     rows = []
@@ -331,6 +358,7 @@ def _separate_one(
             {
                 **_description(opened, k, is_own[k]),
                 **score_columns(of_concept),
+                OTHER_GROUPINGS.ap: regrouped[k],
                 **{unit.auroc_others: areas[k] for unit, areas in others.items()},
                 "p_null": tests[k].p,
                 "null_reached": tests[k].reached,
@@ -451,6 +479,30 @@ def _against_others(rows: Tensor, is_own: Tensor, validation: ValidationInputs) 
     shown = is_own.any(0)
     scores = validation.scores(rows, shown)
     return [rank_images(scores[k], is_own[k, shown]).auroc.item() for k in range(len(is_own))]
+
+
+def _rank_other_groupings(
+    opened: OpenedSplit, units: TrainingUnits, is_own: Tensor, validation: ValidationInputs
+) -> list[float]:
+    """Average precisions [K] of the new channels of other groupings of the same classes, each for its own group.
+
+    The k-th group of each has as many classes as the k-th concept. Groups differ in prevalence: the mean of what is
+    above it counts, at the prevalence of the concept. NaN where there is no other grouping, or a concept has no
+    classes.
+    """
+    split = opened.file.split
+    groups = split.classes
+    if not all(groups):
+        return [np.nan] * len(groups)
+    weight = split.weight[None].double()
+    above = [torch.full((len(groups),), torch.nan)]
+    for grouping in other_groupings(groups, GROUPINGS, split.channel, groups):
+        rows = units.rule_of_groups(opened, grouping).rows(weight)
+        of_groups = validation.images_of(grouping)
+        precisions = rank_rows(rows, of_groups, validation).ap[:, 0]
+        above.append(above_prevalence(precisions, of_groups.double().mean(1)))
+    prevalence = is_own.double().mean(1)
+    return (prevalence + (1 - prevalence) * torch.stack(above).nanmean(0)).tolist()
 
 
 def _own_logits(concepts: list[list[int]], is_own: Tensor, validation: ValidationInputs) -> Score:

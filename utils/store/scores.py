@@ -37,6 +37,10 @@ NEW = ScoredUnit()  # the new channel, c'_k; the matched unit of a comparison
 ORIGINAL = ScoredUnit("_original")
 IRRELEVANT = ScoredUnit("_irrelevant")
 OWN_LOGIT = ScoredUnit("_own_logit")
+MEAN_DIFFERENCE = ScoredUnit("_mean_difference")
+PROBE = ScoredUnit("_probe")
+READOUTS = (MEAN_DIFFERENCE, PROBE)  # linear in the layer's input
+OTHER_GROUPINGS = ScoredUnit("_random_groups")  # of the channel's classes
 
 
 def unit_of(null: Null) -> ScoredUnit:

@@ -10,15 +10,26 @@ from utils.method.significance import q_values
 from utils.processes import progress
 from utils.store.files import damage_is_one_line
 from utils.store.measurements import Measurements, without_nan
-from utils.store.scores import AP_DRAWS, AUROC_DRAWS, IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
+from utils.store.scores import (
+    AP_DRAWS,
+    AUROC_DRAWS,
+    IRRELEVANT,
+    NEW,
+    ORIGINAL,
+    OTHER_GROUPINGS,
+    OWN_LOGIT,
+    READOUTS,
+    unit_of,
+)
 from utils.store.unfinished import Unfinished
 
-SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS), OWN_LOGIT)
+SCORED_UNITS = (NEW, ORIGINAL, *map(unit_of, NULLS), *READOUTS, OWN_LOGIT)
 DRAWS = (AUROC_DRAWS, *AP_DRAWS.values())
 # Measured values of a concept; NaN where they cannot be measured. p_null and q_null are against the primary null.
 VALUES = (
     "prevalence",
     *(unit.ap for unit in SCORED_UNITS),
+    OTHER_GROUPINGS.ap,
     *(unit.pearson for unit in SCORED_UNITS),
     *(unit.auroc for unit in SCORED_UNITS),
     NEW.auroc_others,

@@ -11,6 +11,7 @@ import torch
 from utils.defaults import BACKGROUND_SAMPLE
 from utils.errors import UserError
 from utils.method.disentangling import Concept
+from utils.method.probes import ProbedConcept, Standardisation
 from utils.method.shares import summed_outer_products
 from utils.processes import progress
 from utils.store.importance_store import ImportanceStore, Labels
@@ -40,6 +41,9 @@ class StoredTapSums:
         self._read_labels = read_labels
         self._only_correct = only_correct
         self._read = lru_cache(CHUNKS)(self._read_chunk)
+        self._moments_of_class = lru_cache(max(1, MOMENT_BYTES // (8 * self.num_values**2)))(
+            lambda output: self._moments_of_images(self._images_of_classes[output])
+        )
         self._kept: list[KeptRows] = []
 
     @cached_property
@@ -57,9 +61,15 @@ class StoredTapSums:
     @cached_property
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Tap sums of images that are evenly spread over the store, and their rows in the labels."""
-        count = len(self._labels.indices)
-        rows = torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
+        rows = evenly_spread(len(self._labels.indices))
         return self.of_images(self._labels.indices[rows]), rows
+
+    @cached_property
+    def _standardised_sample(self) -> tuple[Standardisation, torch.Tensor]:
+        """The Standardisation of the sample, and its standardised tap sums [n, C_in * taps]."""
+        inputs = self._sample[0].flatten(1)
+        standardisation = Standardisation.of(inputs)
+        return standardisation, standardisation.apply(inputs)
 
     @cached_property
     def _outer_products_of_sample(self) -> torch.Tensor:
@@ -91,9 +101,45 @@ class StoredTapSums:
         inputs, rows = self._sample
         return inputs[~self._are_of(concepts, rows)]
 
-    def second_moments(self, concept: Concept) -> torch.Tensor:
-        """The mean outer product of the tap sums of all images of a Concept: [C_in * taps, C_in * taps], float64."""
+    def probed(self, concept: Concept) -> ProbedConcept:
+        """The images of a Concept and the sample of all others, standardised by the sample of all images.
+
+        Of more than BACKGROUND_SAMPLE images of the concept a sample is used, too. UserError if there are no others.
+        """
+        standardisation, sample = self._standardised_sample
         images = self.images_of(concept)
+        own = standardisation.apply(self.of_images(images[evenly_spread(len(images))]).flatten(1))
+        others = sample[~self._are_of([concept], self._sample[1])]
+        if not len(others):
+            raise UserError(NO_OTHERS)
+        num_others = len(self._labels.indices) - int(self._are_of([concept], slice(None)).sum())
+        weights = torch.cat(
+            [own.new_full((len(own),), len(images) / len(own)), own.new_full((len(others),), num_others / len(others))]
+        )
+        is_own = torch.arange(len(weights)) < len(own)
+        return ProbedConcept(torch.cat([own, others]), is_own, weights)
+
+    def as_rows(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights [C_in * taps] of standardised tap sums as those of tap sums, [C_in, taps]; without their bias."""
+        return (weights / self._standardised_sample[0].deviation).view(self._shape)
+
+    def second_moments(self, concept: Concept) -> torch.Tensor:
+        """The mean outer product of the tap sums of all images of a Concept: [C_in * taps, C_in * taps], float64.
+
+        Those of classes are kept as far as they fit, for other concepts of the same classes.
+        """
+        if concept.kind == "images":
+            return self._moments_of_images(self.images_of(concept))
+        numbers = torch.tensor([len(self._images_of_classes[output]) for output in concept.classes])
+        shares = (numbers.double() / numbers.sum()).tolist()
+        total = torch.zeros(self.num_values, self.num_values, dtype=torch.float64)
+        for output, share in zip(concept.classes, shares, strict=True):
+            if share:
+                total.add_(self._moments_of_class(output), alpha=share)
+        return total
+
+    def _moments_of_images(self, images: torch.Tensor) -> torch.Tensor:
+        """The mean outer product of the tap sums of images, by their ascending indices."""
         blocks = images.split(max(1, BLOCK_VALUES // self.num_values))
         return summed_outer_products(map(self.of_images, blocks), self.num_values) / len(images)
 
@@ -111,7 +157,7 @@ class StoredTapSums:
             others = summed_outer_products([inputs[~is_own]], self.num_values)
         return others / num_others
 
-    def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor) -> torch.Tensor:
+    def _are_of(self, concepts: Sequence[Concept], rows: torch.Tensor | slice) -> torch.Tensor:
         """True for the rows of the labels that are images of Concepts."""
         outputs = torch.tensor([output for concept in concepts for output in concept.classes])
         images = torch.tensor([image for concept in concepts for image in concept.images or ()])
@@ -166,6 +212,11 @@ class StoredTapSums:
     def _read_chunk(self, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
         arrays = self._store.read_chunk(chunk, ["input_sums"])
         return arrays["indices"], arrays["input_sums"]
+
+
+def evenly_spread(count: int) -> torch.Tensor:
+    """Rows that are evenly spread over ``count`` ones, ascending: all of them, or BACKGROUND_SAMPLE."""
+    return torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
 
 
 @dataclass

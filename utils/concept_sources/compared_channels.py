@@ -1,8 +1,8 @@
 """Data classes of a comparison: its channels, the image sets found for a channel, and the units that methods make.
 
-A comparison draws ``DRAWS`` permutations for each null. Arrays that cover all of its channels have the axes
-``[channel, draw]``. The channel axis has the order of ``Comparison.channels``; draw 0 is the channel itself, and draws
-1 to ``DRAWS`` have its weights permuted over the inputs.
+A comparison draws ``DRAWS`` permutations for each null, or as many as a ConceptFinder has ``draws``. Arrays that cover
+all of its channels have the axes ``[channel, draw]``. The channel axis has the order of ``Comparison.channels``; draw 0
+is the channel itself, and draws 1 to ``DRAWS`` have its weights permuted over the inputs.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class Comparison:
         return self.study.labels.some(self.study.usable)
 
 
-def permutations(kind: str, channel: int, size: int, draws: int = DRAWS) -> list[Tensor]:
+def permutations(kind: str, channel: int, size: int, draws: int) -> list[Tensor]:
     """Permutations for a channel, independent of its concepts; ``kind`` seeds them."""
     return [significance.permutation(size, kind, channel, draw) for draw in range(1, 1 + draws)]
 
@@ -283,10 +283,10 @@ def permuted_weights(weight: Tensor, channel: int, draws: int = DRAWS) -> Tensor
     return torch.stack([weight, *(weight[order] for order in orders)]).double()
 
 
-def permuted_draws(make_units: Callable[[int], ComparedUnits]) -> list[ComparedUnits]:
-    """The units that ``make_units`` makes for each draw of the permuted weights; draws that fail are left out."""
+def permuted_draws(make_units: Callable[[int], ComparedUnits], draws: int) -> list[ComparedUnits]:
+    """The units that ``make_units`` makes for each of the first draws of the permuted weights, but draws that fail."""
     units = []
-    for draw in range(1, 1 + DRAWS):
+    for draw in range(1, 1 + draws):
         with suppress(UserError):
             units.append(replace(make_units(draw), draw=draw))
     return units

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.defaults import BACKGROUND_NAME
+from utils.defaults import BACKGROUND_NAME, COMPARISON_DRAWS
 from utils.errors import UserError
 from utils.plugins import Flag, later
 
@@ -37,7 +37,12 @@ ARV_TOLERANCE = 1e-6  # between those of a split and those of the store, relativ
 
 
 class ConceptFinder(ABC):
-    """Finds the concepts of the channels of a Comparison, and of their permuted weights."""
+    """Finds the concepts of the channels of a Comparison, and of their permuted weights.
+
+    ``draws`` is the number of draws of each null of its units, at most COMPARISON_DRAWS.
+    """
+
+    draws = COMPARISON_DRAWS
 
     @abstractmethod
     def sets(self, channel: ComparedChannel, draw: int = 0, number: int | None = None) -> ConceptSets:

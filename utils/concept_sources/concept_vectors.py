@@ -160,7 +160,7 @@ class Directions(UnitMaker):
         partitions = self.finder.partitioned(channel.index)
         return {
             "": [self._units(channel, clusters)],
-            PERMUTED_WEIGHTS: permuted_draws(units_of_draw),
+            PERMUTED_WEIGHTS: permuted_draws(units_of_draw, self.finder.draws),
             PARTITIONED_REFERENCES: [self._units(channel, partition) for partition in partitions],
         }
 

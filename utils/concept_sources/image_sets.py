@@ -373,7 +373,7 @@ class ImageSetFinder(ConceptFinder, ABC):
         clusters = self.clusters(index, 0)
         features = self.features(index, 0)
         channel, _ = self.comparison.channels[index]
-        for order in compared_channels.permutations("references", channel, len(clusters.labels)):
+        for order in compared_channels.permutations("references", channel, len(clusters.labels), self.draws):
             labels = clusters.labels[order]
             centroids = [features[labels == k].double().mean(0) for k in range(len(clusters.centroids))]
             yield Clusters(clusters.indices, labels, torch.stack(centroids))

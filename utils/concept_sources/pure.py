@@ -15,7 +15,6 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.compared_channels import (
-    DRAWS,
     PARTITIONED_REFERENCES,
     PERMUTED_WEIGHTS,
     ComparedChannel,
@@ -82,6 +81,7 @@ USUAL = {  # the settings of reference images that are stored in a file without 
     "decoding": DECODER,
     "only_correct": False,
 }
+NULL_DRAWS = 3  # of each null in a comparison: each needs circuits of its own, from passes over images
 MOST_VALUES = 2**27  # entries of circuits in memory at once
 MOST_CLUSTERS = 128  # of one unit: cluster indices are stored as int8
 CIRCUIT_LAYER = (
@@ -539,14 +539,16 @@ class PureFinder(ImageSetFinder):
     all validation images.
     """
 
+    draws = NULL_DRAWS
+
     def __init__(self, source: Pure, comparison: Comparison) -> None:
         super().__init__(source, comparison)
         study = comparison.study
         channels = [channel for channel, _ in comparison.channels]
         stored, circuit_layer = source.stored_references(study)
-        self.references = references_by_draw(channels, 1 + DRAWS, stored, study, circuit_layer=circuit_layer)
+        self.references = references_by_draw(channels, 1 + self.draws, stored, study, circuit_layer=circuit_layer)
         self.tap_sums.keep(self.references.indices)
-        circuits_of_units = _unit_circuits(study, list(product(channels, range(1 + DRAWS))), circuit_layer)
+        circuits_of_units = _unit_circuits(study, list(product(channels, range(1 + self.draws))), circuit_layer)
         of_concepts = virtual_neuron_store.ClusteredUnits(circuits_of_units, self.centroids(), self.classes())
         everywhere = replace(of_concepts, classes=torch.ones_like(of_concepts.classes))
         self._training = stored_virtual_neurons(study.training, study, comparison.usable, of_concepts)
@@ -562,11 +564,11 @@ class PureFinder(ImageSetFinder):
 
     def training(self, index: int, draw: int) -> VirtualNeurons:
         """The virtual neurons of a channel's draw in the training images of the channel's concepts."""
-        return self._training[index * (1 + DRAWS) + draw]
+        return self._training[index * (1 + self.draws) + draw]
 
     def validation(self, index: int, draw: int) -> VirtualNeurons:
         """The virtual neurons of a channel's draw in all validation images."""
-        return self._validation[index * (1 + DRAWS) + draw]
+        return self._validation[index * (1 + self.draws) + draw]
 
     def centroids(self) -> list[Tensor]:
         """Centroids of the draws of all channels, channel by channel: [D, K, F] each, float64.
@@ -577,7 +579,7 @@ class PureFinder(ImageSetFinder):
         num_channels, num_draws, _, num_features = self.references.features.shape
         centroids = []
         for index, draw in product(range(num_channels), range(num_draws)):
-            sets = torch.zeros(1 if draw else 1 + DRAWS, self.source.number, num_features, dtype=torch.float64)
+            sets = torch.zeros(1 if draw else 1 + self.draws, self.source.number, num_features, dtype=torch.float64)
             with suppress(UserError):
                 sets[0] = self.clusters(index, draw).centroids
                 if draw == 0:
@@ -591,7 +593,7 @@ class PureFinder(ImageSetFinder):
         of_channels = torch.zeros(comparison.study.meta["num_outputs"], len(comparison), dtype=torch.bool)
         for index, (_, concepts) in enumerate(comparison.channels):
             of_channels[list(chain.from_iterable(concepts)), index] = True
-        return of_channels.repeat_interleave(1 + DRAWS, dim=1)
+        return of_channels.repeat_interleave(1 + self.draws, dim=1)
 
     def assign(
         self, channel: ComparedChannel, draw: int, clusters: Clusters, partition: int = 0
@@ -614,7 +616,7 @@ class Neurons(UnitMaker):
         partitions = enumerate(self.finder.partitioned(channel.index), start=1)
         return {
             "": [self._units(channel, clusters)],
-            PERMUTED_WEIGHTS: permuted_draws(units_of_draw),
+            PERMUTED_WEIGHTS: permuted_draws(units_of_draw, self.finder.draws),
             PARTITIONED_REFERENCES: [
                 self._units(channel, clusters, partition=partition) for partition, clusters in partitions
             ],

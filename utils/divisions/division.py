@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from utils.method.disentangling import Candidate, Concept
     from utils.networks.opened_network import OpenedNetwork
 
+torch = later("torch")
 disentangling = later("utils.method.disentangling")
 
 
@@ -274,6 +275,16 @@ class Rule(ABC):
         targets : Tensor [B, C_in, taps], optional
             What the new channels of each unit should sum to, for rules that support it; default: the unit.
         """
+
+    @staticmethod
+    def shares_of_each(rules: Sequence[Rule], weights: Tensor) -> Tensor:
+        """The shares of unit b [C_in, taps] of ``weights`` [B, C_in, taps] by the b-th of B rules: [K + 1, B, C_in].
+
+        All rules are of this class and have the same number K of concepts. A way of dividing that can be solved for
+        many rules at once overrides this.
+        """
+        pairs = zip(rules, weights.split(1), strict=True)
+        return torch.cat([rule.shares(weight) for rule, weight in pairs], 1)
 
     def rows(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:
         """``c'_1 .. c'_K`` of the units: Tensor [K, B, C_in, taps]."""

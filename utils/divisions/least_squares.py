@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from utils.method.disentangling import Candidate
     from utils.networks.opened_network import OpenedNetwork
 
+FAST_TOLERANCE = 10  # times that of a split
+
 torch = later("torch")
 least_squares = later("utils.method.shares")
 
@@ -133,7 +135,24 @@ class LeastSquaresRule(Rule):
             self.concept_weights,
             None if targets is None else targets.float(),
             ridge=self.ridge,
-            tolerance=10 * least_squares.TOLERANCE,
+            tolerance=FAST_TOLERANCE * least_squares.TOLERANCE,
         )
-        shares = fitted.transpose(0, 1)
-        return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])
+        return _with_residual(fitted)
+
+    @staticmethod
+    def shares_of_each(rules: Sequence[LeastSquaresRule], weights: Tensor) -> Tensor:
+        """As of ``Rule``, in one search: many small steps take as long as one of the same size."""
+        fitted = least_squares.least_squares_shares_of_each(
+            weights.float(),
+            [rule.moments for rule in rules],
+            rules[0].concept_weights,
+            ridge=rules[0].ridge,
+            tolerance=FAST_TOLERANCE * least_squares.TOLERANCE,
+        )
+        return _with_residual(fitted)
+
+
+def _with_residual(fitted: Tensor) -> Tensor:
+    """Shares [B, K, C_in] as those of a Rule, [K + 1, B, C_in]: they sum to 1, so that the residual has no inputs."""
+    shares = fitted.transpose(0, 1)
+    return torch.cat([shares / shares.sum(0), torch.zeros_like(shares[:1])])

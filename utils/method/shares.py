@@ -1,7 +1,7 @@
 """Shares of a channel's inputs for each concept by least squares, so that no new channel responds where it did not."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ RIDGE = 0.01  # of the mean diagonal of the quadratic form, towards equal shares
 TOLERANCE = 1e-5  # of the mean square of the channel
 CHECKED = 10  # steps between two checks of the gap
 MOST_STEPS = 20_000
+TOTALS_BYTES = 2**27  # of the second moments of units that are solved together
 
 
 def summed_outer_products(blocks: Iterable[Tensor], size: int) -> Tensor:
@@ -74,6 +75,34 @@ def least_squares_shares(
     return _solve(problem, tolerance)
 
 
+def least_squares_shares_of_each(
+    weights: Tensor,
+    moments_of_each: Sequence[Sequence[Tensor]],
+    importance: Sequence[float],
+    *,
+    ridge: float = RIDGE,
+    tolerance: float = TOLERANCE,
+) -> Tensor:
+    """``least_squares_shares`` of B units that have concepts of their own, K each: [B, K, C_in].
+
+    Parameters
+    ----------
+    weights : Tensor [B, C_in, taps]
+    moments_of_each : B sequences of K Tensors
+        The moments for each unit, one after another.
+    importance : K floats
+    ridge, tolerance : float
+    """
+    size = max(1, TOTALS_BYTES // (weights[0].numel() ** 2 * weights.element_size()))
+    shares = []
+    for first in range(0, len(weights), size):
+        of_block = slice(first, first + size)
+        given = zip(weights[of_block].split(1), moments_of_each[of_block], strict=True)
+        problems = [_problem(weight, moments, importance, weight, ridge) for weight, moments in given]
+        shares.append(_solve(_Problem.joined(problems), tolerance))
+    return torch.cat(shares)
+
+
 def on_simplex(values: Tensor) -> Tensor:
     """The nearest points of the simplex: [B, K, C_in] -> the same, not negative and of sum 1 along K.
 
@@ -93,9 +122,9 @@ def on_simplex(values: Tensor) -> Tensor:
 class _Problem:
     """The quadratic forms of B units, ``sum_k alpha_k A alpha_k - 2 alpha_k h_k``, where A is never computed.
 
-    ``moments`` [C_in * taps, C_in * taps] are the weighted second moments of the tap sums. For each unit: ``weights``
-    [B, C_in, taps]; ``linear`` [B, K, C_in], h; ``scale`` [B], the value of giving nothing; ``ridge`` [B]; and
-    ``steepness`` [B, 1, C_in], the diagonal of a form that bounds A from above.
+    ``moments`` [1 or B, C_in * taps, C_in * taps] are the weighted second moments of the tap sums. For each unit:
+    ``weights`` [B, C_in, taps]; ``linear`` [B, K, C_in], h; ``scale`` [B], the value of giving nothing; ``ridge`` [B];
+    and ``steepness`` [B, 1, C_in], the diagonal of a form that bounds A from above.
     """
 
     moments: Tensor
@@ -107,7 +136,9 @@ class _Problem:
 
     def half_gradient(self, shares: Tensor) -> Tensor:
         """Half of the gradient at ``shares`` [B, K, C_in]."""
-        given = (shares[..., None] * self.weights[:, None]).flatten(2) @ self.moments
+        given = (shares[..., None] * self.weights[:, None]).flatten(2)
+        # one product where all units have the same moments: that is faster than a batch of them
+        given = given @ (self.moments[0] if len(self.moments) == 1 else self.moments)
         form = (given.view(*shares.shape, -1) * self.weights[:, None]).sum(-1)
         return form - self.linear + self.ridge[:, None, None] * (shares - 1 / shares.shape[1])
 
@@ -115,12 +146,18 @@ class _Problem:
         """The problem of some of the units."""
         return replace(
             self,
+            moments=self.moments if len(self.moments) == 1 else self.moments[chosen],
             weights=self.weights[chosen],
             linear=self.linear[chosen],
             scale=self.scale[chosen],
             ridge=self.ridge[chosen],
             steepness=self.steepness[chosen],
         )
+
+    @classmethod
+    def joined(cls, problems: Sequence["_Problem"]) -> "_Problem":
+        """The problem of the units of several ones, each with moments of its own."""
+        return cls(*(torch.cat([getattr(problem, field.name) for problem in problems]) for field in fields(cls)))
 
 
 def _problem(
@@ -146,7 +183,7 @@ def _problem(
     magnitudes = weights.abs()
     row_sums = (magnitudes * (magnitudes.flatten(1) @ total.abs()).view(weights.shape)).sum(-1)
     return _Problem(
-        moments=total,
+        moments=total[None],
         weights=weights,
         linear=(by_input * weights[:, None]).sum(-1),
         scale=scale,

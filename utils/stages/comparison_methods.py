@@ -6,6 +6,7 @@ There is a method for each source of concepts with each way of dividing inputs, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from utils.concept_sources.compared_channels import (
-    DRAWS,
     PARTITIONED_REFERENCES,
     PERMUTED_OWNERS,
     PERMUTED_WEIGHTS,
@@ -27,14 +27,16 @@ from utils.concept_sources.compared_channels import (
     UnitMaker,
     UnitsByNull,
     permutations,
-    permuted_draws,
 )
 from utils.concept_sources.concept_source import ComparedSource
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division import Division, Rule
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import FITTED
+from utils.errors import UserError
 from utils.method.disentangling import disentangled_rows
+from utils.stages.input_readouts import InputReadouts
+from utils.store.scores import MEAN_DIFFERENCE, PROBE, ScoredUnit
 
 
 class Original(UnitMaker):
@@ -54,8 +56,27 @@ class Logits(UnitMaker):
         return {"": [ComparedUnits(channel.membership.float(), torch.stack(largest))]}
 
 
+class Readouts(UnitMaker):
+    """A linear readout of the layer's input for each concept: labels have matched them.
+
+    Parameters
+    ----------
+    unit
+        One of READOUTS.
+    readouts
+    """
+
+    def __init__(self, unit: ScoredUnit, readouts: InputReadouts) -> None:
+        self.unit = unit
+        self.readouts = readouts
+
+    def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
+        rows = torch.stack([self.readouts.of(self.unit, concept) for concept in channel.concepts])
+        return {"": [ComparedUnits(channel.membership.float(), rows=rows)]}
+
+
 class DividedWeights(NamedTuple):
-    """Shares [K + 1, C_in]: of the ``real`` channel, of its DRAWS ``permuted`` weights, and of these ``fitted`` to the
+    """Shares [K + 1, C_in]: of the ``real`` channel, of its ``permuted`` weights, and of these ``fitted`` to the
     real channel, which divisions without targets do not have."""
 
     real: Tensor
@@ -82,53 +103,64 @@ class Splits(UnitMaker):
         self.rho = rho
 
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
-        weight = channel.weights[0]
+        weight, *permuted_weights = channel.weights[: 1 + self.finder.draws]
         sets = self.finder.sets(channel)
         same_sets = replace(sets, clusters=None)  # a null with these sets has no clusters of its own
         divided = self._divided_together(channel, sets)
         units = {"": [self._units(channel, weight, divided.real, sets)]}
         of_permuted = [
             self._units(channel, of_draw, shares, same_sets)
-            for of_draw, shares in zip(channel.weights[1:], divided.permuted, strict=True)
+            for of_draw, shares in zip(permuted_weights, divided.permuted, strict=True)
         ]
         if sets.clusters is None:  # labelled sets are the same for all weights
             units[PERMUTED_WEIGHTS] = [
                 replace(units_of_draw, draw=draw) for draw, units_of_draw in enumerate(of_permuted, start=1)
             ]
         else:
-            units[PERMUTED_WEIGHTS] = permuted_draws(partial(self._units_of_draw, channel, len(sets.concepts)))
+            units[PERMUTED_WEIGHTS] = self._of_permuted_weights(channel, len(sets.concepts))
             units[SAME_SETS] = of_permuted
         if FITTED in self.division.nulls:
             units[REAL_TARGET] = [
                 self._units(channel, of_draw, shares, same_sets)
-                for of_draw, shares in zip(channel.weights[1:], divided.fitted, strict=True)
+                for of_draw, shares in zip(permuted_weights, divided.fitted, strict=True)
             ]
-        orders = permutations("owners", channel.channel, len(weight))
+        orders = permutations("owners", channel.channel, len(weight), self.finder.draws)
         units[PERMUTED_OWNERS] = [self._units(channel, weight, divided.real[:, order], same_sets) for order in orders]
         if sets.clusters is not None:
-            units[PARTITIONED_REFERENCES] = [
-                self._divided(channel, weight, self.finder.sets_of(partition))
-                for partition in self.finder.partitioned(channel.index)
-            ]
+            partitions = map(self.finder.sets_of, self.finder.partitioned(channel.index))
+            units[PARTITIONED_REFERENCES] = self._divided(channel, [(weight, partition) for partition in partitions])
         return units
 
     def _divided_together(self, channel: ComparedChannel, sets: ConceptSets) -> DividedWeights:
         """The DividedWeights of a channel, whose weights are all divided among its own sets at once."""
-        weights = channel.weights
+        draws = self.finder.draws
+        weights = channel.weights[: 1 + draws]
         targets = None
         if FITTED in self.division.nulls:
             targets = torch.cat([weights, weights[:1].expand_as(weights[1:])])
             weights = torch.cat([weights, weights[1:]])
         real, *permuted = self._rule(sets).shares(weights, targets).unbind(1)
-        return DividedWeights(real, permuted[:DRAWS], permuted[DRAWS:])
+        return DividedWeights(real, permuted[:draws], permuted[draws:])
 
-    def _units_of_draw(self, channel: ComparedChannel, number: int, draw: int) -> ComparedUnits:
-        """Units of the permuted weights of a draw, divided among exactly ``number`` concepts of their own."""
-        return self._divided(channel, channel.weights[draw], self.finder.sets(channel, draw, number))
+    def _of_permuted_weights(self, channel: ComparedChannel, number: int) -> list[ComparedUnits]:
+        """Units of each draw of the permuted weights, divided among exactly ``number`` concepts of its own."""
+        sets: dict[int, ConceptSets] = {}
+        for draw in range(1, 1 + self.finder.draws):
+            with suppress(UserError):  # a draw without so many concepts is left out
+                sets[draw] = self.finder.sets(channel, draw, number)
+        units = self._divided(channel, [(channel.weights[draw], of_draw) for draw, of_draw in sets.items()])
+        return [replace(of_draw, draw=draw) for draw, of_draw in zip(sets, units, strict=True)]
 
-    def _divided(self, channel: ComparedChannel, weight: Tensor, sets: ConceptSets) -> ComparedUnits:
-        """Units of some weights [C_in, taps], divided among some sets."""
-        return self._units(channel, weight, self._rule(sets).shares(weight[None])[:, 0], sets)
+    def _divided(self, channel: ComparedChannel, given: list[tuple[Tensor, ConceptSets]]) -> list[ComparedUnits]:
+        """Units of some weights [C_in, taps], each divided among sets of its own, of which all have as many."""
+        if not given:
+            return []
+        rules = [self._rule(sets) for _, sets in given]
+        shares = rules[0].shares_of_each(rules, torch.stack([weight for weight, _ in given]))
+        return [
+            self._units(channel, weight, of_weight, sets)
+            for (weight, sets), of_weight in zip(given, shares.unbind(1), strict=True)
+        ]
 
     def _rule(self, sets: ConceptSets) -> Rule:
         return self.division.rule(self.division.settings_from({}), sets, self.rho)
@@ -181,6 +213,8 @@ def comparison_methods() -> dict[str, Method]:
     methods = {
         "original": _of_network("original channel", Original, labels=False),
         "logit": _of_network("the class's own logit", Logits, labels=True),
+        "mean_difference": _readout("mean difference of the layer's input", MEAN_DIFFERENCE),
+        "probe": _readout("linear probe of the layer's input", PROBE),
     }
     sources = [source for source in SOURCES.all() if source.compared]
     for source in sources:
@@ -200,6 +234,19 @@ def _of_network(words: str, maker: type[UnitMaker], labels: bool) -> Method:
         changes_weights=False,
         same_output=True,
         make=lambda comparison: maker(),
+    )
+
+
+def _readout(words: str, unit: ScoredUnit) -> Method:
+    """The Method of a linear readout."""
+    return Method(
+        words=words,
+        source=None,
+        labels=True,
+        images=False,
+        changes_weights=False,
+        same_output=False,
+        make=lambda comparison: Readouts(unit, InputReadouts(comparison.study.tap_sums)),
     )
 
 

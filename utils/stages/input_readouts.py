@@ -9,6 +9,8 @@ from utils.method.probes import linear_probe, mean_difference
 from utils.store.scores import MEAN_DIFFERENCE, PROBE, ScoredUnit
 from utils.store.tap_sums import StoredTapSums
 
+FITTED_BY = {MEAN_DIFFERENCE: mean_difference, PROBE: linear_probe}
+
 
 class InputReadouts:
     """The readouts of concepts, those of equal classes once.
@@ -21,13 +23,13 @@ class InputReadouts:
 
     def __init__(self, tap_sums: StoredTapSums) -> None:
         self._tap_sums = tap_sums
-        self._of_classes = cache(lambda classes: self._fit(Concept("", list(classes))))
+        self._of_classes = cache(lambda unit, classes: self._fit(unit, Concept("", list(classes))))
 
-    def of(self, concept: Concept) -> dict[ScoredUnit, Tensor]:
-        """The rows [C_in, taps] of the READOUTS of a concept, for tap sums that are not standardised; without bias."""
-        return self._of_classes(tuple(sorted(concept.classes))) if concept.classes else self._fit(concept)
+    def of(self, unit: ScoredUnit, concept: Concept) -> Tensor:
+        """The row [C_in, taps] of one of READOUTS, for tap sums that are not standardised; without bias."""
+        if not concept.classes:
+            return self._fit(unit, concept)
+        return self._of_classes(unit, tuple(sorted(concept.classes)))
 
-    def _fit(self, concept: Concept) -> dict[ScoredUnit, Tensor]:
-        probed = self._tap_sums.probed(concept)
-        fitted = {MEAN_DIFFERENCE: mean_difference(probed), PROBE: linear_probe(probed)}
-        return {unit: self._tap_sums.as_rows(weights) for unit, weights in fitted.items()}
+    def _fit(self, unit: ScoredUnit, concept: Concept) -> Tensor:
+        return self._tap_sums.as_rows(FITTED_BY[unit](self._tap_sums.probed(concept)))

@@ -17,7 +17,6 @@ from torch import Tensor
 from utils.concept_sources.concept_source import CandidateMaker
 from utils.concept_sources.source_registry import SOURCES
 from utils.defaults import SEPARATION_DRAWS as DRAWS
-from utils.defaults import SEPARATION_GROUPINGS as GROUPINGS
 from utils.divisions.division import Rule
 from utils.divisions.nulls import NULLS, WEIGHTS, Null
 from utils.method.disentangling import Concept, GroupKey
@@ -163,8 +162,8 @@ class TrainingUnits:
     def readouts(self, opened: OpenedSplit) -> dict[ScoredUnit, Tensor]:
         """The mean difference and the linear probe of each of a split's own concepts, [K, 1, C_in, taps] each."""
         readouts = self._readouts(bool(opened.file.settings["only_correct"]))
-        rows = [readouts.of(concept) for concept in opened.file.split.own_concepts]
-        return {unit: torch.stack([of_concept[unit] for of_concept in rows])[:, None] for unit in READOUTS}
+        concepts = opened.file.split.own_concepts
+        return {unit: torch.stack([readouts.of(unit, concept) for concept in concepts])[:, None] for unit in READOUTS}
 
     def irrelevant(self, opened: OpenedSplit, thresholds: Thresholds, number: int | None) -> IrrelevantChannels:
         """The channels that are relevant for no class of a split, nor for a list of images.
@@ -496,7 +495,7 @@ def _rank_other_groupings(
         return [np.nan] * len(groups)
     weight = split.weight[None].double()
     above = [torch.full((len(groups),), torch.nan)]
-    for grouping in other_groupings(groups, GROUPINGS, split.channel, groups):
+    for grouping in other_groupings(groups, DRAWS, split.channel, groups):
         rows = units.rule_of_groups(opened, grouping).rows(weight)
         of_groups = validation.images_of(grouping)
         precisions = rank_rows(rows, of_groups, validation).ap[:, 0]

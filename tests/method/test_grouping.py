@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from utils.method.grouping import class_groups, concept_means, group_classes
+from utils.method.grouping import class_groups, concept_means, group_classes, other_groupings
 from utils.method.polysemanticity import (
     averaged_relevance_vectors,
     class_pairs,
@@ -102,3 +102,23 @@ def test_groups_of_a_layer_are_outputs_in_order_with_the_cosines_of_their_mean_a
 def test_the_mean_of_a_group_counts_its_classes_alike():
     values = torch.arange(8.0).view(4, 2)
     assert concept_means(values, [[0, 3], [1]]).tolist() == [[3.0, 4.0], [2.0, 3.0]]
+
+
+@pytest.mark.parametrize("groups, count", [([[0, 1], [2]], 2), ([[0, 1], [2, 3]], 2), ([[5, 7, 9], [2]], 3)])
+def test_other_groupings_are_all_that_there_are(groups, count):
+    groupings = other_groupings(groups, 20, "purpose")
+    assert len(groupings) == count
+    assert groupings == other_groupings(groups, 20, "purpose")
+    as_sets = {frozenset(map(frozenset, grouping)) for grouping in [groups, *groupings]}
+    assert len(as_sets) == 1 + count
+    for grouping in groupings:
+        assert [len(group) for group in grouping] == [len(group) for group in groups]
+        assert sorted(itertools.chain(*grouping)) == sorted(itertools.chain(*groups))
+        assert all(group == sorted(group) for group in grouping)
+
+
+def test_other_groupings_are_as_many_as_asked_for_and_none_of_single_classes():
+    groups = [list(range(6)), list(range(6, 12))]
+    assert len(other_groupings(groups, 5, 1)) == 5
+    assert other_groupings(groups, 5, 1) != other_groupings(groups, 5, 2)
+    assert other_groupings([[0], [1], [2]], 5) == other_groupings([[0, 1]], 5) == []

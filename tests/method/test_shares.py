@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from utils.method.shares import least_squares_shares, on_simplex, second_moments
+from utils.method import shares
+from utils.method.shares import least_squares_shares, least_squares_shares_of_each, on_simplex, second_moments
 
 
 def problem(seed=0, num_inputs=4, taps=2, sizes=(5, 7, 11)):
@@ -115,3 +116,14 @@ def test_the_nearest_point_of_the_simplex():
         enough = (values - middle).clamp(min=0).sum(1, keepdim=True) >= 1
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
     torch.testing.assert_close(on_simplex(values), (values - low).clamp(min=0))
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_units_with_concepts_of_their_own_are_divided_as_each_alone(together, monkeypatch):
+    weights, _, importance = problem()
+    groups_of_each = [problem(seed)[1] for seed in (1, 2, 3)]
+    monkeypatch.setattr(shares, "TOTALS_BYTES", together * 8 * weights[0].numel() ** 2)
+    of_each = least_squares_shares_of_each(weights, [moments_of(groups) for groups in groups_of_each], importance)
+    for weight, groups, of_unit in zip(weights, groups_of_each, of_each, strict=True):
+        alone = least_squares_shares(weight[None], moments_of(groups), importance)[0]
+        torch.testing.assert_close(of_unit, alone)

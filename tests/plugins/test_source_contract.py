@@ -219,7 +219,8 @@ def test_a_comparison_has_sets_of_every_unit(name, study, val_store):
     assert sets.means().shape == (len(sets.concepts), 8, 1) and len(sets.groups()[0]) == len(sets.concepts) + 1
     assert len(sets.second_moments()[0]) == len(sets.concepts) + 1
     assert (sets.clusters is None) == source.labelled
-    for draw in range(1, len(channel.weights)):
+    assert 1 <= finder.draws < len(channel.weights)
+    for draw in range(1, 1 + finder.draws):
         try:
             permuted = finder.sets(channel, draw, len(sets.concepts))
         except UserError:  # images of permuted weights may make no clusters
@@ -231,7 +232,7 @@ def test_labels_are_for_one_source_and_no_method_of_the_comparison_hides_another
     with registered():
         assert [source.name for source in SOURCES.all() if source.labelled] == [USUAL]
         expected = sum(len(list(DIVISIONS)) + len(source.own_units()) for source in SOURCES.all() if source.compared)
-        assert len(comparison_methods()) == 2 + expected
+        assert len(comparison_methods()) == len(("original", "logit", "mean_difference", "probe")) + expected
 
 
 def test_what_is_usual_is_registered():

@@ -16,6 +16,7 @@ from utils.divisions.least_squares import LeastSquares
 from utils.errors import UserError
 from utils.images.folders import ImageList
 from utils.method.disentangling import split_sources
+from utils.method.probes import ProbedConcept, linear_probe
 from utils.method.rho import RHOS
 from utils.method.shares import least_squares_shares
 from utils.method.significance import permutation, sequential_test
@@ -186,10 +187,12 @@ def test_every_value_of_the_rule_equals_loops(world, concepts, background):
 
 def test_a_row_has_its_columns_in_the_order_in_which_they_are_stored(world):
     row, _ = measure(world, opened_split(world, 1, [[0], [1]]))
-    units = ["_weights_permuted", "_real_target", "_owners_permuted", "_irrelevant", "", "_original", "_own_logit"]
+    units = ["_weights_permuted", "_real_target", "_owners_permuted", "_irrelevant", "", "_original"]
+    units += ["_mean_difference", "_probe", "_own_logit"]
     assert list(row) == [
         *("split", "split_by", "rho", "channel", "concept", "classes", "name", "images", "prevalence"),
         *(f"{measure}_all{unit}" for measure in ("ap", "pearson", "auroc") for unit in units),
+        "ap_all_random_groups",
         *("auroc_others", "auroc_others_original"),
         *("p_null", "null_reached", "null_draws", "most_draws", "irrelevant", "irrelevant_there"),
         *("p_irrelevant", "auroc_draws", "ap_draws", "ap_draws_real_target", "q_null", "q_irrelevant"),
@@ -342,6 +345,43 @@ def test_least_squares_has_both_references(world):
     test = sequential_test(rows[0]["ap_all"], draws)  # the weights that are fitted to the real channel decide
     assert (rows[0]["p_null"], rows[0]["null_reached"], rows[0]["null_draws"]) == test
     assert len(rows) == 2 and rows[0]["split_by"] == "least_squares" and rows[0]["rho"] is None
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+def test_readouts_are_fitted_to_training_images_and_ranked_on_validation_images(world, only_correct):
+    (row, _) = measure(world, opened_split(world, 1, [[0, 2], [1]], only_correct=only_correct))
+    (training, of), (sums, targets) = (images_of(store) for store in world[:2])
+    training, sums = (inputs.reshape(-1, 12).astype(float) for inputs in (training, sums))
+    labels = world[0].read_labels()
+    counts = np.isin(of, [1, 3]) | (labels.counting(only_correct).numpy())
+    standardised = (training[counts] - training.mean(0)) / training.std(0)
+    is_own = np.isin(of[counts], [0, 2])
+    difference = standardised[is_own].mean(0) - standardised[~is_own].mean(0)
+    probe = linear_probe(ProbedConcept(*map(torch.from_numpy, (standardised, is_own, np.ones(len(is_own))))))
+    for name, weights in (("mean_difference", difference), ("probe", probe.numpy())):
+        scores = (sums / training.std(0)) @ weights
+        own = np.isin(targets, [0, 2])
+        assert row[f"ap_all_{name}"] == pytest.approx(average_precision(scores, own), abs=0.01)
+        assert row[f"auroc_all_{name}"] == pytest.approx(area(scores, own), abs=0.01)
+    assert row["ap_all_probe"] > row["ap_all_original"]
+
+
+def test_other_groupings_of_the_classes_are_judged_on_their_own_images(world):
+    concepts = [[0, 2], [1]]
+    row, single = measure(world, opened_split(world, 1, concepts))
+    weights = world[0].read_layer()[0].double().numpy()
+    sums, targets = images_of(world[1])
+    above = []
+    for groups in ([[0, 1], [2]], [[1, 2], [0]]):  # the two other ways to make a pair of three classes
+        own = [np.isin(targets, group) for group in groups]
+        values = loops(weights[1], images_of(world[0]), sums, 0.8, groups, None, own)
+        shares = [of_group.mean() for of_group in own]
+        above.append([(value[1] - share) / (1 - share) for value, share in zip(values, shares, strict=True)])
+    for of_concept, expected in zip((row, single), np.mean(above, axis=0), strict=True):
+        prevalence = of_concept["prevalence"]
+        assert of_concept["ap_all_random_groups"] == pytest.approx(prevalence + (1 - prevalence) * expected, abs=1e-4)
+    alone, _ = measure(world, opened_split(world, 1, [[0], [1]]))
+    assert np.isnan(alone["ap_all_random_groups"])  # two classes are two groups in one way alone
 
 
 def test_blocks_change_nothing(world, monkeypatch):

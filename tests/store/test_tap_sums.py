@@ -145,3 +145,37 @@ def test_a_scratch_file_without_space_is_one_line(tmp_path, monkeypatch):
     kept._file = Full()
     with pytest.raises(UserError, match=r"cannot write a scratch file of 0.0 GB \(No space left on device\)"):
         kept.write(0, torch.zeros(2, INPUTS, TAPS))
+
+
+@pytest.mark.parametrize("most", [100, 7])
+def test_probed_images_stand_for_all_images_and_are_standardised(world, monkeypatch, most):
+    _, sums, targets, predictions = world
+    monkeypatch.setattr(tap_sums, "BACKGROUND_SAMPLE", most)
+    of_store = opened(world, only_correct=True)
+    probed = of_store.probed(Concept("", [0, 2]))
+    own = there(lambda image: targets[image] in (0, 2) and targets[image] == predictions[image])
+    others = there(lambda image: targets[image] not in (0, 2))
+    assert probed.is_own.sum() == min(most, len(own))
+    assert probed.weights[probed.is_own].sum().item() == pytest.approx(len(own))
+    assert probed.weights[~probed.is_own].sum().item() == pytest.approx(len(others))
+    rows = torch.linspace(0, IMAGES - 2, min(most, IMAGES - 1), dtype=torch.float64).round().long().numpy()
+    sample = sums[there(lambda image: True)][rows].reshape(-1, INPUTS * TAPS).astype(float)
+    chosen = [image for image in np.array(there(lambda image: True))[rows] if image in others]
+    expected = (sums[chosen].reshape(-1, INPUTS * TAPS) - sample.mean(0)) / sample.std(0)
+    np.testing.assert_allclose(probed.inputs[~probed.is_own], expected, rtol=1e-5)
+    # weights of standardised inputs rank images as their rows do
+    weights = torch.randn(INPUTS * TAPS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    by_rows = (of_store.as_rows(weights).numpy() * sums[chosen]).sum((1, 2))
+    differences = by_rows - (expected @ weights.numpy())
+    np.testing.assert_allclose(differences, differences[0], rtol=1e-5)
+
+
+def test_second_moments_of_classes_are_those_of_their_images(world):
+    _, sums, targets, _ = world
+    of_store = opened(world)
+    inputs = sums[there(lambda image: targets[image] in (1, 3))].reshape(-1, INPUTS * TAPS).astype(float)
+    for _ in range(2):  # once measured, once kept
+        moments = of_store.second_moments(Concept("", [3, 1]))
+        np.testing.assert_allclose(moments, inputs.T @ inputs / len(inputs), rtol=1e-6)
+    with pytest.raises(UserError, match="no training image of anything else"):
+        of_store.probed(Concept("", [0, 1, 2, 3]))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the squared norm, for inputs of unit variance
 TOLERANCE = 1e-5  # of the gradient; average precisions no longer change
@@ -46,9 +46,9 @@ class ProbedConcept(NamedTuple):
     weights: Tensor
 
     @property
-    def signs(self) -> Tensor:
-        """1 in the concept's images and -1 in others, [n] float64."""
-        return self.is_own.double() * 2 - 1
+    def signs(self) -> np.ndarray:
+        """1 in the concept's images and -1 in others, [n]."""
+        return np.where(self.is_own, 1.0, -1.0)
 
 
 def mean_difference(concept: ProbedConcept) -> Tensor:
@@ -96,33 +96,40 @@ def logistic_regressions(
     start : Tensor [M, D + 1], optional
         Where the search starts; default: at 0.
     """
-    shares = image_weights.double() / image_weights.sum(1, keepdim=True)
-    shape = (len(shares), concept.inputs.shape[1] + 1)
+    shares = (image_weights.double() / image_weights.sum(1, keepdim=True)).numpy()
     signs = concept.signs
+    shape = (len(shares), concept.inputs.shape[1] + 1)
 
     def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = torch.from_numpy(values).view(shape)
+        parameters = values.reshape(shape)
         weights = parameters[:, :-1]
-        of_images = logsigmoid(_margins(concept, parameters))
-        loss = (penalty * weights**2).sum() / 2 - (shares * of_images).sum()
-        slopes = -shares * (1 - of_images.exp()) * signs
-        gradient = torch.cat([slopes @ concept.inputs + penalty * weights, slopes.sum(1, keepdim=True)], 1)
-        return loss.item(), gradient.flatten().numpy()
+        margins = _margins(concept, parameters)
+        loss = penalty / 2 * (weights**2).sum() + (shares * _logistic_loss(margins)).sum()
+        slopes = -shares * expit(-margins) * signs
+        of_inputs = (torch.from_numpy(slopes) @ concept.inputs).numpy()
+        gradient = np.column_stack([of_inputs + penalty * weights, slopes.sum(1)])
+        return loss, gradient.ravel()
 
-    first = torch.zeros(shape, dtype=torch.float64) if start is None else start
+    first = np.zeros(shape) if start is None else start.numpy()
     options = {"maxiter": MOST_STEPS, "gtol": TOLERANCE, "ftol": 0.0}
-    solution = minimize(loss_and_gradient, first.flatten().numpy(), jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(solution.x).view(shape)
+    solution = minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(solution.x.reshape(shape))
 
 
-def _margins(concept: ProbedConcept, parameters: Tensor) -> Tensor:
+def _margins(concept: ProbedConcept, parameters: np.ndarray) -> np.ndarray:
     """``y_i (v . x_i + b)`` of each image by each of M regressions [M, D + 1]: [M, n]."""
-    return torch.addmm(parameters[:, -1:], parameters[:, :-1], concept.inputs.T) * concept.signs
+    weights = torch.from_numpy(parameters[:, :-1])
+    return ((weights @ concept.inputs.T).numpy() + parameters[:, -1:]) * concept.signs
 
 
 def _losses(concept: ProbedConcept, parameters: Tensor) -> Tensor:
     """The logistic loss of each image by each of M regressions [M, D + 1]: [M, n]."""
-    return -logsigmoid(_margins(concept, parameters))
+    return torch.from_numpy(_logistic_loss(_margins(concept, parameters.numpy())))
+
+
+def _logistic_loss(margins: np.ndarray) -> np.ndarray:
+    """``log(1 + exp(-margin))``; three times as fast as scipy's ``log_expit``."""
+    return np.maximum(-margins, 0) + np.log(1 + np.exp(-np.abs(margins)))
 
 
 def _halves(is_own: Tensor) -> Tensor:

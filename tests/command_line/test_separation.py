@@ -67,7 +67,12 @@ def test_the_same_two_lines_lead_everywhere(measured):
     text = (folder / OUT / "separation.md").read_text().splitlines()
     assert [line for line in text if line][2:4] == [first, second]
     latex = (folder / OUT / "separation.tex").read_text()
-    assert rf"\caption{{{escaped(f'{first}. {second}.')} Separation" in latex
+    third = lines[lines.index(second) + 2]
+    way = (
+        r"That is -?\d+% of the way from the null to a linear probe of the layer's input \(AP \d\.\d+\), which need .*"
+    )
+    assert re.fullmatch(way, third)
+    assert rf"\caption{{{escaped(f'{first}. {second}. {third}.')} Separation" in latex
 
 
 def test_the_same_command_measures_nothing_again(measured, tmp_path):

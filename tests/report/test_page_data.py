@@ -109,7 +109,7 @@ def test_what_a_splits_concepts_are(concepts, kind):
 
 def test_the_best_founded_come_first_and_what_is_not_known_is_null():
     def channel(number, rank, after=np.nan, cosine=0.1):
-        separation = MeanSeparation(0.1, after, 0.2)
+        separation = MeanSeparation(0.1, after, 0.2, 0.9)
         return {"channel": number, "verdict": Verdict(rank, "", ""), "separation": separation, "cosine": cosine,
                 "groups": [{"names": ["Dog", "cat"]}], "shares": (0.8, 0.9)}  # fmt: skip
 

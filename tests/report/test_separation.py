@@ -2,12 +2,13 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
 
 from tests.entries import random_separation_rows, separation, separation_row, separations_of, with_splits
-from utils.method.significance import mean_with_interval
+from utils.method.significance import mean_with_interval, ratio_with_interval
 from utils.report.figure_files import write_figure
 from utils.report.separation_figure import separation_figure, write_separation_figure
 from utils.report.separation_headline import headline
@@ -29,11 +30,12 @@ from utils.store.separations import VALUES, judged_together
 
 HEADER = (
     "run,layer,channel,concept,classes,name,images,prevalence,"
-    "ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,ap_all_owners_permuted,ap_all_own_logit,"
+    "ap_all,ap_all_original,ap_all_weights_permuted,ap_all_real_target,ap_all_owners_permuted,"
+    "ap_all_mean_difference,ap_all_probe,ap_all_own_logit,ap_all_random_groups,"
     "pearson_all,pearson_all_original,pearson_all_weights_permuted,pearson_all_real_target,"
-    "pearson_all_owners_permuted,pearson_all_own_logit,"
+    "pearson_all_owners_permuted,pearson_all_mean_difference,pearson_all_probe,pearson_all_own_logit,"
     "auroc_all,auroc_all_original,auroc_all_weights_permuted,auroc_all_real_target,auroc_all_owners_permuted,"
-    "auroc_all_own_logit,auroc_others,auroc_others_original,p_null,q_null,p_irrelevant,"
+    "auroc_all_mean_difference,auroc_all_probe,auroc_all_own_logit,auroc_others,auroc_others_original,p_null,q_null,p_irrelevant,"
     "q_irrelevant,null_reached,null_draws,most_draws,split,rho"
 )
 
@@ -247,7 +249,7 @@ def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_refe
     title = " ".join(figure.texts[0].get_text().split())
     assert title == f"{leading.count} {leading.precision}"
     labels = [text.get_text() for text in lines.get_legend().get_texts()]
-    assert len(labels) == 6 and f"new channel {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
+    assert len(labels) == 7 and f"new channel {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
     assert write_figure(tmp_path / "x", figure).is_file() and (tmp_path / "x.pdf").is_file()
 
 
@@ -300,3 +302,28 @@ def test_with_few_draws_the_headline_says_that_few_concepts_can_pass():
     assert leading.caution in verdict(2, True, True, rows).text
     assert headline([separation_row(most_draws=199)]).caution == ""
     assert "few concepts can pass" not in summary(separation())
+
+
+def test_the_way_to_the_probe_is_a_ratio_of_means_with_its_interval():
+    rows = random_separation_rows(q_null=0.5)
+    nulls, probes = (np.array([row[name] for row in rows]) for name in ("ap_all_weights_permuted", "ap_all_probe"))
+    for row, probe in zip(rows, probes + 1, strict=True):
+        row["ap_all_probe"] = probe
+    new = np.array([row["ap_all"] for row in rows])
+    channels = [row["channel"] for row in rows]
+    mean, low, high = ratio_with_interval(new - nulls, probes + 1 - nulls, channels)
+    assert mean == pytest.approx((new - nulls).sum() / (probes + 1 - nulls).sum())
+    expected = f"That is {mean:.0%} (95 % interval {low:.0%} to {high:.0%}) of the way from the null to a linear probe"
+    assert expected in summary(separation(rows=rows))
+    for row in rows:
+        row["ap_all_probe"] = -1.0  # below the null, the share would mean nothing
+    assert "of the way" not in summary(separation(rows=rows))
+
+
+def test_concepts_without_another_grouping_are_counted():
+    rows = random_separation_rows()
+    for row in rows[2:]:
+        row["ap_all_random_groups"] = np.nan
+    text = summary(separation(rows=rows))
+    assert "- classes grouped otherwise: 2 of 12 concepts; the others have no other grouping" in text
+    assert re.search(r"\| classes grouped otherwise \| 0\.\d{3} \| - \| - \| - \|", text)

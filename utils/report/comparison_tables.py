@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.defaults import COMPARISON_DRAWS
 from utils.method.embedding_scores import mean_distances
-from utils.method.significance import mean_with_interval
+from utils.method.significance import mean_with_interval, ratio_with_interval
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.separation_tables import WHY_AP
 from utils.report.tables import Table, write_settled
@@ -24,11 +24,14 @@ NULLS = {
     "owners_permuted": "owners permuted",
     "references_partitioned": "references partitioned",
 }
+PROBE_METHOD = "probe"
 NEEDS = ("labels", "images", "changes_weights", "same_output")
 WITH_INTERVAL = (*OF_CONCEPTS, "ari", *MONOSEMANTICITY)
 ABOVE_NULL = (NEW.ap, NEW.pearson, NEW.auroc)  # scores of which a method's difference from its null is shown
 INTERVALS = tuple(f"{name}{end}" for name in WITH_INTERVAL for end in ("_low", "_high"))
 DIFFERENCES = tuple(f"{name}_above{end}" for name in ABOVE_NULL for end in ("", "_low", "_high"))
+WAY = f"{NEW.ap}_way"  # from a null to the linear probe, as a share
+WAYS = tuple(f"{WAY}{end}" for end in ("", "_low", "_high"))
 PATCH_COLUMNS = ("patch_intra", "patch_inter", "patch_any", "patch_gap")
 COLUMNS = (
     "method",
@@ -39,6 +42,7 @@ COLUMNS = (
     *WITH_INTERVAL,
     *INTERVALS,
     *DIFFERENCES,
+    *WAYS,
     *PATCH_COLUMNS,
     *NEEDS,
     "draws",
@@ -47,6 +51,7 @@ COLUMNS = (
 HEADINGS = {
     NEW.ap: "AP, all",
     f"{NEW.ap}_above": "AP above the null",
+    WAY: "of the way to the probe",
     NEW.pearson: "Pearson, all",
     NEW.auroc: "AUROC, all",
     NEW.auroc_others: "AUROC, others",
@@ -62,7 +67,8 @@ MATCHED = (
 )
 HOW_TO_READ = (
     "A method's value minus that of its own null is the method's own: AUROC against the other concepts rises with k, "
-    "under nulls that may choose the best of k as well."
+    "under nulls that may choose the best of k as well. Of the way to the probe: this difference over that between the "
+    "linear probe and the null."
 )
 EXPLANATION = f"""\
 {MATCHED} {HOW_TO_READ}
@@ -74,8 +80,9 @@ other concepts alone. {WHY_AP}
 ARI: adjusted Rand index between the clusters of a channel's reference images and the
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
 channels), with 95 % intervals by resampling channels. Nulls, \
-{COMPARISON_DRAWS} draws each: permuted weights, the whole method on the
-channel's weights shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
+{COMPARISON_DRAWS} draws each
+(PURE's clusters have 3, as each needs passes over images): permuted weights, the whole method on the channel's weights
+shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
 among the sets of images that the channel itself has led to; fitted, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
 channel's references divided at random into sets of the same sizes. A unit that is the same for all images counts as
@@ -114,7 +121,9 @@ def _summary_row(comparison: dict[str, Any], method: str, null: str) -> dict[str
     for name in WITH_INTERVAL:
         rows = of_concepts if name in OF_CONCEPTS else of_channels
         row |= _with_interval(name, [part[name] for part in rows], [part["channel"] for part in rows])
-    row |= _above(_rows(comparison["concepts"], method, ""), of_concepts, null)
+    rows_of_method = _rows(comparison["concepts"], method, "")
+    row |= _above(rows_of_method, of_concepts, null)
+    row |= _way(rows_of_method, of_concepts, _rows(comparison["concepts"], PROBE_METHOD, ""), null)
     distances = mean_distances([tuple(channel[name] for name in PATCHES) for channel in of_channels])
     row |= {f"patch_{name}": value for name, value in distances._asdict().items()}
     row["patch_gap"] = distances.gap
@@ -138,6 +147,26 @@ def _above(rows: list[dict[str, Any]], null_rows: list[dict[str, Any]], null: st
         values = [row[name] - null_row_of[row["channel"], row["concept"]][name] if null else np.nan for row in rows]
         differences |= _with_interval(f"{name}_above", values, [row["channel"] for row in rows])
     return differences
+
+
+def _way(
+    rows: list[dict[str, Any]], null_rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]], null: str
+) -> dict[str, float]:
+    """How far a method goes from its null to the linear probe, on the concepts that all three have: a ratio of means.
+
+    NaN for the method itself, and where the null is above the probe.
+    """
+    null_value_of, probe_value_of = (
+        {(row["channel"], row["concept"]): row[NEW.ap] for row in of_unit} for of_unit in (null_rows, probe_rows)
+    )
+    shared = null_value_of.keys() & probe_value_of.keys()
+    rows = [row for row in rows if null and (row["channel"], row["concept"]) in shared]
+    null_values = np.array([null_value_of[row["channel"], row["concept"]] for row in rows])
+    gains = np.array([row[NEW.ap] for row in rows]) - null_values
+    probe_gains = np.array([probe_value_of[row["channel"], row["concept"]] for row in rows]) - null_values
+    ratio = ratio_with_interval(gains, probe_gains, [row["channel"] for row in rows])
+    is_below_probe = bool(np.nansum(probe_gains) > 0)
+    return dict(zip(WAYS, ratio if is_below_probe else [np.nan] * 3, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------------------------

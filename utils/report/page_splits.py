@@ -29,7 +29,7 @@ from utils.store.effects import Effects
 from utils.store.files import number_text
 from utils.store.opened_splits import OpenedSplit
 from utils.store.results import Results
-from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT
+from utils.store.scores import NEW, ORIGINAL, OWN_LOGIT, PROBE
 from utils.store.separations import Separations, newest_rows
 from utils.store.splits import SplitFile
 
@@ -278,6 +278,7 @@ def _separation_row(row: dict, styles: list[str]) -> dict:
         "before": before,
         "after": after,
         "reference": reference,
+        "probe": row[PROBE.ap],
         "logit": row[OWN_LOGIT.ap],
         "pearson_before": row[ORIGINAL.pearson],
         "pearson": row[NEW.pearson],

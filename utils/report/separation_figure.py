@@ -16,7 +16,7 @@ from utils.report.plots import DISENTANGLED, GREY, HANDLE, ORIGINAL, SUBTLE, fit
 from utils.report.separation_headline import primary_null
 from utils.report.separation_tables import divisions_of, headline_lines
 from utils.report.sheets import SCREEN, Sheet
-from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, unit_of
+from utils.store.scores import AP_DRAWS, IRRELEVANT, NEW, OWN_LOGIT, PROBE, unit_of
 from utils.store.scores import ORIGINAL as ORIGINAL_CHANNEL
 
 AFTER = DISENTANGLED[0]
@@ -30,6 +30,7 @@ LINES = (  # name, key of the values, colour and line; upwards from chance
     ("irrelevant channels", IRRELEVANT.ap, DISENTANGLED[2]),
     *((name, unit_of(null).ap, line) for null, (name, line) in PRIMARY.items()),
     ("new channel", NEW.ap, AFTER),
+    ("linear probe of the input", PROBE.ap, (SUBTLE, "--")),
     ("class's own logit", OWN_LOGIT.ap, (SUBTLE, (0, (6, 2, 1, 2)))),
 )
 

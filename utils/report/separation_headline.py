@@ -9,9 +9,9 @@ import numpy as np
 from utils.defaults import SEPARATION_MOST_DRAWS
 from utils.divisions.division_registry import DIVISIONS
 from utils.divisions.nulls import Null
-from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval
+from utils.method.significance import FEWEST_GROUPS, Interval, mean_with_interval, ratio_with_interval
 from utils.report.numbers import interval_text
-from utils.store.scores import NEW, ORIGINAL, unit_of
+from utils.store.scores import NEW, ORIGINAL, PROBE, unit_of
 
 LARGEST_Q = 0.05  # a concept with a smaller q value stands above its primary null
 FEW_OF_ALL = 0.25  # share of concepts above their null, up to which a mean gain above 0 is explained
@@ -22,12 +22,14 @@ MOST_OF_ALL = 0.5  # share of concepts that must have the least p for any to pas
 class MeanSeparation:
     """Average precision, as means over concepts; NaN where it was not measured.
 
-    ``before`` is of the original channel, ``after`` of the new channels, ``null`` of the primary null.
+    ``before`` is of the original channel, ``after`` of the new channels, ``null`` of the primary null, ``probe`` of a
+    linear probe of the layer's input.
     """
 
     before: float
     after: float
     null: float
+    probe: float
 
     @property
     def gain(self) -> float:
@@ -54,6 +56,8 @@ class Headline:
     mean
     gain
         Over the primary null, with the interval over channels.
+    way
+        The gain as a share of that of a linear probe of the layer's input, a ratio of means, with its interval.
     """
 
     above: int
@@ -64,6 +68,7 @@ class Headline:
     draws: tuple[int, int]
     mean: MeanSeparation
     gain: Interval
+    way: Interval
 
     @property
     def count(self) -> str:
@@ -86,6 +91,17 @@ class Headline:
         return (
             f"AP {self.mean.before:.3f} before, {self.mean.after:.3f} after, {self.mean.null:.3f} by the null; "
             f"gain over the null {self.gain.mean:+.3f}{interval}"
+        )
+
+    @property
+    def of_the_way(self) -> str:
+        """How far the new channels go from the null to a linear probe of the layer's input; empty if it is unknown."""
+        if np.isnan(self.way.mean) or not self.mean.probe > self.mean.null:
+            return ""
+        interval = interval_text(self.way.low, self.way.high, ".0%", label="95 % interval ")
+        return (
+            f"That is {self.way.mean:.0%}{interval} of the way from the null to a linear probe of the layer's input "
+            f"(AP {self.mean.probe:.3f}), which need not be a part of the channel"
         )
 
     @property
@@ -135,6 +151,7 @@ def headline(rows: Sequence[dict[str, Any]] | None) -> Headline | None:
         return None
     channels = [row["channel"] for row in measured]
     most_draws = [row["most_draws"] for row in measured]
+    gains = [row[NEW.ap] - null_precision(row) for row in measured]
     return Headline(
         above=sum(map(is_above_null, measured)),
         concepts=len(measured),
@@ -143,7 +160,8 @@ def headline(rows: Sequence[dict[str, Any]] | None) -> Headline | None:
         meanings="; ".join(sorted({primary_null(row).meaning for row in measured})),
         draws=(min(most_draws), max(most_draws)),
         mean=mean_separation(measured),
-        gain=mean_with_interval([row[NEW.ap] - null_precision(row) for row in measured], channels),
+        gain=mean_with_interval(gains, channels),
+        way=ratio_with_interval(gains, [row[PROBE.ap] - null_precision(row) for row in measured], channels),
     )
 
 
@@ -151,11 +169,12 @@ def mean_separation(rows: Sequence[dict[str, Any]] | None) -> MeanSeparation:
     """The MeanSeparation of rows, without those that could not be measured."""
     measured = [row for row in rows or () if not np.isnan(row[NEW.ap])]
     if not measured:
-        return MeanSeparation(np.nan, np.nan, np.nan)
+        return MeanSeparation(np.nan, np.nan, np.nan, np.nan)
     return MeanSeparation(
         before=float(np.mean([row[ORIGINAL.ap] for row in measured])),
         after=float(np.mean([row[NEW.ap] for row in measured])),
         null=float(np.mean([null_precision(row) for row in measured])),
+        probe=float(np.mean([row[PROBE.ap] for row in measured])),
     )
 
 

@@ -18,7 +18,16 @@ from utils.report.latex import BEFORE, comment, joined, stacked
 from utils.report.numbers import HYPHEN, csv_number, formatted, interval_text
 from utils.report.separation_headline import LARGEST_Q, headline, null_precision
 from utils.report.tables import Table, short_name, warn_of, write_settled
-from utils.store.scores import IRRELEVANT, NEW, ORIGINAL, OWN_LOGIT, unit_of
+from utils.store.scores import (
+    IRRELEVANT,
+    MEAN_DIFFERENCE,
+    NEW,
+    ORIGINAL,
+    OTHER_GROUPINGS,
+    OWN_LOGIT,
+    PROBE,
+    unit_of,
+)
 from utils.store.separations import VALUES, Separations, judged_together, newest_rows
 
 SHOWN = 40  # rows that are printed
@@ -30,6 +39,9 @@ CHANNELS = {
     "new channel c'_k": NEW,
     **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": IRRELEVANT,
+    "classes grouped otherwise": OTHER_GROUPINGS,
+    "mean difference of the layer's input": MEAN_DIFFERENCE,
+    "linear probe of the layer's input": PROBE,
     "the class's own logit": OWN_LOGIT,
 }
 AGAINST_ALL = (
@@ -73,6 +85,14 @@ permuted: the same number of inputs each, drawn at random. irrelevant: the same 
 no class of the channel's concepts; p irrelevant: their share with at least the new channel's AP, (1 + number) / (1 +
 all); q irrelevant: where all irrelevant channels were used. They are not measured for least squares unless
 --irrelevant_channels asks for it, and drawn where there are too many.
+random groups: the same rule on other groupings of the channel's classes, of the same sizes ({SEPARATION_DRAWS} of
+them, or all that there are), each group judged on its own images; what is above the prevalence of a group,
+(AP - prevalence) / (1 - prevalence), is averaged and shown at the prevalence of the concept. Single classes have no
+other grouping.
+mean difference, probe: two linear readouts of all of the layer's input, summed over space and standardised by the
+training images: the mean of the concept minus that of others, and a logistic regression (squared norm penalised, the
+factor chosen by halves of the training images; others are a weighted sample). They use labels as the split does, but
+need not be a part of the channel. They bound nothing.
 logit: the network's own logit, of several classes' the largest. Pearson: correlation between a channel's sums and the
 concept's indicator (1 for its images, 0 for others); 0 is chance. AUROC: 0.5 is chance. Both are signed: below chance
 is the wrong way round. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty field or - cannot be measured:
@@ -98,11 +118,12 @@ def summary(separation: dict[str, Any]) -> str:
 
 
 def headline_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The two lines that lead, and others where they need an explanation; or one that there is nothing to count."""
+    """The lines that lead, and others where they need an explanation; or one that there is nothing to count."""
     leading = headline(rows)
     if leading is None:
         return ["No concept could be measured."]
-    return [line for line in (leading.count, leading.precision, leading.of_mean_alone, leading.caution) if line]
+    lines = (leading.count, leading.precision, leading.of_the_way, leading.of_mean_alone, leading.caution)
+    return [line for line in lines if line]
 
 
 def _table_of_means(rows: list[dict[str, Any]]) -> list[str]:
@@ -119,16 +140,18 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     channels = [row["channel"] for row in rows]
     lines = []
     too_few = False
-    for words in ("original", WEIGHTS.words, FITTED.words):
+    for words in ("original", WEIGHTS.words, FITTED.words, "classes grouped otherwise"):
         texts = []
         unit = CHANNELS[words]
         for new_column, null_column in ((NEW.ap, unit.ap), (NEW.pearson, unit.pearson), (NEW.auroc, unit.auroc)):
-            differences = [row[new_column] - row[null_column] for row in rows]
+            differences = [row[new_column] - row.get(null_column, np.nan) for row in rows]
             mean, low, high = mean_with_interval(differences, channels)
             if np.isfinite(mean):
                 texts.append(f"{HEADINGS[new_column]} {mean:+.3f}{interval_text(low, high)}")
                 too_few |= bool(np.isnan(low))
         lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
+    regrouped = sum(not np.isnan(row[OTHER_GROUPINGS.ap]) for row in rows)
+    lines += [f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; the others have no other grouping"]
     return [*lines, "- too few channels for an interval"] if too_few else lines
 
 
@@ -226,6 +249,7 @@ LEADING = (
     ORIGINAL.ap,
     NEW.ap,
     NULL_AP,
+    PROBE.ap,
     "null_reached",
     "p_null",
     "q_null",

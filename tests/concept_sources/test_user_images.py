@@ -14,8 +14,10 @@ from tests.stores import study_of
 from utils.concept_sources.user_images import UserImages
 from utils.errors import UserError
 from utils.method.disentangling import Concept
+from utils.stages.input_readouts import InputReadouts
 from utils.store.image_lists import read_image_list
 from utils.store.importance_store import ImportanceStore
+from utils.store.scores import MEAN_DIFFERENCE
 
 ANT, BEE, CAT, DOG = range(4)
 IN_CLASS = 6  # training images of each class
@@ -77,6 +79,18 @@ def test_listed_images_are_left_out_of_classes_whose_arv_is_the_mean_of_class_me
     torch.testing.assert_close(candidate.arvs[1], (means[0] + means[1]) / 2, rtol=1e-4, atol=1e-5)
     plain = make(study, [[], [DOG]], t1=write("red.txt", FIRST))
     assert plain.concepts[1].images == list(range(18, 24)) and plain.concepts[1].name == "dog"
+
+
+def test_a_readout_of_classes_beside_a_list_is_fitted_without_the_listed_images(study, write):
+    """Also where the same classes had a readout with all of their images before."""
+    of_classes = make(study, [[], [ANT, BEE]], t1=write("red.txt", FIRST)).concepts[1]
+    readouts = InputReadouts(study.tap_sums)
+    of_all = readouts.of(MEAN_DIFFERENCE, Concept("", [ANT, BEE]))
+    sums = study.tap_sums.of_images(torch.arange(4 * IN_CLASS)).double()
+    others = sums[2 * IN_CLASS :].mean(0)  # cats and dogs
+    for images, row in ((range(2 * IN_CLASS), of_all), (of_classes.images, readouts.of(MEAN_DIFFERENCE, of_classes))):
+        expected = (sums[list(images)].mean(0) - others) / sums.var(0, correction=0)
+        torch.testing.assert_close(row, expected)
 
 
 def test_only_correct_is_for_classes_a_list_counts_as_it_is(study, finished, write):

@@ -27,7 +27,7 @@ class InputReadouts:
 
     def of(self, unit: ScoredUnit, concept: Concept) -> Tensor:
         """The row [C_in, taps] of one of READOUTS, for tap sums that are not standardised; without bias."""
-        if not concept.classes:
+        if concept.kind == "images":  # a list of images, or classes without the listed ones
             return self._fit(unit, concept)
         return self._of_classes(unit, tuple(sorted(concept.classes)))
 

@@ -65,6 +65,14 @@ def test_the_score_below_a_name_is_that_of_the_name():
     assert words == ["name 0.50; permuted weights 0.01 to 0.20", "0.30; permuted weights 0.40 to 0.40"]
 
 
+def test_a_name_stands_alone_where_those_of_all_units_have_no_validation_images():
+    names = searched()
+    names.values[1:, 0] = -torch.inf
+    assert names.names()[0] == "swimwear or seashore"
+    words = "name 0.50; those of permuted weights have no validation images"
+    assert score_in_words(scores(names), 0) == words
+
+
 def test_the_count_has_the_share_of_units_that_are_named_in_their_place():
     """Of 21 units one is the highest of each column: the concept in the first, a unit in the second."""
     share = "1 of 2 circuits have a name (50.0%; permuted weights in their place: 1 of 40, 2.5%; 5% by construction)"

@@ -82,9 +82,14 @@ def texts_of(stored: Sequence[str], scores: ImageSetScores | None) -> list[str]:
 
 
 def name_score_in_words(names: SearchedNames, k: int) -> str:
-    """The value of the name of concept ``k`` beside the lowest and highest of permuted weights with their own names."""
+    """The value of the name of concept ``k`` beside the lowest and highest of permuted weights with their own names.
+
+    Of permuted weights whose names have validation images.
+    """
     nulls = names.values[1:, k].numpy()
     nulls = nulls[np.isfinite(nulls)]
+    if not len(nulls):
+        return f"name {names.values[0, k]:.2f}; those of permuted weights have no validation images"
     return f"name {names.values[0, k]:.2f}; permuted weights {nulls.min():.2f} to {nulls.max():.2f}"
 
 

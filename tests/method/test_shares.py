@@ -1,5 +1,7 @@
 """Shares by least squares, against scipy's solver and a loop over images."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,21 @@ def test_units_with_concepts_of_their_own_are_divided_as_each_alone(together, mo
     for weight, groups, of_unit in zip(weights, groups_of_each, of_each, strict=True):
         alone = least_squares_shares(weight[None], moments_of(groups), importance)[0]
         torch.testing.assert_close(of_unit, alone)
+
+
+def test_the_moments_of_a_unit_are_let_go_before_those_of_later_units_are_made():
+    """Those of 20 units of a wide layer do not fit into memory."""
+    weights, groups, importance = problem()
+    given = []
+    most = 0
+
+    def moments_of_each():
+        nonlocal most
+        for _ in range(8):
+            moments = moments_of(groups)
+            given.append(weakref.ref(moments[0]))
+            most = max(most, sum(reference() is not None for reference in given))
+            yield moments
+
+    least_squares_shares_of_each(weights[:1].expand(8, -1, -1), moments_of_each(), importance)
+    assert len(given) == 8 and most <= 2

@@ -9,7 +9,8 @@ A new way is a subclass of ``Division`` in its own file in this folder, named af
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.plugins import Flag, later
@@ -276,14 +277,14 @@ class Rule(ABC):
             What the new channels of each unit should sum to, for rules that support it; default: the unit.
         """
 
-    @staticmethod
-    def shares_of_each(rules: Sequence[Rule], weights: Tensor) -> Tensor:
-        """The shares of unit b [C_in, taps] of ``weights`` [B, C_in, taps] by the b-th of B rules: [K + 1, B, C_in].
+    def shares_of_each(self, following: Iterable[Any], weights: Tensor) -> Tensor:
+        """The shares of each unit of ``weights`` [B, C_in, taps] by a rule of its own: [K + 1, B, C_in].
 
-        All rules are of this class and have the same number K of concepts. A way of dividing that can be solved for
-        many rules at once overrides this.
+        The first unit is divided by this rule, each other one by its own of the ``following`` B - 1 rules. These are of
+        the same class and have as many concepts; they may be made when they are asked for. A way of dividing that can
+        be solved for many rules at once overrides this.
         """
-        pairs = zip(rules, weights.split(1), strict=True)
+        pairs = zip(chain([self], following), weights.split(1), strict=True)
         return torch.cat([rule.shares(weight) for rule, weight in pairs], 1)
 
     def rows(self, weights: Tensor, targets: Tensor | None = None) -> Tensor:

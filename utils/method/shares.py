@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def least_squares_shares(
 
 def least_squares_shares_of_each(
     weights: Tensor,
-    moments_of_each: Sequence[Sequence[Tensor]],
+    moments_of_each: Iterable[Sequence[Tensor]],
     importance: Sequence[float],
     *,
     ridge: float = RIDGE,
@@ -89,17 +90,16 @@ def least_squares_shares_of_each(
     ----------
     weights : Tensor [B, C_in, taps]
     moments_of_each : B sequences of K Tensors
-        The moments for each unit, one after another.
+        The moments for each unit. Those of a unit are not needed any more when those of the next one are asked for.
     importance : K floats
     ridge, tolerance : float
     """
     size = max(1, TOTALS_BYTES // (weights[0].numel() ** 2 * weights.element_size()))
+    given = zip(weights.split(1), moments_of_each, strict=True)
+    problems = (_problem(weight, moments, importance, weight, ridge) for weight, moments in given)
     shares = []
-    for first in range(0, len(weights), size):
-        of_block = slice(first, first + size)
-        given = zip(weights[of_block].split(1), moments_of_each[of_block], strict=True)
-        problems = [_problem(weight, moments, importance, weight, ridge) for weight, moments in given]
-        shares.append(_solve(_Problem.joined(problems), tolerance))
+    while of_block := list(islice(problems, size)):
+        shares.append(_solve(_Problem.joined(of_block), tolerance))
     return torch.cat(shares)
 
 

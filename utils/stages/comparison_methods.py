@@ -155,8 +155,9 @@ class Splits(UnitMaker):
         """Units of some weights [C_in, taps], each divided among sets of its own, of which all have as many."""
         if not given:
             return []
-        rules = [self._rule(sets) for _, sets in given]
-        shares = rules[0].shares_of_each(rules, torch.stack([weight for weight, _ in given]))
+        first, *following = (sets for _, sets in given)
+        rules = map(self._rule, following)  # one by one: second moments of wide layers take much memory
+        shares = self._rule(first).shares_of_each(rules, torch.stack([weight for weight, _ in given]))
         return [
             self._units(channel, weight, of_weight, sets)
             for (weight, sets), of_weight in zip(given, shares.unbind(1), strict=True)

@@ -6,8 +6,9 @@ of other ranks have other sizes and would not be exchangeable with it.
 
 Under the hypothesis that is tested, the order of the channel's weights is itself a random one. Everything that leads to
 the k-th new channel (reference images, clusters, division, choice and score of its name) is then done to the channel
-and to each of its permutations alike, so that they are exchangeable: see ``utils.method.naming``. The exception is a
-rho that was chosen for the channel itself, where inputs are divided by a rule that has one.
+and to each of its permutations alike, so that they are exchangeable: see ``utils.method.naming``. The exceptions are
+chosen for the channel itself: a rho, where inputs are divided by a rule that has one, and the number of its sets, where
+the clustering determines it and no setting does.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
 """Edited networks: concepts are weakened in, or taken out of, the weights of the original architecture."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from utils.errors import UserError
 from utils.method.disentangling import Split
@@ -19,7 +15,7 @@ from utils.method.weakening import constant_in_place, weakened_row
 from utils.networks.ablation import replacement
 from utils.networks.layers import Layer, splittable
 from utils.networks.loading import EDIT_RECORD, copy_module, fingerprint
-from utils.networks.user_code import in_one_line, user_code
+from utils.networks.reads import batch_norm_after
 
 
 @dataclass(frozen=True)
@@ -155,96 +151,6 @@ def _refuse_shared_tensors(network: nn.Module, layer: Layer) -> None:
                     raise UserError(
                         f"layer {layer.name} shares its weights with {name}.{parameter_name}: an edit would change both"
                     )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What reads a layer's output
-
-
-def batch_norm_after(network: nn.Module, layer: Layer, image_size: int) -> str | None:
-    """The name of the BatchNorm that alone reads the layer's output, or None.
-
-    It has to read the output as it is, with the layer's channels as its own, with running statistics, and once in a
-    pass. A constant in a channel and a ``running_mean`` that is larger by it then cancel. This is found out in a pass
-    over noise, in evaluation mode, of every operation that reads the output.
-    """
-    norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
-    if not norms:
-        return None
-    weight: Any = layer.module.weight
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, image_size, image_size, generator=generator).to(weight.device, weight.dtype)
-    reads = _Reads()
-    handle = layer.module.register_forward_hook(reads.keep, prepend=True)  # sees the output before other hooks do
-
-    def refusal(error: BaseException) -> UserError:
-        size = f"{image_size}x{image_size}"
-        return UserError(f"the network cannot take images of {size} pixels: {in_one_line(error)}")
-
-    try:
-        with torch.no_grad(), _in_evaluation_mode(network), user_code(refusal), reads:
-            network(images)
-    finally:
-        handle.remove()
-    if len(reads.outputs) != 1 or layer.channel_dim % reads.outputs[0].ndim != 1:
-        return None
-    return next((name for name, module in norms.items() if reads.are_of(module)), None)
-
-
-@contextmanager
-def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """While in the block, a network is in evaluation mode; then each module is in its own mode again."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-class _Reads(TorchDispatchMode):
-    """Records the operations that read a layer's output, or a view of it, and all operations of BatchNorms.
-
-    ``outputs`` are the layer's outputs; they are kept, so that no other tensor can take their memory in the pass.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: list[Tensor] = []
-        self.operations: list[tuple[str, list[Any]]] = []  # that read an output: the name, and all arguments
-        self.normalised: list[list[Any]] = []  # arguments of all batch normalisations
-
-    def keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.outputs.append(output)
-
-    def are_of(self, module: _BatchNorm) -> bool:
-        """Whether the only operation that reads the output is the normalisation of this BatchNorm, called once."""
-        mean = module.running_mean
-        if mean is None or len(self.operations) != 1:
-            return False
-        ((name, arguments),) = self.operations
-        of_module = [values for values in self.normalised if _is_among(mean, values)]
-        in_training = any(value is True for value in arguments)
-        return "batch_norm" in name and _is_among(mean, arguments) and len(of_module) == 1 and not in_training
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        arguments = tree_leaves((args, kwargs or {}))
-        tensors = [value for value in arguments if isinstance(value, Tensor)]
-        if "batch_norm" in operation.name():
-            self.normalised.append(arguments)
-        if any(_memory(tensor) == _memory(output) for tensor in tensors for output in self.outputs):
-            self.operations.append((operation.name(), arguments))
-        return operation(*args, **(kwargs or {}))
-
-
-def _memory(tensor: Tensor) -> int:
-    """What identifies a tensor's storage, also where that has no address (subclasses of tensors on a device)."""
-    return tensor.untyped_storage()._cdata
-
-
-def _is_among(tensor: Tensor, values: Sequence[Any]) -> bool:
-    return any(value is tensor for value in values)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from utils.method.dictionary_fit import fit_of
 from utils.method.sparse_autoencoder import (
     AutoencoderTraining,
     TopKAutoencoder,
-    fit_of,
     loss_of,
     top_k,
     train_autoencoder,
@@ -137,20 +137,3 @@ def test_dead_units_learn_what_the_others_leave():
         loss, _ = loss_of(autoencoder, x, dead, weight)
         gradients[weight] = torch.autograd.grad(loss, encoder)[0][never].abs().sum()
     assert never.any() and gradients[0.0] == 0 and gradients[0.25] > 0
-
-
-def test_a_fit_equals_a_loop():
-    autoencoder = TopKAutoencoder(normal(7, 4), normal(7, 4, seed=1) / 4, normal(4, seed=2), sparsity=2)
-    values = normal(9, 4, seed=3)
-    left = total = 0.0
-    active = set()
-    count = 0
-    for x in values:
-        z = autoencoder.codes(x[None])
-        left += float((x - autoencoder.reconstruct(z)[0]).square().sum())
-        total += float((x - values.mean(0)).square().sum())
-        active |= set(z.nonzero()[:, 1].tolist())
-        count += int((z > 0).sum())
-    fit = fit_of(autoencoder, values)
-    assert fit.explained == pytest.approx(1 - left / total, rel=1e-5)
-    assert fit.active_units == len(active) and fit.units_at_position == pytest.approx(count / 9)

@@ -80,7 +80,7 @@ def comparison_name(settings: ResultSettings, run: str) -> str:
     name += "".join(f"_{word}{'-'.join(map(str, values))}" for word, values in chosen.items() if values)
     if settings.max_channels != COMPARISON_CHANNELS:
         name += f"_max_channels{settings.max_channels}"
-    for field in ("rho", "nr_concepts", "nr_reference_images"):
+    for field in ("rho", "nr_concepts", "nr_reference_images", "sae_trainer"):
         value = getattr(settings, field)
         name += "" if value is None else f"_{field.removeprefix('nr_')}{value}"
     name += "" if settings.embedding is None else f"_embedding_{run_name(settings.embedding, LAYER)}"
@@ -157,6 +157,7 @@ class OpenedComparison:
             "draws": COMPARISON_DRAWS,
             "concepts": settings.nr_concepts,
             "references": settings.nr_reference_images,
+            "sae_trainer": settings.sae_trainer,
             "embedding": settings.embedding and model_name(settings.embedding),
             "embedder": json_digest(given),
             "defaults": [values for values in defaults if values is not None],
@@ -170,7 +171,11 @@ class OpenedComparison:
         """The fields of a comparison that are measured: rows of all methods. Finished channels are ``kept``."""
         outputs = sorted({output for _, concepts in self.channels for concept in concepts for output in concept})
         validation = ValidationInputs(self.store, outputs)
-        given = {"number": self.settings.nr_concepts, "references": self.settings.nr_reference_images}
+        given = {
+            "number": self.settings.nr_concepts,
+            "references": self.settings.nr_reference_images,
+            "sae_trainer": self.settings.sae_trainer,
+        }
         comparison = Comparison(
             self.study,
             self.channels,
@@ -181,11 +186,16 @@ class OpenedComparison:
             given={name: value for name, value in given.items() if value is not None},
         )
         made = {name: method.make(comparison) for name, method in methods.items()}
+        for maker in made.values():
+            maker.prepare()
         measured = compare(comparison, made, kept, self._embedded_images())
         return {
             "images": len(validation.targets),
             "concepts": measured.concepts,
             "channels": measured.channels,
+            "reconstructions": {
+                name: maker.reconstruction._asdict() for name, maker in made.items() if maker.reconstruction is not None
+            },
             "problems": [*self.problems.messages, *measured.problems],
         }
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from utils.defaults import BACKGROUND_WEIGHT
 from utils.defaults import COMPARISON_DRAWS as DRAWS
@@ -34,12 +34,15 @@ torch = later("torch")
 disentangling = later("utils.method.disentangling")
 significance = later("utils.method.significance")
 
+Shared = TypeVar("Shared")
+
 # The nulls of a comparison, as its files name them; "" is the method itself
 PERMUTED_WEIGHTS = "weights_permuted"
 SAME_SETS = "weights_permuted_same_sets"
 REAL_TARGET = "weights_permuted_real_target"
 PERMUTED_OWNERS = "owners_permuted"
 PARTITIONED_REFERENCES = "references_partitioned"
+UNITS_AT_RANDOM = "units_random"
 
 
 class ValidationSums(Protocol):
@@ -171,10 +174,44 @@ class ConceptSets:
         return self.tap_sums.of_concepts(self.concepts, BACKGROUND_WEIGHT).second_moments()
 
 
+class Reconstruction(NamedTuple):
+    """How well a dictionary of the layer's output reconstructs positions, and what its reconstruction does to the
+    network's predictions in the place of the layer's output.
+
+    ``of`` are words for the values that ``dictionary`` describes; ``active_units`` of its ``units`` are active at any
+    of the training positions, ``units_at_position`` at one in the mean. ``explained`` is the share of the variance in
+    validation images, ``explained_training`` in training positions. In ``images`` validation images the reconstruction
+    was inserted: ``changed`` is the share of their predictions that change, ``top1`` and ``top1_inserted`` the share
+    that are right before and after; NaN where no reconstruction can be inserted.
+    """
+
+    dictionary: str
+    of: str
+    units: int
+    active_units: int
+    units_at_position: float
+    explained_training: float
+    explained: float
+    images: int
+    changed: float
+    top1: float
+    top1_inserted: float
+
+
 class UnitMaker(ABC):
-    """Makes the units of one method; ``finder`` is its ConceptFinder, None if it needs no concepts."""
+    """Makes the units of one method.
+
+    ``finder`` is its ConceptFinder, or what else it takes its units from; None if it needs no concepts.
+    ``reconstruction`` is known after ``prepare``, if its units are those of a dictionary. ``is_of_channel`` is False
+    if it has the same units for all channels.
+    """
 
     finder: Any = None
+    reconstruction: Reconstruction | None = None
+    is_of_channel = True
+
+    def prepare(self) -> None:
+        """Make the passes over images that its units need; called after all makers of a comparison are made."""
 
     @abstractmethod
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:
@@ -202,7 +239,7 @@ class Comparison:
     rho : float
         For divisions that have several.
     given : dict
-        The given settings of sources: ``number`` of concepts and of ``references``.
+        The given settings of sources: ``number`` of concepts and of ``references``, and ``sae_trainer``.
 
     ``weights`` [channel, draw, C_in, taps] float64 are those of all channels and draws.
     """
@@ -216,7 +253,7 @@ class Comparison:
         validation: ValidationSums,
         *,
         rho: float,
-        given: dict[str, int],
+        given: dict[str, Any],
     ) -> None:
         self.study = study
         self.channels = channels
@@ -228,12 +265,19 @@ class Comparison:
         weight, self._bias = study.weight_and_bias
         self.weights = torch.stack([permuted_weights(weight[channel], channel) for channel, _ in channels])
         self._finders: dict[type[ComparedSource], Any] = {}
+        self._shared: dict[Callable[[Comparison], Any], Any] = {}
 
     def finder(self, source: type[ComparedSource]) -> Any:
         """The ConceptFinder of a source, made once."""
         if source not in self._finders:
             self._finders[source] = source.finder(self)
         return self._finders[source]
+
+    def shared(self, kind: Callable[[Comparison], Shared]) -> Shared:
+        """What several finders share, made of the Comparison once."""
+        if kind not in self._shared:
+            self._shared[kind] = kind(self)
+        return self._shared[kind]
 
     def __len__(self) -> int:
         return len(self.channels)

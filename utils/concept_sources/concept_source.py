@@ -82,6 +82,8 @@ class ComparedSource(ABC):
         True: it needs a pass of the network over images. False: the stores have all that it needs.
     compared
         Whether a comparison of methods has it.
+    splits_channels
+        Whether the inputs of channels are divided among its concepts. False: the comparison has its own units alone.
     """
 
     name: str
@@ -92,11 +94,13 @@ class ComparedSource(ABC):
     labelled = False
     needs_images = False
     compared = True
+    splits_channels = True
 
     @classmethod
     @abstractmethod
-    def finder(cls, comparison: Comparison) -> ConceptFinder:
-        """The finder of the concepts of a Comparison's channels."""
+    def finder(cls, comparison: Comparison) -> Any:
+        """The ConceptFinder of a Comparison's channels; a source that does not split them has whatever its own units
+        need."""
 
     @classmethod
     def defaults(cls) -> dict[str, Any] | None:

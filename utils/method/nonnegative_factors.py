@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,29 @@ class Factors(NamedTuple):
     components: Tensor
 
 
-def factorise(values: Tensor, number: int, *, iterations: int, seed: int) -> Factors:
+@dataclass(frozen=True)
+class NonnegativeComponents:
+    """Components [r, C] of norm 1, nowhere negative; ``steps`` of the search for codes."""
+
+    components: Tensor
+    steps: int
+
+    @property
+    def atoms(self) -> Tensor:
+        return self.components
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Codes [n, r] of values [n, C] that are nowhere negative."""
+        return nonnegative_codes(values, self.components, steps=self.steps)
+
+    def reconstruct(self, codes: Tensor) -> Tensor:
+        """Values [n, C] of codes [n, r]."""
+        return codes @ self.components
+
+
+def factorise(
+    values: Tensor, number: int, *, iterations: int, seed: int, after_iteration: Callable[[], object] | None = None
+) -> Factors:
     """Non-negative Z [n, r] and H [r, C] that minimise ``|V - Z H|^2`` by multiplicative updates.
 
         Z <- Z * (V H^T) / (Z H H^T)        H <- H * (Z^T V) / (Z^T Z H)
@@ -37,6 +61,8 @@ def factorise(values: Tensor, number: int, *, iterations: int, seed: int) -> Fac
         How often both factors are updated.
     seed : int
         Of the factors at the beginning.
+    after_iteration
+        Called after each iteration.
     """
     generator = torch.Generator().manual_seed(seed)
     scale = (float(values.mean()) / number) ** 0.5
@@ -51,6 +77,8 @@ def factorise(values: Tensor, number: int, *, iterations: int, seed: int) -> Fac
         products, grams = codes.T @ values, codes.T @ codes
         for _ in range(UPDATES):
             components = components * (products / (grams @ components).clamp(min=SMALLEST))
+        if after_iteration is not None:
+            after_iteration()
     norms = components.norm(dim=1)
     return Factors(codes * norms, F.normalize(components, dim=1))
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-FIT_ROWS = 4096  # whose codes are in memory at once
-
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
@@ -44,14 +41,9 @@ class AutoencoderTraining:
     dead_weight: float = 1 / 32
     seed: int = 0
 
-
-class Fit(NamedTuple):
-    """How well a dictionary describes positions: ``explained``, the share of their variance; ``active_units``, how many
-    units are active at any of them; ``units_at_position``, the mean number of units that are active at one."""
-
-    explained: float
-    active_units: int
-    units_at_position: float
+    def steps(self, positions: int) -> int:
+        """The number of steps of a training with so many positions."""
+        return self.epochs * -(-positions // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,10 @@ class TopKAutoencoder:
     centre: Tensor
     sparsity: int
 
+    @property
+    def atoms(self) -> Tensor:
+        return self.decoder
+
     def codes(self, values: Tensor) -> Tensor:
         """z of positions x [n, D]: [n, U]."""
         return top_k((values - self.centre) @ self.encoder.T, self.sparsity)
@@ -90,7 +86,11 @@ def top_k(values: Tensor, number: int) -> Tensor:
 
 
 def train_autoencoder(
-    values: Tensor, training: AutoencoderTraining, *, frozen_decoder: bool = False
+    values: Tensor,
+    training: AutoencoderTraining,
+    *,
+    frozen_decoder: bool = False,
+    after_step: Callable[[], object] | None = None,
 ) -> TopKAutoencoder:
     """An autoencoder that minimises ``|x - x_hat|^2`` over the variance, by Adam.
 
@@ -106,6 +106,8 @@ def train_autoencoder(
         The decoder stays at random; the encoder and b alone are trained. A control: what is found with such a decoder
         is no evidence for learned directions (Heap et al. 2025, arXiv 2501.17727; Korznikov et al. 2026,
         arXiv 2602.14111).
+    after_step
+        Called after each step.
     """
     generator = torch.Generator().manual_seed(training.seed)
     mean = values.mean(0)
@@ -115,7 +117,7 @@ def train_autoencoder(
     encoder, decoder, centre = (tensor.clone().requires_grad_() for tensor in (start, start, mean / scale))
     decoder.requires_grad_(not frozen_decoder)
     optimizer = torch.optim.Adam([tensor for tensor in (encoder, decoder, centre) if tensor.requires_grad])
-    steps = training.epochs * -(-len(values) // training.batch_size)
+    steps = training.steps(len(values))
     idle = torch.zeros(training.units, dtype=torch.long, device=values.device)  # positions since it was active
     step = 0
     for _ in range(training.epochs):
@@ -136,6 +138,8 @@ def train_autoencoder(
                     decoder.copy_(F.normalize(decoder, dim=1))
                 idle = (idle + len(rows)).where(~active, 0)
             step += 1
+            if after_step is not None:
+                after_step()
     return TopKAutoencoder(encoder.detach(), decoder.detach(), centre.detach() * scale, training.sparsity)
 
 
@@ -155,17 +159,3 @@ def loss_of(autoencoder: TopKAutoencoder, x: Tensor, dead: Tensor, dead_weight: 
         left = error.detach() - of_dead @ autoencoder.decoder[dead]
         loss = loss + dead_weight * left.square().mean()
     return loss, (codes.detach() > 0).any(0)
-
-
-def fit_of(autoencoder: TopKAutoencoder, values: Tensor) -> Fit:
-    """The Fit of an autoencoder to positions [n, D]."""
-    mean = values.mean(0)
-    error = total = active = 0.0
-    ever_active = torch.zeros(len(autoencoder.decoder), dtype=torch.bool, device=values.device)
-    for block in values.split(FIT_ROWS):
-        codes = autoencoder.codes(block)
-        error += float((block - autoencoder.reconstruct(codes)).square().sum())
-        total += float((block - mean).square().sum())
-        active += float((codes > 0).sum())
-        ever_active |= (codes > 0).any(0)
-    return Fit(1 - error / total if total else 1.0, int(ever_active.sum()), active / len(values))

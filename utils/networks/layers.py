@@ -123,6 +123,13 @@ class Layer(ABC):
     def by_position(self, output: Tensor) -> Tensor:
         """The layer's output, or its gradient, as ``[B, C, positions]``."""
 
+    def with_positions(self, output: Tensor, values: Tensor) -> Tensor:
+        """A tensor of the shape and type of the layer's ``output`` whose ``by_position`` is ``values``
+        [B, C, positions]."""
+        changed = torch.empty_like(output, memory_format=torch.contiguous_format)
+        self.by_position(changed).copy_(values)  # a view, because ``changed`` is contiguous
+        return changed
+
     @abstractmethod
     def with_rows(self, rows: Tensor, bias: Tensor | None) -> nn.Module:
         """A deep copy of the module that computes other channels from the same input, frozen and without hooks.

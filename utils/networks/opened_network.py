@@ -85,6 +85,9 @@ class OpenedNetwork:
     def layer_inputs(self, loader: ImageBatches) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
         """One pass up to the layer: each batch in which an image could be read, and what enters the layer."""
         for batch in loader.readable():
-            with self.arithmetic(), torch.no_grad():
-                x = layer_input(self.module, self.layer.module, batch.pixels)
-            yield batch, x
+            yield batch, self.input_of(batch.pixels)
+
+    def input_of(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What enters the layer of images [B, 3, H, W], from a pass up to the layer."""
+        with self.arithmetic(), torch.no_grad():
+            return layer_input(self.module, self.layer.module, pixels)

@@ -128,10 +128,12 @@ class ChannelScores:
         self._clustered: list[ClusteredImages] = []
 
     def collect(self, method: UnitMaker, units_by_null: UnitsByNull, rows: dict[str, Row], first: int) -> None:
-        """Collect the units that a method makes of the channel.
+        """Collect the units that a method makes of the channel; not where all channels have the same ones.
 
         ``rows`` are those of each null with draws, in order; ``first`` is the index of the first among the channel's.
         """
+        if not method.is_of_channel:
+            return
         for number, (null, row) in enumerate(rows.items(), start=first):
             units = units_by_null[null][0]
             (sums,) = self._channel.in_validation([units], [torch.arange(len(units.training))])

@@ -219,7 +219,8 @@ def comparison_methods() -> dict[str, Method]:
     }
     sources = [source for source in SOURCES.all() if source.compared]
     for source in sources:
-        methods |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
+        if source.splits_channels:
+            methods |= {f"{source.name}{suffix}": method for suffix, method in _splits_by(source)}
     for source in sources:
         methods |= _further_units_of(source)
     return methods

@@ -1,0 +1,118 @@
+"""TopK autoencoders of the layer's output, trained, and with a frozen random decoder as their control.
+
+Only for the comparison: their units do not divide a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from utils.concept_sources.concept_source import ComparedSource
+from utils.defaults import SAE_TRAINER, SAE_TRAINERS
+from utils.plugins import later
+from utils.processes import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.concept_sources.compared_channels import Comparison, UnitMaker
+    from utils.concept_sources.dictionary_units import DictionaryFinder, LayerDictionary
+    from utils.method.sparse_autoencoder import TopKAutoencoder
+    from utils.store.study import Study
+
+np = later("numpy")
+torch = later("torch")
+coordinates = later("utils.networks.coordinates")
+dictionary_files = later("utils.store.dictionary_files")
+dictionary_fit = later("utils.method.dictionary_fit")
+dictionary_units = later("utils.concept_sources.dictionary_units")
+overcomplete_trainer = later("utils.concept_sources.overcomplete_trainer")
+positions = later("utils.concept_sources.layer_positions")
+precision = later("utils.networks.precision")
+sparse_autoencoder = later("utils.method.sparse_autoencoder")
+
+WORDS = {"sae": "TopK autoencoder", "sae_frozen": "TopK autoencoder, frozen random decoder"}
+FROZEN = "sae_frozen"
+MOST_VALUES = 5_120  # epochs times coordinates, so that training both takes less than 15 minutes of one core
+FEWEST_EPOCHS = 3
+
+
+class Autoencoders(ComparedSource):
+    """Units of a TopK autoencoder, and of one whose decoder stays as it was drawn."""
+
+    name = "sae"
+    words = "TopK autoencoders"
+    needs_images = True
+    splits_channels = False
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        training = asdict(sparse_autoencoder.AutoencoderTraining())
+        return {"positions": dictionary_units.POSITIONS, "most_values": MOST_VALUES, **training}
+
+    @classmethod
+    def finder(cls, comparison: Comparison) -> DictionaryFinder:
+        trainer = comparison.given.get("sae_trainer", SAE_TRAINER)
+        return dictionary_units.DictionaryFinder(comparison, trained_autoencoders(comparison.study, trainer))
+
+    @classmethod
+    def own_units(cls) -> dict[str, tuple[str, Callable[[DictionaryFinder], UnitMaker]]]:
+        return dictionary_units.own_units_of(WORDS)
+
+
+def trained_autoencoders(study: Study, trainer: str) -> dict[str, LayerDictionary]:
+    """The autoencoders of WORDS, from their files or trained by ``trainer``, "torch" or "overcomplete"."""
+    device = study.network.device
+    view = dictionary_units.OutputView(coordinates.LayerCoordinates.of(study.network.layer))
+    dimension = view.coordinates.number
+    training = sparse_autoencoder.AutoencoderTraining()
+    training = replace(training, epochs=max(FEWEST_EPOCHS, min(training.epochs, MOST_VALUES // dimension)))
+    made_from = {
+        **dictionary_files.positions_made_from(study, dictionary_units.POSITIONS),
+        "training": asdict(training),
+        "trainer": trainer,
+    }
+    shape = (training.units, dimension)
+    layout = {name: (np.float32, shape) for name in ("encoder", "decoder")}
+    layout |= {name: (np.float32, (dimension,)) for name in ("centre", "mean")}
+    trained = {}
+    values = None
+    for name in WORDS:
+        of_dictionary = {**made_from, "frozen_decoder": name == FROZEN}
+        file = dictionary_files.dictionary_file(study, name, of_dictionary, layout)
+        arrays = file.read()
+        if arrays is None:
+            if values is None:
+                values = positions.stored_positions(study, dictionary_units.POSITIONS).to(device)
+            file.write(_trained(values, training, name, _train_functions(trainer)))
+            arrays = file.read()
+            print(f"{WORDS[name]}: {file.path}")
+        tensors = {key: torch.from_numpy(arrays[key]).to(device) for key in layout}
+        mean = tensors.pop("mean")
+        autoencoder = sparse_autoencoder.TopKAutoencoder(**tensors, sparsity=training.sparsity)
+        explained, units_at_position = arrays["fit"].tolist()
+        fit = dictionary_fit.Fit(explained, torch.from_numpy(arrays["active"]), units_at_position)
+        trained[name] = dictionary_units.LayerDictionary(autoencoder, view, mean, fit, of_dictionary)
+    return trained
+
+
+def _train_functions(trainer: str) -> Callable[..., TopKAutoencoder]:
+    return dict(
+        zip(SAE_TRAINERS, (sparse_autoencoder.train_autoencoder, overcomplete_trainer.train_autoencoder), strict=True)
+    )[trainer]
+
+
+def _trained(values: Tensor, training: Any, name: str, train: Callable[..., TopKAutoencoder]) -> dict[str, Any]:
+    """The arrays of the file of an autoencoder, trained on values [n, D]."""
+    with (
+        progress(total=training.steps(len(values)), desc=WORDS[name], unit=" steps") as bar,
+        precision.full_precision(values.device),
+    ):
+        autoencoder = train(values, training, frozen_decoder=name == FROZEN, after_step=bar.update)
+        fit = dictionary_fit.fit_of(autoencoder, values)
+    tensors = {name: getattr(autoencoder, name) for name in ("encoder", "decoder", "centre")}
+    tensors |= {"mean": values.mean(0), "active": fit.active}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    return {**arrays, "fit": np.array([fit.explained, fit.units_at_position])}

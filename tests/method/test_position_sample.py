@@ -33,7 +33,7 @@ def test_images_are_drawn_from_everywhere():
 def test_positions_of_an_image_are_distinct_and_differ_between_images():
     drawn = {image: drawn_positions(image, 49, 13) for image in range(20)}
     for positions in drawn.values():
-        assert len(positions.unique()) == 13 and 0 <= positions.min() and positions.max() < 49
+        assert len(positions.unique()) == 13 and positions.min() >= 0 and positions.max() < 49
         assert (positions.diff() > 0).all()
     assert len({tuple(positions.tolist()) for positions in drawn.values()}) == 20
     assert torch.equal(drawn[3], drawn_positions(3, 49, 13))

@@ -13,8 +13,8 @@ from tests.splits import fitted_split, random_split
 from utils.errors import UserError
 from utils.networks.ablation import ablated, held
 from utils.networks.edits import ChannelEdit, loading_lines, with_edits
-from utils.networks.reads import batch_norm_after
 from utils.networks.layers import layer_of
+from utils.networks.reads import batch_norm_after
 from utils.networks.splitting import with_splits
 
 

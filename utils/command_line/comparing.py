@@ -186,15 +186,16 @@ class OpenedComparison:
             given={name: value for name, value in given.items() if value is not None},
         )
         made = {name: method.make(comparison) for name, method in methods.items()}
-        for maker in made.values():
-            maker.prepare()
+        reconstructions = {name: maker.prepare() for name, maker in made.items()}
         measured = compare(comparison, made, kept, self._embedded_images())
         return {
             "images": len(validation.targets),
             "concepts": measured.concepts,
             "channels": measured.channels,
             "reconstructions": {
-                name: maker.reconstruction._asdict() for name, maker in made.items() if maker.reconstruction is not None
+                name: reconstruction._asdict()
+                for name, reconstruction in reconstructions.items()
+                if reconstruction is not None
             },
             "problems": [*self.problems.messages, *measured.problems],
         }

@@ -7,7 +7,7 @@ from utils.command_line.ranges import finite
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_flags import concepts_from
 from utils.concept_sources.source_registry import SOURCES
-from utils.defaults import COMPARISON_CHANNELS
+from utils.defaults import COMPARISON_CHANNELS, SAE_TRAINER, SAE_TRAINERS
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
 from utils.plugins import flags_of, positive, positive_int
@@ -17,6 +17,7 @@ OF_COMPARISON = (
     "max_channels",
     "nr_concepts",
     "nr_reference_images",
+    "sae_trainer",
     "embedding",
     "embedding_mean",
     "embedding_std",
@@ -44,13 +45,15 @@ def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
     left_out = [source.name for source in SOURCES.all() if source.compared and not source.labelled]
     on_images = [source.name for source in SOURCES.all() if source.needs_images]
     group = parser.add_argument_group(
-        "comparison of methods", "original channel, labels, circuits, PURE, concept vectors, each beside its own nulls"
+        "comparison of methods",
+        "original channel, labels, circuits, PURE, concept vectors, autoencoders, NMF, each beside its own nulls",
     )
     group.add_argument(
         "--compare",
         action="store_true",
         help="hold the methods side by side on the channels and labelled concepts of --candidates, from the stores of "
-        "stage 1 (also --images val), into results_quantitative/ and plots/; PURE alone runs the network on images",
+        "stage 1 (also --images val), into results_quantitative/ and plots/; "
+        f"{' and '.join(on_images)} run the network on images, others do not",
     )
     group.add_argument(
         "--compare_without",
@@ -76,6 +79,12 @@ def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
         "--nr_reference_images",
         type=positive_int,
         help="comparison: images that are clustered (default: as in disentangle_channel.py)",
+    )
+    group.add_argument(
+        "--sae_trainer",
+        choices=SAE_TRAINERS,
+        help=f"comparison: what trains the autoencoders of sae: this program, or the package Overcomplete, which has "
+        f"to be installed ({SAE_TRAINER})",
     )
     group.add_argument(
         "--embedding",

@@ -218,6 +218,7 @@ class ResultSettings(CandidateSettings):
     max_channels: int = defaults.COMPARISON_CHANNELS
     nr_concepts: int | None = None
     nr_reference_images: int | None = None
+    sae_trainer: str | None = None
     embedding: str | None = None
     embedding_mean: list[float] | None = None
     embedding_std: list[float] | None = None

@@ -202,16 +202,18 @@ class UnitMaker(ABC):
     """Makes the units of one method.
 
     ``finder`` is its ConceptFinder, or what else it takes its units from; None if it needs no concepts.
-    ``reconstruction`` is known after ``prepare``, if its units are those of a dictionary. ``is_of_channel`` is False
-    if it has the same units for all channels.
+    ``is_of_channel`` is False if it has the same units for all channels.
     """
 
     finder: Any = None
-    reconstruction: Reconstruction | None = None
     is_of_channel = True
 
-    def prepare(self) -> None:
-        """Make the passes over images that its units need; called after all makers of a comparison are made."""
+    def prepare(self) -> Reconstruction | None:
+        """Make the passes over images that its units need, after all makers of a comparison are made.
+
+        Returns the Reconstruction of the units if they are a dictionary's.
+        """
+        return None
 
     @abstractmethod
     def units_by_null(self, channel: ComparedChannel) -> UnitsByNull:

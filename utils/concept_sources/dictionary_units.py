@@ -404,9 +404,9 @@ class _UnitsOfDictionary(UnitMaker):
         self.finder = finder
         self.name = name
 
-    def prepare(self) -> None:
-        self.reconstruction = self.finder.passes.reconstruction(self.name)
-        _ = self.finder.passes.training
+    def prepare(self) -> Reconstruction:
+        self.finder.passes.training  # noqa: B018  # a pass, once for all
+        return self.finder.passes.reconstruction(self.name)
 
 
 class LargestUnits(_UnitsOfDictionary):

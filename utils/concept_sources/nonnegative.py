@@ -95,12 +95,14 @@ def _found(study: Study, view: ActivatedView, number: int) -> dict[str, Any]:
     sampled = positions.stored_positions(study, dictionary_units.POSITIONS)
     rows = torch.arange(FACTORED_POSITIONS) * len(sampled) // FACTORED_POSITIONS  # evenly over the images
     some = sampled[rows.unique()].to(study.network.device)
-    with progress(total=SETTINGS["iterations"], desc="NMF", unit=" iterations") as bar:
-        with precision.full_precision(some.device):
-            values = view.values(some)
-            found = factors.factorise(values, number, **SETTINGS, after_iteration=bar.update)
-            dictionary = factors.NonnegativeComponents(found.components, CODE_STEPS)
-            fit = dictionary_fit.fit_of(dictionary, values)
+    with (
+        progress(total=SETTINGS["iterations"], desc="NMF", unit=" iterations") as bar,
+        precision.full_precision(some.device),
+    ):
+        values = view.values(some)
+        found = factors.factorise(values, number, **SETTINGS, after_iteration=bar.update)
+        dictionary = factors.NonnegativeComponents(found.components, CODE_STEPS)
+        fit = dictionary_fit.fit_of(dictionary, values)
     tensors = {"components": found.components, "mean": values.mean(0), "active": fit.active}
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     return {**arrays, "fit": np.array([fit.explained, fit.units_at_position])}

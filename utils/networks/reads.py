@@ -76,7 +76,9 @@ def following_activation(network: nn.Module, layer: Layer, image_size: int) -> F
     ones = torch.ones(layer.num_channels, device=layer.weight.device)
     if norm is None:
         return FollowingActivation(ones, torch.zeros_like(ones), highest, f"the layer's {rectifier}")
-    scale = (ones if norm.weight is None else norm.weight.detach().float()) / (norm.running_var + norm.eps).float().sqrt()
+    scale = (ones if norm.weight is None else norm.weight.detach().float()) / (
+        norm.running_var + norm.eps
+    ).float().sqrt()
     shift = -norm.running_mean.float() * scale
     if norm.bias is not None:
         shift = shift + norm.bias.detach().float()

@@ -19,6 +19,7 @@ MARKERS = {
     "weights_permuted_real_target": ("P", DISENTANGLED[3][0]),
     "owners_permuted": ("^", GREY),
     "references_partitioned": ("v", ORIGINAL[0]),
+    "units_random": ("x", GREY),
 }
 
 

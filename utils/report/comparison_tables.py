@@ -23,6 +23,7 @@ NULLS = {
     "weights_permuted_real_target": "permuted weights, fitted",
     "owners_permuted": "owners permuted",
     "references_partitioned": "references partitioned",
+    "units_random": "units at random",
 }
 PROBE_METHOD = "probe"
 NEEDS = ("labels", "images", "changes_weights", "same_output")
@@ -85,14 +86,23 @@ channels), with 95 % intervals by resampling channels. Nulls, \
 shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
 among the sets of images that the channel itself has led to; fitted, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
-channel's references divided at random into sets of the same sizes. A unit that is the same for all images counts as
+channel's references divided at random into sets of the same sizes; units at random, as many units of the dictionary,
+whatever their weight at the channel. A unit that is the same for all images counts as
 chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Monosemanticity also corrected
 for chance, and so with all but a unit's 100 largest images set to 0, as weak images outweigh a concept of few. Of these
 and of patch gap a null has one draw; patches are those of the 100 validation images in which the unit is largest, each
 given to the nearest centroid, and gap is (mean distance between clusters - within) / mean distance.
 
 What a method needs: labels, or a pass of the network over images (all else is in the stores). Whether it changes the
-network's weights, and whether that computes what it did with the units in the channel's place.
+network's weights, and whether that computes what it did with the units in the channel's place; if not, the share of
+validation predictions that change with the reconstruction of a dictionary in the place of the layer's output.
+
+A TopK autoencoder describes the layer's output at single positions by a few of its units at once, NMF
+what follows the layer's own BatchNorm and activation (else max(0, a)) by sums of components. A unit's value in an image
+is the sum of its code over space. A channel's units are those of largest decoder weight at the channel, as many as it
+has circuits; "best of all units": any unit of the dictionary, also for the control. The control of an autoencoder has
+a decoder that was drawn at random and never trained: what its units reach is due to the choice among many, and to the
+encoder.
 """
 EMBEDDING = (
     "Scores without labels (monosemanticity of the units, distances of patches of the clusters) were not asked for: "
@@ -190,7 +200,7 @@ def table(comparison: dict[str, Any]) -> str:
     header += ["patch gap"] if has_gaps else []
     cells = []
     for row in rows:
-        words = f"- {NULLS[row['null']]}" if row["null"] else comparison["methods"][row["method"]]["words"]
+        words = f"- {NULLS[row['null']]}" if row["null"] else method_words(comparison, row["method"])
         line = [words, f"{row['k']:.3g}", row["channels"], row["concepts"], *(_cell(row, name) for name in shown)]
         cells.append([*line, *([_number(row["patch_gap"])] if has_gaps else [])])
     return Table(header, cells).as_markdown()
@@ -199,10 +209,50 @@ def table(comparison: dict[str, Any]) -> str:
 def needs_table(comparison: dict[str, Any]) -> str:
     """A Markdown table of what each method needs, and whether it changes the network."""
     header = ["method", "labels", "a pass over images", "changes weights", "output unchanged"]
+    header.append("predictions changed when inserted")
     rows = [
-        [method["words"], *("yes" if method[name] else "no" for name in NEEDS)]
-        for method in comparison["methods"].values()
+        [
+            method_words(comparison, name),
+            *("yes" if method[need] else "no" for need in NEEDS),
+            _changed(comparison, name),
+        ]
+        for name, method in comparison["methods"].items()
     ]
+    return Table(header, rows).as_markdown()
+
+
+def method_words(comparison: dict[str, Any], name: str) -> str:
+    """A method in words: those of a dictionary say what it describes."""
+    words = comparison["methods"][name]["words"]
+    reconstruction = comparison["reconstructions"].get(name)
+    if reconstruction is None:
+        return words
+    dictionary, _, units = words.partition(", ")
+    return f"{dictionary} of {reconstruction['of']}, {units}"
+
+
+def _changed(comparison: dict[str, Any], name: str) -> str:
+    """The share of predictions that change where a method's units are in the place of the network's, as text."""
+    if comparison["methods"][name]["same_output"]:
+        return "0"
+    reconstruction = comparison["reconstructions"].get(name)
+    return HYPHEN if reconstruction is None else _share(reconstruction["changed"])
+
+
+def _share(value: float) -> str:
+    return formatted(value, ".1%", missing=HYPHEN)
+
+
+def reconstructions_table(comparison: dict[str, Any]) -> str:
+    """A Markdown table of the dictionaries of a comparison: how well they reconstruct, and what inserting that does."""
+    header = ["dictionary", "of", "units", "active", "at a position", "explained, training", "explained, validation"]
+    header += ["images", "top-1", "top-1 inserted", "predictions changed"]
+    by_dictionary = {row["dictionary"]: row for row in comparison["reconstructions"].values()}
+    rows = []
+    for row in by_dictionary.values():
+        line = [row["dictionary"], row["of"], row["units"], row["active_units"], f"{row['units_at_position']:.1f}"]
+        line += [_share(row["explained_training"]), _share(row["explained"]), row["images"]]
+        rows.append([*line, *(_share(row[name]) for name in ("top1", "top1_inserted", "changed"))])
     return Table(header, rows).as_markdown()
 
 
@@ -234,6 +284,7 @@ def document(comparisons: list[dict[str, Any]]) -> str:
     for comparison in comparisons:
         parts.append(f"### {comparison['name']}\n\n{heading(comparison)}\n")
         parts += [f"{table(comparison)}\n", f"{needs_table(comparison)}\n"]
+        parts += [f"{reconstructions_table(comparison)}\n"] if comparison["reconstructions"] else []
         parts += [] if comparison["settings"]["embedding"] else [f"{EMBEDDING}\n"]
         problems = comparison["problems"]
         parts += [f"Could not be measured: {'; '.join(problems)}\n"] if problems else []
@@ -260,5 +311,7 @@ def write_comparison_tables(comparisons: Comparisons) -> list[Path]:
 def print_comparison(comparison: dict[str, Any]) -> None:
     """Print the table of a comparison, and how to read it."""
     print(f"\n{heading(comparison)}\n\n{table(comparison)}\n\n{needs_table(comparison)}\n\n{MATCHED}\n{HOW_TO_READ}")
+    if comparison["reconstructions"]:
+        print(f"\n{reconstructions_table(comparison)}\n")
     if not comparison["settings"]["embedding"]:
         print(EMBEDDING)

@@ -17,19 +17,19 @@ class Comparisons(Measurements):
     """``results_quantitative/comparison/``: one JSON for each candidates file and its settings.
 
     A comparison is a dictionary: ``name``, that of its file; what was measured and how; ``methods``, the name and needs
-    of each; ``concepts`` and ``channels``, rows of ``stages.comparison.compare``; ``problems``, what could not be
-    measured.
+    of each; ``concepts`` and ``channels``, rows of ``stages.comparison.compare``; ``reconstructions``, the
+    Reconstruction of each method that has one; ``problems``, what could not be measured.
     """
 
     kind = "comparison"
     word = "comparison"
-    version = 2
+    version = 3
     again = "delete it and run get_results.py --compare again"
     needed = frozenset(
         (
             *("name", "run", "layer", "weights_sha256", "precision", "decoding", "validation_sha256"),
             *("training_sha256", "images", "asked", "available_channels", "settings", "methods", "concepts"),
-            *("channels", "problems", "evaluation"),
+            *("channels", "reconstructions", "problems", "evaluation"),
         )
     )
 
@@ -42,6 +42,8 @@ class Comparisons(Measurements):
         for rows, values in (("concepts", OF_CONCEPTS), ("channels", OF_CHANNELS)):
             for row in comparison[rows]:
                 row |= {name: nan if row.get(name) is None else row[name] for name in values}
+        for reconstruction in comparison["reconstructions"].values():
+            reconstruction |= {name: nan for name, value in reconstruction.items() if value is None}
         return comparison
 
     def read_all(self) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """NMF: the objective falls, an exactly factorable matrix is factored, codes are scipy's."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from scipy.optimize import nnls
@@ -18,7 +20,7 @@ def error(values, factors):
 def test_the_objective_falls_with_every_iteration():
     values = uniform(40, 12).double()
     errors = [error(values, factorise(values, 4, iterations=number, seed=0)) for number in range(12)]
-    assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after < before for before, after in pairwise(errors))
 
 
 def test_one_update_of_each_factor_is_lee_and_seungs():

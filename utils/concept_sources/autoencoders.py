@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from utils.concept_sources.compared_channels import Comparison, UnitMaker
     from utils.concept_sources.dictionary_units import DictionaryFinder, LayerDictionary
     from utils.method.sparse_autoencoder import TopKAutoencoder
+    from utils.store.files import Layout
     from utils.store.study import Study
 
 np = later("numpy")
@@ -75,7 +76,7 @@ def trained_autoencoders(study: Study, trainer: str) -> dict[str, LayerDictionar
         "trainer": trainer,
     }
     shape = (training.units, dimension)
-    layout = {name: (np.float32, shape) for name in ("encoder", "decoder")}
+    layout: Layout = {name: (np.float32, shape) for name in ("encoder", "decoder")}
     layout |= {name: (np.float32, (dimension,)) for name in ("centre", "mean")}
     trained = {}
     values = None

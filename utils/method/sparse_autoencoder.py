@@ -149,8 +149,8 @@ def loss_of(autoencoder: TopKAutoencoder, x: Tensor, dead: Tensor, dead_weight: 
 
         mean (x - x_hat)^2 + dead_weight * mean (e - e_hat)^2
 
-    e is the error x - x_hat, which is held, and e_hat what the D / 2 largest of the ``dead`` units, BoolTensor [U], make
-    of it.
+    e is the error x - x_hat, which is held, and e_hat what the D / 2 largest of the ``dead`` units, BoolTensor [U],
+    make of it.
     """
     centred = x - autoencoder.centre
     codes = top_k(centred @ autoencoder.encoder.T, autoencoder.sparsity)

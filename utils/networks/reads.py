@@ -156,7 +156,7 @@ class _Reads(TorchDispatchMode):
         if kind in ("relu", "relu_"):
             return math.inf
         if kind in ("hardtanh", "hardtanh_"):
-            _, lowest, highest = [*arguments, *HARDTANH_LIMITS[len(arguments) - 1 :]]
+            lowest, highest = (*arguments[1:], *HARDTANH_LIMITS[len(arguments) - 1 :])
             return float(highest) if lowest == 0 else None
         return None
 

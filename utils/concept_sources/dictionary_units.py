@@ -19,6 +19,7 @@ from torch import Tensor
 
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.compared_channels import (
+    DRAWS,
     UNITS_AT_RANDOM,
     ComparedChannel,
     ComparedUnits,
@@ -422,7 +423,7 @@ class LargestUnits(_UnitsOfDictionary):
         number = min(self.finder.number(channel), len(active))
         if not number:
             raise UserError("no unit is active")
-        orders = permutations("units", channel.channel, len(active))
+        orders = permutations("units", channel.channel, len(active), DRAWS)
         return {
             "": [self.finder.units(self.name, channel, active[largest_first(weights, number)])],
             UNITS_AT_RANDOM: [self.finder.units(self.name, channel, active[order[:number]]) for order in orders],

@@ -151,7 +151,10 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
                 too_few |= bool(np.isnan(low))
         lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
     regrouped = sum(not np.isnan(row[OTHER_GROUPINGS.ap]) for row in rows)
-    lines += [f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; the others have no other grouping"]
+    if regrouped < len(rows):
+        lines += [
+            f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; the others have no other grouping"
+        ]
     return [*lines, "- too few channels for an interval"] if too_few else lines
 
 

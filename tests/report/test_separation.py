@@ -325,5 +325,5 @@ def test_concepts_without_another_grouping_are_counted():
     for row in rows[2:]:
         row["ap_all_random_groups"] = np.nan
     text = summary(separation(rows=rows))
-    assert "- classes grouped otherwise: 2 of 12 concepts; the others have no other grouping" in text
+    assert "- classes grouped otherwise: 2 of 12 concepts; others have no other grouping" in text
     assert re.search(r"\| classes grouped otherwise \| 0\.\d{3} \| - \| - \| - \|", text)

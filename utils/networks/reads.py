@@ -156,8 +156,8 @@ class _Reads(TorchDispatchMode):
         if kind in ("relu", "relu_"):
             return math.inf
         if kind in ("hardtanh", "hardtanh_"):
-            lowest, highest = (*arguments[1:], *HARDTANH_LIMITS[len(arguments) - 1 :])
-            return float(highest) if lowest == 0 else None
+            limits = [*arguments[1:], *HARDTANH_LIMITS[len(arguments) - 1 :]]
+            return float(limits[1]) if limits[0] == 0 else None
         return None
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -16,6 +16,7 @@ from utils.report.comparison_tables import (
     MATCHED,
     NULLS,
     comma_separated,
+    fewer_draws,
     print_comparison,
     summary_rows,
     write_comparison_tables,
@@ -110,3 +111,16 @@ def test_the_figure_has_a_row_for_each_method_sorted_by_ap(tmp_path):
 def test_too_few_channels_have_no_interval(tmp_path):
     _, entry = stored(tmp_path, channels=2)
     assert "(" not in comma_separated([entry]) and comparison_figure(entry).axes
+
+
+def test_methods_whose_nulls_have_fewer_draws_are_named(tmp_path, capsys):
+    entry = comparison()
+    assert fewer_draws(entry) == []
+    entry["settings"]["draws"] = 20
+    (line,) = fewer_draws(entry)
+    assert line == f"Fewer draws of each null than 20: {entry['methods']['circuits']['words']} (3)."
+    stored_comparisons, stored_entry = stored(tmp_path, settings=entry["settings"])
+    print_comparison(stored_entry)
+    assert line in capsys.readouterr().out
+    write_comparison_tables(stored_comparisons)
+    assert line in next(tmp_path.glob("**/comparison.md")).read_text()

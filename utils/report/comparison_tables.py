@@ -278,12 +278,24 @@ def heading(comparison: dict[str, Any]) -> str:
     )
 
 
+def fewer_draws(comparison: dict[str, Any]) -> list[str]:
+    """A line with the methods whose nulls have fewer draws than others; none if there is no such method."""
+    most: dict[str, int] = {}
+    for row in comparison["channels"]:
+        if row["null"]:
+            most[row["method"]] = max(most.get(row["method"], 0), row["draws"])
+    fewer = {name: draws for name, draws in most.items() if draws < comparison["settings"]["draws"]}
+    words = [f"{comparison['methods'][name]['words']} ({draws})" for name, draws in fewer.items()]
+    return [f"Fewer draws of each null than {comparison['settings']['draws']}: {', '.join(words)}."] if words else []
+
+
 def document(comparisons: list[dict[str, Any]]) -> str:
     """All comparisons in Markdown."""
     parts = ["# Methods side by side\n", EXPLANATION]
     for comparison in comparisons:
         parts.append(f"### {comparison['name']}\n\n{heading(comparison)}\n")
-        parts += [f"{table(comparison)}\n", f"{needs_table(comparison)}\n"]
+        parts += [f"{table(comparison)}\n", *(f"{line}\n" for line in fewer_draws(comparison))]
+        parts += [f"{needs_table(comparison)}\n"]
         parts += [f"{reconstructions_table(comparison)}\n"] if comparison["reconstructions"] else []
         parts += [] if comparison["settings"]["embedding"] else [f"{EMBEDDING}\n"]
         problems = comparison["problems"]
@@ -310,7 +322,8 @@ def write_comparison_tables(comparisons: Comparisons) -> list[Path]:
 
 def print_comparison(comparison: dict[str, Any]) -> None:
     """Print the table of a comparison, and how to read it."""
-    print(f"\n{heading(comparison)}\n\n{table(comparison)}\n\n{needs_table(comparison)}\n\n{MATCHED}\n{HOW_TO_READ}")
+    print(f"\n{heading(comparison)}\n\n{table(comparison)}\n\n{needs_table(comparison)}\n")
+    print("\n".join([*fewer_draws(comparison), MATCHED, HOW_TO_READ]))
     if comparison["reconstructions"]:
         print(f"\n{reconstructions_table(comparison)}\n")
     if not comparison["settings"]["embedding"]:

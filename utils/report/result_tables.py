@@ -34,8 +34,9 @@ c'_k, residual: fractions of the original channel, mean ± standard deviation (m
 which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
 AUROC: of c'_k for the images of concept k against those of the channel's other concepts alone / of the original channel
 in its better direction; no average precision, as a concept is not rare among these (--get_separation has both).
-clean: own fraction at least 0.8 and every other one at most 0.2, else what fails; "overshoots": a fraction below -0.25
-or above 1.25, where parts of opposite sign cancel, as they add up to the channel: c = sum c'_k - (K-1) r.
+clean: own fraction at least 0.8 and every other one at most 0.2, else what fails; "overshoots", which counts as
+clean: a fraction below -0.25 or above 1.25, where parts of opposite sign cancel, as they add up to the channel: c = sum
+c'_k - (K-1) r.
 It is of the concepts' own images and has no null; the verdict of a separation (clear, partly, doubtful) is of the order
 of all validation images, against the null. A concept may pass one and not the other.
 top-1: share of all these images that the network, original or split, classifies correctly, each image counted once.

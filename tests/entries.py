@@ -212,7 +212,15 @@ def comparison(channels=6, **changes):
     asked = [[channel, [[0], [1]]] for channel in range(channels)]
     entry = {**COMPARED, "asked": asked, "available_channels": channels, "images": 20}
     entry["settings"] = {**COMPARED["settings"], "embedding": None, "embedder": []}
-    return {**entry, "methods": methods, "concepts": concepts, "channels": rows, "problems": [], **changes}
+    return {
+        **entry,
+        "methods": methods,
+        "concepts": concepts,
+        "channels": rows,
+        "reconstructions": {},
+        "problems": [],
+        **changes,
+    }
 
 
 def comparisons_of(tmp_path, *entries):

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import COMPUTE, NETWORK, RUN, contents, messages, run_script, stage1
+from utils.concept_sources.source_registry import SOURCES
 from utils.stages.comparison_methods import comparison_methods
 
 ASKED = ("--data_dir", "data", "--store_dir", "store", *COMPUTE)
 COMPARE = ("--compare", "--candidates", "asked.txt", "--nr_concepts", 2, "--nr_reference_images", 12)
 EMBEDDING = ("--embedding", "tests.factories:other_weights", "--embedding_mean", 0.5, 0.5, 0.5)
 EMBEDDING += ("--embedding_std", 0.3, 0.3, 0.3)
+ON_IMAGES = [source.name for source in SOURCES.all() if source.compared and source.needs_images]
 OUT = Path("results_quantitative")
 
 
@@ -47,7 +49,8 @@ def test_all_methods_are_compared(compared):
             assert row["k"] == "2" and row["images"] == "yes"
     with_gap = {row["method"] for row in rows if row["patch_gap"]}
     assert {"circuits", "pure", "virtual_neurons", "directions"} <= with_gap
-    assert all(row["monosemanticity_strongest"] for row in rows if row["k"] != "0")
+    lacking = {row["method"] for row in rows if not row["monosemanticity_strongest"]}
+    assert lacking == {"sae_all", "sae_frozen_all", "nmf_all"}  # units that are not of a channel
     assert all(row["monosemanticity"] for row in rows if row["method"] in ("original", "classes", "logit"))
     assert f"{RUN}_asked_concepts2_reference_images12_embedding_tests.factories-other_weights" in result.stdout
     assert len(list((folder / "plots").glob("*_comparison.png"))) == 1 and "open first: " in result.stdout
@@ -81,15 +84,15 @@ def test_another_rho_reads_what_passes_have_left(compared, tmp_path):
     assert len({row["comparison"] for row in rows_of(folder)}) == 2
 
 
-def test_without_pure_no_image_is_needed(compared, tmp_path):
+def test_without_methods_on_images_no_image_is_needed(compared, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(compared[0], folder)
     for path in ("data", OUT, "store/models_disentangled"):
         shutil.rmtree(folder / path)
-    result = compare(folder, *COMPARE, "--compare_without", "pure", "--channel_of_interest", 9)
+    result = compare(folder, *COMPARE, "--compare_without", *ON_IMAGES, "--channel_of_interest", 9)
     assert result.returncode == 0, result.stderr
     methods = {row["method"] for row in rows_of(folder)}
-    assert "circuits" in methods and not methods & {"pure", "pure_least_squares", "virtual_neurons"}
+    assert "circuits" in methods and not methods & {"pure", "pure_least_squares", "virtual_neurons", "sae", "nmf_all"}
 
 
 def test_of_many_channels_a_sample_is_compared(compared, tmp_path):
@@ -97,7 +100,7 @@ def test_of_many_channels_a_sample_is_compared(compared, tmp_path):
     shutil.copytree(compared[0], folder)
     (folder / "asked.txt").write_text("".join(f"{channel}: bee, dog\n" for channel in (9, 2, 11, 4)))
     sample = ("--candidates", "asked.txt", "--max_channels", 2)
-    result = compare(folder, "--compare", *sample, "--compare_without", "pure", "circuits", "concept_vectors")
+    result = compare(folder, "--compare", *sample, "--compare_without", *ON_IMAGES, "circuits", "concept_vectors")
     assert result.returncode == 0, result.stderr
     assert "comparison of 2 of 4 channels (a seeded sample, --max_channels N takes more)" in result.stdout
     assert "4 concepts of 2 channels (a sample of 4)" in result.stdout

@@ -61,6 +61,7 @@ def test_every_null_has_words_and_a_marker():
         compared_channels.REAL_TARGET,
         compared_channels.PERMUTED_OWNERS,
         compared_channels.PARTITIONED_REFERENCES,
+        compared_channels.UNITS_AT_RANDOM,
     }
 
 

@@ -38,7 +38,7 @@ NUM_INPUTS, CLASSES = 96, {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
 SIZES = {"num_channels": 3, "num_inputs": NUM_INPUTS, "num_taps": 1, "num_outputs": 5, "chunk_size": 40}
 CONCEPTS = [[0], [1]]
 METHODS = comparison_methods()
-FROM_STORES = {name: one for name, one in METHODS.items() if one.source != "pure"}
+FROM_STORES = {name: one for name, one in METHODS.items() if not one.images}
 
 
 def planted(folder, images, count):

@@ -393,8 +393,10 @@ class DictionaryFinder:
         """Some units of a dictionary, LongTensor [k]."""
         training = self.passes.training
         rows = torch.searchsorted(training.indices, channel.images)
+        validation = self.passes.validation.of(name)
         return ComparedUnits(
-            training=training.of(name)[rows][:, numbers].T, validation=self.passes.validation.of(name)[:, numbers].T
+            training=training.of(name)[rows][:, numbers].T.contiguous(),
+            validation=validation[:, numbers].T.contiguous(),
         )
 
 

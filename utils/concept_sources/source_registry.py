@@ -11,8 +11,8 @@ SOURCES = Registry(
         "circuits": "utils.concept_sources.circuits:Circuits",
         "pure": "utils.concept_sources.pure:Pure",
         "concept_vectors": "utils.concept_sources.concept_vectors:ConceptVectors",
-        "sae": "utils.concept_sources.autoencoders:Autoencoders",
-        "nmf": "utils.concept_sources.nonnegative:NonnegativeFactorisation",
+        "sae": "utils.concept_sources.sae:Autoencoders",
+        "nmf": "utils.concept_sources.nmf:NonnegativeFactorisation",
     },
 )
 USUAL = "classes"

@@ -129,6 +129,7 @@ def alone(folder):
         (None, (*COMPARE, "--compare_without", "pure", "--crop_size", 20), "another crop size (24; now 20)"),
         (None, (*COMPARE, "--compare_without", "pure", "--weights", "no.pth"), "no.pth: there is no such file"),
         (None, ("--max_channels", 3, *COMPARE[1:]), "--max_channels is for --compare"),
+        (None, (*COMPARE, "--sae_trainer", "overcomplete"), "pip install overcomplete"),
         (None, ("--compare_without", "pure", *COMPARE[1:]), "--compare_without is for --compare"),
         (None, (*COMPARE, "--embedding_mean", 0.5, 0.5, 0.5), "are for --embedding"),
         (None, (*COMPARE, "--compare_without", "magic"), "invalid choice"),

@@ -7,7 +7,9 @@ import torch
 
 from tests.miniature_wordnet import install
 from utils.images.folders import ClassMap
+from utils.stages import concept_names
 from utils.stages.concept_names import CandidateNames
+from utils.store.synsets import NamedClasses
 
 
 @pytest.fixture
@@ -32,6 +34,25 @@ def test_without_ids_or_without_a_corpus_classes_are_names_alone_and_the_reason_
     without = CandidateNames.of(classes)
     assert "NLTK_DATA" in without.without_synsets and len(without.words) == 2
     assert with_corpus.digest() != without.digest() == CandidateNames.of(classes).digest()
+
+
+def test_names_that_several_sets_of_classes_have_are_told_apart(monkeypatch):
+    """As in ImageNet: two classes are a crane, two synsets a car."""
+    classes = ClassMap({"n1": 0, "n2": 1, "cab": 2, "van": 3, "tram": 4, "tug": 5, "bus": 6})
+    shown = {0: "crane", 1: "crane"}
+    name = ClassMap.name
+    monkeypatch.setattr(ClassMap, "name", lambda self, output: shown.get(output) or name(self, output))
+    above = [
+        NamedClasses("car", frozenset({3, 2})),
+        NamedClasses("car", frozenset({4, 2, 3, 6})),
+        NamedClasses("thing", frozenset(range(7))),
+    ]
+    monkeypatch.setattr(concept_names, "class_synsets", lambda *_, **__: {})
+    monkeypatch.setattr(concept_names, "classes_below", lambda _: above)
+    assert CandidateNames.of(classes).words == [
+        *("crane (n1)", "crane (n2)", "cab", "van", "tram", "tug", "bus"),
+        *("car (cab, van)", "car (4 classes)", "thing"),
+    ]
 
 
 def test_positions_and_texts():

@@ -13,6 +13,8 @@ the clustering determines it and no setting does.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from utils.defaults import NAMING_IMAGES
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.images.folders import ClassMap
 from utils.method.naming import (
     LARGEST_PREVALENCE,
@@ -39,6 +41,7 @@ from utils.store.synsets import NamedClasses, class_synsets, classes_below
 
 LEVEL = 0.05  # of the test that a name has to pass
 BETWEEN = " or "  # two names that are one
+LISTED = 3  # the most classes that are listed after a name which several sets of classes have
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class CandidateNames:
         except UserError as error:
             reason = str(error)
         are_in = [[output in name.outputs for output in outputs] for name in named]
-        return cls(outputs, [name.name for name in named], torch.tensor(are_in), reason)
+        return cls(outputs, _told_apart(named, classes), torch.tensor(are_in), reason)
 
     def digest(self) -> str:
         """The same for equal words of equal classes."""
@@ -80,6 +83,20 @@ class CandidateNames:
     def text(self, first: int, second: int) -> str:
         """One name, or two that are one: ``swimwear or seashore``; empty for no name."""
         return BETWEEN.join(self.words[index] for index in (first, second) if index != NOTHING)
+
+
+def _told_apart(named: Sequence[NamedClasses], classes: ClassMap) -> list[str]:
+    """The name of each, with what it means where several have one name: ``crane (n02012849)``, ``car (10 classes)``."""
+    numbers = Counter(of_classes.name for of_classes in named)
+    words = []
+    for name, outputs in named:
+        meaning = f"{len(outputs)} classes"
+        if len(outputs) == 1:
+            meaning = ", ".join(map(printable, map(classes.folder, outputs)))
+        elif len(outputs) <= LISTED:
+            meaning = ", ".join(map(classes.name, sorted(outputs)))
+        words.append(f"{name} ({meaning})" if numbers[name] > 1 else name)
+    return words
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from utils.report.comparison_tables import NULLS, channels_text, summary_rows
+from utils.report.comparison_tables import NULLS, channels_text, k_text, summary_rows
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, ORIGINAL, fitted
 from utils.store.scores import NEW
@@ -82,7 +82,7 @@ def _draw_row(axes: Axes, row: dict, name: str, height: int) -> None:
 
 
 def _label(comparison: dict, row: dict) -> str:
-    return fitted(f"{comparison['methods'][row['method']]['words']}, k\u00a0{row['k']:.3g}", 2.4, 9, lines=2)
+    return fitted(f"{comparison['methods'][row['method']]['words']}, k\u00a0{k_text(row['k'])}", 2.4, 9, lines=3)
 
 
 def _title(comparison: dict) -> str:

@@ -191,6 +191,11 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return _number(row[name]) + interval_text(row[f"{name}_low"], row[f"{name}_high"], ".3f", label="")
 
 
+def k_text(k: float) -> str:
+    """A mean number of units: 2.12, 2,048."""
+    return f"{k:.3g}" if k < 100 else f"{k:,.0f}"
+
+
 def table(comparison: dict[str, Any]) -> str:
     """The rows of a comparison as a Markdown table: each method, and its nulls below it."""
     rows = summary_rows(comparison)
@@ -201,7 +206,7 @@ def table(comparison: dict[str, Any]) -> str:
     cells = []
     for row in rows:
         words = f"- {NULLS[row['null']]}" if row["null"] else method_words(comparison, row["method"])
-        line = [words, f"{row['k']:.3g}", row["channels"], row["concepts"], *(_cell(row, name) for name in shown)]
+        line = [words, k_text(row["k"]), row["channels"], row["concepts"], *(_cell(row, name) for name in shown)]
         cells.append([*line, *([_number(row["patch_gap"])] if has_gaps else [])])
     return Table(header, cells).as_markdown()
 

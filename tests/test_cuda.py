@@ -18,12 +18,14 @@ from tests.pictures import levels, write_images, write_photographs
 from tests.scripts import (
     COMPUTE,
     IMAGENET_COLOURS,
+    NETWORK,
     PATIENCE,
     ROOT,
     RUN,
     contents,
     end_of,
     messages,
+    run_script,
     stage1,
     stage2,
     stage3,
@@ -166,6 +168,26 @@ def test_an_edited_network_has_the_same_weights_and_costs_the_same(gpu_copy, fin
     assert found["edited_weights_sha256"] == expected["edited_weights_sha256"]
     assert found["running_means"] == expected["running_means"] != {}
     compare(found["cost"], expected["cost"], "cost")
+
+
+def test_dictionaries_describe_what_they_describe_on_the_cpu(gpu_copy, finished, tmp_path):
+    """Training is chaotic, so that single units differ; what all of them explain does not."""
+    copy = shutil.copytree(finished, tmp_path / "on_cpu")
+    reconstructions = []
+    for folder, device in ((gpu_copy, ON_GPU), (copy, ("--device", "cpu"))):
+        where = ("--data_dir", folder / "data", "--store_dir", folder / "store")
+        stage1(*where[1::2], "--images", "val", *device, cwd=folder)
+        (folder / "asked.txt").write_text("9: bee, cat + dog\n")
+        flags = ("--compare", "--candidates", "asked.txt", "--compare_without", "pure", "--num_workers", 0, *device)
+        result = run_script("get_results.py", *NETWORK, *map(str, (*where, *flags)), cwd=folder, FIGURES="empty")
+        assert result.returncode == 0, result.stderr
+        (path,) = (folder / "results_quantitative" / "comparison").iterdir()
+        reconstructions.append(json.loads(path.read_text())["reconstructions"])
+    found, expected = reconstructions
+    assert set(found) == set(expected) and {"sae", "sae_frozen", "nmf"} <= set(found)
+    for name, of_cpu in expected.items():
+        assert found[name]["top1"] == of_cpu["top1"] and found[name]["units"] == of_cpu["units"]
+        assert abs(found[name]["explained"] - of_cpu["explained"]) < (0.02 if name.startswith("nmf") else 0.15), name
 
 
 # --------------------------------------------------------------------------------------------------------------------

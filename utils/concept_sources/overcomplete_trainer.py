@@ -12,6 +12,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.method.sparse_autoencoder import AutoencoderTraining, TopKAutoencoder
 
+CANNOT_IMPORT = "--sae_trainer overcomplete: its package cannot be imported ({error})"
 INSTALL = "--sae_trainer overcomplete needs the package overcomplete: pip install overcomplete"
 
 
@@ -61,7 +62,9 @@ def _package() -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "overcomplete":
             raise UserError(INSTALL) from error
-        raise UserError(f"--sae_trainer overcomplete: its package cannot be imported ({error})") from error
+        raise UserError(CANNOT_IMPORT.format(error=error)) from error
+    except AttributeError as error:  # version 0.3 reads a name that newer versions of matplotlib lack
+        raise UserError(CANNOT_IMPORT.format(error=error)) from error
 
 
 def _mean_squared_error(x: Tensor, x_hat: Tensor, pre_codes: Tensor, codes: Tensor, dictionary: Tensor) -> Tensor:

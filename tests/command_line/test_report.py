@@ -128,14 +128,16 @@ def test_average_precision_leads_in_the_table_of_a_channel(made):
     (table,) = [part.split("</table>")[0] for part in text.split("<table") if "AP before, after" in part]
     head, *rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
     assert head[:5] == ["concept", "images", "AP before, after", "before", "after"]
-    assert head[9:14] == ["AP of the class's own logit", "Pearson before", "after", "AUROC before", "after"]
+    assert head[6] == "AP of a linear probe of the input"
+    assert head[10:15] == ["AP of the class's own logit", "Pearson before", "after", "AUROC before", "after"]
     with (made[0] / "results_quantitative" / "separation.csv").open(newline="") as file:
         stored = list(csv.DictReader(file))
     columns = ["ap_all_own_logit", "pearson_all_original", "pearson_all", "auroc_all_original", "auroc_all"]
     assert len(rows) == len(stored) == 2
     for cells, row in zip(rows, stored, strict=True):
         assert len(cells) == len(head)
-        assert [float(cell) for cell in cells[9:14]] == pytest.approx(
+        assert float(cells[6]) == pytest.approx(float(row["ap_all_probe"]), abs=0.006)
+        assert [float(cell) for cell in cells[10:15]] == pytest.approx(
             [float(row[column]) for column in columns], abs=0.006
         )
 

@@ -152,9 +152,7 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
         lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
     regrouped = sum(not np.isnan(row[OTHER_GROUPINGS.ap]) for row in rows)
     if regrouped < len(rows):
-        lines += [
-            f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; the others have no other grouping"
-        ]
+        lines += [f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; others have no other grouping"]
     return [*lines, "- too few channels for an interval"] if too_few else lines
 
 

@@ -245,7 +245,7 @@ HEADINGS = {
 }
 # By the end of a column's name
 WORDS_OF_UNITS = {"own_logit": "logit", **{null.column: null.words for null in (SHARES, WEIGHTS, FITTED)}}
-LEADING = (
+LEADING = (  # as many as fit across a page in LaTeX; the original's Pearson and AUROC are among the others
     "prevalence",
     ORIGINAL.ap,
     NEW.ap,
@@ -254,9 +254,7 @@ LEADING = (
     "null_reached",
     "p_null",
     "q_null",
-    ORIGINAL.pearson,
     NEW.pearson,
-    ORIGINAL.auroc,
     NEW.auroc,
     "p_irrelevant",
     "q_irrelevant",

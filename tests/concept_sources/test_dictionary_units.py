@@ -10,7 +10,7 @@ import torch
 from tests import factories
 from tests.scripts import RUN
 from tests.stores import study_of
-from utils.concept_sources import layer_positions, sae
+from utils.concept_sources import dictionary_units, layer_positions, sae
 from utils.concept_sources.compared_channels import DRAWS, UNITS_AT_RANDOM
 from utils.concept_sources.dictionary_units import (
     ActivatedView,
@@ -193,3 +193,26 @@ def test_autoencoders_are_trained_once_and_only_one_decoder_moves(study, monkeyp
         norms = dictionary.dictionary.atoms.norm(dim=1)
         torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-4, rtol=1e-4)
     assert trained["sae"].fit.explained > trained["sae_frozen"].fit.explained
+
+
+def test_units_are_matched_by_a_sample_of_each_class(study, training, monkeypatch):
+    monkeypatch.setattr(dictionary_units, "IMAGES_OF_CLASS", 2)
+    labels = training.read_labels()
+    channels = [(CHANNEL, [[1], [2, 3]])]
+    comparison = SimpleNamespace(channels=channels, usable=labels, study=study)
+    passes = dictionary_units.SharedPasses(comparison)
+    passes.add("some", described(study, both_signs(8)))
+    sampled = passes.training.indices
+    targets = labels.targets[torch.searchsorted(labels.indices, sampled)]
+    assert targets.bincount(minlength=4).tolist() == [0, 2, 2, 2] and sampled.tolist() == sorted(sampled.tolist())
+    images = labels.indices[torch.isin(labels.targets, torch.tensor([1, 2, 3]))]
+    membership = torch.stack([labels.targets[images] == 1, labels.targets[images] > 1])
+    passes.__dict__["validation"] = passes.training  # as if these were the validation images
+    finder = SimpleNamespace(passes=passes)
+    units = dictionary_units.DictionaryFinder.units(
+        finder, "some", SimpleNamespace(images=images), torch.tensor([3, 0])
+    )
+    assert torch.equal(units.training, passes.training.of("some")[:, [3, 0]].T)
+    assert torch.equal(units.of_sampled(membership), membership[:, torch.isin(images, sampled)])
+    monkeypatch.setattr(dictionary_units, "IMAGES_OF_CLASS", 100)
+    assert torch.equal(dictionary_units.sample_of_class(images, 1).sort().values, images)

@@ -65,7 +65,7 @@ class ComparedUnits:
     Parameters
     ----------
     training : Tensor [k, n]
-        Their values in the training images of the channel's concepts.
+        Their values in the training images of the channel's concepts, or in those that are sampled.
     validation : Tensor [k, N] or None
         Their values in all validation images; None if they are linear: few of them are needed.
     rows, biases : Tensor [k, C_in, taps], Tensor [k] or None
@@ -75,6 +75,8 @@ class ComparedUnits:
         clusters of the method.
     draw : int
         The draw of the weights that the reference images belong to.
+    is_sampled : BoolTensor, optional
+        True for the training images of the channel's concepts that ``training`` is of; None if it is of all.
     """
 
     training: Tensor
@@ -83,6 +85,11 @@ class ComparedUnits:
     biases: Tensor | None = None
     clusters: Clusters | None = None
     draw: int = 0
+    is_sampled: Tensor | None = None
+
+    def of_sampled(self, membership: Tensor) -> Tensor:
+        """A ``membership`` [K, images of the channel's concepts] in the images that ``training`` is of: [K, n]."""
+        return membership if self.is_sampled is None else membership[:, self.is_sampled]
 
 
 UnitsByNull = dict[str, list[ComparedUnits]]

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 POSITIONS = 200_000  # that dictionaries are trained on
 INSERTED_IMAGES = 5_000  # validation images in which reconstructions are inserted, at most
+IMAGES_OF_CLASS = 100  # training images of a class whose values are measured: 1.9 GB of 1,000 classes, not 23 GB of all
+SETTINGS = {"positions": POSITIONS, "images_of_class": IMAGES_OF_CLASS}  # of all dictionaries
 MOST_CODES = 2**25  # in memory at once
 
 
@@ -228,7 +230,8 @@ def measured_units(
             return unit_values_layout(units, len(block))
 
         blocks = pass_in_blocks(file.unfinished, layout, source, indices, "units of dictionaries", measure=measure)
-        arrays = {name: np.concatenate([block[name] for block in blocks]) for name in layout(indices)}
+        # blocks let go of each array, so that not all of them are in memory twice
+        arrays = {name: np.concatenate([block.pop(name) for block in blocks]) for name in layout(indices)}
         file.write(arrays)
     return UnitValues(indices, arrays)
 
@@ -323,11 +326,12 @@ class SharedPasses:
 
     @cached_property
     def training(self) -> UnitValues:
-        """Values in the training images of the concepts of all channels."""
+        """Values in training images of the concepts of all channels: of each class a sample."""
         comparison = self._comparison
+        usable = comparison.usable
         outputs = sorted({output for _, concepts in comparison.channels for output in chain.from_iterable(concepts)})
-        shown = torch.isin(comparison.usable.targets, torch.tensor(outputs))
-        return self._measured(comparison.study.training, comparison.usable.indices[shown], torch.empty(0).long())
+        images = torch.cat([sample_of_class(usable.indices[usable.targets == output], output) for output in outputs])
+        return self._measured(comparison.study.training, images.sort().values, torch.empty(0).long())
 
     @cached_property
     def validation(self) -> UnitValues:
@@ -370,6 +374,11 @@ class SharedPasses:
         )
 
 
+def sample_of_class(images: Tensor, output: int) -> Tensor:
+    """At most IMAGES_OF_CLASS of a class's images, LongTensor [n]: the same ones whatever channels are compared."""
+    return images[permutation(len(images), "images of units", output)[:IMAGES_OF_CLASS]]
+
+
 class DictionaryFinder:
     """The dictionaries of a source in a comparison, and the number of units of each channel, which is circuits'.
 
@@ -392,11 +401,13 @@ class DictionaryFinder:
     def units(self, name: str, channel: ComparedChannel, numbers: Tensor) -> ComparedUnits:
         """Some units of a dictionary, LongTensor [k]."""
         training = self.passes.training
-        rows = torch.searchsorted(training.indices, channel.images)
+        is_sampled = torch.isin(channel.images, training.indices)
+        rows = torch.searchsorted(training.indices, channel.images[is_sampled])
         validation = self.passes.validation.of(name)
         return ComparedUnits(
-            training=training.of(name)[rows][:, numbers].T.contiguous(),
+            training=training.of(name)[rows[:, None], numbers].T.contiguous(),
             validation=validation[:, numbers].T.contiguous(),
+            is_sampled=is_sampled,
         )
 
 

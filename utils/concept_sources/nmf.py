@@ -46,7 +46,7 @@ class NonnegativeFactorisation(ComparedSource):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         sizes = {"components": MOST_COMPONENTS, "factored_positions": FACTORED_POSITIONS, "code_steps": CODE_STEPS}
-        return {"positions": dictionary_units.POSITIONS, **sizes, **SETTINGS}
+        return {**dictionary_units.SETTINGS, **sizes, **SETTINGS}
 
     @classmethod
     def finder(cls, comparison: Comparison) -> DictionaryFinder:

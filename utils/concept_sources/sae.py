@@ -51,7 +51,7 @@ class Autoencoders(ComparedSource):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         training = asdict(sparse_autoencoder.AutoencoderTraining())
-        return {"positions": dictionary_units.POSITIONS, "most_values": MOST_VALUES, **training}
+        return {**dictionary_units.SETTINGS, "most_values": MOST_VALUES, **training}
 
     @classmethod
     def finder(cls, comparison: Comparison) -> DictionaryFinder:

@@ -167,7 +167,7 @@ def _measure_channel(
 
 def _judgements(channel: ComparedChannel, draws: list[ComparedUnits], membership: torch.Tensor) -> list[Judgement]:
     """The Judgement of each draw; ``membership`` [K, N] tells the validation images of each concept."""
-    matched = [match(units.training, channel.membership) for units in draws]
+    matched = [match(units.training, units.of_sampled(channel.membership)) for units in draws]
     return [judge(values, membership) for values in channel.in_validation(draws, matched)]
 
 

@@ -25,6 +25,7 @@ from utils.method.dictionary_fit import Fit
 from utils.networks.coordinates import LayerCoordinates
 from utils.networks.layers import find_layer
 from utils.networks.opened_network import OpenedNetwork
+from utils.store import image_passes
 from utils.store.importance_store import ImportanceStore
 
 CHANNEL = 9
@@ -216,3 +217,32 @@ def test_units_are_matched_by_a_sample_of_each_class(study, training, monkeypatc
     assert torch.equal(units.of_sampled(membership), membership[:, torch.isin(images, sampled)])
     monkeypatch.setattr(dictionary_units, "IMAGES_OF_CLASS", 100)
     assert torch.equal(dictionary_units.sample_of_class(images, 1).sort().values, images)
+
+
+def test_a_pass_that_was_stopped_goes_on_after_the_last_kept_block(study, monkeypatch):
+    images = torch.arange(10)
+    dictionaries = {"some": described(study, both_signs(8), seed=3)}
+    whole = measured_units(study.training, study, images, images, dictionaries)
+    for path in study.model_dir.glob("*dictionary_units*"):
+        path.unlink()
+    monkeypatch.setattr(image_passes, "KEPT_IMAGES", 4)
+    seen = []
+
+    def values_until(last):
+        def values(network, batch, inserted, of_dictionaries):
+            if int(batch.indices.max()) > last:
+                raise KeyboardInterrupt
+            seen.extend(batch.indices.tolist())
+            return values_of_batch(network, batch, inserted, of_dictionaries)
+
+        return values
+
+    values_of_batch = dictionary_units._values_of_batch
+    monkeypatch.setattr(dictionary_units, "_values_of_batch", values_until(last=4))
+    with pytest.raises(KeyboardInterrupt):
+        measured_units(study.training, study, images, images, dictionaries)
+    seen.clear()
+    monkeypatch.setattr(dictionary_units, "_values_of_batch", values_until(last=9))
+    again = measured_units(study.training, study, images, images, dictionaries)
+    assert seen and min(seen) == 4 and max(seen) == 9
+    torch.testing.assert_close(again.of("some"), whole.of("some"))

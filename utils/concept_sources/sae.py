@@ -87,7 +87,7 @@ def trained_autoencoders(study: Study, trainer: str) -> dict[str, LayerDictionar
         if arrays is None:
             if values is None:
                 values = positions.stored_positions(study, dictionary_units.POSITIONS).to(device)
-            file.write(_trained(values, training, name, _train_functions(trainer)))
+            file.write(_trained(values, training, name, _train_function(trainer)))
             arrays = file.read()
             print(f"{WORDS[name]}: {file.path}")
         tensors = {key: torch.from_numpy(arrays[key]).to(device) for key in layout}
@@ -99,10 +99,10 @@ def trained_autoencoders(study: Study, trainer: str) -> dict[str, LayerDictionar
     return trained
 
 
-def _train_functions(trainer: str) -> Callable[..., TopKAutoencoder]:
-    return dict(
-        zip(SAE_TRAINERS, (sparse_autoencoder.train_autoencoder, overcomplete_trainer.train_autoencoder), strict=True)
-    )[trainer]
+def _train_function(trainer: str) -> Callable[..., TopKAutoencoder]:
+    """``train_autoencoder`` of one of SAE_TRAINERS."""
+    modules = dict(zip(SAE_TRAINERS, (sparse_autoencoder, overcomplete_trainer), strict=True))
+    return modules[trainer].train_autoencoder
 
 
 def _trained(values: Tensor, training: Any, name: str, train: Callable[..., TopKAutoencoder]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ ARI: adjusted Rand index between the clusters of a channel's reference images an
 groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
 channels), with 95 % intervals by resampling channels. Nulls, \
 {COMPARISON_DRAWS} draws each
-(PURE's clusters have 3, as each needs passes over images): permuted weights, the whole method on the channel's weights
+unless a line below the table names fewer: permuted weights, the whole method on the channel's weights
 shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
 among the sets of images that the channel itself has led to; fitted, shares fitted for those weights and these sets
 so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the

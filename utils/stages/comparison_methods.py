@@ -212,8 +212,8 @@ class Method:
 def comparison_methods() -> dict[str, Method]:
     """All methods by name, in the order of the table."""
     methods = {
-        "original": _of_network("original channel", Original, labels=False),
-        "logit": _of_network("the class's own logit", Logits, labels=True),
+        "original": _without_source("original channel", lambda comparison: Original(), labels=False),
+        "logit": _without_source("the class's own logit", lambda comparison: Logits(), labels=True),
         "mean_difference": _readout("mean difference of the layer's input", MEAN_DIFFERENCE),
         "probe": _readout("linear probe of the layer's input", PROBE),
     }
@@ -226,29 +226,28 @@ def comparison_methods() -> dict[str, Method]:
     return methods
 
 
-def _of_network(words: str, maker: type[UnitMaker], labels: bool) -> Method:
-    """The Method of units that the network has already."""
+def _without_source(
+    words: str, make: Callable[[Comparison], UnitMaker], *, labels: bool, same_output: bool = True
+) -> Method:
+    """The Method of units that need no source of concepts: the network's own, or readouts of the layer's input."""
     return Method(
         words=words,
         source=None,
         labels=labels,
         images=False,
         changes_weights=False,
-        same_output=True,
-        make=lambda comparison: maker(),
+        same_output=same_output,
+        make=make,
     )
 
 
 def _readout(words: str, unit: ScoredUnit) -> Method:
     """The Method of a linear readout."""
-    return Method(
-        words=words,
-        source=None,
+    return _without_source(
+        words,
+        lambda comparison: Readouts(unit, InputReadouts(comparison.study.tap_sums)),
         labels=True,
-        images=False,
-        changes_weights=False,
         same_output=False,
-        make=lambda comparison: Readouts(unit, InputReadouts(comparison.study.tap_sums)),
     )
 
 

@@ -38,6 +38,7 @@ from utils.stages.separation import ValidationInputs
 from utils.store.files import json_digest
 from utils.store.study import Study
 from utils.store.synsets import NamedClasses, class_synsets, classes_below
+from utils.store.tap_sums import evenly_spread
 
 LEVEL = 0.05  # of the test that a name has to pass
 BETWEEN = " or "  # two names that are one
@@ -168,8 +169,7 @@ class NameSearch:
     def _training(self) -> tuple[Tensor, Tensor]:
         """Tap sums [N, C_in * taps] and classes [N] (positions among the outputs) of at most NAMING_IMAGES images."""
         indices = self._study.labels.indices
-        rows = torch.linspace(0, len(indices) - 1, min(NAMING_IMAGES, len(indices)), dtype=torch.float64).round().long()
-        images = indices[rows]
+        images = indices[evenly_spread(len(indices), NAMING_IMAGES)]
         labels = self._study.labels.some(images)
         return self._study.tap_sums.of_images(images).flatten(1), self._candidates.positions(labels.targets)
 

@@ -61,7 +61,7 @@ class StoredTapSums:
     @cached_property
     def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Tap sums of images that are evenly spread over the store, and their rows in the labels."""
-        rows = evenly_spread(len(self._labels.indices))
+        rows = evenly_spread(len(self._labels.indices), BACKGROUND_SAMPLE)
         return self.of_images(self._labels.indices[rows]), rows
 
     @cached_property
@@ -108,7 +108,8 @@ class StoredTapSums:
         """
         standardisation, sample = self._standardised_sample
         images = self.images_of(concept)
-        own = standardisation.apply(self.of_images(images[evenly_spread(len(images))]).flatten(1))
+        sampled = images[evenly_spread(len(images), BACKGROUND_SAMPLE)]
+        own = standardisation.apply(self.of_images(sampled).flatten(1))
         others = sample[~self._are_of([concept], self._sample[1])]
         if not len(others):
             raise UserError(NO_OTHERS)
@@ -214,9 +215,9 @@ class StoredTapSums:
         return arrays["indices"], arrays["input_sums"]
 
 
-def evenly_spread(count: int) -> torch.Tensor:
-    """Rows that are evenly spread over ``count`` ones, ascending: all of them, or BACKGROUND_SAMPLE."""
-    return torch.linspace(0, count - 1, min(BACKGROUND_SAMPLE, count), dtype=torch.float64).round().long()
+def evenly_spread(count: int, most: int) -> torch.Tensor:
+    """Rows that are evenly spread over ``count`` ones, ascending: all of them, or ``most``."""
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
 
 
 @dataclass

@@ -34,12 +34,13 @@ SHOWN = 40  # rows that are printed
 FIRST_COLUMNS = ("run", "layer", "channel", "concept", "classes", "name", "images")
 VALUE_COLUMNS = tuple(name for name in VALUES if name not in (IRRELEVANT.ap, IRRELEVANT.pearson, IRRELEVANT.auroc))
 COLUMNS = (*FIRST_COLUMNS, *VALUE_COLUMNS, "null_reached", "null_draws", "most_draws", "split", "rho")
+GROUPED_OTHERWISE = "classes grouped otherwise"
 CHANNELS = {
     "original": ORIGINAL,
     "new channel c'_k": NEW,
     **{null.words: unit_of(null) for null in (SHARES, WEIGHTS, FITTED)},
     "irrelevant channels": IRRELEVANT,
-    "classes grouped otherwise": OTHER_GROUPINGS,
+    GROUPED_OTHERWISE: OTHER_GROUPINGS,
     "mean difference of the layer's input": MEAN_DIFFERENCE,
     "linear probe of the layer's input": PROBE,
     "the class's own logit": OWN_LOGIT,
@@ -140,7 +141,7 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     channels = [row["channel"] for row in rows]
     lines = []
     too_few = False
-    for words in ("original", WEIGHTS.words, FITTED.words, "classes grouped otherwise"):
+    for words in ("original", WEIGHTS.words, FITTED.words, GROUPED_OTHERWISE):
         texts = []
         unit = CHANNELS[words]
         for new_column, null_column in ((NEW.ap, unit.ap), (NEW.pearson, unit.pearson), (NEW.auroc, unit.auroc)):
@@ -152,7 +153,7 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
         lines += [f"- new channel minus {words}: {', '.join(texts)}"] if texts else []
     regrouped = sum(not np.isnan(row[OTHER_GROUPINGS.ap]) for row in rows)
     if regrouped < len(rows):
-        lines += [f"- classes grouped otherwise: {regrouped} of {len(rows)} concepts; others have no other grouping"]
+        lines += [f"- {GROUPED_OTHERWISE}: {regrouped} of {len(rows)} concepts; others have no other grouping"]
     return [*lines, "- too few channels for an interval"] if too_few else lines
 
 

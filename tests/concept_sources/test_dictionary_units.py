@@ -166,6 +166,15 @@ def test_positions_are_of_the_layers_output(study, monkeypatch):
     assert torch.equal(layer_positions.stored_positions(study, 60), stored)
 
 
+def test_positions_come_from_misclassified_images_too(study):
+    correct = replace(study, only_correct=True)
+    num_positions = study.meta["positions"]
+    assert len(correct.usable) < len(study.labels.indices) == 24
+    stored = layer_positions.stored_positions(correct, 24 * num_positions)
+    assert len(stored) == 24 * num_positions
+    assert torch.equal(layer_positions.stored_positions(study, 24 * num_positions), stored)
+
+
 def test_nmf_is_of_what_follows_the_layers_own_batch_norm_and_activation(study):
     dictionary = factorised(study)
     assert dictionary.view.words == "what follows the layer's BatchNorm and ReLU"

@@ -20,9 +20,10 @@ from utils.store.study import Study
 
 
 def stored_positions(study: Study, number: int) -> Tensor:
-    """Coordinates of ``number`` positions of the usable training images: [n, D] float32.
+    """Coordinates of ``number`` positions of the training images: [n, D] float32.
 
-    They come from their file, or from a pass over as few images as have them, which is kept block by block.
+    Misclassified images count whatever ``only_correct`` is, since a dictionary describes the layer and no class. The
+    positions come from their file, or from a pass over as few images as have them, which is kept block by block.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def stored_positions(study: Study, number: int) -> Tensor:
     file = positions_file(study, number, dimension)
     stored = file.read()
     if stored is None:
-        sample = sample_positions(study.usable, num_positions, number)
+        sample = sample_positions(study.labels.indices, num_positions, number)
         counts = dict(zip(sample.images.tolist(), sample.counts.tolist(), strict=True))
         coordinates = LayerCoordinates.of(study.network.layer)
 

@@ -17,7 +17,7 @@ from utils.store.files import Layout, json_digest
 from utils.store.importance_store import ImportanceStore
 from utils.store.study import Study
 
-FORMAT = 1
+FORMAT = 2
 NOT_INSERTED = -1  # the prediction of an image in which no reconstruction was inserted
 
 
@@ -26,7 +26,6 @@ def positions_made_from(study: Study, number: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "training_sha256": json_digest(study.meta),
-        "only_correct": study.only_correct,
         "precision": study.precision,
         "decoding": study.decoding,
         "positions": number,

@@ -41,11 +41,11 @@ split() {
 # shellcheck disable=SC2086  (the variables are several words)
 step "pictures/val/waves/039.png" python -m examples.demo demo_output --pictures $DEMO_PICTURES
 step "store/results_get_cosine_similarities/${run}_class_means.npz" \
-    python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64
+    python get_importances_for_classes.py $images $network
 step "store/${run}_channel_importances_val/chunk_000000.npz" \
-    python get_importances_for_classes.py $images $network --resize_size 64 --crop_size 64 --images val
+    python get_importances_for_classes.py $images $network --images val
 step "results_get_cosine_similarities/$table.txt" \
-    python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 $output
+    python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 --top 12 $output
 # Of the pairs of low cosine, three whose concepts activate their channel alike
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28

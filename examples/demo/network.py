@@ -53,4 +53,5 @@ def demo_network():
     """The network with the weights beside this file, as ``--model examples.demo:demo_network`` makes it."""
     network = DemoNetwork()
     network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    network.transform = TRANSFORM
     return network

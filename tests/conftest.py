@@ -1,11 +1,13 @@
 """Fixtures of all tests: a tiny image folder, a finished store, folders of pictures."""
 
+import os
 import shutil
 import signal
 
 import hypothesis
 import pytest
 
+from tests.demonstration import copy_project, shared_demonstration
 from tests.pictures import LEFT_TO_PIL, PLAIN, picture, write_images
 from tests.scripts import contents, stage1, stage2, stage3
 
@@ -63,3 +65,17 @@ def copy(finished, tmp_path):
     """A copy of ``finished`` that a test may spoil."""
     shutil.copytree(finished, tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory):
+    """The one run of demo.sh, which all processes of the tests share. Not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    return shared_demonstration((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demonstration")
+
+
+@pytest.fixture
+def demonstrated(demonstration, tmp_path):
+    """A copy of the project after demo.sh that a test may spoil, its repository root."""
+    yield copy_project(demonstration.project, tmp_path / "project")
+    shutil.rmtree(tmp_path / "project")  # 60 MB

@@ -1,10 +1,14 @@
-"""The two shell scripts: the paper's 20 pairs, flags from the environment, and a stop at the first failure."""
+"""The two shell scripts: the paper's 20 pairs, flags from the environment, and a stop at the first failure.
+
+What they call understands its flags. (demo.sh and reproduce_paper.sh are run as they are by other tests.)
+"""
 
 import os
 import subprocess
 
 import pytest
 
+from tests.commands import Command, complaint
 from tests.scripts import ROOT
 
 PAIRS = """522 62 687, 1404 385 834, 895 631 946, 242 515 619, 522 61 687, 1660 530 938, 242 515 846, 242 619 808,
@@ -13,9 +17,13 @@ PAIRS = """522 62 687, 1404 385 834, 895 631 946, 242 515 619, 522 61 687, 1660 
 
 
 def call(script, folder, fails_at="none"):
-    """Run a shell script with a python that writes its arguments down, and fails at one channel and class."""
+    """Run a shell script with a python that notes its arguments, and fails at one channel and class.
+
+    A CompletedProcess, and the words of each call.
+    """
     fake = folder / "python"
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\ncase "$*" in *"{fails_at}"*) exit 2;; esac\n')
+    note = f'{{ printf "%s\\t" "$@"; echo; }} >> {folder}/calls'
+    fake.write_text(f'#!/bin/sh\n{note}\ncase "$*" in *"{fails_at}"*) exit 2;; esac\n')
     fake.chmod(0o755)
     variables = {"DATA_DIR": "/my data", "STORE_DIR": "/my/store", "EXTRA_FLAGS": "--device cpu --batch_size 8"}
     result = subprocess.run(
@@ -25,7 +33,7 @@ def call(script, folder, fails_at="none"):
         capture_output=True,
         text=True,
     )
-    return result, (folder / "calls").read_text().splitlines()
+    return result, [line.rstrip("\t").split("\t") for line in (folder / "calls").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,9 @@ def test_the_papers_pairs_are_run_and_the_first_failure_stops_them(script, stage
         for channel, class1, class2 in (pair.split() for pair in PAIRS.split(","))
     ]
     assert len(calls) == len(expected) == 20
-    for line, words in zip(calls, expected, strict=True):
+    for called, words in zip(calls, expected, strict=True):
+        assert complaint(Command(1, stage, tuple(called[1:]))) is None
+        line = " ".join(called)
         assert line.startswith(f"{ROOT}/{stage} --data_dir /my data --store_dir /my/store --model resnet50 ")
         assert words in line
         assert line.endswith("--device cpu --batch_size 8")

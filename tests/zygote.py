@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import traceback
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,9 +130,13 @@ def run(arguments):
         arguments = arguments[1:]
     first, *rest = arguments
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = ["" if first in ("-c", "-m") else str(Path(first).resolve().parent), *given, *PATH]
+    sys.path[:] = ["" if first in ("-", "-c", "-m") else str(Path(first).resolve().parent), *given, *PATH]
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(sys.executable).parent / "bytecode")
-    if first == "-c":
+    if first == "-":
+        sys.argv = [*arguments]
+        sys.modules["__main__"] = types.ModuleType("__main__")  # without the names of this one
+        exec(compile(sys.stdin.read(), "<stdin>", "exec"), vars(sys.modules["__main__"]))
+    elif first == "-c":
         sys.argv = ["-c", *rest[1:]]
         exec(rest[0], vars(sys.modules["__main__"]))
     elif first == "-m":

@@ -1,9 +1,5 @@
 """The demonstration: its pictures, its weights, the whole of it end to end, and the right answer."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +11,7 @@ from benchmarks.small_vit import SmallViT
 from examples.demo.network import TRANSFORM, DemoNetwork, demo_network
 from examples.demo.pictures import CONCEPTS, SIZE, draw, write_pictures
 from examples.demo.training import augment, read_pictures, save_weights, train
-from tests.scripts import ROOT, python
+from tests.demonstration import run_in
 from utils.networks.layers import find_layer
 from utils.networks.splitting import with_splits
 
@@ -136,41 +132,22 @@ def test_splits_are_right_where_the_right_answer_is_known(pictures):
     assert own > 1 > 0 > other
 
 
-def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(tmp_path):
-    """demo.sh itself, with few pictures, in a copy of the project whose environment is the one of the tests."""
-    project = tmp_path / "project"
-    ignored = shutil.ignore_patterns(".*", "tests", "__pycache__", "demo_output", "docs", "store_dir")
-    shutil.copytree(ROOT, project, ignore=ignored)
-    (project / ".venv" / "bin").mkdir(parents=True)
-    requirements = [path.read_text() for path in sorted(project.glob("requirements*.txt"))]
-    version = subprocess.run([sys.executable, "--version"], capture_output=True, text=True).stdout
-    (project / ".venv" / "made_of").write_text("".join([*requirements, version, "requirements.txt\n"]))
-    (project / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{python()}" "$@"\n')
-    (project / ".venv" / "bin" / "python").chmod(0o755)
-    environment = {**os.environ, "PYTHON": sys.executable, "DEMO_PICTURES": "12 8"}
-
-    def demo(figures):
-        command = ["sh", project / "demo.sh"]
-        given = {**environment, "FIGURES": figures}
-        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
-
-    before = {path.name for path in project.iterdir()}
-    first = demo("coarse")
-    assert first.returncode == 0, first.stderr
+def test_the_demonstration_runs_end_to_end_and_a_second_time_reuses_everything(demonstration, demonstrated):
+    """demo.sh itself, in a copy of the project whose environment is the one of the tests, and from another folder."""
     for script in ("get_importances_for_classes", "get_cosine_similarities", "disentangle_channel", "get_results"):
-        assert f"\n$ python {script}.py --" in first.stdout
-    assert "donut / waves" in first.stdout
-    output = project / "demo_output"
-    assert f"figures: {output.relative_to(project) / 'plots'}" in first.stdout
+        assert f"\n$ python {script}.py --" in demonstration.printed
+    assert "donut / waves" in demonstration.printed
+    assert "figures: demo_output/plots" in demonstration.printed
+    assert demonstration.made == {"demo_output"}
+    output = demonstrated / "demo_output"
     assert len(list((output / "plots").glob("*_top_pictures.png"))) == 3
-    assert {path.name for path in project.iterdir()} - before == {"demo_output"}
     split = next((output / "store" / "models_disentangled").iterdir())
     made = split.stat().st_mtime_ns
-    second = demo("empty")
+    second = run_in(demonstrated, "sh", "-c", "cd examples && sh ../demo.sh", figures="empty")
     assert second.returncode == 0, second.stderr
     assert split.stat().st_mtime_ns == made
     assert "$ python disentangle_channel.py" not in second.stdout
     assert second.stdout.count("reusing") >= 10
     page = "demo_output/report/examples.demo-demo_network/index.html"
-    assert (project / page).is_file()
-    assert all(f"open {page}\n" in result.stdout for result in (first, second))
+    assert (demonstrated / page).is_file()
+    assert all(f"open {page}\n" in printed for printed in (demonstration.printed, second.stdout))

@@ -45,7 +45,7 @@ step "store/results_get_cosine_similarities/${run}_class_means.npz" \
 step "store/${run}_channel_importances_val/chunk_000000.npz" \
     python get_importances_for_classes.py $images $network --images val
 step "results_get_cosine_similarities/$table.txt" \
-    python get_cosine_similarities.py $network --cos_sim_low -1 --cos_sim_high 0.5 --top 12 $output
+    python get_cosine_similarities.py $images $network --cos_sim_low -1 --cos_sim_high 0.5 --top 12 $output
 # Of the pairs of low cosine, three whose concepts activate their channel alike
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28

@@ -54,7 +54,7 @@ class PredictionFinder(ImageSetFinder):
 
     def find_clusters(self, index: int, draw: int, number: int | None) -> Clusters:
         references = self._circuits.stored.references[index, draw]
-        predicted = self._labels.predictions[torch.searchsorted(self._labels.indices, references)]
+        predicted = self._labels.predictions[torch.searchsorted(self._labels.indices, references.contiguous())]
         outputs, counts = predicted.unique(return_counts=True)
         chosen = outputs[ordering.largest_first(counts)][: number or MOST_CLASSES]
         if len(chosen) < (number or 2):

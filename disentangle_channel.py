@@ -14,12 +14,13 @@ once: --candidates FILE (stage 2's table, or paper_pairs.txt).
 import argparse
 
 from utils.command_line import flags, split_flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import DisentanglingSettings
 
 
-def get_args_parser() -> flags.Parser:
-    parser = flags.Parser(__doc__)
+def get_args_parser() -> Parser:
+    parser = Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser, only_for_next=True)

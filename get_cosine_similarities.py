@@ -18,14 +18,15 @@ import argparse
 
 from utils import defaults
 from utils.command_line import flags, threshold_flags
+from utils.command_line.parser import Parser
 from utils.command_line.ranges import cosine
 from utils.command_line.run import run
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
 
 
-def get_args_parser() -> flags.Parser:
-    parser = flags.Parser(__doc__)
+def get_args_parser() -> Parser:
+    parser = Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
     flags.add_data_flag(parser, "where the images are: for the line that says what to run next; none is read")

@@ -14,13 +14,14 @@ import argparse
 
 from utils import defaults
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import ImportanceSettings
 from utils.plugins import positive_int
 
 
-def get_args_parser() -> flags.Parser:
-    parser = flags.Parser(__doc__)
+def get_args_parser() -> Parser:
+    parser = Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser, only_for_next=True)

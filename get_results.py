@@ -23,13 +23,14 @@ separate their concepts from all other validation images, beside the same rule o
 """
 
 from utils.command_line import flags, result_flags, split_flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import ResultSettings
 from utils.plugins import fraction
 
 
-def get_args_parser() -> flags.Parser:
-    parser = flags.Parser(__doc__)
+def get_args_parser() -> Parser:
+    parser = Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
     parser.add_argument(

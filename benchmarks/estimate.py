@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.command_line import flags, split_flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import ImportanceSettings
 
@@ -29,7 +30,7 @@ class EstimateSettings(ImportanceSettings):
 
 
 def get_args_parser():
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)

@@ -10,6 +10,7 @@ differ are said, and are no failure: the exit status is 0.
 from pathlib import Path
 
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import StageSettings
 from utils.defaults import COS_SIM_LOW, GAMMA, MIN_IMAGES, ONLY_CORRECT, TAU, P
@@ -21,7 +22,7 @@ CLOSE = 0.001  # other versions of a JPEG library change the fourth digit
 
 
 def get_args_parser():
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_output_flag(parser)
     flags.add_network_flags(parser)

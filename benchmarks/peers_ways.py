@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.published import Published, our_importances
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.settings import ImportanceSettings
 from utils.concept_sources.stored_image_sets import strongest_images
 from utils.images.batches import ImageSource
@@ -179,9 +180,9 @@ LIBRARIES = {  # imported before the clock starts
 }
 
 
-def stage1_parser() -> flags.Parser:
+def stage1_parser() -> Parser:
     """The flags of stage 1."""
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     for add in (flags.add_data_flag, flags.add_network_flags, flags.add_image_flags, flags.add_compute_flags):
         add(parser)
     return parser

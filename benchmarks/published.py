@@ -30,6 +30,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.report import link_images, print_table, run
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.settings import ImportanceSettings
 from utils.defaults import TAU, P
 from utils.images.batches import ImageSource
@@ -215,7 +216,7 @@ def get_options():
     parser.add_argument("--passes", type=int, default=3, help="passes of stage 2 that are measured")
     parser.add_argument("--class_images", type=int, default=100, help="images of a class in stage 2")
     options, rest = parser.parse_known_args()
-    stage1 = flags.Parser(__doc__)
+    stage1 = Parser(__doc__)
     for add in (flags.add_data_flag, flags.add_network_flags, flags.add_image_flags, flags.add_compute_flags):
         add(stage1)
     return options, flags.settings_of(ImportanceSettings, stage1.parse_args(rest))

@@ -40,6 +40,7 @@ from benchmarks.reinitialised import (
 )
 from benchmarks.report import print_table
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.ranges import cosine, number_of_draws
 from utils.command_line.run import run
 from utils.command_line.settings import (
@@ -446,7 +447,7 @@ def print_gains(networks: dict[str, list[SeparatedNetwork]]) -> None:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     flags.add_data_flag(parser)
     flags.add_network_flags(parser)
     flags.add_class_map_flag(parser)

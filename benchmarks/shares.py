@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.report import print_table
 from utils.command_line import flags, opening, split_flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import ResultSettings
 from utils.concept_sources.source_registry import SOURCES, USUAL
@@ -53,7 +54,7 @@ WAYS = [
 
 
 def get_args_parser():
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     flags.add_store_flag(parser)
     flags.add_network_flags(parser)
     split_flags.add_candidates_flag(parser)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.report import print_table
 from utils.command_line import flags, opening
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import ImageSettings
 from utils.images.batches import ImageBatches, batches_of
@@ -39,7 +40,7 @@ class WholeLayerSettings(ImageSettings):
 
 
 def get_args_parser():
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--splits", nargs="+", required=True, help="split files or manifests")
     flags.add_data_flag(parser)
     flags.add_network_flags(parser)

@@ -23,7 +23,7 @@ from examples.demo.shortcut import (
     write_shortcut_pictures,
 )
 from examples.demo.training import accuracy, classify, read_pictures, save_weights, train
-from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.errors import UserError
 from utils.method.disentangling import merge, spatial_sums
@@ -121,7 +121,7 @@ def shortcut_figure(pixels, predictions, targets, is_marked, count=8):
 
 
 def get_args_parser():
-    parser = flags.Parser(__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "folder",
         type=Path,

@@ -12,7 +12,7 @@ from benchmarks import allocator as benchmark
 from tests.pictures import write_images
 from tests.scripts import ROOT
 from utils.command_line import allocator, run
-from utils.command_line.flags import Parser
+from utils.command_line.parser import Parser
 
 FAULTS = """
 import resource

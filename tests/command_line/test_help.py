@@ -54,7 +54,9 @@ def explanations(help_text):
     entries = re.split(r"\n  (?=-)", help_text)[1:]
     found = {}
     for entry in entries:
-        flag, rest = re.match(r"(?:-h, )?(--\w+)(?:, --[\w-]+)?(.*)", entry.split("\n\n")[0], re.DOTALL).groups()
+        flag, rest = re.match(
+            r"(?:-h(?: \[TOPIC\])?, )?(--\w+)(?:, --[\w-]+)?(.*)", entry.split("\n\n")[0], re.DOTALL
+        ).groups()
         explained = re.match(r"(?: [^\n ]+)*(?: {2,}|\n +)(\S.*)", rest, re.DOTALL)
         found[flag] = " ".join(explained[1].split()) if explained else ""
     return found

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.command_line.flags import Parser
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.errors import WORKER_DIED
 from utils.images.batches import ImageBatches, Loading

@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode
 
 from tests.scripts import COMPUTE, ROOT, SMALL_IMAGES, python
 from utils import defaults
-from utils.command_line import flags, run
+from utils.command_line import run
+from utils.command_line.parser import Parser
 from utils.images import resizing
 from utils.networks.precision import network_arithmetic
 
@@ -74,7 +75,7 @@ def assert_one_line(result, message):
 
 
 OWN_SCRIPT = """
-from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 
 def main(_):
@@ -82,7 +83,7 @@ def main(_):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
 
-run(main, flags.Parser("a script"))
+run(main, Parser("a script"))
 """
 
 
@@ -94,7 +95,7 @@ def test_an_interrupt_of_the_work_is_one_line(tmp_path):
 
 ENDS_SLOWLY = """
 import atexit
-from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.command_line.run import run
 
 def main(_):
@@ -106,7 +107,7 @@ def shut_down():
     time.sleep(30)
 
 atexit.register(shut_down)
-run(main, flags.Parser("a script"))
+run(main, Parser("a script"))
 """
 
 
@@ -131,7 +132,7 @@ def test_what_main_leaves_as_an_interrupt_has_a_status_of_its_own(capsys, monkey
     monkeypatch.setattr("sys.argv", ["script"])
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
     with pytest.raises(SystemExit) as stop:
-        run.run(main, flags.Parser("a script"))
+        run.run(main, Parser("a script"))
     assert stop.value.code == 130
     assert len(capsys.readouterr().err.strip().split("\n")) == 1
 

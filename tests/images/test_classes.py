@@ -6,6 +6,7 @@ import re
 import pytest
 
 from utils.command_line import flags
+from utils.command_line.parser import Parser
 from utils.errors import UserError
 from utils.images.folders import ClassMap, imagenet_classes, map_folders, read_class_map
 
@@ -160,7 +161,7 @@ def test_a_class_map_that_is_not_there_or_does_not_fit_is_refused(tmp_path):
 
 
 def test_the_flag_takes_a_file():
-    parser = flags.Parser("a script")
+    parser = Parser("a script")
     flags.add_class_map_flag(parser)
     assert parser.parse_args([]).class_map is None
     assert parser.parse_args(["--class_map", "classes.csv"]).class_map == "classes.csv"

@@ -9,7 +9,8 @@ from tests import factories
 from tests.helpers import as_layer
 from tests.scripts import run_script
 from tests.with_toys import registered
-from utils.command_line import flags, split_flags
+from utils.command_line import split_flags
+from utils.command_line.parser import Parser
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import DIVISIONS, USUAL, USUAL_OF_LAYERS, USUAL_WITHOUT_LABELS
 from utils.divisions.nulls import NULLS
@@ -181,7 +182,7 @@ def test_there_are_words_for_everything_that_is_shown(way, split):
 def test_one_concept_may_stand_alone_beside_the_usual_background_of_the_way_that_a_flag_asks_for(monkeypatch):
     with registered():
         monkeypatch.setattr(DIVISIONS.get(TOY), "usual_background", 1.0)
-        parser = flags.Parser("")
+        parser = Parser("")
         split_flags.add_concept_flags(parser)
         split_flags.add_division_flags(parser, stage3=True)
         one_concept = ["--classes_for_concept1", "1"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils import defaults
 from utils.command_line.ranges import count, finite
 from utils.command_line.settings import ImageSettings, ImportanceSettings, StageSettings
-from utils.errors import UserError, nearest_hint, quoted
+from utils.errors import UserError, quoted
 from utils.plugins import positive, positive_int
 from utils.processes import default_workers
 from utils.report.sheets import SCREEN, WIDTHS, Sheet
@@ -24,25 +23,6 @@ if TYPE_CHECKING:
     from utils.networks.loading import LoadedNetwork
 
 Settings = TypeVar("Settings", bound=StageSettings)
-
-
-class Parser(argparse.ArgumentParser):
-    """No abbreviations (``--rho`` must never mean ``--rho_objective``), and errors in one line."""
-
-    def __init__(self, description: str | None) -> None:
-        super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            hints = [nearest_hint(word, {flag: (flag,) for flag in self._option_string_actions}) for word in unknown]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints[:1])}")
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help explains the flags)")
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace, **derived: Any) -> Settings:

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 POSITIONS = 200_000  # that dictionaries are trained on
 INSERTED_IMAGES = 5_000  # validation images in which reconstructions are inserted, at most
 IMAGES_OF_CLASS = 100  # training images of a class whose values are measured: 1.9 GB of 1,000 classes, not 23 GB of all
-SETTINGS = {"positions": POSITIONS, "images_of_class": IMAGES_OF_CLASS}  # of all dictionaries
+# of all dictionaries; without ``positions_of`` they were of the images that count
+SETTINGS = {"positions": POSITIONS, "positions_of": "all training images", "images_of_class": IMAGES_OF_CLASS}
 MOST_CODES = 2**25  # in memory at once
 
 

@@ -13,8 +13,11 @@ from utils.plugins import later
 from utils.processes import progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from utils.concept_sources.compared_channels import Comparison, UnitMaker
     from utils.concept_sources.dictionary_units import ActivatedView, DictionaryFinder, LayerDictionary
+    from utils.method.dictionary_fit import Fit
     from utils.store.study import Study
 
 np = later("numpy")
@@ -76,22 +79,17 @@ def factorised(study: Study) -> LayerDictionary:
         "code_steps": CODE_STEPS,
     }
     layout = {"components": (np.float32, (number, layer.num_channels)), "mean": (np.float32, (layer.num_channels,))}
-    (name,) = WORDS
-    file = dictionary_files.dictionary_file(study, name, made_from, layout)
-    arrays = file.read()
-    if arrays is None:
-        file.write(_found(study, view, number))
-        arrays = file.read()
-        print(f"{WORDS[name]}: {file.path}")
-    components, mean = (torch.from_numpy(arrays[key]).to(layer.weight.device) for key in layout)
-    explained, units_at_position = arrays["fit"].tolist()
-    fit = dictionary_fit.Fit(explained, torch.from_numpy(arrays["active"]), units_at_position)
+    ((name, words),) = WORDS.items()
+    tensors, fit = dictionary_files.stored_dictionary(
+        study, name, made_from, layout, words=words, make=lambda: _found(study, view, number)
+    )
+    components, mean = (tensors[key].to(layer.weight.device) for key in layout)
     dictionary = factors.NonnegativeComponents(components, CODE_STEPS)
     return dictionary_units.LayerDictionary(dictionary, view, mean, fit, made_from)
 
 
-def _found(study: Study, view: ActivatedView, number: int) -> dict[str, Any]:
-    """The arrays of the file of ``number`` components."""
+def _found(study: Study, view: ActivatedView, number: int) -> tuple[dict[str, Tensor], Fit]:
+    """The tensors of ``number`` components that are found, and their fit to the positions they are found in."""
     sampled = positions.stored_positions(study, dictionary_units.POSITIONS)
     rows = torch.arange(FACTORED_POSITIONS) * len(sampled) // FACTORED_POSITIONS  # evenly over the images
     some = sampled[rows.unique()].to(study.network.device)
@@ -103,6 +101,4 @@ def _found(study: Study, view: ActivatedView, number: int) -> dict[str, Any]:
         found = factors.factorise(values, number, **SETTINGS, after_iteration=bar.update)
         dictionary = factors.NonnegativeComponents(found.components, CODE_STEPS)
         fit = dictionary_fit.fit_of(dictionary, values)
-    tensors = {"components": found.components, "mean": values.mean(0), "active": fit.active}
-    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    return {**arrays, "fit": np.array([fit.explained, fit.units_at_position])}
+    return {"components": found.components, "mean": values.mean(0)}, fit

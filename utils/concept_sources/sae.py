@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from utils.concept_sources.concept_source import ComparedSource
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
     from utils.concept_sources.compared_channels import Comparison, UnitMaker
     from utils.concept_sources.dictionary_units import DictionaryFinder, LayerDictionary
-    from utils.method.sparse_autoencoder import TopKAutoencoder
+    from utils.method.dictionary_fit import Fit
+    from utils.method.sparse_autoencoder import AutoencoderTraining, TopKAutoencoder
     from utils.store.files import Layout
     from utils.store.study import Study
 
 np = later("numpy")
-torch = later("torch")
 coordinates = later("utils.networks.coordinates")
 dictionary_files = later("utils.store.dictionary_files")
 dictionary_fit = later("utils.method.dictionary_fit")
@@ -78,23 +79,21 @@ def trained_autoencoders(study: Study, trainer: str) -> dict[str, LayerDictionar
     shape = (training.units, dimension)
     layout: Layout = {name: (np.float32, shape) for name in ("encoder", "decoder")}
     layout |= {name: (np.float32, (dimension,)) for name in ("centre", "mean")}
+    sampled = cache(lambda: positions.stored_positions(study, dictionary_units.POSITIONS).to(device))
     trained = {}
-    values = None
-    for name in WORDS:
+    for name, words in WORDS.items():
         of_dictionary = {**made_from, "frozen_decoder": name == FROZEN}
-        file = dictionary_files.dictionary_file(study, name, of_dictionary, layout)
-        arrays = file.read()
-        if arrays is None:
-            if values is None:
-                values = positions.stored_positions(study, dictionary_units.POSITIONS).to(device)
-            file.write(_trained(values, training, name, _train_function(trainer)))
-            arrays = file.read()
-            print(f"{WORDS[name]}: {file.path}")
-        tensors = {key: torch.from_numpy(arrays[key]).to(device) for key in layout}
+        tensors, fit = dictionary_files.stored_dictionary(
+            study,
+            name,
+            of_dictionary,
+            layout,
+            words=words,
+            make=partial(_trained, name, training, sampled, _train_function(trainer)),
+        )
+        tensors = {key: tensor.to(device) for key, tensor in tensors.items()}
         mean = tensors.pop("mean")
         autoencoder = sparse_autoencoder.TopKAutoencoder(**tensors, sparsity=training.sparsity)
-        explained, units_at_position = arrays["fit"].tolist()
-        fit = dictionary_fit.Fit(explained, torch.from_numpy(arrays["active"]), units_at_position)
         trained[name] = dictionary_units.LayerDictionary(autoencoder, view, mean, fit, of_dictionary)
     return trained
 
@@ -105,8 +104,11 @@ def _train_function(trainer: str) -> Callable[..., TopKAutoencoder]:
     return modules[trainer].train_autoencoder
 
 
-def _trained(values: Tensor, training: Any, name: str, train: Callable[..., TopKAutoencoder]) -> dict[str, Any]:
-    """The arrays of the file of an autoencoder, trained on values [n, D]."""
+def _trained(
+    name: str, training: AutoencoderTraining, sampled: Callable[[], Tensor], train: Callable[..., TopKAutoencoder]
+) -> tuple[dict[str, Tensor], Fit]:
+    """The tensors of an autoencoder that is trained on the values [n, D] that were ``sampled``, and its fit to them."""
+    values = sampled()
     with (
         progress(total=training.steps(len(values)), desc=WORDS[name], unit=" steps") as bar,
         precision.full_precision(values.device),
@@ -114,6 +116,4 @@ def _trained(values: Tensor, training: Any, name: str, train: Callable[..., TopK
         autoencoder = train(values, training, frozen_decoder=name == FROZEN, after_step=bar.update)
         fit = dictionary_fit.fit_of(autoencoder, values)
     tensors = {name: getattr(autoencoder, name) for name in ("encoder", "decoder", "centre")}
-    tensors |= {"mean": values.mean(0), "active": fit.active}
-    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    return {**arrays, "fit": np.array([fit.explained, fit.units_at_position])}
+    return {**tensors, "mean": values.mean(0)}, fit

@@ -38,9 +38,8 @@ class LayerCoordinates:
         weight = layer.weight.flatten(1)
         num_channels, num_weights = weight.shape
         if num_weights < num_channels:
-            basis = torch.linalg.qr(weight.cpu().double())[0].to(
-                weight
-            )  # on the CPU, so that every device has the same
+            # on the CPU, so that every device has the same basis
+            basis = torch.linalg.qr(weight.cpu().double())[0].to(weight)
         else:
             basis = torch.eye(num_channels).to(weight)
         bias = torch.zeros(num_channels).to(weight) if layer.bias is None else layer.bias

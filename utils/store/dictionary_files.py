@@ -6,12 +6,14 @@ All are DerivedArrays beside the splits: whatever they depend on is in the diges
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from utils.method.dictionary_fit import Fit
 from utils.store.derived_arrays import DerivedArrays
 from utils.store.files import Layout, json_digest
 from utils.store.importance_store import ImportanceStore
@@ -38,14 +40,14 @@ def position_layout(number: int | None, dimension: int) -> Layout:
     return {"values": (np.float16, (number, dimension)), "scales": (np.float32, (number,))}
 
 
-def packed_positions(coordinates: torch.Tensor) -> dict[str, np.ndarray]:
+def packed_positions(coordinates: Tensor) -> dict[str, np.ndarray]:
     """Coordinates [n, D] as ``position_layout`` has them."""
     scales = coordinates.square().mean(1).sqrt()
     values = coordinates / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     return {"values": values.half().numpy(), "scales": scales.numpy()}
 
 
-def unpacked_positions(arrays: Mapping[str, np.ndarray]) -> torch.Tensor:
+def unpacked_positions(arrays: Mapping[str, np.ndarray]) -> Tensor:
     """Coordinates [n, D] float32, from arrays of ``position_layout``."""
     return torch.from_numpy(arrays["values"]).float() * torch.from_numpy(arrays["scales"])[:, None]
 
@@ -57,10 +59,45 @@ def positions_file(study: Study, number: int, dimension: int) -> DerivedArrays:
     return DerivedArrays(study.model_dir, f"{study.run}_positions", made_from, layout)
 
 
-def dictionary_file(study: Study, name: str, made_from: dict[str, Any], layout: Layout) -> DerivedArrays:
-    """``RUN_NAME_<digest>.npz``: a trained dictionary, and its fit to the positions it was trained on."""
-    fit: Layout = {"active": (np.bool_, (None,)), "fit": (np.float64, (2,))}
-    return DerivedArrays(study.model_dir, f"{study.run}_{name}", made_from, {**layout, **fit})
+def stored_dictionary(
+    study: Study,
+    name: str,
+    made_from: dict[str, Any],
+    layout: Layout,
+    *,
+    words: str,
+    make: Callable[[], tuple[dict[str, Tensor], Fit]],
+) -> tuple[dict[str, Tensor], Fit]:
+    """A dictionary's tensors of ``layout`` on the CPU, and its fit to the positions it was trained on.
+
+    They are in ``RUN_NAME_<digest>.npz``, whose name is printed when it is made.
+
+    Parameters
+    ----------
+    study
+    name : str
+        In the file's name.
+    made_from : dict
+        Plain values that the dictionary depends on.
+    layout
+        Of the tensors.
+    words : str
+        What it is, for the screen.
+    make
+        Trains it: the tensors, and the fit.
+    """
+    whole: Layout = {**layout, "active": (np.bool_, (None,)), "fit": (np.float64, (2,))}
+    file = DerivedArrays(study.model_dir, f"{study.run}_{name}", made_from, whole)
+    arrays = file.read()
+    if arrays is None:
+        tensors, fit = make()
+        made = {key: tensor.cpu().numpy() for key, tensor in {**tensors, "active": fit.active}.items()}
+        arrays = {**made, "fit": np.array([fit.explained, fit.units_at_position])}
+        file.write(arrays)
+        print(f"{words}: {file.path}")
+    explained, units_at_position = arrays["fit"].tolist()
+    fit = Fit(explained, torch.from_numpy(arrays["active"]), units_at_position)
+    return {key: torch.from_numpy(arrays[key]) for key in layout}, fit
 
 
 def unit_values_layout(units: Mapping[str, int], images: int) -> Layout:
@@ -79,8 +116,8 @@ def unit_values_layout(units: Mapping[str, int], images: int) -> Layout:
 def unit_values_file(
     study: Study,
     store: ImportanceStore,
-    indices: torch.Tensor,
-    inserted: torch.Tensor,
+    indices: Tensor,
+    inserted: Tensor,
     *,
     made_from: Mapping[str, Any],
     units: Mapping[str, int],
@@ -111,7 +148,7 @@ def unit_values_file(
     return DerivedArrays(study.model_dir, name, depends_on, unit_values_layout(units, len(indices)))
 
 
-def _digest(tensors: Iterable[torch.Tensor]) -> str:
+def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{len(tensor)}\n".encode())

@@ -1,4 +1,4 @@
-"""The project's package; docs/method.md lists what each folder contains."""
+"""The project's package; docs/extending.md lists what each folder contains."""
 
 from pkgutil import extend_path
 

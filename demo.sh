@@ -8,7 +8,6 @@ requirements=requirements.txt
 . ./make_venv.sh
 PATH="$PWD/.venv/bin:$PATH"
 
-DEMO_PICTURES=${DEMO_PICTURES:-100 40} # of each class, for training and validation
 run=examples.demo-demo_network
 network="--model examples.demo:demo_network --store_dir demo_output/store"
 images="--data_dir demo_output/pictures"
@@ -39,7 +38,7 @@ split() {
 }
 
 # shellcheck disable=SC2086  (the variables are several words)
-step "pictures/val/waves/039.png" python -m examples.demo demo_output --pictures $DEMO_PICTURES
+step "pictures/val/waves/039.png" python -m examples.demo demo_output
 step "store/results_get_cosine_similarities/${run}_class_means.npz" \
     python get_importances_for_classes.py $images $network
 step "store/${run}_channel_importances_val/chunk_000000.npz" \

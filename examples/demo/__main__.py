@@ -31,7 +31,6 @@ from utils.method.evaluation import summarise
 from utils.networks.layers import layer_of
 from utils.networks.loading import fingerprint
 from utils.networks.recording import Recorder
-from utils.plugins import positive_int
 from utils.report.figure_files import write_figure
 from utils.report.plots import DISENTANGLED, GREY, pictures_figure
 from utils.report.sheets import Titles
@@ -132,13 +131,6 @@ def get_args_parser():
     parser.add_argument("--train", action="store_true", help=f"train the network again and replace {WEIGHTS.name}")
     parser.add_argument("--shortcut", action="store_true", help="a second network, which relies on a mark: shortcut/")
     parser.add_argument("--show", action="store_true", help="figures and a table of the pairs that have been split")
-    parser.add_argument(
-        "--pictures",
-        type=positive_int,
-        nargs=2,
-        default=(100, 40),
-        help="of each class, for training and validation (100 40)",
-    )
     return parser
 
 
@@ -146,7 +138,7 @@ def main(args):
     if args.show:
         show(args.folder)
         return
-    write_pictures(args.folder / "pictures", *args.pictures)
+    write_pictures(args.folder / "pictures")
     print(f"pictures of {len(CONCEPTS)} concepts: {args.folder / 'pictures'}")
     if args.shortcut:
         shortcut(args.folder)

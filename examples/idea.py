@@ -68,7 +68,7 @@ def _draw_activations(axes: Axes, activation: Tensor, height: float) -> None:
 
 
 def _draw_words(weights: Axes, bars: Axes, owners: Tensor) -> None:
-    words = ("shared inputs", *(f"inputs for {concept}" for concept in CONCEPTS))
+    words = ("shared", *(f"weights for {concept}" for concept in CONCEPTS))
     for owner, (label, colour) in enumerate(zip(words, COLOURS, strict=True)):
         columns = (owners == owner).nonzero().flatten().tolist()
         middle = (columns[0] + columns[-1] + 1) / 2
@@ -78,7 +78,7 @@ def _draw_words(weights: Axes, bars: Axes, owners: Tensor) -> None:
     merged = "merge: the same weights again, so the output stays the same"
     weights.text(middle, 1.28, split, ha="center", va="center")
     weights.text(middle, 5.08, merged, ha="center", va="center")
-    bars.text(0, -0.62, "mean activation on images of", fontsize=9, color=SUBTLE)
+    bars.text(0, -0.62, "mean value on images of", fontsize=9, color=SUBTLE)
     bars.text(0, -0.18, CONCEPTS[0], fontsize=9, color=COLOURS[1])
     bars.text(2, -0.18, CONCEPTS[1], fontsize=9, color=COLOURS[2])
     weights.set_xlim(0, len(WEIGHTS))

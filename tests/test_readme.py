@@ -138,3 +138,22 @@ def test_a_command_that_is_right(text, program):
 
 def test_what_is_no_command_is_skipped():
     assert commands_in("c'_1 = a\nget_results.py    stage 4\npython my_script.py --flag\npip install python") == []
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The README's own promises
+
+
+def status_of(page):
+    """The section "Status" of a page: its list, a line for each item."""
+    section = page.read_text().split("\n## Status\n")[1].split("\n## ")[0]
+    return [" ".join(item.split()) for item in re.findall(r"^- (.+(?:\n  .+)*)", section, re.MULTILINE)]
+
+
+def test_the_status_is_that_of_the_speed_page():
+    status = status_of(ROOT / "README.md")
+    assert len(status) == 3 and status == status_of(ROOT / "docs" / "speed.md")
+
+
+def test_the_readme_is_read_to_the_end():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 230

@@ -1,14 +1,14 @@
-"""Stage 3: rewrite a channel that serves several concepts into channels that serve one each.
-
-The input channels of the layer are divided among the concepts by their averaged relevance vectors and a factor rho;
-rho is chosen on the concepts' training images (Eq. 6). The network's output stays what it was, which is shown on real
-images before anything is stored.
+"""Stage 3: rewrite a channel that serves several concepts into one channel for each of them.
 
     python disentangle_channel.py --data_dir /datasets/imagenet/ --model resnet50 --channel_disentangle 1660 \\
         --classes_for_concept1 530 --classes_for_concept2 938 --store_dir /store_dir/
+    python disentangle_channel.py --data_dir /datasets/imagenet/ --model resnet50 --store_dir /store_dir/ \\
+        --candidates paper_pairs.txt
 
-More concepts: --classes_for_concept3 ... --classes_for_concept8. Many pairs in one process, each class's images read
-once: --candidates FILE (stage 2's table, or paper_pairs.txt).
+The input channels of the layer are divided among the concepts by their averaged relevance vectors (ARVs) and a factor
+rho, which is chosen on training images of the concepts (Eq. 6). Before a split is stored, the split network
+is compared with the original one on images: their outputs must be equal. With --candidates, many channels are split in
+one process, and the images of each class are read once.
 """
 
 import argparse
@@ -18,20 +18,29 @@ from utils.command_line.parser import Parser
 from utils.command_line.run import run
 from utils.command_line.settings import DisentanglingSettings
 
+COMMON = (
+    *("data_dir", "model", "weights", "layer_of_interest", "store_dir", "channel_disentangle", "classes_for_concept1"),
+    *("candidates", "concepts_from", "split_by", "background", "batch_size", "device"),
+)
+
 
 def get_args_parser() -> Parser:
-    parser = Parser(__doc__)
-    flags.add_data_flag(parser)
-    flags.add_store_flag(parser)
-    flags.add_output_flag(parser, only_for_next=True)
-    flags.add_network_flags(parser)
-    flags.add_channel_count_flag(parser)
-    split_flags.add_channel_flag(parser, "channel_disentangle", "the channel to split")
-    split_flags.add_concept_flags(parser)
-    split_flags.add_candidates_flag(parser)
-    split_flags.add_stage_two_flags(parser, stage3=True)
-    split_flags.add_division_flags(parser, stage3=True)
+    parser = Parser(__doc__, common=COMMON)
+    folders = parser.add_argument_group("folders")
+    flags.add_data_flag(folders)
+    flags.add_store_flag(folders)
+    flags.add_output_flag(folders, only_for_next=True)
+    network = parser.add_argument_group("network")
+    flags.add_network_flags(network)
+    flags.add_channel_count_flag(network)
+    channels = parser.add_argument_group("channels and concepts")
+    split_flags.add_channel_flag(channels, "channel_disentangle", "channel to split")
+    split_flags.add_concept_flags(channels)
+    split_flags.add_candidates_flag(channels)
     split_flags.add_source_flags(parser)
+    division = parser.add_argument_group("division of the inputs")
+    split_flags.add_division_flags(division)
+    split_flags.add_stage_two_flags(division)
     flags.add_image_flags(parser)
     flags.add_compute_flags(parser)
     return parser

@@ -1,50 +1,45 @@
-"""Stage 2: which channels are relevant for which classes, and which of them are gamma-polysemantic?
+"""Stage 2: find the channels that are relevant for several classes by different inputs (polysemantic channels).
 
-Reads the chunks of stage 1, one at a time, once for each --proportion_attribution_required; other values of --p and of
-the cosine bounds take seconds. A channel is relevant for a class if it carries at least tau of the positive importance
-in at least a fraction p of the class's images; a pair of classes that share a channel is gamma-polysemantic if the
-cosine of their averaged relevance vectors is below gamma (--cos_sim_high).
+    python get_cosine_similarities.py --model resnet50 --store_dir /store_dir/ --proportion_attribution_required 0.03 \\
+        --p 0.75 --cos_sim_high 0.5
+    python get_cosine_similarities.py --model resnet50 --store_dir /store_dir/ --top 20
 
-    python get_cosine_similarities.py --model resnet50 --nr_channels_in_layer_of_interest 2048 \\
-        --proportion_attribution_required 0.03 --p 0.75 --cos_sim_high 0.5
+A channel is relevant in an image if it carries at least tau of the image's positive importance, and relevant for a
+class if it is relevant in at least a share p of the class's images. Two classes of a channel are gamma-polysemantic if
+the cosine of their averaged relevance vectors (ARVs) is below gamma (--cos_sim_high).
 
-Several values of tau, p or gamma: one table and figure of how much the thresholds matter, and no candidates.
-
-Groups the classes of each channel by their vectors, and says what there is to go by in the choice of gamma.
-Draws an overview of the layer, and with --plot_wordnet how the cosines relate to the classes' distance in WordNet.
+It writes a table of these pairs, the groups of classes that each channel serves by the same inputs, an overview figure,
+and diagnostics for choosing gamma. With several values of tau, p or gamma it only writes a table and a figure of how
+much the thresholds matter. Stage 2 reads the store of stage 1, no images. Changing the cosine bounds takes seconds;
+changing --p re-reads some chunks; changing tau re-reads all of them.
 """
 
 import argparse
 
-from utils import defaults
 from utils.command_line import flags, threshold_flags
 from utils.command_line.parser import Parser
-from utils.command_line.ranges import cosine
 from utils.command_line.run import run
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
 
+COMMON = (
+    *("model", "store_dir", "output_dir", "layer_of_interest", "proportion_attribution_required", "p"),
+    *("cos_sim_high", "cos_sim_low", "top", "channel"),
+)
+
 
 def get_args_parser() -> Parser:
-    parser = Parser(__doc__)
-    flags.add_store_flag(parser)
-    flags.add_output_flag(parser)
-    flags.add_data_flag(parser, "where the images are: for the line that says what to run next; none is read")
-    flags.add_network_flags(parser)
-    flags.add_channel_count_flag(parser)
+    parser = Parser(__doc__, common=COMMON)
+    folders = parser.add_argument_group("folders")
+    flags.add_store_flag(folders)
+    flags.add_output_flag(folders)
+    flags.add_data_flag(folders, "folder of the images, only used in the next command that is printed", "")
+    network = parser.add_argument_group("network")
+    flags.add_network_flags(network)
+    flags.add_channel_count_flag(network)
     threshold_flags.add_threshold_flags(parser)
-    parser.add_argument(
-        "--cos_sim_low", type=cosine, default=defaults.COS_SIM_LOW, help="keep low <= cosine (%(default)s)"
-    )
-    flags.add_figure_flag(parser)
     threshold_flags.add_counting_flags(parser)
     threshold_flags.add_shown_flags(parser)
-    parser.add_argument(
-        "--plot_wordnet",
-        action="store_true",
-        help="also draw the classes' WordNet path similarity over the cosine, for all pairs and whatever the bounds; "
-        "class folders must be WordNet ids (n02124075)",
-    )
     return parser
 
 

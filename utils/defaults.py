@@ -8,6 +8,7 @@ DATA_DIR = "/datasets/imagenet/"
 STORE_DIR = "./store_dir"
 OUTPUT_DIR = "."
 MODEL_DIR = "models_disentangled"  # of split files, in the store
+WEIGHTS = "IMAGENET1K_V1"  # of torchvision, where a network has them; else its DEFAULT
 LAYER = "last_conv"
 LAST_LAYERS = ("last_conv", "last_linear")
 

@@ -127,9 +127,11 @@ class Flag:
     """A flag that a plug-in declares: ``--name``, and its values, by ``parse`` (argparse's type) or ``choices``.
 
     Several plug-ins may declare the same flag: the help and type of the first one are used, and ``usual`` is this
-    plug-in's default in words. ``setting`` is the name of the value among the plug-in's settings. ``does`` is a verb
-    phrase for the error "--NAME {does}, which --split_by X does not have"; ``chooses`` is the help in stage 4, where
-    the flag selects among stored splits.
+    plug-in's default in words. ``help`` is a phrase, ``details`` are further sentences of ``--help all``. ``setting``
+    is the name of the value among the plug-in's settings. ``does`` is a verb phrase for the error "--NAME {does}, which
+    --split_by X does not have"; ``chooses`` is the help in stage 4, where the flag selects among stored splits.
+    ``last`` is N of flags ``NAME1`` to ``NAMEN`` that are explained once: the help of the others is
+    ``argparse.SUPPRESS``.
     """
 
     name: str
@@ -141,6 +143,8 @@ class Flag:
     usual: str = ""
     does: str = ""
     chooses: str = ""
+    details: str = ""
+    last: int = 0
 
 
 def flags_of(plugins: Iterable[Any]) -> dict[str, list[tuple[Any, Flag]]]:

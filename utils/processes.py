@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ENOUGH_SECONDS = 3  # of work, from which its time is estimated
 LONG_SECONDS = 600  # work that takes longer is announced
+MOST_WORKERS = 32  # that decode images, by default
 
 
 class Process(NamedTuple):
@@ -117,4 +118,4 @@ def _tasks_of_nodes(text: str) -> list[int]:
 def default_workers() -> int:
     """The number of cores, divided among the processes that were started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // this_process().local_size, 32))
+    return max(1, min(cores // this_process().local_size, MOST_WORKERS))

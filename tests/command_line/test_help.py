@@ -1,5 +1,6 @@
-"""--help: every flag of the design is there, and every flag that is there is explained."""
+"""--help: the common flags in a screen; --help all: every flag of the design is there, and is explained."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.scripts import ROOT, run_script
+from utils import defaults
+from utils.command_line.parser import described
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import WHICH
@@ -19,9 +22,7 @@ COMPUTE = {"--batch_size", "--num_workers", "--decode", "--device", "--precision
 IMAGES = {"--data_dir", "--store_dir", *NETWORK, *TRANSFORM, *COMPUTE}
 PAIR = {
     "--nr_channels_in_layer_of_interest",
-    "--classes_for_concept1",
-    "--classes_for_concept2",
-    "--classes_for_concept3",
+    *(f"--classes_for_concept{number}" for number in range(1, 9)),
     "--candidates",
 }
 RELEVANCE = {"--proportion_attribution_required", "--p", "--cos_sim_low", "--cos_sim_high"}
@@ -49,46 +50,99 @@ DESIGN = {
 }
 
 
-def explanations(help_text):
-    """What is said of each flag, by flag, from the text that argparse prints."""
-    entries = re.split(r"\n  (?=-)", help_text)[1:]
-    found = {}
-    for entry in entries:
-        flag, rest = re.match(
-            r"(?:-h(?: \[TOPIC\])?, )?(--\w+)(?:, --[\w-]+)?(.*)", entry.split("\n\n")[0], re.DOTALL
-        ).groups()
-        explained = re.match(r"(?: [^\n ]+)*(?: {2,}|\n +)(\S.*)", rest, re.DOTALL)
-        found[flag] = " ".join(explained[1].split()) if explained else ""
-    return found
+MOST_LINES = 45
+MOST_COLUMNS = 100
+# The flags that a newcomer needs
+NEEDED = {
+    "get_importances_for_classes.py": {"--data_dir", "--model", "--weights", "--store_dir", "--images"},
+    "get_cosine_similarities.py": {"--model", "--store_dir", *RELEVANCE, "--top", "--channel"},
+    "disentangle_channel.py": {"--data_dir", "--model", *PAIR, "--channel_disentangle", "--split_by"},
+    "get_results.py": {"--data_dir", "--model", *PAIR, "--channel_of_interest", "--splits", "--get_quantitative"},
+}
+
+
+def flags_of_script(script):
+    return described(importlib.import_module(script.removesuffix(".py")).get_args_parser())
+
+
+def help_of(script, *words, cwd, columns="100"):
+    result = run_script(script, "--help", *words, cwd=cwd, COLUMNS=columns)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
 
 
 @pytest.mark.parametrize("script", DESIGN)
-def test_help_explains_every_flag(script, tmp_path):
-    result = run_script(script, "--help", cwd=tmp_path, COLUMNS="100")
-    assert result.returncode == 0
-    assert f"python {script} --" in result.stdout  # an example
-    found = explanations(result.stdout)
-    assert set(found) >= DESIGN[script]
-    unexplained = [flag for flag, text in found.items() if not re.search("[a-z]{4}", text) or "SUPPRESS" in text]
-    assert not unexplained
+def test_every_flag_is_explained_once(script):
+    flags = flags_of_script(script)
+    spellings = [spelling for flag in flags for spelling in flag.flags]
+    assert len(set(spellings)) == len(spellings) and set(spellings) >= DESIGN[script]
+    parser = importlib.import_module(script.removesuffix(".py")).get_args_parser()
+    assert set(spellings) == {flag for flag in parser._option_string_actions if flag not in ("-h", "--help")}
+    for flag in flags:
+        assert re.search("[a-z]{4}", flag.brief) and flag.group not in ("options", "")
+        assert not flag.brief.endswith(".") and (flag.details == "" or flag.details.endswith(".")), flag.name
+        assert "%" not in flag.help and "default" not in flag.brief
 
 
-def test_a_flag_that_is_not_explained_is_found():
-    assert explanations(
-        "usage: x [-h] [--long L]\n\nabout --nothing\n\noptions:\n  -h, --help  show this\n              message\n"
-        "  --bare\n  --long L\n              its\n              text\n  --three A A A  of three\n  --last LAST\n\n"
-        "images:\n  default: some\n\n  --own {a,b}\n              chosen\n  --end E\n"
-    ) == {
-        **{"--help": "show this message", "--bare": "", "--long": "its text", "--three": "of three", "--last": ""},
-        **{"--own": "chosen", "--end": ""},
+@pytest.mark.parametrize("script", DESIGN)
+def test_the_whole_help_has_every_flag(script, tmp_path):
+    text = help_of(script, "all", cwd=tmp_path)
+    assert f"python {script} --" in text  # an example
+    words = " ".join(text.split())
+    for flag in flags_of_script(script):
+        assert f"\n  {flag.name}" in text and flag.line in words and flag.details in words
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("script", DESIGN)
+def test_the_short_help_is_a_screen(script, columns, tmp_path):
+    text = help_of(script, cwd=tmp_path, columns=columns)
+    lines = text.rstrip("\n").split("\n")
+    assert len(lines) <= MOST_LINES
+    assert re.match(r"Stage \d: ", lines[0]) and f"python {script} --" in text and "--help all" in lines[-1]
+    flags = flags_of_script(script)
+    common = {flag.name: flag for flag in flags if flag.is_common}
+    explained = lines[lines.index("common flags:") + 1 : lines.index("other flags:") - 1]
+    assert sorted(line.split()[0] for line in explained) == sorted(common)
+    for line in explained:
+        assert line.endswith(f"  {common[line.split()[0]].line}") and len(line) <= MOST_COLUMNS
+    named = re.findall(r"--[\w.]+", "\n".join(lines[lines.index("other flags:") : -1]))
+    assert named == [flag.name for flag in flags if not flag.is_common]
+
+
+@pytest.mark.parametrize("script", DESIGN)
+def test_common_flags_are_those_that_a_newcomer_needs(script):
+    parser = importlib.import_module(script.removesuffix(".py")).get_args_parser()
+    flags = flags_of_script(script)
+    assert len(parser.common) == sum(flag.is_common for flag in flags)  # each name is that of a flag
+    assert {spelling for flag in flags if flag.is_common for spelling in flag.flags} >= NEEDED[script] - {
+        "--nr_channels_in_layer_of_interest"
     }
 
 
-def test_what_help_says_of_circuits_is_their_default(tmp_path):
-    found = explanations(run_script("disentangle_channel.py", "--help", cwd=tmp_path, COLUMNS="100").stdout)
+def test_the_texts_do_not_depend_on_the_environment(monkeypatch):
+    monkeypatch.setattr("utils.processes.default_workers", lambda: 77)
+    texts = [flags_of_script(script) for script in DESIGN]
+    monkeypatch.setenv("DATA_DIR", "/elsewhere")
+    monkeypatch.setenv("STORE_DIR", "/elsewhere")
+    assert [flags_of_script(script) for script in DESIGN] == texts
+    assert {flag.default for flag in texts[0]} >= {f"$DATA_DIR or {defaults.DATA_DIR}", "64"}
+
+
+@pytest.mark.parametrize("script", DESIGN)
+def test_help_on_something_unknown_is_one_line(script, tmp_path):
+    result = run_script(script, "--help", "--modle", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    start = f"{script}: error: --help: there is no flag and no group of flags '--modle'; near it: "
+    assert result.stderr.startswith(start) and result.stderr.count("\n") == 1
+    assert "--model" in result.stderr.removeprefix(start)
+
+
+def test_what_help_says_of_circuits_is_their_default():
+    usual = {flag.name: flag.default for flag in flags_of_script("disentangle_channel.py")}
     circuits = [Circuits.from_given({}, SimpleNamespace(usable=range(number))) for number in (1_000_000, 400, 3)]
-    assert f"circuits: {circuits[0].number}; pure: 2; " in found["--nr_concepts"]
-    assert f"circuits: {circuits[0].references}; pure: 100; " in found["--nr_reference_images"]
+    assert f"circuits: {circuits[0].number}; pure: 2; " in usual["--nr_concepts"]
+    assert f"circuits: {circuits[0].references}; pure: 100; " in usual["--nr_reference_images"]
     assert [one.name for one in SOURCES.all() if one.summary and not one.is_named()] == UNLABELLED
     assert [one.references for one in circuits] == [600, 100, 1] and {one.number for one in circuits} == {12}
 
@@ -103,6 +157,6 @@ def test_help_takes_less_than_half_a_second_of_the_processor(script):
     assert any(one < 0.5 for one in seconds)
 
 
-def test_help_says_which_division_is_for_what(tmp_path):
-    found = explanations(run_script("disentangle_channel.py", "--help", cwd=tmp_path, COLUMNS="100").stdout)
-    assert found["--split_by"].endswith(WHICH)
+def test_help_says_which_division_is_for_what():
+    details = {flag.name: flag.details for flag in flags_of_script("disentangle_channel.py")}
+    assert details["--split_by"].endswith(f"{WHICH}.")

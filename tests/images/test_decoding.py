@@ -10,6 +10,7 @@ from PIL import Image
 from tests.pictures import CPU, LEFT_TO_PIL, PLAIN, SMALL, levels, loader, picture, write_images
 from tests.scripts import COMPUTE, NETWORK, RUN, run_script, stage1
 from utils.command_line import flags as command_line
+from utils.command_line.parser import Parser
 from utils.errors import UserError
 from utils.images import decoding, device_decoding
 from utils.images.batches import ImageBatches
@@ -223,7 +224,7 @@ def test_stage1_decodes_fast_and_does_not_go_on_otherwise(jpegs, tmp_path):
 
 
 def test_the_flag_reaches_the_loader(readable):
-    parser = command_line.Parser("a script")
+    parser = Parser("a script")
     command_line.add_image_flags(parser)
     command_line.add_compute_flags(parser)
     for flags, crop in (((), decoding.crop_with_pil), (("--decode", "fast"), decoding.crop_with_torchvision)):

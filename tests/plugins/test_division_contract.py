@@ -184,7 +184,7 @@ def test_one_concept_may_stand_alone_beside_the_usual_background_of_the_way_that
         monkeypatch.setattr(DIVISIONS.get(TOY), "usual_background", 1.0)
         parser = Parser("")
         split_flags.add_concept_flags(parser)
-        split_flags.add_division_flags(parser, stage3=True)
+        split_flags.add_division_flags(parser)
         one_concept = ["--classes_for_concept1", "1"]
         args = parser.parse_args([*one_concept, "--sharpness", "2"])
         assert split_flags.given_concepts(args) == (["1"],)
@@ -209,7 +209,7 @@ def test_help_lists_the_flags(name, tmp_path):
     with registered():
         flags = [flag.name for flag in DIVISIONS.get(name).flags]
     for script in ("disentangle_channel.py", "get_results.py"):
-        text = run_script("tests/with_toys.py", script, "--help", cwd=tmp_path).stdout
+        text = run_script("tests/with_toys.py", script, "--help", "all", cwd=tmp_path).stdout
         assert all(f"--{flag}" in text for flag in flags) and name in text
 
 

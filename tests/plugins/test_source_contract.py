@@ -198,7 +198,7 @@ def test_the_layer_of_a_run_has_a_name_where_there_are_several_channels(source, 
 
 @pytest.mark.parametrize("name", [*OFFERED, TOY])
 def test_help_lists_the_source_and_its_flags(name, tmp_path):
-    text = run_script("tests/with_toys.py", "disentangle_channel.py", "--help", cwd=tmp_path).stdout
+    text = run_script("tests/with_toys.py", "disentangle_channel.py", "--help", "all", cwd=tmp_path).stdout
     with registered():
         shown = [flag for flag in SOURCES.get(name).flags if flag.help != argparse.SUPPRESS]
         assert all(f"--{flag.name}" in text for flag in shown)

@@ -22,6 +22,7 @@ from tests.scripts import (
     start_script,
 )
 from utils.command_line import flags as command_line
+from utils.command_line.parser import Parser
 from utils.errors import UserError
 from utils.store.files import read_json, write_json
 from utils.store.importance_store import ImportanceStore
@@ -148,7 +149,7 @@ def test_the_processes_of_a_machine_share_its_cores(monkeypatch, processes, work
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         monkeypatch.setenv("WORLD_SIZE", processes)
-    parser = command_line.Parser("")
+    parser = Parser("")
     command_line.add_compute_flags(parser)
     assert parser.parse_args([]).num_workers == workers
 

@@ -3,6 +3,7 @@
 import argparse
 
 from utils.command_line.flags import require
+from utils.command_line.parser import Help
 from utils.command_line.ranges import finite
 from utils.command_line.settings import ResultSettings
 from utils.command_line.split_flags import concepts_from
@@ -43,58 +44,85 @@ NOT_WITH_COMPARISON = (
 
 def add_comparison_flags(parser: argparse.ArgumentParser) -> None:
     left_out = [source.name for source in SOURCES.all() if source.compared and not source.labelled]
-    on_images = [source.name for source in SOURCES.all() if source.needs_images]
-    group = parser.add_argument_group(
-        "comparison of methods",
-        "original channel, labels, circuits, PURE, concept vectors, autoencoders, NMF, each beside its own nulls",
-    )
+    on_images = ", ".join(source.name for source in SOURCES.all() if source.needs_images)
+    group = parser.add_argument_group("comparison of methods")
     group.add_argument(
         "--compare",
         action="store_true",
-        help="hold the methods side by side on the channels and labelled concepts of --candidates, from the stores of "
-        "stage 1 (also --images val), into results_quantitative/ and plots/; "
-        f"{' and '.join(on_images)} run the network on images, others do not",
+        help=Help(
+            "compare methods of finding concepts, with nulls",
+            details="The original channel, labels, circuits, PURE, concept vectors, autoencoders and NMF on the "
+            "channels and labelled concepts of --candidates. It reads both stores of stage 1 (also --images val); only "
+            f"{on_images} run the network on images. Written to results_quantitative/ and plots/.",
+        ),
     )
     group.add_argument(
         "--compare_without",
         nargs="+",
         choices=left_out,
         metavar="METHOD",
-        help=f"comparison: leave methods out ({', '.join(left_out)}); without {' and '.join(on_images)} no image is "
-        "needed",
+        help=Help(
+            "comparison: methods to leave out",
+            "none",
+            f"Methods: {', '.join(left_out)}. Without {on_images} no image is needed.",
+        ),
     )
     group.add_argument(
         "--max_channels",
         type=positive_int,
         metavar="N",
-        help="comparison: of more channels, a sample of N, which does not depend on their order "
-        f"({COMPARISON_CHANNELS})",
+        help=Help(
+            "comparison: the most channels",
+            f"{COMPARISON_CHANNELS}",
+            "Of more channels, a sample of N is compared. It does not depend on their order.",
+        ),
     )
+    as_in_stage3 = "as in disentangle_channel.py"
     group.add_argument(
         "--nr_concepts",
         type=positive_int,
-        help="comparison: clusters of each channel, where there are no labels (default: as in disentangle_channel.py)",
+        metavar="N",
+        help=Help("comparison: number of concepts per channel of methods without labels", as_in_stage3),
     )
     group.add_argument(
         "--nr_reference_images",
         type=positive_int,
-        help="comparison: images that are clustered (default: as in disentangle_channel.py)",
+        metavar="N",
+        help=Help("comparison: number of images per channel that are clustered", as_in_stage3),
     )
     group.add_argument(
         "--sae_trainer",
         choices=SAE_TRAINERS,
-        help=f"comparison: what trains the autoencoders of sae: this program, or the package Overcomplete, which has "
-        f"to be installed ({SAE_TRAINER})",
+        help=Help(
+            "comparison: what trains the sparse autoencoders",
+            SAE_TRAINER,
+            "torch: code of this project; overcomplete: the package Overcomplete, which must be installed.",
+        ),
     )
     group.add_argument(
         "--embedding",
         metavar="MODEL",
-        help="comparison: another network, named as --model is, that tells without labels how alike the images and "
-        "patches are that activate a unit; it runs on val/ once",
+        help=Help(
+            "comparison: network that measures how similar the images and patches of a unit are",
+            "none",
+            "It is given as in --model, runs once over val/, and scores concepts without labels.",
+        ),
     )
-    help = "of each colour, 0 to 1, for the images of --embedding (default: its own)"
-    group.add_argument("--embedding_mean", type=finite, nargs=3, help=help)
-    group.add_argument("--embedding_std", type=positive, nargs=3, help="the same")
+    own = "the embedding network's own"
+    group.add_argument(
+        "--embedding_mean",
+        type=finite,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help=Help("comparison: mean of each colour, from 0 to 1, for --embedding", own),
+    )
+    group.add_argument(
+        "--embedding_std",
+        type=positive,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help=Help("comparison: standard deviation of each colour for --embedding", own),
+    )
 
 
 def check_comparison(args: argparse.Namespace) -> None:

@@ -8,12 +8,13 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils import defaults
+from utils.command_line.parser import Help
 from utils.command_line.ranges import count, finite
 from utils.command_line.settings import ImageSettings, ImportanceSettings, StageSettings
 from utils.errors import UserError, quoted
 from utils.plugins import positive, positive_int
-from utils.processes import default_workers
-from utils.report.sheets import SCREEN, WIDTHS, Sheet
+from utils.processes import MOST_WORKERS, default_workers
+from utils.report.sheets import SCREEN, SMALLEST_TYPE, WIDTHS, Sheet
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from utils.networks.loading import LoadedNetwork
 
 Settings = TypeVar("Settings", bound=StageSettings)
+
+STORE_DETAILS = "Each stage writes what the next one reads, and resumes from it after an interrupt."
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace, **derived: Any) -> Settings:
@@ -44,62 +47,91 @@ def require(args: argparse.Namespace, *names: str) -> None:
 
 
 def add_data_flag(
-    parser: argparse.ArgumentParser, help: str = "folder with train/ and val/, one sub-folder a class"
+    folders: argparse._ActionsContainer,
+    help: str = "folder of train/ and val/",
+    details: str = "They have one sub-folder per class.",
 ) -> None:
-    default = os.environ.get("DATA_DIR", defaults.DATA_DIR)
-    parser.add_argument("--data_dir", default=default, help=f"{help} ($DATA_DIR, else {defaults.DATA_DIR})")
+    folders.add_argument(
+        "--data_dir",
+        default=os.environ.get("DATA_DIR", defaults.DATA_DIR),
+        metavar="DIR",
+        help=Help(help, f"$DATA_DIR or {defaults.DATA_DIR}", details),
+    )
 
 
-def add_store_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_store_flag(folders: argparse._ActionsContainer) -> None:
+    folders.add_argument(
         "--store_dir",
         default=os.environ.get("STORE_DIR", defaults.STORE_DIR),
-        help=f"folder that each stage writes to and the next one reads ($STORE_DIR, else {defaults.STORE_DIR})",
+        metavar="DIR",
+        help=Help("folder shared by the stages", f"$STORE_DIR or {defaults.STORE_DIR}", STORE_DETAILS),
     )
 
 
-def add_output_flag(parser: argparse.ArgumentParser, *, only_for_next: bool = False) -> None:
+def add_output_flag(folders: argparse._ActionsContainer, *, only_for_next: bool = False) -> None:
     """Add --output_dir; ``only_for_next``: to a stage that has no results for people, but prints the next command."""
-    help = "where results for people go" + (": for the line that says what to run next" if only_for_next else "")
-    parser.add_argument("--output_dir", default=defaults.OUTPUT_DIR, help=f"{help} (default: here)")
+    help = "folder for tables and figures"
+    if only_for_next:
+        help += " of later stages, only used in the next command that is printed"
+    folders.add_argument(
+        "--output_dir", default=defaults.OUTPUT_DIR, metavar="DIR", help=Help(help, "the current folder")
+    )
 
 
-def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_network_flags(network: argparse._ActionsContainer) -> None:
+    network.add_argument(
         "--model",
-        help="a torchvision classification network by name, or a factory, a function that is called without arguments: "
-        "package.module:function, found from the current folder or installed, or path/to/file.py:function",
+        metavar="NAME",
+        help=Help(
+            "torchvision network, or your own function",
+            details="A function is called without arguments and returns the network. It is given as "
+            "path/to/file.py:function, or as package.module:function if it can be imported from the current folder.",
+        ),
     )
-    parser.add_argument(
+    network.add_argument(
         "--weights",
-        help="a torchvision weights name (default: IMAGENET1K_V1, else the network's DEFAULT) or a local state-dict "
-        "file; a factory has its own unless given",
+        metavar="NAME",
+        help=Help(
+            "torchvision weights or a state-dict file",
+            defaults.WEIGHTS,
+            "Networks without these weights: their DEFAULT. If --model is a function: the weights of the network that "
+            "it returns.",
+        ),
     )
-    parser.add_argument(
+    network.add_argument(
         "--layer_of_interest",
         default=defaults.LAYER,
-        help="the layer whose channels are looked at, a convolution or a linear layer: last_conv (default), "
-        "last_linear (the last one before the classifier) or a module's name, layer4.2.conv3",
+        metavar="LAYER",
+        help=Help(
+            "layer whose channels are studied",
+            defaults.LAYER,
+            "A convolution or a linear layer: last_conv (the last convolution that is executed), last_linear (the last "
+            "linear layer before the classifier), or the name of a module, for example layer4.2.conv3.",
+        ),
     )
 
 
-def add_channel_count_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_channel_count_flag(network: argparse._ActionsContainer) -> None:
+    network.add_argument(
         "--nr_channels_in_layer_of_interest",
         type=positive_int,
-        help="optional; checked against the layer",
+        metavar="N",
+        help=Help("expected number of channels of the layer; another number is an error", "not checked"),
     )
 
 
-def add_figure_flag(parser: argparse._ActionsContainer) -> None:
-    sizes = " or ".join(f"{width} in ({name})" for name, width in WIDTHS.items())
-    parser.add_argument(
+def add_figure_flag(figures: argparse._ActionsContainer) -> None:
+    sizes = ", ".join(f"{name} ({width} inches)" for name, width in WIDTHS.items())
+    figures.add_argument(
         "--figure_width",
         type=_sheet,
         default=SCREEN,
         metavar=f"{{{','.join(WIDTHS)}}}",
-        help=f"figures for a paper, {sizes} wide and without type under 6 points, in files of their own (default: for "
-        "a screen)",
+        help=Help(
+            "draw the figures for a column or the full text width of a paper",
+            "for a screen",
+            f"Widths: {sizes}. Type has at least {SMALLEST_TYPE:g} points, and the files have names of their own.",
+        ),
     )
 
 
@@ -109,61 +141,106 @@ def _sheet(name: str) -> Sheet:
     return Sheet(name)
 
 
-def add_class_map_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_class_map_flag(images: argparse._ActionsContainer) -> None:
+    images.add_argument(
         "--class_map",
         metavar="FILE",
-        help="CSV file that says which class folder of train/ is which output of the network: folder,output in the "
-        "first line, then a line such as cat,0 for each folder (outputs count from 0). Needed only where names do not "
-        "say it: folders 0, 1, 2 ... and WordNet ids of ImageNet do; else as many folders as outputs are taken in "
-        "their order",
+        help=Help(
+            "CSV file with the network's output of each class folder",
+            "from the names of the folders",
+            "The first line is folder,output; the others are like cat,0 (outputs count from 0). The file is only "
+            "needed if the names of the folders do not determine the outputs. Folders named 0, 1, 2 ... and WordNet "
+            "ids of ImageNet do; other folders are taken in their order if there are as many of them as outputs.",
+        ),
     )
 
 
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
-    images = parser.add_argument_group("images", "default: the transform of the named weights, or of the stage before")
+    images = parser.add_argument_group("images")
+    stored = "that of the store, else of the weights, else "
     images.add_argument(
-        "--resize_size", type=positive_int, help=f"pixels of the shorter side (else {defaults.RESIZE_SIZE})"
+        "--resize_size",
+        type=positive_int,
+        metavar="N",
+        help=Help("pixels of an image's shorter side after resizing", f"{stored}{defaults.RESIZE_SIZE}"),
     )
     images.add_argument(
-        "--crop_size", type=positive_int, help=f"pixels of the central square (else {defaults.CROP_SIZE})"
+        "--crop_size",
+        type=positive_int,
+        metavar="N",
+        help=Help("pixels of the side of the central square that is used", f"{stored}{defaults.CROP_SIZE}"),
     )
-    images.add_argument("--interpolation", choices=defaults.INTERPOLATIONS, help=f"(else {defaults.INTERPOLATION})")
-    images.add_argument("--mean", type=finite, nargs=3, help="of each colour, 0 to 1 (else ImageNet's)")
-    images.add_argument("--std", type=positive, nargs=3, help="of each colour (else ImageNet's)")
     images.add_argument(
-        "--skip_unreadable", action="store_true", help="leave unreadable images out, name and count them"
+        "--interpolation",
+        choices=defaults.INTERPOLATIONS,
+        help=Help("interpolation of resizing", f"{stored}{defaults.INTERPOLATION}"),
+    )
+    images.add_argument(
+        "--mean",
+        type=finite,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help=Help("mean of each colour, from 0 to 1", f"{stored}ImageNet's"),
+    )
+    images.add_argument(
+        "--std",
+        type=positive,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help=Help("standard deviation of each colour", f"{stored}ImageNet's"),
+    )
+    images.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help=Help("leave out images that cannot be read, and print their names and number", "they are an error"),
     )
 
 
-def add_compute_flags(parser: argparse.ArgumentParser) -> None:
+def add_compute_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags of the group "computing", and return it."""
     compute = parser.add_argument_group("computing")
     compute.add_argument(
-        "--batch_size", type=positive_int, default=defaults.BATCH_SIZE, help="images a batch (%(default)s)"
+        "--batch_size",
+        type=positive_int,
+        default=defaults.BATCH_SIZE,
+        metavar="N",
+        help=Help("images per batch", f"{defaults.BATCH_SIZE}"),
     )
     compute.add_argument(
         "--num_workers",
         type=count,
         default=default_workers(),
-        help="processes that decode images (%(default)s here; 0: the main process does); with --decode gpu, threads "
-        "that read them",
+        metavar="N",
+        help=Help(
+            "processes that decode images",
+            f"the number of cores, at most {MOST_WORKERS}",
+            "With 0 the main process decodes. With --decode gpu they are threads that read files. The processes of "
+            "torchrun divide the cores among them.",
+        ),
     )
     compute.add_argument(
         "--decode",
         choices=defaults.DECODERS,
         default=defaults.DECODER,
-        help="what decodes and resizes JPEG files: pil (default, what the paper used), fast (torchvision, within 2 of "
-        "255 levels), gpu (a CUDA device; it does not interpolate chroma, so photographs may differ by 25 levels); "
-        "all other files are left to PIL",
+        help=Help(
+            "decoder of JPEG files",
+            defaults.DECODER,
+            "pil is what the paper used. fast is torchvision; values differ by at most 2 of 255. gpu is a CUDA device; "
+            "it does not interpolate chroma, so values of photographs may differ by 25. PIL decodes all other files.",
+        ),
     )
-    compute.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    compute.add_argument("--device", metavar="NAME", help=Help("cpu, cuda or cuda:N", "cuda if available"))
     compute.add_argument(
         "--precision",
         choices=defaults.PRECISIONS,
         default=defaults.PRECISION,
-        help="arithmetic of the network: fp32 (default, what the paper used), tf32 (CUDA only), bf16; all that is "
-        "computed from it is fp32",
+        help=Help(
+            "arithmetic of the network",
+            defaults.PRECISION,
+            "fp32 is what the paper used. tf32 needs CUDA. Everything computed from the network's values is fp32.",
+        ),
     )
+    return compute
 
 
 def loading(settings: ImageSettings, device: torch.device) -> Loading:

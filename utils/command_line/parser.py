@@ -16,9 +16,8 @@ from utils.errors import UserError, nearest_hint, quoted
 HELP_FLAGS = ("-h", "--help")
 WIDEST = 100  # columns
 EXPLANATION_INDENT = 8 * " "
-LAST_LINE = (
-    "`--help all` explains every flag, `--help FLAG` one of them; docs/flags.md beside this script explains all, too."
-)
+LONGEST_FLAG = 29  # columns of a common flag and its values, for the texts of the others to be in one column
+LAST_LINE = "`--help all` explains every flag, `--help FLAG` one flag; docs/flags.md has the same texts."
 
 
 class Help(str):
@@ -242,8 +241,8 @@ def _short_help(description: str, flags: Sequence[DescribedFlag], common: Sequen
     lines = ["\n\n".join([first, *examples]), "", "common flags:"]
     explained = {flag.flags[0].removeprefix("--"): flag for flag in flags if flag.is_common}
     starts = {name: f"  {explained[name].name} {explained[name].values}".rstrip() for name in common}
-    column = max(map(len, starts.values())) + 2
-    lines += [f"{starts[name]:{column}}{explained[name].line}" for name in common]
+    column = max(len(start) for start in starts.values() if len(start) <= LONGEST_FLAG)
+    lines += [f"{starts[name]:{column}}  {explained[name].line}" for name in common]
     lines += ["", "other flags:"]
     for group in dict.fromkeys(flag.group for flag in flags):
         names = [flag.name for flag in flags if flag.group == group and not flag.is_common]

@@ -6,11 +6,12 @@ from dataclasses import replace
 from utils import defaults
 from utils.command_line import flags, split_flags
 from utils.command_line.comparison_flags import add_comparison_flags, check_comparison
+from utils.command_line.parser import Help
 from utils.command_line.ranges import finite, mean_zero_or_number, number_all_or_none, number_of_draws
 from utils.command_line.settings import ResultSettings
 from utils.divisions.division_registry import DIVISIONS
 from utils.errors import UserError
-from utils.plugins import flags_of, positive_int
+from utils.plugins import flags_of, fraction, positive_int
 
 CHANNEL_FLAG = ResultSettings.channel_flag
 # Flags that have no meaning unless one of some others is given
@@ -44,59 +45,112 @@ OF_RANKING = (
 )
 
 
-def add_result_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of what stage 4 makes."""
-    group = parser.add_argument_group("what to make", "default: --get_qualitative and --get_quantitative")
-    group.add_argument("--get_qualitative", action="store_true", help="density plots, into plots/")
-    group.add_argument("--get_quantitative", action="store_true", help="fractions, into results_quantitative/")
-    _add_card_flags(group)
-    _add_visualization_flags(group)
-    flags.add_figure_flag(group)
+def add_split_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of which splits stage 4 evaluates."""
+    group = parser.add_argument_group("splits")
+    split_flags.add_channel_flag(group, CHANNEL_FLAG, "channel that was split")
+    split_flags.add_concept_flags(group)
+    split_flags.add_candidates_flag(group)
     group.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="FILE",
+        help=Help(
+            "split files or manifests (..._layer.json) of stage 3", details="They replace a channel and its concepts."
+        ),
+    )
+    split_flags.add_division_choices(group)
+    group.add_argument(
+        "--rho",
+        type=fraction,
+        metavar="RHO",
+        help=Help("evaluate the split at this rho: 0.05, 0.10 ... 1.00", "the rho that stage 3 chose"),
+    )
+
+
+def add_result_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what stage 4 makes, a group for each kind of result."""
+    _add_fraction_flags(parser.add_argument_group("fractions and densities"))
+    pictures = parser.add_argument_group("pictures")
+    _add_card_flags(pictures)
+    _add_visualization_flags(pictures)
+    pictures.add_argument(
         "--get_map",
         action="store_true",
-        help="map of the channel's reference images (of the training store) with pictures, and rows of patches of each "
-        "concept, into plots/",
+        help=Help(
+            "map of the channel's strongest training images, with patches",
+            details="It shows the images on a plane, and a row of patches for each concept. Written to plots/.",
+        ),
     )
-    _add_separation_flags(group)
-    _add_effect_flags(group)
-    _add_ranking_flags(group)
-    _add_selectivity_flags(group)
-    _add_edit_flags(group)
-    help = "make the tables of all stored results anew, and print them; alone, nothing else is done"
-    group.add_argument("--summary", action="store_true", help=help)
+    flags.add_figure_flag(pictures)
+    _add_separation_flags(parser.add_argument_group("separation"))
+    edits = parser.add_argument_group("effects and edits")
+    _add_effect_flags(edits)
+    _add_selectivity_flags(edits)
+    _add_edit_flags(edits)
     add_comparison_flags(parser)
+    _add_ranking_flags(parser.add_argument_group("your own images"))
+    _add_overview_flags(parser.add_argument_group("overviews"))
+
+
+def _add_fraction_flags(group: argparse._ActionsContainer) -> None:
+    usual = "on if no result is named"
     group.add_argument(
-        "--report",
+        "--get_quantitative",
         action="store_true",
-        help="report/RUN/, pages to browse: the layer and all its polysemantic channels, with what "
-        "is there of splits and results. Of several tables of stage 2 the newest; --candidates chooses another",
+        help=Help(
+            "fractions of the old channel",
+            usual,
+            "The share of the old channel's activation that each new one has, in images in which the channel's "
+            "relative importance is at least tau. Also: how well the new channels tell the concepts apart, and a "
+            "summary of all splits so far. Written to results_quantitative/.",
+        ),
     )
+    group.add_argument(
+        "--get_qualitative",
+        action="store_true",
+        help=Help("density plots of activations", usual, "One plot per concept, in plots/."),
+    )
+    split_flags.add_measured_tau_flag(group)
 
 
 def _add_card_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
-        "--get_channel_card", action="store_true", help="one figure: patches, densities and fractions, into plots/"
+        "--get_channel_card",
+        action="store_true",
+        help=Help("one figure per split: patches, densities, fractions", details="Written to plots/."),
     )
     group.add_argument(
         "--patches_of",
         choices=defaults.PATCHES_OF,
-        help="card: patches of all of val/, or of the images of its classes (default: all where --report has searched "
-        f"val/ for its channels, or val/ has at most {defaults.MOST_PATCH_IMAGES} images; else classes)",
+        help=Help(
+            "card: patches of all validation images, or of the images of the concepts' classes",
+            f"all if there are at most {defaults.MOST_PATCH_IMAGES} images",
+            "For more images the default is classes, unless --report has searched all of them already.",
+        ),
     )
     group.add_argument(
-        "--all_classes", action="store_const", const="all", dest="patches_of", help="the same as --patches_of all"
+        "--all_classes", action="store_const", const="all", dest="patches_of", help=Help("the same as --patches_of all")
     )
     group.add_argument(
         "--patches",
         choices=defaults.PATCH_RULES,
-        help="card: the most activating patches (ranked, the default), or by the paper's rule, six of the 16 most "
-        "activating, of all concepts as equally as they occur",
+        help=Help(
+            "card: which patches are shown",
+            defaults.PATCHES,
+            "ranked: the most activating ones; paper: the paper's rule, six of the 16 most activating ones, with the "
+            "concepts as equally often as possible.",
+        ),
     )
     group.add_argument(
         "--patch_size",
         type=positive_int,
-        help="card, map: side of a patch in pixels (default: three strides of the layer, 96 for ResNet-50)",
+        metavar="N",
+        help=Help(
+            "card and map: pixels of the side of a patch",
+            "three strides of the layer",
+            "Three strides are 96 pixels for ResNet-50.",
+        ),
     )
 
 
@@ -104,60 +158,89 @@ def _add_visualization_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--get_feature_visualization",
         action="store_true",
-        help="images made to activate the channel and its parts, into plots/ and on the card; what is there and equal "
-        "is not made again",
+        help=Help(
+            "images optimised to activate each channel",
+            details="For the old channel and its parts, in plots/ and on the card. Images of the same settings are "
+            "not made again.",
+        ),
     )
-    help = f"feature visualization: steps of optimisation ({defaults.VISUALIZATION_STEPS})"
-    group.add_argument("--steps", type=positive_int, help=help)
-    help = f"feature visualization: images a channel ({defaults.VISUALIZATION_SEEDS})"
-    group.add_argument("--seeds", type=positive_int, help=help)
+    group.add_argument(
+        "--steps",
+        type=positive_int,
+        metavar="N",
+        help=Help("feature visualization: steps of the optimisation", f"{defaults.VISUALIZATION_STEPS}"),
+    )
+    group.add_argument(
+        "--seeds",
+        type=positive_int,
+        metavar="N",
+        help=Help("feature visualization: images per channel", f"{defaults.VISUALIZATION_SEEDS}"),
+    )
 
 
 def _add_separation_flags(group: argparse._ActionsContainer) -> None:
-    fewer = "".join(
-        f"; {division.usual_irrelevant or 'none'} for splits by {division.words}"
-        for division in DIVISIONS.all()
-        if division.usual_irrelevant is not None
-    )
     group.add_argument(
         "--get_separation",
         action="store_true",
-        help="how well each new channel separates its concept from all other validation images, beside the same rule "
-        "on permuted weights and on other channels: from the val store of stage 1 (--images val), without network and "
-        "images, into results_quantitative/ and plots/",
+        help=Help(
+            "concepts against all other images, with nulls",
+            details="How well each new channel separates its concept from all other validation images, compared with "
+            "the same rule on permuted weights and on other channels. It reads the val store (stage 1 with --images "
+            "val), no images. Written to results_quantitative/ and plots/.",
+        ),
     )
     first = defaults.SEPARATION_DRAWS
     most = defaults.SEPARATION_MOST_DRAWS
-    nulls = ", ".join(f"{division.words}: {division.primary_null.phrase}" for division in DIVISIONS.all())
+    nulls = "; ".join(f"{division.words}: {division.primary_null.phrase}" for division in DIVISIONS.all())
     group.add_argument(
         "--draws",
         type=number_of_draws,
         metavar="N",
-        help=f"separation: the most draws of the primary null ({nulls}). Every concept has {first}; a concept that "
-        f"three draws reach has no more (default: {most}, for p values down to {1 / (1 + most):g}; {first} takes the "
-        "least time, but few concepts can then pass). A stored result of more draws is kept",
+        help=Help(
+            "separation: the most draws of the primary null for each concept",
+            f"{most}",
+            f"The primary null is that of the division ({nulls}). Every concept has {first} draws, and more only while "
+            f"fewer than three of them reach its score. {most} draws give p values down to {1 / (1 + most):g}; {first} "
+            "are fastest, but few concepts can then pass. A stored result of more draws is kept.",
+        ),
+    )
+    fewer = "".join(
+        f"; {division.usual_irrelevant or 'none'} if divided by {division.words}"
+        for division in DIVISIONS.all()
+        if division.usual_irrelevant is not None
     )
     group.add_argument(
         "--irrelevant_channels",
         type=number_all_or_none,
         metavar="N",
-        help="separation: how many irrelevant channels to draw for p values, or all, or none (default: all, but "
-        f"{defaults.SEPARATION_IRRELEVANT} where splits are many{fewer})",
+        help=Help(
+            "separation: number of irrelevant channels that are split for p values, or all, or none",
+            f"all{fewer}",
+            f"If there are many splits, {defaults.SEPARATION_IRRELEVANT} are drawn for each.",
+        ),
     )
+    split_flags.add_separation_p_flag(group)
 
 
 def _add_effect_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--get_effect",
         action="store_true",
-        help="what each new channel adds to the logit of an image's own class, on validation images of the concepts, "
-        "into results_quantitative/; the network runs, what is before the layer once an image",
+        help=Help(
+            "what each new channel adds to the logits",
+            details="Measured on validation images of the concepts: the change of the logit of an image's own class if "
+            "a part is replaced. The network runs; what comes before the layer runs once per image. Into "
+            "results_quantitative/.",
+        ),
     )
     group.add_argument(
         "--effect_to",
         choices=defaults.EFFECTS_TO,
-        help="effect: what a part is replaced by, its mean over the training images (default) or zero (behind which a "
-        "BatchNorm may follow)",
+        help=Help(
+            "effect: what a part is replaced by",
+            defaults.EFFECT_TO,
+            "mean: its mean over the training images; zero: 0, before a BatchNorm that may follow the layer.",
+        ),
     )
 
 
@@ -165,46 +248,23 @@ def _add_ranking_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--rank_by_images",
         metavar="FILE",
-        help="which channels, and which circuits of the best, respond to your own images more than to all others: a "
-        "text file with paths below train/ or below val/, one a line; ranked in the store that has all of them, or in "
-        "each if both have (they are different images of the same names). From the stores of stages 1 and 2 alone, "
-        "into results_quantitative/; each average precision beside that of permuted weights",
+        help=Help(
+            "rank the channels by their response to your images",
+            details="Which channels, and which circuits of the best channels, respond to the images of FILE more than "
+            "to all others. FILE is a text file with one path below train/ or below val/ per line. It is ranked in the "
+            "store that has all of these images, or in each of the two stores if both have images of these names. Each "
+            "average precision is given with that of permuted weights. It reads the stores of stages 1 and 2, no "
+            "images. Written to results_quantitative/.",
+        ),
     )
     group.add_argument(
         "--top",
         type=positive_int,
         metavar="N",
-        help=f"ranking by images: channels whose circuits are ranked, and rows printed ({defaults.RANKED_CHANNELS})",
-    )
-
-
-def _add_edit_flags(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--write_edited",
-        metavar="FILE",
-        help="the network with concepts taken out of the weights of channels, as a state dict for the plain network; "
-        "beside it FILE.json: what was taken out, top-1 of all validation images before and after, the classes that "
-        "lose and gain most, and the lines that load it",
-    )
-    group.add_argument(
-        "--edit_concepts",
-        nargs="+",
-        metavar="CONCEPT",
-        help="edit: the concepts to take out, by their names or classes; of one channel, 739:candle, or of every split "
-        "channel that has such a concept, candle",
-    )
-    group.add_argument(
-        "--edit_factor",
-        type=finite,
-        metavar="NUMBER",
-        help=f"edit: what is left of their parts, 0 (default) none, 0.5 half, 2 twice ({defaults.EDIT_FACTOR:g})",
-    )
-    group.add_argument(
-        "--edit_to",
-        type=mean_zero_or_number,
-        metavar="VALUE",
-        help="edit: what takes the place of a part, its mean over the training images (default: mean), zero, or a "
-        "number, of the layer's output",
+        help=Help(
+            "ranking: number of channels whose circuits are ranked, and of rows that are printed",
+            f"{defaults.RANKED_CHANNELS}",
+        ),
     )
 
 
@@ -212,16 +272,83 @@ def _add_selectivity_flags(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--get_edit",
         action="store_true",
-        help="what taking each concept out of its channel does to the logits of its own images, of the channel's other "
-        "concepts and of others, by the concept's part, the whole channel, permuted shares and other methods: how "
-        "selective each is, and its harm at equal effect; into results_quantitative/ and plots/. It needs the training "
-        "store, and reads images of train/ and val/; the network runs once an image",
+        help=Help(
+            "what removing each concept does to all logits",
+            details="The concept is removed by its part, by the whole channel, by permuted shares and by other "
+            "methods. For each: the change of the logits of its own images, of the channel's other concepts and of "
+            "other images, how selective it is, and its harm at equal effect. It reads the training store and images "
+            "of train/ and val/; the network runs once per image. Written to results_quantitative/ and plots/.",
+        ),
     )
     group.add_argument(
         "--with_pure",
         action="store_true",
-        help="edit: also hold the channel in images that PURE's clusters give to the concept, which takes a pass over "
-        "train/ and one over val/ (it needs the val store and concepts with labels)",
+        help=Help(
+            "--get_edit: also hold the channel in the images that PURE's clusters assign to the concept",
+            details="It takes a pass over train/ and one over val/, and needs the val store and concepts with labels.",
+        ),
+    )
+
+
+def _add_edit_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--write_edited",
+        metavar="FILE",
+        help=Help(
+            "write the network without the concepts of --edit_concepts",
+            details="FILE is a state dict of the plain network, with the concepts removed from the weights. FILE.json "
+            "lists what was removed, top-1 accuracy on all validation images before and after, the classes that lose "
+            "and gain most, and the lines of code that load FILE.",
+        ),
+    )
+    group.add_argument(
+        "--edit_concepts",
+        nargs="+",
+        metavar="CONCEPT",
+        help=Help(
+            "--write_edited: the concepts to remove, by name or class",
+            details="739:candle removes it from channel 739; candle removes it from every split channel that has it.",
+        ),
+    )
+    group.add_argument(
+        "--edit_factor",
+        type=finite,
+        metavar="NUMBER",
+        help=Help(
+            "--write_edited: the factor of what is left of a part",
+            f"{defaults.EDIT_FACTOR:g}",
+            "0 removes the part, 0.5 halves it, 2 doubles it.",
+        ),
+    )
+    group.add_argument(
+        "--edit_to",
+        type=mean_zero_or_number,
+        metavar="VALUE",
+        help=Help(
+            "--write_edited: what replaces a part: mean, zero or a number",
+            defaults.EFFECT_TO,
+            "mean: its mean over the training images. A number is a value of the layer's output.",
+        ),
+    )
+
+
+def _add_overview_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--report",
+        action="store_true",
+        help=Help(
+            "HTML pages to browse the layer",
+            details="They go to report/RUN/: the layer and each of its polysemantic channels, with the splits and "
+            "results that are stored. The newest table of stage 2 is used; --candidates chooses another one.",
+        ),
+    )
+    group.add_argument(
+        "--summary",
+        action="store_true",
+        help=Help(
+            "tables of all stored results",
+            details="They are made again and printed. Without other flags nothing else is done.",
+        ),
     )
 
 

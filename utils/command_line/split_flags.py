@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils import defaults
 from utils.command_line.flags import require
+from utils.command_line.parser import Help
 from utils.command_line.ranges import count, weight
 from utils.concept_sources.source_registry import SOURCES
 from utils.concept_sources.source_registry import USUAL as USUAL_SOURCE
@@ -25,53 +26,87 @@ if TYPE_CHECKING:
     Plugin = type[Division] | type[ConceptSource]
 
 CLASSES: type[ConceptSource] = SOURCES.get(USUAL_SOURCE)
+OF_EARLIER_STAGES = "It is taken from --candidates or the split file, else from the run of stage 2 in the store."
 
 # --------------------------------------------------------------------------------------------------------------------
 # Channels and concepts
 
 
-def add_channel_flag(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
-    help = f"{meaning}; beside --candidates: only these of them"
-    parser.add_argument(f"--{name}", type=count, nargs="+", metavar="CHANNEL", help=help)
-
-
-def add_concept_flags(parser: argparse.ArgumentParser) -> None:
-    classes = "one or more classes: a network output (530), a class folder (n03196217) or a name ('digital clock')"
-    further = f"more concepts, without gaps up to --classes_for_concept{defaults.MAX_CONCEPTS}"
-    for number in range(1, defaults.MAX_CONCEPTS + 1):
-        help = {1: classes, 2: classes, 3: further}.get(number, argparse.SUPPRESS)
-        parser.add_argument(f"--classes_for_concept{number}", nargs="+", metavar="CLASS", help=help)
-
-
-def add_candidates_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--candidates",
-        metavar="FILE",
-        help="many channels in one go, instead of a channel and its concepts: stage 2's .json or table, or a text file "
-        "with a line 'channel: class1, class2' each, classes of one concept joined by +. Each class's images are read "
-        "once however many candidates use it",
+def add_channel_flag(group: argparse._ActionsContainer, name: str, meaning: str, details: str = "") -> None:
+    of_file = "With --candidates: only these channels of the file."
+    group.add_argument(
+        f"--{name}",
+        type=count,
+        nargs="+",
+        metavar="CHANNEL",
+        help=Help(meaning, details=f"{of_file} {details}".rstrip()),
     )
 
 
-def add_only_correct_flag(parser: argparse.ArgumentParser, help: str) -> None:
+def add_concept_flags(group: argparse._ActionsContainer) -> None:
+    help = Help(
+        "classes of each concept: numbers, folders or names",
+        details="A class is an output of the network (530), a class folder (n03196217) or a class name ('digital "
+        "clock'). A concept may have several classes. Concepts are numbered without gaps; two are needed, or one and "
+        "--background.",
+        last=defaults.MAX_CONCEPTS,
+    )
+    for number in range(1, defaults.MAX_CONCEPTS + 1):
+        group.add_argument(
+            f"--classes_for_concept{number}",
+            nargs="+",
+            metavar="CLASS",
+            help=help if number == 1 else argparse.SUPPRESS,
+        )
+
+
+def add_candidates_flag(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help=Help(
+            "many channels: a table of stage 2, or your own list",
+            details="It replaces a channel and its concepts. FILE is a .json file or the table of stage 2, or a text "
+            "file with lines 'channel: class1, class2', where + joins the classes of one concept. The images of a "
+            "class are read once for all channels.",
+        ),
+    )
+
+
+def add_only_correct_flag(group: argparse._ActionsContainer, help: str) -> None:
     """Add a flag with three states: if it is not given, the candidates or the split decide."""
-    parser.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
+    group.add_argument("--only_correct", action=argparse.BooleanOptionalAction, help=help)
 
 
-def add_stage_two_flags(parser: argparse.ArgumentParser, *, stage3: bool = False) -> None:
-    """Add the flags of stage 2's settings, for stage 3 or stage 4: not given, they are as stage 2 was asked."""
-    usual = "(default: as stage 2 was asked: --candidates, or its run in the store)"
-    correct = f"ARVs and the images that choose rho from correctly classified images only {usual}"
-    tau = "tau of stage 2, which is kept in the split for stage 4"
-    p = "p of stage 2, kept likewise"
-    if not stage3:
-        usual = "(default: as stage 2 was asked: --candidates, the split, or its run in the store)"
-        correct = "the split that was made of correctly classified images only, where there are two"
-        tau = "tau: share of an image's positive attribution that includes it in the fractions"
-        p = "separation: share of a class's images that makes a channel relevant for it"
-    add_only_correct_flag(parser, correct)
-    parser.add_argument("--proportion_attribution_required", type=fraction, help=f"{tau} {usual}")
-    parser.add_argument("--p", type=fraction, help=f"{p} {usual}")
+def add_stage_two_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags of stage 2's settings to stage 3: not given, they are as in stage 2."""
+    details = "It is taken from --candidates, else from the run of stage 2 in the store."
+    add_only_correct_flag(
+        group, Help("ARVs, and the choice of rho, from correctly classified images only", "as in stage 2", details)
+    )
+    for name, metavar, symbol in (("proportion_attribution_required", "TAU", "tau"), ("p", "P", "p")):
+        help = Help(f"{symbol} of stage 2, which the split file keeps for stage 4", "as in stage 2", details)
+        group.add_argument(f"--{name}", type=fraction, metavar=metavar, help=help)
+
+
+def add_measured_tau_flag(group: argparse._ActionsContainer) -> None:
+    """Add tau to stage 4, which measures fractions with it."""
+    group.add_argument(
+        "--proportion_attribution_required",
+        type=fraction,
+        metavar="TAU",
+        help=Help(
+            "tau: fractions are measured in images with at least this relative importance of the channel",
+            "as in stage 2",
+            OF_EARLIER_STAGES,
+        ),
+    )
+
+
+def add_separation_p_flag(group: argparse._ActionsContainer) -> None:
+    """Add p to stage 4, which chooses irrelevant channels by it."""
+    help = "separation: p, the share of a class's images from which a channel is relevant for it"
+    group.add_argument("--p", type=fraction, metavar="P", help=Help(help, "as in stage 2", OF_EARLIER_STAGES))
 
 
 def channels_from(args: argparse.Namespace, channel_flag: str) -> tuple[int, ...] | None:
@@ -147,13 +182,20 @@ def _may_stand_alone(args: argparse.Namespace, source: type[ConceptSource]) -> b
 def add_plugin_flags(
     parser: argparse._ActionsContainer, plugins: Iterable[Plugin], *, chooses_splits: bool = False
 ) -> None:
-    """Add the flags of plug-ins, each once, for stage 3; or those by which stage 4 chooses among splits."""
+    """Add the flags of plug-ins, each once, for stage 3; or those by which stage 4 chooses among splits.
+
+    The help of the first plug-in that declares a flag is used, with the defaults of all of them.
+    """
     for name, declared in flags_of(plugins).items():
         _, flag = declared[0]
         usual = "; ".join(f"{plugin.name}: {its_flag.usual}" for plugin, its_flag in declared if its_flag.usual)
-        help = f"{flag.help} ({usual})" if usual else flag.help
+        if len(declared) == 1:
+            usual = flag.usual
+        help: str = argparse.SUPPRESS
         if chooses_splits and flag.chooses:
-            help = flag.chooses
+            help = Help(flag.chooses)
+        elif flag.help != argparse.SUPPRESS:
+            help = Help(flag.help, usual, flag.details, last=flag.last)
         if flag.choices:
             parser.add_argument(f"--{name}", choices=flag.choices, help=help)
         else:
@@ -175,31 +217,58 @@ def given_to_any(plugins: Iterable[Plugin], args: argparse.Namespace) -> dict[st
 # How inputs are divided
 
 
-def add_division_flags(parser: argparse.ArgumentParser, *, stage3: bool = False) -> None:
-    """Add the flags of how inputs are divided, for stage 3; or those by which stage 4 chooses among splits."""
+def add_division_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags of how stage 3 divides inputs."""
     divisions = DIVISIONS.all()
-    chooses = "; chooses among several splits"
-    usual = f" ({USUAL}; {USUAL_WITHOUT_LABELS} where concepts have no labels)"
-    help = "what divides the inputs: " + ", or ".join(division.summary for division in divisions)
-    help += f"{usual}; {WHICH}" if stage3 else chooses
-    parser.add_argument("--split_by", choices=tuple(DIVISIONS), help=help)
-    weights = [f"{division.name}: none" for division in divisions if division.usual_background is None]
-    weights += [
-        f"{division.name}: {division.usual_background:g}"
-        for division in divisions
-        if division.usual_background is not None
-    ]
-    usual = f" ({'; '.join(weights)}; concepts without labels: {defaults.BACKGROUND_WEIGHT:g})"
-    parser.add_argument(
+    group.add_argument(
+        "--split_by",
+        choices=tuple(DIVISIONS),
+        help=Help(
+            "how the inputs are divided",
+            USUAL,
+            f"{'; '.join(division.summary for division in divisions)}. Concepts without labels: {USUAL_WITHOUT_LABELS} "
+            f"by default. Which one? {WHICH}.",
+        ),
+    )
+    weights = "; ".join(f"{division.name}: {division.usual_background or 0:g}" for division in divisions)
+    group.add_argument(
         "--background",
         type=weight,
         nargs="?",
         const=defaults.BACKGROUND_WEIGHT,
         metavar="WEIGHT",
-        help="one more concept, everything else: all training images; then a concept may stand alone. WEIGHT is what "
-        f"they count beside a concept's images in {_weighing_divisions()}, 0 for none" + (usual if stage3 else chooses),
+        help=Help(
+            "add a background concept",
+            weights,
+            "The background concept is everything else: it represents all training images, so that a single concept "
+            f"of your own is enough. WEIGHT is the weight of its images if a concept's own images have weight 1 (only "
+            f"with {_weighing_divisions()}); without a value it is {defaults.BACKGROUND_WEIGHT:g}, and 0 means no "
+            f"background. Concepts without labels have a background of weight {defaults.BACKGROUND_WEIGHT:g} by "
+            "default.",
+        ),
     )
-    add_plugin_flags(parser, divisions, chooses_splits=not stage3)
+    add_plugin_flags(group, divisions)
+
+
+def add_division_choices(group: argparse._ActionsContainer) -> None:
+    """Add the flags by which stage 4 chooses among several splits of a channel and its concepts."""
+    only = "if there are several splits: "
+    group.add_argument(
+        "--split_by", choices=tuple(DIVISIONS), help=Help(f"{only}the one whose inputs were divided in this way")
+    )
+    group.add_argument(
+        "--background",
+        type=weight,
+        nargs="?",
+        const=defaults.BACKGROUND_WEIGHT,
+        metavar="WEIGHT",
+        help=Help(
+            f"{only}the one with a background concept of this weight",
+            details=f"Without a value: {defaults.BACKGROUND_WEIGHT:g}. 0 is a split without background.",
+        ),
+    )
+    add_plugin_flags(group, DIVISIONS.all(), chooses_splits=True)
+    add_only_correct_flag(group, Help(f"{only}the one that was made from correctly classified images only"))
 
 
 def division_of(args: argparse.Namespace, source: type[ConceptSource]) -> type[Division]:
@@ -241,14 +310,19 @@ def _requested_division(args: argparse.Namespace, source: type[ConceptSource]) -
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the source of concepts, for stage 3."""
-    description = "sets of the images in which a channel is largest, or your own lists of images"
-    group = parser.add_argument_group("concepts without labels", description)
+    group = parser.add_argument_group("source of concepts")
     sources = [source for source in SOURCES.all() if source.summary]
     group.add_argument(
         "--concepts_from",
         choices=tuple(source.name for source in sources),
-        help="; ".join(source.summary for source in sources)
-        + ". Without a channel or --candidates: all channels of the layer",
+        metavar="SOURCE",
+        help=Help(
+            "where the concepts come from, for example circuits",
+            USUAL_SOURCE,
+            f"Sources: {'; '.join(source.summary for source in sources)}. Reference images are those that activate a "
+            "channel most. If the concepts are found in them, and neither a channel nor --candidates is given, every "
+            "channel of the layer is split.",
+        ),
     )
     add_plugin_flags(group, sources)
 

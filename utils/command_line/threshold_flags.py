@@ -3,6 +3,8 @@
 import argparse
 
 from utils import defaults
+from utils.command_line.flags import add_figure_flag
+from utils.command_line.parser import Help
 from utils.command_line.ranges import cosine, count
 from utils.command_line.settings import SimilaritySettings
 from utils.errors import UserError
@@ -14,36 +16,83 @@ ONLY_FOR_SINGLE_VALUES = {"cos_sim_low": defaults.COS_SIM_LOW, "plot_wordnet": F
 
 
 def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of stage 2's thresholds, each a list of one or more values."""
-    tau = f"tau: share of an image's positive importance that makes a channel relevant for it ({defaults.TAU})"
-    share = f"share of a class's images that must agree ({defaults.P})"
-    gamma = f"keep cosine < high: gamma ({defaults.COS_SIM_HIGH}, the paper's; 1 keeps all pairs)"
-    for name, kind, default, help in (
-        ("proportion_attribution_required", fraction, defaults.TAU, tau),
-        ("p", fraction, defaults.P, share),
-        ("cos_sim_high", cosine, defaults.COS_SIM_HIGH, gamma),
-    ):
-        parser.add_argument(f"--{name}", type=kind, nargs="+", default=[default], metavar="VALUE", help=help)
+    """Add the flags of stage 2's thresholds; all but the lower bound take one or more values."""
+    group = parser.add_argument_group("thresholds")
+    several = "Several values of tau, p or gamma: only a table and a figure of how much the thresholds matter are made."
+    group.add_argument(
+        "--proportion_attribution_required",
+        type=fraction,
+        nargs="+",
+        default=[defaults.TAU],
+        metavar="TAU",
+        help=Help(
+            "tau, least relative importance",
+            f"{defaults.TAU}",
+            "A channel is relevant in an image if its importance is at least this share of the image's positive "
+            f"importance. {several}",
+        ),
+    )
+    group.add_argument(
+        "--p",
+        type=fraction,
+        nargs="+",
+        default=[defaults.P],
+        metavar="P",
+        help=Help(
+            "p, least share of a class's images",
+            f"{defaults.P}",
+            "A channel is relevant for a class if it is relevant in at least this share of the class's images. "
+            "Several values: see --proportion_attribution_required.",
+        ),
+    )
+    group.add_argument(
+        "--cos_sim_high",
+        type=cosine,
+        nargs="+",
+        default=[defaults.COS_SIM_HIGH],
+        metavar="GAMMA",
+        help=Help(
+            "gamma: list pairs of classes with a lower cosine",
+            f"{defaults.COS_SIM_HIGH}",
+            f"The paper's gamma is {defaults.GAMMA}; 1 lists all pairs. Groups of classes have the same gamma. "
+            "Several values: see --proportion_attribution_required.",
+        ),
+    )
+    group.add_argument(
+        "--cos_sim_low",
+        type=cosine,
+        default=defaults.COS_SIM_LOW,
+        metavar="COSINE",
+        help=Help("list pairs with at least this cosine", f"{defaults.COS_SIM_LOW}", "-1 lists negative cosines, too."),
+    )
 
 
 def add_counting_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that select which images and classes count."""
-    parser.add_argument(
+    group = parser.add_argument_group("images and classes")
+    group.add_argument(
         "--only_correct",
         action=argparse.BooleanOptionalAction,
-        default=defaults.ONLY_CORRECT,
-        help="use correctly classified images only",
+        help=Help("use correctly classified images only", "yes" if defaults.ONLY_CORRECT else "all images"),
     )
-    parser.add_argument(
+    group.add_argument(
         "--only_above_mean",
         action="store_true",
-        help="leave out classes for which a channel counts by being low: below its mean over all training images",
+        help=Help(
+            "leave out classes for which a channel is relevant because it is below its average",
+            details="The average is that over all training images.",
+        ),
     )
-    parser.add_argument(
+    group.add_argument(
         "--min_images",
         type=positive_int,
         default=defaults.MIN_IMAGES,
-        help="leave out classes with fewer images (with --only_correct: correctly classified ones) (%(default)s)",
+        metavar="N",
+        help=Help(
+            "leave out classes with fewer images",
+            f"{defaults.MIN_IMAGES}",
+            "With --only_correct: with fewer correctly classified images.",
+        ),
     )
 
 
@@ -66,10 +115,36 @@ def several_thresholds(settings: SimilaritySettings) -> bool:
 
 
 def add_shown_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that select what stage 2 prints. They do not change what the files contain."""
-    group = parser.add_argument_group("what is printed", "default: all pairs and groups; the files always have all")
+    """Add the flags that select what stage 2 prints and draws. They do not change what the tables contain."""
+    group = parser.add_argument_group("screen and figures")
     exclusive = group.add_mutually_exclusive_group()
-    help = "everything about one channel, whether it is a candidate or not, and why"
-    exclusive.add_argument("--channel", type=count, metavar="C", help=help)
-    help = "the N channels of lowest cosine between two of their classes, the lowest first"
-    exclusive.add_argument("--top", type=positive_int, metavar="N", help=help)
+    exclusive.add_argument(
+        "--channel",
+        type=count,
+        metavar="C",
+        help=Help(
+            "print everything about channel C",
+            "all pairs and groups",
+            "For a channel that is not listed, the reason is printed. The files always contain all channels.",
+        ),
+    )
+    exclusive.add_argument(
+        "--top",
+        type=positive_int,
+        metavar="N",
+        help=Help(
+            "print the N channels with the lowest cosines",
+            "all channels",
+            "A channel's cosine is the lowest of two of its classes. Not together with --channel.",
+        ),
+    )
+    group.add_argument(
+        "--plot_wordnet",
+        action="store_true",
+        help=Help(
+            "also draw the WordNet path similarity of classes against their cosine",
+            details="All pairs are drawn, whatever the cosine bounds. Class folders must be WordNet ids (n02124075). "
+            "WordNet is downloaded by nltk if it is missing.",
+        ),
+    )
+    add_figure_flag(group)

@@ -35,7 +35,7 @@ class Circuits(StoredImageSets):
     name = "circuits"
     words = "circuits"
     split_words = "circuits"
-    summary = "circuits (clusters of what the inputs contribute in single images, from the store alone)"
+    summary = "circuits (clusters of reference images by what each input contributes; from the store alone)"
     flags = (number_flag(str(NUMBER)), references_flag(str(REFERENCES)))
     word = "circuit"
     usual_references = REFERENCES

@@ -36,7 +36,7 @@ class Classes(ConceptSource):
     name = "classes"
     words = "classes"
     split_words = "classes"
-    summary = "classes (default)"
+    summary = "classes (--classes_for_concept1 ... or --candidates)"
     labelled = True
     map_words = "training images of its concepts, by their circuits"
     map_note = "of each concept the images in which the channel's spatial sum is largest"

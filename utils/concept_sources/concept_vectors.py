@@ -37,9 +37,9 @@ directions = later("utils.method.concept_directions")
 
 REFERENCES = 100
 THRESHOLD = (
-    "concept_vectors: distance at which Ward's clusters are cut, and squared distance from a centroid at which images "
-    "are dropped (15 as published, for InceptionV3; default, whatever the network's scale: 3.5 R and R squared, the "
-    "mean squared distance of the training images from their mean)"
+    "An image is left out if its squared distance from the centroid of its cluster exceeds DISTANCE (default: R "
+    "squared, the mean squared distance of the training images from their mean, so that the network's scale does not "
+    "matter). The published value is 15, for InceptionV3."
 )
 
 
@@ -76,11 +76,19 @@ class ConceptVectors(StoredImageSets):
     name = "concept_vectors"
     words = "concept vectors"
     split_words = "concept vectors' clusters"
-    summary = "concept_vectors (O'Mahony et al. 2023)"
+    summary = "concept_vectors (clusters of reference images by all channels of the layer, O'Mahony et al. 2023)"
     flags = (
-        number_flag("as Ward's clustering says"),
+        number_flag("chosen by Ward's clustering"),
         references_flag(str(REFERENCES)),
-        Flag("distance_threshold", THRESHOLD, "threshold", positive),
+        Flag(
+            "distance_threshold",
+            "concept_vectors: distance at which Ward's clustering is cut",
+            "threshold",
+            positive,
+            metavar="DISTANCE",
+            usual="3.5 R",
+            details=THRESHOLD,
+        ),
     )
     word = "vector"
     usual_references = REFERENCES

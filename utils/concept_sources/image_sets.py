@@ -41,13 +41,20 @@ AGAIN = "run disentangle_channel.py again"
 
 def number_flag(usual: str) -> Flag:
     """The flag of the number of concepts of a channel."""
-    return Flag("nr_concepts", "of each channel", "number", positive_int, usual=usual)
+    return Flag("nr_concepts", "number of concepts per channel", "number", positive_int, metavar="N", usual=usual)
 
 
 def references_flag(usual: str) -> Flag:
     """The flag of the number of reference images."""
-    words = "in which a channel is largest; of few images that count a quarter"
-    return Flag("nr_reference_images", words, "references", positive_int, usual=usual)
+    return Flag(
+        "nr_reference_images",
+        "number of images per channel that are clustered, those that activate it most",
+        "references",
+        positive_int,
+        metavar="N",
+        usual=usual,
+        details="The default is at most a quarter of the images.",
+    )
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,7 @@ USUAL = {  # the settings of reference images that are stored in a file without 
 NULL_DRAWS = 3  # of each null in a comparison: each needs circuits of its own, from passes over images
 MOST_VALUES = 2**27  # entries of circuits in memory at once
 MOST_CLUSTERS = 128  # of one unit: cluster indices are stored as int8
-CIRCUIT_LAYER = (
-    "pure: an earlier module whose output the circuits are of, by plain autograd (default: the layer's input)"
-)
+CIRCUIT_LAYER = "It comes before the layer; attributions are then computed by autograd."
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,18 @@ class Pure(ImageSets):
     name = "pure"
     words = "pure"
     split_words = "PURE's clusters"
-    summary = "pure (Dreyer et al. 2024; one pass over train/)"
+    summary = "pure (clusters of reference images by PURE's circuits, Dreyer et al. 2024; one pass over train/)"
     flags = (
         number_flag(str(NUMBER)),
         references_flag(str(REFERENCES)),
-        Flag("circuit_layer", CIRCUIT_LAYER, "circuit_layer", metavar="NAME"),
+        Flag(
+            "circuit_layer",
+            "pure: module whose output channels make up a circuit",
+            "circuit_layer",
+            metavar="NAME",
+            usual="the layer's input",
+            details=CIRCUIT_LAYER,
+        ),
     )
     needs_images = True
     word = "circuit"

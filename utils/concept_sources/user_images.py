@@ -48,19 +48,22 @@ LONGEST_STEMS = 60
 BLOCK = 4096  # images whose tap sums are in memory at once
 
 _HELP = {
-    TRAINING: "a text file with your own training images of the concept, paths below train/, one a line (a line "
-    "that begins with # is a comment); instead of its classes. They are left out of the concepts that are classes, and "
-    "count as they are, correctly classified or not",
-    VALIDATION: "its validation images, paths below val/; they stay in the split file for stage 4, which does not "
-    "evaluate a concept without them",
+    TRAINING: "text file with your own training images of each concept, in place of its classes",
+    VALIDATION: "text file with the validation images of each concept, for stage 4",
 }
-_FURTHER = {TRAINING: "the same of the second concept, and so on up to 8", VALIDATION: "likewise up to 8"}
+_DETAILS = {
+    TRAINING: "It has one path below train/ per line; lines that begin with # are comments. The images are left out of "
+    "concepts that are classes. They count whether they are correctly classified or not.",
+    VALIDATION: "It has one path below val/ per line, and is stored in the split file. Stage 4 does not evaluate a "
+    "concept without validation images.",
+}
 
 
 def _flag(start: str, number: int) -> Flag:
     name = f"{start}{number}"
-    help = {1: _HELP[start], 2: _FURTHER[start]}.get(number, argparse.SUPPRESS)
-    return Flag(name, help, name, metavar="FILE")
+    if number > 1:
+        return Flag(name, argparse.SUPPRESS, name, metavar="FILE")
+    return Flag(name, _HELP[start], name, metavar="FILE", details=_DETAILS[start], last=MAX_CONCEPTS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class UserImages(ConceptSource):
 
     name = "user_images"
     words = split_words = "user images"
-    summary = "user_images (your own lists of images, which --images_for_concept1 implies)"
+    summary = "user_images (your own lists of images; --images_for_concept1 implies it)"
     flags = tuple(_flag(start, number) for start in (TRAINING, VALIDATION) for number in range(1, MAX_CONCEPTS + 1))
     concept_flag = TRAINING
     compared = False

@@ -50,15 +50,19 @@ class Arv(Division):
     name = "arv"
     words = "arv"
     report_words = "by the paper's rule"
-    summary = "arv (the paper's Ineq. 5, each input whole)"
+    summary = "arv (the paper's Ineq. 5: each input belongs to one concept, or is shared by all)"
     flags = (
         Flag(
             "rho_objective",
-            help="what rho maximises: positive (default; the published code), absolute (Eq. 6 as printed), contrast",
+            help="what the choice of rho maximises",
             setting="objective",
             choices=OBJECTIVES,
             does="chooses rho",
-            chooses="the split whose rho this objective chose, where there are two",
+            chooses="if there are several splits: the one whose rho this objective chose",
+            usual=USUAL_OBJECTIVE,
+            details="positive: the ratio of a concept's own new channel to the others, positive activations only, as "
+            "in the published code; absolute: the same of absolute activations, Eq. 6 as printed; contrast: difference "
+            "by sum instead of the ratio.",
         ),
     )
     suffix_pattern = "(_absolute|_contrast)?"

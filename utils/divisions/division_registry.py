@@ -13,8 +13,8 @@ USUAL = "arv"  # the paper's
 USUAL_WITHOUT_LABELS = "least_squares"  # if concepts are sets of images
 USUAL_OF_LAYERS = "least_squares"  # which a report asks for and shows first: it finds little in permuted weights
 WHICH = (
-    f"which division: --split_by {USUAL} to reproduce the paper; --split_by {USUAL_OF_LAYERS}, with a background, for "
-    "everything else, because the paper's rule finds most of its classes in permuted weights, too"
+    f"Use --split_by {USUAL} to reproduce the paper, and --split_by {USUAL_OF_LAYERS} with a background for everything "
+    "else: the paper's rule finds most of its classes in permuted weights, too"
 )
 
 

@@ -36,7 +36,10 @@ class LeastSquares(Division):
     name = "least_squares"
     words = "least squares"
     report_words = "by least squares"
-    summary = "least_squares (shares, so that each new channel is the channel on its own images, and nothing on others)"
+    summary = (
+        "least_squares (each input is divided into shares, fitted so that a new channel equals the old one on images "
+        "of its concept and is zero on others)"
+    )
     usual_background = BACKGROUND_WEIGHT
     weighs_background = True
     usual_irrelevant = 0  # permuted weights decide, and dividing each takes milliseconds

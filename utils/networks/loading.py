@@ -24,6 +24,7 @@ import torchvision
 from torch import nn
 
 import utils
+from utils import defaults
 from utils.errors import UserError, nearest, nearest_hint
 from utils.images.transform import Transform, checked_transform
 from utils.networks.arithmetic import allow_tf32
@@ -109,7 +110,7 @@ def default_weights(model: str) -> str:
     if is_factory(model):
         return "the factory's own"
     named = torchvision.models.get_model_weights(model).__members__
-    return named.get("IMAGENET1K_V1", named["DEFAULT"]).name
+    return named.get(defaults.WEIGHTS, named["DEFAULT"]).name
 
 
 def has_named_weights(model: str, weights: str | None) -> bool:

@@ -66,11 +66,14 @@ def simple_commands(line: str) -> list[list[str]]:
 
 def called(words: list[str]) -> tuple[str, tuple[str, ...]] | None:
     """The program of ours that a command calls, and its arguments."""
-    starts = [index for index, word in enumerate(words) if Path(word).name in STARTERS]
-    for index, word in enumerate(words[starts[0] + 1 :] if starts else [], start=starts[0] + 1 if starts else 0):
+    starters = [index for index, word in enumerate(words) if Path(word).name in STARTERS]
+    if not starters:
+        return None
+    for index in range(starters[0] + 1, len(words)):
+        word = words[index]
         if Path(word).name in SCRIPTS:
             return Path(word).name, tuple(words[index + 1 :])
-        if word == "-m" and words[index + 1].split(".")[0] in PACKAGES:
+        if word == "-m" and index + 1 < len(words) and words[index + 1].split(".")[0] in PACKAGES:
             return words[index + 1], tuple(words[index + 2 :])
     return None
 

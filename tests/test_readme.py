@@ -1,13 +1,15 @@
 """What README.md and docs/ name is there: imports, modules, scripts, files, and every flag of their commands."""
 
 import importlib
+import os
 import re
+import subprocess
 
 import pytest
 
 from tests.commands import commands_in, complaint
 from tests.pages import PAGES, blocks_of
-from tests.scripts import ROOT
+from tests.scripts import ROOT, python
 
 OF_COMMANDS = ("", "sh", "bash")  # languages of blocks that may have some
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -46,6 +48,19 @@ def test_commands_are_understood_by_what_they_call():
     }
     found = [f"{place}: {command.program}: {fault}" for place, command in commands if (fault := complaint(command))]
     assert not found, "\n".join(["", *found])
+
+
+def test_the_page_of_flags_is_what_the_parsers_give():
+    """Also where the environment gives other defaults."""
+    command = [python(), "-m", "utils.command_line.flag_tables"]
+    elsewhere = {**os.environ, "DATA_DIR": "/elsewhere", "STORE_DIR": "/elsewhere", "COLUMNS": "60"}
+    made = subprocess.run(command, cwd=ROOT, env=elsewhere, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "flags.md").read_text()
+    assert page == made, "run: python -m utils.command_line.flag_tables > docs/flags.md"
+    rows = [re.split(r"(?<!\\)\|", line) for line in page.split("\n") if line.startswith("| `--")]
+    assert len(rows) > 100
+    assert {len(cells) for cells in rows} == {6}  # four, and what is outside
+    assert not [cells for cells in rows if "%(" in cells[4] or not re.search("[a-z]{4}", cells[4])]
 
 
 def test_python_in_pages_is_python():

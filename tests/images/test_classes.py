@@ -29,9 +29,9 @@ def test_as_many_folders_as_outputs_map_in_order():
 
 
 @pytest.mark.parametrize("folders", [strings(range(1000)), strings(range(0, 1000, 7)), ["10", "2"]])
-@pytest.mark.parametrize("named_weights", [False, True])
-def test_folders_named_by_outputs_are_these_outputs_however_they_sort(folders, named_weights):
-    found = map_folders(folders, 1000, named_weights=named_weights)
+@pytest.mark.parametrize("known", [False, True])
+def test_folders_named_by_outputs_are_these_outputs_however_they_sort(folders, known):
+    found = map_folders(folders, 1000, has_imagenet_classes=known)
     assert found == {folder: int(folder) for folder in folders}
 
 
@@ -60,21 +60,21 @@ def test_only_ascii_digits_make_an_integer():
 def test_imagenet_and_its_subsets_map_by_wordnet_id():
     assert len(WORDNET_IDS) == 1000
     assert sorted(WORDNET_IDS) == WORDNET_IDS
-    for named_weights in (False, True):
-        assert map_folders(["n03196217", "n07715103"], 1000, named_weights=named_weights) == {
+    for known in (False, True):
+        assert map_folders(["n03196217", "n07715103"], 1000, has_imagenet_classes=known) == {
             "n03196217": 530,
             "n07715103": 938,
         }
-        assert list(map_folders(WORDNET_IDS, 1000, named_weights=named_weights).values()) == list(range(1000))
+        assert list(map_folders(WORDNET_IDS, 1000, has_imagenet_classes=known).values()) == list(range(1000))
     # the rule goes by the ids: it would also hold if their order were another one
     assert map_folders(WORDNET_IDS[::-1], 1000)["n03196217"] == 530
 
 
 def test_named_weights_take_no_class_names_in_their_order():
-    with pytest.raises(UserError, match=r"torchvision's weights .* class 000 is no WordNet id .*--class_map"):
-        map_folders(NAMES, 1000, named_weights=True)
+    with pytest.raises(UserError, match=r"pretrained weights .* class 000 is no WordNet id .*--class_map"):
+        map_folders(NAMES, 1000, has_imagenet_classes=True)
     with pytest.raises(UserError, match="1000 outputs but train/ has 999"):
-        map_folders(NAMES[:999], 1000, named_weights=True)
+        map_folders(NAMES[:999], 1000, has_imagenet_classes=True)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_a_class_map_decides(class_map):
     path = class_map('folder,output\n"cat, black",2\n1,0\n\nnobody,1\n2, 3 \n')
     found = read_class_map(path)
     assert found == {"cat, black": 2, "1": 0, "nobody": 1, "2": 3}
-    for named_weights in (False, True):
-        mapped = map_folders(["1", "2", "cat, black"], 4, named_weights=named_weights, class_map=found)
+    for known in (False, True):
+        mapped = map_folders(["1", "2", "cat, black"], 4, has_imagenet_classes=known, class_map=found)
         assert list(mapped.items()) == [("1", 0), ("2", 3), ("cat, black", 2)]
     # before all other rules
     assert map_folders(["0", "1"], 2, class_map={"0": 1, "1": 0}) == {"0": 1, "1": 0}

@@ -13,7 +13,8 @@ from utils.images.folders import list_images
 from utils.images.transform import Transform
 from utils.method.equality import LARGEST_ERRORS, EqualityCheck
 from utils.networks.layers import layer_of
-from utils.networks.loading import copy_module, fingerprint
+from utils.networks.loading import fingerprint
+from utils.networks.module_copies import copy_module
 from utils.networks.opened_network import OpenedNetwork
 from utils.report.split_text import print_equality
 from utils.stages import equality_proof

@@ -13,7 +13,7 @@ import torchvision
 from tests import factories
 from utils.errors import UserError
 from utils.images.transform import Transform
-from utils.networks.loading import default_weights, fingerprint, lines_that_make, load_network
+from utils.networks.loading import fingerprint, load_network, named_network
 from utils.networks.model_names import model_name
 from utils.networks.precision import check_precision, choose_device, network_arithmetic
 from utils.store.files import run_name
@@ -101,7 +101,7 @@ def test_the_default_weights_are_the_papers_where_there_are_such(monkeypatch):
     assert load_network("resnet50").weights == "IMAGENET1K_V1"
     assert load_network("resnet50", "IMAGENET1K_V2").transform.resize_size == 232
     assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
-    assert default_weights("vit_h_14") == "IMAGENET1K_SWAG_E2E_V1"
+    assert named_network("vit_h_14").are_default_weights("IMAGENET1K_SWAG_E2E_V1")
 
 
 def test_a_factory_brings_its_own_weights_unless_others_are_given(tmp_path):
@@ -256,6 +256,7 @@ def test_a_factory_that_is_not_there_is_one_line_that_says_where_it_was_looked_f
     [
         ("resnet50", "resnet50"),
         ("package.module:function", "package.module:function"),
+        ("timm:resnet50.a1_in1k", "timm:resnet50.a1_in1k"),
         ("module.py:function", "module:function"),
         ("../a b/module.py:function", "module:function"),
         ("/x/y.z.py:f", "y.z:f"),
@@ -361,7 +362,7 @@ def test_lines_make_the_architecture_of_a_network(options):
     with torch.device("meta"):
         network = torchvision.models.googlenet(num_classes=5, init_weights=False, **options)
         names = {}
-        exec("\n".join(lines_that_make("googlenet", network)), names)
+        exec("\n".join(named_network("googlenet").lines_that_make(network)), names)
     made = names["network"]
     assert {name: value.shape for name, value in made.state_dict().items()} == {
         name: value.shape for name, value in network.state_dict().items()

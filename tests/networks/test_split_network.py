@@ -8,7 +8,8 @@ from torch import nn
 
 from tests import factories
 from tests.splits import random_split
-from utils.networks.loading import copy_module, fingerprint
+from utils.networks.loading import fingerprint
+from utils.networks.module_copies import copy_module
 from utils.networks.splitting import DisentangledLayer, with_splits
 from utils.store import networks as stored
 from utils.store.splits import SplitFile

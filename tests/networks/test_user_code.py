@@ -9,7 +9,8 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.embedder import Embedder
 from utils.networks.layers import find_layer
-from utils.networks.loading import LoadedNetwork, copy_module, load_network
+from utils.networks.loading import LoadedNetwork, load_network
+from utils.networks.module_copies import copy_module
 from utils.networks.replay import Replay
 from utils.networks.trace import Trace, trace
 from utils.networks.user_code import user_code

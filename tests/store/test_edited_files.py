@@ -7,7 +7,8 @@ import torch
 
 from tests import factories
 from utils.errors import UserError
-from utils.networks.loading import EDIT_RECORD, edit_record, fingerprint
+from utils.networks.loading import fingerprint
+from utils.networks.state_dicts import EDIT_RECORD, edit_record
 from utils.store.edited_files import EditedFile
 
 EDITS = {"factor": 0.0, "to": "mean", "weights_sha256": "00", "channels": [{"layer": "last", "channel": 3}]}

@@ -13,8 +13,9 @@ from utils.images.batches import ImageSource
 from utils.images.folders import ClassMap
 from utils.networks.ablation import number_of_concept
 from utils.networks.edits import ChannelEdit, loading_lines, with_edits
-from utils.networks.loading import EDIT_RECORD, fingerprint, lines_that_make
+from utils.networks.loading import fingerprint, named_network
 from utils.networks.opened_network import OpenedNetwork
+from utils.networks.state_dicts import EDIT_RECORD
 from utils.report.edit_text import print_edit
 from utils.stages.edit_cost import cost_of_edit
 from utils.stages.validation import list_all_validation
@@ -46,7 +47,7 @@ def write_edited(opened: OpenedSplits) -> list[Path]:
         of_edit = getattr(edited, EDIT_RECORD)
         names = [network.layer.name, *(name.rpartition(".")[0] for name in of_edit["running_means"].values())]
         source = ImageSource(images, opened.transform, settings.batch_size, flags.loading(settings, opened.device))
-        make = lines_that_make(settings.model, network.module)
+        make = named_network(settings.model).lines_that_make(network.module)
         record = {
             **described,
             "edited_weights_sha256": fingerprint(edited),

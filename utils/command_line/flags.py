@@ -83,9 +83,10 @@ def add_network_flags(network: argparse._ActionsContainer) -> None:
         "--model",
         metavar="NAME",
         help=Help(
-            "torchvision network, or your own function",
-            details="A function is called without arguments and returns the network. It is given as "
-            "path/to/file.py:function, or as package.module:function if it can be imported from the current folder.",
+            "torchvision network, timm:NAME, or your own function",
+            details="timm:NAME is a network of timm (pip install timm), for example timm:resnet50.a1_in1k. A function "
+            "is called without arguments and returns the network. It is given as path/to/file.py:function, or as "
+            "package.module:function if it can be imported from the current folder.",
         ),
     )
     network.add_argument(
@@ -94,8 +95,8 @@ def add_network_flags(network: argparse._ActionsContainer) -> None:
         help=Help(
             "torchvision weights or a state-dict file",
             defaults.WEIGHTS,
-            "Networks without these weights: their DEFAULT. If --model is a function: the weights of the network that "
-            "it returns.",
+            "A state dict may also be a .safetensors file. Networks without these weights: their DEFAULT; timm:NAME: "
+            "timm's pretrained weights. If --model is a function: the weights of the network that it returns.",
         ),
     )
     network.add_argument(

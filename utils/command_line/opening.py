@@ -20,9 +20,10 @@ from utils.images.folders import ClassMap, ImageList, class_folders, list_images
 from utils.images.transform import Transform
 from utils.method.disentangling import Candidate
 from utils.networks.layers import Layer, find_layer
-from utils.networks.loading import EDIT_RECORD, LoadedNetwork, default_weights, has_named_weights, load_network
+from utils.networks.loading import LoadedNetwork, load_network, named_network
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.splitting import EDITS_IN_ONE_CALL
+from utils.networks.state_dicts import EDIT_RECORD
 from utils.processes import progress
 from utils.report.concepts_table import write_concepts
 from utils.report.split_text import print_equality
@@ -82,8 +83,13 @@ def open_images(
         class_map = None if settings.class_map is None else read_class_map(settings.class_map)
         images = list_images(root)
         assert layer.num_outputs is not None  # find_layer has run the network
-        named_weights = has_named_weights(settings.model, settings.weights)
-        return images, map_folders(images.folders, layer.num_outputs, named_weights=named_weights, class_map=class_map)
+        classes = map_folders(
+            images.folders,
+            layer.num_outputs,
+            has_imagenet_classes=network.has_imagenet_classes,
+            class_map=class_map,
+        )
+        return images, classes
     if settings.class_map is not None:
         raise UserError("--class_map: a val store takes the class map of the training store: leave it out")
     training = ImportanceStore(settings.store_dir, run)
@@ -136,7 +142,7 @@ def open_study(
 def check_requested_network(settings: StageSettings, stored: dict[str, Any], path: Path | str) -> None:
     """Raise UserError if the flags alone show that network or layer differ from ``stored``; loads no network."""
     refuse_differences({"model": settings.model_name}, stored, ["model"], path)
-    if settings.weights is None and stored["weights"] != default_weights(settings.model):
+    if settings.weights is None and not named_network(settings.model).are_default_weights(stored["weights"]):
         raise UserError(f"{path} was made with --weights {stored['weights']}: give them again")
     if settings.layer_of_interest not in (*defaults.LAST_LAYERS, stored["layer"]):
         refuse_differences({"layer": settings.layer_of_interest}, stored, ["layer"], path)

@@ -69,7 +69,7 @@ def measure_importances(settings: ImportanceSettings) -> ImportanceStore:
             precision=settings.precision,
             num_processes=process.size,
         )
-        print_transform(transform, settings.model, assumed)
+        print_transform(transform, settings.model, network.transform_note, assumed)
 
     opened = OpenedNetwork(network.module, layer, settings.precision, network.weights).to(device)
     source = ImageSource(images, transform, settings.batch_size, loading)

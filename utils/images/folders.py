@@ -188,7 +188,7 @@ def map_folders(
     folders: list[str],
     num_outputs: int,
     *,
-    named_weights: bool = False,
+    has_imagenet_classes: bool = False,
     class_map: dict[str, int] | None = None,
 ) -> dict[str, int]:
     """Map class folders to network outputs, by the first of these rules that applies.
@@ -197,16 +197,16 @@ def map_folders(
     2. Folders named by integers in 0 ... ``num_outputs`` - 1, not necessarily all of these: each names its output.
        (Their order cannot be used: "10" comes before "2". The meaning of integers that begin with 1 is unknown.)
     3. Folders named by WordNet ids with a 1000-way network, ImageNet or a subset: each id has its output.
-    4. As many folders as outputs: their order is the outputs' order. Not with named weights: their outputs are the
-       classes of ImageNet, whatever the folders are called.
+    4. As many folders as outputs: their order is the outputs' order, unless the outputs are known to be the classes of
+       ImageNet, whatever the folders are called.
 
     Parameters
     ----------
     folders : list of str
         Names of the class folders, sorted.
     num_outputs : int
-    named_weights : bool
-        Whether the network has named weights of torchvision, which all are for ImageNet.
+    has_imagenet_classes : bool
+        Whether the outputs are known to be the 1000 classes of ImageNet, in their order.
     class_map : dict of folder -> output, optional
         From ``read_class_map``; folders in it that do not exist are ignored.
 
@@ -227,10 +227,10 @@ def map_folders(
     unknown = [folder for folder in folders if folder not in outputs]
     if num_outputs == len(outputs) and not unknown:
         return {folder: outputs[folder] for folder in folders}
-    if len(folders) == num_outputs and not named_weights:
+    if len(folders) == num_outputs and not has_imagenet_classes:
         return {folder: output for output, folder in enumerate(folders)}
     if len(folders) == num_outputs:
-        reason = f"the outputs of torchvision's weights are the {num_outputs} classes of ImageNet"
+        reason = f"the outputs of these pretrained weights are the {num_outputs} classes of ImageNet"
     else:
         reason = f"the network has {num_outputs} outputs but train/ has {len(folders)} class folders"
     if num_outputs == len(outputs):

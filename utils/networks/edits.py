@@ -14,8 +14,10 @@ from utils.method.disentangling import Split
 from utils.method.weakening import constant_in_place, weakened_row
 from utils.networks.ablation import replacement
 from utils.networks.layers import Layer, splittable
-from utils.networks.loading import EDIT_RECORD, copy_module, fingerprint
+from utils.networks.loading import fingerprint
+from utils.networks.module_copies import copy_module
 from utils.networks.reads import batch_norm_after
+from utils.networks.state_dicts import EDIT_RECORD
 
 
 @dataclass(frozen=True)

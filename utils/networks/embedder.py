@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.loading import LoadedNetwork, load_network
+from utils.networks.timm_models import OR_WEIGHTS
 from utils.networks.user_code import user_code
 
 
@@ -54,6 +55,7 @@ class Embedder:
         self.module = network.module
         self.transform = transform
         self.weights = network.weights
+        self.transform_note = network.transform_note
         self.fingerprint = network.fingerprint
         self.layer = self._last_linear()
         name = next((name for name, module in self.module.named_modules() if module is self.layer), None)
@@ -61,7 +63,8 @@ class Embedder:
         self.size = self.embed(self._two_images()).shape[1]
 
     def __str__(self) -> str:
-        return f"{self.model} with weights {self.weights}: {self.features}, {self.size} numbers"
+        note = f" ({self.transform_note})" if self.transform_note else ""
+        return f"{self.model} with weights {self.weights}: {self.features}, {self.size} numbers{note}"
 
     def to(self, device: torch.device, precision: str) -> Embedder:
         """Move the network to a device, where it will run in ``precision``."""
@@ -128,14 +131,15 @@ def load_embedder(
 ) -> Embedder:
     """Load the network of ``--embedding`` as an Embedder, on the CPU.
 
-    Its transform is that of torchvision's named weights, or the one that a factory's module carries as ``transform``, a
-    Transform or a dictionary with its fields. ``mean`` and ``std`` replace those of the transform. Where the module
-    carries none, they have to be given, and the images are resized and cropped as for the network studied.
+    Its transform is that of torchvision's named weights, timm's, or the one that a factory's module carries as
+    ``transform``, a Transform or a dictionary with its fields. ``mean`` and ``std`` replace those of the transform.
+    Where the module carries none, they have to be given, and the images are resized and cropped as for the network
+    studied.
 
     Parameters
     ----------
     model : str
-        A torchvision classification network's name, or ``package.module:function``.
+        The network's name, as ``--model`` has it.
     studied : str
         Fingerprint of the studied network, which cannot also be the embedder.
     transform : Transform
@@ -150,7 +154,8 @@ def load_embedder(
     try:
         network = load_network(model)
     except UserError as error:
-        raise UserError(str(error).replace("--model", "--embedding", 1)) from error
+        message = str(error).replace("--model", "--embedding", 1)
+        raise UserError(message.removesuffix(OR_WEIGHTS)) from error  # --weights are those of the network studied
     if network.fingerprint == studied:
         raise UserError(f"--embedding {model} is the network studied: embeddings must come from another one")
     base = transform if network.transform_is_assumed else network.transform

@@ -18,7 +18,7 @@ from utils.defaults import LAST_LAYERS
 from utils.errors import UserError, nearest_hint
 from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.arrangement import Arrangement, arrangement_of
-from utils.networks.loading import copy_module, without_hooks
+from utils.networks.module_copies import copy_module, without_hooks
 from utils.networks.recording import Record
 from utils.networks.trace import FLOAT32, Trace, trace
 

@@ -1,14 +1,22 @@
 """What ``--model`` may be, and the name by which a store knows it. Imports no torch.
 
-``package.module:function`` and ``path/to/file.py:function`` name a factory, anything else a network of torchvision.
+``timm:NAME`` names a network of timm; ``package.module:function`` and ``path/to/file.py:function`` name a factory,
+anything else a network of torchvision.
 """
 
 from pathlib import Path
 
+TIMM = "timm:"  # reserved: a module called timm in the current folder is not looked for
+
+
+def is_timm(model: str) -> bool:
+    """Whether ``--model`` names a network of timm."""
+    return model.startswith(TIMM)
+
 
 def is_factory(model: str) -> bool:
     """Whether ``--model`` names a factory."""
-    return ":" in model
+    return ":" in model and not is_timm(model)
 
 
 def factory_parts(model: str) -> tuple[str, str]:
@@ -20,7 +28,7 @@ def factory_parts(model: str) -> tuple[str, str]:
 def factory_file(model: str) -> Path | None:
     """The file of a factory that ``--model`` names by its file; else None."""
     place, _ = factory_parts(model)
-    return Path(place) if place.endswith(".py") else None
+    return Path(place) if is_factory(model) and place.endswith(".py") else None
 
 
 def model_name(model: str) -> str:

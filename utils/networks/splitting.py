@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from utils.method.disentangling import Concept, Split, merge
 from utils.networks.layers import Layer, splittable
-from utils.networks.loading import EDIT_RECORD, copy_module, share_hooks, without_hooks
+from utils.networks.module_copies import copy_module, share_hooks, without_hooks
 from utils.networks.precision import full_precision
+from utils.networks.state_dicts import EDIT_RECORD
 
 ALL_IN_ONE_CALL = "give all files in one call, with the original network"
 EDITS_IN_ONE_CALL = "give all edits in one call with the original network"

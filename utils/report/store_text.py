@@ -44,9 +44,11 @@ def print_plan(
         print(f"going on: {present} of {store.num_chunks} chunks are there")
 
 
-def print_transform(transform: Transform, model: str, assumed: Sequence[str]) -> None:
-    """Print the transform, and warn of its parts that nothing says, given by the names of their flags."""
+def print_transform(transform: Transform, model: str, note: str, assumed: Sequence[str]) -> None:
+    """Print the transform, what it does not reproduce, and a warning of the flags whose defaults are ``assumed``."""
     print(f"transform: {transform}", flush=True)
+    if note:
+        print(f"note: {note}; --resize_size and --crop_size change the sizes")
     if assumed:
         print(
             f"warning: {model} carries no transform, so the defaults of {', '.join(assumed)} are used: give those that "

@@ -14,7 +14,7 @@ from utils.images.transform import Transform
 from utils.method.disentangling import GroupKey, Split
 from utils.method.equality import EqualityCheck
 from utils.networks.layers import Layer
-from utils.networks.loading import copy_module
+from utils.networks.module_copies import copy_module
 from utils.networks.opened_network import OpenedNetwork
 from utils.networks.recording import Recorder
 from utils.networks.replay import Replay

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.networks.loading import EDIT_RECORD, edit_record
+from utils.networks.state_dicts import EDIT_RECORD, edit_record
 from utils.store.files import read_bytes, read_json, require_writable, write_bytes, write_json
 
 EDITED_FORMAT = 1

@@ -52,7 +52,8 @@ HEADER = ("network", "layer", "kind", "outcome", "channel, fp64", "logits, fp64"
 
 def networks(families):
     """Names of networks, and functions that make them: those whose family or name contains one of ``families``."""
-    found = {f"torchvision {name}": lambda name=name: from_torchvision(name) for name in TORCHVISION}
+    get_model = torchvision.models.get_model
+    found = {f"torchvision {name}": lambda name=name: from_file(name, get_model, name) for name in TORCHVISION}
     try:
         import timm
     except ImportError:
@@ -60,16 +61,16 @@ def networks(families):
     for family in timm.list_modules() if timm else ():
         members = [name for name in timm.list_models(module=family) if not name.startswith("test_")]
         small = next((name for part in SMALL for name in members if part in name), None) or members[0]
-        found[f"timm {family}: {small}"] = lambda name=small: calibrated(timm.create_model, name)
+        found[f"timm {family}: {small}"] = lambda name=small: from_file(f"timm:{name}", timm.create_model, name)
     return {name: make for name, make in found.items() if not families or any(one in name for one in families)}
 
 
-def from_torchvision(name):
-    """With weights from a local state dict, as a user's own network."""
+def from_file(model, make, name):
+    """The network that ``--model`` names, with calibrated weights from a local state dict, as a user's own network."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
-        torch.save(calibrated(torchvision.models.get_model, name).state_dict(), path)
-        return load_network(name, str(path)).module
+        torch.save(calibrated(make, name).state_dict(), path)
+        return load_network(model, str(path)).module
 
 
 def calibrated(make, name):

@@ -32,15 +32,14 @@ def network():
     return made
 """
 SHOWS = """
-print(sorted({type(value).__name__ for value in (store, layer, splits)}))
-print(layer.findings.candidates, layer.files.table, *splits.files, *paths, sep="\\n")
+print(sorted({type(value).__name__ for value in (layer, splits)}))
+print(layer.findings.candidates, layer.files.table, *splits.files, sep="\\n")
 """
 
 
 def example():
-    """The lines of README's section."""
-    section = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
-    code = re.match(r"\n```python\n(.*?)```\n", section, re.DOTALL)[1]
+    """README's lines that call the four stages."""
+    code = re.search(r"\n```python\n(from utils.entries .*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     assert len([line for line in code.split("\n") if line]) <= 10
     return code
 
@@ -79,8 +78,7 @@ def test_readmes_example_makes_what_the_scripts_make(tmp_path):
     first, second = made_by(tmp_path / "python", from_python), made_by(tmp_path / "scripts", by_scripts)
     assert first == second
     assert any(name.endswith("summary.md") for name in first)
-    assert "['FoundLayer', 'ImportanceStore', 'WrittenSplits']" in printed[0]
-    assert "\nresults_quantitative/summary.md\n" in printed[0]
+    assert "['FoundLayer', 'WrittenSplits']" in printed[0]
 
 
 def test_an_unknown_name_is_no_entry():

@@ -1,7 +1,8 @@
 #!/bin/sh
-# The whole method in two minutes, without a download of images or weights: thirty concepts drawn by code, and a small
-# network whose twelve channels have to serve them all. Everything it makes is in demo_output/; what is there is reused.
-# Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
+# Runs the whole method in two minutes, on pictures of thirty concepts that are drawn by code, and a small network whose
+# twelve channels have to serve all of them. No images and no weights are downloaded. It prints each command before
+# running it. All files go to demo_output/; files that exist are reused.
+# It needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter.
 set -eu
 cd "$(dirname "$0")"
 requirements=requirements.txt
@@ -14,7 +15,7 @@ images="--data_dir demo_output/pictures"
 output="--output_dir demo_output"
 table=${run}_required0.03_p0.75_cossim-1.0to0.5 # of stage 2
 
-# step FILE COMMAND...: say and run a command, unless the last file it makes (a pattern) is there
+# step FILE COMMAND...: print and run a command, unless the last file that it makes (a pattern) exists
 step() {
     made=$1
     shift
@@ -45,17 +46,17 @@ step "store/${run}_channel_importances_val/chunk_000000.npz" \
     python get_importances_for_classes.py $images $network --images val
 step "results_get_cosine_similarities/$table.txt" \
     python get_cosine_similarities.py $images $network --cos_sim_low -1 --cos_sim_high 0.5 --top 12 $output
-# Of the pairs of low cosine, three whose concepts activate their channel alike
+# Three of the pairs with a low cosine: both concepts activate their channel about equally
 split 10 donut waves 6_29
 split 5 disc umbrella 5_28
 split 2 bricks triangle 2_27
-# One of them without a label: concepts are pictures of alike circuits, named by the folders that turn out to be theirs
+# One of these channels without labels: concepts are clusters of pictures by circuits, named after the pictures' folders
 step "store/models_disentangled/${run}_channel10_circuits_*.pt" \
     python disentangle_channel.py $images $network --channel_disentangle 10 --concepts_from circuits
 step "plots/${run}_channel10_circuits_*_map.png" \
     python get_results.py $images $network --splits demo_output/store/models_disentangled/${run}_channel10_circuits_*.pt \
     $output --get_quantitative --get_map
-# And all twelve channels into the groups of their classes, judged against all other pictures
+# All twelve channels split into the groups of their classes, and compared with nulls on all validation pictures
 groups="--candidates demo_output/results_get_cosine_similarities/${table}_groups.json --split_by least_squares"
 step "store/models_disentangled/${table}_groups_least_squares_background_layer.json" \
     python disentangle_channel.py $images $network $groups

@@ -72,5 +72,5 @@ def main(settings: DisentanglingSettings) -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "splits that were written stay; the same command makes the missing ones"
+    interrupted = "splits that were written are kept; the same command makes the missing ones"
     run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

@@ -59,5 +59,5 @@ def main(settings: SimilaritySettings) -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "what was written is whole, the same command begins again"
+    interrupted = "files that were written are complete; the same command starts again"
     run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

@@ -86,5 +86,5 @@ def main(settings: ImportanceSettings) -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "nothing was measured; the same command begins again, or goes on in a store that is there"
+    interrupted = "nothing was measured; the same command starts again, or resumes an existing store"
     run(main, get_args_parser(), settings=settings_from, interrupted=interrupted)

@@ -56,5 +56,5 @@ def main(settings: ResultSettings) -> None:
 
 
 if __name__ == "__main__":
-    interrupted = "results that were written stay; the same command measures the rest"
+    interrupted = "results that were written are kept; the same command measures the rest"
     run(main, get_args_parser(), settings=result_flags.settings_from, interrupted=interrupted)

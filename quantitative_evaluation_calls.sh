@@ -1,8 +1,8 @@
 #!/bin/sh
 # Stage 4, quantitative evaluation, for the 20 pairs of the paper (ResNet-50, weights IMAGENET1K_V1).
-# Say where things are, and add flags for all pairs, in the environment:
+# Folders, and flags for all pairs, are set in the environment:
 #     DATA_DIR=/my/imagenet STORE_DIR=/my/store EXTRA_FLAGS="--device cuda:1" sh quantitative_evaluation_calls.sh
-# or here; flags for a single pair go at the end of its line.
+# or below; flags for a single pair are added at the end of its line.
 DATA_DIR=${DATA_DIR:-/datasets/imagenet/}
 STORE_DIR=${STORE_DIR:-./store_dir}
 EXTRA_FLAGS=${EXTRA_FLAGS:-}

@@ -1,15 +1,16 @@
 #!/bin/sh
-# The paper on your own ImageNet: all four stages with its settings and its 20 pairs, and how the numbers stand beside
-# those that are public. Says first what it will do, how much it will store and how long it will take. Stopped by
-# whatever cause, the same command goes on where it was. In the environment, with their defaults:
-#     DATA_DIR (/datasets/imagenet/)   holds train/ and val/, one sub-folder a class
-#     STORE_DIR (./store_dir)          what each stage leaves for the next one
-#     OUTPUT_DIR (.)                   results for people
-#     EXTRA_FLAGS                      for stages 1, 3 and 4: "--device cuda:1 --batch_size 254 --precision bf16" say
-#     GPUS (0)                         processes of torchrun in stage 1, a GPU each; 0: without torchrun
-#     MODEL (resnet50), WEIGHTS (IMAGENET1K_V1, or a file)
-#     PAIRS (paper_pairs.txt)          lines "channel: class1, class2" for stages 3 and 4
-#     PYTHON (python)
+# Reproduces the paper on your copy of ImageNet: all four stages with the paper's settings and its 20 pairs of classes.
+# First it prints what it will do, how much it will store and how long that will take; at the end, its numbers next to
+# the published ones. After an interrupt the same command resumes. Environment variables, with their defaults:
+#     DATA_DIR (/datasets/imagenet/)   folder of train/ and val/, with one sub-folder per class
+#     STORE_DIR (./store_dir)          folder shared by the stages
+#     OUTPUT_DIR (.)                   folder for tables and figures
+#     EXTRA_FLAGS (none)               flags of stages 1, 3 and 4, for example "--device cuda:1 --batch_size 254"
+#     GPUS (0)                         number of processes of torchrun in stage 1, one per GPU; 0: no torchrun
+#     MODEL (resnet50)                 name of the network
+#     WEIGHTS (IMAGENET1K_V1)          name of weights, or a state-dict file
+#     PAIRS (paper_pairs.txt)          file with lines "channel: class1, class2" for stages 3 and 4
+#     PYTHON (python)                  interpreter
 set -eu
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 DATA_DIR=${DATA_DIR:-/datasets/imagenet/}
@@ -48,7 +49,7 @@ cards_are_there() {
     done <"$PAIRS"
 }
 
-command -v "$PYTHON" >/dev/null || stop "there is no $PYTHON: set PYTHON to one that has the packages of requirements.txt"
+command -v "$PYTHON" >/dev/null || stop "there is no $PYTHON: set PYTHON to an interpreter that has the packages of requirements.txt"
 case $GPUS in *[!0-9]*) stop "GPUS must be a whole number of processes, not $GPUS" ;; esac
 for folder in "$DATA_DIR/train" "$DATA_DIR/val"; do
     [ -d "$folder" ] || stop "there is no folder $folder: set DATA_DIR to the folder of ImageNet with train/ and val/"
@@ -63,7 +64,7 @@ done
         [ $status -eq 3 ] || exit $status
         wordnet=
     }
-    [ "$GPUS" -le 1 ] || echo "$GPUS processes share stage 1: as many times as fast at best"
+    [ "$GPUS" -le 1 ] || echo "$GPUS processes share stage 1, which is then at most $GPUS times as fast"
 
     printf '\n=== Stage 1: importances\n'
     if [ "$GPUS" -gt 0 ]; then
@@ -81,12 +82,12 @@ done
     printf '\n=== Stage 3: splits of the pairs\n'
     script disentangle_channel.py --data_dir "$DATA_DIR" --candidates "$PAIRS" $EXTRA_FLAGS
 
-    printf '\n=== Stage 4: how pure the new channels are\n'
+    printf '\n=== Stage 4: measurements of the new channels\n'
     cards=--get_channel_card
     ! cards_are_there || cards=
     script get_results.py --data_dir "$DATA_DIR" --output_dir "$OUTPUT_DIR" --candidates "$PAIRS" \
         --proportion_attribution_required $tau --get_quantitative $cards $EXTRA_FLAGS
 }
 
-printf '\n=== Beside what is public\n'
+printf '\n=== Comparison with the published numbers\n'
 script benchmarks/paper.py --output_dir "$OUTPUT_DIR"

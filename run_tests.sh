@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make a virtual environment in .venv from the requirements files and run the tests in it.
-# Needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter. Arguments go to pytest.
+# Makes a virtual environment in .venv from requirements-test.txt, and runs the checks and tests in it.
+# It needs Python 3.10 or newer and a package index; $PYTHON chooses the interpreter. Arguments are passed to pytest.
 set -eu
 cd "$(dirname "$0")"
 requirements=requirements-test.txt

@@ -148,7 +148,7 @@ def test_a_setting_has_the_range_of_its_flag(script):
         ("Importance", {"batch_size": 0}, "batch_size must be a whole number from 1, not 0"),
         ("Importance", {"std": (0.5, 0.5, 0)}, "std must be a number above 0, not 0"),
         ("Disentangling", {"background": True}, "background must be a number from 0, not True"),
-        ("Disentangling", {"background": 0.5}, "only --split_by least_squares weighs it"),
+        ("Disentangling", {"background": 0.5}, "only --split_by least_squares uses a weight"),
         ("Disentangling", {"channels": (-1,)}, "channels must be a whole number from 0, not -1"),
         ("Disentangling", {"source_given": {"number": 3}}, "there is no setting 'number' here: there are none"),
         (

@@ -110,7 +110,7 @@ def test_the_whole_paper_runs_and_a_second_run_reuses_everything(imagenet, tmp_p
     assert "stage 1 is done" in second.stdout
     assert "--get_channel_card" not in calls[4]
     assert times(tmp_path, "store/*/*", "output/plots/*_card.png", "output/results_quantitative/*.json") == made
-    assert second.stdout.split("=== Beside")[1] == first.stdout.split("=== Beside")[1]
+    assert second.stdout.split("=== Comparison")[1] == first.stdout.split("=== Comparison")[1]
 
 
 def test_without_wordnet_it_is_said_before_stage_1_and_stage_2_goes_on_without(imagenet, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
         (STAGE3, ("--classes_for_concept4", "0"), "--classes_for_concept3 is missing"),
         (STAGE3, ("--rho_objective", "best"), "--rho_objective: invalid choice: 'best'"),
         (STAGE3, ("--background", "-1"), "--background: must be a number from 0, not '-1'"),
-        (STAGE3, ("--background", "0.5"), "--background 0.5: only --split_by least_squares weighs it"),
+        (STAGE3, ("--background", "0.5"), "--background 0.5: only --split_by least_squares uses a weight"),
         (STAGE3, ("--split_by", "least_squares", "--rho_objective", "contrast"), "--rho_objective chooses rho, which"),
         (STAGE3, ("--split_by", "chance"), "--split_by: invalid choice: 'chance'"),
         (STAGE4, ("--splits", "data"), "--splits names the splits: leave out --channel_of_interest"),

@@ -102,7 +102,10 @@ def test_of_many_channels_a_sample_is_compared(compared, tmp_path):
     sample = ("--candidates", "asked.txt", "--max_channels", 2)
     result = compare(folder, "--compare", *sample, "--compare_without", *ON_IMAGES, "circuits", "concept_vectors")
     assert result.returncode == 0, result.stderr
-    assert "comparison of 2 of 4 channels (a seeded sample, --max_channels N takes more)" in result.stdout
+    assert (
+        "comparison of 2 of 4 channels (a random sample with a fixed seed; --max_channels N takes more)"
+        in result.stdout
+    )
     assert "4 concepts of 2 channels (a sample of 4)" in result.stdout
     assert f"{RUN}_asked_without" in result.stdout and "_max_channels2" in result.stdout
 

@@ -104,12 +104,12 @@ def test_what_is_there_and_equal_is_not_measured_again(copy):
     edit(copy)
     before = (copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes()
     shown = edit(copy)
-    assert "there already: edited.pth" in shown and "top-1 of" in shown and HEAD in shown
+    assert "already stored: edited.pth" in shown and "top-1 of" in shown and HEAD in shown
     assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes())
     (copy / "edited.pth.json").unlink()  # stopped in between
     edit(copy)
     assert before == ((copy / "edited.pth").read_bytes(), (copy / "edited.pth.json").read_bytes())
-    assert "there already" not in edit(copy, "--edit_factor", "0.5", "--edit_to", "zero")
+    assert "already stored" not in edit(copy, "--edit_factor", "0.5", "--edit_to", "zero")
     record = json.loads((copy / "edited.pth.json").read_text())
     assert [record["factor"], record["to"], record["running_means"]] == [0.5, "zero", {}]
     network = edited_network(factories.small(), copy / SPLIT, {CHANNEL: "bee"}, factor=0.5, to="zero")
@@ -122,7 +122,7 @@ def test_a_file_that_was_moved_is_not_measured_again_and_loads_from_where_it_is(
     for name in ("edited.pth", "edited.pth.json"):
         (copy / name).rename(copy / "moved" / name)
     shown = edit(copy, "--write_edited", "moved/edited.pth")
-    assert "there already: moved/edited.pth" in shown
+    assert "already stored: moved/edited.pth" in shown
     assert f"torch.load({str(copy.resolve() / 'moved' / 'edited.pth')!r}" in shown
     record = json.loads((copy / "moved" / "edited.pth.json").read_text())
     assert "torch.load('edited.pth'" in "".join(record["load"])  # in the folder of the file, wherever that is
@@ -153,7 +153,7 @@ def test_an_edited_network_is_known_by_its_file(copy):
     loaded = load_network("tests.factories:small", str(copy / "edited.pth")).module
     with pytest.raises(ValueError, match="this is an edited network: give all edits in one call with the original"):
         split_network(loaded, copy / SPLIT)
-    message = "was made for the network that --weights edited.pth is an edited one of: give all edits in one call"
+    message = "was made for the original network, of which --weights edited.pth is an edited version: give all edits"
     refused(STAGE4, usual(STAGE4, "--weights", "edited.pth", "--get_effect"), message, copy)
 
 

@@ -263,9 +263,9 @@ def test_concepts_without_labels_have_patches_a_null_and_a_map(made, tmp_path, m
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (("--channel_of_interest", "9"), "--channel_of_interest means nothing to --report alone: leave it out"),
-        (("--get_separation",), "--get_separation means nothing to --report alone: leave it out"),
-        (("--summary",), "--summary means nothing to --report alone: leave it out"),
+        (("--channel_of_interest", "9"), "--channel_of_interest has no effect with --report alone: leave it out"),
+        (("--get_separation",), "--get_separation has no effect with --report alone: leave it out"),
+        (("--summary",), "--summary has no effect with --report alone: leave it out"),
         (("--candidates", "none.json"), "--candidates none.json: there is no such file"),
         (
             ("--output_dir", "elsewhere"),
@@ -294,7 +294,7 @@ def test_of_several_tables_the_newest_is_shown_unless_another_is_named(made, tmp
     pairs = tables[1].with_name(f"{tables[1].stem.removesuffix('_groups')}.json")
     printed = report(folder, "--candidates", pairs).stdout
     assert "γ = 0.9" in printed
-    assert f"other settings: --candidates results_get_cosine_similarities/{tables[0].name}" in printed
+    assert f"for other settings: --candidates results_get_cosine_similarities/{tables[0].name}" in printed
     index = pages(folder)["index.html"].text
     assert "γ = 0.9" in index and f"--report --candidates results_get_cosine_similarities/{tables[0].name}" in index
     stage2("store", "--proportion_attribution_required", "1", "--p", "1", cwd=folder)

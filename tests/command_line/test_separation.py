@@ -184,7 +184,7 @@ def test_of_many_splits_irrelevant_channels_are_drawn_and_that_is_printed(capsys
     assert not capsys.readouterr().out
     many = splits_by(*["arv"] * 200, "least_squares")
     assert _irrelevant_drawn(ResultSettings(**UNASKED), many, meta) == {"arv": 20, "least_squares": 0}
-    assert "200 splits, 2048 channels and 50000 images are many: 20 irrelevant channels" in capsys.readouterr().out
+    assert "200 splits, 2048 channels and 50000 images are many: only 20 irrelevant channels" in capsys.readouterr().out
     asked = ResultSettings(**UNASKED, irrelevant_channels="all")
     assert _irrelevant_drawn(asked, many, meta) == {"arv": None, "least_squares": None}
 

@@ -90,7 +90,7 @@ run(main, Parser("a script"))
 def test_an_interrupt_of_the_work_is_one_line(tmp_path):
     (tmp_path / "script.py").write_text(OWN_SCRIPT)
     result = interruptible([sys.executable, "script.py"], tmp_path, PYTHONPATH=str(ROOT))
-    assert_one_line(result, "script.py: interrupted; finished files are whole")
+    assert_one_line(result, "script.py: interrupted; finished files are complete")
 
 
 ENDS_SLOWLY = """

@@ -74,7 +74,7 @@ def test_from_python_the_source_is_named_and_its_flags_are_settings(folder, spli
         source_given={"images_for_concept1": "red.txt", "validation_images_for_concept1": "red_val.txt"},
         concepts=([], ["dog"]),
     )
-    assert disentangle(settings).files == [path] and "there already" in capsys.readouterr().out
+    assert disentangle(settings).files == [path] and "already stored" in capsys.readouterr().out
 
 
 def test_fractions_and_separation_are_on_the_listed_validation_images(folder, split):
@@ -101,7 +101,7 @@ def test_a_concept_without_validation_images_is_not_evaluated_and_named(folder, 
     out = stage3("data", "store", *more, pair=(), cwd=folder)
     (path,) = (folder / "store" / "models_disentangled").glob("*_user_images_blue_*.pt")
     out = measure(folder, "--splits", path, "--get_quantitative", "--get_separation", *folder_out)
-    assert "not evaluated, as no validation images of it were given to stage 3: concept blue" in out
+    assert "concept blue is not evaluated: stage 3 was given no validation images of it" in out
     rows = list(csv.DictReader((folder / "other" / OUT / "separation.csv").open()))
     assert [row["name"] for row in rows] == ["bee"]
     alone = stage3("data", "store", *ALONE, pair=(), channel=4, cwd=folder)
@@ -230,7 +230,7 @@ def test_a_list_of_validation_images_is_ranked_in_their_store_and_ends_with_circ
     ("arguments", "message"),
     [
         (("--top", "3", "--summary", "--splits", "x.pt"), "--top is for --rank_by_images: add it"),
-        (("--rank_by_images", "red.txt", "--get_map"), "--get_map means nothing to --rank_by_images alone"),
+        (("--rank_by_images", "red.txt", "--get_map"), "--get_map has no effect with --rank_by_images alone"),
         (("--rank_by_images", "no.txt"), "--rank_by_images: there is no file no.txt"),
         (("--rank_by_images", "typo.txt"), "typo.txt lists 1 image that store/"),
         (("--rank_by_images", "typo.txt"), "; val lacks 1"),

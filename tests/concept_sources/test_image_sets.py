@@ -107,7 +107,7 @@ def test_circuits_are_those_of_the_store(copy):
     assert path.stem.endswith("_least_squares_background") and file.background == 1
     assert "predictions that change: 0 of" in out and f"--splits {path.relative_to(copy)}" in out
     before = path.read_bytes()
-    assert "there already" in stage3("data", "store", *SETS, pair=(), cwd=copy)
+    assert "already stored" in stage3("data", "store", *SETS, pair=(), cwd=copy)
     assert path.read_bytes() == before
 
 
@@ -237,7 +237,7 @@ def test_a_whole_layer_in_one_go(copy):
     assert "nearest training centroid" in (copy / "results_quantitative" / "effect.md").read_text()
     (copy / "some.txt").write_text("9\n3  # a channel alone\n9: 1, 3\n")
     some = run_script("disentangle_channel.py", *NETWORK, *IMAGES, *flags, "--candidates", "some.txt", cwd=copy)
-    assert some.returncode == 0 and some.stdout.count("there already: ") == 2
+    assert some.returncode == 0 and some.stdout.count("already stored: ") == 2
 
 
 def test_only_correctly_classified_images_where_asked(copy):
@@ -277,12 +277,15 @@ def test_without_a_val_store_nobody_knows_their_images(copy):
     path, _ = only_split(copy, "circuits")
     result = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), cwd=copy)
     assert result.returncode == 2
-    assert "has concepts without labels, whose validation images a val store tells" in result.stderr
+    assert "has concepts without labels, whose validation images are in the val store" in result.stderr
     assert re.search(r": run python \S*get_importances_for_classes.py .*--images val$", result.stderr.strip())
     stage1("data", "store", "--images", "val", cwd=copy)
     wanted = ("--splits", path.relative_to(copy), "--get_separation")
     result = run_script("get_results.py", *NETWORK, *IMAGES, *wanted, cwd=copy)
-    assert result.returncode == 2 and "has concepts without labels, which have no images but" in result.stderr
+    assert (
+        result.returncode == 2
+        and "has concepts without labels, whose only images are those they were found in" in result.stderr
+    )
 
 
 def test_a_split_by_classes_and_one_without_labels_together(copy, without_figures):

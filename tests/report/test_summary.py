@@ -291,7 +291,7 @@ def test_a_summary_of_nothing_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("flags", [("--get_channel_card",), PAIR, ("--model", "m"), ("--rho", "0.5")])
 def test_flags_that_a_summary_alone_would_ignore_are_refused(tmp_path, flags):
-    assert f"{flags[0]} means nothing to --summary alone" in refused("--summary", *flags, cwd=tmp_path)
+    assert f"{flags[0]} has no effect with --summary alone" in refused("--summary", *flags, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(("what", "image"), [("--get_quantitative", "bee/0.png"), ("--get_channel_card", "ant/0.png")])

@@ -157,7 +157,7 @@ def test_a_whole_layer_has_a_manifest_that_split_network_and_stage_4_take(layer)
     assert result.returncode == 0, result.stderr
     assert "| 9 " in result.stdout and "| 4 " in result.stdout
     again = split_layer(layer)
-    assert f"there already: {manifest.relative_to(layer)}" in again and "all 2 splits at once" not in again
+    assert f"already stored: {manifest.relative_to(layer)}" in again and "all 2 splits at once" not in again
 
 
 def test_a_manifest_is_not_written_for_some_channels_or_a_channel_twice(layer):
@@ -271,7 +271,7 @@ def test_a_split_that_is_there_takes_over_what_stage_2_was_asked(copy):
     for name in ("one.json", "two.txt"):
         (copy / "two.txt").write_text("9: 1, 3\n")
         result = run_script("disentangle_channel.py", *NETWORK, *flags, "--candidates", name, cwd=copy)
-        assert result.returncode == 0 and "there already: store/models_disentangled" in result.stdout, result.stderr
+        assert result.returncode == 0 and "already stored: store/models_disentangled" in result.stdout, result.stderr
         assert read_split(path).settings["tau"] == 0.05 and read_split(path).settings["p"] == 0.5
 
 

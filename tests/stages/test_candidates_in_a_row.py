@@ -133,13 +133,13 @@ def stop(folder, script, flags, after, sign):
             "disentangle_channel.py",
             SPLITS,
             (),
-            "interrupted; splits that were written stay; the same command makes the missing ones",
+            "interrupted; splits that were written are kept; the same command makes the missing ones",
         ),
         (
             "get_results.py",
             RESULTS,
             ("--get_quantitative", *TAU),
-            "interrupted; results that were written stay; the same command measures the rest",
+            "interrupted; results that were written are kept; the same command measures the rest",
         ),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_stopped_run_keeps_what_is_made_and_the_next_one_makes_the_rest(begun,
     assert result.returncode == 0, result.stderr
     assert {name: stamp(one) for name, one in made.items()} == again
     if script == "disentangle_channel.py":
-        assert result.stdout.count("there already: ") == 3  # and the manifest
+        assert result.stdout.count("already stored: ") == 3  # and the manifest
 
 
 def test_an_interrupt_of_stage_2_is_one_line_and_harms_nothing(begun):
@@ -180,7 +180,7 @@ def test_an_interrupt_of_stage_2_is_one_line_and_harms_nothing(begun):
     status, lines = stop(begun, "get_cosine_similarities.py", flags, "many.txt", signal.SIGINT)
     assert status == 130
     (line,) = lines
-    assert line.endswith("interrupted; what was written is whole, the same command begins again")
+    assert line.endswith("interrupted; files that were written are complete; the same command starts again")
     assert contents(begun / "store") == before
     succeed("get_cosine_similarities.py", *flags, cwd=begun)
 
@@ -189,7 +189,7 @@ def test_a_damaged_split_is_made_anew(copy):
     (path,) = copy.glob(SPLITS)
     before = path.read_bytes()
     path.write_bytes(before[:-100])
-    assert "there already" not in stage3("data", "store", cwd=copy)
+    assert "already stored" not in stage3("data", "store", cwd=copy)
     assert path.read_bytes() == before
 
 

@@ -247,7 +247,7 @@ def test_why_names_are_those_of_classes_alone_is_printed(folder, capsys):
     training, validation = stores(folder)
     assert open_nulls(settings, [opened_split(folder, "least_squares")], validation, lambda: study_of(training))
     assert capsys.readouterr().out == (
-        "concepts are named by classes alone, without WordNet: names: class folder 'ant' is no WordNet id such as "
+        "concepts are named after classes only, without WordNet: names: class folder 'ant' is no WordNet id such as "
         "n02124075\n"
     )
 

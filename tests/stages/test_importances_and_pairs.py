@@ -167,7 +167,7 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
         assert round(float(row["CosineSimilarity"]), 4) == pytest.approx(pair["cosine_similarity"], abs=1.1e-4)
     assert "bee" in out
     groups = read_candidates(written[f"{stem}_groups.json"])
-    layer, best = [line for line in out.splitlines() if line.startswith(("next: ", "or the channel of two or more"))]
+    layer, best = [line for line in out.splitlines() if line.startswith(("next: ", "or only the channel"))]
     for line in (layer, best):
         assert f"--candidates {written[f'{stem}_groups.json']} --split_by least_squares" in line
     assert "--channel_disentangle" not in layer
@@ -289,7 +289,7 @@ def test_two_processes_share_the_chunks_of_one_store(tmp_path):
     flags = (*NETWORK, *flags, *SMALL_IMAGES, *COMPUTE)
     ranks = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in (0, 1)]
     first = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[0])
-    assert "process 0 has made its 3 chunks; other processes are not ready yet" in first.stdout
+    assert "process 0 has finished its 3 chunks; other processes are still working" in first.stdout
     second = run_script("get_importances_for_classes.py", *flags, cwd=tmp_path, **ranks[1])
     assert "40 images; " in second.stdout
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

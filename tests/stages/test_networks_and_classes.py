@@ -93,6 +93,6 @@ def test_a_validation_store_needs_the_training_store_and_its_class_map(finished,
     (tmp_path / "map.csv").write_text("folder,output\nant,3\nbee,1\ncat,2\ndog,0\n")
     result = first_stage(tmp_path, finished / "data", "small", "--images", "val", "--class_map", "map.csv")
     assert result.returncode == 2
-    assert "a val store takes the class map of the training store" in result.stderr
+    assert "a val store has the class map of the training store" in result.stderr
     out = stage1(finished / "data", tmp_path / "s", "--images", "val", cwd=tmp_path)
     assert f"\nnext: python {ROOT}/get_cosine_similarities.py --model tests.factories:small" in out

@@ -72,12 +72,12 @@ def test_a_channel_that_is_no_candidate_says_why_and_what_would_make_it_one(copy
     out = stage2("store", *how, "--channel", CHANNEL, cwd=copy)
     assert "\nno candidate: relevant for 1 class, where two are needed; with --p 0.16 there would be two\n" in out
     found = commands(out)
-    assert list(found) == ["next", "or beside everything else", "then, or beside everything else"]
+    assert list(found) == ["next", "or with a background", "then, or with a background"]
     assert " --only_correct" in found["next"] and " --min_images 2" in found["next"]
     _, script, *arguments = shlex.split(found["next"])
     assert "\na candidate: relevant for 2 classes\n" in succeed(script, *arguments, cwd=copy)
-    assert "concept 2: everything else" in paste(found["or beside everything else"], copy)
-    assert ", tau 0.2" in paste(found["then, or beside everything else"], copy)
+    assert "concept 2: everything else" in paste(found["or with a background"], copy)
+    assert ", tau 0.2" in paste(found["then, or with a background"], copy)
 
 
 def test_the_best_channels_replace_the_tables_and_leave_the_files_whole(copy):
@@ -102,8 +102,8 @@ def test_the_best_channels_replace_the_tables_and_leave_the_files_whole(copy):
         (("--channel", "bee"), "--channel: must be a whole number from 0, not 'bee'"),
         (("--top", "0"), "--top: must be a whole number from 1, not '0'"),
         (("--top", "3", "--channel", "2"), "argument --channel: not allowed with argument --top"),
-        (("--top", "3", "--p", "0.5", "0.6"), "--top means nothing to several values of a threshold"),
-        (("--channel", "0", "--p", "0.5", "0.6"), "--channel means nothing to several values of a threshold"),
+        (("--top", "3", "--p", "0.5", "0.6"), "--top has no effect with several values of a threshold"),
+        (("--channel", "0", "--p", "0.5", "0.6"), "--channel has no effect with several values of a threshold"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(finished, flags, message):

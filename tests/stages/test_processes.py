@@ -108,7 +108,7 @@ def test_another_number_of_processes_finishes_what_a_killed_one_has_left(folder)
     assert "chunk_000002.npz" in left  # the next one may have been on its way to the disk
     assert not {"chunk_000008.npz", "chunk_000011.npz", "chunk_000014.npz"} & set(left)
     first = one_process(folder, "three", RANK="0", WORLD_SIZE="2")
-    assert "other processes are not ready yet" in first.stdout
+    assert "other processes are still working" in first.stdout
     assert "128 images; " in one_process(folder, "three", RANK="1", WORLD_SIZE="2").stdout
     assert whole(folder / "three") == contents(folder / "one")
     assert left == {name: (folder / "three" / RUN / name).stat().st_mtime_ns for name in left}
@@ -127,8 +127,8 @@ def test_more_processes_than_chunks(folder):
     results = [
         one_process(folder, "four", "--chunk_size", "64", RANK=str(rank), WORLD_SIZE="4") for rank in (0, 3, 1, 2)
     ]
-    assert "process 0 has made its 1 chunks; other processes are not ready yet" in results[0].stdout
-    assert "process 3 has made its 0 chunks; other processes are not ready yet" in results[1].stdout
+    assert "process 0 has finished its 1 chunks; other processes are still working" in results[0].stdout
+    assert "process 3 has finished its 0 chunks; other processes are still working" in results[1].stdout
     assert results[2].stdout.startswith("128 images; ")
     assert results[3].stdout == ""
     assert ["images/s" in result.stderr for result in results] == [True, False, False, False]
@@ -169,7 +169,7 @@ def test_two_tasks_of_srun_make_the_store_of_one(folder):
     assert [bool(messages(stderr)) for _, stderr in said] == [False, False]
     assert ["images/s" in stderr for _, stderr in said] == [True, False]  # they share a terminal
     summaries = sum(stdout.count("128 images; ") for stdout, _ in said)
-    unready = sum(stdout.count("has made its 8 chunks; other processes are not ready yet") for stdout, _ in said)
+    unready = sum(stdout.count("has finished its 8 chunks; other processes are still working") for stdout, _ in said)
     assert 1 <= summaries <= 2 and summaries + unready == 2
 
 

@@ -116,7 +116,7 @@ def test_the_val_store_that_is_missing_is_to_be_made_as_the_training_store(tmp_p
     flags = ("--store_dir", tmp_path / "other", "--proportion_attribution_required", *TAUS)
     result = run_script("get_cosine_similarities.py", *NETWORK, *flags, cwd=copy)
     assert result.returncode == 0, result.stderr
-    (line,) = re.findall(r"^for it: (.*)$", result.stdout, re.MULTILINE)
+    (line,) = re.findall(r"^to make it: (.*)$", result.stdout, re.MULTILINE)
     assert " --precision bf16 --skip_unreadable " in line and line.endswith("--images val")
 
 
@@ -124,7 +124,7 @@ def test_the_val_store_that_is_missing_is_to_be_made_as_the_training_store(tmp_p
 def test_what_several_values_would_ignore_is_refused(copy, more):
     flags = ("--store_dir", "store", "--p", "0.5", "0.6", *more)
     refused = run_script("get_cosine_similarities.py", *NETWORK, *flags, cwd=copy)
-    assert refused.returncode == 2 and f"{more[0]} means nothing to several values of a threshold" in refused.stderr
+    assert refused.returncode == 2 and f"{more[0]} has no effect with several values of a threshold" in refused.stderr
 
 
 def test_the_figure_leaves_out_what_was_not_measured():

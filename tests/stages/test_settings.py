@@ -191,7 +191,7 @@ def test_where_nobody_knows_tau_it_is_that_of_the_paper(copy):
 def split_again(folder, *more):
     """Stage 3 of channel 9 without candidates: the settings of the split that it makes."""
     out = stage3("data", "store", *more, cwd=folder)
-    (path,) = re.findall(r"^(?:wrote|there already:) (\S+\.pt)$", out, re.MULTILINE)
+    (path,) = re.findall(r"^(?:wrote|already stored:) (\S+\.pt)$", out, re.MULTILINE)
     return read_split(folder / path).settings
 
 
@@ -225,7 +225,7 @@ def test_lines_of_stage_2_say_which_of_several_runs_is_meant(copy):
     out = stage2("store", "--channel", CHANNEL, "--data_dir", "data", cwd=copy)
     assert " --proportion_attribution_required 0.05 --p 0.5 --no-only_correct\n" in out
     third = paste(out, copy)
-    assert f"there already: store/models_disentangled/{PLAIN}.pt" in third
+    assert f"already stored: store/models_disentangled/{PLAIN}.pt" in third
     assert f"{PLAIN}.pt, rho" in paste(third, copy)
 
 
@@ -286,7 +286,7 @@ def test_what_is_next_names_the_split_that_was_made_where_there_are_others(both)
     first = stage3("data", "store", "--rho_objective", "contrast", cwd=both)
     assert f"{PLAIN}_contrast.pt, rho" in paste(first, both)
     again = stage3("data", "store", "--only_correct", cwd=both)
-    assert f"there already: store/models_disentangled/{CORRECT}.pt" in again
+    assert f"already stored: store/models_disentangled/{CORRECT}.pt" in again
     assert f"{CORRECT}.pt, rho" in paste(again, both)
     path = candidates_of(both, "--only_correct")
     other = stage3("data", "store", "--candidates", path, "--no-only_correct", channel=4, pair=(), cwd=both)

@@ -56,5 +56,5 @@ def patches_of_all(opened: OpenedSplits, measured: ImageList | None) -> KeptPatc
         words += [] if value is None else [f"--{name}", value]
     known = {**opened.splits[0].file.settings, **opened.stage_two}
     command = next_command(STAGE4, *words, settings=settings, known=known)
-    print(f"patches of the concepts' images; of all {len(images)} validation images: {command}")
+    print(f"cards show patches of the concepts' images; for those of all {len(images)} validation images: {command}")
     return None

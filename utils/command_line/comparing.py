@@ -131,7 +131,7 @@ class OpenedComparison:
         self.available = len(self.channels)
         self.channels = draw_channels(self.channels, settings.max_channels)
         if len(self.channels) < self.available:
-            words = "a seeded sample, --max_channels N takes more"
+            words = "a random sample with a fixed seed; --max_channels N takes more"
             print(f"comparison of {len(self.channels)} of {self.available} channels ({words})")
 
     @cached_property

@@ -135,11 +135,13 @@ def check_comparison(args: argparse.Namespace) -> None:
     require(args, "model")
     for name in (*NOT_WITH_COMPARISON, *flags_of(DIVISIONS.all())):
         if getattr(args, name) not in (None, False):
-            raise UserError(f"--compare has its own way with the channels of --candidates: leave out --{name}")
+            raise UserError(f"--compare cannot be combined with other results or choices of splits: leave out --{name}")
     if args.candidates is None:
-        raise UserError("--compare is of the channels of a file: give --candidates, stage 2's _groups.json")
+        raise UserError("--compare needs a file of channels: give --candidates with stage 2's _groups.json")
     if args.embedding is None and (args.embedding_mean or args.embedding_std):
         raise UserError("--embedding_mean and --embedding_std are for --embedding: add it")
     if args.nr_concepts == 1:
-        raise UserError("--nr_concepts 1: one cluster of all images leaves nothing to compare")
+        raise UserError(
+            "--nr_concepts 1 puts all images into one cluster, which leaves nothing to compare: give 2 or more"
+        )
     concepts_from(args, ResultSettings.channel_flag)

@@ -33,8 +33,8 @@ def setting(name: str, settings: CandidateSettings, *sources: dict[str, Any]) ->
 @cache
 def _print_default_tau() -> None:
     print(
-        f"tau is {DEFAULTS['tau']}, the default, as neither candidates nor splits nor a run of stage 2 say it: "
-        "--proportion_attribution_required changes it"
+        f"tau is {DEFAULTS['tau']}, the default: neither candidates nor splits nor a run of stage 2 give another one "
+        "(--proportion_attribution_required changes it)"
     )
 
 

@@ -39,7 +39,7 @@ def write_edited(opened: OpenedSplits) -> list[Path]:
     described = {**_described(opened, chosen), "files_sha256": images.digest()}
     record = file.find(described)
     if record is not None:
-        print(f"there already: {file.path}")
+        print(f"already stored: {file.path}")
     else:
         file.require_writable()
         network = opened.open_network()

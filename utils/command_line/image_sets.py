@@ -33,14 +33,12 @@ def open_nulls(
         return None
     if store is None:
         command = validation_store_command(settings)
-        print(
-            f"concepts without labels are compared with permuted weights on the val store, which this makes: {command}"
-        )
+        print(f"to compare concepts without labels with permuted weights, first make the val store: {command}")
         return None
     study = open_study()
     candidates = CandidateNames.of(study.classes)
     if candidates.without_synsets:
-        print(f"concepts are named by classes alone, without WordNet: {candidates.without_synsets}")
+        print(f"concepts are named after classes only, without WordNet: {candidates.without_synsets}")
     return ImageSetNulls(comparable, study, store, candidates=candidates, measured=measured)
 
 

@@ -62,7 +62,7 @@ def _gates(opened: OpenedSplits, splits: list[OpenedSplit], study: Study) -> dic
     for split in splits:
         if not all(split.file.split.classes):
             raise UserError(
-                f"--with_pure: {split.path} has concepts without labels, with which no cluster can be matched"
+                f"--with_pure: {split.path} has concepts without labels, to which no cluster can be matched"
             )
     store = opened.matching_val_store()
     if store is None:

@@ -51,7 +51,7 @@ def measure_sensitivity(
     if validation is None:
         print("no separation: it needs a complete val store")
     command = validation_store_command(settings, training_meta=store.meta)
-    print_end([path, figure], [] if validation else [("for it", command)])
+    print_end([path, figure], [] if validation else [("to make it", command)])
 
 
 def _val_store(settings: SimilaritySettings, run: str, meta: dict[str, Any]) -> ImportanceStore | None:

@@ -31,9 +31,9 @@ from utils.store.importance_store import ImportanceStore
 from utils.store.splits import THRESHOLDS, SplitWriter, StoredSplits, read_manifest, read_split
 from utils.store.stage_two_runs import read_stage_two_runs
 
-FOR_VERDICTS = "for verdicts, also"
-FRACTIONS = "or the fractions of the original channel, which have no null"
-NULL = "and the null of this split, permuted weights"
+FOR_VERDICTS = "for verdicts, run as well"
+FRACTIONS = "or the fractions of the original channel, without a null"
+NULL = "and a comparison of this split with permuted weights"
 FIGURES_WITH_NULLS = ("--get_channel_card", "--get_map")  # of splits whose concepts are found
 MAP_ALONE = ("--get_map",)
 MOST_FIGURES = 16  # splits without labels that are proposed to be drawn; of more the first one

@@ -63,7 +63,7 @@ def require_stored_network(
     edited_from = getattr(network.module, EDIT_RECORD, {}).get("weights_sha256")
     if edited_from == stored["weights_sha256"] != network.fingerprint:
         raise UserError(
-            f"{path} was made for the network that --weights {settings.weights} is an edited one of: "
+            f"{path} was made for the original network, of which --weights {settings.weights} is an edited version: "
             f"{EDITS_IN_ONE_CALL}"
         )
     refuse_differences(opened, stored, opened, path)
@@ -91,7 +91,7 @@ def open_images(
         )
         return images, classes
     if settings.class_map is not None:
-        raise UserError("--class_map: a val store takes the class map of the training store: leave it out")
+        raise UserError("--class_map: a val store has the class map of the training store: leave it out")
     training = ImportanceStore(settings.store_dir, run)
     meta = training.load_meta()
     opened = identity(settings.model, network, layer)
@@ -184,7 +184,7 @@ def requested_candidates(settings: CandidateSettings, num_channels: int = 0) -> 
         if channels is None:  # from Python: flags require one of them
             raise UserError("neither candidates nor channels are given")
         if len(channels) > 1 and not settings.names_concepts_by_lists:
-            raise UserError(f"--{settings.channel_flag} takes several channels only beside --candidates")
+            raise UserError(f"--{settings.channel_flag} takes several channels only with --candidates")
         concepts: list[list[int | str]] = [list(classes) for classes in settings.concepts]
         return RequestedCandidates([RequestedCandidate(channel, concepts) for channel in dict.fromkeys(channels)])
     of_file = read_candidates(settings.candidates)

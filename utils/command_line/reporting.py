@@ -73,7 +73,7 @@ def make_report(settings: ResultSettings) -> Path:
     layer_text = f"{settings.model_name}, layer {reported.meta['layer']}"
     print(f"{layer_text}, {reported.settings_text()} ({stage_two.groups.name})")
     for groups in stage_two.others:
-        print(f"other settings: --candidates {groups}")
+        print(f"for other settings: --candidates {groups}")
 
     patches = PatchMaker(settings, reported, device, folder)
     strips, shown = patches.strips()

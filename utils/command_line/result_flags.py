@@ -360,7 +360,7 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     check_comparison(args)
     for name in ("compare", "get_map"):
         if args.figure_width.width and getattr(args, name):
-            raise UserError(f"--{name} is drawn for a screen alone: leave out --figure_width")
+            raise UserError(f"--{name} is only drawn for a screen: leave out --figure_width")
     settings = flags.settings_of(
         ResultSettings,
         args,
@@ -392,7 +392,7 @@ def settings_from(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         flags.require(args, "edit_concepts")
     settings = settings.with_usual_results()
     if args.figure_width.width and not settings.wants_figures:
-        raise UserError("--figure_width is for figures, of which none was asked for: leave it out")
+        raise UserError("--figure_width is for figures, but no figure is requested: leave it out")
     return settings
 
 
@@ -413,4 +413,4 @@ def refuse_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser, fl
     for name, value in vars(args).items():
         if name not in (flag, *read) and value != parser.get_default(name):
             advice = "name a channel or --candidates, or leave it out" if flag == "summary" else "leave it out"
-            raise UserError(f"--{name} means nothing to --{flag} alone: {advice}")
+            raise UserError(f"--{name} has no effect with --{flag} alone: {advice}")

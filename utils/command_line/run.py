@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from utils.command_line.allocator import keep_freed_memory
 from utils.errors import NO_MEMORY, WORKER_DIED, Interrupted, UserError, printable, shortened
 
-INTERRUPTED = "finished files are whole, the same command goes on from them"
+INTERRUPTED = "finished files are complete; the same command resumes from them"
 INTERRUPTED_STATUS = 130
 LONGEST_MESSAGE = 4000  # characters
 OPEN_FIRST = ("index.html", "_card.png", ".md", "_concepts.csv", ".png")  # ends of names, the best one first

@@ -47,8 +47,8 @@ def measure_separation(opened: OpenedSplits) -> list[Path]:
     for split in opened.splits:
         if not SOURCES.get(split.file.source["name"]).is_named():
             raise UserError(
-                f"--get_separation: {split.path} has concepts without labels, which have no images but those found: "
-                "compare with --compare"
+                f"--get_separation: {split.path} has concepts without labels, whose only images are those they were "
+                "found in: use --compare"
             )
     check_requested_network(settings, opened.context, opened.path)
     store = opened.matching_val_store()
@@ -141,7 +141,7 @@ def _irrelevant_drawn(
     if len(using_all) * validation["num_channels"] * validation["num_images"] > MOST_IRRELEVANT:
         print(
             f"{len(using_all)} splits, {validation['num_channels']} channels and {validation['num_images']} images are "
-            f"many: {DRAWN} irrelevant channels are drawn for each split (--irrelevant_channels changes it)"
+            f"many: only {DRAWN} irrelevant channels are drawn for each split (--irrelevant_channels changes this)"
         )
         numbers = {name: DRAWN if number is None else number for name, number in numbers.items()}
     return numbers

@@ -150,7 +150,7 @@ class DisentanglingSettings(CandidateSettings):
         check_given("source_given", self.source_given, [SOURCES.get(self.concepts_from)])
         if not division.weighs_background and self.weight_of_background not in (None, 1):
             weighing = " and ".join(way.name for way in DIVISIONS.all() if way.weighs_background)
-            raise UserError(f"--background {self.weight_of_background:g}: only --split_by {weighing} weighs it")
+            raise UserError(f"--background {self.weight_of_background:g}: only --split_by {weighing} uses a weight")
 
     @property
     def finds_concepts(self) -> bool:
@@ -278,5 +278,5 @@ def model_dir_of(settings: ResultSettings) -> Path:
     if elsewhere:
         several = "--splits names files of several folders"
         problem = several if settings.model_dir is None else "--splits is not in --model_dir"
-        raise UserError(f"{problem}, {model_dir} and {elsewhere[0]}: results are kept for one at a time")
+        raise UserError(f"{problem}, {model_dir} and {elsewhere[0]}: results are stored for one folder at a time")
     return model_dir

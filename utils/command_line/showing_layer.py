@@ -18,8 +18,8 @@ from utils.store.class_statistics import ClassStore
 from utils.store.files import run_name
 from utils.store.importance_store import ImportanceStore
 
-ALL_GROUPS = "or all channels of several groups"
-BEST_CHANNEL = "or the channel of two or more groups that are least alike"
+ALL_GROUPS = "or all channels that have several groups"
+BEST_CHANNEL = "or only the channel whose groups differ most"
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class LayerScreen:
             requested, offered = self._requested.cos_sim_high, self._helpful.criteria.cos_sim_high
             if offered > max(GAMMA, requested):
                 print(
-                    f"no pair has a cosine below {requested:g}: at that gamma no channel is polysemantic. {offered:g} "
+                    f"no pair has a cosine below {requested:g}: no channel is polysemantic at this gamma. {offered:g} "
                     f"is the smallest bound with {self._helpful.pairs} pairs, those whose inputs differ most; the "
-                    "share of clean splits that stage 2 prints tells how well they can be divided"
+                    "share of clean splits that stage 2 prints shows how well they can be divided"
                 )
         else:
             print("\nno pairs: no channel is relevant for two classes, whatever tau and --p")
@@ -142,7 +142,7 @@ class LayerScreen:
                 word for k, output in enumerate(concepts, start=1) for word in (f"--classes_for_concept{k}", output)
             ]
             words += ["--background"] if len(concepts) == 1 else []
-            purpose = "or beside everything else" if len(concepts) == 1 and commands else "next"
+            purpose = "or with a background" if len(concepts) == 1 and commands else "next"
             commands += self._both(purpose, words, channel)
         if len(self.findings.channels.groups(channel)) > 1:
             groups = ["--candidates", self.files.groups]

@@ -150,7 +150,7 @@ def given_concepts(args: argparse.Namespace, source: type[ConceptSource] = CLASS
         raise UserError(f"{flag} must be given (--help explains the flags)")
     if missing == 2 and not _may_stand_alone(args, source):
         raise UserError(
-            f"{flag} must be given, or --background, which makes everything else the other concept "
+            f"{flag} must be given, or --background, which adds everything else as a concept "
             "(--help explains the flags)"
         )
     if any(given[missing - 1 :]):

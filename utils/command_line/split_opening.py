@@ -292,7 +292,7 @@ def _print_not_evaluated(opened: OpenedSplits) -> None:
     names = Counter(name for split in opened.splits for name in concepts_not_evaluated(split))
     for name, number in names.items():
         of_splits = f" of {number} splits" if number > 1 else ""
-        print(f"not evaluated, as no validation images of it were given to stage 3: concept {name}{of_splits}")
+        print(f"concept {name}{of_splits} is not evaluated: stage 3 was given no validation images of it")
 
 
 def open_validation(opened: OpenedSplits) -> tuple[OpenedSplits, ImagePass | StoredValidation]:
@@ -343,7 +343,7 @@ def image_sets_in(opened: OpenedSplits, store: ImportanceStore | None) -> dict[G
         return {}
     if store is None:
         raise UserError(
-            f"{unlabelled[0].path} has concepts without labels, whose validation images a val store tells: "
+            f"{unlabelled[0].path} has concepts without labels, whose validation images are in the val store: "
             f"{no_val_store(opened.settings)}"
         )
     study = opened.open_study(ImportanceStore(opened.settings.store_dir, opened.run))

@@ -105,7 +105,7 @@ def thresholds_from(args: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     if any(len(of_threshold) > 1 for of_threshold in values.values()):
         for name, default in ONLY_FOR_SINGLE_VALUES.items():
             if getattr(args, name) != default:
-                raise UserError(f"--{name} means nothing to several values of a threshold: leave it out")
+                raise UserError(f"--{name} has no effect with several values of a threshold: leave it out")
     return values
 
 

@@ -88,7 +88,7 @@ def measure_importances(settings: ImportanceSettings) -> ImportanceStore:
     while process.ends_with_others and process.rank == 0 and store.missing_chunks():
         time.sleep(0.5)  # to report once
     if store.missing_chunks():
-        print(f"process {process.rank} has made its {len(chunks)} chunks; other processes are not ready yet")
+        print(f"process {process.rank} has finished its {len(chunks)} chunks; other processes are still working")
     elif process.rank == 0 or (chunks and not process.ends_with_others):
         correct = print_store_summary(store)
         print_end([store.folder], after_importances(settings, run, store))

@@ -340,7 +340,7 @@ class SplitWriter:
             return False
         if not self._is_equal(file, candidate):
             return False
-        print(f"there already: {self.path(candidate)}")
+        print(f"already stored: {self.path(candidate)}")
         settings = {key: value for key, value in self.settings.items() if value is not None}
         if file.settings != {**file.settings, **settings}:  # thresholds of stage 2, which change nothing else
             file.settings |= settings
@@ -391,7 +391,7 @@ class SplitWriter:
         except UserError:  # missing, damaged or of another version: it will be made again
             return False
         if stored:
-            print(f"there already: {path}")
+            print(f"already stored: {path}")
         return stored
 
     def write_layer(self, path: Path, files: dict[Path, SplitFile], check: EqualityCheck) -> None:

@@ -47,7 +47,7 @@ def get_args_parser() -> Parser:
         choices=["train", "val"],
         default="train",
         help=Help(
-            "folder of the images that are measured",
+            "images to measure: train/ or val/",
             "train",
             "Measure val, too: stage 4 then needs no images for most of its results. --get_separation, --compare and "
             "concepts without labels need these measurements.",

@@ -13,5 +13,5 @@ def test_the_most_similar_names_come_first_by_their_best_part_and_then_as_a_whol
 
 def test_names_in_a_hint_are_printable():
     assert nearest_hint("a\x1bb", {"a\x1bc": ("a\x1bc",)}, most=1) == ""
-    assert nearest_hint("ab\x1bc", {"ab\x1bd": ("ab\x1bd",)}) == "; near it: ab\\x1bd"
+    assert nearest_hint("ab\x1bc", {"ab\x1bd": ("ab\x1bd",)}) == "; similar: ab\\x1bd"
     assert nearest_hint("x" * 5000, {"x": ("x",)}) == ""

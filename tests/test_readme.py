@@ -113,7 +113,7 @@ SHARED = "--model resnet50 --splits a.pt"
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("python get_results.py --modell x", "unrecognized arguments: --modell x; near it: --model"),
+        ("python get_results.py --modell x", "unrecognized arguments: --modell x; similar: --model"),
         (
             "\n$ python get_results.py --model m \\\n    --channel_of_interest x",
             "a whole number from 0, not 'x'",

@@ -88,7 +88,7 @@ def nearest(text: str, names: Mapping[Key, Sequence[str]], most: int = 3, simila
 def nearest_hint(text: str, names: Mapping[str, Sequence[str]], most: int = 3) -> str:
     """The nearest names as the end of a message; empty if none is similar."""
     near = nearest(text, names, most)
-    return f"; near it: {', '.join(map(printable, near))}" if near else ""
+    return f"; similar: {', '.join(map(printable, near))}" if near else ""
 
 
 def listed(names: Sequence[str], most: int = 5, separator: str = ", ", more: str = " and {} more") -> str:

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
         (STAGE1, ("--crop_size", "25"), "--crop_size 25 is larger than --resize_size 24"),
         (STAGE1, ("--std", "0", "1", "1"), "--std: must be a number above 0, not '0'"),
         (STAGE1, ("--batch", "4"), "unrecognized arguments: --batch 4"),
-        (STAGE2, ("--cos_sim_hihg", "0.5"), "--cos_sim_hihg 0.5; near it: --cos_sim_high, --cos_sim_low (--help"),
+        (STAGE2, ("--cos_sim_hihg", "0.5"), "--cos_sim_hihg 0.5; similar: --cos_sim_high, --cos_sim_low (--help"),
         (STAGE1, ("--store_dir", "data/val/ant/0.png"), "--store_dir data/val/ant/0.png is a file, not a folder"),
         (STAGE2, ("--store_dir", "data/val/ant/0.png"), "is a file, not a folder"),
         (STAGE2, ("--proportion_attribution_required", "0"), "must be a number above 0 and at most 1, not '0'"),
@@ -110,8 +110,8 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network nor"),
-        (("--model", "tests.factories:nothing"), "tests.factories has no function nothing; near it: "),
+        (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network, timm:NAME, nor"),
+        (("--model", "tests.factories:nothing"), "tests.factories has no function nothing; similar: "),
         (("--model", "tests.factories:not_a_module"), "returned a str, not an ordinary torch.nn.Module"),
         (("--model", "tests.factories:grouped"), "layer last has groups=2"),
         (("--model", "tests.factories:pads_by_itself"), "does not compute a plain zero-padded convolution"),
@@ -123,7 +123,7 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
         (("--model", "torch.nn:Identity"), "the network is no classifier"),
         (("--weights", "numbered.pth"), "--weights numbered.pth is no state dict"),
         (("--layer_of_interest", "layer9"), "--layer_of_interest layer9: the network has no module of that name"),
-        (("--layer_of_interest", "lats"), "the network has no module of that name; near it: last"),
+        (("--layer_of_interest", "lats"), "the network has no module of that name; similar: last"),
         (("--layer_of_interest", "head"), "--layer_of_interest head: Sequential is no convolution"),
         (("--layer_of_interest", "last_linear"), "is the classifier itself: ask for --layer_of_interest last instead"),
         (("--weights", "nowhere.pth"), "--weights nowhere.pth: there is no such file"),

@@ -133,7 +133,7 @@ def test_the_texts_do_not_depend_on_the_environment(monkeypatch):
 def test_help_on_something_unknown_is_one_line(script, tmp_path):
     result = run_script(script, "--help", "--modle", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    start = f"{script}: error: --help: there is no flag and no group of flags '--modle'; near it: "
+    start = f"{script}: error: --help: there is no flag and no group of flags '--modle'; similar: "
     assert result.stderr.startswith(start) and result.stderr.count("\n") == 1
     assert "--model" in result.stderr.removeprefix(start)
 

@@ -100,7 +100,7 @@ def test_help_on_a_flag_of_a_family_and_on_a_group(capsys):
 
 
 def test_help_on_anything_else_is_an_error():
-    with pytest.raises(UserError, match=r"^--help: there is no flag and no group of flags '--sice'; near it: --size$"):
+    with pytest.raises(UserError, match=r"^--help: there is no flag and no group of flags '--sice'; similar: --size$"):
         made_parser().parse_args(["--help", "--sice"])
 
 

@@ -160,7 +160,7 @@ def test_lists_and_classes_that_cannot_be_concepts_are_refused(study, write):
         "red.txt lists 1 image that": {"t1": red, "t2": write("blue.txt", [*SECOND, "bee/3.png"])},
         "lists, too: bee/3.png": {"t1": red, "t2": write("blue.txt", [*SECOND, "bee/3.png"])},
         "few.txt lists 4 images: at least 5": {"t1": write("few.txt", FIRST[:4])},
-        "does not have: bee/30.png; near it: bee/": {"t1": write("typo.txt", [*FIRST, "bee/30.png"])},
+        "does not have: bee/30.png; similar: bee/": {"t1": write("typo.txt", [*FIRST, "bee/30.png"])},
         "there is no class folder train": {"t1": write("train.txt", [f"train/{path}" for path in FIRST])},
         "two concepts are called 'red'": {"t1": red, "t2": write("elsewhere/red.txt", SECOND)},
         "a list is called 'everything else'": {"t1": write("everything else.txt", FIRST)},

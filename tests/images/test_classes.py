@@ -185,9 +185,9 @@ def test_classes_are_given_by_output_or_by_folder():
         ([["1"], ["5"]], "concept2: class 5 is out of range"),
         ([["1"], ["-1"]], "out of range"),
         ([["1"], ["3"]], "class 3 has no folder"),
-        ([["1"], ["dog"]], "no class folder 'dog', and no class of that name; near it: "),
-        ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; near it: digital clock"),
-        ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; near it: digital"),
+        ([["1"], ["dog"]], "no class folder 'dog', and no class of that name; similar: "),
+        ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; similar: digital clock"),
+        ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; similar: digital"),
         ([["2"], ["Digital_Clock"]], "concept2: class 2 is in --classes_for_concept1 too"),
         ([["1"], ["cat"]], "concept2: class 1 is in --classes_for_concept1 too"),
         ([["1", "1"], ["0"]], "only once"),
@@ -228,13 +228,13 @@ def test_folders_and_outputs_come_before_names():
 def test_the_nearest_names_come_first_and_are_few():
     classes = ClassMap({wnid: output for output, wnid in enumerate(imagenet_classes())})
     for given, first in (("barns", "barn (425"), ("caulflower", "cauliflower (938"), ("egyptian", "Egyptian cat (285")):
-        with pytest.raises(UserError, match=f"near it: {re.escape(first)}") as error:
+        with pytest.raises(UserError, match=f"similar: {re.escape(first)}") as error:
             classes.resolve([[given]], 1000)
         assert str(error.value).count(", n0") <= 5
-    with pytest.raises(UserError, match="near it: ") as error:  # none is similar: the most similar ones all the same
+    with pytest.raises(UserError, match="similar: ") as error:  # none is similar: the most similar ones all the same
         classes.resolve([["qqqq"]], 1000)
     assert str(error.value).count(", n0") == 3
-    with pytest.raises(UserError, match=r"near it: hog \(1\), "):
+    with pytest.raises(UserError, match=r"similar: hog \(1\), "):
         ClassMap({"goldfish": 0, "hog": 1, "tractor": 2}).resolve([["dog"]], 3)
 
 
@@ -243,18 +243,18 @@ def test_a_class_of_imagenet_without_a_folder_is_said_to_be_one():
     classes = ClassMap({"n02708093": 409, "n02793495": 425, "n02123045": 281})  # analog clock, barn, tabby
     without = "is a class of ImageNet but has no folder, and so no images, in train/"
     for given, message in (
-        ("Digital_clock", f"digital clock (n03196217) {without}; near it: analog clock (409, n02708093)"),
+        ("Digital_clock", f"digital clock (n03196217) {without}; similar: analog clock (409, n02708093)"),
         ("n03196217", f"digital clock (n03196217) {without}"),
         ("crane", f"crane (n02012849) or crane (n03126707) {without}"),
         (
             "clock tower",
-            "there is no class folder 'clock tower', and no class of that name; near it: analog clock (409, n0",
+            "there is no class folder 'clock tower', and no class of that name; similar: analog clock (409, n0",
         ),
     ):
         with pytest.raises(UserError) as error:
             classes.resolve([["281"], [given]], 1000)
         assert str(error.value).startswith(f"--classes_for_concept2: {message}")
-        assert ("near it" in str(error.value)) == ("near it" in message)
+        assert ("similar" in str(error.value)) == ("similar" in message)
     with pytest.raises(UserError, match="no class folder 'digital clock', and no class of that name"):
         ClassMap({"cat": 1, "bird": 0}).resolve([["digital clock"]], 2)  # nothing here is of ImageNet
 

@@ -127,7 +127,7 @@ def test_the_fingerprint_depends_on_values_and_not_on_memory_format():
         ("fcn_resnet50", None, "neither a torchvision classification network"),
         ("resnet18", "IMAGENET1K_V9", "neither a file nor one of resnet18's weights .IMAGENET1K_V1"),
         ("nowhere.at_all:make", None, "there is no module nowhere in the current folder"),
-        ("tests.factories:smal", None, "tests.factories has no function smal; near it: small"),
+        ("tests.factories:smal", None, "tests.factories has no function smal; similar: small"),
         ("tests.factories:not_a_module", None, "returned a str"),
         ("tests.factories:small", "nowhere.pth", "there is no such file"),
     ],
@@ -141,9 +141,9 @@ def test_the_nearest_networks_are_named_among_them_functions_in_files_of_the_cur
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("1 / 0\n\ndef lite1():\n    pass\n")
     (tmp_path / "broken.py").write_text("def lite1(:\n")
-    with pytest.raises(UserError, match=r"file.py:function; near it: mine:lite1$"):
+    with pytest.raises(UserError, match=r"file.py:function; similar: mine:lite1$"):
         load_network("lite1")
-    with pytest.raises(UserError, match="near it: resnet50, resnet"):
+    with pytest.raises(UserError, match="similar: resnet50, resnet"):
         load_network("resnet500")
     with pytest.raises(UserError, match=r"file.py:function$"):
         load_network("qqqq")
@@ -229,7 +229,7 @@ def test_a_factory_is_found_by_its_file_with_what_lies_beside_it(tmp_path, monke
     ("model", "message"),
     [
         ("nets/none.py:make", "--model nets/none.py:make: there is no file nets/none.py"),
-        ("data/net.py:other", r"--model data/net.py:other: data/net.py has no function other; near it: make$"),
+        ("data/net.py:other", r"--model data/net.py:other: data/net.py has no function other; similar: make$"),
         ("data/raises.py:make", r"--model data/raises.py:make cannot be made \(AttributeError: "),
         ("data/empty.py:make", "data/empty.py has no function make; it has none$"),
         ("net:make", "there is no module net in the current folder, .*: give its file, --model path/to/net.py:make"),

@@ -214,9 +214,9 @@ def test_weights_at_a_url_are_looked_for_in_torchs_cache(timm, tmp_path, monkeyp
 
 
 def test_unknown_names_are_refused_with_the_nearest_ones(timm):
-    with pytest.raises(UserError, match=r"timm 1.0 has no such network; near it: small"):
+    with pytest.raises(UserError, match=r"timm 1.0 has no such network; similar: small"):
         load_network("timm:smal")
-    with pytest.raises(UserError, match=r"near it: small.a1_in1k"):
+    with pytest.raises(UserError, match=r"similar: small.a1_in1k"):
         load_network("timm:small.a1_in1")
     with pytest.raises(UserError, match=r"timm has one: --model timm:small$"):
         load_network("small")

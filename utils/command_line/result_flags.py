@@ -183,8 +183,8 @@ def _add_separation_flags(group: argparse._ActionsContainer) -> None:
         "--get_separation",
         action="store_true",
         help=Help(
-            "concepts against all other images, with nulls",
-            details="How well each new channel separates its concept from all other validation images, compared with "
+            "how well new channels detect their concepts, with nulls",
+            details="How well each new channel tells its concept from all other validation images, compared with "
             "the same rule on permuted weights and on other channels. It reads the val store (stage 1 with --images "
             "val), no images. Written to results_quantitative/ and plots/.",
         ),

@@ -402,7 +402,7 @@ class ClassMap:
         if elsewhere:
             reason = f"{elsewhere} is a class of ImageNet but has no folder, and so no images, in train/"
         near = self._near(given) or ([] if elsewhere else self._least_different(given))
-        raise UserError(f"{flag}: {reason}{f'; near it: {self._choices(near)}' if near else ''}")
+        raise UserError(f"{flag}: {reason}{f'; similar: {self._choices(near)}' if near else ''}")
 
     def _named(self, text: str) -> list[int]:
         """The outputs of the classes with this name: spelled as it is printed, else by ``spelling``."""

@@ -97,7 +97,7 @@ def _nearest_functions(definitions: ModuleType, function: str) -> str:
     defined = {name: (name,) for name, value in public.items() if value.__module__ == definitions.__name__}
     names = defined or {name: (name,) for name in public}
     near = nearest(function, names) or nearest(function, names, similarity=0)
-    return f"; near it: {', '.join(near)}" if near else "; it has none"
+    return f"; similar: {', '.join(near)}" if near else "; it has none"
 
 
 def _carried_transform(model: str, network: nn.Module) -> Transform | None:

@@ -35,7 +35,7 @@ def copy_project(source: Path, folder: Path) -> Path:
         here = generated if Path(parent) == source else set()
         return {name for name in names if name.startswith(".") or name == "__pycache__" or name in here}
 
-    shutil.copytree(source, folder, ignore=left_out)
+    shutil.copytree(source, folder, ignore=left_out, symlinks=True)
     program = folder / ".venv" / "bin" / "python"
     program.parent.mkdir(parents=True)
     requirements = [path.read_text() for path in sorted(folder.glob("requirements*.txt"))]
@@ -60,6 +60,7 @@ def shared_demonstration(folder: Path) -> Demonstration:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not record.exists():
+            shutil.rmtree(folder / "project", ignore_errors=True)  # of a run that was interrupted
             project = copy_project(ROOT, folder / "project")
             before = {path.name for path in project.iterdir()}
             result = run_in(project, "sh", "demo.sh")

@@ -1,6 +1,7 @@
 """--help: the common flags in a screen; --help all: every flag of the design is there, and is explained."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tests.scripts import ROOT, run_script
 from utils import defaults
-from utils.command_line.parser import described
+from utils.command_line.parser import USUAL_WIDTH, _width, described
 from utils.concept_sources.circuits import Circuits
 from utils.concept_sources.source_registry import SOURCES
 from utils.divisions.division_registry import WHICH
@@ -121,7 +122,7 @@ def test_common_flags_are_those_that_a_newcomer_needs(script):
 
 
 def test_the_texts_do_not_depend_on_the_environment(monkeypatch):
-    monkeypatch.setattr("utils.processes.default_workers", lambda: 77)
+    monkeypatch.setattr("utils.command_line.flags.default_workers", lambda: 77)
     texts = [flags_of_script(script) for script in DESIGN]
     monkeypatch.setenv("DATA_DIR", "/elsewhere")
     monkeypatch.setenv("STORE_DIR", "/elsewhere")
@@ -160,3 +161,13 @@ def test_help_takes_less_than_half_a_second_of_the_processor(script):
 def test_help_says_which_division_is_for_what():
     details = {flag.name: flag.details for flag in flags_of_script("disentangle_channel.py")}
     assert details["--split_by"].endswith(f"{WHICH}.")
+
+
+def test_a_terminal_that_does_not_tell_its_width_has_the_usual_one(monkeypatch):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((0, 0)))
+    assert _width() == USUAL_WIDTH
+
+
+def test_help_on_help_is_the_short_help(tmp_path):
+    short = help_of("get_results.py", cwd=tmp_path)
+    assert run_script("get_results.py", "--help", "-h", cwd=tmp_path, COLUMNS="100").stdout == short

@@ -39,12 +39,14 @@ def notebook():
 
 
 def test_the_notebook_runs_and_prints_what_is_stored(notebook, demonstrated, tmp_path, monkeypatch):
-    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)  # other kernels of this name may be there
     stored = [printed(cell) for cell in code_cells(notebook)]
     notebook.cells.append(nbformat.v4.new_code_cell(RESULTS))
     place = {"metadata": {"path": str(demonstrated / "examples")}}
-    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=place).execute()
+    patience = {"timeout": PATIENCE, "startup_timeout": PATIENCE, "iopub_timeout": PATIENCE}
+    NotebookClient(notebook, kernel_name="python3", resources=place, **patience).execute()
     *cells, last = code_cells(notebook)
     differences = [first_difference(text, printed(cell)) for text, cell in zip(stored, cells, strict=True)]
     assert not any(differences), differences

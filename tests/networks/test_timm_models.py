@@ -24,6 +24,7 @@ CONFIGURATION = {
 }
 TAGS = {"small": "a1_in1k", "small.b2_in21k": "b2_in21k", "other": "c1_in1k"}
 WITHOUT_WEIGHTS = "bare"
+UNCONFIGURED = "unconfigured"  # listed, without a configuration of pretrained weights
 
 
 class Small(nn.Module):
@@ -78,7 +79,7 @@ def timm(monkeypatch):
     module.__version__ = "1.0"
     module.hub = Hub()
     module.configuration = dict(CONFIGURATION)
-    names = [*TAGS, WITHOUT_WEIGHTS]
+    names = [*TAGS, WITHOUT_WEIGHTS, UNCONFIGURED]
 
     def list_models(pretrained=False):
         return [f"{name.split('.')[0]}.{tag}" for name, tag in TAGS.items()] if pretrained else names
@@ -87,16 +88,17 @@ def timm(monkeypatch):
         outputs = 21841 if "21k" in TAGS.get(name, "") else 1000
         described = {"classifier": "head", "num_classes": outputs, "tag": TAGS.get(name, "")}
         described |= {"hf_hub_id": "timm/small", "hf_hub_filename": None, "has_weights": name != WITHOUT_WEIGHTS}
-        return SimpleNamespace(**described)
+        return None if name == UNCONFIGURED else SimpleNamespace(**described, custom_load=True)
 
     def create_model(name, pretrained=False, pretrained_cfg_overlay=None, num_classes=None):
         network = Small(num_classes or get_pretrained_cfg(name).num_classes)
         if pretrained:
+            # a file of the hub has timm's format, one at a URL that of the network's authors
+            assert pretrained_cfg_overlay["custom_load"] == (module.get_pretrained_cfg(name).hf_hub_id is None)
             network.load_state_dict(torch.load(pretrained_cfg_overlay["file"]))
         return network
 
     module.list_models, module.get_pretrained_cfg, module.create_model = list_models, get_pretrained_cfg, create_model
-    module.is_model = lambda name: name in names
     module.data = SimpleNamespace(resolve_model_data_config=lambda network: module.configuration)
     monkeypatch.setitem(sys.modules, "timm", module)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module.hub)
@@ -131,7 +133,7 @@ def test_names_of_the_authors_files_are_converted_as_timm_does_it(timm, weights,
     torch.save({name.replace("conv", "stem"): value for name, value in state.items()}, tmp_path / "theirs.pth")
     original = load_network("timm:small", weights)
     assert load_network("timm:small", str(tmp_path / "theirs.pth")).fingerprint == original.fingerprint
-    torch.save({"other": torch.ones(2)}, tmp_path / "other.pth")
+    torch.save({"other": torch.ones(2), "head.weight": torch.tensor(1.0)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other.pth does not fit the network: Missing key.*conv.weight"):
         load_network("timm:small", str(tmp_path / "other.pth"))
 
@@ -190,8 +192,11 @@ def test_without_cache_and_network_the_message_names_the_weights(timm):
     assert timm.hub.reached == ["timm/small/model.safetensors", "timm/small/pytorch_model.bin"]
     with pytest.raises(UserError, match=r"^--embedding timm:small: .*download them where there is a network$"):
         load_embedder("timm:small", "0", Transform())
-    with pytest.raises(UserError, match="timm has no pretrained weights of it: give --weights FILE"):
-        load_network(f"timm:{WITHOUT_WEIGHTS}")
+    for name in (WITHOUT_WEIGHTS, UNCONFIGURED):
+        with pytest.raises(UserError, match="timm has no pretrained weights of it: give --weights FILE"):
+            load_network(f"timm:{name}")
+        with pytest.raises(UserError, match=r"timm has no pretrained weights of it$"):
+            load_embedder(f"timm:{name}", "0", Transform())
 
 
 def test_weights_at_a_url_are_looked_for_in_torchs_cache(timm, tmp_path, monkeypatch):
@@ -219,6 +224,23 @@ def test_unknown_names_are_refused_with_the_nearest_ones(timm):
     with pytest.raises(UserError, match=r"similar: small.a1_in1k"):
         load_network("timm:small.a1_in1")
     with pytest.raises(UserError, match=r"timm has one: --model timm:small$"):
+        load_network("small")
+    with pytest.raises(UserError, match=r"file.py:function(; similar.*)?$"):
+        load_network("small.unknown_tag")  # which timm would refuse, too
+
+
+def test_packages_that_cannot_be_imported_are_named(timm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="needs huggingface_hub: pip install huggingface_hub"):
+        load_network("timm:small")
+
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("utils.networks.timm_models.importlib.import_module", broken)
+    with pytest.raises(UserError, match=r"needs timm: pip install timm .RuntimeError: operator"):
+        load_network("timm:small")
+    with pytest.raises(UserError, match=r"file.py:function"):
         load_network("small")
 
 

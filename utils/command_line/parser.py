@@ -15,6 +15,7 @@ from utils.errors import UserError, nearest_hint, quoted
 
 HELP_FLAGS = ("-h", "--help")
 WIDEST = 100  # columns
+USUAL_WIDTH = 80
 EXPLANATION_INDENT = 8 * " "
 LONGEST_FLAG = 29  # columns of a common flag and its values, for the texts of the others to be in one column
 LAST_LINE = "`--help all` explains every flag, `--help FLAG` one flag; docs/flags.md has the same texts."
@@ -206,12 +207,13 @@ def _joined(words: Sequence[str]) -> list[str]:
     """``--help --FLAG`` as one word: argparse takes no flag for the value of another one."""
     for index, word in enumerate(words[:-1]):
         if word in HELP_FLAGS:
-            return [f"--help={words[index + 1]}"]
+            topic = words[index + 1]
+            return ["--help"] if topic in HELP_FLAGS else [f"--help={topic}"]
     return list(words)
 
 
 def _width() -> int:
-    return min(shutil.get_terminal_size().columns, WIDEST)
+    return min(shutil.get_terminal_size().columns or USUAL_WIDTH, WIDEST)  # 0 where a terminal does not tell it
 
 
 def _wrapped(text: str, width: int, *, first: str, further: str) -> list[str]:

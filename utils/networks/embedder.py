@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from utils.errors import UserError
 from utils.images.transform import Transform
 from utils.networks.arithmetic import fastest_memory_format
 from utils.networks.loading import LoadedNetwork, load_network
-from utils.networks.timm_models import OR_WEIGHTS
+from utils.networks.timm_models import GIVE_WEIGHTS
 from utils.networks.user_code import user_code
 
 
@@ -155,7 +156,8 @@ def load_embedder(
         network = load_network(model)
     except UserError as error:
         message = str(error).replace("--model", "--embedding", 1)
-        raise UserError(message.removesuffix(OR_WEIGHTS)) from error  # --weights are those of the network studied
+        # --weights are those of the network studied
+        raise UserError(re.sub(rf"(:|, or) {GIVE_WEIGHTS}$", "", message)) from error
     if network.fingerprint == studied:
         raise UserError(f"--embedding {model} is the network studied: embeddings must come from another one")
     base = transform if network.transform_is_assumed else network.transform

@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ IMAGENET_OUTPUTS = 1000
 IMAGENET_TAG = "in1k"  # a part of the tag of weights that were trained or fine-tuned on ImageNet-1k
 FILES_OF_HUB = ("model.safetensors", "pytorch_model.bin")  # names of weights files, in the order timm looks for them
 SECONDS_FOR_ANSWER = 10.0  # of the Hugging Face hub, before its weights count as out of reach
-OR_WEIGHTS = ", or give --weights FILE"  # the end of a message that weights are missing
+GIVE_WEIGHTS = "give --weights FILE"  # the end of messages that weights are missing
 CROPS = {  # how timm crops images in the modes that are not reproduced
     "squash": "resizes images to a square without keeping their aspect ratio",
     "border": "resizes the longer side and adds borders",
@@ -44,7 +45,8 @@ class TimmNetwork(NamedNetwork):
             network = self._with_own_weights(timm, pretrained)
             source, imagenet = f"{OWN_WEIGHTS}{self.name.split('.')[0]}.{pretrained.tag}", _is_imagenet(pretrained)
         else:
-            network = self._with_weights_of_file(timm, read_state_dict(weights), pretrained.classifier, weights)
+            classifier = None if pretrained is None else pretrained.classifier
+            network = self._with_weights_of_file(timm, read_state_dict(weights), classifier, weights)
             source, imagenet = Path(weights).name, False
         transform, note = self._transform(timm.data.resolve_model_data_config(network))
         return MadeNetwork(network, source, transform, transform_note=note, has_imagenet_classes=imagenet)
@@ -56,18 +58,17 @@ class TimmNetwork(NamedNetwork):
         return ["import timm", f"network = timm.create_model({self.name!r}, num_classes={network.num_classes})"]
 
     def _pretrained(self, timm: Any) -> Any:
-        """timm's configuration of the pretrained weights; UserError for an unknown name."""
-        with_tags = timm.list_models(pretrained=True)
-        names = [*timm.list_models(), *with_tags]
+        """timm's configuration of the pretrained weights, None if it has none; UserError for an unknown name."""
+        names = _names(timm)
         if self.name not in names:
             hint = nearest_hint(self.name, {name: (name,) for name in names})
             raise UserError(f"--model {self.model}: timm {timm.__version__} has no such network{hint}")
         return timm.get_pretrained_cfg(self.name)
 
     def _with_own_weights(self, timm: Any, pretrained: Any) -> nn.Module:
-        if not pretrained.has_weights:
-            raise UserError(f"--model {self.model}: timm has no pretrained weights of it: give --weights FILE")
-        file = _HubWeights(pretrained) if pretrained.hf_hub_id else _UrlWeights(pretrained)
+        if pretrained is None or not pretrained.has_weights:
+            raise UserError(f"--model {self.model}: timm has no pretrained weights of it: {GIVE_WEIGHTS}")
+        file = _HubWeights(pretrained, self.model) if pretrained.hf_hub_id else _UrlWeights(pretrained)
         cached = file.cached()
         if cached is None:
             with user_code(lambda error: self._missing(file, error)):
@@ -80,7 +81,8 @@ class TimmNetwork(NamedNetwork):
                 )
             return self._missing(file, error)
 
-        overlay = None if cached is None else {"file": str(cached)}
+        # timm before 1.0.31 takes a file for one in the format of the network's authors if ``custom_load`` says so
+        overlay = None if cached is None else {"file": str(cached), "custom_load": file.has_format_of_authors}
         with user_code(refusal):  # a damaged file can fail to be read in many ways, and so can a download
             network: nn.Module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         return network
@@ -89,7 +91,7 @@ class TimmNetwork(NamedNetwork):
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return UserError(
             f"--model {self.model}: its weights, {file}, are not in {file.folder} and cannot be downloaded "
-            f"({reason}): download them where there is a network{OR_WEIGHTS}"
+            f"({reason}): download them where there is a network, or {GIVE_WEIGHTS}"
         )
 
     def _with_weights_of_file(self, timm: Any, state: StateDict, classifier: Any, weights: str) -> nn.Module:
@@ -98,7 +100,8 @@ class TimmNetwork(NamedNetwork):
         Names of layers that timm converts, for example of the files of the networks' authors, are converted.
         """
         classifiers = [classifier] if isinstance(classifier, str) else classifier or []
-        rows = [len(state[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in state]
+        weights_of_classifiers = [state[f"{name}.weight"] for name in classifiers if f"{name}.weight" in state]
+        rows = [len(tensor) for tensor in weights_of_classifiers if tensor.ndim]
         with user_code(lambda error: UserError(f"--model {self.model} cannot be made ({in_one_line(error)})")):
             network: nn.Module = timm.create_model(self.name, **({"num_classes": rows[0]} if rows else {}))
         try:
@@ -133,17 +136,30 @@ class TimmNetwork(NamedNetwork):
 
 
 def timm_hint(model: str) -> str:
-    """That timm has a network of this name, as the end of a message; empty if it has not, or is not installed."""
-    if find_spec("timm") is None or not importlib.import_module("timm").is_model(model):
+    """That timm has a network of this name, as the end of a message; empty if it has not, or cannot be used."""
+    if find_spec("timm") is None:
         return ""
-    return f"; timm has one: --model {TIMM}{model}"
+    with suppress(UserError):
+        if model in _names(_timm(model)):
+            return f"; timm has one: --model {TIMM}{model}"
+    return ""
+
+
+def _names(timm: Any) -> list[str]:
+    """The networks of timm, without and with a tag of their pretrained weights."""
+    return [*timm.list_models(), *timm.list_models(pretrained=True)]
 
 
 def _timm(model: str) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise UserError(f"--model {model} needs timm: pip install timm ({in_one_line(error)})") from error
+    return _installed("timm", model)
+
+
+def _installed(package: str, model: str) -> Any:
+    """A package that timm's networks need; UserError if it is missing or cannot be imported."""
+    with user_code(
+        lambda error: UserError(f"--model {model} needs {package}: pip install {package} ({in_one_line(error)})")
+    ):
+        return importlib.import_module(package)
 
 
 def _is_imagenet(pretrained: Any) -> bool:
@@ -154,8 +170,10 @@ def _is_imagenet(pretrained: Any) -> bool:
 class _HubWeights:
     """Pretrained weights on the Hugging Face hub, and their files in its cache."""
 
-    def __init__(self, pretrained: Any) -> None:
-        self.hub = importlib.import_module("huggingface_hub")
+    has_format_of_authors = False
+
+    def __init__(self, pretrained: Any, model: str) -> None:
+        self.hub = _installed("huggingface_hub", model)
         self.repository, _, revision = pretrained.hf_hub_id.partition("@")
         self.revision = revision or None
         self.names = (pretrained.hf_hub_filename,) if pretrained.hf_hub_filename else FILES_OF_HUB
@@ -192,6 +210,7 @@ class _UrlWeights:
 
     def __init__(self, pretrained: Any) -> None:
         self.url = pretrained.url
+        self.has_format_of_authors = bool(pretrained.custom_load)
         self.folder = Path(torch.hub.get_dir()) / "checkpoints"
 
     def __str__(self) -> str:

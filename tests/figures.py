@@ -55,7 +55,7 @@ def make_card(names, images=20, constant=False, included=True, visualizations=Fa
         labels=list(samples[0]),
         colours=[ORIGINAL, *DISENTANGLED[:num_concepts]],
         patches=patches,
-        patch_note="most activating first, of 40 validation images of the concepts; numbers are ranks among these",
+        patch_note="most activating first, of 40 validation images of the concepts; numbers: ranks among these",
         visualizations=pictures if visualizations else None,
         densities=[(sample, density_curves(sample)) for sample in samples],
         summaries=summaries,

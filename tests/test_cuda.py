@@ -241,7 +241,7 @@ def test_a_store_that_is_continued_is_the_same_byte_for_byte(jpegs, tmp_path, pr
         stage1(jpegs, store, *flags, cwd=tmp_path)
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
     (tmp_path / "again" / f"{RUN}_channel_importances" / "chunk_000001.npz").unlink()
-    assert "going on: 2 of 3 chunks are there" in stage1(jpegs, "again", *flags, cwd=tmp_path)
+    assert "resuming: 2 of 3 chunks are stored" in stage1(jpegs, "again", *flags, cwd=tmp_path)
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 

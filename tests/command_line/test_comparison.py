@@ -137,8 +137,8 @@ def alone(folder):
         (None, (*COMPARE, "--embedding_mean", 0.5, 0.5, 0.5), "are for --embedding"),
         (None, (*COMPARE, "--compare_without", "magic"), "invalid choice"),
         (without_val_store, COMPARE, "has no complete val store"),
-        (pairs, (*COMPARE, "--compare_without", "pure"), "it is there twice"),
-        (alone, COMPARE, "one concept alone"),
+        (pairs, (*COMPARE, "--compare_without", "pure"), "it occurs twice"),
+        (alone, COMPARE, "only one concept"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(compared, tmp_path, change, flags, message):

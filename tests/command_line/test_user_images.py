@@ -106,7 +106,7 @@ def test_a_concept_without_validation_images_is_not_evaluated_and_named(folder, 
     assert [row["name"] for row in rows] == ["bee"]
     alone = stage3("data", "store", *ALONE, pair=(), channel=4, cwd=folder)
     assert "--get_map" in dict(printed_commands(alone))["next"]
-    assert "reads 5 images to show that outputs do not change (5 of one image set)" in alone
+    assert "reads 5 images to verify that outputs do not change (5 of one image set)" in alone
     (path,) = (folder / "store" / "models_disentangled").glob(f"{RUN}_channel4_user_images_red_*.pt")
     refusal = (*NETWORK, "--store_dir", "store", *COMPUTE, "--splits", path, "--get_separation", *folder_out)
     refused(STAGE4, refusal, "no validation images of red were given to stage 3", folder)

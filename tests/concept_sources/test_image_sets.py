@@ -199,7 +199,7 @@ def test_new_images_are_given_to_the_nearest_training_centroid(copy, pictures, w
     nearest = torch.cdist(circuits.double(), file.source["state"]["centroids"]).argmin(1)
     assert measured_sets(copy) == [np.flatnonzero(nearest == k).tolist() for k in range(3)]
     summary = (copy / "results_quantitative" / "summary.md").read_text()
-    assert "each given to the nearest training centroid" in summary
+    assert "each assigned to the nearest training centroid" in summary
     again = run_script("get_results.py", *NETWORK, *IMAGES, "--splits", path.relative_to(copy), *wanted, cwd=copy)
     assert again.returncode == 0 and again.stdout == result.stdout
 

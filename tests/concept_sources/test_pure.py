@@ -282,7 +282,10 @@ def test_units_of_permuted_weights_have_references_of_their_own(finished_store, 
 
 
 def test_too_few_images_are_refused_before_any_is_read(finished_store):
-    with pytest.raises(UserError, match="there are 24 usable training images, fewer than 25 references: ask for fewer"):
+    with pytest.raises(
+        UserError,
+        match="there are 24 usable training images, fewer than 25 references: give a smaller --nr_reference_images",
+    ):
         find_references(units_of(finished_store, [1]), finished_store.study(), 25)
     assert not finished_store.read
 

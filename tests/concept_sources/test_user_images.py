@@ -172,13 +172,13 @@ def test_lists_and_classes_that_cannot_be_concepts_are_refused(study, write):
         with pytest.raises(UserError) as raised:
             make(study, **lists)
         assert message in str(raised.value)
-    with pytest.raises(UserError, match=r"class 1 \(bee\) has no image that is in no list"):
+    with pytest.raises(UserError, match=r"class 1 \(bee\) has no image outside the lists"):
         make(study, [[], [BEE]], t1=all_bees)
     with pytest.raises(UserError, match="give only one of them"):
         make(study, [[DOG]], t1=red)
     with pytest.raises(UserError, match="give one of them"):
         make(study, [[], []], t1=red)
-    with pytest.raises(UserError, match="one concept alone cannot be told from anything"):
+    with pytest.raises(UserError, match="a single concept has nothing to be separated from"):
         make(replace(study, background=None), t1=red)
 
 

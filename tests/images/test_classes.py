@@ -71,7 +71,7 @@ def test_imagenet_and_its_subsets_map_by_wordnet_id():
 
 
 def test_named_weights_take_no_class_names_in_their_order():
-    with pytest.raises(UserError, match=r"pretrained weights .* class 000 is no WordNet id .*--class_map"):
+    with pytest.raises(UserError, match=r"pretrained weights .* class 000 is not a WordNet id .*--class_map"):
         map_folders(NAMES, 1000, has_imagenet_classes=True)
     with pytest.raises(UserError, match="1000 outputs but train/ has 999"):
         map_folders(NAMES[:999], 1000, has_imagenet_classes=True)
@@ -81,7 +81,7 @@ def test_named_weights_take_no_class_names_in_their_order():
     ("folders", "outputs", "message"),
     [
         (["cat", "dog"], 3, "3 outputs but train/ has 2 .*--class_map"),
-        (["n03196217", "cat"], 1000, "cat is no WordNet id .*--class_map"),
+        (["n03196217", "cat"], 1000, "cat is not a WordNet id .*--class_map"),
         (["n03196217", "n07715103"], 999, "999 outputs but train/ has 2"),
         (["1", "cat"], 3, "3 outputs but train/ has 2"),
     ],
@@ -137,7 +137,7 @@ def test_a_class_map_of_a_spreadsheet_and_of_names_that_are_no_text(class_map):
         (f"folder,output\ncat,{'1' * 5000}\n", "whole number from 0, not '1{40}...'"),
         ("folder,output\ncat\n", "line 2: it must have a folder and an output, not 1 values"),
         ("folder,output\ncat,0,1\n", "not 3 values"),
-        ("folder,output\ncat,0\ncat,1\n", "line 3: folder 'cat' is there twice"),
+        ("folder,output\ncat,0\ncat,1\n", "line 3: folder 'cat' occurs twice"),
         ("folder,output\ncat,0\ndog,0\n", "line 3: output 0 has two folders, 'cat' and 'dog'"),
         ("folder,output\n" + "x" * 200_000 + ",0\n", "field larger than"),
     ],

@@ -88,7 +88,7 @@ def test_a_network_that_does_not_run_in_fp64_is_judged_in_fp32(capsys):
     printed = capsys.readouterr()
     assert "in fp32 (limit 1e-04)" in printed.out
     # once for all splits
-    assert printed.err.count("equality is shown in fp32 alone: the network does not run in fp64 (") == 1
+    assert printed.err.count("equality is checked in fp32 only: the network does not run in fp64 (") == 1
 
 
 LACKS = [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
@@ -111,7 +111,7 @@ def test_a_lack_of_memory_and_a_mistake_of_ours_are_no_network_that_fails_in_fp6
         return copy
 
     monkeypatch.setattr(equality_proof, "copy_module", copied)
-    message = "memory does not suffice" if error in LACKS else "a mistake of ours"
+    message = "not enough memory" if error in LACKS else "a mistake of ours"
     with pytest.raises(UserError if error in LACKS else type(error), match=message):
         check(network, random_split(network.last, 3))
     assert "in fp32 alone" not in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_where_memory_is_short_batches_are_halved_and_fp64_is_kept(error):
             assert one.precision == "fp64" and one.is_equal() and one.images == whole.images
             assert one.errors() == pytest.approx(whole.errors(), abs=1e-15)
     largest[:] = [CROPS[0].numel() * 4]  # not even one in fp64
-    with pytest.raises(UserError, match="memory does not suffice to show on a single image"):
+    with pytest.raises(UserError, match="not enough memory to check on a single image"):
         check(network, *splits)
 
 

@@ -118,10 +118,12 @@ def test_a_last_layer_nobody_means_is_refused_unless_named(make, name, what, ins
     with pytest.raises(UserError) as raised:
         find_layer(network, name, 32)
     message = str(raised.value)
-    assert message.startswith(what) and message.endswith(f"; if it is meant, say so: --layer_of_interest {named}")
-    assert ("ask for" in message) == (instead is not None)
+    assert message.startswith(what) and message.endswith(
+        f"; to split it all the same, name it: --layer_of_interest {named}"
+    )
+    assert ("use --layer_of_interest" in message) == (instead is not None)
     if instead is not None:
-        assert f": ask for --layer_of_interest {instead} instead;" in message
+        assert f": use --layer_of_interest {instead} instead;" in message
         assert find_layer(network, instead, 32).name == instead
     assert find_layer(network, named, 32).name == named
 
@@ -167,14 +169,14 @@ def test_groups_and_a_network_that_cannot_take_the_image_are_refused():
     behind = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1, groups=2), *behind)
     for name in ("last_conv", "2"):
-        message = (
-            "layer 2 has groups=2: only ungrouped convolutions can be split: ask for --layer_of_interest 1 instead"
-        )
+        message = "layer 2 has groups=2: only ungrouped convolutions can be split: use --layer_of_interest 1 instead"
         with pytest.raises(UserError, match=message):
             find_layer(network, name, 32)
     network[2] = nn.Conv2d(8, 16, 3, groups=8)
     network[6] = nn.Linear(16, 4)
-    with pytest.raises(UserError, match="layer 2 is depthwise: one input a channel, nothing to divide: ask for"):
+    with pytest.raises(
+        UserError, match="layer 2 is depthwise: each channel has one input, so there is nothing to divide: use"
+    ):
         find_layer(network, "last_conv", 32)
     with pytest.raises(UserError, match=r"groups=2: only ungrouped convolutions can be split$"):
         find_layer(factories.grouped(), "last_conv", 32)  # there is no other

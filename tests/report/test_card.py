@@ -250,8 +250,8 @@ def test_a_card_says_what_it_shows_in_place_of_patches():
 
 def test_what_is_said_of_a_layer_whose_positions_lie_nowhere():
     for positions, map_size, note in (
-        (1, None, "whole images are shown: mlp sees one vector an image, which lies nowhere in it"),
-        (49, None, "whole images are shown: where in an image the tokens of mlp lie is not known"),
+        (1, None, "whole images are shown: mlp sees one vector per image, without a position"),
+        (49, None, "whole images are shown: the positions of mlp's tokens in an image are not known"),
         (49, (7, 7), None),
     ):
         layer = Linear(None, "mlp", map_size, arrangement=Arrangement(positions=positions))

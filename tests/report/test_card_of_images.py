@@ -275,20 +275,20 @@ def cards(monkeypatch):
 def test_a_card_says_which_patches_of_how_many_images_it_shows(copy, cards):
     (path,) = draw(copy, get_channel_card=True)
     assert cards[-1].patch_note == (
-        "most activating first, of the 8 validation images of the concepts; numbers are ranks among these; "
-        "a frame has the colour of the concept that the image is of, grey: none of these"
+        "most activating first, of the 8 validation images of the concepts; numbers: ranks among these; "
+        "a frame has the colour of the image's concept, grey: none of these"
     )
     assert [patch.rank for patch in cards[-1].patches[0]] == [1, 2, 3, 4, 5, 6]
     assert re.fullmatch(r".*_rho[.\d]+_classes_card\.png", path.name)
     draw(copy, get_channel_card=True, patches="paper")
     assert cards[-1].patch_note.startswith(
-        "by the paper's rule, 6 of the 16 most activating, concepts as equally as they occur, of the 8 validation "
+        "by the paper's rule, 6 of the 16 most activating, if possible as many of each concept, of the 8 validation "
     )
     assert [sorted(patch.concept for patch in own) for own in cards[-1].patches] == [[0, 0, 0, 1, 1, 1]] * 3
     write_image(copy / "data" / "val" / "unknown to stage 1" / "0.png", 3, 100)
     (copy / "data" / "val" / "ant" / "no image.png").write_bytes(b"no image")
     (path,) = draw(copy, get_channel_card=True, patches_of="all", patch_size=8)
-    assert "of all 17 validation images, 4 classes; numbers are ranks" in cards[-1].patch_note
+    assert "of all 17 validation images, 4 classes; numbers: ranks" in cards[-1].patch_note
     assert re.fullmatch(r".*_rho[.\d]+_card\.png", path.name)
     assert {patch.name for own in cards[-1].patches for patch in own} <= {"ant", "bee", "cat", "dog"}
     assert all([patch.rank for patch in own] == [1, 2, 3, 4, 5, 6] for own in cards[-1].patches)
@@ -321,4 +321,4 @@ def test_visualizations_go_on_with_the_missing_ones_and_equal_ones_are_not_made_
     draw(copy, **how, get_channel_card=True)
     assert len(calls) == 4
     assert all(re.fullmatch(r"-?[\d.e+-]+", said) for _, said in itertools.chain(*cards[-1].visualizations))
-    assert "made to activate each channel, and the mean that each reaches" in cards[-1].patch_note
+    assert "made to activate each channel, with the mean activation that they reach" in cards[-1].patch_note

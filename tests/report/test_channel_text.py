@@ -128,8 +128,8 @@ def test_why_a_class_is_not_relevant(capsys):
 
 
 ALIKE = [[1, 0.1], [1, 0.2], [1, 0.1]]
-NONE = "no candidate: relevant for no classes, where two are needed"
-ONE = "no candidate: relevant for 1 class, where two are needed"
+NONE = "no candidate: relevant for no classes, but two are needed"
+ONE = "no candidate: relevant for 1 class, but two are needed"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ ONE = "no candidate: relevant for 1 class, where two are needed"
             [
                 "a candidate: relevant for 3 classes",
                 "pairs with 0 <= cosine < 0.5: 1 of 3; lowest cosine between classes 0.316, class a 0 / class c 2",
-                "groups at gamma 0.5: 1; polysemantic all the same, other classes lie between these two",
+                "groups at gamma 0.5: 1; polysemantic, but other classes connect these two",
             ],
         ),
         (
@@ -192,9 +192,9 @@ def test_only_the_nearest_classes_are_shown_and_the_others_are_counted(capsys):
     made = of_one(counts, [40] * 15 + [0], [[1.0, 0]] * 16)
     lines = page(made, 0, capsys)
     assert list(rows_of(lines)) == [NAMES[output] for output in range(13, 13 - NEAREST, -1)]
-    assert [line for line in lines if " more: " in line] == [
-        "4 more: shares of at most 0.10",
-        "1 more: in none of their images; 1 without images that count",
+    assert [line for line in lines if " more classes: " in line] == [
+        "4 more classes: shares of at most 0.10",
+        "1 more classes: relevant in none of their images; 1 without images that count",
     ]
 
 
@@ -228,7 +228,10 @@ def test_the_best_channels_come_first_each_with_its_lowest_pair(capsys):
         print_best(made, number)
         out = capsys.readouterr().out
         shown = found[:number]
-        assert f"\n{len(shown)} of 2 channels with pairs, by the lowest cosine between two of their classes\n" in out
+        assert (
+            f"\n{len(shown)} of 2 channels with pairs, in the order of the lowest cosine between two of their classes\n"
+            in out
+        )
         assert [tuple(pair.values())[:3] for pair in printed_pairs(out)] == [row[:3] for row in shown]
         rows = [line.split() for line in out.splitlines() if re.match(r" +\d ", line)]
         for row, (channel, *pair, cosine) in zip(rows, shown, strict=True):
@@ -243,4 +246,4 @@ def test_without_a_pair_there_is_no_best_channel(capsys):
     made = several()
     print_best(replace(made, candidates=made.candidates[:0]), 3)
     out = capsys.readouterr().out
-    assert out == "\n0 of 0 channels with pairs, by the lowest cosine between two of their classes\n"
+    assert out == "\n0 of 0 channels with pairs, in the order of the lowest cosine between two of their classes\n"

@@ -85,7 +85,7 @@ def test_what_is_printed_says_how_to_read_it_and_names_what_is_stale_or_unchecke
     effects.read_all()
     print_effects([measured], effects)
     printed = capsys.readouterr()
-    for words in ("the classifier's column", "when they fire", "ablated()", "margin own", "Shapley"):
+    for words in ("the classifier's weights", "when they are active", "ablated()", "margin own", "Shapley"):
         assert words in " ".join(printed.out.split())
     assert "1 effect left out, as the split has changed since: measure again (net_channel5_0" in printed.err
     assert "1 effect not checked, as the split is not in" in printed.err and "channel4" in printed.err

@@ -45,9 +45,11 @@ def test_groups_are_printed_by_name_and_counted(channels, capsys):
         "channel   classes  concepts  groups of classes\n"
         "      0     0.200     0.000  {ant, dog}, {bee}\n"
     ) in out
-    assert "\nat gamma 0.5, 1 channels have two or more groups; 1 are polysemantic, one group\n" in out
+    assert "\nat gamma 0.5, 1 channels have two or more groups; 1 are polysemantic but form one group\n" in out
     assert re.search(
-        r"^2 of 7 \(channel, class\) are relevant by being low.*--only_above_mean leaves them out$", out, re.M
+        r"^2 of 7 \(channel, class\) pairs are relevant because the channel is low.*--only_above_mean leaves them out$",
+        out,
+        re.M,
     )
 
 
@@ -80,7 +82,7 @@ def test_without_two_groups_there_is_no_table_of_groups_and_nothing_low_is_not_m
     layer_tables.print_layer(META, alone, alone.pairs, (0.0, 1.0), 0.5)
     out = capsys.readouterr().out
     assert "groups of classes" not in out and "being low" not in out
-    assert "0 channels have two or more groups; 0 are polysemantic, one group" in out
+    assert "0 channels have two or more groups; 0 are polysemantic but form one group" in out
 
 
 def test_pairs_below_0_are_named_below_the_table_and_channels_without_a_pair_are_counted(capsys):
@@ -90,7 +92,7 @@ def test_pairs_below_0_are_named_below_the_table_and_channels_without_a_pair_are
     layer_tables.print_pairs(kept, channels, CLASSES, "pairs.txt", (0.0, 0.5))
     layer_tables.print_layer(META, channels, kept, (0.0, 0.5), 0.5)
     out = capsys.readouterr().out
-    line = "not among these: 1 pairs below 0, the lowest -0.125 of channel 1 (ant / bee); add --cos_sim_low -1"
+    line = "left out: 1 pairs below 0, the lowest -0.125 of channel 1 (ant / bee); add --cos_sim_low -1"
     assert f"bee\n{line}\n\n[{{'channel': 0, " in out
     assert "\n1 pairs of 1 channels have 0.0 <= cosine < 0.5\n" in out
     assert "2 channels have two or more groups (1 of them without such a pair: cosines below 0.0); 0 are poly" in out
@@ -160,7 +162,7 @@ def test_the_panel_of_gamma_shows_what_could_be_measured_and_can_be_read(gamma, 
     assert lines["pairs under γ"] == [[0.3, 1.0], [0.5, 0.95], [0.7, 0.9]]
     assert lines["channels split at γ"] == [[0.5, 0.8], [0.7, 0.7]]
     assert lines["their concepts"] == [[0.5, 0.87], [0.7, 0.66]]
-    assert lines["noise floor (18 images a half)"] == [[0.81, 0], [0.81, 1]]
+    assert lines["noise floor (18 images per half)"] == [[0.81, 0], [0.81, 1]]
     (modes,) = axes.containers
     assert modes[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([0.56, 0.93])
 
@@ -169,8 +171,8 @@ def test_what_gamma_can_go_by_is_printed_and_kept(capsys, tmp_path, monkeypatch)
     monkeypatch.setattr("utils.report.gamma_guide.PRINTED", (0.3, 0.7))
     print_gamma(GUIDE, 0.5)
     out = capsys.readouterr().out
-    assert re.search(r"^noise floor 0.81.*18 a half.*upper bound", out, re.MULTILINE)
-    assert "median cosine 0.84, 5 % to 95 % 0.56 to 0.93 (505 (channel, class))" in out
+    assert re.search(r"^noise floor 0.81.*18 images per half.*upper bound", out, re.MULTILINE)
+    assert "median cosine 0.84, 5 % to 95 % 0.56 to 0.93 (505 (channel, class) pairs)" in out
     assert "(at gamma 0.7: 300 of 310 pairs, 70 of 75 channels):" in out
     assert re.findall(r" (\d\.\d\d|-) +(\d\.\d\d)$", out, re.MULTILINE) == [
         *(("0.30", "0.70"), ("1.00", "0.90"), ("-", "0.70"), ("-", "0.66"))

@@ -89,32 +89,32 @@ def test_the_headline_counts_concepts_above_their_null_and_has_an_interval_over_
     rows[3]["q_null"] = 0.05
     leading = headline(rows)
     assert leading.count == (
-        "11 of 12 concepts stand above their primary null (permuted weights) at q < 0.05 (199 draws, least p 0.005)"
+        "11 of 12 concepts stand above their primary null (permuted weights) at q < 0.05 (199 draws, smallest p 0.005)"
     )
     mean, low, high = mean_with_interval(
         [0.3 + 0.01 * number for number in range(12)], [row["channel"] for row in rows]
     )
     assert leading.precision == (
-        f"AP 0.100 before, 0.555 after, 0.200 by the null; gain over the null +{mean:.3f} "
+        f"mean AP 0.100 before the split, 0.555 after it, 0.200 for the null; gain over the null +{mean:.3f} "
         f"(95 % interval +{low:.3f} to +{high:.3f})"
     )
     few = headline([{**row, "most_draws": 20} for row in rows[:8]])
-    assert few.count.endswith("(20 draws, least p 0.048)")
+    assert few.count.endswith("(20 draws, smallest p 0.048)")
     assert few.precision.endswith("+0.335 (no 95 % interval: 4 channels, fewer than 5)")
     mixed = headline([*rows, {**rows[0], "split_by": "least_squares", "most_draws": 20, "ap_all_real_target": 0.4}])
     null = "arv: permuted weights; least squares: permuted weights fitted to the real channel"
     assert mixed.count.startswith(f"12 of 13 concepts stand above their primary null ({null}) at")
-    assert mixed.count.endswith("(20 to 199 draws, least p 0.005 to 0.048)")
+    assert mixed.count.endswith("(20 to 199 draws, smallest p 0.005 to 0.048)")
     assert mixed.mean.null == pytest.approx((12 * 0.2 + 0.4) / 13)
 
 
 def test_a_mean_gain_above_0_without_concepts_above_their_null_is_explained():
     rows = random_separation_rows(q_null=0.3, ap_all=0.5, ap_all_weights_permuted=0.2)
     rows[0] |= {"ap_all": 0.6}
-    sentence = "The mean gain is above 0 (its interval excludes 0), but {} shown to stand above the null"
-    assert sentence.format("no single concept is") in headline_lines(rows)
+    sentence = "The mean gain is above 0 (its interval excludes 0), but {} above the null individually"
+    assert sentence.format("no concept stands") in headline_lines(rows)
     rows[0] |= {"q_null": 0.01}
-    assert sentence.format("only 1 of 12 are") in headline_lines(rows)
+    assert sentence.format("only 1 of 12 concepts stand") in headline_lines(rows)
     assert headline([{**row, "q_null": 0.01} for row in rows]).of_mean_alone == ""
     assert headline(rows[:8]).of_mean_alone == ""  # no interval
     assert headline([{**row, "ap_all_weights_permuted": 0.7} for row in rows]).of_mean_alone == ""
@@ -130,7 +130,7 @@ def test_of_least_squares_what_is_fitted_to_the_real_channel_decides():
     rows = [separation_row(split_by="least_squares", ap_all=0.6, ap_all_real_target=0.55, ap_all_weights_permuted=0.1)]
     leading = headline(rows)
     assert "(permuted weights fitted to the real channel)" in leading.count
-    assert "0.550 by the null; gain over the null +0.050" in leading.precision
+    assert "0.550 for the null; gain over the null +0.050" in leading.precision
 
 
 def test_what_is_not_measured_is_left_out_of_the_summary_and_named():
@@ -154,9 +154,9 @@ def test_the_markdown_begins_with_the_headlines_and_explains_them_above_all_rows
     text = document(
         [separation(rows=random_separation_rows()), separation("other", rows=[separation_row("net_channel9_1_2")])]
     )
-    places = ("### net_pairs", "concepts stand above", "### other", "The count that decides", "| channel |")
+    places = ("### net_pairs", "concepts stand above", "### other", "The first line counts", "| channel |")
     assert sorted(places, key=text.index) == list(places)
-    assert 'alone ("others") must not be the headline' in text and WHY_AP in text
+    assert '("others") is no evidence of its own' in text and WHY_AP in text
     assert sum(line.startswith("| ") and line[2].isdigit() for line in text.split("\n")) == 13
 
 
@@ -186,7 +186,7 @@ def test_many_rows_are_printed_in_part(tmp_path, capsys):
     print_separation(separation(rows=random_separation_rows(channels=21)), separations_of(tmp_path))
     out = capsys.readouterr().out
     assert "... 2 more in " in out and out.count("| 1 name 1") == 20
-    assert "AUROC, others: against the images of the channel's other concepts alone" in out
+    assert "AUROC, others: only against images of the channel's other concepts" in out
 
 
 def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
@@ -211,14 +211,14 @@ def test_the_leading_columns_compare_with_the_primary_null(tmp_path, capsys):
     assert r"\shortstack[r]{reached \\ by}" in latex([separation(rows=rows)])
     print_separation(separation(), separations_of(tmp_path))
     printed = capsys.readouterr().out
-    assert "reached by: the number of draws of the primary null" in printed
-    assert "draws stop when 3 reach it, or at 199\n" in printed
-    assert "misclassified ones too, whatever --only_correct" in printed
+    assert "reached by: number of draws of the primary null" in printed
+    assert "draws of a concept end when 3 reach it, or at 199\n" in printed
+    assert "misclassified ones included (whatever --only_correct)" in printed
 
 
 def test_each_null_that_is_shown_is_explained_and_the_deciding_one_named():
     nulls = {"ap_all_weights_permuted": 0.2, "ap_all_real_target": 0.4, "ap_all_owners_permuted": np.nan}
-    decides = "; the primary null: what it reaches, choosing inputs does alone"
+    decides = "; the primary null: what it reaches is due to choosing inputs alone"
     shuffled = "permuted weights: the same rule on the channel's weights shuffled over its inputs"
     fitted = "permuted weights, fitted: shares of shuffled weights, fitted so that the new channels give the real"
     first, second = meanings_of_nulls([separation_row(split_by="least_squares", **nulls)])
@@ -296,8 +296,8 @@ def test_with_few_draws_the_headline_says_that_few_concepts_can_pass():
     assert headline(judged_together([*rows, rows[0], *others[1:]])).above == 96
     leading = headline(rows)
     assert leading.caution == (
-        "With 20 draws the least p is 0.048: few concepts can pass at q < 0.05, none unless more than 95% of those "
-        "measured together have that p (--draws 199)"
+        "With 20 draws the smallest p is 0.048, so few concepts can pass at q < 0.05: more than 95% of those "
+        "measured together must have that p (--draws 199)"
     )
     few = separation(rows=rows, draws=20)
     assert f"\n{leading.caution}\n" in summary(few)

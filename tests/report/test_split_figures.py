@@ -111,8 +111,8 @@ def with_residual(result, values):
     [
         (pair_result(3), np.arange(100.0), True, "in every image c′₁ + c′₂ − r = 1: one bar follows from the others"),
         (pair_result(3), 0.5, True, "c′₁ + c′₂ − r = 1 (r is the bias alone): one bar follows from"),
-        (pair_result(3), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: one bar mirrors the other"),
-        (many(1, 1.0), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: one bar mirrors the other"),
+        (pair_result(3), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: above 1 for one is below 0 for the other"),
+        (many(1, 1.0), 0, False, "r = 0 and c′₁ + c′₂ = 1 in every image: above 1 for one is below 0 for the other"),
         (many(3), 1, True, "c′₁ + … + c′₃ − 2 r = 1 (r is the bias"),
         (many(2, 1.0), np.arange(100.0), True, "in every image c′₁ + … + c′₃ − 2 r = 1: one bar follows"),
         (many(7), 0, False, "r = 0 and c′₁ + … + c′₇ = 1 in every image: one bar follows"),

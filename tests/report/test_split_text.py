@@ -59,7 +59,7 @@ def test_the_table_of_rho_marks_what_each_objective_would_choose(file):
     assert percent["0.05"] == "25.00%" and percent["0.95"] == "100.00%*"
     assert re.findall(r"^ *(\S+) .* <- chosen$", text, re.MULTILINE) == ["0.95"]
     lines = text.splitlines()
-    assert "* rho by each objective: positive 0.95, absolute 0.30, contrast 1.00; positive was asked for" in lines
+    assert "* rho by each objective: positive 0.95, absolute 0.30, contrast 1.00; used: positive" in lines
     assert "\npositive: in per cent of its largest value, 4e+06; " in text
     assert len({len(line.removesuffix(" <- chosen")) for line in lines if re.match(ROW, line)}) == 1
 
@@ -114,4 +114,4 @@ def test_the_closing_table_leaves_out_columns_without_values(capsys):
     assert first == "2 splits"
     assert header.split() == ["channel", "changed", "concepts"]
     assert [re.fullmatch(r" +(\d)  +0 of 8  .+ / everything else", row)[1] for row in rows] == ["5", "6"]
-    assert note == "changed: predictions, of the images on which equality was shown"
+    assert note == "changed: predictions that change, of the images on which equality was checked"

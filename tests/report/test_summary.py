@@ -348,7 +348,7 @@ def test_a_result_without_an_included_image_is_named_and_in_no_table(tmp_path, c
     assert {row["channel"] for row in rows} == {"3", ""}
     # what the summary says of how to take a result out
     assert summary.TO_DELETE in out
-    assert "has no null" in out and "A concept may pass one and not the other." in out
+    assert "has no null" in out and "A concept may pass one and fail the other." in out
     (tmp_path / "results_quantitative" / "pairs" / name).unlink()
     print_summary(results)
     assert name not in capsys.readouterr().out

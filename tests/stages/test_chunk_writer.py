@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_at_a_chunk_is_one_line_and_the_next_run_goes_on(fol
     assert sorted(path.name for path in store.glob("*chunk_*")) == ["chunk_000000.npz", "chunk_000001.npz"]
     assert not list(store.glob(".*"))
     result = run_script(SCRIPT, *flags("full"), cwd=folder)
-    assert "going on: 2 of 6 chunks are there" in result.stdout
+    assert "resuming: 2 of 6 chunks are stored" in result.stdout
     assert contents(folder / "full") == contents(folder / "whole")
 
 
@@ -228,7 +228,7 @@ def test_a_process_killed_while_it_writes_leaves_no_half_chunk(folder):
     assert re.fullmatch(r"\.chunk_000002\.npz\..*\.tmp", half.name)
     os.utime(half, (time.time() - 7200,) * 2)  # old enough to be nobody's
     result = run_script(SCRIPT, *flags("killed"), cwd=folder)
-    assert "going on: 2 of 6 chunks are there" in result.stdout
+    assert "resuming: 2 of 6 chunks are stored" in result.stdout
     assert contents(folder / "killed") == contents(folder / "whole")
 
 

@@ -207,7 +207,7 @@ def test_agreement_counts_references_that_are_in_both(stores):
 
 @pytest.mark.parametrize(
     "concepts, others, message",
-    [([[0]], [], "one concept alone"), ([[0], [0, 1]], [], "share a class"), (CONCEPTS, [7], "there twice")],
+    [([[0]], [], "only one concept"), ([[0], [0, 1]], [], "share a class"), (CONCEPTS, [7], "occurs twice")],
 )
 def test_channels_that_cannot_be_compared_are_refused(concepts, others, message):
     with pytest.raises(UserError, match=message):

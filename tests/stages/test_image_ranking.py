@@ -203,5 +203,5 @@ def test_units_of_too_few_images_have_no_circuits_but_another_error_is_not_swall
 def test_a_list_of_all_images_is_refused(study, tmp_path):
     file = tmp_path / "all.txt"
     file.write_bytes(b"\n".join(study.training.read_images("train").paths.tolist()))
-    with pytest.raises(UserError, match="there is nothing to rank them above"):
+    with pytest.raises(UserError, match="no other images are left to rank them against"):
         ListInStore.of(read_image_list(file, "--rank_by_images", 1), study.training, study.labels)

@@ -75,7 +75,7 @@ def test_stage1_prints_what_it_does_and_what_is_next(tmp_path):
     command = f"{ROOT}/get_cosine_similarities.py --model tests.factories:small --data_dir {data} --store_dir s"
     assert f"next: python {command}\n" in out
     again = stage1(data, "s", cwd=tmp_path)
-    assert "1 of 1 chunks are there" in again
+    assert "1 of 1 chunks are stored" in again
 
 
 HELD = ("--model", "tests.factories:held", *SMALL_IMAGES, "--batch_size", "4", "--chunk_size", "8", "--device", "cpu")
@@ -115,7 +115,7 @@ def test_a_run_killed_in_the_middle_goes_on_to_a_byte_identical_store(held, tmp_
         assert result.returncode == 2
         assert f"{40 - 8 * len(done)} of 40 images are missing" in result.stderr
     out = succeed(*held("killed"), "--num_workers", "0", cwd=tmp_path)
-    assert f"going on: {len(done)} of 5 chunks are there" in out
+    assert f"resuming: {len(done)} of 5 chunks are stored" in out
     assert not leftover.exists()
     for begun in folder.glob(".chunk_*.tmp"):  # the third chunk's, where the kill came while it was written
         begun.unlink()
@@ -141,9 +141,9 @@ def test_an_interrupt_is_one_line_and_the_next_run_goes_on(held, tmp_path):
     assert process.returncode == 130
     (line,) = messages(stderr)
     kept = len(list((tmp_path / "store").glob("*/chunk_*.npz")))  # one more where the signal came late
-    assert f"interrupted; {kept} of 5 chunks are kept, the same command goes on from there" in line
+    assert f"interrupted; {kept} of 5 chunks are kept: the same command resumes after them" in line
     out = succeed(*held("store"), "--num_workers", "0", cwd=tmp_path)
-    assert 2 <= kept < 5 and f"going on: {kept} of 5 chunks are there" in out
+    assert 2 <= kept < 5 and f"resuming: {kept} of 5 chunks are stored" in out
     assert "40 images; " in out
 
 
@@ -178,7 +178,7 @@ def test_stage2_prints_and_writes_the_pairs_without_an_image(copy, tmp_path):
         assert any(
             line.split()[:1] == [str(one.channel)] and line.endswith(f"  {concepts}") for line in out.splitlines()
         )
-    assert "to go by in the choice of gamma (0.5 here):" in out
+    assert "diagnostics for choosing gamma (0.5 here):" in out
 
 
 def test_stage2_keeps_low_up_to_below_high(copy):

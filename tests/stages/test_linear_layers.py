@@ -103,7 +103,7 @@ def test_a_vector_is_split_and_its_card_shows_whole_images(finished, split):
     refused = evaluate(finished, folder, "vector", *card, "--patch_size", "12")
     assert refused.returncode == 2
     assert refused.stderr.strip().endswith(
-        "--patch_size 12: whole images are shown: last sees one vector an image, which lies nowhere in it: leave it out"
+        "--patch_size 12: whole images are shown: last sees one vector per image, without a position: leave it out"
     )
     result = evaluate(finished, folder, "vector", *card, "--get_feature_visualization")
     assert result.returncode == 0, result.stderr

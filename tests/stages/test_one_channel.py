@@ -70,7 +70,7 @@ def test_a_channel_that_is_no_candidate_says_why_and_what_would_make_it_one(copy
     """At tau 0.2, channel 9 is relevant for all images of bee and one in six of dog."""
     how = ("--proportion_attribution_required", "0.2", "--only_correct", "--min_images", "2", "--data_dir", "data")
     out = stage2("store", *how, "--channel", CHANNEL, cwd=copy)
-    assert "\nno candidate: relevant for 1 class, where two are needed; with --p 0.16 there would be two\n" in out
+    assert "\nno candidate: relevant for 1 class, but two are needed; with --p 0.16 there would be two\n" in out
     found = commands(out)
     assert list(found) == ["next", "or with a background", "then, or with a background"]
     assert " --only_correct" in found["next"] and " --min_images 2" in found["next"]
@@ -89,7 +89,10 @@ def test_the_best_channels_replace_the_tables_and_leave_the_files_whole(copy):
     for pair in printed_pairs(whole)[::-1]:
         lowest.setdefault(pair["channel"], pair)
     assert printed_pairs(out) == list(lowest.values())[:2]
-    assert f"\n2 of {len(lowest)} channels with pairs, by the lowest cosine between two of their classes\n" in out
+    assert (
+        f"\n2 of {len(lowest)} channels with pairs, in the order of the lowest cosine between two of their classes\n"
+        in out
+    )
     rows = re.findall(r"^ *(\d+) +-?\d\.\d+ ", out, re.MULTILINE)
     assert [int(channel) for channel in rows] == list(lowest)[:2]
     assert commands(out) == commands(whole)

@@ -90,7 +90,7 @@ def test_a_killed_process_is_started_again_and_the_store_is_that_of_one(folder):
     options = ("--standalone", "--nproc_per_node=2", "--max_restarts=3")
     status, stdout, stderr = torchrun(folder, "two", *options, VICTIM="1", VICTIM_AFTER="two/*/chunk_000001.npz")
     assert status == 0, stderr
-    present = re.findall(r"going on: (\d+) of 16 chunks are there", stdout)
+    present = re.findall(r"resuming: (\d+) of 16 chunks are stored", stdout)
     assert present, stderr
     assert int(present[-1]) >= 2
     assert not any(leftover.exists() for leftover in leftovers)

@@ -67,8 +67,8 @@ def test_a_new_store_has_chunks_for_its_images_and_one_that_is_there_keeps_its_o
     flags = (*NETWORK, "--data_dir", "data", "--batch_size", "4", *sizes, *COMPUTE)
     (copy / "store" / "tests.factories-small_channel_importances" / "chunk_000001.npz").unlink()
     out = succeed(STAGE1, *flags, "--store_dir", "store", cwd=copy)
-    assert "\ngoing on: 2 of 3 chunks are there\n" in out
+    assert "\nresuming: 2 of 3 chunks are stored\n" in out
     succeed(STAGE1, *flags, "--store_dir", "new", cwd=copy)
     new = ImportanceStore(copy / "new", "tests.factories-small")
     assert new.load_meta()["chunk_size"] == 64
-    assert "\ngoing on: 1 of 1 chunks are there\n" in stage1("data", "new", "--chunk_size", 64, cwd=copy)
+    assert "\nresuming: 1 of 1 chunks are stored\n" in stage1("data", "new", "--chunk_size", 64, cwd=copy)

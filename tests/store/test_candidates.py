@@ -59,10 +59,10 @@ def test_lines_of_text(tmp_path, line, expected):
         ("9:", "a class is missing at its end"),
         ("9: 1,", "a class is missing at its end"),
         ("9: 1, 2+", "a class is missing at its end"),
-        ("9: 1,, 2", "a class is wanted where ',' stands"),
-        ("9: great dane, cat", "a comma or + is wanted where 'dane' stands"),
-        ("9: 1; 2", "a comma or + is wanted where ';' stands"),
-        ("9: 1: 2", "a comma or + is wanted where ':' stands"),
+        ("9: 1,, 2", "a class is expected in place of ','"),
+        ("9: great dane, cat", "a comma or + is expected in place of 'dane'"),
+        ("9: 1; 2", "a comma or + is expected in place of ';'"),
+        ("9: 1: 2", "a comma or + is expected in place of ':'"),
         ('9: "a, b', "a quotation mark is not closed"),
         ('9: "\\x", b', "escape"),
         ("nine: 1, 2", "it does not begin with a channel"),
@@ -71,18 +71,21 @@ def test_lines_of_text(tmp_path, line, expected):
         ("٣: 1, 2", "it does not begin with a channel"),
         ("9.5: 1, 2", "it does not begin with a channel"),
         ("9" * 5000 + ": 1, 2", "it does not begin with a channel"),
-        ("9 1", "a channel and two classes are wanted"),
-        ("9 1+2 3", "a channel and two classes are wanted"),
-        ("9, 1, 2, 0.5, 3", "a channel and two classes are wanted"),
-        ("9, 1, 2, 3", "what follows the two classes is no cosine"),
-        ("9, 1, 2, nan", "what follows the two classes is no cosine"),
+        ("9 1", "a channel and two classes are expected"),
+        ("9 1+2 3", "a channel and two classes are expected"),
+        ("9, 1, 2, 0.5, 3", "a channel and two classes are expected"),
+        ("9, 1, 2, 3", "after the two classes there may only be a cosine"),
+        ("9, 1, 2, nan", "after the two classes there may only be a cosine"),
     ],
 )
 def test_a_line_that_is_none_is_named_with_its_number(tmp_path, line, reason):
     with pytest.raises(UserError) as refused:
         read(tmp_path, f"9: 1, 2\n\n{line}\n")
     message = str(refused.value)
-    assert f"--candidates {tmp_path}/asked.txt, line 3 is no 'channel: class, class' ({line[:60]}): " in message
+    assert (
+        f"--candidates {tmp_path}/asked.txt, line 3 is not of the form 'channel: class, class' ({line[:60]}): "
+        in message
+    )
     assert reason in message
     assert len(message) < 300 + len(str(tmp_path)) and "\n" not in message
 
@@ -110,7 +113,7 @@ def test_a_class_of_thousands_of_digits_is_one_short_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "\n# only a comment\n", "Channel,Class1,Class2,CosineSimilarity\n"])
 def test_a_file_without_a_candidate_says_so(tmp_path, text):
-    with pytest.raises(UserError, match="there is no candidate in it"):
+    with pytest.raises(UserError, match="it has no candidates"):
         read(tmp_path, text)
     with pytest.raises(UserError, match=r"none\.txt: there is no such file"):
         read_candidates(tmp_path / "none.txt")
@@ -179,7 +182,7 @@ def test_where_no_channel_has_two_groups_no_older_file_of_them_stays(tmp_path):
     one = ChannelGroups(1, [[0], [1]], torch.eye(2))
     path = write_groups(table, [one], str, SETTINGS)
     assert write_groups(table, [], str, SETTINGS) is None
-    with pytest.raises(UserError, match="there is no candidate in it"):
+    with pytest.raises(UserError, match="it has no candidates"):
         read_candidates(path)
 
 

@@ -165,7 +165,7 @@ def test_a_machine_that_fails_while_a_file_is_read_is_not_called_damage(tmp_path
     for path, read in readers.items():
         with pytest.raises(UserError) as refused:
             read()
-        assert str(refused.value) == f"cannot read {path}: {reason}; the file itself may be whole"
+        assert str(refused.value) == f"cannot read {path}: {reason}; the file itself may be intact"
 
 
 @pytest.mark.parametrize(

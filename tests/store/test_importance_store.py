@@ -48,7 +48,7 @@ def test_where_a_store_is_missing_those_that_are_there_are_listed(tmp_path):
         missing()
     opened(tmp_path)
     opened(tmp_path, images="val")
-    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has m, m \(val\); --model and --layer_of_int"):
+    with pytest.raises(UserError, match=r"other_\S+/meta.json \(\S+ has m, m \(val\); select one by --model and"):
         missing()
 
 
@@ -66,7 +66,7 @@ def test_a_store_that_is_there_under_the_other_name_of_a_factory_is_named(tmp_pa
     with pytest.raises(UserError) as error:
         store.ImportanceStore(tmp_path, other).load_meta()
     assert f"({tmp_path} has {begun.folder.name}, of a function of this name: {call} uses it)" in str(error.value)
-    with pytest.raises(UserError, match="--model and --layer_of_interest say which one"):
+    with pytest.raises(UserError, match="select one by --model and --layer_of_interest"):
         store.ImportanceStore(tmp_path, other.replace("make", "remake")).load_meta()
 
 
@@ -247,6 +247,6 @@ def test_a_new_store_has_a_tenth_of_its_images_in_a_chunk_within_bounds(tmp_path
 
 def test_an_interrupt_says_how_many_chunks_there_are(tmp_path):
     interrupted = opened(tmp_path)
-    assert kept_chunks(interrupted) == "no chunk was complete yet, the same command begins again"
+    assert kept_chunks(interrupted) == "no chunk was complete yet: the same command starts from the beginning"
     interrupted.write_chunk(0, [batch(0, 1)])
-    assert kept_chunks(interrupted) == "1 of 2 chunks are kept, the same command goes on from there"
+    assert kept_chunks(interrupted) == "1 of 2 chunks are kept: the same command resumes after them"

@@ -64,7 +64,7 @@ class ClassCandidates(CandidateMaker):
         """The Candidate of a channel and its concepts (lists of classes); UserError if a class has no image."""
         classes = self.study.classes
         if len(concepts) < 2 and self.background is None:
-            raise UserError("one concept alone cannot be told from anything: name another one, or add --background")
+            raise UserError("a single concept has nothing to be separated from: name another one, or add --background")
         for output in (output for concept in concepts for output in concept):
             if self.images[output] == 0:
                 which = "correctly classified image" if self.study.only_correct else "readable image"

@@ -165,7 +165,7 @@ class ImageSets(ConceptSource):
     @classmethod
     def assignment(cls, state: dict[str, Any]) -> str:
         largest = f"the {ASSIGNED_IMAGES} validation images of largest {state['largest']}"
-        return f"{largest}, each given to the nearest training centroid"
+        return f"{largest}, each assigned to the nearest training centroid"
 
 
 class ImageSetCandidates(CandidateMaker):
@@ -195,7 +195,7 @@ class ImageSetCandidates(CandidateMaker):
         clusters = self.clusters_of(channel)
         sets = clusters.sets()
         if len(sets) < 2 and self.background is None:
-            raise UserError("its images are one concept: ask for another --nr_concepts, or add --background")
+            raise UserError("its images form one concept: use another --nr_concepts, or add --background")
         weight = self.weight[channel]
         arvs = _mean_circuits(weight, self.study, sets)
         named = [self._concept(number, images) for number, images in enumerate(sets, start=1)]

@@ -386,7 +386,10 @@ def _largest_activations(units: UnitCircuits, study: Study, number: int, kept: U
 
 def _require_enough(num_images: int, number: int) -> None:
     if num_images < number:
-        raise UserError(f"there are {num_images} usable training images, fewer than {number} references: ask for fewer")
+        raise UserError(
+            f"there are {num_images} usable training images, fewer than {number} references: give a smaller "
+            "--nr_reference_images"
+        )
 
 
 def _reference_circuits(units: UnitCircuits, references: Tensor, study: Study, kept: Unfinished) -> Tensor:
@@ -460,7 +463,10 @@ def stored_virtual_neurons(
     """
     most = max(of_unit.shape[1] for of_unit in units.centroids)
     if most > MOST_CLUSTERS:
-        raise UserError(f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: ask for fewer")
+        raise UserError(
+            f"a unit has {most} clusters by PURE, more than {MOST_CLUSTERS} virtual neurons: give a smaller "
+            "--nr_concepts"
+        )
     file = virtual_neuron_store.VirtualNeuronFile(store, study.run, labels, units, decoding=study.decoding)
     neurons = file.read()
     if neurons is not None:

@@ -183,7 +183,7 @@ class UserImageCandidates(CandidateMaker):
         number = max(len(concepts), *self.source.training, 1)
         named = [self._concept(k, concepts[k - 1] if k <= len(concepts) else []) for k in range(1, number + 1)]
         if len(named) < 2 and self.background is None:
-            raise UserError("one concept alone cannot be told from anything: name another one, or add --background")
+            raise UserError("a single concept has nothing to be separated from: name another one, or add --background")
         for first, second in combinations(named, 2):
             if first.name == second.name:
                 raise UserError(f"two concepts are called {first.name!r}: rename a list, whose name is the concept's")
@@ -206,7 +206,7 @@ class UserImageCandidates(CandidateMaker):
         listed = torch.cat([*self._listed.values(), study.usable[:0]])
         for output in classes:
             if not len(_images_of_classes(usable, [output], listed)):
-                raise UserError(f"class {output} ({study.classes.name(output)}) has no image that is in no list")
+                raise UserError(f"class {output} ({study.classes.name(output)}) has no image outside the lists")
         images = _images_of_classes(usable, classes, listed)
         return disentangling.Concept(study.classes.concept_name(classes), classes, images.tolist(), "images")
 

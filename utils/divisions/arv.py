@@ -171,9 +171,9 @@ class Arv(Division):
             lines.append(f" {rho:.2f}  {objectives}  {row}{' <- chosen' if rho == self.rho else ''}")
         by_each = ", ".join(f"{name} {rho:.2f}" for name, rho in best.items())
         lines += [
-            f"* rho by each objective: {by_each}; {self.objective} was asked for",
-            f"positive: in per cent of its largest value, {largest:.2g}; images in which the other channels are "
-            "silent, and\nthe denominator is the 1e-5 alone, decide it",
+            f"* rho by each objective: {by_each}; used: {self.objective}",
+            f"positive: in per cent of its largest value, {largest:.2g}; it is dominated by images in which the other "
+            "channels are\nsilent, so that the denominator is only the added 1e-5",
         ]
         return "\n".join(lines)
 

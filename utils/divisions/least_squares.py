@@ -43,7 +43,7 @@ class LeastSquares(Division):
     usual_background = BACKGROUND_WEIGHT
     weighs_background = True
     usual_irrelevant = 0  # permuted weights decide, and dividing each takes milliseconds
-    background_note = " but these, or a sample"
+    background_note = " except these, or a sample of them"
     suffix_pattern = "_least_squares"
     nulls = (WEIGHTS, FITTED, SHARES)
     primary_null = FITTED  # on permuted weights the fit finds little unless its target is the real channel
@@ -102,7 +102,7 @@ class LeastSquares(Division):
 
     def text(self) -> str:
         parts = ", ".join(f"{k}: {share:.1f}" for k, share in enumerate(self.fitted.sum(1).tolist(), start=1))
-        return f"shares of {self.fitted.shape[1]} inputs, added up: {parts}"
+        return f"sum of each concept's shares of {self.fitted.shape[1]} inputs: {parts}"
 
 
 class LeastSquaresDivider(Divider):

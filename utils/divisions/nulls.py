@@ -120,7 +120,7 @@ SHARES = PermutedShares(
     "owners_permuted",
     "owners permuted",
     "permuted shares",
-    "the split's own shares of inputs, given to inputs at random",
+    "the split's own shares of inputs, assigned to inputs at random",
     permuted="owners",
 )
 NULLS = (WEIGHTS, FITTED, SHARES)  # in the order of the columns of separations

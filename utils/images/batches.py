@@ -221,8 +221,8 @@ class ImageBatches:
             raise UserError(f"cannot read image {path} ({printable(reason)})")
         if not self.skip_unreadable:
             raise UserError(
-                f"cannot read image {path} ({printable(reason)}): mend it, or leave it out with --skip_unreadable; "
-                "either makes another data set, so chunks made so far have to be deleted"
+                f"cannot read image {path} ({printable(reason)}): repair it, or leave it out with --skip_unreadable; "
+                "either changes the data set, so the chunks made so far have to be deleted"
             )
         self.skipped += 1
         tqdm.write(f"left out unreadable image {path} ({printable(reason)})", file=sys.stderr)

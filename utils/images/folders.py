@@ -95,11 +95,13 @@ class ImageList:
 def class_folders(root: str | Path) -> list[str]:
     """Names of the class folders of ``train/`` or ``val/``, sorted; UserError if there are none."""
     if not Path(root).is_dir():
-        raise UserError(f"there is no folder {root}: --data_dir must hold train/ and val/, one sub-folder a class")
+        raise UserError(
+            f"there is no folder {root}: --data_dir must hold train/ and val/, with one sub-folder per class"
+        )
     present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not present:
         flat = any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
-        content = "images but no class folders: sort them into one sub-folder a class" if flat else "no class folders"
+        content = "images but no class folders: sort them into one sub-folder per class" if flat else "no class folders"
         raise UserError(f"{root} has {content}")
     return present
 
@@ -170,7 +172,7 @@ MOST_NEAR = 5  # names
 FEW_NEAR = 3  # names if none is really similar
 LEAST_WORD = 4  # letters of a word that says something when two names share it
 
-HOW_TO_MAP_FOLDERS = "say which folder is which output with --class_map FILE"
+HOW_TO_MAP_FOLDERS = "write the output of each folder to a file and give it with --class_map FILE"
 
 
 @cache
@@ -235,10 +237,10 @@ def map_folders(
         reason = f"the network has {num_outputs} outputs but train/ has {len(folders)} class folders"
     if num_outputs == len(outputs):
         raise UserError(
-            f"{reason}, and {printable(unknown[0])} is no WordNet id of ImageNet that would give its output: "
+            f"{reason}, and {printable(unknown[0])} is not a WordNet id of ImageNet, which would determine its output: "
             f"{HOW_TO_MAP_FOLDERS}"
         )
-    raise UserError(f"{reason}: which folder is which output cannot be told; {HOW_TO_MAP_FOLDERS}")
+    raise UserError(f"{reason}: the outputs of the folders cannot be determined; {HOW_TO_MAP_FOLDERS}")
 
 
 def _by_class_map(folders: list[str], num_outputs: int, class_map: dict[str, int]) -> dict[str, int]:
@@ -303,7 +305,7 @@ def read_class_map(path: str | Path) -> dict[str, int]:
             raise UserError(f"{where}: the output must be a whole number from 0, not {quoted(text)}")
         output = int(text)
         if folder in class_map:
-            raise UserError(f"{where}: folder {quoted(folder)} is there twice")
+            raise UserError(f"{where}: folder {quoted(folder)} occurs twice")
         if output in folders:
             raise UserError(f"{where}: output {output} has two folders, {quoted(folders[output])} and {quoted(folder)}")
         class_map[folder] = output

@@ -201,7 +201,7 @@ class Convolution(Layer):
 
     def refusal(self) -> str | None:
         if self.module.groups == self.module.in_channels > 1:
-            return "is depthwise: one input a channel, nothing to divide"
+            return "is depthwise: each channel has one input, so there is nothing to divide"
         if self.module.groups != 1:
             return f"has groups={self.module.groups}: only ungrouped convolutions can be split"
         if self.module.padding_mode != "zeros":
@@ -406,7 +406,7 @@ def _last(kind: type[Layer], modules: Modules, traced: Trace) -> str:
         return name
     raise UserError(
         f"the last {kind.kind}, {name}, {role}{_instead(modules, traced)}; "
-        f"if it is meant, say so: --layer_of_interest {name}"
+        f"to split it all the same, name it: --layer_of_interest {name}"
     )
 
 
@@ -438,7 +438,7 @@ def _instead(modules: Modules, traced: Trace) -> str:
         if kind is None or name in refused or kind(modules[name]).refusal() or len(shapes) > 1:
             continue
         if kind(modules[name]).takes(shapes[0]) and shapes[0][0] == traced.IMAGES:
-            return f": ask for --layer_of_interest {name} instead"
+            return f": use --layer_of_interest {name} instead"
     return ""
 
 
@@ -488,4 +488,4 @@ def _branch_note(layer: Layer, traced: Trace) -> str | None:
     widest = max((call.shape[1] for call in traced.calls[last + 1 :] if len(call.shape) == 4), default=0)
     if widest <= layer.num_channels:
         return None
-    return f"{layer.name} is one branch of several: it makes {layer.num_channels} of the {widest} channels behind it"
+    return f"{layer.name} is one branch of several: it makes {layer.num_channels} of the {widest} channels that follow"

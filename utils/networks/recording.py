@@ -95,14 +95,16 @@ class Recorder:
             target_logits = logits.gather(1, targets[:, None]).sum()
             if self._leaf is None or not target_logits.requires_grad:
                 raise UserError(
-                    "the logits have no gradient at the layer of interest: does anything behind it reach them?"
+                    "the logits have no gradient at the layer of interest: does anything after it reach them?"
                 )
             (gradient,) = torch.autograd.grad(target_logits, self._leaf)
         return self._record(self.layer.by_position(gradient), logits.detach())
 
     def _record(self, gradient: Tensor | None, logits: Tensor) -> Record:
         if self._input is None or self._leaf is None:
-            raise UserError(f"the network does not call layer {self.layer.name} by its name: it is kept elsewhere, too")
+            raise UserError(
+                f"the network does not call layer {self.layer.name} by its name: it also keeps this layer elsewhere"
+            )
         record = Record(self._input, self.layer.by_position(self._leaf.detach()), gradient, logits)
         self._input = None  # otherwise the last batch of a pass would stay in memory
         self._leaf = None

@@ -117,7 +117,7 @@ def trace(network: nn.Module, image_size: int) -> Trace:
     with torch.no_grad(), user_code(refusal):  # without hooks, so that an error in ours is not taken for the network's
         logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UserError("the network is no classifier: its output is not one row of logits an image")
+        raise UserError("the network is no classifier: its output is not one row of logits per image")
     traced = Trace(image_size, num_outputs=logits.shape[1])
     hooks = []
     for name, module in network.named_modules():

@@ -222,7 +222,7 @@ class Fractions:
         words = (
             "mean fraction of c ± s.d."
             if sheet.narrow
-            else "fraction of the original channel: mean ± s.d., a dot an image"
+            else "fraction of the original channel: mean ± s.d., one dot per image"
         )
         self.title = fitted(words, self.width, sheet.type(8), 3)
         notes = [_without_image(card), "" if sheet.narrow else card.fractions_note]

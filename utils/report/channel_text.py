@@ -62,11 +62,12 @@ def print_best(findings: LayerFindings, number: int) -> None:
     """Print the ``number`` channels of lowest cosine, the lowest first, and their pairs as the published code does."""
     best = lowest_pairs(findings.candidates)
     shown = best[:number]
-    print(f"\n{len(shown)} of {len(best)} channels with pairs, by the lowest cosine between two of their classes")
+    order = "in the order of the lowest cosine between two of their classes"
+    print(f"\n{len(shown)} of {len(best)} channels with pairs, {order}")
     names = [_pair_text(class1, class2, findings.classes) for _, class1, class2, _ in shown.rows()]
     width = max(map(len, names), default=0)
     if names:
-        print(f"{'lowest cosine between':>27}{'of that pair, at least':>39}")
+        print(f"{'lowest cosine between':>27}{'smaller of the two classes':>39}")
         columns = f"{'classes':>8}  {'concepts':>8}  {'relevant for':>12}  {'share':>6}  {'images':>6}"
         print(f"channel  {columns}  {'pair':{width}}  groups of classes")
     channels = findings.channels
@@ -124,7 +125,7 @@ def why(channel: int, findings: LayerFindings) -> list[str]:
     line = f"{'a' if num_kept else 'no'} candidate: relevant for {count or 'no'} class{'' if count == 1 else 'es'}"
     if not len(pairs):
         p = smaller_p(channel, findings)
-        return [line + ", where two are needed" + (f"; with --p {p:g} there would be two" if p else "")]
+        return [line + ", but two are needed" + (f"; with --p {p:g} there would be two" if p else "")]
     low, high = findings.settings["cosines"]
     _, class1, class2, lowest = next(pairs[:1].rows())
     lines = [
@@ -140,7 +141,7 @@ def why(channel: int, findings: LayerFindings) -> list[str]:
     if len(groups.concepts) > 1:
         reason = f"lowest cosine between concepts {groups.lowest_cosine():.3f}"
     elif gamma_polysemantic(lowest, gamma):
-        reason = "polysemantic all the same, other classes lie between these two"
+        reason = "polysemantic, but other classes connect these two"
     else:
         reason = "it serves its classes by the same inputs"
     return [*lines, f"groups at gamma {gamma:g}: {len(groups.concepts)}; {reason}"]
@@ -173,10 +174,10 @@ def _print_classes(channel: int, findings: LayerFindings) -> None:
         note = _class_note(output, channel, findings, concept_of.get(output))
         print(f"{shares[output]:5.2f} {count:>12}  {findings.classes.name(output):>{width}} {output:4d}  {note}")
     if len(others) > NEAREST:
-        print(f"{len(others) - NEAREST} more: shares of at most {shares[others[NEAREST]]:.2f}")
+        print(f"{len(others) - NEAREST} more classes: shares of at most {shares[others[NEAREST]]:.2f}")
     empty = sum(not images[output] for output in findings.classes.outputs.values())
     without = f"; {empty} without images that count" if empty else ""
-    print(f"{int(((shares == 0) & (images > 0)).sum())} more: in none of their images{without}")
+    print(f"{int(((shares == 0) & (images > 0)).sum())} more classes: relevant in none of their images{without}")
 
 
 def _class_note(output: int, channel: int, findings: LayerFindings, concept: int | None) -> str:

@@ -87,6 +87,6 @@ def _label(comparison: dict, row: dict) -> str:
 
 def _title(comparison: dict) -> str:
     return (
-        f"{channels_text(comparison)} of {comparison['layer']}: what finds them "
-        f"in {comparison['images']} validation images, beside its nulls"
+        f"{channels_text(comparison)} of {comparison['layer']}: how well methods rank their images "
+        f"among {comparison['images']} validation images, and their nulls"
     )

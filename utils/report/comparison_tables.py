@@ -62,50 +62,54 @@ HEADINGS = {
     "monosemanticity_strongest": "of the strongest 100",
 }
 MATCHED = (
-    "Of a method's k units each labelled concept of a channel has the one that ranks the concept's training images "
-    "best above those of the channel's other concepts (AUROC; one unit may serve several concepts); it is judged on "
-    "validation images alone, and so are all nulls."
+    "Each labelled concept is matched to that unit of a method, among its k units of the channel, which ranks the "
+    "concept's training images best above those of the channel's other concepts (AUROC). One unit may be matched to "
+    "several concepts. The match is judged on validation images only, as all nulls are."
 )
 HOW_TO_READ = (
-    "A method's value minus that of its own null is the method's own: AUROC against the other concepts rises with k, "
-    "under nulls that may choose the best of k as well. Of the way to the probe: this difference over that between the "
-    "linear probe and the null."
+    "Only the gain over its own null can be attributed to a method: with more units, AUROC against the other concepts "
+    "rises for nulls as well, as they may also choose the best of k. Of the way to the probe: this gain as a share of "
+    "the linear probe's gain over the same null."
 )
 EXPLANATION = f"""\
 {MATCHED} {HOW_TO_READ}
 
 AP (average precision), Pearson (correlation between a unit's scores and the concept's indicator, 1 for its images and 0
 for others) and AUROC, all: a concept's validation images against all others. Others: against those of the channel's
-other concepts alone. {WHY_AP}
+other concepts only. {WHY_AP}
 
-ARI: adjusted Rand index between the clusters of a channel's reference images and the
-groups of classes, among references of these classes. k: units of a channel, their mean. Means over concepts (ARI: over
-channels), with 95 % intervals by resampling channels. Nulls, \
-{COMPARISON_DRAWS} draws each
-unless a line below the table names fewer: permuted weights, the whole method on the channel's weights
-shuffled over its inputs, with references and clusters of its own; same sets, those weights divided
-among the sets of images that the channel itself has led to; fitted, shares fitted for those weights and these sets
-so that they give the real channel; owners permuted, the shares of the inputs shuffled; references partitioned, the
-channel's references divided at random into sets of the same sizes; units at random, as many units of the dictionary,
-whatever their weight at the channel. A unit that is the same for all images counts as
-chance; a draw that cannot be made is left out. An empty field or - cannot be measured. Monosemanticity also corrected
-for chance, and so with all but a unit's 100 largest images set to 0, as weak images outweigh a concept of few. Of these
-and of patch gap a null has one draw; patches are those of the 100 validation images in which the unit is largest, each
-given to the nearest centroid, and gap is (mean distance between clusters - within) / mean distance.
+ARI: adjusted Rand index between the clusters of a channel's reference images and the groups of classes, among reference
+images of these classes. k: mean number of units per channel. Values are means over concepts (ARI: over channels), with
+95 % intervals by resampling channels. An empty field or - cannot be measured.
 
-What a method needs: labels, or a pass of the network over images (all else is in the stores). Whether it changes the
-network's weights, and whether that computes what it did with the units in the channel's place; if not, the share of
-validation predictions that change with the reconstruction of a dictionary in the place of the layer's output.
+Nulls have {COMPARISON_DRAWS} draws each, unless a line below the table names fewer:
+- permuted weights: the whole method on the channel's weights shuffled over its inputs, with reference images and
+  clusters of its own
+- permuted weights, same sets: shuffled weights, divided among the sets of images that the real channel has led to
+- permuted weights, fitted: shares of shuffled weights, fitted for these sets so that they give the real channel
+- owners permuted: the shares of the inputs shuffled
+- references partitioned: the channel's reference images divided at random into sets of the same sizes
+- units at random: as many units of the dictionary, whatever their weight at the channel
+A unit that is constant over all images counts as chance. A draw that cannot be made is left out.
 
-A TopK autoencoder describes the layer's output at single positions by a few of its units at once, NMF
-what follows the layer's own BatchNorm and activation (else max(0, a)) by sums of components. A unit's value in an image
-is the sum of its code over space. A channel's units are those of largest decoder weight at the channel, as many as it
-has circuits; "best of all units": any unit of the dictionary, also for the control. The control of an autoencoder has
-a decoder that was drawn at random and never trained: what its units reach is due to the choice among many, and to the
-encoder.
+Monosemanticity is also shown corrected for chance, and for only the 100 images of largest value of a unit (the rest set
+to 0), because many weak images outweigh a concept of few images. For these and for the patch gap a null has one draw.
+Patches are those of the 100 validation images in which the unit is largest, each assigned to the nearest centroid; gap
+is (mean distance between clusters - mean distance within) / mean distance.
+
+What a method needs: labels, or a pass of the network over images (everything else is in the stores). The table also
+shows whether the method changes the network's weights, and whether the network with its units in place of the channel
+gives the same output; if not, the share of validation predictions that change when a dictionary's reconstruction
+replaces the layer's output.
+
+A TopK autoencoder describes the layer's output at each position by a few of its units. NMF describes what follows the
+layer's own BatchNorm and activation (or max(0, a)) as sums of components. A unit's value in an image is the sum of its
+code over space. A channel's units are those of largest decoder weight at the channel, as many as it has circuits; "best
+of all units" may choose any unit of the dictionary, also for the control. The control of an autoencoder has a random
+decoder that is never trained: what its units reach is due to the choice among many units, and to the encoder.
 """
 EMBEDDING = (
-    "Scores without labels (monosemanticity of the units, distances of patches of the clusters) were not asked for: "
+    "Scores without labels (monosemanticity of the units, distances of patches of the clusters) need an embedding: "
     "add --embedding MODEL to the command."
 )
 

@@ -40,23 +40,23 @@ COLUMNS = (
     "rho",
 )
 EXPLANATION = f"""\
-What it does to take a concept out of a channel, on validation images with everything after the layer running. change:
-of the logit of an image's own class, in logits, on own images (the concept's), other (of the channel's other concepts)
-and rest (others, the same for all channels, without the channel's concepts); signed, a mean over images. selectivity:
-|mean change on own images| / mean |change| on other images (selectivity rest: on the rest); of a layer, the ratio of
-the sums over concepts, with a 95 % interval that resamples channels. ">x": the mean below the line is smaller than the
-half width of its interval, so that only a lower bound is known.
+The effect of removing a concept from a channel, on validation images, with everything after the layer running.
+change: mean change of the logit of an image's own class, in logits: on own images (the concept's), on other images (of
+the channel's other concepts) and on the rest (all other images, the same for all channels, without the channel's
+concepts). selectivity: |mean change on own images| / mean |change| on other images ("rest": on the rest). For a layer
+it is the ratio of the sums over concepts, with a 95 % interval by resampling channels. ">x": only a lower bound is
+known, because the mean in the denominator is smaller than the half width of its interval.
 
-Methods: part, c'_k - r at its training mean. whole channel, at its training mean. permuted shares: the part's shares,
-permuted over the inputs. permuted weights: shares that the split's primary null finds in permuted weights, multiplied
-into the real row. random half: half of the inputs. range: positions whose value is in the central 95 % of the values
-in the concept's training images, at the channel's mean (NeuronLens). PURE's gate: the channel at its mean in images
-whose nearest PURE centroid is the concept's.
+Methods. part: c'_k - r is set to its training mean. whole channel: the channel is set to its training mean. permuted
+shares: the part's shares, permuted over the inputs. permuted weights: shares that the split's primary null finds in
+permuted weights, multiplied into the real weights. random half: a random half of the inputs. range: positions whose
+value is in the central 95 % of the values in the concept's training images are set to the channel's mean (NeuronLens).
+PURE's gate: the channel is set to its mean in images whose nearest PURE centroid is the concept's.
 
-at equal effect: an edit of strength s is original + s (edited - original). s is found on training images, so that the
-mean change on the concept's images is {TARGET_SHARE:g} of the part's in full, at most {MOST_STRENGTH:g} ("not reached"
-beyond). harm at equal effect: mean |change| on other images at that strength, over the concepts that reach it; beside
-the part's: the ratio of sums over the concepts that both reach."""
+At equal effect: an edit of strength s is original + s (edited - original). s is chosen on training images so that the
+mean change on the concept's images is {TARGET_SHARE:g} of the change by the full part; it is at most {MOST_STRENGTH:g}
+("not reached" otherwise). harm at equal effect: mean |change| on other images at that strength, over the concepts that
+reach it. times the part's: ratio of the sums of this harm, over the concepts that both methods reach."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def strength_text(row: dict[str, Any]) -> str:
 
 def document(edits: Sequence[dict[str, Any]]) -> str:
     """All edits in Markdown."""
-    parts = ["# Taking concepts out of channels\n"]
+    parts = ["# Removing concepts from channels\n"]
     for title, rows in groups(edits):
         of_methods = summaries(rows)
         leading = "\n\n".join(headline_lines(of_methods))

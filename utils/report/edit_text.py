@@ -7,7 +7,7 @@ from utils.report.numbers import HYPHEN
 
 def print_edit(record: dict[str, Any]) -> None:
     """Print what was taken out of which channels, and what that costs."""
-    left = f"{record['factor']:g} of the part is left" if record["factor"] else "the part is taken out"
+    left = f"{record['factor']:g} of the part is left" if record["factor"] else "the part is removed"
     print(f"\nedited network of {record['model']}, layer {record['layer']}: {left}, to={record['to']}")
     for split in record["splits"]:
         names = ", ".join(concept["name"] for concept in split["concepts"])

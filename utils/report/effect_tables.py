@@ -27,18 +27,19 @@ OF_CONCEPT = ("replaced_by", "concept", "classes", "name", "images")
 COLUMNS = (*OF_EFFECT, *OF_CONCEPT, *LOGIT_COLUMNS, *SHARES, "images_of_shares", *MARGINS)
 TO_DELETE = "To take an effect out: delete its file in effect/, and run get_results.py --summary."
 EXPLANATION = f"""\
-What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept:
-the mean Shapley value over who else is replaced. A part that is replaced is the same at every position: its mean over
-the training images, or zero. total: the whole channel against its mean; it is the sum of own (what is this concept's
-alone, c'_k - r), others (the other concepts'), everything else and residual. permuted: of a split with as many inputs
-for each concept, drawn at random. share: own or others over the total, in the images in which the total is at least
-{LEAST_TOTAL} logits (their number stands beside it; the others are left out). A positive number supports the class.
-margin: the same of that logit minus the mean of all other logits, so that what moves all classes alike does not count.
+What the parts of a channel add to the logit of an image's own class, in logits, on validation images of each concept.
+The values are Shapley values: means over which other parts are replaced. A replaced part has the same value at every
+position: its mean over the training images, or zero. A positive number supports the class.
+total: the whole channel compared with its mean. It is the sum of own (the exclusive part of this concept, c'_k - r),
+others (of the other concepts), everything else and residual. permuted: the same for a split with as many inputs for
+each concept, drawn at random. share: own or others divided by the total, over images in which the total is at least
+{LEAST_TOTAL} logits (the number of these images is shown). margin: the same for that logit minus the mean of all other
+logits, which leaves out what changes all classes equally.
 
-Behind the last layer before pooling and a linear classifier all parts of a channel move the logits in the same
-proportions, the classifier's column of that channel: there, parts differ in when they fire, not in which logits they
-move. These numbers are Shapley values, means over who else is there; ablated() takes a part out of the whole network
-while all others stay, so that the two differ wherever something behind the layer is not linear."""
+If only pooling and a linear classifier follow the layer, all parts of a channel change the logits in the same
+proportions, given by the classifier's weights of that channel. The parts then differ in when they are active, not in
+which logits they change. ablated() removes a part from the whole network while all others stay, so it differs from
+these values wherever something after the layer is not linear."""
 
 
 def concept_rows(effect: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,7 +151,7 @@ def _title(effect: dict[str, Any]) -> str:
 
 def document(effects: list[dict[str, Any]]) -> str:
     """All effects in Markdown."""
-    parts = ["# What the parts do behind the layer\n", EXPLANATION + "\n", TO_DELETE + "\n"]
+    parts = ["# Effect of the parts on logits\n", EXPLANATION + "\n", TO_DELETE + "\n"]
     for title, rows in groups(effects):
         parts.append(f"### {title}\n\n{summary(rows)}\n\n{table(rows)}\n")
     return "\n".join(parts)

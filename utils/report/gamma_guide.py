@@ -46,19 +46,19 @@ def print_gamma(guide: dict, gamma: float) -> None:
     noise = guide["noise_floor"]
     modes = guide["modes"]
     if has_anything(guide):
-        print(f"\nto go by in the choice of gamma ({gamma:g} here):")
+        print(f"\ndiagnostics for choosing gamma ({gamma:g} here):")
     if noise["measured"]:
         print(
-            f"noise floor {noise['cosine']:.2f}: so low is the cosine of the ARVs of two halves of one class's images "
-            f"(median {noise['images_per_half']:g} a half) in 1 % of {noise['measured']} (channel, class), by chance "
-            "alone; an upper bound for gamma, no choice"
+            f"noise floor {noise['cosine']:.2f}: the ARVs of two halves of one class's images (median "
+            f"{noise['images_per_half']:g} images per half) have a lower cosine than this in 1 % of "
+            f"{noise['measured']} (channel, class) pairs, by chance alone; an upper bound for gamma"
         )
     if modes["measured"]:
         low, middle, high = modes["cosines"]
         sample = f"{modes['measured']} of {modes['of']}" if modes["measured"] < modes["of"] else f"{modes['of']}"
         print(
             f"two k-means modes within one class: median cosine {middle:.2f}, 5 % to 95 % {low:.2f} to {high:.2f} "
-            f"({sample} (channel, class)); a higher gamma takes apart what one class has in it"
+            f"({sample} (channel, class) pairs); a higher gamma also separates modes within one class"
         )
     if _has_shares(guide):
         clean = guide["clean"]
@@ -67,7 +67,7 @@ def print_gamma(guide: dict, gamma: float) -> None:
         channels = f"{clean['groups']['measured'][-1]} of {clean['groups']['of'][-1]}"
         print(
             "share of splits that are clean on the other half of the images (own >= 0.8, others <= 0.2 of the "
-            "channel's sum), of those where that sum is positive "
+            "channel's sum), among those where that sum is positive "
             f"(at gamma {clean['gamma'][-1]}: {pairs} pairs, {channels} channels):"
         )
         for name, values in {"gamma": clean["gamma"], **lines_of(guide)}.items():
@@ -89,7 +89,7 @@ def draw_gamma(axes: Axes, guide: dict, gamma: float, sheet: Sheet = SCREEN) -> 
         axes.errorbar(middle, 0.08, xerr=[[middle - low], [high - middle]], fmt="D", color="#009e73", label=label)
     noise = guide["noise_floor"]
     if noise["measured"]:
-        label = f"noise floor ({noise['images_per_half']:g} images a half)"
+        label = f"noise floor ({noise['images_per_half']:g} images per half)"
         axes.axvline(noise["cosine"], color="#cc79a7", linewidth=1.5, linestyle=":", label=label)
     axes.axvline(gamma, color=SUBTLE, linewidth=1, linestyle="--", label=f"γ = {gamma:g}")
     marks = [gamma, *(mark for mark in (low, noise["cosine"]) if mark is not None)]

@@ -17,18 +17,18 @@ COLUMNS = ["run", "layer", "images_of", "kind", "channel", "circuit", "name", "t
 COLUMNS += ["prevalence", "order", "ap", "ap_null", "ap_null_highest", "p", "p_best"]
 HIGHEST, LOWEST = "highest first", "lowest first"  # of the spatial sum
 HOW_TO_READ = f"""AP: average precision with which the spatial sum ranks the listed images above all others (lowest
-first: below all others); by chance it is about the prevalence. Null: the weights of the channels permuted over the
-inputs, {DRAWS} draws. Of a channel: its own draws (mean, highest); of circuits: the best circuit of each draw, in which
-the channels whose circuits are ranked are those that are best with permuted weights (mean, highest). p: the channel
-against its own draws, at least 1/{1 + DRAWS}; p of the best: against the best channel of the layer, or the best
-circuit, of each draw, which answers for the choice of the best."""
-IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit either, but a
-circuit is made of the channel's strongest training images, of which some may be listed."""
+first: below all others); by chance it is about the prevalence. Null: the channels' weights permuted over the inputs,
+{DRAWS} draws. For a channel: its own draws (mean, highest). For circuits: the best circuit of each draw, among the
+channels that are best with permuted weights (mean, highest). p: the channel compared with its own draws, at least
+1/{1 + DRAWS}. p of the best: compared with the best channel of the layer, or the best circuit, of each draw, which
+accounts for choosing the best."""
+IN_TRAINING = """Training images: no weight of a channel is fitted to the list, and no circuit is, but a circuit
+is made from the channel's strongest training images, some of which may be listed."""
 FREQUENT = "circuit (its frequent classes, not tested)"
 
 OTHER_IMAGES = """
-The val store has images of all these names, too. They are other images than those of the train store: the next tables
-mean something only if the names were meant to be below val/."""
+The val store has images with all of these names, too. They are not the images of the train store: use the next tables
+only if the list names images below val/."""
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,23 @@ from utils.store.splits import SplitFile
 
 NO_CLASSES = "stands out in no class"
 NAMES = (
-    f"many: classes of at least {LEAST_SHARE:.0%} of the set's training images; its validation images may be of others"
+    f"many: classes of at least {LEAST_SHARE:.0%} of the set's training images; its validation images may have others"
 )
 LARGEST_P = 0.05  # of a concept that stands above permuted weights: with 20 units, none of them reaches it
 NOTE = (
-    f"{NAME_NOTE}; below it: AP above prevalence of its new channel for these classes, on validation images; lowest "
-    f"and highest of {IMAGE_SET_DRAWS} units of permuted weights with sets of their own, those left out whose set "
-    f"stands out in no class; above: p < {LARGEST_P}; of a name less the mean of the other units for it"
+    f"{NAME_NOTE}; numbers: AP above prevalence of the new channel for these classes on validation images, and the "
+    f"lowest and highest value of {IMAGE_SET_DRAWS} units of permuted weights with their own sets (units whose set "
+    f"stands out in no class are left out); above: p < {LARGEST_P}; for a name, minus the mean of the other units"
 )
 MOST_NAMED = 20  # concepts that are named in the count
 COUNT_NOTE = (
-    "AP above prevalence: of a new channel, on validation images, for the classes that are frequent among the training "
-    f"images of its concept. Each of {IMAGE_SET_DRAWS} units of permuted weights has reference images and clusters of "
-    "its own, and is compared by its set of the same rank by size; one whose set stands out in no class does not reach "
-    f"the concept. p = (1 + units that reach it) / (1 + units), of each concept alone: a concept stands above permuted "
-    f"weights at p < {LARGEST_P}, without a correction for the number of concepts, so that some do by chance. These "
-    "units are not fitted to the real channel, as those are that labelled concepts by least squares are compared with: "
-    "they are easier to beat, so that standing above them shows less.\n" + SEARCH_NOTE
+    "AP above prevalence: how well a new channel ranks the validation images of those classes that are frequent among "
+    f"the training images of its concept. Each of {IMAGE_SET_DRAWS} units of permuted weights has its own reference "
+    "images and clusters. It is compared by its set of the same rank by size, and counts as lower if this set stands "
+    "out in no class. p = (1 + units that reach the concept) / (1 + units), for each concept alone. A concept stands "
+    f"above permuted weights at p < {LARGEST_P}; this is not corrected for the number of concepts, so some pass by "
+    "chance. These units are not fitted to the real channel, unlike the null of labelled concepts by least squares: "
+    "they are easier to beat, so standing above them shows less.\n" + SEARCH_NOTE
 )
 
 
@@ -142,7 +142,7 @@ def _count_of(words: str, splits: list[ScoredSplit]) -> str:
     above = _of_channels(splits, ScoredSplit.above)
     count = (
         f"{len(above)} of {len(p)} {words} stand above permuted weights "
-        f"({draws} units, p < {LARGEST_P} each; by chance {by_chance:.2g}){_listed(above)}"
+        f"({draws} units, p < {LARGEST_P} each; expected by chance {by_chance:.2g}){_listed(above)}"
     )
     searched = [of_split.names for of_split in scores if of_split.names is not None]
     share = share_named(searched, words) if searched else ""

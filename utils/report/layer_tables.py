@@ -167,7 +167,7 @@ def print_below(channels: ChannelClasses, cos_sim_low: float, classes: ClassMap)
         channel, class1, class2, cosine = next(pairs[len(pairs) - 1 :].rows())
         pair = f"{classes.name(class1)} / {classes.name(class2)}"
         print(
-            f"not among these: {below} pairs below 0, the lowest {cosine:.3f} of channel {channel} ({pair}); "
+            f"left out: {below} pairs below 0, the lowest {cosine:.3f} of channel {channel} ({pair}); "
             "add --cos_sim_low -1"
         )
 
@@ -232,14 +232,14 @@ def print_layer(
     note = f" ({without_pair} of them without such a pair: cosines below {cosines[0]})" if without_pair else ""
     one_group = sum(len(channels.groups(channel)) == 1 for channel in channels.polysemantic(gamma))
     print(
-        f"at gamma {gamma:g}, {len(several)} channels have two or more groups{note}; {one_group} are polysemantic, "
-        "one group"
+        f"at gamma {gamma:g}, {len(several)} channels have two or more groups{note}; {one_group} are polysemantic "
+        "but form one group"
     )
     if channels.num_low():
         print(
-            f"{channels.num_low()} of {channels.relevant.sum()} (channel, class) are relevant by being low: the "
-            "channel's sum lies below its mean over all training images (its sign is in the tables); "
-            "--only_above_mean leaves them out"
+            f"{channels.num_low()} of {channels.relevant.sum()} (channel, class) pairs are relevant because the "
+            'channel is low: its sum lies below its mean over all training images ("low" in the tables, with the sign '
+            "of the sum); --only_above_mean leaves them out"
         )
 
 

@@ -103,7 +103,7 @@ def _draw_map(axes: Axes, page: MapPage) -> None:
     right, top = high + edge + (high <= low) / 2
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
     first, second = (f"principal component, {share:.0%} of the variance" for share in page.shares)
-    axes.set_xlabel(f"first {first} (each axis has a scale of its own)", fontsize=8, color=SUBTLE)
+    axes.set_xlabel(f"first {first} (the axes have different scales)", fontsize=8, color=SUBTLE)
     axes.set_ylabel(f"second {second}", fontsize=8, color=SUBTLE)
     axes.spines[:].set_color("#cccccc")
     for image, picture in page.pictures.items():

@@ -48,7 +48,7 @@ def map_page(
     return MapPage(
         title=f"Channel {split.channel}: {len(indices)} {source.map_words}",
         subtitle=f"{run}, layer {opened.file.context['layer']}; dots and pictures are images in the colour of their "
-        "concept, beside them the patches in which the channel is strongest",
+        "concept; right: patches in which the channel is strongest",
         scores=circuit_map.scores.numpy(),
         shares=circuit_map.shares.numpy(),
         concepts=groups,

@@ -17,15 +17,17 @@ from utils.stages.image_set_nulls import ImageSetScores
 NO_NAME = "no name"
 MOST = "many"  # before the classes that are frequent among the training images of a concept without a name
 NAME_NOTE = (
-    "a name has passed a test; without one the frequent classes of the training images (many: ...) describe a concept"
+    "a name has passed a test; a concept without one is described by the frequent classes of its training images "
+    "(many: ...)"
 )
 SEARCH_NOTE = (
-    f"Name: of the classes, the WordNet synsets above them (prevalence at most {LARGEST_PREVALENCE}) and the pairs of "
-    f"the best {COMBINED} the one of highest AP above prevalence on training images (at most {NAMING_IMAGES:,}, evenly "
-    f"spread), less the mean of the other units for the same name. Each of {IMAGE_SET_DRAWS} units of permuted weights "
-    "searches in the same way with its set of the same rank by size. A name is given where its value on validation "
-    f"images, again less the mean of the other units, is among the highest {LEVEL:.0%} of the units': at most "
-    f"{LEVEL:.0%} have one by construction if they are alike."
+    f"Name: candidates are classes, the WordNet synsets above them (prevalence at most {LARGEST_PREVALENCE}) "
+    f"and the pairs of the best {COMBINED}. The best candidate has the highest AP above prevalence on training images "
+    f"(at most {NAMING_IMAGES:,}, evenly spread), minus the mean of the other units for it. Each of "
+    f"{IMAGE_SET_DRAWS} units of permuted weights searches in the same way, with its set of the same rank by size. "
+    "The name is given if its value on validation images, again minus the mean of the other units, is among the "
+    f"highest {LEVEL:.0%} of the units' values. If the channel did not differ from these units, at most {LEVEL:.0%} of "
+    "its concepts would get a name."
 )
 COLUMNS = ["Channel", "Concept", "TrainingImages", "Description", "BestName", "Named", "Value", "NullMedian"]
 COLUMNS += ["NullHighest", "P", "NullsNamed", "Nulls"]
@@ -96,7 +98,7 @@ def name_score_in_words(names: SearchedNames, k: int) -> str:
 def share_named(names: Sequence[SearchedNames], words: str) -> str:
     """How many concepts have a name, and how many of the units of permuted weights in their place; empty without any.
 
-    ``3 of 120 circuits have a name (2.5%; permuted weights in their place: 117 of 2400, 4.9%; 5% by construction)``.
+    ``3 of 120 circuits have a name (2.5%; with permuted weights 117 of 2400, 4.9%; at most 5% by construction)``.
     """
     are_named = np.concatenate([of_split.are_named().numpy() for of_split in names], 1)
     measured = np.concatenate([~of_split.values.isnan().numpy() for of_split in names], 1)
@@ -105,8 +107,8 @@ def share_named(names: Sequence[SearchedNames], words: str) -> str:
     if not number or not nulls:
         return ""
     return (
-        f"{named} of {number} {words} have a name ({named / number:.1%}; permuted weights in their place: "
-        f"{nulls_named} of {nulls}, {nulls_named / nulls:.1%}; {LEVEL:.0%} by construction)"
+        f"{named} of {number} {words} have a name ({named / number:.1%}; with permuted weights "
+        f"{nulls_named} of {nulls}, {nulls_named / nulls:.1%}; at most {LEVEL:.0%} by construction)"
     )
 
 

@@ -114,7 +114,7 @@ def cosine_matrix(cosines: torch.Tensor, group_of: list[int], names: list[str], 
     return svg(
         width,
         side + 2,
-        f"cosines of {count} classes, the lowest {float(cosines.min()):.2f}; {words}",
+        f"cosines of {count} classes; the lowest is {float(cosines.min()):.2f}; {words}",
         tag("path", d="".join(tree), class_="tree"),
         tag("path", d=f"M{cut:.1f} 0V{side}", class_="cut"),
         *_cells(cosines, order, cell),

@@ -73,7 +73,7 @@ def density_figure(
     names = []
     between = ":\n" if sheet.narrow else ": "
     for label, sample in samples.items():
-        constant = f"{between}{sample[0]:.3g} in every image, no density" if curves[label] is None else ""
+        constant = f"{between}{sample[0]:.3g} in every image: no density" if curves[label] is None else ""
         names.append(symbols(fitted(label, min(3.4, width - 0.6), size)) + constant)
     beside = not sheet.narrow and sum(text_width(name, size) + HANDLE + 3 * size for name in names) < 72 * width
     figure.legend(

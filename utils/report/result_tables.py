@@ -30,17 +30,21 @@ from utils.report.tables import Table, grouped, short_name
 
 STATISTICS = ("mean", "std", "median")  # of the fractions
 EXPLANATION = """\
-c'_k, residual: fractions of the original channel, mean ± standard deviation (median) over the included images, those in
-which the channel has a relative attribution of at least tau; where its sum is not positive an image is not counted.
-AUROC: of c'_k for the images of concept k against those of the channel's other concepts alone / of the original channel
-in its better direction; no average precision, as a concept is not rare among these (--get_separation has both).
-clean: own fraction at least 0.8 and every other one at most 0.2, else what fails; "overshoots", which counts as
-clean: a fraction below -0.25 or above 1.25, where parts of opposite sign cancel, as they add up to the channel: c = sum
-c'_k - (K-1) r.
-It is of the concepts' own images and has no null; the verdict of a separation (clear, partly, doubtful) is of the order
-of all validation images, against the null. A concept may pass one and not the other.
-top-1: share of all these images that the network, original or split, classifies correctly, each image counted once.
-cosine: of the ARVs of the concept and the closest other one. all: fractions, top-1 over images, the rest over pairs."""
+c'_k, residual: spatial sum of the new channel and of the residual as a fraction of the original channel's, mean ±
+standard deviation (median) over the included images. Included are images in which the channel has a relative
+attribution of at least tau; those in which its sum is not positive are not counted. In each image the fractions of the
+new channels, minus (K-1) times the residual's, add up to 1, because c = sum c'_k - (K-1) r. So where parts have
+opposite signs, one fraction is above 1 and another below 0.
+AUROC: how well c'_k ranks the images of concept k above those of the channel's other concepts / how well the original
+channel does, in its better direction. Average precision is left out, as a concept is not rare among these images
+(--get_separation has both).
+clean: the own fraction is at least 0.8 and every other one at most 0.2; otherwise the column names what fails.
+"overshoots": clean, but with a fraction below -0.25 or above 1.25.
+"Clean" is measured on images of the channel's concepts and has no null. The verdict of a separation (clear, partly,
+doubtful) is measured on all validation images, against a null. A concept may pass one and fail the other.
+top-1: share of these images that the network, original or split, classifies correctly; each image counts once.
+cosine: between the ARVs of the concept and of the closest other one. Rows "all": fractions and top-1 are means over
+images, the rest are means over pairs."""
 
 TO_DELETE = "To take a result out: delete its file in pairs/, and run get_results.py --summary."
 WITHOUT_INCLUSION = "Left out, as no image has a relative attribution of tau (--proportion_attribution_required)"

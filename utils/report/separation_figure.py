@@ -113,12 +113,12 @@ def least_precision(prevalence: list[float]) -> float:
 def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
     """Concepts, and below them the draws of their primary null, in the colour of that null's distribution."""
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
-    handles = [Line2D([], [], color=AFTER[0], label="new channel: a dot a concept", **dot)]
+    handles = [Line2D([], [], color=AFTER[0], label="new channel: one dot per concept", **dot)]
     for null, (name, (colour, _)) in PRIMARY.items():
         of_null = [row for row in rows if primary_null(row) is null]
         if of_null:
             _draw_draws(axes, of_null, AP_DRAWS[null], colour, alpha=min(0.35, 30 / len(rows) ** 0.8))
-            label = f"primary null, {name}: a dot a draw"
+            label = f"primary null, {name}: one dot per draw"
             handles.append(Line2D([], [], color=colour, alpha=0.6, label=label, **dot))
     axes.plot(
         [row[ORIGINAL_CHANNEL.ap] for row in rows],
@@ -138,7 +138,7 @@ def _draw_cloud(axes: Axes, rows: list[dict], size: float) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("AP of the original channel")
     axes.set_ylabel("AP of the new channel")
-    handles.append(Line2D([], [], color=ORIGINAL[0], linewidth=1, label="as the original"))
+    handles.append(Line2D([], [], color=ORIGINAL[0], linewidth=1, label="equal to the original"))
     _legend(axes, size, handles=handles)
 
 

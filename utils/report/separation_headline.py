@@ -78,7 +78,7 @@ class Headline:
         least = _range(f"{1 / (1 + most):.2g}", f"{1 / (1 + fewest):.2g}")
         return (
             f"{self.above} of {self.concepts} concepts stand above their primary null ({self.nulls}) "
-            f"at q < {LARGEST_Q} ({draws} draws, least p {least})"
+            f"at q < {LARGEST_Q} ({draws} draws, smallest p {least})"
         )
 
     @property
@@ -89,8 +89,8 @@ class Headline:
             channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             interval = f" (no 95 % interval: {channels}, fewer than {FEWEST_GROUPS})"
         return (
-            f"AP {self.mean.before:.3f} before, {self.mean.after:.3f} after, {self.mean.null:.3f} by the null; "
-            f"gain over the null {self.gain.mean:+.3f}{interval}"
+            f"mean AP {self.mean.before:.3f} before the split, {self.mean.after:.3f} after it, "
+            f"{self.mean.null:.3f} for the null; gain over the null {self.gain.mean:+.3f}{interval}"
         )
 
     @property
@@ -101,7 +101,7 @@ class Headline:
         interval = interval_text(self.way.low, self.way.high, ".0%", label="95 % interval ")
         return (
             f"That is {self.way.mean:.0%}{interval} of the way from the null to a linear probe of the layer's input "
-            f"(AP {self.mean.probe:.3f}), which need not be a part of the channel"
+            f"(AP {self.mean.probe:.3f}), which is not restricted to the channel"
         )
 
     @property
@@ -109,8 +109,8 @@ class Headline:
         """That the mean gain is above 0 while few concepts, or none, are shown to be; empty otherwise."""
         if not self.gain.low > 0 or self.above > FEW_OF_ALL * self.concepts:
             return ""
-        shown = f"only {self.above} of {self.concepts} are" if self.above else "no single concept is"
-        return f"The mean gain is above 0 (its interval excludes 0), but {shown} shown to stand above the null"
+        shown = f"only {self.above} of {self.concepts} concepts stand" if self.above else "no concept stands"
+        return f"The mean gain is above 0 (its interval excludes 0), but {shown} above the null individually"
 
     @property
     def caution(self) -> str:
@@ -120,8 +120,8 @@ class Headline:
         if least / LARGEST_Q <= MOST_OF_ALL:
             return ""
         return (
-            f"With {most} draws the least p is {least:.2g}: few concepts can pass at q < {LARGEST_Q}, none unless more "
-            f"than {least / LARGEST_Q:.0%} of those measured together have that p (--draws {SEPARATION_MOST_DRAWS})"
+            f"With {most} draws the smallest p is {least:.2g}, so few concepts can pass at q < {LARGEST_Q}: more than "
+            f"{least / LARGEST_Q:.0%} of those measured together must have that p (--draws {SEPARATION_MOST_DRAWS})"
         )
 
 

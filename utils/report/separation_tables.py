@@ -46,58 +46,64 @@ CHANNELS = {
     "the class's own logit": OWN_LOGIT,
 }
 AGAINST_ALL = (
-    "AP, Pearson's correlation and AUROC are against all other images; all validation images count, misclassified ones "
-    "too, whatever --only_correct"
+    "AP, Pearson's correlation and AUROC compare a concept's images with all other validation images, misclassified "
+    "ones included (whatever --only_correct)"
 )
 WHY_AP = """\
-AP leads and AUROC follows: a concept is rare among the images, so that AUROC is near 1 even where most of the first
-images are others; it does not pass the sanity checks of NeuronEval (arXiv 2506.05774), which average precision (the
-area under the precision-recall curve) and Pearson's correlation pass."""
+AP leads and AUROC follows, because a concept is rare among the images: AUROC can be near 1 although most of the images
+ranked first are not of the concept. It also fails the sanity checks of NeuronEval (arXiv 2506.05774), which average
+precision (the area under the precision-recall curve) and Pearson's correlation pass."""
 TO_DELETE = (
     "To take a separation out: delete its file in separation/ (its name is the heading's), and run get_results.py "
     "--summary."
 )
 REACHED_BY = (
-    "reached by: the number of draws of the primary null with at least the new channel's AP, of all that count; a "
-    f"concept's draws stop when {ENOUGH_REACHED} reach it, or at {{most}}"
+    "reached by: number of draws of the primary null with at least the new channel's AP, of all its draws; the draws "
+    f"of a concept end when {ENOUGH_REACHED} reach it, or at {{most}}"
 )
-OTHERS = "AUROC, others: against the images of the channel's other concepts alone, which almost any weights tell apart"
+OTHERS = "AUROC, others: only against images of the channel's other concepts, which almost any weights separate"
 EXPLANATION = f"""\
-Measured on all validation images, misclassified ones too, whatever --only_correct: those of a concept's classes against
-all others. The count that decides comes first:
-concepts whose average precision (AP) is above that of their primary null at q < {LARGEST_Q}. The primary null is
-permuted weights: the same rule on the channel's weights shuffled over its inputs, ARVs and owners or shares made anew.
-What permuted weights reach comes from choosing inputs for the concepts alone, and only the difference is this
-channel's. Least squares finds little in permuted weights, as it asks for what the shuffled channel does; what choosing
-inputs does alone is there "permuted weights, fitted", its primary null: shares of permuted weights, fitted so that they
-give the real channel. AUROC against the other concepts of the channel alone ("others") must not be the headline: for
-two concepts the rule is a sign-linear discriminant of the layer's input, which tells two classes apart with almost any
-weights (0.99).
+All validation images are used, misclassified ones included (whatever --only_correct): the images of a concept's classes
+are ranked against all others. The first line counts the concepts whose average precision (AP) is above that of their
+primary null at q < {LARGEST_Q}.
+
+The primary null of the paper's rule is permuted weights: the same rule on the channel's weights shuffled over its
+inputs, with ARVs and owners or shares computed anew. What permuted weights reach comes from choosing inputs for the
+concepts; only the gain over them can be attributed to this channel. Least squares finds little in permuted weights,
+because it fits the shuffled channel. Its primary null is therefore "permuted weights, fitted": shares of permuted
+weights, fitted so that they give the real channel.
+
+AUROC against the channel's other concepts ("others") is no evidence of its own: for two concepts the rule is a
+sign-linear discriminant of the layer's input, which separates two classes with almost any weights (0.99).
 
 {WHY_AP}
 
 p: sequential test of Besag and Clifford (1991) against the primary null. Every concept has {SEPARATION_DRAWS} draws.
 A concept stops at the draw l at which {ENOUGH_REACHED} have at least its AP, with p = {ENOUGH_REACHED} / l; the others
-go on to the most draws n (--draws), with p = (number of draws with at least their AP + 1) / (n + 1). reached by: this
-number, of all draws that count. q: false discovery rate (Benjamini-Hochberg) among the concepts measured together.
+continue to the largest number of draws n (--draws), with p = (number of draws with at least their AP + 1) / (n + 1).
+reached by: this number, of all draws made. q: false discovery rate (Benjamini-Hochberg) among the concepts measured
+together.
 
-prevalence: share of the images that are the concept's, the AP of chance. original: the channel before. owners
-permuted: the same number of inputs each, drawn at random. irrelevant: the same rule on channels that are relevant for
-no class of the channel's concepts; p irrelevant: their share with at least the new channel's AP, (1 + number) / (1 +
-all); q irrelevant: where all irrelevant channels were used. They are not measured for least squares unless
---irrelevant_channels asks for it, and drawn where there are too many.
-random groups: the same rule on other groupings of the channel's classes, of the same sizes ({SEPARATION_DRAWS} of
-them, or all that there are), each group judged on its own images; what is above the prevalence of a group,
-(AP - prevalence) / (1 - prevalence), is averaged and shown at the prevalence of the concept. Single classes have no
-other grouping.
-mean difference, probe: two linear readouts of all of the layer's input, summed over space and standardised by the
-training images: the mean of the concept minus that of others, and a logistic regression (squared norm penalised, the
-factor chosen by halves of the training images; others are a weighted sample). They use labels as the split does, but
-need not be a part of the channel. They bound nothing.
-logit: the network's own logit, of several classes' the largest. Pearson: correlation between a channel's sums and the
-concept's indicator (1 for its images, 0 for others); 0 is chance. AUROC: 0.5 is chance. Both are signed: below chance
-is the wrong way round. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty field or - cannot be measured:
-no image of the concept, or a channel that is the same for all images.
+prevalence: share of the images that are the concept's; it is the AP of chance. original: the channel before the split.
+owners permuted: as many inputs for each concept, drawn at random. irrelevant: the same rule on channels that are
+relevant for no class of the channel's concepts; p irrelevant: the share of them with at least the new channel's AP,
+(1 + number) / (1 + all); q irrelevant: shown if all irrelevant channels were used. For least squares they are only
+measured with --irrelevant_channels; if there are too many, they are sampled.
+
+classes grouped otherwise: the same rule on other groupings of the channel's classes into groups of the same sizes
+({SEPARATION_DRAWS} groupings, or all that exist), each group judged on its own images. The gain over a group's
+prevalence, (AP - prevalence) / (1 - prevalence), is averaged and shown at the prevalence of the concept. Single classes
+have no other grouping.
+
+mean difference, probe: two linear readouts of the layer's whole input, summed over space and standardised by the
+training images: the mean of the concept minus the mean of the others, and a logistic regression (squared norm
+penalised, the factor chosen on halves of the training images; others are a weighted sample). They use labels as the
+split does, but are not restricted to the channel, so they are no upper bound for it.
+
+logit: the network's own logit; the largest one if a concept has several classes. Pearson: correlation between a
+channel's sums and the concept's indicator (1 for its images, 0 for others); 0 is chance. AUROC: 0.5 is chance. Both are
+signed: a value below chance is the wrong direction. Values of nulls are means over {SEPARATION_DRAWS} draws. An empty
+field or - cannot be measured: the concept has no image, or the channel is the same for all images.
 """
 
 
@@ -361,7 +367,7 @@ def meanings_of_nulls(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for null in (SHARES, WEIGHTS, FITTED):
         if any(not np.isnan(row[unit_of(null).ap]) for row in rows):
-            decides = "; the primary null: what it reaches, choosing inputs does alone" if null in primary else ""
+            decides = "; the primary null: what it reaches is due to choosing inputs alone" if null in primary else ""
             lines.append(f"{null.words}: {null.meaning}{decides}")
     return lines
 

@@ -51,7 +51,7 @@ from utils.store.opened_splits import OpenedSplit
 from utils.store.visualizations import Visualizations
 
 MOST_CONCEPTS = len(DISENTANGLED)
-FRAMES = "a frame has the colour of the concept that the image is of, grey: none of these"
+FRAMES = "a frame has the colour of the image's concept, grey: none of these"
 
 
 def shown_concepts(result: dict[str, Any]) -> list[int]:
@@ -168,7 +168,7 @@ def visualization_figure(
     title = f"Channel {result['channel']} and its parts: images made to activate them"
     subtitle = (
         f"{result['run']}, layer {result['layer']}, {division(result)}{left_out(result)}; {entry['steps']} steps; "
-        f"below each image the mean activation it reaches, beside them the largest of {count} validation images"
+        f"below each image the mean activation that it reaches, beside them the largest of {count} validation images"
     )
     name = "visualization" + (f"_steps{entry['steps']}" if entry["steps"] != VISUALIZATION_STEPS else "")
     name += f"_seeds{entry['seeds']}" if entry["seeds"] != VISUALIZATION_SEEDS else ""
@@ -282,7 +282,7 @@ def residual_and_note(result: dict[str, Any]) -> tuple[bool, str]:
     if residual.any():
         constant = " (r is the bias alone)" if np.ptp(residual) == 0 else ""
         return True, f"in every image {both}{constant}: one bar follows from the others"
-    mirror = "one bar mirrors the other" if number == 2 else "one bar follows from the others"
+    mirror = "above 1 for one is below 0 for the other" if number == 2 else "one bar follows from the others"
     return False, f"r = 0 and {both} in every image: {mirror}"
 
 
@@ -404,12 +404,14 @@ class FigureMaker:
         searched = f"the {len(arrays['indices'])} validation images of the concepts"
         if self.peaks is not None:
             searched = f"all {len(images)} validation images, {len(images.folders)} classes"
-        notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers are ranks among these", FRAMES]
+        notes = [f"{_rule_in_words(wishes.patches)} {searched}", "numbers: ranks among these", FRAMES]
         finds_concepts = not SOURCES.get(result["concepts_from"]).is_named()
         notes += [NAMES] if finds_concepts and not wishes.sheet.narrow else []
         notes += [note] if (note := patch_note_of(self.image_pass.layer)) else []
         if visualizations and not wishes.sheet.narrow:
-            notes.append("pictures without a rank: made to activate each channel, and the mean that each reaches")
+            notes.append(
+                "pictures without a rank: made to activate each channel, with the mean activation that they reach"
+            )
         return channel_card(
             wishes.output_dir,
             result,
@@ -447,7 +449,7 @@ def units_of_splits(opened: Sequence[OpenedSplit]) -> SplitUnits:
 def _rule_in_words(rule: str) -> str:
     if rule == "ranked":
         return "most activating first, of"
-    return f"by the paper's rule, {SHOWN} of the {TOP_IMAGES} most activating, concepts as equally as they occur, of"
+    return f"by the paper's rule, {SHOWN} of the {TOP_IMAGES} most activating, if possible as many of each concept, of"
 
 
 def patch_size_of(requested: int | None, crop_size: int, layer: Layer) -> int:
@@ -471,5 +473,5 @@ def patch_note_of(layer: Layer) -> str | None:
     if layer.map_size is not None:
         return None
     if layer.num_positions == 1:
-        return f"whole images are shown: {layer.name} sees one vector an image, which lies nowhere in it"
-    return f"whole images are shown: where in an image the tokens of {layer.name} lie is not known"
+        return f"whole images are shown: {layer.name} sees one vector per image, without a position"
+    return f"whole images are shown: the positions of {layer.name}'s tokens in an image are not known"

@@ -29,7 +29,7 @@ def print_reading(plan: ReadingPlan, divider: Divider, num_at_once: int) -> None
     if not plan.candidates:
         return
     number = f"{plan.num_images:,} image{'' if plan.num_images == 1 else 's'}"
-    purpose = "to show that outputs do not change"
+    purpose = "to verify that outputs do not change"
     words = f"{number} {purpose}"
     if divider.sees_images:
         words = f"{number} for {divider.progress}, {plan.num_shown:,} of them also {purpose}"
@@ -142,9 +142,13 @@ def print_closing_table(files: list[SplitFile]) -> None:
     ):
         print("  ".join([*(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), last]))
     notes = ["rho by each objective, * the one that was used"] if objectives else []
-    notes += ["quality: the contrast at that rho, at best the number of concepts"] if "quality" in shown else []
+    notes += (
+        ["quality: the contrast at that rho; its largest possible value is the number of concepts"]
+        if "quality" in shown
+        else []
+    )
     notes += ["cosine: the highest between the ARVs of two concepts"] if "cosine" in shown else []
-    print("; ".join([*notes, "changed: predictions, of the images on which equality was shown"]))
+    print("; ".join([*notes, "changed: predictions that change, of the images on which equality was checked"]))
 
 
 def _rho_text(rho: float | None, is_used: bool) -> str:

@@ -41,7 +41,7 @@ def print_plan(
     print(f"{len(images)} images of {len(images.folders)} classes on {device}, {precision}{shared}")
     present = store.num_chunks - len(store.missing_chunks())
     if present:
-        print(f"going on: {present} of {store.num_chunks} chunks are there")
+        print(f"resuming: {present} of {store.num_chunks} chunks are stored")
 
 
 def print_transform(transform: Transform, model: str, note: str, assumed: Sequence[str]) -> None:
@@ -61,8 +61,8 @@ def kept_chunks(store: ImportanceStore) -> str:
     """What a run that is interrupted leaves behind, and what the same command does."""
     kept = store.num_chunks - len(store.missing_chunks())
     if not kept:
-        return "no chunk was complete yet, the same command begins again"
-    return f"{kept} of {store.num_chunks} chunks are kept, the same command goes on from there"
+        return "no chunk was complete yet: the same command starts from the beginning"
+    return f"{kept} of {store.num_chunks} chunks are kept: the same command resumes after them"
 
 
 def print_store_summary(store: ImportanceStore) -> float:
@@ -81,7 +81,7 @@ def print_store_summary(store: ImportanceStore) -> float:
     chance = f"chance is {1 / num_outputs:.2%} (1 of {num_outputs} outputs)"
     print(f"{used} images{skipped}; {correct:.1%} classified correctly, {chance}")
     if num_outputs >= FEWEST_OUTPUTS and correct < TIMES_CHANCE / num_outputs:
-        print(f"warning: that is hardly better than chance: check {TO_CHECK}", file=sys.stderr)
+        print(f"warning: this is hardly better than chance: check {TO_CHECK}", file=sys.stderr)
     elif correct < LOW:
         print(f"that is fewer than half: if this network does better on such images, check {TO_CHECK}")
     return correct

@@ -24,10 +24,11 @@ PANELS = {
 COUNTS = ("polysemantic", "pairs", "split")
 CELL = 0.27  # inches, at least, in print
 EXPLANATION = """\
-several: channels that are relevant for several classes; polysemantic: those with a pair under gamma; pairs: all such;
-split: channels of two or more groups; concepts: their groups. Of these (60 channels at most), divided by the rule at
-rho = 1: clean, the share of concepts that are clean on held-out halves of the training images; AP against all other
-validation images, and of units of permuted weights divided likewise (from a val store, where there is one)."""
+several: channels that are relevant for several classes; polysemantic: those with a pair below gamma; pairs: all pairs
+below gamma; split: channels of two or more groups; concepts: their groups. At most 60 of these channels are divided by
+the rule at rho = 1. clean: share of their concepts that are clean on held-out halves of the training images. AP:
+against all other validation images, above units of permuted weights that are divided in the same way (if there is a
+val store)."""
 
 
 def comma_separated(rows: list[dict]) -> str:

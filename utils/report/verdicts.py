@@ -39,7 +39,9 @@ def verdict(groups: int, is_polysemantic: bool, is_split: bool, rows: Sequence[d
     if not is_polysemantic:
         return Verdict(6, "not polysemantic", "No two of its classes have a cosine below gamma at these settings.")
     if groups < 2:
-        text = "Two of its classes have a cosine below gamma, but those between them join all to one group."
+        text = (
+            "Two of its classes have a cosine below gamma, but other classes connect them, so that all form one group."
+        )
         return Verdict(5, "one group", text)
     several = f"Its classes form {groups} groups, which it serves by different inputs"
     if not is_split:
@@ -55,4 +57,4 @@ def _of_rows(of_rows: Headline, rows: Sequence[dict[str, Any]]) -> Verdict:
     if of_rows.above:
         others = ", ".join(row["name"] for row in rows if not (np.isnan(row[NEW.ap]) or is_above_null(row)))
         return Verdict(1, f"partly, {counts}", f"{text} Not above it: {others}.")
-    return Verdict(2, f"doubtful, {counts}", f"{text} Choosing inputs alone may explain what is seen.")
+    return Verdict(2, f"doubtful, {counts}", f"{text} Choosing inputs alone may explain this result.")

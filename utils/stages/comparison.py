@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def require_comparable(channel: int, concepts: list[list[int]], compared: Sequence[int]) -> None:
     """Refuse a channel whose units could not be matched, or that is one of the ``compared`` channels."""
     if channel in compared:
-        raise UserError("it is there twice: give groups of its classes (stage 2's _groups.json), not pairs")
+        raise UserError("it occurs twice: give groups of its classes (stage 2's _groups.json), not pairs")
     if len(concepts) < 2:
-        raise UserError("it has one concept alone, which nothing can be matched against")
+        raise UserError("it has only one concept, so there is nothing to compare it with")
     outputs = [output for concept in concepts for output in concept]
     if len(set(outputs)) < len(outputs):
         raise UserError("its concepts share a class")

@@ -58,7 +58,7 @@ class EqualityProof:
             so theirs are compared together.
         """
         if not crops:
-            raise UserError("no image on which to show that outputs are unchanged can be read")
+            raise UserError("none of the images for checking that outputs are unchanged can be read")
         joined: dict[GroupKey, torch.Tensor] = {key: some for key, some in crops.items() if not isinstance(key, tuple)}
         of_sets = [(key, some) for key, some in crops.items() if isinstance(key, tuple)]
         if of_sets:
@@ -125,8 +125,8 @@ class EqualityProof:
                     raise
                 if self._batch_size == 1:
                     raise UserError(
-                        "memory does not suffice to show on a single image that the output is unchanged; in fp64 the "
-                        "network needs twice its memory"
+                        "there is not enough memory to check on a single image that the output is unchanged; in fp64 "
+                        "the network needs twice its memory"
                     ) from error
             self._originals.clear()
             self._batch_size //= 2
@@ -139,7 +139,7 @@ class EqualityProof:
                 self._networks = [in_fp32, _in_fp64(self.network, self._pixels(in_fp32, crops[:1]))]
             except NotInFp64 as error:
                 self._networks = [in_fp32]
-                print(f"equality is shown in fp32 alone: {error}", file=sys.stderr)
+                print(f"equality is checked in fp32 only: {error}", file=sys.stderr)
         return self._networks
 
     def _pixels(self, network: OpenedNetwork, crops: torch.Tensor) -> torch.Tensor:

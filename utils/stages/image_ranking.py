@@ -57,7 +57,9 @@ class ListInStore:
         """UserError if the store lacks a listed image, or if it has no other images; ``labels`` are the store's."""
         indices = listed.indices_in(store, labels)
         if len(indices) == len(labels.indices):
-            raise UserError(f"{listed.file} lists all images of {store.folder}: there is nothing to rank them above")
+            raise UserError(
+                f"{listed.file} lists all images of {store.folder}: no other images are left to rank them against"
+            )
         tap_sums = StoredTapSums(store, lambda: labels, only_correct=False).of_images(indices)
         return cls(store, indices, tap_sums.flatten(1), len(labels.indices))
 

@@ -180,7 +180,7 @@ class ChunkWriter:
         if event is not None:
             event.synchronize()
         if not all(arrays[name].isfinite().all() for name in ("positive_sums", "input_sums") if name in arrays):
-            raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std those it needs?")
+            raise UserError("the network gives NaN or infinite values: are --weights, --mean and --std right?")
         self.store.write_chunk(chunk, [arrays] if arrays else [])
 
 

@@ -138,7 +138,7 @@ def read_candidates(path: Path | str) -> RequestedCandidates:
     text = read_bytes(path).decode("utf-8-sig", errors="backslashreplace")
     candidates = _read_json(path) if text.lstrip().startswith("{") else RequestedCandidates(_parse_lines(path, text))
     if not candidates.candidates:
-        raise UserError(f"--candidates {path}: there is no candidate in it")
+        raise UserError(f"--candidates {path}: it has no candidates")
     return candidates
 
 
@@ -161,7 +161,7 @@ def _parse_lines(path: Path, text: str) -> list[RequestedCandidate]:
             candidate = _parse(line)
         except ValueError as error:
             shown = printable(line.strip()[:60])
-            raise UserError(f"{source} is no 'channel: class, class' ({shown}): {error}") from error
+            raise UserError(f"{source} is not of the form 'channel: class, class' ({shown}): {error}") from error
         if candidate is not None:
             candidates.append(RequestedCandidate(*candidate, source))
     return candidates
@@ -196,9 +196,9 @@ def _parse(line: str) -> tuple[int, list[list[int | str]]] | None:
         return int(first), []
     words = [word for sign, word in rest if not sign]
     if any(sign not in ("", ",", ";") for sign, _ in rest) or len(words) not in (2, 3):
-        raise ValueError("a channel and two classes are wanted")
+        raise ValueError("a channel and two classes are expected")
     if len(words) == 3 and not COSINE.fullmatch(words[2]):
-        raise ValueError("what follows the two classes is no cosine")
+        raise ValueError("after the two classes there may only be a cosine")
     return int(first), [[words[0]], [words[1]]]
 
 
@@ -208,8 +208,8 @@ def _concepts(tokens: Iterable[tuple[str, str]]) -> list[list[int | str]]:
     expected = "a class"
     for sign, word in tokens:
         if (not sign) != (expected == "a class") or sign not in ("", ",", "+"):
-            hint = "" if sign else " (a name of several words is written in quotation marks, or with _)"
-            raise ValueError(f"{expected} is wanted where {sign or word!r} stands{hint}")
+            hint = "" if sign else " (write a name of several words in quotation marks, or with _)"
+            raise ValueError(f"{expected} is expected in place of {sign or word!r}{hint}")
         if sign == ",":
             concepts.append([])
         elif not sign:

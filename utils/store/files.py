@@ -104,7 +104,7 @@ def damage_is_one_line(path: Path | str, advice: str) -> Iterator[None]:
     except Exception as error:  # the readers of zip, pickle, JSON and arrays raise a dozen kinds
         if is_machine_failure(error):
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise UserError(f"cannot read {path}: {reason}; the file itself may be whole") from error
+            raise UserError(f"cannot read {path}: {reason}; the file itself may be intact") from error
         reason = " ".join(str(error).split())[:120].split(". ")[0] or type(error).__name__
         raise UserError(f"{path} is damaged ({printable(reason)}): {advice}") from error
 
@@ -203,7 +203,7 @@ def refuse_differences(
             before, now = (shortened(printable(str(value)), 80) for value in (stored.get(key), requested[key]))
             field = key.removesuffix("_sha256").replace("_", " ")
             field += "" if key.endswith("_sha256") else f" ({before}; now {now})"
-            raise UserError(f"{source} was made with another {field}: ask for the same, or use another --store_dir")
+            raise UserError(f"{source} was made with another {field}: use the same one again, or another --store_dir")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def read_image_list(file: str | Path, flag: str, least: int) -> ListedImages:
     lines = [line.strip() for line in text.splitlines()]
     paths = sorted({line.removeprefix(b"./") for line in lines if line and not line.startswith(b"#")})
     if len(paths) < least:
-        raise UserError(f"{flag} {file} lists {len(paths)} images: at least {least} are needed, a path on a line")
+        raise UserError(f"{flag} {file} lists {len(paths)} images: at least {least} are needed, one path per line")
     return ListedImages(str(file), flag, np.array(paths))
 
 

@@ -124,7 +124,7 @@ class ImportanceStore:
             model = read_json(store_dir / renamed[0] / "meta.json", AGAIN)["model"]
             return f" ({store_dir} has {renamed[0]}, of a function of this name: {how_to_call(model)} uses it)"
         stores = [name.replace(FOLDER, "").replace("_val", " (val)") for name in folders]
-        return f" ({store_dir} has {listed(stores, most=10)}; --model and --layer_of_interest say which one)"
+        return f" ({store_dir} has {listed(stores, most=10)}; select one by --model and --layer_of_interest)"
 
     def _has_other_name(self, folder: str) -> bool:
         """Whether a folder is that of a factory's store under its other name: its file's stem, or its module's name."""
@@ -140,7 +140,7 @@ class ImportanceStore:
         keys = [key for key in meta if key not in ("weights", "versions", "batches")]
         chunks = any(self.folder.glob("chunk_*.npz"))
         if chunks and not self.meta_path.is_file():
-            raise UserError(f"{self.folder} has chunks but no meta.json that says of what: delete the folder")
+            raise UserError(f"{self.folder} has chunks but no meta.json that describes them: delete the folder")
         if process > 0 and not chunks:
             self._wait_for(meta, keys)
             if not self.meta_path.is_file():
@@ -240,7 +240,7 @@ class ImportanceStore:
         if missing:
             raise UserError(
                 f"stage 1 is not finished: {missing} of {self.meta['num_images']} images are missing in {self.folder}; "
-                f"run {self.command} again, it goes on where it stopped"
+                f"run {self.command} again, which resumes where it stopped"
             )
 
     def layout(self) -> Layout:

@@ -58,19 +58,17 @@ def test_the_same_two_lines_lead_everywhere(measured):
     second = lines[lines.index(first) + 2]
     assert re.fullmatch(
         r"[012] of 2 concepts stand above their primary null \(permuted weights\) at q < 0.05 "
-        r"\(199 draws, smallest p 0.005\)",
+        r"\(199 draws, min p 0.005\)",
         first,
     )
     gain = r"gain over the null [+-]0\.\d{3} \(no 95 % interval: 1 channel, fewer than 5\)"
-    assert re.fullmatch(rf"mean AP 0\.\d+ before the split, \d\.\d+ after it, \d\.\d+ for the null; {gain}", second)
+    assert re.fullmatch(rf"Mean AP 0\.\d+ before the split, \d\.\d+ after it, \d\.\d+ for the null; {gain}", second)
     assert lines.index(first) < next(number for number, line in enumerate(lines) if line.startswith("|"))
     text = (folder / OUT / "separation.md").read_text().splitlines()
     assert [line for line in text if line][2:4] == [first, second]
     latex = (folder / OUT / "separation.tex").read_text()
     third = lines[lines.index(second) + 2]
-    way = (
-        r"That is -?\d+% of the way from the null to a linear probe of the layer's input \(AP \d\.\d+\), which need .*"
-    )
+    way = r"That is -?\d+% of the way from the null to a linear probe of the layer's input \(AP \d\.\d+\), which is .*"
     assert re.fullmatch(way, third)
     assert rf"\caption{{{escaped(f'{first}. {second}. {third}.')} Separation" in latex
 
@@ -95,7 +93,7 @@ def test_a_candidates_file_is_one_separation_and_the_fractions_come_along(measur
         "get_results.py", *NETWORK, *flags, *COMPUTE, "--get_separation", "--get_quantitative", cwd=folder
     )
     assert re.search(r" 20 draws of each null, 3 of \d+ irrelevant channels at tau 0.05, p 0.5:", printed)
-    assert "(20 draws, smallest p 0.048)" in printed
+    assert "(20 draws, min p 0.048)" in printed
     assert (folder / OUT / f"separation/{RUN}_mine.json").is_file() and (folder / OUT / "summary.md").is_file()
     assert f"{RUN}_mine_separation.png" in printed and "summary.md" in printed
     assert len((folder / OUT / "separation.csv").read_text().splitlines()) == 3  # each split once
@@ -194,7 +192,7 @@ def test_fewer_draws_do_not_replace_a_stored_result(measured, tmp_path):
     shutil.copytree(measured[0], folder)
     before = contents(folder)
     printed = stage4("data", "store", "--get_separation", "--draws", 20, cwd=folder)
-    assert "199 draws are stored: kept" in printed and "(199 draws, smallest p 0.005)" in printed
+    assert "199 draws are stored: kept" in printed and "(199 draws, min p 0.005)" in printed
     assert contents(folder) == before
 
 

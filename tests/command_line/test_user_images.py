@@ -192,7 +192,11 @@ def test_the_ranking_needs_no_images_and_ends_with_the_split_of_the_best_channel
     shutil.copy(folder / "both.txt", tmp_path)
     out = measure(tmp_path, "--rank_by_images", "both.txt", "--top", "2")
     rows = list(csv.DictReader(ranking_of(tmp_path, "both", LISTS["both.txt"]).open()))
-    assert out.index(" of the 24 images of ") < out.index("They are other images") < out.index(" of the 16 images of ")
+    assert (
+        out.index(" of the 24 images of ")
+        < out.index("They are not the images of the train store")
+        < out.index(" of the 16 images of ")
+    )
     for images_of, total in (("train", 24), ("val", 16)):
         of_store = [row for row in rows if row["images_of"] == images_of]
         by_order = {order: [row for row in of_store if row["order"] == order] for order in (HIGHEST, LOWEST)}
@@ -220,7 +224,7 @@ def test_a_list_of_validation_images_is_ranked_in_their_store_and_ends_with_circ
     few.write_text("\n".join(paths))
     out = measure(folder, "--rank_by_images", few, "--top", "1", "--output_dir", tmp_path)
     assert "5 of the 16 images" in out and "Training images: no weight" not in out
-    assert "They are other images" not in out
+    assert "They are not the images of the train store" not in out
     rows = list(csv.DictReader(ranking_of(tmp_path, "few", paths).open()))
     assert {row["images_of"] for row in rows} == {"val"}
     assert "--concepts_from circuits" in " ".join(printed_commands(out)[0][1])

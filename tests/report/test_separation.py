@@ -89,22 +89,22 @@ def test_the_headline_counts_concepts_above_their_null_and_has_an_interval_over_
     rows[3]["q_null"] = 0.05
     leading = headline(rows)
     assert leading.count == (
-        "11 of 12 concepts stand above their primary null (permuted weights) at q < 0.05 (199 draws, smallest p 0.005)"
+        "11 of 12 concepts stand above their primary null (permuted weights) at q < 0.05 (199 draws, min p 0.005)"
     )
     mean, low, high = mean_with_interval(
         [0.3 + 0.01 * number for number in range(12)], [row["channel"] for row in rows]
     )
     assert leading.precision == (
-        f"mean AP 0.100 before the split, 0.555 after it, 0.200 for the null; gain over the null +{mean:.3f} "
+        f"Mean AP 0.100 before the split, 0.555 after it, 0.200 for the null; gain over the null +{mean:.3f} "
         f"(95 % interval +{low:.3f} to +{high:.3f})"
     )
     few = headline([{**row, "most_draws": 20} for row in rows[:8]])
-    assert few.count.endswith("(20 draws, smallest p 0.048)")
+    assert few.count.endswith("(20 draws, min p 0.048)")
     assert few.precision.endswith("+0.335 (no 95 % interval: 4 channels, fewer than 5)")
     mixed = headline([*rows, {**rows[0], "split_by": "least_squares", "most_draws": 20, "ap_all_real_target": 0.4}])
     null = "arv: permuted weights; least squares: permuted weights fitted to the real channel"
     assert mixed.count.startswith(f"12 of 13 concepts stand above their primary null ({null}) at")
-    assert mixed.count.endswith("(20 to 199 draws, smallest p 0.005 to 0.048)")
+    assert mixed.count.endswith("(20 to 199 draws, min p 0.005 to 0.048)")
     assert mixed.mean.null == pytest.approx((12 * 0.2 + 0.4) / 13)
 
 

@@ -21,7 +21,7 @@ def measured(*after, **values):
 @pytest.mark.parametrize(
     ("after", "rank", "label", "words"),
     [
-        ((0.6, 0.8), 0, "clear, 2 of 2", "AP 0.100 before the split, 0.700 after it, 0.300 for the null"),
+        ((0.6, 0.8), 0, "clear, 2 of 2", "Mean AP 0.100 before the split, 0.700 after it, 0.300 for the null"),
         ((0.6, 0.5), 1, "partly, 1 of 2", " Not above it: name 1."),
         ((0.3, 0.2), 2, "doubtful, 0 of 2", " Choosing inputs alone may explain this result."),
         ((0.6, np.nan), 0, "clear, 1 of 1", "0.600 after"),

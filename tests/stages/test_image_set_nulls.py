@@ -286,7 +286,8 @@ def test_the_count_is_of_concepts_that_no_unit_of_20_reaches():
     assert score_in_words(scores, 1) == "0.40 (above); permuted weights stand out in no class"
     assert score_in_words(scores, 2) == "0.20; permuted weights 0.10 to 0.20"
     assert count_in_words([split_with(scores), split_with(None)]) == (
-        "2 of 4 circuits stand above permuted weights (20 units, p < 0.05 each; expected by chance 0.19): 1 (ant), 2 (bee)"
+        "2 of 4 circuits stand above permuted weights (20 units, p < 0.05 each; expected by chance 0.19): 1 (ant), "
+        "2 (bee)"
     )
     few = scored(values, nulls[:19], classes)  # p is 0.05 at least
     assert count_in_words([split_with(few, source="concept_vectors")]) == (

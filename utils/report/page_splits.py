@@ -87,7 +87,7 @@ class MeasuredSplit:
             words = f"by {SOURCES.get(self.file.source['name']).words}, {words}"
         weight = self.file.background
         if weight is not None:
-            words += ", beside everything else"
+            words += ", with everything else as a concept"
             words += "" if weight == 1 else f" (weight {number_text(weight)})"
         return f"{words}, {'only correctly classified' if self.file.settings['only_correct'] else 'all'} images"
 

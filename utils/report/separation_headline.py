@@ -78,7 +78,7 @@ class Headline:
         least = _range(f"{1 / (1 + most):.2g}", f"{1 / (1 + fewest):.2g}")
         return (
             f"{self.above} of {self.concepts} concepts stand above their primary null ({self.nulls}) "
-            f"at q < {LARGEST_Q} ({draws} draws, smallest p {least})"
+            f"at q < {LARGEST_Q} ({draws} draws, min p {least})"
         )
 
     @property
@@ -89,7 +89,7 @@ class Headline:
             channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             interval = f" (no 95 % interval: {channels}, fewer than {FEWEST_GROUPS})"
         return (
-            f"mean AP {self.mean.before:.3f} before the split, {self.mean.after:.3f} after it, "
+            f"Mean AP {self.mean.before:.3f} before the split, {self.mean.after:.3f} after it, "
             f"{self.mean.null:.3f} for the null; gain over the null {self.gain.mean:+.3f}{interval}"
         )
 

@@ -25,7 +25,7 @@ MEAN_INPUTS = torch.tensor(  # of each concept's images, one row a concept
     [[4.0, 3.0, 2.0, 0.1, 0.2, 0.25, 1.2, 1.2], [0.25, 0.2, 0.0, 3.0, 3.0, 2.5, 1.2, 1.2]]
 )
 RHO = 0.7
-TITLES = ("channel $c$", "$c'_1$", "$c'_2$", "residual $r$", "$c'_1 + c'_2 - r$")
+TITLES = ("weights of $c$", "of $c'_1$", "of $c'_2$", "of residual $r$", "of $c'_1 + c'_2 - r$")
 
 
 def idea_figure() -> Figure:
@@ -68,7 +68,7 @@ def _draw_activations(axes: Axes, activation: Tensor, height: float) -> None:
 
 
 def _draw_words(weights: Axes, bars: Axes, owners: Tensor) -> None:
-    words = ("shared", *(f"weights for {concept}" for concept in CONCEPTS))
+    words = ("shared inputs", *(f"inputs for {concept}" for concept in CONCEPTS))
     for owner, (label, colour) in enumerate(zip(words, COLOURS, strict=True)):
         columns = (owners == owner).nonzero().flatten().tolist()
         middle = (columns[0] + columns[-1] + 1) / 2

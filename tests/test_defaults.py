@@ -27,7 +27,5 @@ def test_shell_scripts_look_in_the_default_places():
 
 
 def test_the_papers_own_lines_have_the_default_thresholds():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert (
-        f"--proportion_attribution_required {defaults.TAU} --p {defaults.P} --cos_sim_high {defaults.GAMMA}" in readme
-    )
+    page = " ".join((ROOT / "docs" / "how_to.md").read_text().split())
+    assert f"--proportion_attribution_required {defaults.TAU} --p {defaults.P} --cos_sim_high {defaults.GAMMA}" in page

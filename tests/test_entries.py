@@ -67,17 +67,18 @@ def test_readmes_example_makes_what_the_scripts_make(tmp_path):
 
     def by_scripts(folder):
         study = ("--model", "my_network.py:network", "--data_dir", "my_images", "--store_dir", "my_store")
-        succeed("get_importances_for_classes.py", *study, cwd=folder)
+        for images in ("train", "val"):
+            succeed("get_importances_for_classes.py", *study, "--images", images, cwd=folder)
         succeed("get_cosine_similarities.py", *study, cwd=folder)
         (groups,) = (folder / "results_get_cosine_similarities").glob("*_groups.json")
         layer = ("--candidates", groups.relative_to(folder), "--split_by", "least_squares")
         succeed("disentangle_channel.py", *study, *layer, cwd=folder)
         (manifest,) = (folder / "my_store" / "models_disentangled").glob("*_layer.json")
-        succeed("get_results.py", *study, "--splits", manifest.relative_to(folder), "--get_quantitative", cwd=folder)
+        succeed("get_results.py", *study, "--splits", manifest.relative_to(folder), "--get_separation", cwd=folder)
 
     first, second = made_by(tmp_path / "python", from_python), made_by(tmp_path / "scripts", by_scripts)
     assert first == second
-    assert any(name.endswith("summary.md") for name in first)
+    assert any(name.endswith("separation.md") for name in first)
     assert "['FoundLayer', 'WrittenSplits']" in printed[0]
 
 

@@ -36,6 +36,8 @@ print(sorted({type(value).__name__ for value in (layer, splits)}))
 print(layer.findings.candidates, layer.files.table, *splits.files, sep="\\n")
 """
 
+TIMED = re.compile("/separation/|pycache")  # files that have the time at which they were made
+
 
 def example():
     """README's lines that call the four stages."""
@@ -50,7 +52,7 @@ def made_by(folder, run):
     write_images(folder / "my_images")
     (folder / "my_network.py").write_text(NETWORK)
     run(folder)
-    return {name: data for name, data in contents(folder).items() if "/pairs/" not in name and "pycache" not in name}
+    return {name: data for name, data in contents(folder).items() if not TIMED.search(name)}
 
 
 def test_readmes_example_makes_what_the_scripts_make(tmp_path):

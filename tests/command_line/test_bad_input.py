@@ -111,7 +111,7 @@ def test_what_is_required_is_asked_for(tmp_path, script, arguments, message):
     ("arguments", "message"),
     [
         (("--model", "resnet51"), "--model resnet51: neither a torchvision classification network, timm:NAME, nor"),
-        (("--model", "tests.factories:nothing"), "tests.factories has no function nothing; similar: "),
+        (("--model", "tests.factories:nothing"), "tests.factories has no function nothing; it has "),
         (("--model", "tests.factories:not_a_module"), "returned a str, not an ordinary torch.nn.Module"),
         (("--model", "tests.factories:grouped"), "layer last has groups=2"),
         (("--model", "tests.factories:pads_by_itself"), "does not compute a plain zero-padded convolution"),

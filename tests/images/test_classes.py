@@ -185,7 +185,7 @@ def test_classes_are_given_by_output_or_by_folder():
         ([["1"], ["5"]], "concept2: class 5 is out of range"),
         ([["1"], ["-1"]], "out of range"),
         ([["1"], ["3"]], "class 3 has no folder"),
-        ([["1"], ["dog"]], "no class folder 'dog', and no class of that name; similar: "),
+        ([["1"], ["dog"]], "no class folder 'dog', and no class of that name; for example: "),
         ([["1"], ["clok"]], "no class folder 'clok', and no class of that name; similar: digital clock"),
         ([["1"], ["digital clock/"]], "no class folder 'digital clock/', and no class of that name; similar: digital"),
         ([["2"], ["Digital_Clock"]], "concept2: class 2 is in --classes_for_concept1 too"),
@@ -231,10 +231,10 @@ def test_the_nearest_names_come_first_and_are_few():
         with pytest.raises(UserError, match=f"similar: {re.escape(first)}") as error:
             classes.resolve([[given]], 1000)
         assert str(error.value).count(", n0") <= 5
-    with pytest.raises(UserError, match="similar: ") as error:  # none is similar: the most similar ones all the same
+    with pytest.raises(UserError, match="for example: ") as error:  # none is similar
         classes.resolve([["qqqq"]], 1000)
     assert str(error.value).count(", n0") == 3
-    with pytest.raises(UserError, match=r"similar: hog \(1\), "):
+    with pytest.raises(UserError, match=r"for example: hog \(1\), "):
         ClassMap({"goldfish": 0, "hog": 1, "tractor": 2}).resolve([["dog"]], 3)
 
 

@@ -229,7 +229,7 @@ def test_a_factory_is_found_by_its_file_with_what_lies_beside_it(tmp_path, monke
     ("model", "message"),
     [
         ("nets/none.py:make", "--model nets/none.py:make: there is no file nets/none.py"),
-        ("data/net.py:other", r"--model data/net.py:other: data/net.py has no function other; similar: make$"),
+        ("data/net.py:other", r"--model data/net.py:other: data/net.py has no function other; it has make$"),
         ("data/raises.py:make", r"--model data/raises.py:make cannot be made \(AttributeError: "),
         ("data/empty.py:make", "data/empty.py has no function make; it has none$"),
         ("net:make", "there is no module net in the current folder, .*: give its file, --model path/to/net.py:make"),

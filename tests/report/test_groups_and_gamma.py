@@ -45,7 +45,7 @@ def test_groups_are_printed_by_name_and_counted(channels, capsys):
         "channel   classes  concepts  groups of classes\n"
         "      0     0.200     0.000  {ant, dog}, {bee}\n"
     ) in out
-    assert "\nat gamma 0.5, 1 channels have two or more groups; 1 are polysemantic but form one group\n" in out
+    assert "\nat gamma 0.5, 1 channels have two or more groups; 1 are polysemantic but have a single group\n" in out
     assert re.search(
         r"^2 of 7 \(channel, class\) pairs are relevant because the channel is low.*--only_above_mean leaves them out$",
         out,
@@ -82,7 +82,7 @@ def test_without_two_groups_there_is_no_table_of_groups_and_nothing_low_is_not_m
     layer_tables.print_layer(META, alone, alone.pairs, (0.0, 1.0), 0.5)
     out = capsys.readouterr().out
     assert "groups of classes" not in out and "being low" not in out
-    assert "0 channels have two or more groups; 0 are polysemantic but form one group" in out
+    assert "0 channels have two or more groups; 0 are polysemantic but have a single group" in out
 
 
 def test_pairs_below_0_are_named_below_the_table_and_channels_without_a_pair_are_counted(capsys):

@@ -75,7 +75,7 @@ def test_a_name_stands_alone_where_those_of_all_units_have_no_validation_images(
 
 def test_the_count_has_the_share_of_units_that_are_named_in_their_place():
     """Of 21 units one is the highest of each column: the concept in the first, a unit in the second."""
-    share = "1 of 2 circuits have a name (50.0%; with permuted weights 1 of 40, 2.5%; at most 5% by construction)"
+    share = "1 of 2 circuits have a name (50.0%; with permuted weights 1 of 40, 2.5%; 5% expected by chance)"
     assert share_named([searched()], "circuits") == share
     count = count_in_words([ScoredSplit("circuits", 3, STORED, scores(searched()))])
     assert count.endswith(f"; {share}: 1 (swimwear or seashore)")

@@ -135,7 +135,7 @@ def check_comparison(args: argparse.Namespace) -> None:
     require(args, "model")
     for name in (*NOT_WITH_COMPARISON, *flags_of(DIVISIONS.all())):
         if getattr(args, name) not in (None, False):
-            raise UserError(f"--compare cannot be combined with other results or choices of splits: leave out --{name}")
+            raise UserError(f"--compare cannot be combined with --{name}: leave out --{name}")
     if args.candidates is None:
         raise UserError("--compare needs a file of channels: give --candidates with stage 2's _groups.json")
     if args.embedding is None and (args.embedding_mean or args.embedding_std):

@@ -99,9 +99,9 @@ def _add_fraction_flags(group: argparse._ActionsContainer) -> None:
         "--get_quantitative",
         action="store_true",
         help=Help(
-            "fractions of the old channel",
+            "fractions of the original channel",
             usual,
-            "The share of the old channel's activation that each new one has, in images in which the channel's "
+            "The share of the original channel's activation that each new one has, in images in which the channel's "
             "relative importance is at least tau. Also: how well the new channels tell the concepts apart, and a "
             "summary of all splits so far. Written to results_quantitative/.",
         ),
@@ -160,8 +160,8 @@ def _add_visualization_flags(group: argparse._ActionsContainer) -> None:
         action="store_true",
         help=Help(
             "images optimised to activate each channel",
-            details="For the old channel and its parts, in plots/ and on the card. Images of the same settings are "
-            "not made again.",
+            details="For the original channel and its parts, in plots/ and on the card. Images of the same settings "
+            "are not made again.",
         ),
     )
     group.add_argument(
@@ -273,11 +273,12 @@ def _add_selectivity_flags(group: argparse._ActionsContainer) -> None:
         "--get_edit",
         action="store_true",
         help=Help(
-            "what removing each concept does to all logits",
+            "what removing each concept does to the logits",
             details="The concept is removed by its part, by the whole channel, by permuted shares and by other "
-            "methods. For each: the change of the logits of its own images, of the channel's other concepts and of "
-            "other images, how selective it is, and its harm at equal effect. It reads the training store and images "
-            "of train/ and val/; the network runs once per image. Written to results_quantitative/ and plots/.",
+            "methods. For each: the change of the logit of an image's own class, on images of the concept, of the "
+            "channel's other concepts and on other images, how selective it is, and its harm at equal effect. It "
+            "reads the training store and images of train/ and val/; the network runs once per image. Written to "
+            "results_quantitative/ and plots/.",
         ),
     )
     group.add_argument(

@@ -43,7 +43,7 @@ class LeastSquares(Division):
     usual_background = BACKGROUND_WEIGHT
     weighs_background = True
     usual_irrelevant = 0  # permuted weights decide, and dividing each takes milliseconds
-    background_note = " except these, or a sample of them"
+    background_note = " except those of the other concepts, or a sample of the rest"
     suffix_pattern = "_least_squares"
     nulls = (WEIGHTS, FITTED, SHARES)
     primary_null = FITTED  # on permuted weights the fit finds little unless its target is the real channel

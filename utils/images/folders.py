@@ -403,8 +403,12 @@ class ClassMap:
         reason = f"there is no class folder {quoted(given)}, and no class of that name"
         if elsewhere:
             reason = f"{elsewhere} is a class of ImageNet but has no folder, and so no images, in train/"
-        near = self._near(given) or ([] if elsewhere else self._least_different(given))
-        raise UserError(f"{flag}: {reason}{f'; similar: {self._choices(near)}' if near else ''}")
+        near = self._near(given)
+        if near:
+            reason += f"; similar: {self._choices(near)}"
+        elif not elsewhere:
+            reason += f"; for example: {self._choices(self._least_different(given))}"
+        raise UserError(f"{flag}: {reason}")
 
     def _named(self, text: str) -> list[int]:
         """The outputs of the classes with this name: spelled as it is printed, else by ``spelling``."""

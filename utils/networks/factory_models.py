@@ -96,8 +96,11 @@ def _nearest_functions(definitions: ModuleType, function: str) -> str:
     public = {name: value for name, value in vars(definitions).items() if callable(value) and not name.startswith("_")}
     defined = {name: (name,) for name, value in public.items() if value.__module__ == definitions.__name__}
     names = defined or {name: (name,) for name in public}
-    near = nearest(function, names) or nearest(function, names, similarity=0)
-    return f"; similar: {', '.join(near)}" if near else "; it has none"
+    near = nearest(function, names)
+    if near:
+        return f"; similar: {', '.join(near)}"
+    any_names = nearest(function, names, similarity=0)
+    return f"; it has {', '.join(any_names)}" if any_names else "; it has none"
 
 
 def _carried_transform(model: str, network: nn.Module) -> Transform | None:

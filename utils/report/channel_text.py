@@ -67,7 +67,7 @@ def print_best(findings: LayerFindings, number: int) -> None:
     names = [_pair_text(class1, class2, findings.classes) for _, class1, class2, _ in shown.rows()]
     width = max(map(len, names), default=0)
     if names:
-        print(f"{'lowest cosine between':>27}{'smaller of the two classes':>39}")
+        print(f"{'lowest cosine between':>27}{'lower of the two':>36}")
         columns = f"{'classes':>8}  {'concepts':>8}  {'relevant for':>12}  {'share':>6}  {'images':>6}"
         print(f"channel  {columns}  {'pair':{width}}  groups of classes")
     channels = findings.channels

@@ -90,6 +90,7 @@ Nulls have {COMPARISON_DRAWS} draws each, unless a line below the table names fe
 - owners permuted: the shares of the inputs shuffled
 - references partitioned: the channel's reference images divided at random into sets of the same sizes
 - units at random: as many units of the dictionary, whatever their weight at the channel
+
 A unit that is constant over all images counts as chance. A draw that cannot be made is left out.
 
 Monosemanticity is also shown corrected for chance, and for only the 100 images of largest value of a unit (the rest set

@@ -233,7 +233,7 @@ def print_layer(
     one_group = sum(len(channels.groups(channel)) == 1 for channel in channels.polysemantic(gamma))
     print(
         f"at gamma {gamma:g}, {len(several)} channels have two or more groups{note}; {one_group} are polysemantic "
-        "but form one group"
+        "but have a single group"
     )
     if channels.num_low():
         print(

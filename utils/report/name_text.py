@@ -98,7 +98,7 @@ def name_score_in_words(names: SearchedNames, k: int) -> str:
 def share_named(names: Sequence[SearchedNames], words: str) -> str:
     """How many concepts have a name, and how many of the units of permuted weights in their place; empty without any.
 
-    ``3 of 120 circuits have a name (2.5%; with permuted weights 117 of 2400, 4.9%; at most 5% by construction)``.
+    ``3 of 120 circuits have a name (2.5%; with permuted weights 117 of 2400, 4.9%; 5% expected by chance)``.
     """
     are_named = np.concatenate([of_split.are_named().numpy() for of_split in names], 1)
     measured = np.concatenate([~of_split.values.isnan().numpy() for of_split in names], 1)
@@ -108,7 +108,7 @@ def share_named(names: Sequence[SearchedNames], words: str) -> str:
         return ""
     return (
         f"{named} of {number} {words} have a name ({named / number:.1%}; with permuted weights "
-        f"{nulls_named} of {nulls}, {nulls_named / nulls:.1%}; at most {LEVEL:.0%} by construction)"
+        f"{nulls_named} of {nulls}, {nulls_named / nulls:.1%}; {LEVEL:.0%} expected by chance)"
     )
 
 

@@ -33,13 +33,13 @@ EXPLANATION = """\
 c'_k, residual: spatial sum of the new channel and of the residual as a fraction of the original channel's, mean ±
 standard deviation (median) over the included images. Included are images in which the channel has a relative
 attribution of at least tau; those in which its sum is not positive are not counted. In each image the fractions of the
-new channels, minus (K-1) times the residual's, add up to 1, because c = sum c'_k - (K-1) r. So where parts have
-opposite signs, one fraction is above 1 and another below 0.
+new channels, minus (K-1) times the residual's, add up to 1, because c = sum c'_k - (K-1) r. A fraction can
+therefore be above 1 or below 0.
 AUROC: how well c'_k ranks the images of concept k above those of the channel's other concepts / how well the original
 channel does, in its better direction. Average precision is left out, as a concept is not rare among these images
 (--get_separation has both).
 clean: the own fraction is at least 0.8 and every other one at most 0.2; otherwise the column names what fails.
-"overshoots": clean, but with a fraction below -0.25 or above 1.25.
+"overshoots" is added, whether clean or not, if a new channel's mean fraction is below -0.25 or above 1.25.
 "Clean" is measured on images of the channel's concepts and has no null. The verdict of a separation (clear, partly,
 doubtful) is measured on all validation images, against a null. A concept may pass one and fail the other.
 top-1: share of these images that the network, original or split, classifies correctly; each image counts once.

@@ -62,7 +62,8 @@ def separation_figure(separation: dict, sheet: Sheet = SCREEN) -> Figure:
     size = sheet.type(8.5)
     small = sheet.type(8)
     text_lines = 4 if sheet.narrow else 2  # of the small print
-    title_lines = (4, 3) if sheet.narrow else (2, 1)  # of each line of the headline
+    # of each line of the headline; on a screen the second one fits into one line
+    title_lines = (4, 3) if sheet.narrow else (2, 1 if sheet.width is None else 2)
     panels = 1 if sheet.narrow else 2  # side by side
 
     # Lengths in inches: a panel has its axis labels at the left and below, and its legend above

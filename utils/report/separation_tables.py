@@ -58,8 +58,8 @@ TO_DELETE = (
     "--summary."
 )
 REACHED_BY = (
-    "reached by: number of draws of the primary null with at least the new channel's AP, of all its draws; the draws "
-    f"of a concept end when {ENOUGH_REACHED} reach it, or at {{most}}"
+    "reached by: number of draws of the primary null with at least the new channel's AP, of those up to its end; the "
+    f"draws of a concept end when {ENOUGH_REACHED} reach it, or at {{most}}"
 )
 OTHERS = "AUROC, others: only against images of the channel's other concepts, which almost any weights separate"
 EXPLANATION = f"""\
@@ -81,8 +81,8 @@ sign-linear discriminant of the layer's input, which separates two classes with 
 p: sequential test of Besag and Clifford (1991) against the primary null. Every concept has {SEPARATION_DRAWS} draws.
 A concept stops at the draw l at which {ENOUGH_REACHED} have at least its AP, with p = {ENOUGH_REACHED} / l; the others
 continue to the largest number of draws n (--draws), with p = (number of draws with at least their AP + 1) / (n + 1).
-reached by: this number, of all draws made. q: false discovery rate (Benjamini-Hochberg) among the concepts measured
-together.
+reached by: this number, of the draws up to the one at which the concept stopped. q: false discovery rate
+(Benjamini-Hochberg) among the concepts measured together.
 
 prevalence: share of the images that are the concept's; it is the AP of chance. original: the channel before the split.
 owners permuted: as many inputs for each concept, drawn at random. irrelevant: the same rule on channels that are
@@ -251,7 +251,11 @@ HEADINGS = {
     NEW.auroc_others: "AUROC others",
 }
 # By the end of a column's name
-WORDS_OF_UNITS = {"own_logit": "logit", **{null.column: null.words for null in (SHARES, WEIGHTS, FITTED)}}
+WORDS_OF_UNITS = {
+    "own_logit": "logit",
+    "random_groups": "grouped otherwise",
+    **{null.column: null.words for null in (SHARES, WEIGHTS, FITTED)},
+}
 LEADING = (  # as many as fit across a page in LaTeX; the original's Pearson and AUROC are among the others
     "prevalence",
     ORIGINAL.ap,

@@ -26,9 +26,9 @@ CELL = 0.27  # inches, at least, in print
 EXPLANATION = """\
 several: channels that are relevant for several classes; polysemantic: those with a pair below gamma; pairs: all pairs
 below gamma; split: channels of two or more groups; concepts: their groups. At most 60 of these channels are divided by
-the rule at rho = 1. clean: share of their concepts that are clean on held-out halves of the training images. AP:
-against all other validation images, above units of permuted weights that are divided in the same way (if there is a
-val store)."""
+the rule at rho = 1. clean: share of their concepts that are clean on held-out halves of the training images. ap:
+average precision of their new channels against all other validation images; ap permuted: the same of permuted weights
+that are divided in the same way (both only with a val store)."""
 
 
 def comma_separated(rows: list[dict]) -> str:

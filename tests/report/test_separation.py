@@ -25,6 +25,7 @@ from utils.report.separation_tables import (
     table,
     write_separation_tables,
 )
+from utils.report.sheets import Sheet
 from utils.report.verdicts import verdict
 from utils.store.separations import VALUES, judged_together
 
@@ -253,6 +254,14 @@ def test_the_figure_has_a_dot_a_concept_a_cloud_of_draws_and_a_line_of_each_refe
     labels = [text.get_text() for text in lines.get_legend().get_texts()]
     assert len(labels) == 7 and f"new channel {np.mean([one['ap_all'] for one in rows[1:]]):.2f}" in labels
     assert write_figure(tmp_path / "x", figure).is_file() and (tmp_path / "x.pdf").is_file()
+
+
+@pytest.mark.parametrize("sheet", [Sheet(), Sheet("column"), Sheet("text")], ids=["screen", "column", "text"])
+def test_the_headline_of_the_figure_is_whole(sheet):
+    rows = random_separation_rows(auroc_all_real_target=np.nan, ap_all_real_target=np.nan)
+    leading = headline(rows)
+    title = " ".join(separation_figure(separation(rows=rows), sheet).texts[0].get_text().split())
+    assert "95 % interval" in leading.precision and title == f"{leading.count} {leading.precision}"
 
 
 def test_no_figure_where_nothing_could_be_measured(tmp_path):

@@ -119,7 +119,7 @@ def test_a_fence_that_asks_for_what_there_is_not(line, complaint, tmp_path):
         ("-0.00 / 1.0", "0.01 / 0.9"),
         ("first\n...\nlast", "first\nlast"),
         ("...\nb\n...", "a\nb\nb\nc"),
-        ("wrote ... in 3 s", "wrote /tmp/x.png in 3 s"),
+        ("wrote ... in 3 s", "wrote plots/x.png in 3 s"),
         ("...", ""),
     ],
 )
